@@ -1,0 +1,88 @@
+"""Which task gets the next trials of a job.
+
+Every task gets a first batch. After that trials go where they are expected to shorten the model most:
+``weight x expected gain``. The estimate follows the task scheduler of Ansor (Zheng et al., OSDI 2020, section
+6.2): the larger of what the last round gained per trial and of an optimistic guess that shrinks as trials
+are spent, so that no task starves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OPTIMISM = 0.2
+"""Share of a task's latency that the optimistic guess expects to save by doubling its trials. Ansor's alpha."""
+
+ATTEMPTS_WITHOUT_SUCCESS = 3
+"""Rounds after which a task of which nothing could be measured gets no more trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of one task when trials are given out. Latencies in seconds."""
+
+    task: str
+    weight: int
+    trials: int
+    """Tried or under way."""
+    rounds: int
+    busy: bool
+    """A round is under way."""
+    best: float | None
+    gain: float
+    """Seconds per trial that the last round took off the latency."""
+    exhausted: bool
+
+
+def first_batch(budget: int, tasks: int, batch: int) -> int:
+    """Trials that each task gets first: half of the budget is spread evenly, the rest goes where it pays."""
+    return max(1, min(batch, math.ceil(budget / (2 * max(tasks, 1)))))
+
+
+def grants(standings: Sequence[Standing], budget: int, left: int, batch: int) -> list[tuple[str, int]]:
+    """The rounds to start now, as (task, trials).
+
+    Args:
+        standings: all tasks of the job.
+        budget: trials of the whole job.
+        left: trials not yet granted.
+        batch: most trials per round.
+    """
+    given: list[tuple[str, int]] = []
+    first = first_batch(budget, len(standings), batch)
+    fresh = sorted((s for s in standings if s.rounds == 0), key=lambda s: -s.weight)
+    for standing in fresh:
+        if left <= 0:
+            break
+        want = min(first, left)
+        given.append((standing.task, want))
+        left -= want
+    # The rest waits until every task has shown something: before that there is nothing to compare.
+    if any(s.rounds <= 1 and s.busy for s in standings) or given:
+        return given
+    size = min(batch, max(first, math.ceil(left / max(len(standings), 1))))
+    # Half of the tasks at most are busy at once: enough to fill the gaps, and the later half is chosen with
+    # the results of the first.
+    room = max(2, (len(standings) + 1) // 2) - sum(s.busy for s in standings)
+    open_tasks = [s for s in standings if not s.busy and not s.exhausted and not _hopeless(s)]
+    for standing in sorted(open_tasks, key=lambda s: -expected_gain(s))[: max(room, 0)]:
+        if left <= 0:
+            break
+        want = min(size, left)
+        given.append((standing.task, want))
+        left -= want
+    return given
+
+
+def expected_gain(standing: Standing) -> float:
+    """Seconds that one more trial is expected to take off one run of the model."""
+    if standing.best is None:
+        return math.inf
+    optimistic = OPTIMISM * standing.best / max(standing.trials, 1)
+    return standing.weight * max(standing.gain, optimistic)
+
+
+def _hopeless(standing: Standing) -> bool:
+    return standing.best is None and standing.rounds >= ATTEMPTS_WITHOUT_SUCCESS

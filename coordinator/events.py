@@ -1,0 +1,133 @@
+"""The vocabulary of the core: what can happen, and what can be done about it.
+
+``Core.handle(event, now)`` takes one event and returns instructions. All are frozen values, so a log of events
+can be replayed and a test can compare whole lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.messages import (
+    Cancel,
+    JobEvent,
+    Ledger,
+    Query,
+    Request,
+    Snapshot,
+    Step,
+    StepResult,
+    WorkerStatus,
+)
+
+Handle = int
+"""Names a held delivery. Given by the shell, never reused."""
+
+
+# -- Events ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The coordinator is (again) connected. Whatever it held was requeued and will arrive anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message was delivered and is held until an :class:`Acknowledge`."""
+
+    handle: Handle
+    message: Request | Cancel | Query | StepResult | Ledger
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A worker told how it is."""
+
+    status: WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """The cross-check: what the broker shows of a stage queue."""
+
+    queue: str
+    ready: int
+    consumers: int
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchFailed:
+    """A step could not be routed to its queue, or with a ``cause``, could not be made into a message at all."""
+
+    step: str
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; sent about twice a second."""
+
+
+Event = Connected | Arrived | WorkerSeen | QueueSeen | DispatchFailed | Tick
+
+
+# -- Instructions ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Publish a step to a stage queue."""
+
+    queue: str
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Publish a ledger revision to the coordinator's own queue. Its arrival there is the confirmation."""
+
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """Done with a held delivery."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Declare:
+    """Create a stage queue for a worker that has announced itself."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """Empty the queue of a lost device: its steps go elsewhere."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell whoever listens to the job, or with ``reply_to``, only the one who asked."""
+
+    event: JobEvent
+    reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer a query."""
+
+    reply_to: str
+    correlation_id: str | None
+    snapshot: Snapshot
+
+
+Instruction = Dispatch | Save | Acknowledge | Declare | Purge | Tell | Answer

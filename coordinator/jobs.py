@@ -1,0 +1,159 @@
+"""What the coordinator remembers of a job between two events: its ledger, and the deliveries it holds.
+
+Nothing here is of its own making: all of it can be rebuilt from messages that are not yet acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coordinator.events import Handle
+from shared.messages import (
+    BuildDone,
+    Candidate,
+    Ledger,
+    ProfileDone,
+    Stage,
+    StepResult,
+    TaskLedger,
+    UpdateDone,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRef:
+    """Which step of which job. Its :attr:`id` is deterministic: the same step always has the same one."""
+
+    job: str
+    stage: Stage
+    task: str = "-"
+    round: int = -1
+    chunk: int = -1
+
+    @property
+    def id(self) -> str:
+        """``job/task/round/chunk/stage``, ``-`` where a part does not apply."""
+        parts = (n if n >= 0 else "-" for n in (self.round, self.chunk))
+        return f"{self.job}/{self.task}/{'/'.join(map(str, parts))}/{self.stage}"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A step result that is not yet acknowledged."""
+
+    handle: Handle
+    message: StepResult
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A part of a batch on its way through build and profile."""
+
+    build: Held | None = None
+    profile: Held | None = None
+
+    @property
+    def built(self) -> BuildDone | None:
+        return (
+            self.build.message.result
+            if self.build and isinstance(self.build.message.result, BuildDone)
+            else None
+        )
+
+    @property
+    def profiled(self) -> ProfileDone | None:
+        result = self.profile.message.result if self.profile else None
+        return result if isinstance(result, ProfileDone) else None
+
+
+@dataclass(slots=True)
+class Round:
+    """One round of one task: the proposal, and what has come back of its chunks."""
+
+    update: Held | None = None
+    chunks: dict[int, Chunk] = field(default_factory=dict)
+
+    @property
+    def proposal(self) -> UpdateDone | None:
+        result = self.update.message.result if self.update else None
+        return result if isinstance(result, UpdateDone) else None
+
+    def held(self) -> Iterator[Held]:
+        """Everything of this round that is not yet acknowledged, in the order of the stages."""
+        if self.update is not None:
+            yield self.update
+        for chunk in self.chunks.values():
+            for held in (chunk.build, chunk.profile):
+                if held is not None:
+                    yield held
+
+    def candidates(self, chunk: int, size: int) -> list[Candidate]:
+        """The part of the batch that goes out as ``chunk``."""
+        batch = self.proposal.candidates if self.proposal else []
+        return batch[chunk * size : (chunk + 1) * size]
+
+    def chunk_count(self, size: int) -> int:
+        """Chunks that the batch is cut into."""
+        batch = self.proposal.candidates if self.proposal else []
+        return -(-len(batch) // size)
+
+
+@dataclass(slots=True)
+class Task:
+    """One task of a job: its rounds by number. Only the current one and the one before are kept."""
+
+    rounds: dict[int, Round] = field(default_factory=dict)
+
+    def round(self, number: int) -> Round:
+        return self.rounds.setdefault(number, Round())
+
+
+@dataclass(slots=True)
+class Job:
+    """An accepted request."""
+
+    ledger: Ledger
+    """The newest revision, perhaps not yet back from the broker."""
+    order: int
+    """Jobs are numbered in the order in which they were accepted."""
+    saved: int = -1
+    """The newest revision that came back: it is safe to act on it."""
+    handle: Handle | None = None
+    """The delivery of that revision."""
+    releases: list[tuple[int, Handle]] = field(default_factory=list)
+    """Deliveries to acknowledge once a revision is saved."""
+    decided: dict[str, int] = field(default_factory=dict)
+    """By task (``-`` for the job itself): the revision that must be saved before its next step may start."""
+    tasks: dict[str, Task] = field(default_factory=dict)
+    waiting: str = ""
+    """Why nothing moves, for people."""
+    waiting_since: float | None = None
+    told: float = 0.0
+    """When progress was last told."""
+    changed: bool = True
+    """Whether there is something new to tell."""
+
+    @property
+    def id(self) -> str:
+        return self.ledger.request.job
+
+    @property
+    def ended(self) -> bool:
+        return self.ledger.phase in ("done", "failed", "cancelled")
+
+    def may_act(self, task: str) -> bool:
+        """Whether what was last decided for ``task`` is saved."""
+        return self.saved >= self.decided.get(task, 0)
+
+    def task(self, task: str) -> Task:
+        return self.tasks.setdefault(task, Task())
+
+    def task_ledger(self, task: str) -> TaskLedger | None:
+        return next((t for t in self.ledger.tasks if t.spec.id == task), None)
+
+    def held(self) -> Iterator[Held]:
+        """All results held for this job."""
+        for task in self.tasks.values():
+            for round_ in task.rounds.values():
+                yield from round_.held()

@@ -1,0 +1,318 @@
+"""The AMQP shell around the core: deliveries in, events to the core, its instructions out.
+
+The shell holds deliveries by handle and keeps no other state. It consumes from the coordinator's queue as
+*single active consumer*: a second coordinator connects, waits, and takes over when the first is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+
+from broker_config import topology
+from broker_config.declare import ensure_topology
+from coordinator import strategies
+from coordinator.core import Core
+from coordinator.events import (
+    Acknowledge,
+    Answer,
+    Arrived,
+    Connected,
+    Declare,
+    Dispatch,
+    DispatchFailed,
+    Handle,
+    Instruction,
+    Purge,
+    QueueSeen,
+    Save,
+    Tell,
+    Tick,
+    WorkerSeen,
+)
+from shared import codec
+from shared.errors import BadMessage, LinkDown, Unroutable
+from shared.messages import (
+    Cancel,
+    JobEvent,
+    Ledger,
+    Message,
+    Query,
+    Request,
+    StepResult,
+    WorkerStatus,
+)
+from shared.transport import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds between two ticks of the core."""
+
+CHECK = 1.0
+"""Seconds between two cross-checks of the stage queues."""
+
+REFRESH = 600.0
+"""Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds one
+for 30 minutes."""
+
+STATUS_QUEUE = "coordinator.status"
+
+ACCEPTED: dict[str, tuple[type[Message], ...]] = {
+    topology.REQUESTS: (Request, Cancel, Query),
+    topology.RESULTS: (StepResult,),
+    topology.LEDGER: (Ledger, StepResult),
+}
+"""Which messages may come through which exchange. Only the coordinator itself may write to the last."""
+
+
+@dataclass(slots=True)
+class _Held:
+    delivery: Delivery
+    kind: str
+    since: float
+    refreshing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """SIGTERM or SIGINT came."""
+
+
+class Service:
+    """A coordinator on a broker.
+
+    Args:
+        url: broker URL of a user with the role *coordinator* (or more).
+        strategy: name of the strategy.
+    """
+
+    def __init__(self, url: str, strategy: str = "interleaved") -> None:
+        strategies.by_name(strategy)
+        self._core = Core(partial(strategies.by_name, strategy))
+        self._handles = itertools.count(1)
+        self._held: dict[Handle, _Held] = {}
+        self._refreshing: dict[str, Handle] = {}
+        self._link = Link(
+            url,
+            codec.identity("coordinator"),
+            properties={
+                "role": "coordinator",
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "strategy": strategy,
+            },
+            subscriptions=[
+                Subscription(STATUS_QUEUE, bindings=((topology.STATUS, ""),)),
+                Subscription(topology.COORDINATOR),
+            ],
+        )
+        self._url = url
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT. Returns the exit code.
+
+        Raises:
+            BrokerUnavailable: at the start only; a broker that goes away later is waited for.
+        """
+        ensure_topology(self._url)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._signalled)
+        self._link.start()
+        log.info("coordinator is up")
+        next_tick = next_check = 0.0
+        while True:
+            event = self._link.next(TICK)
+            match event:
+                case _Leave():
+                    break
+                case Up():
+                    self._held.clear()
+                    self._refreshing.clear()
+                    self._apply(self._core.handle(Connected(), time.time()))
+                case Down(reason):
+                    log.warning("connection lost: %s", reason)
+                case Delivery():
+                    self._delivered(event)
+                case QueueSeen() | DispatchFailed():
+                    self._apply(self._core.handle(event, time.time()))
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK
+                self._apply(self._core.handle(Tick(), time.time()))
+                self._refresh(now)
+            if now >= next_check:
+                next_check = now + CHECK
+                self._check_queues()
+        self._link.close()
+        log.info("coordinator has left; everything it held is back in its queue")
+        return 0
+
+    def _signalled(self, _signum: int, _frame: FrameType | None) -> None:
+        self._link.events.put(_Leave())
+
+    # -- In -------------------------------------------------------------------------------------------------
+
+    def _delivered(self, delivery: Delivery) -> None:
+        if delivery.queue == STATUS_QUEUE:
+            self._link.ack(delivery)
+            try:
+                status = codec.decode(delivery.body, WorkerStatus)
+            except BadMessage as error:
+                log.warning("ignored a status: %s", error)
+            else:
+                self._apply(self._core.handle(WorkerSeen(status), time.time()))
+            return
+        handle = self._refreshing.pop(delivery.message_id, None)
+        if handle is not None and delivery.exchange == topology.LEDGER and handle in self._held:
+            # The copy of something held: from now on the copy is held instead.
+            self._link.ack(self._held[handle].delivery)
+            self._held[handle] = _Held(delivery, self._held[handle].kind, time.monotonic())
+            return
+        try:
+            message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
+        except BadMessage as error:
+            self._put_aside(delivery, str(error))
+            return
+        handle = next(self._handles)
+        self._held[handle] = _Held(delivery, type(message).__name__, time.monotonic())
+        if not isinstance(message, Request | Cancel | Query | StepResult | Ledger):
+            raise AssertionError(f"unexpected {type(message).__name__}")
+        event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
+        self._apply(self._core.handle(event, time.time()))
+
+    def _put_aside(self, delivery: Delivery, reason: str) -> None:
+        """Dead-letter what cannot be decoded, together with the reason, and tell a client that asked for answers."""
+        log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)
+        body = delivery.body[: codec.MAX_MESSAGE]
+        letter = Outgoing(
+            exchange=topology.DEAD,
+            key="",
+            body=body,
+            message_id=delivery.message_id,
+            type="undecodable",
+            headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
+        )
+        self._publish(letter, lambda: self._link.ack(delivery))
+        if delivery.reply_to:
+            rejected = JobEvent(job="unknown", kind="rejected", at=time.time(), text=reason[:500])
+            self._send(rejected, "", delivery.reply_to, correlation_id=delivery.correlation_id, expires=60.0)
+
+    def _check_queues(self) -> None:
+        for name in list(self._core.resources.queues):
+            self._link.depth(name).add_done_callback(partial(self._checked, name))
+
+    def _checked(self, name: str, depth: Future[QueueDepth]) -> None:
+        error = depth.exception()
+        if error is None:
+            seen = depth.result()
+            self._link.events.put(QueueSeen(name, seen.ready, seen.consumers))
+        elif isinstance(error, LookupError):
+            self._declare(name)
+
+    # -- Out ------------------------------------------------------------------------------------------------
+
+    def _apply(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case Dispatch(queue, step):
+                    try:
+                        self._send(step, topology.STEPS, queue, correlation_id=step.job)
+                    except BadMessage as error:
+                        self._link.events.put(DispatchFailed(step.id, str(error)))
+                case Save(ledger):
+                    self._send(ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=ledger.request.job)
+                case Acknowledge(handle):
+                    self._release(handle)
+                case Declare(queue):
+                    self._declare(queue)
+                case Purge(queue):
+                    self._link.purge(queue)
+                case Tell(event, None):
+                    key = topology.event_key(event.job, event.kind)
+                    self._send(event, topology.EVENTS, key, correlation_id=event.job, expires=60.0)
+                case Tell(event, str(reply_to)):
+                    self._send(event, "", reply_to, correlation_id=event.job, expires=60.0)
+                case Answer(reply_to, correlation_id, snapshot):
+                    self._send(snapshot, "", reply_to, correlation_id=correlation_id, expires=60.0)
+
+    def _send(
+        self,
+        message: Message,
+        exchange: str,
+        key: str,
+        *,
+        correlation_id: str | None,
+        expires: float | None = None,
+    ) -> None:
+        outgoing = Outgoing(
+            exchange=exchange,
+            key=key,
+            body=codec.encode(message),
+            message_id=codec.message_id(message),
+            type=codec.tag(message),
+            headers=codec.headers(message),
+            correlation_id=correlation_id,
+            expires=expires,
+            mandatory=expires is None,
+        )
+        step = codec.step_id(message)
+        self._publish(outgoing, failed=lambda: self._link.events.put(DispatchFailed(step)) if step else None)
+
+    def _publish(
+        self,
+        outgoing: Outgoing,
+        done: Callable[[], object] | None = None,
+        failed: Callable[[], object] | None = None,
+    ) -> None:
+        def confirmed(future: Future[None]) -> None:
+            error = future.exception()
+            if error is None:
+                if done is not None:
+                    done()
+                return
+            # A lost connection needs no answer: everything held comes again, and the core starts afresh.
+            if isinstance(error, Unroutable) and failed is not None:
+                failed()
+            if not isinstance(error, LinkDown):
+                log.warning("%s %s: %s", outgoing.type, outgoing.message_id, error)
+
+        self._link.publish(outgoing).add_done_callback(confirmed)
+
+    def _declare(self, queue: str) -> None:
+        wanted = topology.stage_queue(queue)
+        binding = topology.stage_binding(queue)
+        self._link.declare_queue(wanted.name, wanted.arguments)
+        self._link.bind(binding.queue, binding.exchange, binding.key)
+
+    def _release(self, handle: Handle) -> None:
+        held = self._held.pop(handle, None)
+        if held is not None:
+            self._link.ack(held.delivery)
+
+    def _refresh(self, now: float) -> None:
+        """Publish anew what has been held for long, so that no consumer timeout strikes."""
+        for handle, held in self._held.items():
+            if held.refreshing or now - held.since < REFRESH:
+                continue
+            held.refreshing = True
+            delivery = held.delivery
+            self._refreshing[delivery.message_id] = handle
+            copy = Outgoing(
+                exchange=topology.LEDGER,
+                key=topology.LEDGER_KEY,
+                body=delivery.body,
+                message_id=delivery.message_id,
+                type=held.kind,
+                headers={"copy": "held for long"},
+            )
+            self._publish(copy)

@@ -1,0 +1,151 @@
+"""The boundary between the mesh and what knows how to tune.
+
+An engine offers plain functions on plain data. The mesh calls them in a sandboxed child process, one
+candidate per call, so that a crash or a hang costs one candidate. What goes wrong with a *candidate* is
+data in the result (:class:`~shared.messages.Built`, :class:`~shared.messages.Profiled`). What is wrong with
+the *input* raises :class:`~shared.errors.BadModel` or :class:`~shared.errors.BadTarget`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from shared.messages import Outcome, Settings, Trial
+
+
+class ExtractedTask(Struct, frozen=True, kw_only=True):
+    """One distinct workload of a model."""
+
+    name: str
+    key: str
+    """SHA-256 (hex) over the structural hash of the workload and the target."""
+    weight: int
+    workload: bytes
+    untuned: bytes
+    """Linked shared object of the workload without tuning, runnable on the target."""
+
+
+class Imported(Struct, frozen=True, kw_only=True):
+    """A model after graph optimisation, and its tasks in order of first use."""
+
+    model: bytes
+    tasks: list[ExtractedTask]
+
+
+class Proposal(Struct, frozen=True, kw_only=True):
+    """What one update gives."""
+
+    search: bytes
+    """The new search state, compressed; at most 256 KiB after 1,000 trials."""
+    schedules: list[tuple[str, bytes]]
+    """Structural hash and schedule of each candidate; fewer than wanted when the space is exhausted."""
+
+
+class BuildOutcome(Struct, frozen=True, kw_only=True):
+    """A linked shared object, or why there is none."""
+
+    artifact: bytes | None = None
+    outcome: Outcome | None = None
+    error: str = ""
+
+
+class ProfileOutcome(Struct, frozen=True, kw_only=True):
+    """Latencies in seconds, one per repeat, or why there are none."""
+
+    outcome: Outcome
+    latencies: list[float] = []
+    error: str = ""
+
+
+class Assembled(Struct, frozen=True, kw_only=True):
+    """The finished product."""
+
+    tuned: bytes
+    untuned: bytes
+    signature: bytes
+    """Names, shapes and dtypes of the inputs."""
+    files: dict[str, bytes]
+
+
+class Validated(Struct, frozen=True, kw_only=True):
+    """Tuned against untuned, on the device, on the same inputs. Latencies in seconds."""
+
+    latency_before: float
+    latency_after: float
+    largest_difference: float
+    equal: bool
+
+
+class Engine(Protocol):
+    """How to tune. Implementations live in ``stage_workers/engines`` and keep no state between calls that
+    is needed for correctness (caches by content are fine)."""
+
+    def preload(self) -> None:
+        """Import what is slow to import. Runs once in the process that children are forked from, so it
+        must neither start threads nor touch a device."""
+
+    def resolve_target(self, target: str) -> str:
+        """The canonical form of ``target`` (JSON with sorted keys). ``native`` is this machine's CPU.
+
+        Raises:
+            BadTarget: when it is unknown or incomplete.
+        """
+
+    def import_model(self, model: bytes, target: str, settings: Settings) -> Imported:
+        """Optimise the graph and extract the distinct tasks.
+
+        Raises:
+            BadModel: when it cannot be read, has an unsupported operator (named), or dynamic shapes that
+                ``settings.shapes`` does not fix.
+        """
+
+    def update(
+        self,
+        workload: bytes,
+        target: str,
+        search: bytes | None,
+        trials: list[Trial],
+        want: int,
+        seed: int,
+    ) -> Proposal:
+        """Fit the cost model to ``trials`` and propose ``want`` schedules that were never tried.
+
+        Deterministic: the same arguments give the same proposal. ``search=None`` starts a task;
+        ``want=0`` only learns.
+        """
+
+    def build(self, workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
+        """Compile and link one candidate."""
+
+    def profile(
+        self, workload: bytes, target: str, artifact: bytes, untuned: bytes, device: str, settings: Settings
+    ) -> ProfileOutcome:
+        """Measure one candidate on ``device`` (``cpu`` or ``cuda:<n>``) and compare its outputs with those
+        of ``untuned`` on the same inputs."""
+
+    def profile_untuned(
+        self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
+    ) -> ProfileOutcome:
+        """Measure the untuned workload."""
+
+    def assemble(
+        self, model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]], settings: Settings
+    ) -> Assembled:
+        """Compile the whole model twice, with the best of the trials and without any.
+
+        ``tasks`` holds the workload of each task with all its trials.
+        """
+
+    def validate(
+        self,
+        tuned: bytes,
+        untuned: bytes,
+        signature: bytes,
+        target: str,
+        device: str,
+        seed: int,
+        settings: Settings,
+    ) -> Validated:
+        """Run both models on the same random inputs."""

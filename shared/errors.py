@@ -1,0 +1,49 @@
+"""Everything that Tunemesh raises on purpose, on one screen.
+
+Every message is one line that names the cause and what to do about it, because the command line prints
+it as it is.
+"""
+
+
+class TunemeshError(Exception):
+    """The root of the tree. The command line prints the text and exits with :attr:`exit_code`."""
+
+    exit_code = 1
+
+
+class BadInput(TunemeshError):
+    """What the person handed in cannot be used: a file, a target, an option. Nothing was started."""
+
+    exit_code = 2
+
+
+class BadModel(BadInput):
+    """The model cannot be read, or holds something that the engine cannot import."""
+
+
+class BadTarget(BadInput):
+    """The target is unknown to the engine, or incomplete."""
+
+
+class BadMessage(TunemeshError):
+    """A message that breaks the wire format. It is dead-lettered with this text as the reason."""
+
+
+class BrokerUnavailable(BadInput):
+    """The broker is not there, refuses the login, or lacks the virtual host or the topology."""
+
+
+class LinkDown(TunemeshError):
+    """The connection was lost before the broker confirmed. The message may or may not have arrived."""
+
+
+class Unroutable(TunemeshError):
+    """The broker returned a message because no queue takes its routing key."""
+
+
+class ArtifactError(TunemeshError):
+    """An artifact is missing, cannot be written, or does not match its SHA-256."""
+
+
+class JobFailed(TunemeshError):
+    """A job ended without a tuned model; the text is the cause."""

@@ -1,0 +1,490 @@
+"""What travels over the broker: one struct per message, MessagePack on the wire.
+
+The prose version, for clients in other languages, is ``docs/wire-format.md``. Rules that hold for all:
+
+- A message is a MessagePack map with a ``type`` and a ``version``. Unknown fields are skipped.
+- Times are seconds since the Unix epoch; durations and latencies are seconds.
+- Bytes that may be large are a :class:`Blob`: inline while small, else in the artifact store.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+WIRE_VERSION = 1
+
+JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
+
+Outcome = Literal[
+    "measured", "build-failed", "build-timed-out", "run-failed", "run-timed-out", "wrong-result"
+]
+OUTCOMES: tuple[Outcome, ...] = (
+    "measured",
+    "build-failed",
+    "build-timed-out",
+    "run-failed",
+    "run-timed-out",
+    "wrong-result",
+)
+
+ERROR_TEXT_LIMIT = 2000
+"""Characters of an error text that are kept; the middle of a longer one is cut out."""
+
+
+class Blob(Struct, frozen=True, omit_defaults=True):
+    """Bytes by content.
+
+    ``data`` holds them when they are small; without it they lie in the artifact store under
+    ``<root>/<first two hex digits>/<sha256>``. Readers check the hash in both cases.
+    """
+
+    sha256: Sha256
+    size: Count
+    data: bytes | None = None
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all messages have in common. A reader refuses a ``version`` that it does not know."""
+
+    version: int = WIRE_VERSION
+
+
+# -- From clients ------------------------------------------------------------------------------------------
+
+
+class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a job is tuned. Every field has a default that suits most models."""
+
+    batch: Annotated[int, Meta(ge=1, le=512)] = 32
+    """Candidates proposed per round."""
+    chunk: Annotated[int, Meta(ge=1, le=8)] = 8
+    """Candidates per build or profile step."""
+    repeats: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Timed repeats of a candidate; the median counts."""
+    min_repeat_ms: Annotated[int, Meta(ge=0, le=10_000)] = 50
+    """A repeat runs the kernel as often as this takes, in milliseconds."""
+    cache_flush: bool = False
+    """Flush the CPU's caches before every repeat (then each repeat is one run)."""
+    build_timeout: Annotated[float, Meta(gt=0, le=600)] = 20.0
+    """Seconds that one candidate may take to build."""
+    profile_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    """Seconds that one candidate may take to profile."""
+    shapes: dict[str, list[Positive]] = {}
+    """Input name to shape, for models with dynamic shapes."""
+
+
+class Request(Message, frozen=True, kw_only=True, tag="request"):
+    """Tune this model. Published by a client to ``tunemesh.requests``."""
+
+    job: JobId
+    """Chosen by the client, unique; the same request twice is one job."""
+    model: Blob
+    target: Annotated[str, Meta(min_length=1, max_length=2000)]
+    """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
+    trials: Annotated[int, Meta(ge=1, le=1_000_000)]
+    """Budget of the whole job."""
+    engine: Literal["metaschedule", "mock"] = "metaschedule"
+    name: Annotated[str, Meta(max_length=200)] = ""
+    """For people: usually the model's file name."""
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    settings: Settings = Settings()
+
+
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """Stop a job. What was measured is dropped with it."""
+
+    job: JobId
+
+
+class Query(Message, frozen=True, kw_only=True, tag="query"):
+    """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
+
+    job: JobId | None = None
+
+
+# -- Work --------------------------------------------------------------------------------------------------
+
+
+class TaskSpec(Struct, frozen=True, kw_only=True):
+    """One distinct tensor workload of a job for one target."""
+
+    id: str
+    """Short and unique within the job: ``t00``, ``t01``, …"""
+    name: str
+    key: Sha256
+    """Hash of workload and target: equal keys are the same task, across jobs too."""
+    weight: Positive
+    """How often the model runs it."""
+    workload: Blob
+    """The unscheduled workload, in the engine's own format."""
+    untuned: Blob
+    """The workload built without tuning: the baseline to beat and the reference for outputs."""
+
+
+class Candidate(Struct, frozen=True):
+    """One schedule in a batch."""
+
+    index: Count
+    """Position in the batch of its round."""
+    hash: str
+    """Structural hash of the scheduled workload; no two trials of a task share one."""
+    schedule: bytes
+    """The schedule, in the engine's own format."""
+
+
+class Built(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one candidate in ``build``: an artifact, or an outcome with its error."""
+
+    index: Count
+    seconds: Seconds
+    artifact: Blob | None = None
+    outcome: Outcome | None = None
+    error: str = ""
+
+
+class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one candidate in ``profile``. ``latencies`` has one entry per repeat, in seconds."""
+
+    index: Count
+    seconds: Seconds
+    outcome: Outcome
+    latencies: list[float] = []
+    error: str = ""
+
+
+class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A candidate that was tried, whatever came of it."""
+
+    candidate: Candidate
+    outcome: Outcome
+    latencies: list[float] = []
+    error: str = ""
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """When and where a step ran. ``waited`` is its time in the queue, all in seconds."""
+
+    step: str
+    stage: Stage
+    resource: str
+    worker: str
+    started: float
+    finished: float
+    waited: float = 0.0
+
+
+class History(Struct, frozen=True, kw_only=True):
+    """One finished round of a task, as kept in the artifact store."""
+
+    task: str
+    round: Count
+    trials: list[Trial]
+    timings: list[Timing]
+
+
+class TaskState(Struct, frozen=True, kw_only=True):
+    """Everything that a worker needs to go on with a task. Travels inside ``model-update`` messages."""
+
+    search: Blob
+    """The engine's own state: best traces, cost model, measured hashes, random state."""
+    history: list[Blob] = []
+    """One :class:`History` per finished round."""
+
+
+class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
+    """Turn the model into tasks."""
+
+    model: Blob
+
+
+class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
+    """Learn from the last round and propose the next. ``want=0`` closes the task: learn only."""
+
+    task: TaskSpec
+    want: Count
+    state: TaskState | None = None
+    trials: list[Trial] = []
+    timings: list[Timing] = []
+
+
+class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
+    """Build these candidates."""
+
+    task: TaskSpec
+    candidates: list[Candidate]
+
+
+class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
+    """Measure what was built. ``baseline`` asks to measure ``task.untuned`` as well."""
+
+    task: TaskSpec
+    artifacts: list[Built]
+    baseline: bool = False
+
+
+class TaskRecords(Struct, frozen=True, kw_only=True):
+    """A closed task and where its measured schedules lie."""
+
+    task: TaskSpec
+    history: list[Blob]
+
+
+class AssembleWork(Struct, frozen=True, kw_only=True, tag="assemble"):
+    """Compile the whole model with the best records."""
+
+    model: Blob
+    """The optimised model as ``import`` left it."""
+    tasks: list[TaskRecords]
+
+
+class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):
+    """Run tuned and untuned model on the same inputs."""
+
+    tuned: Blob
+    untuned: Blob
+    signature: Blob
+    """Names, shapes and dtypes of the inputs, in the engine's own format."""
+
+
+Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork
+
+
+class Step(Message, frozen=True, kw_only=True, tag="step"):
+    """One stage of one task (or one chunk of its batch) to be done by one worker."""
+
+    id: str
+    """``job/task/round/chunk/stage``, with ``-`` where a part does not apply."""
+    job: JobId
+    engine: str
+    target: str
+    seed: int
+    settings: Settings
+    work: Work
+    task: str = "-"
+    round: Count = 0
+    chunk: Count = 0
+    attempt: Count = 0
+    """How often it was sent before. Not part of the id: the same step again gives the same result."""
+
+
+# -- From workers ------------------------------------------------------------------------------------------
+
+
+class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
+    model: Blob
+    tasks: list[TaskSpec]
+
+
+class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
+    state: TaskState
+    candidates: list[Candidate]
+    """Fewer than wanted: the search space is exhausted."""
+
+
+class BuildDone(Struct, frozen=True, kw_only=True, tag="build"):
+    built: list[Built]
+
+
+class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
+    profiled: list[Profiled]
+    untuned: float | None = None
+    """Median latency of the untuned workload in seconds, where asked for."""
+
+
+class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
+    tuned: Blob
+    untuned: Blob
+    signature: Blob
+    files: dict[str, Blob]
+    """Further files for the person, by name: the tuning database, for example."""
+    timeline: Blob
+    """MessagePack list of :class:`Timing`: every step of the rounds of this job."""
+
+
+class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
+    latency_before: Seconds
+    latency_after: Seconds
+    largest_difference: Seconds
+    """Largest absolute difference between tuned and untuned outputs."""
+    equal: bool
+    """Whether all outputs agree within the tolerances of their dtypes."""
+
+
+class Failure(Struct, frozen=True, kw_only=True, tag="failure"):
+    """The step as a whole could not be done; trying it again would not help."""
+
+    error: str
+
+
+Result = ImportDone | UpdateDone | BuildDone | ProfileDone | AssembleDone | ValidateDone | Failure
+
+
+class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
+    """What a worker made of a step. Published to ``tunemesh.results`` with key ``result.<stage>``."""
+
+    job: JobId
+    task: str = "-"
+    round: Count = 0
+    chunk: Count = 0
+    timing: Timing
+    result: Result
+
+
+class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
+    """Sent every few seconds by every worker to ``tunemesh.status``; not persistent."""
+
+    worker: str
+    """Unique per worker process: ``<queue>@<host>:<pid>``."""
+    queue: QueueName
+    host: str
+    slots: Count
+    """Steps that it does at once; 0 when it is leaving."""
+    targets: list[str] = []
+    """Targets that its device profiles; empty for workers without a device."""
+    step: str | None = None
+    """What it is doing now."""
+    leaving: bool = False
+
+
+# -- The coordinator's own ---------------------------------------------------------------------------------
+
+Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What a job has used of one resource."""
+
+    steps: Count = 0
+    busy: Seconds = 0.0
+
+
+class TaskLedger(Struct, frozen=True, kw_only=True):
+    """Where one task stands."""
+
+    spec: TaskSpec
+    round: int = -1
+    """The last round whose ``model-update`` was decided; -1 before the first."""
+    want: Count = 0
+    """Trials granted to that round; 0 closes the task."""
+    trials: Count = 0
+    """Trials tried in all finished rounds."""
+    outcomes: dict[str, Count] = {}
+    best: float | None = None
+    """Best measured latency in seconds."""
+    gain: float = 0.0
+    """Seconds of latency that the last round took off, per trial."""
+    untuned: float | None = None
+    last_error: str = ""
+    exhausted: bool = False
+    """Nothing new can be proposed."""
+    history: list[Blob] = []
+    """Filled when the task is closed."""
+    closed: bool = False
+
+
+class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
+    """The decisions taken for one job. The coordinator publishes each revision to its own queue *before*
+    it acts on it and keeps the newest unacknowledged, so that a successor decides nothing twice."""
+
+    request: Request
+    revision: Count
+    phase: Phase
+    accepted: float
+    finished: float | None = None
+    model: Blob | None = None
+    tasks: list[TaskLedger] = []
+    usage: dict[str, Usage] = {}
+    assembled: AssembleDone | None = None
+    validated: ValidateDone | None = None
+    error: str = ""
+
+
+# -- To clients --------------------------------------------------------------------------------------------
+
+
+class TaskProgress(Struct, frozen=True, kw_only=True):
+    """One task as a client sees it; latencies in seconds."""
+
+    id: str
+    name: str
+    weight: Positive
+    trials: Count
+    outcomes: dict[str, Count]
+    untuned: float | None
+    best: float | None
+    last_error: str
+
+
+class JobProgress(Struct, frozen=True, kw_only=True):
+    """One job as a client sees it."""
+
+    job: JobId
+    name: str
+    phase: Phase
+    target: str
+    trials: Count
+    """Tried so far, with those of rounds under way."""
+    budget: Count
+    accepted: float
+    finished: float | None
+    tasks: list[TaskProgress]
+    usage: dict[str, Usage]
+    waiting: str = ""
+    """Why nothing moves, when nothing can: for example that no device serves the target."""
+    error: str = ""
+
+
+class ResourceProgress(Struct, frozen=True, kw_only=True):
+    """One resource as a client sees it."""
+
+    queue: str
+    slots: Count
+    """Of its live workers."""
+    workers: list[str]
+    targets: list[str]
+    running: list[str]
+    """Ids of the steps in flight."""
+    busy: Seconds
+    """Seconds of work reported since the coordinator started."""
+    utilisation: Annotated[float, Meta(ge=0)]
+    """``busy`` over slots and elapsed time."""
+
+
+class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
+    """The answer to a :class:`Query`."""
+
+    strategy: str
+    jobs: list[JobProgress]
+    resources: list[ResourceProgress]
+    assembled: AssembleDone | None = None
+    """Addresses of the results, when one finished job was asked for."""
+    validated: ValidateDone | None = None
+
+
+EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]
+
+
+class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
+    """Something happened to a job. Published to ``tunemesh.events`` with key ``job.<id>.<kind>``."""
+
+    job: JobId
+    kind: EventKind
+    at: float
+    text: str = ""
+    """One line for people."""
+    progress: JobProgress | None = None
+    resources: list[ResourceProgress] = []
+    assembled: AssembleDone | None = None
+    validated: ValidateDone | None = None
+
+
+FINAL_KINDS: tuple[EventKind, ...] = ("rejected", "done", "failed", "cancelled")

@@ -1,0 +1,288 @@
+"""The core, without broker or clock."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tell, Tick, WorkerSeen
+from shared.messages import BuildDone, Built, Cancel, Failure, Ledger, StepResult
+from tests.unit.world import World, request
+
+
+def trials(ledger: Ledger) -> int:
+    return sum(task.trials for task in ledger.tasks)
+
+
+def test_a_job_runs_through_all_stages_and_ends_with_exactly_its_trials() -> None:
+    world = World(tasks=3)
+    world.publish(request(trials=37, batch=8, chunk=3))
+    world.run("job")
+    ledger = world.ledger("job")
+    assert ledger.phase == "done"
+    assert trials(ledger) == 37
+    assert [e.kind for e in world.events if e.kind != "progress"] == ["accepted", "done"]
+
+
+def test_no_candidate_is_tried_twice_and_all_history_is_kept() -> None:
+    world = World(tasks=2)
+    world.publish(request(trials=50, batch=8, chunk=8))
+    world.run("job")
+    for done in world.profiled.values():
+        assert len(done) == len(set(done))
+    assert sum(blob.size for task in world.ledger("job").tasks for blob in task.history) == 50
+
+
+def test_trials_that_a_small_space_gives_back_go_to_the_other_tasks() -> None:
+    world = World(tasks=2, space=10)
+    world.publish(request(trials=100, batch=8))
+    world.run("job")
+    assert trials(world.ledger("job")) == 20
+    assert all(task.exhausted for task in world.ledger("job").tasks)
+
+
+def test_fewer_trials_than_tasks_leaves_some_tasks_untuned() -> None:
+    world = World(tasks=5)
+    world.publish(request(trials=2))
+    world.run("job")
+    assert world.ledger("job").phase == "done"
+    assert trials(world.ledger("job")) == 2
+    # The heaviest tasks were chosen.
+    assert [task.trials for task in world.ledger("job").tasks] == [0, 0, 0, 1, 1]
+
+
+def test_a_model_without_tasks_is_still_assembled() -> None:
+    world = World(tasks=0)
+    world.publish(request())
+    world.run("job")
+    assert world.ledger("job").phase == "done"
+
+
+def test_everything_is_acknowledged_in_the_end_but_the_last_ledger() -> None:
+    world = World()
+    world.publish(request())
+    world.run("job")
+    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+
+
+def test_nothing_is_dispatched_before_the_ledger_is_back() -> None:
+    world = World()
+    world.pass_time(1)
+    out = world.give(Arrived(10**6, request()))
+    assert [type(i) for i in out] == [Save, Tell]
+    save = out[0]
+    assert isinstance(save, Save)
+    out = world.give(Arrived(10**6 + 1, save.ledger))
+    assert [type(i) for i in out] == [Acknowledge, Dispatch]
+    assert out[0] == Acknowledge(10**6)
+
+
+def test_the_same_request_twice_is_one_job() -> None:
+    world = World()
+    world.publish(request())
+    world.publish(request())
+    world.run("job")
+    assert [e.kind for e in world.events].count("done") == 1
+    assert len(world.core.jobs) == 1
+
+
+def test_another_request_of_the_same_id_is_refused_to_its_sender_only() -> None:
+    world = World()
+    world.publish(request())
+    world.pass_time(1)
+    world.deliver()
+    out = world.give(Arrived(10**6, request(trials=99), reply_to="client.x"))
+    told = [i for i in out if isinstance(i, Tell)]
+    assert [(t.event.kind, t.reply_to) for t in told] == [("rejected", "client.x")]
+
+
+def test_a_second_result_of_the_same_step_is_dropped() -> None:
+    world = World()
+    world.publish(request(trials=20))
+    done = set()
+    for _ in range(3000):
+        world.turn()
+        for message in list(world.coordinator.values()):
+            if isinstance(message, StepResult) and message.timing.step not in done:
+                done.add(message.timing.step)
+                world.publish(message)
+    assert world.ledger("job").phase == "done"
+    assert trials(world.ledger("job")) == 20
+
+
+def test_a_step_that_fails_as_a_whole_fails_its_job_and_no_other() -> None:
+    world = World()
+    world.publish(request("bad"))
+    world.publish(request("good"))
+    original = world.result
+
+    def result(worker: object, step: object) -> StepResult:
+        message = original(worker, step)  # type: ignore[arg-type]
+        if message.job == "bad" and message.timing.stage == "build":
+            return StepResult(
+                job="bad",
+                task=message.task,
+                round=message.round,
+                chunk=message.chunk,
+                timing=message.timing,
+                result=Failure(error="artifact is damaged"),
+            )
+        return message
+
+    world.result = result  # type: ignore[method-assign]
+    world.run("bad", "good")
+    assert world.ledger("bad").phase == "failed"
+    assert "artifact is damaged" in world.ledger("bad").error
+    assert world.ledger("good").phase == "done"
+
+
+def test_when_no_candidate_can_be_built_the_job_fails_with_the_last_error() -> None:
+    world = World()
+    original = world.result
+
+    def result(worker: object, step: object) -> StepResult:
+        message = original(worker, step)  # type: ignore[arg-type]
+        if isinstance(message.result, BuildDone):
+            broken = [
+                Built(index=b.index, seconds=0.1, outcome="build-failed", error="no linker")
+                for b in message.result.built
+            ]
+            return StepResult(
+                job=message.job,
+                task=message.task,
+                round=message.round,
+                chunk=message.chunk,
+                timing=message.timing,
+                result=BuildDone(built=broken),
+            )
+        return message
+
+    world.result = result  # type: ignore[method-assign]
+    world.publish(request(trials=16))
+    world.run("job")
+    assert world.ledger("job").phase == "failed"
+    assert "none of 16 trials" in world.ledger("job").error
+    assert "no linker" in world.ledger("job").error
+
+
+def test_cancel_ends_a_job_and_releases_what_is_held() -> None:
+    world = World()
+    world.publish(request(trials=1000))
+    for _ in range(300):
+        world.turn()
+    world.publish(Cancel(job="job"))
+    world.run("job")
+    assert world.ledger("job").phase == "cancelled"
+    for _ in range(200):
+        world.turn()
+    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+
+
+def test_a_target_that_no_device_serves_fails_the_job_and_names_what_there_is() -> None:
+    world = World(queues=("model-update", "build-cpu"))
+    world.publish(request())
+    for _ in range(200):
+        world.pass_time(0.5)
+        world.deliver()
+    assert world.ledger("job").phase == "failed"
+    assert "no device serves target mock" in world.ledger("job").error
+
+
+def test_a_lost_device_gives_its_step_to_another_of_the_same_target() -> None:
+    world = World(queues=("model-update", "build-cpu", "profile-cpu-0", "profile-cpu-1"))
+    world.publish(request(trials=30, batch=8, chunk=2))
+    lost = world.workers[2]
+    for _ in range(5000):
+        world.turn()
+        if lost.doing is not None:
+            break
+    world.kill(lost)
+    world.run("job")
+    assert world.ledger("job").phase == "done"
+    assert trials(world.ledger("job")) == 30
+
+
+def test_a_lost_device_without_a_twin_is_waited_for_visibly() -> None:
+    world = World()
+    world.publish(request(trials=30, batch=8, chunk=2))
+    lost = world.workers[2]
+    for _ in range(5000):
+        world.turn()
+        if lost.doing is not None:
+            break
+    world.kill(lost)
+    for _ in range(100):
+        world.turn()
+        world.pass_time(0.5)
+    assert not world.core.jobs["job"].ended
+    assert "waiting for a worker for profile:mock" in world.core.jobs["job"].waiting
+    world.revive(lost)
+    world.run("job")
+    assert trials(world.ledger("job")) == 30
+
+
+def test_sequential_runs_one_step_at_a_time_and_one_job_after_the_other() -> None:
+    world = World(strategy="sequential")
+    world.publish(request("a"))
+    world.publish(request("b"))
+    running = 0
+    order: list[str] = []
+    while not all(j in world.core.jobs and world.core.jobs[j].ended for j in ("a", "b")):
+        world.turn()
+        running = sum(len(q.flights) for q in world.core.resources.queues.values())
+        assert running <= 1
+        order += [s.job for q in world.stage.values() for _, s in q]
+    assert order == sorted(order)
+
+
+def test_a_worker_that_has_left_gets_nothing() -> None:
+    world = World()
+    world.pass_time(1)
+    for worker in world.workers:
+        world.give(WorkerSeen(worker.status(leaving=True)))
+    world.give(Arrived(10**6, request()))
+    assert not any(isinstance(i, Dispatch) for i in world.log)
+    assert not any(isinstance(i, Dispatch) for i in world.give(Tick()))
+
+
+@pytest.mark.parametrize("strategy", ["interleaved", "sequential"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
+    strategy: str, data: st.DataObject
+) -> None:
+    """Invariants 1 to 3: kills of workers and coordinator at any moment, in any order."""
+    seed = data.draw(st.integers(0, 2**32), label="seed")
+    kills = data.draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 4)), max_size=8), label="kills")
+    world = World(
+        tasks=data.draw(st.integers(1, 4), label="tasks"),
+        strategy=strategy,
+        rng=random.Random(seed),
+        queues=("model-update", "build-cpu", "profile-cpu-0", "build-cpu"),
+    )
+    jobs = {"a": data.draw(st.integers(1, 40), label="a"), "b": data.draw(st.integers(1, 40), label="b")}
+    for job, count in jobs.items():
+        world.publish(request(job, trials=count, batch=8, chunk=4))
+    moments = sorted(kills)
+    turn = 0
+    while moments:
+        turn += 1
+        world.turn()
+        while moments and moments[0][0] <= turn:
+            _, victim = moments.pop(0)
+            if victim == 4:
+                world.start_coordinator()
+            else:
+                world.kill(world.workers[victim])
+                world.revive(world.workers[victim])
+    world.run(*jobs)
+    for job, count in jobs.items():
+        assert world.ledger(job).phase == "done"
+        assert trials(world.ledger(job)) == count
+        assert sum(b.size for t in world.ledger(job).tasks for b in t.history) == count
+    assert [type(m) for m in world.coordinator.values()] == [Ledger, Ledger]
+    if not kills:
+        assert world.largest_backlog <= 0

@@ -1,0 +1,295 @@
+"""A broker, workers and clients in a few lists, so that the core can be driven through any order of events.
+
+The model keeps what matters of RabbitMQ: a delivery stays in the coordinator's queue until it is acknowledged,
+and all of them come again when the coordinator starts afresh; a step stays in its queue until its worker has
+published the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from coordinator import strategies
+from coordinator.core import Core
+from coordinator.events import (
+    Acknowledge,
+    Arrived,
+    Connected,
+    Declare,
+    Dispatch,
+    Instruction,
+    Purge,
+    QueueSeen,
+    Save,
+    Tell,
+    Tick,
+    WorkerSeen,
+)
+from shared.messages import (
+    AssembleDone,
+    AssembleWork,
+    Blob,
+    BuildDone,
+    BuildWork,
+    Built,
+    Candidate,
+    ImportDone,
+    ImportWork,
+    JobEvent,
+    Ledger,
+    Message,
+    Profiled,
+    ProfileDone,
+    ProfileWork,
+    Request,
+    Settings,
+    Step,
+    StepResult,
+    TaskSpec,
+    TaskState,
+    Timing,
+    UpdateDone,
+    UpdateWork,
+    ValidateDone,
+    ValidateWork,
+    WorkerStatus,
+)
+
+BLOB = Blob("0" * 64, 0, b"")
+TARGET = "mock"
+
+
+def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
+    return Request(
+        job=job, model=BLOB, target=TARGET, trials=trials, engine="mock", settings=Settings(**settings)
+    )
+
+
+@dataclass
+class FakeWorker:
+    """Does steps the way a real one does: deterministic results, one step at a time."""
+
+    queue: str
+    name: str
+    alive: bool = True
+    doing: tuple[int, Step] | None = None
+
+    def status(self, leaving: bool = False) -> WorkerStatus:
+        targets = [TARGET] if self.queue.startswith("profile-") else []
+        return WorkerStatus(
+            worker=self.name,
+            queue=self.queue,
+            host="host",
+            slots=0 if leaving else 1,
+            targets=targets,
+            step=self.doing[1].id if self.doing else None,
+            leaving=leaving,
+        )
+
+
+@dataclass
+class World:
+    """Everything outside the core. ``spaces`` limits how many schedules a task has."""
+
+    tasks: int = 2
+    strategy: str = "interleaved"
+    space: int = 10_000
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
+
+    def __post_init__(self) -> None:
+        self.now = 1000.0
+        self.ids = itertools.count(1)
+        self.coordinator: dict[int, Message] = {}
+        self.delivered: set[int] = set()
+        self.stage: dict[str, list[tuple[int, Step]]] = defaultdict(list)
+        self.workers = [FakeWorker(q, f"{q}@host:{i}") for i, q in enumerate(self.queues)]
+        self.events: list[JobEvent] = []
+        self.log: list[Instruction] = []
+        self.profiled: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self.largest_backlog = 0
+        self.start_coordinator()
+
+    # -- The coordinator -------------------------------------------------------------------------------------
+
+    def start_coordinator(self) -> None:
+        """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
+        self.core = Core(lambda: strategies.by_name(self.strategy))
+        self.delivered.clear()
+        self.give(Connected())
+        self.report()
+
+    def give(self, event: object) -> list[Instruction]:
+        instructions = self.core.handle(event, self.now)  # type: ignore[arg-type]
+        self.log.extend(instructions)
+        for instruction in instructions:
+            match instruction:
+                case Dispatch(queue, step):
+                    self.stage[queue].append((next(self.ids), step))
+                    self.largest_backlog = max(self.largest_backlog, self.backlog(queue))
+                case Save(ledger):
+                    self.coordinator[next(self.ids)] = ledger
+                case Acknowledge(handle):
+                    self.coordinator.pop(handle, None)
+                    self.delivered.discard(handle)
+                case Tell(event, None):
+                    self.events.append(event)
+                case Purge(queue):
+                    self.stage[queue].clear()
+                case Declare() | _:
+                    pass
+        return instructions
+
+    def backlog(self, queue: str) -> int:
+        """Steps that wait in a queue although every live worker of it is busy."""
+        idle = sum(w.alive and w.doing is None for w in self.workers if w.queue == queue)
+        return len(self.stage[queue]) - idle
+
+    def publish(self, message: Message) -> None:
+        self.coordinator[next(self.ids)] = message
+
+    def deliver(self) -> bool:
+        """Hand the oldest undelivered message to the coordinator."""
+        for handle, message in self.coordinator.items():
+            if handle not in self.delivered:
+                self.delivered.add(handle)
+                self.give(Arrived(handle, message))  # type: ignore[arg-type]
+                return True
+        return False
+
+    def report(self) -> None:
+        for worker in self.workers:
+            if worker.alive:
+                self.give(WorkerSeen(worker.status()))
+
+    def check(self) -> None:
+        for queue in self.queues:
+            consumers = sum(w.alive for w in self.workers if w.queue == queue)
+            self.give(QueueSeen(queue, len(self.stage[queue]), consumers))
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.report()
+        self.check()
+        self.give(Tick())
+
+    # -- Workers ---------------------------------------------------------------------------------------------
+
+    def kill(self, worker: FakeWorker) -> None:
+        """SIGKILL: its step goes back to the front of its queue, and a supervisor starts another."""
+        if worker.doing is not None:
+            self.stage[worker.queue].insert(0, worker.doing)
+        worker.alive, worker.doing = False, None
+
+    def revive(self, worker: FakeWorker) -> None:
+        worker.alive = True
+        worker.name = f"{worker.queue}@host:{next(self.ids) + 1000}"
+
+    def work(self, worker: FakeWorker) -> bool:
+        """Take a step, or finish the one in hand."""
+        if not worker.alive:
+            return False
+        if worker.doing is None:
+            if not self.stage[worker.queue]:
+                return False
+            worker.doing = self.stage[worker.queue].pop(0)
+            return True
+        _, step = worker.doing
+        worker.doing = None
+        self.publish(self.result(worker, step))
+        return True
+
+    def result(self, worker: FakeWorker, step: Step) -> StepResult:
+        work = step.work
+        stage = type(work).__struct_config__.tag
+        timing = Timing(
+            step=step.id,
+            stage=str(stage),  # type: ignore[arg-type]
+            resource=worker.queue,
+            worker=worker.name,
+            started=self.now - 0.1,
+            finished=self.now,
+        )
+        match work:
+            case ImportWork():
+                specs = [
+                    TaskSpec(
+                        id=f"t{i:02}",
+                        name=f"task {i}",
+                        key=f"{i:064x}",
+                        weight=i + 1,
+                        workload=BLOB,
+                        untuned=BLOB,
+                    )
+                    for i in range(self.tasks)
+                ]
+                done: object = ImportDone(model=BLOB, tasks=specs)
+            case UpdateWork():
+                done = self.update(step, work)
+            case BuildWork():
+                done = BuildDone(built=[Built(index=c.index, seconds=0.1, artifact=BLOB) for c in work.candidates])
+            case ProfileWork():
+                profiled = []
+                for built in work.artifacts:
+                    self.profiled[f"{step.job}/{step.task}"].append((step.round, built.index))
+                    latency = 1.0 + _number(step.id, built.index) % 1000 / 100
+                    profiled.append(
+                        Profiled(index=built.index, seconds=0.1, outcome="measured", latencies=[latency])
+                    )
+                done = ProfileDone(profiled=profiled, untuned=100.0 if work.baseline else None)
+            case AssembleWork():
+                done = AssembleDone(tuned=BLOB, untuned=BLOB, signature=BLOB, files={}, timeline=BLOB)
+            case ValidateWork():
+                done = ValidateDone(latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True)
+        return StepResult(
+            job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done
+        )  # type: ignore[arg-type]
+
+    def update(self, step: Step, work: UpdateWork) -> UpdateDone:
+        """Like an engine: numbers the schedules, knows from its state how many there were."""
+        known = int(work.state.search.data or b"0") if work.state else 0
+        count = min(work.want, self.space - known)
+        data = str(known + count).encode()
+        history = [*(work.state.history if work.state else [])]
+        if work.trials:
+            history.append(Blob(hashlib.sha256(str(work.trials).encode()).hexdigest(), len(work.trials)))
+        state = TaskState(search=Blob(hashlib.sha256(data).hexdigest(), len(data), data), history=history)
+        return UpdateDone(
+            state=state,
+            candidates=[Candidate(i, f"{step.job}/{step.task}/{known + i}", b"") for i in range(count)],
+        )
+
+    # -- Together --------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """One thing happens, chosen by chance."""
+        choices = [self.deliver, *(lambda w=w: self.work(w) for w in self.workers)]
+        self.rng.shuffle(choices)
+        if not any(choice() for choice in choices):
+            self.pass_time(0.5)
+        else:
+            self.now += 0.01
+
+    def ledger(self, job: str) -> Ledger:
+        return self.core.jobs[job].ledger
+
+    def run(self, *jobs: str, turns: int = 20_000) -> None:
+        """Until all ``jobs`` have ended."""
+        for _ in range(turns):
+            if all(job in self.core.jobs and self.core.jobs[job].ended for job in jobs):
+                for _ in range(20):
+                    self.turn()
+                return
+            self.turn()
+            if self.rng.random() < 0.02:
+                self.pass_time(0.5)
+        states = {job: self.core.jobs[job].ledger.phase for job in jobs if job in self.core.jobs}
+        raise AssertionError(f"jobs did not end: {states}")
+
+
+def _number(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
