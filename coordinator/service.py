@@ -40,6 +40,7 @@ from coordinator.events import (
     WorkerSeen,
 )
 from shared import codec
+from shared.declarations import Declarations
 from shared.errors import BadMessage, LinkDown, Unroutable
 from shared.messages import (
     Cancel,
@@ -64,6 +65,9 @@ CHECK = 1.0
 REFRESH = 600.0
 """Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds one
 for 30 minutes."""
+
+CONNECT_LIMIT = 60.0
+"""Seconds until a broker that does not answer at the start is an error."""
 
 STATUS_QUEUE = "coordinator.status"
 
@@ -124,10 +128,11 @@ class Service:
         Raises:
             BrokerUnavailable: at the start only; a broker that goes away later is waited for.
         """
-        ensure_topology(self._url)
+        with Declarations(self._url, codec.identity("coordinator set-up"), CONNECT_LIMIT) as declarations:
+            ensure_topology(declarations)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
-        self._link.start()
+        self._link.start(CONNECT_LIMIT)
         log.info("coordinator is up")
         next_tick = next_check = 0.0
         while True:

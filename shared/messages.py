@@ -24,6 +24,8 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
 
+EngineName = Literal["metaschedule", "mock"]
+
 Outcome = Literal[
     "measured", "build-failed", "build-timed-out", "run-failed", "run-timed-out", "wrong-result"
 ]
@@ -92,7 +94,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
     trials: Annotated[int, Meta(ge=1, le=1_000_000)]
     """Budget of the whole job."""
-    engine: Literal["metaschedule", "mock"] = "metaschedule"
+    engine: EngineName = "metaschedule"
     name: Annotated[str, Meta(max_length=200)] = ""
     """For people: usually the model's file name."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0

@@ -98,13 +98,13 @@ Event = Up | Down | Delivery
 class Subscription:
     """A queue to consume from.
 
-    With ``bindings`` (exchange, key) the queue is the link's own: exclusive, gone with the connection, its
-    name made unique by a suffix.
+    With ``bindings`` (exchange, key), be it none, the queue is the link's own: exclusive, gone with the
+    connection, its name made unique by a suffix.
     """
 
     queue: str
     prefetch: int = 0
-    bindings: tuple[tuple[str, str], ...] = ()
+    bindings: tuple[tuple[str, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,17 @@ class Link:
     def own_queue(self, queue: str) -> str:
         """The broker's name of the link's own queue ``queue``, for ``reply_to``; changes with each connection."""
         return self._own_queues[queue]
+
+    def consume(self, up: Up, subscription: Subscription) -> None:
+        """Consume from one more queue for as long as the connection ``up`` stands; ask again after the next
+        :class:`Up`. For a queue that may not be there yet: look with :meth:`depth` first, since a missing one
+        costs the connection."""
+
+        def begin() -> None:
+            if self._up.is_set() and self._epoch == up.epoch:
+                self._subscribe(deque([subscription]), lambda: None)
+
+        self._call(begin)
 
     def stop_consuming(self) -> None:
         """Take nothing new; deliveries that have arrived can still be settled."""
@@ -313,6 +324,7 @@ class Link:
         self._published = 0
         channel.add_on_close_callback(self._main_closed)
         channel.add_on_return_callback(self._returned)
+        channel.add_on_cancel_callback(self._cancelled)
         channel.confirm_delivery(self._confirmed, callback=lambda _: self._open_side())
 
     def _open_side(self) -> None:
@@ -324,19 +336,22 @@ class Link:
         self._side = channel
         channel.add_on_close_callback(self._side_closed)
         if first:
-            self._subscribe(deque(self._subscriptions))
+            self._subscribe(deque(self._subscriptions), self._announce)
         else:
             self._next_operation()
 
-    def _subscribe(self, rest: deque[Subscription]) -> None:
-        """Make the subscriptions one after the other, then report that the link is up."""
+    def _announce(self) -> None:
+        self._failures = 0
+        self._up.set()
+        self.events.put(Up(self._epoch))
+        self._next_operation()
+
+    def _subscribe(self, rest: deque[Subscription], then: Callable[[], None]) -> None:
+        """Make the subscriptions one after the other, then go on with ``then``."""
         channel = self._main
         assert channel is not None
         if not rest:
-            self._failures = 0
-            self._up.set()
-            self.events.put(Up(self._epoch))
-            self._next_operation()
+            then()
             return
         subscription = rest.popleft()
         epoch = self._epoch
@@ -350,11 +365,11 @@ class Link:
                         epoch, subscription.queue, method, properties, body
                     ),
                     consumer_tag=f"{self.name} {subscription.queue}",
-                    callback=lambda _: self._subscribe(rest),
+                    callback=lambda _: self._subscribe(rest, then),
                 ),
             )
 
-        if not subscription.bindings:
+        if subscription.bindings is None:
             consume(subscription.queue)
             return
         own = f"{subscription.queue}.{uuid.uuid4().hex[:12]}"
@@ -498,6 +513,13 @@ class Link:
         connection = self._connection
         if connection is not None and connection.is_open and not self._closing:
             connection.close(320, "the server closed the channel")
+
+    def _cancelled(self, frame: Any) -> None:
+        """The server took a consumer away: its queue was deleted. Starting over is what notices it."""
+        self._last_error = f"the queue of consumer {frame.method.consumer_tag!r} was deleted"
+        connection = self._connection
+        if connection is not None and connection.is_open and not self._closing:
+            connection.close(320, "the server cancelled a consumer")
 
     def _lost(self, connection: Any, error: Any) -> None:
         was_up = self._up.is_set()

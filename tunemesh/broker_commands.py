@@ -1,0 +1,51 @@
+"""``tunemesh broker``: a private node on its own, and the definitions for any other broker."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker_config.definitions import definitions_json
+from broker_config.node import PrivateNode
+from broker_config.roles import ROLES
+from broker_config.topology import VHOST
+from shared.errors import BadInput
+from tunemesh import places
+
+broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@broker_app.command()
+def start(
+    folder: Annotated[Path | None, typer.Option(help="Where its data is kept.")] = None,
+) -> None:
+    """Run a private node until Ctrl-C. On the same folder it goes on where it stopped."""
+    home = folder if folder is not None else places.data_folder() / "node"
+    with PrivateNode(home) as node:
+        for role in ROLES:
+            print(f"{role:12} {node.url(role)}")
+        print(f"{'UI':12} {node.management_url}", flush=True)
+        while node.pid is not None:
+            time.sleep(0.5)
+    raise typer.Exit(1)
+
+
+@broker_app.command()
+def definitions(
+    vhost: Annotated[str, typer.Option(help="Virtual host.")] = VHOST,
+) -> None:
+    """Print definitions.json for another broker: load it with `rabbitmqctl import_definitions`.
+
+    Passwords are read from TUNEMESH_CLIENT_PASSWORD, TUNEMESH_WORKER_PASSWORD and so on.
+    """
+    names = {role: f"TUNEMESH_{role.upper()}_PASSWORD" for role in ROLES}
+    missing = [name for name in names.values() if not os.environ.get(name)]
+    if missing:
+        raise BadInput(f"set the passwords of the roles in the environment first: {', '.join(missing)}")
+    passwords = {role: os.environ[name] for role, name in names.items()}
+    sys.stdout.write(definitions_json(passwords, vhost))

@@ -1,0 +1,363 @@
+"""The command line. Exit codes: 0 done, 1 a job failed, 2 bad usage or input."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import click
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared.artifacts import ArtifactStore
+from shared.errors import BadInput, JobFailed, TunemeshError
+from shared.messages import FINAL_KINDS, JobEvent, JobProgress
+from tunemesh import live, options, places, tuning
+from tunemesh.broker_commands import broker_app
+from tunemesh.client import Client
+from tunemesh.layout import plan
+from tunemesh.mesh import LocalMesh
+from tunemesh.report import Report, save_results
+from tunemesh.service_commands import coordinator, worker
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Autotuning of neural networks as a service, on a RabbitMQ worker mesh.",
+)
+app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and what another broker needs.")
+app.command()(worker)
+app.command()(coordinator)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        code = _complain(error.format_message(), 2)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = _complain("interrupted", 130)
+    except TunemeshError as error:
+        code = _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(_signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+class _View(tuning.Watcher):
+    """The watcher that draws."""
+
+    def __init__(self, view: live.LiveView) -> None:
+        self.note = view.note  # type: ignore[method-assign]
+        self.event = view.event  # type: ignore[method-assign]
+        self.refresh = view.refresh  # type: ignore[method-assign]
+
+
+@app.command()
+def tune(
+    models: options.Models,
+    target: options.Target = "native",
+    trials: options.Trials = 256,
+    device: options.Device = None,
+    seed: options.Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the results, one folder per job.")] = Path("tuned"),
+    engine: options.Engine = "metaschedule",
+    strategy: options.Strategy = "interleaved",
+    builders: options.Builders = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+    shape: options.Shapes = None,
+    batch: options.Batch = None,
+    chunk: options.Chunk = None,
+    repeats: options.Repeats = None,
+    min_repeat_ms: options.MinRepeat = None,
+    cache_flush: options.CacheFlush = False,
+    build_timeout: options.BuildTimeout = None,
+    profile_timeout: options.ProfileTimeout = None,
+) -> None:
+    """Tune models, all at once, and write the results. Without --broker it brings its own mesh."""
+    place = places.find(broker, artifacts) if broker else None
+    wanted = tuning.Plan(
+        target=target,
+        trials=options.check_trials(trials),
+        out=out,
+        device=device,
+        engine=tuning.check_engine(engine),
+        seed=seed,
+        settings=options.make_settings(
+            shapes=shape,
+            batch=batch,
+            chunk=chunk,
+            repeats=repeats,
+            min_repeat_ms=min_repeat_ms,
+            cache_flush=cache_flush,
+            build_timeout=build_timeout,
+            profile_timeout=profile_timeout,
+        ),
+        strategy=strategy,
+        builders=builders,
+        place=place,
+    )
+    console = Console(stderr=as_json)
+    with live.LiveView(console) as view:
+        endings = tuning.tune(models, wanted, _View(view))
+    reports = [ending.report for ending in endings if ending.report is not None]
+    if as_json:
+        _print_json(
+            [
+                {"job": e.job, "error": e.error, "folder": str(out / e.job), "report": e.report}
+                for e in endings
+            ]
+        )
+    elif reports:
+        _print_reports(console, reports, out)
+    for ending in endings:
+        if ending.report is None:
+            print(f"error: job {ending.job} failed: {ending.error}", file=sys.stderr)
+    raise typer.Exit(0 if len(reports) == len(endings) else 1)
+
+
+@app.command()
+def up(
+    target: options.Target = "native",
+    device: options.Device = None,
+    engine: options.Engine = "metaschedule",
+    strategy: options.Strategy = "interleaved",
+    builders: options.Builders = None,
+    folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
+) -> None:
+    """Start a mesh on this machine and keep it running. submit, status and the others find it by themselves."""
+    home = folder if folder is not None else places.data_folder()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    layout = plan(device, builders)
+    with LocalMesh(layout, target, tuning.check_engine(engine), strategy, home) as mesh:
+        place = places.Place(
+            broker=mesh.url,
+            artifacts=mesh.artifacts,
+            ui=mesh.node.management_url,
+            monitor_password=mesh.node.password("monitor"),
+        )
+        note = places.leave_note(home, place)
+        print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
+        print(f"broker     {place.broker}")
+        print(f"artifacts  {place.artifacts}")
+        print(f"UI         {place.ui}  user monitor, password {place.monitor_password}")
+        print(f"noted in   {note}; Ctrl-C stops the mesh and loses nothing", flush=True)
+        try:
+            while True:
+                mesh.supervise()
+                time.sleep(0.2)
+        finally:
+            note.unlink(missing_ok=True)
+
+
+@app.command()
+def submit(
+    models: options.Models,
+    target: options.Target = "native",
+    trials: options.Trials = 256,
+    seed: options.Seed = 0,
+    engine: options.Engine = "metaschedule",
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+    shape: options.Shapes = None,
+    batch: options.Batch = None,
+    chunk: options.Chunk = None,
+    repeats: options.Repeats = None,
+    min_repeat_ms: options.MinRepeat = None,
+    cache_flush: options.CacheFlush = False,
+    build_timeout: options.BuildTimeout = None,
+    profile_timeout: options.ProfileTimeout = None,
+) -> None:
+    """Hand models to a running mesh and return at once. Prints the job ids."""
+    place = places.find(broker, artifacts)
+    wanted = tuning.Plan(
+        target=target,
+        trials=options.check_trials(trials),
+        out=Path(),
+        engine=tuning.check_engine(engine),
+        seed=seed,
+        settings=options.make_settings(
+            shapes=shape,
+            batch=batch,
+            chunk=chunk,
+            repeats=repeats,
+            min_repeat_ms=min_repeat_ms,
+            cache_flush=cache_flush,
+            build_timeout=build_timeout,
+            profile_timeout=profile_timeout,
+        ),
+    )
+    ids = tuning.submit(models, wanted, place)
+    if as_json:
+        _print_json([{"job": job, "model": str(path)} for job, path in zip(ids, models, strict=True)])
+    else:
+        print("\n".join(ids))
+
+
+@app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(help="One job; all by default.")] = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show jobs and resources."""
+    place = places.find(broker, artifacts)
+    with Client(place.broker) as client:
+        snapshot = client.snapshot(job)
+    if job is not None and not snapshot.jobs:
+        raise BadInput(f"the coordinator knows no job {job!r}")
+    if as_json:
+        _print_json({"strategy": snapshot.strategy, "jobs": snapshot.jobs, "resources": snapshot.resources})
+        return
+    console = Console()
+    console.print(live.jobs_table(snapshot.jobs, time.time()))
+    if job is not None:
+        console.print(live.tasks_table(snapshot.jobs[0]))
+    console.print(live.resources_table(snapshot.resources))
+
+
+@app.command()
+def watch(
+    job: Annotated[str, typer.Argument(help="The job to follow.")],
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Follow a job until it ends. Exit code 1 if it fails."""
+    place = places.find(broker, artifacts)
+    last: JobEvent | None = None
+    with Client(place.broker, [job]) as client:
+        known = client.snapshot(job).jobs
+        if not known:
+            raise BadInput(f"the coordinator knows no job {job!r}")
+        with live.LiveView(Console()) as view:
+            for event in client.follow([job]):
+                if event is None:
+                    view.refresh()
+                    continue
+                last = event
+                view.event(event)
+    if last is None or last.kind != "done":
+        raise JobFailed(f"job {job}: {last.text if last else 'nothing was heard of it'}")
+
+
+@app.command()
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job to stop.")],
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Stop a job."""
+    place = places.find(broker, artifacts)
+    with Client(place.broker, [job]) as client:
+        progress = _known(client, job)
+        if progress.phase in FINAL_KINDS:
+            raise BadInput(f"job {job} has ended already: {progress.phase}")
+        client.cancel(job)
+        for event in client.follow([job]):
+            if event is not None and event.kind in FINAL_KINDS:
+                print(f"{job}: {event.kind}")
+
+
+@app.command()
+def fetch(
+    job: Annotated[str, typer.Argument(help="A finished job.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuned"),
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Get the results of a finished job."""
+    place = places.find(broker, artifacts)
+    with Client(place.broker) as client:
+        snapshot = client.snapshot(job)
+    if not snapshot.jobs:
+        raise BadInput(f"the coordinator knows no job {job!r}")
+    store = ArtifactStore(place.artifacts)
+    report = save_results(store, snapshot.jobs[0], snapshot.assembled, snapshot.validated, out / job)
+    if as_json:
+        _print_json(report)
+    else:
+        _print_reports(Console(), [report], out)
+
+
+@app.command()
+def doctor(as_json: options.AsJson = False) -> None:
+    """Say what is installed, what is missing, and what to do."""
+    from tunemesh.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+    else:
+        table = Table("", "what", "found", "what to do")
+        for finding in findings:
+            advice = "" if finding.ok else finding.advice
+            table.add_row("ok" if finding.ok else "MISSING", finding.what, finding.found, advice)
+        Console().print(table)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _known(client: Client, job: str) -> JobProgress:
+    jobs = client.snapshot(job).jobs
+    if not jobs:
+        raise BadInput(f"the coordinator knows no job {job!r}")
+    return jobs[0]
+
+
+def _print_json(value: Any) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _print_reports(console: Console, reports: list[Report], out: Path) -> None:
+    table = Table(title="tuned models", title_justify="left", expand=True)
+    for name in ("job", "before", "after", "speed-up", "largest difference", "trials", "wall time", "results"):
+        table.add_column(name, overflow="fold")
+    for report in reports:
+        table.add_row(
+            report.job,
+            live.latency(report.latency_before_s),
+            live.latency(report.latency_after_s),
+            f"{report.speedup:.1f}x",
+            f"{report.largest_difference:.2g}",
+            f"{report.trials}/{report.budget}",
+            live.seconds(report.wall_s),
+            str(out / report.job),
+        )
+    console.print(table)
+    for report in reports:
+        shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
+        console.print(f"{report.job}: share of wall time in which it kept {shares} busy", highlight=False)
+
+
+with contextlib.suppress(AttributeError):
+    # A closed pipe (tunemesh status | head) is no error worth a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -1,0 +1,75 @@
+"""What is installed, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+
+import msgspec
+
+from broker_config import node
+from shared.errors import TunemeshError
+
+PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "pika", "msgspec", "numpy")
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything that a mesh on this machine needs."""
+    return [
+        _python(),
+        *map(_package, PACKAGES),
+        _broker(),
+        _linker(),
+        _cores(),
+        _gpu(),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(what="Python", ok=sys.version_info >= (3, 11), found=version, advice="install Python 3.11 or newer")
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(what=name, ok=True, found=importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what=name, ok=False, found="missing", advice=f"pip install -c constraints.txt {name}")
+
+
+def _broker() -> Finding:
+    try:
+        return Finding(what="RabbitMQ", ok=True, found=str(node.server_binary()))
+    except TunemeshError as error:
+        return Finding(what="RabbitMQ", ok=False, found="missing", advice=str(error))
+
+
+def _linker() -> Finding:
+    found = shutil.which("ld") or shutil.which("gcc")
+    advice = "sudo apt-get install --no-install-recommends binutils"
+    return Finding(what="linker", ok=found is not None, found=found or "missing", advice=advice)
+
+
+def _cores() -> Finding:
+    count = len(os.sched_getaffinity(0))
+    advice = "with one core, builds disturb measurements; use a machine with two or more"
+    return Finding(what="cores", ok=count > 1, found=str(count), advice=advice)
+
+
+def _gpu() -> Finding:
+    smi, nvcc = shutil.which("nvidia-smi"), shutil.which("nvcc")
+    if smi is None:
+        return Finding(what="GPU", ok=True, found="none (only needed for cuda targets)")
+    advice = "install the CUDA toolkit: nvcc is needed to build kernels"
+    return Finding(what="GPU", ok=nvcc is not None, found=f"{smi}, nvcc: {nvcc or 'missing'}", advice=advice)

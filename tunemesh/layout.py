@@ -1,0 +1,62 @@
+"""Who runs on which core of this machine.
+
+The profiled device has its cores to itself; the broker, the coordinator, builds and model updates share the
+rest. So nothing of the mesh disturbs a profile.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from broker_config import topology
+from shared.errors import BadInput
+from stage_workers.devices import parse_device
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The processes of a mesh on one machine."""
+
+    device: str
+    device_queue: str
+    device_cpus: frozenset[int]
+    """Empty for a GPU: its worker shares the cores of the others."""
+    other_cpus: frozenset[int]
+    builders: int
+    updaters: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether the device has to share its only core with the builds."""
+        return bool(self.device_cpus & self.other_cpus)
+
+
+def plan(device: str | None, builders: int | None = None) -> Layout:
+    """Lay the mesh out for this machine.
+
+    Args:
+        device: ``cpu:<list>`` or ``cuda:<n>``; by default the machine's last core.
+        builders: number of build workers; by default two thirds of the cores that are left.
+
+    Raises:
+        BadInput: the device is not on this machine.
+    """
+    cores = frozenset(os.sched_getaffinity(0))
+    chosen = parse_device(device if device is not None else f"cpu:{max(cores)}")
+    taken = chosen.cores or frozenset()
+    rest = cores - taken
+    if not rest:
+        if len(taken) > 1:
+            raise BadInput(f"{chosen.name} takes all cores; leave at least one for builds and model updates")
+        rest = cores
+    updaters = max(1, len(rest) // 3)
+    return Layout(
+        device=chosen.name,
+        device_queue=topology.device_queue(re.sub(r"[^a-z0-9]+", "-", chosen.name)),
+        device_cpus=taken,
+        other_cpus=rest,
+        builders=builders if builders is not None else max(1, len(rest) - updaters),
+        updaters=updaters,
+    )

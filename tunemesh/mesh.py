@@ -1,0 +1,130 @@
+"""A whole mesh on this machine: private node, coordinator and workers as child processes, kept alive."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from broker_config import topology
+from broker_config.node import PrivateNode
+from broker_config.roles import Role
+from shared.errors import BrokerUnavailable
+from tunemesh.children import Child, Children
+from tunemesh.layout import Layout
+
+NODE_LIMIT = 90.0
+"""Seconds that the private node may take to start."""
+
+
+class LocalMesh:
+    """Use as a context manager, and call :meth:`supervise` at least every second.
+
+    Args:
+        layout: who runs where.
+        target: what the device is to be tuned for, as the person gave it.
+        engine: engine that the workers prepare for.
+        strategy: of the coordinator.
+        folder: keeps data and logs; a temporary one is removed at the end.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        target: str,
+        engine: str = "metaschedule",
+        strategy: str = "interleaved",
+        folder: Path | None = None,
+    ) -> None:
+        self._layout = layout
+        self._target = target
+        self._engine = engine
+        self._strategy = strategy
+        self._temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.folder / "logs").mkdir(exist_ok=True)
+        self.node = PrivateNode(self.folder / "node", cpus=layout.other_cpus)
+        self._children = Children()
+
+    def __enter__(self) -> LocalMesh:
+        try:
+            # Children connect as soon as the broker listens; their own start takes as long as its.
+            self.node.start()
+            self._start_children()
+            self._wait_for_node()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @property
+    def url(self) -> str:
+        """The broker, for clients."""
+        return self.node.url("client")
+
+    @property
+    def artifacts(self) -> str:
+        """The artifact store that all parts share."""
+        return str(self.folder / "artifacts")
+
+    def supervise(self) -> None:
+        """Start again what has ended.
+
+        Raises:
+            BadInput: a child cannot run here; with its own words.
+        """
+        if self.node.pid is None:
+            self.node.start()
+        self._children.supervise()
+
+    def keep(self) -> Path:
+        """Keep the temporary folder after all: results could not be written elsewhere."""
+        self._temporary = False
+        return self.folder
+
+    def _wait_for_node(self) -> None:
+        deadline = time.monotonic() + NODE_LIMIT
+        while True:
+            try:
+                self.node.wait_ready(timeout=0.5)
+                return
+            except BrokerUnavailable:
+                if self.node.pid is None or time.monotonic() > deadline:
+                    raise
+                self._children.supervise()
+
+    def _start_children(self) -> None:
+        layout = self._layout
+        others = layout.other_cpus
+        self._start("coordinator", "coordinator", ["coordinator", "--strategy", self._strategy], others)
+        for number in range(layout.builders):
+            self._worker(f"build-{number}", [topology.BUILD_CPU], others)
+        for number in range(layout.updaters):
+            self._worker(f"model-update-{number}", [topology.MODEL_UPDATE], others)
+        # This worker sees all cores: its sandbox takes the device's, the process itself stays off them.
+        profile = [layout.device_queue, "--device", layout.device, "--target", self._target]
+        self._worker(layout.device_queue, profile, others | layout.device_cpus)
+
+    def _worker(self, name: str, arguments: Sequence[str], cpus: frozenset[int]) -> None:
+        self._start(name, "worker", ["worker", *arguments, "--engine", self._engine], cpus)
+
+    def _start(self, name: str, role: Role, arguments: list[str], cpus: frozenset[int]) -> None:
+        environment = {"TUNEMESH_BROKER_URL": self.node.url(role), "TUNEMESH_ARTIFACTS": self.artifacts}
+        log = self.folder / "logs" / f"{name}.log"
+        self._children.start(Child(name, arguments, environment, cpus, log))
+
+    def _stop(self) -> None:
+        """Workers first, so that they hand back their steps; the broker last."""
+        self._children.stop()
+        self.node.close()
+        if self._temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,139 @@
+"""What a person gets at the end: files in a folder, and a report in numbers.
+
+The schema of ``report.json`` is described in ``docs/report.md``. Latencies and durations are seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from shared.artifacts import ArtifactStore
+from shared.errors import JobFailed, TunemeshError
+from shared.messages import AssembleDone, JobProgress, Timing, ValidateDone
+
+REPORT_VERSION = 1
+
+
+class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One task of the model."""
+
+    id: str
+    name: str
+    weight: int
+    trials: int
+    outcomes: dict[str, int]
+    untuned_s: float | None
+    best_s: float | None
+    last_error: str
+
+
+class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the job used of one resource; ``utilisation`` is busy time over the job's wall time."""
+
+    steps: int
+    busy_s: float
+    utilisation: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``report.json``."""
+
+    version: int = REPORT_VERSION
+    job: str
+    name: str
+    target: str
+    trials: int
+    budget: int
+    latency_before_s: float
+    latency_after_s: float
+    speedup: float
+    largest_difference: float
+    wall_s: float
+    tasks: list[TaskReport]
+    resources: dict[str, ResourceReport]
+    timeline: list[Timing]
+    """Every step of the job's rounds, in the order in which they started."""
+
+
+def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[Timing]) -> Report:
+    """Put together what the coordinator and the workers reported."""
+    wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
+    return Report(
+        job=progress.job,
+        name=progress.name,
+        target=progress.target,
+        trials=progress.trials,
+        budget=progress.budget,
+        latency_before_s=validated.latency_before,
+        latency_after_s=validated.latency_after,
+        speedup=validated.latency_before / max(validated.latency_after, 1e-12),
+        largest_difference=validated.largest_difference,
+        wall_s=wall,
+        tasks=[
+            TaskReport(
+                id=task.id,
+                name=task.name,
+                weight=task.weight,
+                trials=task.trials,
+                outcomes=task.outcomes,
+                untuned_s=task.untuned,
+                best_s=task.best,
+                last_error=task.last_error,
+            )
+            for task in progress.tasks
+        ],
+        resources={
+            queue: ResourceReport(steps=use.steps, busy_s=use.busy, utilisation=use.busy / wall)
+            for queue, use in sorted(progress.usage.items())
+        },
+        timeline=sorted(timeline, key=lambda timing: timing.started),
+    )
+
+
+def save_results(
+    store: ArtifactStore,
+    progress: JobProgress,
+    assembled: AssembleDone | None,
+    validated: ValidateDone | None,
+    folder: Path,
+) -> Report:
+    """Fetch the results of a finished job into ``folder`` (made if missing).
+
+    Raises:
+        JobFailed: the job has no results.
+        ArtifactError: a result is missing or damaged in the store.
+        TunemeshError: the folder cannot be written.
+    """
+    if assembled is None or validated is None:
+        raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
+    timeline = msgspec.msgpack.decode(store.get(assembled.timeline), type=list[Timing])
+    report = make_report(progress, validated, timeline)
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    files = {name: store.get(blob) for name, blob in assembled.files.items()}
+    files |= {"model.so": store.get(assembled.tuned), "report.json": text}
+    for name, data in files.items():
+        write_file(folder / name, data)
+    return report
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write whole or not at all.
+
+    Raises:
+        TunemeshError: it cannot be written, with the cause.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise TunemeshError(f"cannot write {path}: {error.strerror or error}") from None

@@ -1,0 +1,88 @@
+"""``tunemesh worker`` and ``tunemesh coordinator``: the long-running parts of a mesh."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated
+
+import typer
+
+from shared.errors import BadInput
+from tunemesh import options, places
+from tunemesh.children import Child, Children
+
+GIB = 2**30
+
+
+def worker(
+    queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
+    device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
+    target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
+    engine: Annotated[list[str] | None, typer.Option(help="Engines to prepare for.")] = None,
+    cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
+    memory: Annotated[float, typer.Option(help="GiB that engine code may allocate.")] = 4.0,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Serve queues until SIGTERM. Several queues make several processes, one each."""
+    from stage_workers.devices import parse_cores
+    from stage_workers.worker import WorkerConfig, run_worker
+
+    place = places.find(broker, artifacts)
+    if len(queues) > 1:
+        _several(queues, device, target, engine, cpus, memory, place)
+        return
+    config = WorkerConfig(
+        broker=place.broker,
+        queue=queues[0],
+        artifacts=place.artifacts,
+        engines=tuple(engine or ["metaschedule"]),
+        device=device,
+        targets=(target,) if device is not None else (),
+        cpus=parse_cores(cpus) if cpus is not None else None,
+        memory=round(memory * GIB),
+    )
+    raise typer.Exit(run_worker(config))
+
+
+def _several(
+    queues: list[str],
+    device: str | None,
+    target: str,
+    engine: list[str] | None,
+    cpus: str | None,
+    memory: float,
+    place: places.Place,
+) -> None:
+    if sum(queue.startswith("profile-") for queue in queues) > 1:
+        raise BadInput("one command starts one device; start a worker per device")
+    environment = {places.BROKER: place.broker, places.ARTIFACTS: place.artifacts}
+    children = Children()
+    try:
+        for queue in queues:
+            arguments = ["worker", queue, "--memory", str(memory)]
+            arguments += [argument for name in engine or [] for argument in ("--engine", name)]
+            if cpus is not None:
+                arguments += ["--cpus", cpus]
+            if queue.startswith("profile-") and device is not None:
+                arguments += ["--device", device, "--target", target]
+            children.start(Child(queue, arguments, environment))
+        while True:
+            children.supervise()
+            time.sleep(0.2)
+    finally:
+        children.stop()
+
+
+def coordinator(
+    strategy: options.Strategy = "interleaved",
+    broker: options.Broker = None,
+) -> None:
+    """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
+    from coordinator.service import Service
+
+    url = broker or os.environ.get(places.BROKER)
+    if not url:
+        raise BadInput(f"give --broker (or {places.BROKER})")
+    raise typer.Exit(Service(url, strategy).run())
