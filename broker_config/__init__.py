@@ -1,0 +1,1 @@
+"""What RabbitMQ is told: topology, roles and rights, configuration, and the private node."""

@@ -1,0 +1,102 @@
+"""Make sure that a broker which we did not configure has the topology, or say in one line what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from broker_config.topology import BINDINGS, EXCHANGES, QUEUES, Argument
+from shared.errors import BrokerUnavailable
+
+FIX = "run `tunemesh broker definitions` and load its output with `rabbitmqctl import_definitions`"
+
+
+class Declarer(Protocol):
+    """One user's view of one virtual host, for as long as :func:`ensure_topology` runs.
+
+    Every call is synchronous. RabbitMQ closes the channel with each refusal, so an implementation goes on
+    with a new channel after it has raised. A lost connection raises what the implementation raises for that.
+    """
+
+    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
+        """``exchange.declare``, neither auto-delete nor internal; nothing happens if it exists like this.
+
+        Raises:
+            PermissionError: the user has no configure right on it (403).
+            ValueError: it exists with other properties (406).
+        """
+
+    def declare_queue(self, name: str, arguments: Mapping[str, Argument], durable: bool) -> None:
+        """``queue.declare``, neither exclusive nor auto-delete; nothing happens if it exists like this.
+
+        Raises:
+            PermissionError: the user has no configure right on it, or where it has a dead-letter exchange, no
+                read right on it or no write right on that exchange (403).
+            ValueError: it exists with other properties (406).
+        """
+
+    def bind(self, queue: str, exchange: str, key: str) -> None:
+        """``queue.bind``; nothing happens if the binding exists.
+
+        Raises:
+            PermissionError: the user may not write the queue or not read the exchange (403).
+            LookupError: the queue or the exchange does not exist (404).
+        """
+
+    def exists_exchange(self, name: str) -> None:
+        """Passive ``exchange.declare``; returns if it exists, whatever its properties.
+
+        Raises:
+            LookupError: it does not exist (404).
+            PermissionError: the broker does not tell this user (403; RabbitMQ itself asks for no right).
+        """
+
+    def exists_queue(self, name: str) -> None:
+        """Passive ``queue.declare``; returns if it exists, whatever its properties.
+
+        Raises:
+            LookupError: it does not exist (404).
+            PermissionError: the broker does not tell this user (403; RabbitMQ itself asks for no right).
+        """
+
+
+def ensure_topology(broker: Declarer) -> None:
+    """Declare the topology where the user may, else check that it is there.
+
+    Only an administrator may declare all of it; workers, clients and the coordinator of a configured broker
+    check. Bindings cannot be checked: a missing one shows as :class:`~shared.errors.Unroutable` on
+    publishing. Declaring sets up neither roles nor policies; only the definitions do.
+
+    Raises:
+        BrokerUnavailable: something is missing and may not be declared, or exists with other properties.
+    """
+    try:
+        _declare(broker)
+    except PermissionError:
+        _check(broker)
+    except ValueError as error:
+        raise BrokerUnavailable(
+            f"the broker's topology is not Tunemesh's ({error}); delete what differs, then {FIX}"
+        ) from error
+
+
+def _declare(broker: Declarer) -> None:
+    for exchange in EXCHANGES:
+        broker.declare_exchange(exchange.name, exchange.kind, durable=True)
+    for queue in QUEUES:
+        broker.declare_queue(queue.name, queue.arguments, durable=True)
+    for binding in BINDINGS:
+        broker.bind(binding.queue, binding.exchange, binding.key)
+
+
+def _check(broker: Declarer) -> None:
+    checks = [(f"exchange {one.name}", broker.exists_exchange, one.name) for one in EXCHANGES]
+    checks += [(f"queue {one.name}", broker.exists_queue, one.name) for one in QUEUES]
+    missing = []
+    for what, exists, name in checks:
+        try:
+            exists(name)
+        except (LookupError, PermissionError):
+            missing.append(what)
+    if missing:
+        raise BrokerUnavailable(f"the broker lacks {', '.join(missing)}, or hides it from this user; {FIX}")

@@ -1,0 +1,159 @@
+"""What a RabbitMQ node reads at boot: ``definitions.json`` and ``rabbitmq.conf``, for 3.10 and 4.x."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from broker_config.roles import RIGHTS, ROLES, Role
+from broker_config.topology import (
+    BINDINGS,
+    CONSUMER_TIMEOUT,
+    EXCHANGES,
+    MAX_MESSAGE_BYTES,
+    POLICIES,
+    QUEUES,
+    VHOST,
+)
+
+
+class Listener(NamedTuple):
+    """An address to listen on."""
+
+    ip: str
+    port: int
+
+
+def definitions(passwords: Mapping[Role, str], vhost: str = VHOST) -> dict[str, Any]:
+    """The content of ``definitions.json``: users, rights and topology.
+
+    The same arguments give the same value, except for the salt of each password hash.
+
+    Raises:
+        ValueError: a role has no password, or an empty one.
+    """
+    missing = [role for role in ROLES if not passwords.get(role)]
+    if missing:
+        raise ValueError(f"no password for {', '.join(missing)}")
+    return {
+        "users": [
+            {
+                "name": role,
+                "password_hash": password_hash(passwords[role]),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": list(RIGHTS[role].tags),
+            }
+            for role in ROLES
+        ],
+        "vhosts": [{"name": vhost}],
+        "permissions": [
+            {
+                "user": role,
+                "vhost": vhost,
+                "configure": RIGHTS[role].configure,
+                "write": RIGHTS[role].write,
+                "read": RIGHTS[role].read,
+            }
+            for role in ROLES
+        ],
+        "topic_permissions": [
+            {
+                "user": role,
+                "vhost": vhost,
+                "exchange": topic.exchange,
+                "write": topic.write,
+                "read": topic.read,
+            }
+            for role in ROLES
+            for topic in RIGHTS[role].topics
+        ],
+        "exchanges": [
+            {
+                "name": exchange.name,
+                "vhost": vhost,
+                "type": exchange.kind,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {},
+            }
+            for exchange in EXCHANGES
+        ],
+        "queues": [
+            {
+                "name": queue.name,
+                "vhost": vhost,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": dict(queue.arguments),
+            }
+            for queue in QUEUES
+        ],
+        "bindings": [
+            {
+                "source": binding.exchange,
+                "vhost": vhost,
+                "destination": binding.queue,
+                "destination_type": "queue",
+                "routing_key": binding.key,
+                "arguments": {},
+            }
+            for binding in BINDINGS
+        ],
+        "policies": [
+            {
+                "vhost": vhost,
+                "name": policy.name,
+                "pattern": policy.pattern,
+                "apply-to": "queues",
+                "definition": dict(policy.definition),
+                "priority": 0,
+            }
+            for policy in POLICIES
+        ],
+    }
+
+
+def definitions_json(passwords: Mapping[Role, str], vhost: str = VHOST) -> str:
+    """:func:`definitions` as the text of the file."""
+    return json.dumps(definitions(passwords, vhost), indent=2) + "\n"
+
+
+def password_hash(password: str) -> str:
+    """RabbitMQ's salted SHA-256: base64 of salt and SHA-256(salt + password), with a salt of 4 bytes."""
+    salt = os.urandom(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def rabbitmq_conf(definitions_file: str, amqp: Listener, management: Listener) -> str:
+    """The text of ``rabbitmq.conf``.
+
+    Args:
+        definitions_file: where the node finds its definitions, read at every boot; what exists is kept.
+        amqp: where clients, workers and the coordinator connect, without TLS.
+        management: where the management UI listens, without TLS.
+    """
+    return f"""\
+# Written by Tunemesh (broker_config/definitions.py).
+listeners.tcp.default = {amqp.ip}:{amqp.port}
+management.tcp.ip = {management.ip}
+management.tcp.port = {management.port}
+
+definitions.import_backend = local_filesystem
+definitions.local.path = {definitions_file}
+
+# Bytes of a body; more belongs into the artifact store.
+max_message_size = {MAX_MESSAGE_BYTES}
+# Milliseconds. The coordinator holds deliveries on purpose and renews them; a worker holds one per step.
+consumer_timeout = {int(CONSUMER_TIMEOUT * 1000)}
+# Publishers are blocked below this, so that the node can still write what it has accepted.
+disk_free_limit.absolute = 256MB
+
+log.file.level = info
+log.file.rotation.size = 10485760
+log.file.rotation.count = 3
+"""

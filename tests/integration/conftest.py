@@ -1,0 +1,84 @@
+"""One RabbitMQ node for all integration tests of a session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from broker_config.definitions import Listener, definitions_json, rabbitmq_conf
+from broker_config.node import PrivateNode, installed
+from broker_config.roles import ROLES, Role
+from broker_config.topology import VHOST
+
+
+class Broker(Protocol):
+    """What tests need to know of a node."""
+
+    @property
+    def management_url(self) -> str: ...
+
+    def url(self, role: Role) -> str: ...
+
+    def password(self, role: Role) -> str: ...
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A private node; a container where RabbitMQ is not installed; else skip (in CI: fail)."""
+    if installed():
+        with PrivateNode() as private:
+            yield private
+    elif _docker_answers():
+        yield from _container(tmp_path_factory.mktemp("rabbitmq"))
+    elif os.environ.get("CI"):
+        pytest.fail("CI needs rabbitmq-server or a Docker engine")
+    else:
+        pytest.skip("needs rabbitmq-server or a Docker engine")
+
+
+def _docker_answers() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _container(folder: Path) -> Iterator[Broker]:
+    """RabbitMQ 4 with our definitions, through testcontainers."""
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+    folder.chmod(0o755)
+    (folder / "definitions.json").write_text(definitions_json({role: role for role in ROLES}))
+    (folder / "rabbitmq.conf").write_text(
+        rabbitmq_conf("/tunemesh/definitions.json", Listener("0.0.0.0", 5672), Listener("0.0.0.0", 15672))
+    )
+    container = (
+        DockerContainer("rabbitmq:4.1-management")
+        .with_volume_mapping(str(folder), "/tunemesh")
+        .with_env("RABBITMQ_CONFIG_FILE", "/tunemesh/rabbitmq.conf")
+        .with_exposed_ports(5672, 15672)
+        .waiting_for(LogMessageWaitStrategy("Server startup complete").with_startup_timeout(120))
+    )
+    with container:
+        host = container.get_container_host_ip()
+        yield _Container(
+            f"{host}:{container.get_exposed_port(5672)}", f"{host}:{container.get_exposed_port(15672)}"
+        )
+
+
+class _Container:
+    def __init__(self, amqp: str, management: str) -> None:
+        self._amqp = amqp
+        self.management_url = f"http://{management}"
+
+    def url(self, role: Role) -> str:
+        return f"amqp://{role}:{role}@{self._amqp}/{VHOST}"
+
+    def password(self, role: Role) -> str:
+        return role

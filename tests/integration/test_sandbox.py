@@ -1,0 +1,215 @@
+"""The sandbox with real crashes, hangs and floods of memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shared.engine import BuildOutcome, ProfileOutcome
+from shared.errors import BadModel, BadTarget
+from shared.messages import Settings
+from stage_workers.engines import load
+from stage_workers.sandbox import Abandoned, CallFailure, Sandbox
+
+MEMORY = 512 * 2**20
+FAILURES = "{build-crash: {indices: [0]}, build-hang: {indices: [1]}, build-memory: {indices: [2]}}"
+CRASH, HANG, MEMORY_HOG, GOOD = range(4)
+ENGINE = load("mock")
+TASK = ENGINE.import_model(f"tasks: [{{name: a, failures: {FAILURES}}}]".encode(), "mock", Settings()).tasks[
+    0
+]
+SCHEDULES = [each for _, each in ENGINE.update(TASK.workload, "mock", None, [], 8, 0).schedules]
+
+WORKER = """
+import sys
+from stage_workers.sandbox import Sandbox
+from shared.engine import BuildOutcome
+with Sandbox(["mock"], memory=8 * 2**30) as sandbox:
+    assert sandbox.ready(20)
+    print("ready", flush=True)
+    args = (bytes.fromhex(sys.argv[1]), "mock", bytes.fromhex(sys.argv[2]))
+    sandbox.call("mock", "build", args, BuildOutcome, 60)
+"""
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(["mock"], memory=MEMORY) as sandbox:
+        assert sandbox.ready(20)
+        yield sandbox
+
+
+def build(sandbox: Sandbox, index: int, timeout: float = 10.0) -> BuildOutcome | CallFailure:
+    return sandbox.call("mock", "build", (TASK.workload, "mock", SCHEDULES[index]), BuildOutcome, timeout)
+
+
+def failure(answer: object) -> CallFailure:
+    assert isinstance(answer, CallFailure), answer
+    return answer
+
+
+def wait_until_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that are still there, and no zombies, after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while left := [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return left
+
+
+def test_a_call_gives_what_the_engine_gives(sandbox: Sandbox) -> None:
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+    args = (TASK.workload, "mock", SCHEDULES[GOOD], TASK.untuned, "cpu", Settings(repeats=2))
+    profiled = sandbox.call("mock", "profile", args, ProfileOutcome, 10)
+    assert isinstance(profiled, ProfileOutcome)
+    assert len(profiled.latencies) == 2
+
+
+def test_a_warm_call_costs_little(sandbox: Sandbox) -> None:
+    build(sandbox, GOOD)
+    started = time.monotonic()
+    for _ in range(100):
+        build(sandbox, GOOD)
+    assert (time.monotonic() - started) / 100 < 0.01
+
+
+def test_large_arguments_and_results_pass(sandbox: Sandbox) -> None:
+    # The target is its own canonical form, so it comes back.
+    target = "mock" + "x" * 50_000_000
+    assert sandbox.call("mock", "resolve_target", (target,), str, 20) == target
+
+
+def test_a_refusal_is_raised_with_its_own_type(sandbox: Sandbox) -> None:
+    with pytest.raises(BadTarget, match="llvm"):
+        sandbox.call("mock", "resolve_target", ("llvm",), str, 10)
+    with pytest.raises(BadModel, match="YAML"):
+        sandbox.call("mock", "import_model", (b"tasks: [", "mock", Settings()), object, 10)
+
+
+def test_an_unexpected_error_names_type_and_place(sandbox: Sandbox) -> None:
+    pid = sandbox.child_pid
+    answer = failure(sandbox.call("mock", "build", (b"nonsense", "mock", b""), BuildOutcome, 10))
+    assert answer.kind == "raised"
+    assert "Error: " in answer.text
+    assert "mock.py:" in answer.text
+    assert sandbox.child_pid == pid
+
+
+@pytest.mark.parametrize(
+    ("index", "timeout", "kind", "text"),
+    [
+        (CRASH, 10.0, "crashed", "killed by SIGSEGV"),
+        (HANG, 0.5, "timed-out", "exceeded 0.5 s"),
+        (MEMORY_HOG, 20.0, "out-of-memory", "exceeded 0.5 GiB of memory"),
+    ],
+)
+def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
+    sandbox: Sandbox, index: int, timeout: float, kind: str, text: str
+) -> None:
+    nursery = psutil.Process(os.getpid()).children()
+    before = sandbox.child_pid
+    answer = failure(build(sandbox, index, timeout))
+    assert (answer.kind, answer.text) == (kind, text)
+    failed = time.monotonic()
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+    assert time.monotonic() - failed < 1
+    assert sandbox.child_pid != before
+    assert psutil.Process(os.getpid()).children() == nursery
+
+
+def test_the_time_limit_ends_what_the_child_has_started(sandbox: Sandbox) -> None:
+    found: list[psutil.Process] = []
+    assert sandbox.child_pid is not None
+    child = psutil.Process(sandbox.child_pid)
+    threading.Timer(0.5, lambda: found.extend(child.children(recursive=True))).start()
+    assert failure(build(sandbox, HANG, 1.0)).kind == "timed-out"
+    assert [each.pid for each in found]
+    assert not wait_until_gone(found, 1.0)
+
+
+def test_what_the_child_wrote_is_in_the_error(sandbox: Sandbox) -> None:
+    assert sandbox.child_pid is not None
+    output = Path(f"/proc/{sandbox.child_pid}/fd/2")
+
+    def complain() -> None:
+        with output.open("a") as file:
+            file.write("ld: cannot find -lm\n")
+        os.kill(sandbox.child_pid or 0, signal.SIGABRT)
+
+    threading.Timer(0.3, complain).start()
+    assert failure(build(sandbox, HANG)).text == "killed by SIGABRT: ld: cannot find -lm"
+
+
+@pytest.mark.parametrize("victim", ["child", "nursery"])
+def test_a_process_that_dies_while_idle_is_replaced(sandbox: Sandbox, victim: str) -> None:
+    (nursery,) = psutil.Process(os.getpid()).children()
+    nursery.kill() if victim == "nursery" else os.kill(sandbox.child_pid or 0, signal.SIGKILL)
+    time.sleep(0.2)
+    for _ in range(2):
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_a_nursery_that_dies_in_a_call_costs_that_call(sandbox: Sandbox) -> None:
+    (nursery,) = psutil.Process(os.getpid()).children()
+    threading.Timer(0.3, nursery.kill).start()
+    assert failure(build(sandbox, HANG)).kind == "crashed"
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_an_abort_ends_the_call_and_the_sandbox(sandbox: Sandbox) -> None:
+    threading.Timer(0.3, sandbox.abort).start()
+    started = time.monotonic()
+    with pytest.raises(Abandoned):
+        build(sandbox, HANG)
+    assert time.monotonic() - started < 2
+    with pytest.raises(Abandoned):
+        build(sandbox, GOOD)
+
+
+def test_nothing_is_left_after_stop() -> None:
+    sandbox = Sandbox(["mock"], memory=MEMORY)
+    sandbox.start()
+    assert sandbox.ready(20)
+    family = psutil.Process(os.getpid()).children(recursive=True)
+    sandbox.stop()
+    assert not wait_until_gone(family, 1.0)
+    sandbox.stop()
+
+
+def test_children_have_their_own_cores_limits_and_group() -> None:
+    core = min(os.sched_getaffinity(0))
+    with Sandbox(["mock"], memory=MEMORY, cpus=[core], environment={"TUNEMESH_TEST": "x"}) as sandbox:
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+        child = psutil.Process(sandbox.child_pid)
+        assert child.cpu_affinity() == [core]
+        assert child.rlimit(psutil.RLIMIT_DATA) == (MEMORY, MEMORY)
+        assert child.environ()["TUNEMESH_TEST"] == "x"
+        assert os.getpgid(child.pid) == child.pid
+
+
+@pytest.mark.parametrize("index", [HANG, MEMORY_HOG], ids=["waiting", "busy"])
+def test_a_killed_worker_takes_everything_with_it(index: int) -> None:
+    command = [sys.executable, "-c", WORKER, TASK.workload.hex(), SCHEDULES[index].hex()]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}
+    ) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"ready\n"
+        time.sleep(0.4)
+        family = psutil.Process(worker.pid).children(recursive=True)
+        assert len(family) == (3 if index == HANG else 2)
+        worker.kill()
+        left = wait_until_gone(family, 1.0)
+        for each in left:
+            each.kill()
+        assert not left

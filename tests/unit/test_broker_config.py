@@ -1,0 +1,212 @@
+"""Topology, rights and definitions, without a broker."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import ValidationError, convert
+
+from broker_config import topology
+from broker_config.declare import ensure_topology
+from broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
+from broker_config.identity import PORTS, load_identity
+from broker_config.node import PrivateNode
+from broker_config.roles import RIGHTS, ROLES, Role
+from shared.errors import BrokerUnavailable
+from shared.messages import QueueName
+
+PASSWORDS: dict[Role, str] = {role: f"secret of {role}" for role in ROLES}
+
+
+def may(role: Role, right: str, name: str) -> bool:
+    return re.search(getattr(RIGHTS[role], right), name) is not None
+
+
+def test_every_binding_joins_things_that_exist() -> None:
+    exchanges = {exchange.name for exchange in topology.EXCHANGES}
+    queues = {queue.name for queue in topology.QUEUES}
+    assert {binding.exchange for binding in topology.BINDINGS} <= exchanges
+    assert {binding.queue for binding in topology.BINDINGS} == queues
+
+
+def test_only_one_coordinator_is_active_at_a_time() -> None:
+    queue = next(queue for queue in topology.QUEUES if queue.name == topology.COORDINATOR)
+    assert queue.arguments["x-single-active-consumer"] is True
+
+
+def test_dead_letters_cannot_fill_the_disk() -> None:
+    queue = next(queue for queue in topology.QUEUES if queue.name == topology.DEAD_LETTER)
+    assert {"x-max-length", "x-max-length-bytes", "x-message-ttl"} <= set(queue.arguments)
+
+
+def test_no_queue_drops_what_was_delivered_often() -> None:
+    for queue in (*topology.QUEUES, topology.stage_queue("profile-gpu-0")):
+        assert queue.arguments["x-queue-type"] == "classic"
+        assert "x-delivery-limit" not in queue.arguments
+
+
+@given(st.text(alphabet="abz019-A_.\n", max_size=70))
+def test_stage_queues_are_named_as_the_wire_format_says(device: str) -> None:
+    name = f"profile-{device}"
+    try:
+        convert(name, QueueName)
+        valid = not name.endswith("\n")
+    except ValidationError:
+        valid = False
+    if valid:
+        assert topology.device_queue(device) == name
+        assert topology.stage_binding(name) == topology.Binding(topology.STEPS, name, name)
+    else:
+        with pytest.raises(ValueError, match="not the name of a stage queue"):
+            topology.device_queue(device)
+
+
+def test_a_worker_touches_nothing_but_its_work() -> None:
+    for name in ("results", "status", "dead"):
+        assert may("worker", "write", f"tunemesh.{name}")
+    for name in ("tunemesh.steps", "tunemesh.requests", "tunemesh.events", "amq.default", "coordinator"):
+        assert not may("worker", "write", name)
+    for name in ("build-cpu", "model-update", "profile-gpu-0"):
+        assert may("worker", "read", name)
+        assert not may("worker", "configure", name)
+    for name in ("coordinator", "dead-letter", "xbuild-cpu", "build-cpu-2", "client.a"):
+        assert not may("worker", "read", name)
+
+
+def test_a_client_reaches_its_own_queue_and_the_requests_only() -> None:
+    for right in ("configure", "write", "read"):
+        assert may("client", right, "client.1f")
+        for name in ("client", "clientx", "coordinator", "build-cpu", "tunemesh.steps", "amq.default"):
+            assert not may("client", right, name)
+
+
+def test_only_the_admin_may_change_the_fixed_topology() -> None:
+    fixed = [exchange.name for exchange in topology.EXCHANGES] + [queue.name for queue in topology.QUEUES]
+    for role in ROLES:
+        assert all(may(role, "configure", name) == (role == "admin") for name in fixed)
+
+
+def test_definitions_are_the_same_but_for_the_salt() -> None:
+    first, second = definitions(PASSWORDS), definitions(PASSWORDS)
+    hashes = [[user.pop("password_hash") for user in each["users"]] for each in (first, second)]
+    assert first == second
+    assert not set(hashes[0]) & set(hashes[1])
+
+
+def test_definitions_hold_no_password() -> None:
+    assert "secret of" not in str(definitions(PASSWORDS))
+
+
+def test_definitions_are_for_the_virtual_host_asked_for() -> None:
+    made = definitions(PASSWORDS, vhost="other")
+    assert made["vhosts"] == [{"name": "other"}]
+    parts = [part for key, part in made.items() if key not in ("users", "vhosts")]
+    assert {entry["vhost"] for part in parts for entry in part} == {"other"}
+
+
+def test_a_role_without_password_is_refused() -> None:
+    with pytest.raises(ValueError, match="no password for worker"):
+        definitions({**PASSWORDS, "worker": ""})
+
+
+def test_password_hash_is_what_rabbitmq_computes() -> None:
+    raw = base64.b64decode(password_hash("pw"))
+    assert raw[4:] == hashlib.sha256(raw[:4] + b"pw").digest()
+
+
+def test_rabbitmq_conf_listens_where_it_is_told() -> None:
+    conf = rabbitmq_conf("/d.json", Listener("127.0.0.1", 1), Listener("127.0.0.1", 2))
+    assert "listeners.tcp.default = 127.0.0.1:1\n" in conf
+    assert "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = 2\n" in conf
+    assert "max_message_size = 1048576\n" in conf
+
+
+class FakeBroker:
+    """A broker that has ``names`` and lets the user configure or not."""
+
+    def __init__(self, names: set[str], configure: bool) -> None:
+        self.names, self.configure = names, configure
+        self.bound: list[tuple[str, str, str]] = []
+        self.differing = ""
+
+    def _declare(self, name: str) -> None:
+        if not self.configure:
+            raise PermissionError(name)
+        if name == self.differing:
+            raise ValueError(f"queue {name} has other arguments")
+        self.names.add(name)
+
+    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
+        assert durable
+        self._declare(name)
+
+    def declare_queue(self, name: str, arguments: Mapping[str, topology.Argument], durable: bool) -> None:
+        assert durable
+        self._declare(name)
+
+    def bind(self, queue: str, exchange: str, key: str) -> None:
+        self.bound.append((exchange, queue, key))
+
+    def exists_exchange(self, name: str) -> None:
+        if name not in self.names:
+            raise LookupError(name)
+
+    exists_queue = exists_exchange
+
+
+EVERYTHING = {exchange.name for exchange in topology.EXCHANGES} | {queue.name for queue in topology.QUEUES}
+
+
+def test_an_administrator_declares_what_is_missing() -> None:
+    broker = FakeBroker(set(), configure=True)
+    ensure_topology(broker)
+    assert broker.names == EVERYTHING
+    assert broker.bound == [(one.exchange, one.queue, one.key) for one in topology.BINDINGS]
+
+
+def test_others_only_look() -> None:
+    broker = FakeBroker(set(EVERYTHING), configure=False)
+    ensure_topology(broker)
+    assert broker.bound == []
+
+
+def test_what_is_missing_is_named_with_the_remedy() -> None:
+    broker = FakeBroker(EVERYTHING - {topology.STEPS, topology.BUILD_CPU}, configure=False)
+    with pytest.raises(BrokerUnavailable) as caught:
+        ensure_topology(broker)
+    text = str(caught.value)
+    assert "lacks exchange tunemesh.steps, queue build-cpu" in text
+    assert "tunemesh broker definitions" in text
+    assert "\n" not in text
+
+
+def test_a_different_topology_is_not_used() -> None:
+    broker = FakeBroker(set(EVERYTHING), configure=True)
+    broker.differing = topology.COORDINATOR
+    with pytest.raises(BrokerUnavailable, match="queue coordinator has other arguments"):
+        ensure_topology(broker)
+
+
+def test_an_identity_stays_and_is_private(tmp_path: Path) -> None:
+    made = load_identity(tmp_path, keep_ports=False)
+    assert load_identity(tmp_path, keep_ports=False) == made
+    assert stat.S_IMODE((tmp_path / "identity.json").stat().st_mode) == 0o600
+    ports = {made.amqp_port, made.management_port, made.dist_port, made.epmd_port}
+    assert len(ports) == 4
+    assert all(port in PORTS for port in ports)
+
+
+def test_a_missing_server_is_reported_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_config.node.os.access", lambda *_: False)
+    with pytest.raises(BrokerUnavailable, match=r"apt-get install .*rabbitmq-server"):
+        PrivateNode(tmp_path).start()
