@@ -25,6 +25,7 @@ from typing import Literal
 import msgspec
 
 from coordinator import pipeline, views
+from coordinator.dispatching import Dispatcher
 from coordinator.events import (
     Acknowledge,
     Answer,
@@ -43,9 +44,9 @@ from coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from coordinator.jobs import Chunk, Held, Job, StepRef
-from coordinator.resources import LOST_AFTER, Flight, Resources
-from coordinator.strategies import Ready, Strategy
+from coordinator.jobs import Held, Job
+from coordinator.resources import LOST_AFTER, Resources
+from coordinator.strategies import Strategy
 from shared.messages import (
     AssembleDone,
     BuildDone,
@@ -127,23 +128,19 @@ class Core:
             case Tick():
                 self._tick()
         if self._settling_since is None:
-            self._dispatch()
+            self._out.extend(self._dispatcher.fill(self._jobs, now))
         out, self._out = self._out, []
         return out
 
     # -- Starting afresh ------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._strategy = self._make_strategy()
         self._resources.drop_flights()
+        self._dispatcher = Dispatcher(self._make_strategy(), self._resources)
         self._jobs: dict[str, Job] = {}
-        self._ready: dict[str, tuple[StepRef, Ready]] = {}
-        self._attempts: dict[str, int] = {}
-        self._orders = 0
         self._job_orders = 0
         self._settling_since = None
         self._stash: list[Arrived] = []
-        self._needs: set[str] = set()
         self._look_again = False
 
     def _settle(self, event: Arrived) -> None:
@@ -172,8 +169,7 @@ class Core:
         for job in list(self._jobs.values()):
             for ref in pipeline.open_steps(job):
                 if ref.id in running:
-                    ready = self._as_ready(job, ref)
-                    self._resources.start(Flight(ref, ready, running[ref.id], self._now))
+                    self._dispatcher.is_running(job, ref, running[ref.id], self._now)
             self._go_on(job)
         for event in stash:
             if not isinstance(event.message, StepResult):
@@ -255,7 +251,7 @@ class Core:
         asked = [job for job in self._jobs.values() if job_id in (None, job.id)]
         only = asked[0].ledger if job_id is not None and asked else None
         snapshot = Snapshot(
-            strategy=self._strategy.name,
+            strategy=self._dispatcher.strategy.name,
             jobs=[views.progress(job) for job in asked],
             resources=self._resources.progress(self._now),
             assembled=only.assembled if only else None,
@@ -267,15 +263,12 @@ class Core:
 
     def _take_result(self, handle: Handle, message: StepResult) -> Job | None:
         """Note a result. Returns its job, or ``None`` when the result is of no use any more."""
-        flight = self._resources.end(message.timing.step)
-        if flight is not None:
-            self._strategy.done(flight.ready)
+        if self._dispatcher.ended(message.timing.step) is not None:
             self._resources.account(message.timing)
         job = self._jobs.get(message.job)
         if job is None or job.ended or not self._note(job, Held(handle, message)):
             self._out.append(Acknowledge(handle))
             return None
-        self._ready.pop(message.timing.step, None)
         job.changed = True
         return job
 
@@ -306,29 +299,14 @@ class Core:
     def _note_round(self, job: Job, held: Held) -> bool:
         message = held.message
         task = job.task_ledger(message.task)
-        if task is None or task.closed or message.round not in (task.round, task.round - 1):
+        # The round before the present one is of use only while recovering: the next is made from it.
+        first = task.round if task and self._settling_since is None else (task.round - 1 if task else 0)
+        if task is None or task.closed or not first <= message.round <= task.round:
             return False
-        if message.round == task.round - 1 and self._settling_since is None:
-            return False
-        round_ = job.task(message.task).round(message.round)
-        match message.result:
-            case UpdateDone():
-                if round_.update is not None:
-                    return False
-                round_.update = held
-                if message.round == task.round:
-                    self._drop_round(job, message.task, message.round - 1)
-            case BuildDone():
-                chunk = round_.chunks.setdefault(message.chunk, Chunk())
-                if chunk.build is not None:
-                    return False
-                chunk.build = held
-            case ProfileDone():
-                chunk = round_.chunks.setdefault(message.chunk, Chunk())
-                if chunk.profile is not None:
-                    return False
-                chunk.profile = held
-        return True
+        placed = job.task(message.task).round(message.round).place(held)
+        if placed and isinstance(message.result, UpdateDone) and message.round == task.round:
+            self._drop_round(job, message.task, message.round - 1)
+        return placed
 
     def _drop_round(self, job: Job, task: str, number: int) -> None:
         """The next round has begun: what it was made from is no longer needed."""
@@ -355,7 +333,7 @@ class Core:
         task = job.task_ledger(only) if only and job.ledger.phase == "tuning" else None
         for ref in pipeline.task_steps(job, task) if task else pipeline.open_steps(job):
             if job.may_act(ref.task) and pipeline.can_make(job, ref):
-                self._make_ready(job, ref)
+                self._dispatcher.make_ready(job, ref)
 
     def _decide(self, job: Job) -> None:
         for task in job.ledger.tasks:
@@ -423,58 +401,23 @@ class Core:
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
         job.tasks.clear()
         job.waiting = ""
-        self._strategy.forget(job.id)
-        for step in [step for step, (ref, _) in self._ready.items() if ref.job == job.id]:
-            del self._ready[step]
+        self._dispatcher.forget(job.id)
         self._tell(job, phase, text)
 
     # -- Steps ----------------------------------------------------------------------------------------------
 
-    def _as_ready(self, job: Job, ref: StepRef) -> Ready:
-        self._orders += 1
-        return Ready(ref.id, job.id, pipeline.need_of(job, ref), job.order, self._orders)
-
-    def _make_ready(self, job: Job, ref: StepRef) -> None:
-        if ref.id in self._ready or self._resources.in_flight(ref.id):
-            return
-        ready = self._as_ready(job, ref)
-        self._ready[ref.id] = (ref, ready)
-        self._needs.add(ready.need)
-        self._strategy.add(ready)
-
-    def _dispatch(self) -> None:
-        """Fill every idle queue."""
-        for need in sorted(self._needs):
-            while (queue := self._resources.idle(need)) is not None:
-                ready = self._strategy.take(need)
-                if ready is None:
-                    break
-                entry = self._ready.pop(ready.step, None)
-                job = self._jobs.get(ready.job)
-                if entry is None or job is None or entry[1] is not ready:
-                    self._strategy.done(ready)
-                    continue
-                step = pipeline.make_step(job, entry[0], self._attempts.get(ready.step, 0))
-                self._resources.start(Flight(entry[0], ready, queue.name, self._now))
-                self._out.append(Dispatch(queue.name, step))
-
     def _give_up(self, step: str) -> None:
         """A step in flight was lost: it will be sent again."""
-        flight = self._resources.end(step)
-        if flight is None:
-            return
-        self._strategy.done(flight.ready)
-        self._attempts[step] = self._attempts.get(step, 0) + 1
-        self._look_again = True
+        if self._dispatcher.lost(step) is not None:
+            self._look_again = True
 
     def _dispatch_failed(self, step: str, cause: str) -> None:
-        flight = self._resources.end(step) if cause else None
+        flight = self._dispatcher.lost(step)
         if flight is None:
-            self._give_up(step)
             return
-        self._strategy.done(flight.ready)
+        self._look_again = True
         job = self._jobs.get(flight.ref.job)
-        if job is not None and not job.ended:
+        if cause and job is not None and not job.ended:
             self._finish(job, "failed", f"{flight.ref.stage}: {cause}")
 
     # -- Workers and time -----------------------------------------------------------------------------------
@@ -554,9 +497,7 @@ class Core:
 
     def _why_waiting(self, job: Job) -> str:
         """The queues that the job needs and that have no worker."""
-        needs = {flight.ready.need for q in self._resources.queues.values() for flight in q.flights.values()
-                 if flight.ref.job == job.id}  # fmt: skip
-        needs |= {ready.need for ref, ready in self._ready.values() if ref.job == job.id}
+        needs = self._dispatcher.needs_of(job.id)
         dead = [n for n in sorted(needs) if not any(q.workers for q in self._resources.serving(n))]
         return f"waiting for a worker for {', '.join(dead)}" if dead else ""
 

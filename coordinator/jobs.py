@@ -79,6 +79,23 @@ class Round:
         result = self.update.message.result if self.update else None
         return result if isinstance(result, UpdateDone) else None
 
+    def place(self, held: Held) -> bool:
+        """Put a result of this round in its place. Returns whether the place was free; if not, it is a
+        duplicate."""
+        message = held.message
+        if isinstance(message.result, UpdateDone):
+            free = self.update is None
+            self.update = self.update or held
+            return free
+        chunk = self.chunks.setdefault(message.chunk, Chunk())
+        if isinstance(message.result, BuildDone):
+            free = chunk.build is None
+            chunk.build = chunk.build or held
+        else:
+            free = chunk.profile is None
+            chunk.profile = chunk.profile or held
+        return free
+
     def held(self) -> Iterator[Held]:
         """Everything of this round that is not yet acknowledged, in the order of the stages."""
         if self.update is not None:

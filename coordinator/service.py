@@ -235,7 +235,9 @@ class Service:
                     except BadMessage as error:
                         self._link.events.put(DispatchFailed(step.id, str(error)))
                 case Save(ledger):
-                    self._send(ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=ledger.request.job)
+                    self._send(
+                        ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=ledger.request.job
+                    )
                 case Acknowledge(handle):
                     self._release(handle)
                 case Declare(queue):

@@ -79,6 +79,15 @@ class Children:
         self.children.append(child)
         child.start()
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of those that run, by name."""
+        return {
+            child.name: child.process.pid
+            for child in self.children
+            if child.process is not None and child.process.poll() is None
+        }
+
     def supervise(self) -> None:
         """Start again what has ended. Call it at least every second.
 

@@ -339,7 +339,16 @@ def _print_json(value: Any) -> None:
 
 def _print_reports(console: Console, reports: list[Report], out: Path) -> None:
     table = Table(title="tuned models", title_justify="left", expand=True)
-    for name in ("job", "before", "after", "speed-up", "largest difference", "trials", "wall time", "results"):
+    for name in (
+        "job",
+        "before",
+        "after",
+        "speed-up",
+        "largest difference",
+        "trials",
+        "wall time",
+        "results",
+    ):
         table.add_column(name, overflow="fold")
     for report in reports:
         table.add_row(

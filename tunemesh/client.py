@@ -85,7 +85,9 @@ class Client:
             message, correlation_id = self._next(left)
             if isinstance(message, Snapshot) and correlation_id == asked:
                 return message
-        raise BrokerUnavailable("no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)")
+        raise BrokerUnavailable(
+            "no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)"
+        )
 
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
         """Events of ``jobs`` until all of them have ended; ``None`` about every ``idle`` seconds without one."""
@@ -114,6 +116,11 @@ class Client:
                             self._ask(job)
                     yield None
 
+    def poll(self) -> JobEvent | None:
+        """The next event of any job, if one is here already."""
+        message, _ = self._next(0.0)
+        return message if isinstance(message, JobEvent) else None
+
     def _ask(self, job: str | None) -> str:
         correlation_id = uuid.uuid4().hex
         self._publish(Query(job=job), topology.QUERY_KEY, correlation_id)
@@ -140,7 +147,9 @@ class Client:
         except TimeoutError:
             raise BrokerUnavailable(f"the broker did not confirm within {PUBLISH_LIMIT:.0f} s") from None
         except Unroutable as error:
-            raise BrokerUnavailable(f"{error}; import `tunemesh broker definitions` into this broker") from None
+            raise BrokerUnavailable(
+                f"{error}; import `tunemesh broker definitions` into this broker"
+            ) from None
 
     def _next(self, timeout: float) -> tuple[Message | None, str | None]:
         event = self._link.next(timeout)

@@ -38,7 +38,9 @@ def examine() -> list[Finding]:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding(what="Python", ok=sys.version_info >= (3, 11), found=version, advice="install Python 3.11 or newer")
+    return Finding(
+        what="Python", ok=sys.version_info >= (3, 11), found=version, advice="install Python 3.11 or newer"
+    )
 
 
 def _package(name: str) -> Finding:

@@ -98,7 +98,14 @@ def tasks_table(job: JobProgress) -> Table:
         table.add_column(name, overflow="fold")
     for task in job.tasks:
         outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(task.outcomes.items()))
-        row = (task.id, task.name, str(task.weight), str(task.trials), latency(task.best), latency(task.untuned))
+        row = (
+            task.id,
+            task.name,
+            str(task.weight),
+            str(task.trials),
+            latency(task.best),
+            latency(task.untuned),
+        )
         table.add_row(*row, outcomes)
         if task.last_error:
             table.add_row("", Text(task.last_error.splitlines()[-1][:200], style="yellow"))
@@ -133,7 +140,9 @@ class LiveView:
         self._resources: list[ResourceProgress] = []
         self._note = ""
         self._last_line: dict[str, tuple[str, float]] = {}
-        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+        )
 
     def __enter__(self) -> LiveView:
         if self._live is not None:
@@ -169,7 +178,9 @@ class LiveView:
         if self._live is not None:
             now = time.time()
             parts = [jobs_table(list(self._jobs.values()), now), resources_table(self._resources)]
-            self._live.update(Group(Text(self._note, style="dim"), *(parts if self._jobs else [])), refresh=True)
+            self._live.update(
+                Group(Text(self._note, style="dim"), *(parts if self._jobs else [])), refresh=True
+            )
 
     def _line(self, event: JobEvent) -> None:
         progress = event.progress

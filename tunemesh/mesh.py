@@ -76,6 +76,11 @@ class LocalMesh:
         """The artifact store that all parts share."""
         return str(self.folder / "artifacts")
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids of the running children by name."""
+        return self._children.pids
+
     def supervise(self) -> None:
         """Start again what has ended.
 
@@ -83,6 +88,7 @@ class LocalMesh:
             BadInput: a child cannot run here; with its own words.
         """
         if self.node.pid is None:
+            # Died: the same folder and ports, so that everybody finds it again and nothing is lost.
             self.node.start()
         self._children.supervise()
 
@@ -125,6 +131,8 @@ class LocalMesh:
     def _stop(self) -> None:
         """Workers first, so that they hand back their steps; the broker last."""
         self._children.stop()
+        if self._temporary:
+            self.node.kill()  # nothing on it is needed any more, and an orderly stop takes 6 s
         self.node.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)

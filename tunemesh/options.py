@@ -11,7 +11,9 @@ import typer
 from shared.errors import BadInput
 from shared.messages import Settings
 
-Models = Annotated[list[Path], typer.Argument(help="ONNX files, Relax or TIR as JSON; YAML for the mock engine.")]
+Models = Annotated[
+    list[Path], typer.Argument(help="ONNX files, Relax or TIR as JSON; YAML for the mock engine.")
+]
 Target = Annotated[str, typer.Option(help="A TVM target: native, a tag such as nvidia/nvidia-h100, or JSON.")]
 Trials = Annotated[int, typer.Option(help="Candidates to try per model.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same device results: same proposals.")]
@@ -19,7 +21,9 @@ Engine = Annotated[str, typer.Option(help="metaschedule, or mock for experiments
 Strategy = Annotated[str, typer.Option(help="Who goes next: interleaved or sequential.")]
 Device = Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>; by default the last core.")]
 Builders = Annotated[int | None, typer.Option(help="Build workers; by default as many as fit.")]
-Broker = Annotated[str | None, typer.Option(help="amqp(s)://user:password@host:port/vhost of a running mesh.")]
+Broker = Annotated[
+    str | None, typer.Option(help="amqp(s)://user:password@host:port/vhost of a running mesh.")
+]
 Artifacts = Annotated[str | None, typer.Option(help="Its artifact store: a folder or an fsspec URL.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Shapes = Annotated[list[str] | None, typer.Option("--shape", help="NAME=1,3,224,224 for a dynamic input.")]

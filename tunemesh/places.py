@@ -57,5 +57,7 @@ def find(broker: str | None, artifacts: str | None) -> Place:
     except (OSError, msgspec.DecodeError) as error:
         raise BadInput(f"cannot read {note}: {error}; remove it and start the mesh again") from None
     if broker:
-        raise BadInput(f"give --artifacts (or {ARTIFACTS}) as well: the artifact store that belongs to {BROKER}")
+        raise BadInput(
+            f"give --artifacts (or {ARTIFACTS}) as well: the artifact store that belongs to {BROKER}"
+        )
     return place

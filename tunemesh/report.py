@@ -114,7 +114,11 @@ def save_results(
     report = make_report(progress, validated, timeline)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
-    files |= {"model.so": store.get(assembled.tuned), "report.json": text}
+    files |= {
+        "model.so": store.get(assembled.tuned),
+        "signature.json": store.get(assembled.signature),
+        "report.json": text,
+    }
     for name, data in files.items():
         write_file(folder / name, data)
     return report

@@ -1,0 +1,64 @@
+"""Fixtures of the acceptance tests: the command line as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker_config.node import server_binary
+from shared.errors import TunemeshError
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+MOCK = """
+tasks:
+  - {name: conv, weight: 2}
+  - {name: dense, weight: 1}
+durations: {model-update: 0.05, build: 0.01, profile: 0.01}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _broker_is_installed() -> None:
+    try:
+        server_binary()
+    except TunemeshError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def tunemesh(tmp_path: Path) -> Run:
+    """Run ``tunemesh`` with a home of its own; returns what it printed and its exit code."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("TUNEMESH_", "XDG_"))
+    }
+    environment |= {"HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+
+    def run(*arguments: object, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tunemesh", *map(str, arguments)]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def mock_model(tmp_path: Path) -> Path:
+    """A model for the mock engine."""
+    path = tmp_path / "model.yaml"
+    path.write_text(MOCK)
+    return path

@@ -1,0 +1,151 @@
+"""Kill anything, any time: every job ends, and every trial is counted once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.artifacts import ArtifactStore
+from shared.messages import FINAL_KINDS, History, JobEvent, Request, Settings
+from tunemesh.client import Client
+from tunemesh.layout import plan
+from tunemesh.mesh import LocalMesh
+from tunemesh.report import save_results
+from tunemesh.tuning import read_model
+
+MODEL = """
+tasks:
+  - {name: a, weight: 3}
+  - {name: b, weight: 1}
+  - {name: c, weight: 1}
+durations: {model-update: 0.1, build: 0.02, profile: 0.02}
+"""
+TRIALS = 120
+LIMIT = 150.0
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[LocalMesh]:
+    with LocalMesh(plan(None), "mock", "mock", folder=tmp_path / "mesh") as running:
+        yield running
+
+
+def submit(client: Client, mesh: LocalMesh, folder: Path, jobs: list[str]) -> None:
+    path = folder / "model.yaml"
+    path.write_text(MODEL)
+    store = ArtifactStore(mesh.artifacts)
+    for seed, job in enumerate(jobs):
+        client.submit(
+            Request(
+                job=job,
+                model=store.put(read_model(path)),
+                target="mock",
+                trials=TRIALS,
+                engine="mock",
+                seed=seed,
+                settings=Settings(chunk=4, batch=16),
+            )
+        )
+
+
+def follow(client: Client, mesh: LocalMesh, jobs: list[str], now_and_then: Callable[[], None]) -> dict[str, JobEvent]:
+    """Until all jobs have ended."""
+    deadline = time.monotonic() + LIMIT
+    endings: dict[str, JobEvent] = {}
+    for event in client.follow(jobs, idle=0.05):
+        mesh.supervise()
+        now_and_then()
+        assert time.monotonic() < deadline, f"only {sorted(endings)} of {jobs} have ended"
+        if event is not None and event.kind in FINAL_KINDS:
+            endings[event.job] = event
+    return endings
+
+
+def check(endings: dict[str, JobEvent], mesh: LocalMesh, folder: Path) -> None:
+    """Exactly N trials, none twice, and the report agrees with the history."""
+    store = ArtifactStore(mesh.artifacts)
+    for job, event in endings.items():
+        assert event.kind == "done", event.text
+        assert event.progress is not None
+        report = save_results(store, event.progress, event.assembled, event.validated, folder / job)
+        assert report.trials == TRIALS
+        assert sum(sum(task.outcomes.values()) for task in report.tasks) == TRIALS
+        steps = [timing.step for timing in report.timeline]
+        assert len(steps) == len(set(steps))
+        assert len(tried(mesh, job)) == TRIALS
+
+
+def tried(mesh: LocalMesh, job: str) -> set[str]:
+    """What the histories of a job say was tried, each round of a task once."""
+    rounds: dict[tuple[str, int], set[str]] = {}
+    for path in Path(mesh.artifacts).rglob("*"):
+        if not path.is_file():
+            continue
+        try:
+            history = msgspec.msgpack.decode(path.read_bytes(), type=History)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue  # another kind of artifact
+        if history.timings[0].step.startswith(f"{job}/"):
+            candidates = {f"{history.task} {trial.candidate.hash}" for trial in history.trials}
+            assert len(candidates) == len(history.trials)
+            rounds[history.task, history.round] = candidates
+    everything = [candidate for candidates in rounds.values() for candidate in candidates]
+    assert len(everything) == len(set(everything))
+    return set(everything)
+
+
+def test_every_process_is_killed_twice_and_then_the_mesh_takes_new_jobs(
+    mesh: LocalMesh, tmp_path: Path
+) -> None:
+    rng = random.Random(os.environ.get("TUNEMESH_CHAOS_SEED", "1"))
+    victims = [name for name in mesh.pids for _ in range(2)]
+    assert len(victims) >= 8
+    rng.shuffle(victims)
+    killed: list[str] = []
+    due = time.monotonic() + 2.0
+
+    def kill() -> None:
+        nonlocal due
+        if victims and time.monotonic() >= due and victims[-1] in mesh.pids:
+            killed.append(victims.pop())
+            os.kill(mesh.pids[killed[-1]], signal.SIGKILL)
+            due = time.monotonic() + rng.uniform(0.3, 1.5)
+
+    first, second = ["one", "two"], ["three", "four"]
+    with Client(mesh.url, [*first, *second]) as client:
+        submit(client, mesh, tmp_path, first)
+        endings = follow(client, mesh, first, kill)
+        submit(client, mesh, tmp_path, second)
+        endings |= follow(client, mesh, second, kill)
+    assert not victims, f"jobs were over before all were killed; only {killed}"
+    check(endings, mesh, tmp_path)
+
+
+def test_the_broker_is_killed_twice_and_restarted_on_its_folder(mesh: LocalMesh, tmp_path: Path) -> None:
+    kills = 0
+    due = time.monotonic() + 3.0
+
+    def kill() -> None:
+        nonlocal kills, due
+        if kills < 2 and time.monotonic() >= due:
+            mesh.node.kill()
+            kills += 1
+            due = time.monotonic() + 15.0
+
+    jobs = ["one", "two"]
+    with Client(mesh.url, jobs) as client:
+        submit(client, mesh, tmp_path, jobs)
+        endings = follow(client, mesh, jobs, kill)
+        more = ["three"]
+    with Client(mesh.url, more) as client:
+        submit(client, mesh, tmp_path, more)
+        endings |= follow(client, mesh, more, kill)
+    assert kills == 2
+    check(endings, mesh, tmp_path)

@@ -1,0 +1,521 @@
+"""The MetaSchedule engine by direct calls: real TVM, real kernels, one core, no broker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from examples import make_models
+from shared.engine import ExtractedTask, Imported
+from shared.errors import BadModel, BadTarget
+from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
+from stage_workers.engines.metaschedule import MetaScheduleEngine
+
+ROOT = Path(__file__).parents[2]
+QUICK = Settings(repeats=2, min_repeat_ms=5)
+ENGINE = MetaScheduleEngine()
+
+
+@pytest.fixture(scope="module")
+def target() -> str:
+    ENGINE.preload()
+    return ENGINE.resolve_target("native")
+
+
+@pytest.fixture(scope="module")
+def cnn() -> bytes:
+    return make_models.tiny_cnn().SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def imported(cnn: bytes, target: str) -> Imported:
+    return ENGINE.import_model(cnn, target, QUICK)
+
+
+@pytest.fixture(scope="module")
+def convolution(imported: Imported) -> ExtractedTask:
+    return imported.tasks[1]
+
+
+@pytest.fixture(scope="module")
+def product(target: str) -> ExtractedTask:
+    """A matrix product: the quickest workload whose search space is large."""
+    return ENGINE.import_model(matrix_product().encode(), target, QUICK).tasks[0]
+
+
+@pytest.fixture(scope="module")
+def first_round(convolution: ExtractedTask, target: str) -> tuple[bytes, list[Trial]]:
+    """Search state and trials of one measured round of the convolution."""
+    proposal = ENGINE.update(convolution.workload, target, None, [], 6, seed=1)
+    return proposal.search, measure(convolution, target, proposal.schedules)
+
+
+def matrix_product(scale: float = 1.0, size: int = 64) -> str:
+    """A TIR function in TVM's JSON."""
+    import tvm
+    from tvm import te
+
+    a = te.placeholder((size, size), name="a")
+    b = te.placeholder((size, size), name="b")
+    k = te.reduce_axis((0, size), name="k")
+    c = te.compute((size, size), lambda i, j: te.sum(a[i, k] * b[k, j] * scale, axis=k), name="c")
+    return str(tvm.ir.save_json(te.create_prim_func([a, b, c])))
+
+
+def measure(task: ExtractedTask, target: str, schedules: list[tuple[str, bytes]]) -> list[Trial]:
+    trials = []
+    for index, (key, schedule) in enumerate(schedules):
+        built = ENGINE.build(task.workload, target, schedule)
+        assert built.artifact is not None, built.error
+        profiled = ENGINE.profile(task.workload, target, built.artifact, task.untuned, "cpu", QUICK)
+        trials.append(
+            Trial(
+                candidate=Candidate(index, key, schedule),
+                outcome=profiled.outcome,
+                latencies=profiled.latencies,
+                error=profiled.error,
+            )
+        )
+    return trials
+
+
+def pretend(schedules: list[tuple[str, bytes]], failures: float = 0.05) -> list[Trial]:
+    """Trials with made-up latencies."""
+    draw = random.Random(0)
+    return [
+        Trial(candidate=Candidate(i, *schedule), outcome="measured", latencies=[draw.lognormvariate(-7, 1)])
+        if draw.random() > failures
+        else Trial(candidate=Candidate(i, *schedule), outcome="build-failed", error="made up")
+        for i, schedule in enumerate(schedules)
+    ]
+
+
+# -- Start-up and targets ----------------------------------------------------------------------------------
+
+
+def in_fresh_process(code: str, hash_seed: int = 0) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(hash_seed)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_naming_the_engine_does_not_import_tvm() -> None:
+    code = "import sys, stage_workers.engines.metaschedule; print('tvm' in sys.modules)"
+    assert in_fresh_process(code).strip() == "False"
+
+
+def test_preload_leaves_one_thread_and_skips_the_tensor_intrinsics() -> None:
+    code = """
+import os, sys
+from stage_workers.engines.metaschedule import MetaScheduleEngine
+MetaScheduleEngine().preload()
+print(len(os.listdir('/proc/self/task')), 'tvm.s_tir.tensor_intrin' in sys.modules, 'tvm' in sys.modules)
+"""
+    assert in_fresh_process(code).split() == ["1", "False", "True"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["native", "llvm", "nvidia/nvidia-h100", '{"kind": "cuda", "arch": "sm_80"}', "aws/cpu/c5.large"],
+)
+def test_resolving_a_target_is_idempotent(given: str) -> None:
+    resolved = ENGINE.resolve_target(given)
+    assert ENGINE.resolve_target(resolved) == resolved
+    assert json.dumps(json.loads(resolved), sort_keys=True) == resolved
+
+
+def test_native_names_this_cpu_and_one_core(target: str) -> None:
+    described = json.loads(target)
+    assert described["kind"] == "llvm"
+    assert described["mcpu"]
+    assert described["num-cores"] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("cuda", "tag such as nvidia/nvidia-h100"),
+        ("riscy", "not defined"),
+        ("opencl", "only llvm and cuda"),
+        ('{"kind": "llvm"', "not valid JSON"),
+        ('{"mcpu": "znver4"}', 'lacks "kind"'),
+        ('{"kind": "llvm", "mcpu": "znver400"}', "no CPU znver400"),
+        ('{"kind": "llvm", "mpcu": "znver4"}', "mpcu"),
+    ],
+)
+def test_a_bad_target_is_explained_in_one_line(given: str, hint: str) -> None:
+    with pytest.raises(BadTarget) as caught:
+        ENGINE.resolve_target(given)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- Import ------------------------------------------------------------------------------------------------
+
+
+def test_import_folds_batch_norms_and_fuses(imported: Imported) -> None:
+    assert [task.name for task in imported.tasks] == [
+        "fused_conv2d_add_relu",
+        "fused_conv2d1_add1_relu1",
+        "fused_conv2d2_add1_relu1",
+        "mean",
+        "reshape",
+        "fused_matmul_add2",
+    ]
+    assert all(task.weight == 1 and len(task.key) == 64 for task in imported.tasks)
+
+
+def test_batch_norms_fold_through_the_bias_of_a_convolution(target: str) -> None:
+    net = make_models.Network("biased", seed=5)
+    bias = net.weight(np.linspace(-1, 1, 8, dtype=np.float32))
+    weight = net.normal((8, 3, 3, 3), fan_in=27)
+    x = net.node("Conv", ["image", weight, bias], kernel_shape=[3, 3], pads=[1] * 4)
+    net.classifier(net.node("Relu", [net.batch_norm(x, 8)]), 8, 4)
+    model = net.model([1, 3, 8, 8], 4).SerializeToString()
+    biased = ENGINE.import_model(model, target, QUICK)
+    assert biased.tasks[0].name == "fused_conv2d_add_relu"
+    assert_computes_the_same(model, ENGINE.assemble(biased.model, target, [], QUICK).untuned)
+
+
+def test_repeated_layers_are_one_task(target: str) -> None:
+    mixer = make_models.tiny_mlp_mixer().SerializeToString()
+    weights = {task.name: task.weight for task in ENGINE.import_model(mixer, target, QUICK).tasks}
+    assert weights["fused_matmul_add_relu"] == 2
+    assert weights["conv2d"] == 1
+
+
+def test_equal_workloads_have_equal_keys_whatever_the_model(imported: Imported, target: str) -> None:
+    renamed = make_models.tiny_cnn()
+    renamed.graph.input[0].name = renamed.graph.node[0].input[0] = "other"
+    again = ENGINE.import_model(renamed.SerializeToString(), target, QUICK)
+    assert [task.key for task in again.tasks] == [task.key for task in imported.tasks]
+    other = json.dumps({**json.loads(target), "num-cores": 2}, sort_keys=True)
+    elsewhere = ENGINE.import_model(renamed.SerializeToString(), other, QUICK)
+    assert elsewhere.tasks[0].key != imported.tasks[0].key
+
+
+def dynamic_cnn() -> bytes:
+    model = make_models.tiny_cnn()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    return model.SerializeToString()
+
+
+def with_unknown_operator() -> bytes:
+    model = make_models.tiny_cnn()
+    model.graph.node[1].op_type = "FancyNorm"
+    model.graph.node[1].domain = "acme"
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes", "hint"),
+    [
+        (b"hello, world", {}, "neither ONNX nor"),
+        (b"", {}, "neither ONNX nor"),
+        (make_models.tiny_cnn().SerializeToString()[:5000], {}, "truncated or damaged"),
+        (with_unknown_operator(), {}, "FancyNorm"),
+        (b'{"root_index": 3}', {}, "not a module of this TVM"),
+        (dynamic_cnn(), {}, "--shape image=1,3,32,32"),
+        (dynamic_cnn(), {"picture": [1, 3, 32, 32]}, "no input picture; its inputs are image"),
+        (dynamic_cnn(), {"image": [1, 3, 32]}, "4 dimensions, not 3"),
+        (dynamic_cnn(), {"image": [1, 3, 32, 64]}, "fixed size of 32 in axis 3, not 64"),
+    ],
+)
+def test_a_bad_model_is_explained_in_one_line(
+    model: bytes, shapes: dict[str, list[int]], hint: str, target: str
+) -> None:
+    with pytest.raises(BadModel) as caught:
+        ENGINE.import_model(model, target, Settings(shapes=shapes))
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_given_shape_fixes_a_dynamic_model(imported: Imported, target: str) -> None:
+    fixed = ENGINE.import_model(dynamic_cnn(), target, Settings(shapes={"image": [1, 3, 32, 32]}))
+    assert [task.key for task in fixed.tasks] == [task.key for task in imported.tasks]
+
+
+# -- Search ------------------------------------------------------------------------------------------------
+
+
+def test_rounds_never_repeat_and_beat_the_untuned_kernel(
+    convolution: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str
+) -> None:
+    search, trials = first_round
+    assert [trial.outcome for trial in trials] == ["measured"] * 6
+    second = ENGINE.update(convolution.workload, target, search, trials, 6, seed=1)
+    hashes = {trial.candidate.hash for trial in trials}
+    assert len(second.schedules) == 6
+    assert hashes.isdisjoint(key for key, _ in second.schedules)
+    untuned = ENGINE.profile_untuned(convolution.workload, target, convolution.untuned, "cpu", QUICK)
+    best = min(statistics.median(trial.latencies) for trial in trials)
+    assert best < statistics.median(untuned.latencies) / 5
+
+
+def test_failed_trials_are_learned_and_not_proposed_again(product: ExtractedTask, target: str) -> None:
+    first = ENGINE.update(product.workload, target, None, [], 8, seed=1)
+    failed = pretend(first.schedules, failures=1.0)
+    learned = ENGINE.update(product.workload, target, first.search, failed, 0, seed=1)
+    assert learned.schedules == []
+    second = ENGINE.update(product.workload, target, learned.search, [], 32, seed=1)
+    assert len(second.schedules) == 32
+    assert {key for key, _ in first.schedules}.isdisjoint(key for key, _ in second.schedules)
+
+
+def test_a_small_space_runs_out(imported: Imported, target: str) -> None:
+    reshape = next(task for task in imported.tasks if task.name == "reshape")
+    first = ENGINE.update(reshape.workload, target, None, [], 8, seed=1)
+    assert 1 <= len(first.schedules) < 8
+    trials = measure(reshape, target, first.schedules)
+    assert ENGINE.update(reshape.workload, target, first.search, trials, 8, seed=1).schedules == []
+
+
+PROPOSE = """
+import hashlib, sys
+from pathlib import Path
+import msgspec
+from shared.messages import Trial
+from stage_workers.engines.metaschedule import MetaScheduleEngine
+engine = MetaScheduleEngine()
+engine.preload()
+workload, search, trials = (Path(path).read_bytes() for path in PATHS)
+trials = msgspec.msgpack.decode(trials, type=list[Trial])
+proposal = engine.update(workload, TARGET, search, trials, 8, 1)
+print(hashlib.sha256(msgspec.msgpack.encode(proposal)).hexdigest())
+"""
+
+
+def test_the_same_arguments_give_the_same_proposal_in_every_process(
+    convolution: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str, tmp_path: Path
+) -> None:
+    import msgspec
+
+    search, trials = first_round
+    paths = [tmp_path / name for name in ("workload", "search", "trials")]
+    for path, data in zip(paths, (convolution.workload, search, msgspec.msgpack.encode(trials)), strict=True):
+        path.write_bytes(data)
+    code = PROPOSE.replace("PATHS", repr([str(path) for path in paths])).replace("TARGET", repr(target))
+    here = ENGINE.update(convolution.workload, target, search, trials, 8, seed=1)
+    digest = hashlib.sha256(msgspec.msgpack.encode(here)).hexdigest()
+    assert in_fresh_process(code, hash_seed=1).strip() == digest
+    assert in_fresh_process(code, hash_seed=2).strip() == digest
+    other = ENGINE.update(convolution.workload, target, search, trials, 8, seed=2)
+    assert other.schedules != here.schedules
+
+
+def test_the_state_of_a_thousand_trials_is_small(product: ExtractedTask, target: str) -> None:
+    proposal = ENGINE.update(product.workload, target, None, [], 1000, seed=1)
+    assert len({key for key, _ in proposal.schedules}) == 1000
+    search = proposal.search
+    for start in range(0, 1000, 250):
+        trials = pretend(proposal.schedules[start : start + 250])
+        search = ENGINE.update(product.workload, target, search, trials, 0, seed=1).search
+    assert len(search) <= 256 * 1024
+    after = ENGINE.update(product.workload, target, search, [], 8, seed=1)
+    assert {key for key, _ in after.schedules}.isdisjoint(key for key, _ in proposal.schedules)
+
+
+def test_a_state_belongs_to_one_workload(
+    product: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str
+) -> None:
+    with pytest.raises(ValueError, match="search state is that of workload"):
+        ENGINE.update(product.workload, target, first_round[0], [], 1, seed=1)
+
+
+# -- Build and profile -------------------------------------------------------------------------------------
+
+
+def test_a_schedule_that_does_not_fit_fails_to_build(
+    product: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str
+) -> None:
+    built = ENGINE.build(product.workload, target, first_round[1][0].candidate.schedule)
+    assert built.artifact is None
+    assert built.outcome == "build-failed"
+    assert 0 < len(built.error) <= ERROR_TEXT_LIMIT
+
+
+def test_no_linker_is_one_clear_error(
+    product: ExtractedTask, target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    proposal = ENGINE.update(product.workload, target, None, [], 1, seed=1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    built = ENGINE.build(product.workload, target, proposal.schedules[0][1])
+    assert built.outcome == "build-failed"
+    assert "install binutils" in built.error
+
+
+def test_a_kernel_that_computes_something_else_is_found_out(product: ExtractedTask, target: str) -> None:
+    doubled = ENGINE.import_model(matrix_product(scale=2.0).encode(), target, QUICK).tasks[0]
+    profiled = ENGINE.profile(product.workload, target, doubled.untuned, product.untuned, "cpu", QUICK)
+    assert profiled.outcome == "wrong-result"
+    assert "differs from the untuned workload's by up to" in profiled.error
+    assert profiled.latencies == []
+
+
+def test_a_kernel_that_writes_nothing_is_found_out(product: ExtractedTask, target: str) -> None:
+    import tvm
+    from tvm import te
+
+    from stage_workers.engines.metaschedule import building
+
+    a, b = (te.placeholder((64, 64), name=name) for name in "ab")
+    c = te.compute((64, 64), lambda i, j: a[i, j], name="c")
+    # Takes the same tensors, but writes its first.
+    lazy = te.create_prim_func([c, b, a]).with_attr("global_symbol", "main")
+    artifact = building.compile_and_link(tvm.IRModule({"main": lazy}), target)
+    profiled = ENGINE.profile(product.workload, target, artifact, product.untuned, "cpu", QUICK)
+    assert profiled.outcome == "wrong-result"
+    assert "inf" in profiled.error
+
+
+def test_a_kernel_that_raises_is_a_failed_run(
+    product: ExtractedTask, convolution: ExtractedTask, target: str
+) -> None:
+    profiled = ENGINE.profile(product.workload, target, convolution.untuned, product.untuned, "cpu", QUICK)
+    assert profiled.outcome == "run-failed"
+    assert 0 < len(profiled.error) <= ERROR_TEXT_LIMIT
+
+
+def test_profiling_repeats_as_asked(product: ExtractedTask, target: str) -> None:
+    for settings in (Settings(repeats=4, min_repeat_ms=2), Settings(repeats=4, cache_flush=True)):
+        profiled = ENGINE.profile(product.workload, target, product.untuned, product.untuned, "cpu", settings)
+        assert profiled.outcome == "measured"
+        assert len(profiled.latencies) == 4
+        assert all(latency > 0 for latency in profiled.latencies)
+
+
+# -- The finished model ------------------------------------------------------------------------------------
+
+
+def assert_computes_the_same(model: bytes, compiled: bytes) -> None:
+    """Against ONNX Runtime, the independent judge."""
+    import tvm
+
+    from stage_workers.engines.metaschedule import kernels
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (value,) = session.get_inputs()
+    image = np.random.default_rng(7).standard_normal(value.shape).astype(np.float32)
+    expected = session.run(None, {value.name: image})[0]
+    machine = tvm.relax.VirtualMachine(kernels.load(compiled), tvm.cpu())
+    got = machine["main"](tvm.runtime.tensor(image)).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_tuned_model_computes_what_it_computed_before(
+    cnn: bytes,
+    imported: Imported,
+    convolution: ExtractedTask,
+    first_round: tuple[bytes, list[Trial]],
+    target: str,
+    tmp_path: Path,
+) -> None:
+    from tvm.s_tir import meta_schedule
+
+    _, trials = first_round
+    failed = Trial(candidate=trials[0].candidate, outcome="run-timed-out")
+    tasks = [(task.workload, [*trials, failed] if task == convolution else []) for task in imported.tasks]
+    assembled = ENGINE.assemble(imported.model, target, tasks, QUICK)
+
+    assert json.loads(assembled.signature) == {
+        "inputs": [{"name": "image", "shape": [1, 3, 32, 32], "dtype": "float32"}],
+        "outputs": [{"name": "logits", "shape": [1, 10], "dtype": "float32"}],
+    }
+    assert_computes_the_same(cnn, assembled.untuned)
+    assert_computes_the_same(cnn, assembled.tuned)
+
+    validated = ENGINE.validate(
+        assembled.tuned, assembled.untuned, assembled.signature, target, "cpu", 3, QUICK
+    )
+    assert validated.equal
+    assert validated.largest_difference < 1e-5
+    assert 0 < validated.latency_after < validated.latency_before
+
+    for name, data in assembled.files.items():
+        (tmp_path / name).write_bytes(data)
+    database = meta_schedule.database.JSONDatabase(*(str(tmp_path / name) for name in assembled.files))
+    records = database.get_all_tuning_records()
+    assert len(records) == len(trials)
+    assert sorted(float(record.run_secs[0]) for record in records) == pytest.approx(
+        sorted(trial.latencies[0] for trial in trials)
+    )
+
+
+def test_models_that_differ_are_told_apart(imported: Imported, target: str) -> None:
+    changed = make_models.tiny_cnn()
+    bias = next(w for w in changed.graph.initializer if w.name == changed.graph.node[-1].input[2])
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, 0.5, np.float32), bias.name))
+    other = ENGINE.import_model(changed.SerializeToString(), target, QUICK)
+    one, two = (ENGINE.assemble(model.model, target, [], QUICK) for model in (imported, other))
+    validated = ENGINE.validate(two.untuned, one.untuned, one.signature, target, "cpu", 3, QUICK)
+    assert not validated.equal
+    assert validated.largest_difference == pytest.approx(0.5, abs=1e-4)
+
+
+def test_a_tir_function_is_a_model_of_one_task(target: str) -> None:
+    single = ENGINE.import_model(matrix_product().encode(), target, QUICK)
+    assert [task.weight for task in single.tasks] == [1]
+    proposal = ENGINE.update(single.tasks[0].workload, target, None, [], 2, seed=1)
+    trials = measure(single.tasks[0], target, proposal.schedules)
+    assembled = ENGINE.assemble(single.model, target, [(single.tasks[0].workload, trials)], QUICK)
+    assert [tensor["name"] for tensor in json.loads(assembled.signature)["inputs"]] == ["a", "b"]
+    validated = ENGINE.validate(
+        assembled.tuned, assembled.untuned, assembled.signature, target, "cpu", 3, QUICK
+    )
+    assert validated.equal
+
+
+def symbolic_relax() -> bytes:
+    import tvm
+    from tvm import relax
+
+    batch = tvm.tirx.Var("n", "int64")
+    x = relax.Var("x", relax.TensorType((batch, 16), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            weight = relax.const(np.eye(16, dtype=np.float32))
+            result = builder.emit_output(relax.op.matmul(x, weight))
+        builder.emit_func_output(result)
+    return str(tvm.ir.save_json(builder.get())).encode()
+
+
+def test_a_relax_module_is_imported_and_its_shapes_fixed(target: str) -> None:
+    model = symbolic_relax()
+    with pytest.raises(BadModel, match="--shape x=1,16"):
+        ENGINE.import_model(model, target, QUICK)
+    fixed = ENGINE.import_model(model, target, Settings(shapes={"x": [4, 16]}))
+    assembled = ENGINE.assemble(fixed.model, target, [], QUICK)
+    assert json.loads(assembled.signature)["outputs"][0]["shape"] == [4, 16]
+
+
+# -- CUDA --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc to compile for a GPU")
+def test_a_cuda_model_is_tuned_and_assembled_without_a_gpu() -> None:
+    target = ENGINE.resolve_target("nvidia/nvidia-h100")
+    imported = ENGINE.import_model(matrix_product().encode(), target, QUICK)
+    (task,) = imported.tasks
+    proposal = ENGINE.update(task.workload, target, None, [], 2, seed=1)
+    built = [ENGINE.build(task.workload, target, schedule) for _, schedule in proposal.schedules]
+    assert [outcome.error for outcome in built] == ["", ""]
+    trials = pretend(proposal.schedules, failures=0.0)
+    second = ENGINE.update(task.workload, target, proposal.search, trials, 2, seed=1)
+    assert len(second.schedules) == 2
+    assembled = ENGINE.assemble(imported.model, target, [(task.workload, trials)], QUICK)
+    assert assembled.tuned != assembled.untuned

@@ -1,0 +1,150 @@
+"""The Python interface: from a trained model to a tuned one in one chain.
+
+>>> import tunemesh
+>>> tuned = tunemesh.model("m.onnx").on("native").trials(256).tune()  # doctest: +SKIP
+>>> tuned.speedup, tuned.run({"x": array})  # doctest: +SKIP
+
+Every step returns a new value, so a prefix can be kept and used several times.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shared.errors import BadInput, JobFailed
+from shared.messages import Settings
+from tunemesh import options, places, tuning
+from tunemesh.report import Report
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A tuned model and how it was found."""
+
+    folder: Path
+    """Holds ``model.so``, the tuning database and ``report.json``."""
+    report: Report
+
+    @property
+    def latency_ms(self) -> float:
+        """Measured end-to-end latency in milliseconds."""
+        return self.report.latency_after_s * 1e3
+
+    @property
+    def speedup(self) -> float:
+        """Untuned latency over tuned latency."""
+        return self.report.speedup
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The measured schedules, as MetaSchedule's ``JSONDatabase`` stores them."""
+        path = self.folder / "database_tuning_record.json"
+        if not path.exists():
+            return []
+        return [msgspec.json.decode(line) for line in path.read_bytes().splitlines() if line]
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """Run the model on this machine. ``inputs`` by name; returns the outputs in the model's order.
+
+        Raises:
+            BadInput: an input is missing, unknown, or has the wrong shape or dtype.
+        """
+        from stage_workers.engines.metaschedule.running import run_model
+
+        return run_model(self.folder / "model.so", inputs)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Copy ``model.so`` to ``path``, and the rest beside it when ``path`` is a folder."""
+        destination = Path(path)
+        try:
+            if destination.is_dir():
+                shutil.copytree(self.folder, destination, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(self.folder / "model.so", destination)
+        except OSError as error:
+            raise BadInput(f"cannot write {destination}: {error.strerror or error}") from None
+        return destination
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What to tune and how; change it with the methods, then :meth:`tune`."""
+
+    path: Path
+    plan: tuning.Plan
+
+    def on(self, target: str, device: str | None = None) -> Model:
+        """For this target; ``device`` is ``cpu:<cores>`` or ``cuda:<n>``, by default the last core."""
+        return replace(self, plan=replace(self.plan, target=target, device=device))
+
+    def trials(self, count: int) -> Model:
+        """Try ``count`` candidates."""
+        return replace(self, plan=replace(self.plan, trials=options.check_trials(count)))
+
+    def seed(self, seed: int) -> Model:
+        """Make the proposals repeatable."""
+        return replace(self, plan=replace(self.plan, seed=seed))
+
+    def shape(self, name: str, *sizes: int) -> Model:
+        """Fix a dynamic input."""
+        shapes = {**self.plan.settings.shapes, name: list(sizes)}
+        return self.settings(shapes=shapes)
+
+    def settings(self, **changes: Any) -> Model:
+        """Change fields of :class:`~shared.messages.Settings` by name.
+
+        Raises:
+            BadInput: there is no such setting, or the value is out of range.
+        """
+        fields = {**msgspec.structs.asdict(self.plan.settings), **changes}
+        try:
+            changed = msgspec.convert(fields, Settings)
+        except msgspec.ValidationError as error:
+            raise BadInput(f"bad setting: {error}") from None
+        if unknown := set(changes) - set(Settings.__struct_fields__):
+            raise BadInput(f"there is no setting {sorted(unknown)[0]!r}; known: {', '.join(Settings.__struct_fields__)}")
+        return replace(self, plan=replace(self.plan, settings=changed))
+
+    def through(self, broker: str, artifacts: str) -> Model:
+        """Use a running mesh instead of one of our own."""
+        return replace(self, plan=replace(self.plan, place=places.Place(broker=broker, artifacts=artifacts)))
+
+    def tune(self, out: str | os.PathLike[str] | None = None) -> Tuned:
+        """Tune, and wait for the result.
+
+        Args:
+            out: folder for the results; by default a new one in the folder for temporary files.
+
+        Raises:
+            BadInput: something cannot be used; nothing was started.
+            JobFailed: the job ended without a tuned model.
+        """
+        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
+        ending = tuning.tune([self.path], replace(self.plan, out=folder), tuning.Watcher())[0]
+        if ending.report is None:
+            raise JobFailed(f"job {ending.job} failed: {ending.error}")
+        return Tuned(folder / ending.job, ending.report)
+
+
+def model(path: str | os.PathLike[str]) -> Model:
+    """Begin with a model file (ONNX, or Relax or TIR as JSON).
+
+    Raises:
+        BadInput: there is no such file.
+    """
+    found = Path(path)
+    if not found.is_file():
+        raise BadInput(f"there is no model {found}")
+    return Model(found, tuning.Plan(target="native", trials=256, out=Path()))
