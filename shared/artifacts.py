@@ -6,6 +6,7 @@ Any fsspec URL will do (a folder, ``s3://…``, ``gs://…``). A blob lies under
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import uuid
@@ -47,11 +48,14 @@ class ArtifactStore:
         # Written beside its place and moved there, so that no reader ever sees half a blob.
         partial = f"{path}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
         try:
-            if not self._fs.exists(path):
+            if not self._holds(path, len(data)):
                 self._fs.makedirs(os.path.dirname(path), exist_ok=True)
                 self._fs.pipe_file(partial, data)
                 self._fs.mv(partial, path)
         except Exception as error:  # every backend has its own errors
+            # On a full disk the partial copy must not be what keeps it full.
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(partial)
             raise ArtifactError(
                 f"cannot write artifact {sha256[:12]} to {self.url}: {_cause(error)}"
             ) from error
@@ -69,7 +73,8 @@ class ArtifactStore:
                 data = self._fs.cat_file(self._path(blob.sha256))
             except FileNotFoundError:
                 raise ArtifactError(
-                    f"artifact {blob.sha256[:12]} is not in {self.url}; do client and workers share one store?"
+                    f"artifact {blob.sha256[:12]} is not in {self.url};"
+                    " do client and workers share one store?"
                 ) from None
             except Exception as error:  # every backend has its own errors
                 raise ArtifactError(
@@ -82,6 +87,13 @@ class ArtifactStore:
                 f" expected {blob.size} bytes"
             )
         return bytes(data)
+
+    def _holds(self, path: str, size: int) -> bool:
+        """Whether the blob is there. One that a power cut has truncated is not, and is written again."""
+        try:
+            return bool(self._fs.info(path)["size"] == size)
+        except FileNotFoundError:
+            return False
 
     def _path(self, sha256: str) -> str:
         return f"{self._root.rstrip('/')}/{sha256[:2]}/{sha256}"

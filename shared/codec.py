@@ -28,6 +28,9 @@ from shared.messages import (
 MAX_MESSAGE = 1024 * 1024
 """Bytes. Nothing larger is sent, and nothing larger is accepted."""
 
+REASON_LIMIT = 300
+"""Characters of what the decoder found wrong that are kept: it quotes values, which may be of any length."""
+
 CONTENT_TYPE = "application/msgpack"
 
 M = TypeVar("M", bound=Message)
@@ -77,9 +80,11 @@ def decode(body: bytes, *kinds: type[M]) -> M:
     try:
         head = _head_decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise BadMessage(f"message without a valid type and version: {error}") from None
+        raise BadMessage(
+            f"message without a valid type and version: {clip(str(error), REASON_LIMIT)}"
+        ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadMessage(f"message is not MessagePack: {error}") from None
+        raise BadMessage(f"message is not MessagePack: {clip(str(error), REASON_LIMIT)}") from None
     by_tag = {_tag_of(kind): kind for kind in kinds}
     kind = by_tag.get(head.type)
     if kind is None:
@@ -91,7 +96,7 @@ def decode(body: bytes, *kinds: type[M]) -> M:
     try:
         message: M = _decoders[kind].decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadMessage(f"{head.type} is invalid: {error}") from None
+        raise BadMessage(f"{head.type} is invalid: {clip(str(error), REASON_LIMIT)}") from None
     return message
 
 
@@ -173,11 +178,11 @@ def _tag_of(struct: msgspec.Struct | type[msgspec.Struct]) -> str:
     return str(struct.__struct_config__.tag)
 
 
-def clip(text: str) -> str:
-    """``text`` cut to the length of an error text; what is lost is its middle."""
-    if len(text) <= ERROR_TEXT_LIMIT:
+def clip(text: str, limit: int = ERROR_TEXT_LIMIT) -> str:
+    """``text`` cut to ``limit`` characters; what is lost is its middle."""
+    if len(text) <= limit:
         return text
-    half = ERROR_TEXT_LIMIT // 2 - 5
+    half = limit // 2 - 5
     return f"{text[:half]} [...] {text[-half:]}"
 
 

@@ -300,7 +300,10 @@ class Link:
                 connection.ioloop.start()
             except Exception as error:  # a broken connection must never end the link
                 self._lost(None, error)
-            self._connection = None
+            ended, self._connection = self._connection, None
+            if ended is not None:
+                with contextlib.suppress(Exception):  # its two sockets would stay until garbage collection
+                    ended.ioloop.close()
             self._drain()
             if not self._closing and self._refused is None:
                 delay = BACKOFF[min(self._failures, len(BACKOFF) - 1)] * random.uniform(0.8, 1.2)

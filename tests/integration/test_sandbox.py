@@ -57,6 +57,13 @@ def failure(answer: object) -> CallFailure:
     return answer
 
 
+def nursery_of(sandbox: Sandbox) -> psutil.Process:
+    nursery = psutil.Process(sandbox.child_pid).parent()
+    assert nursery is not None
+    assert nursery.ppid() == os.getpid()
+    return nursery
+
+
 def wait_until_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Those that are still there, and no zombies, after ``seconds``."""
     deadline = time.monotonic() + seconds
@@ -116,7 +123,7 @@ def test_an_unexpected_error_names_type_and_place(sandbox: Sandbox) -> None:
 def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     sandbox: Sandbox, index: int, timeout: float, kind: str, text: str
 ) -> None:
-    nursery = psutil.Process(os.getpid()).children()
+    nursery = nursery_of(sandbox)
     before = sandbox.child_pid
     answer = failure(build(sandbox, index, timeout))
     assert (answer.kind, answer.text) == (kind, text)
@@ -124,7 +131,7 @@ def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
     assert time.monotonic() - failed < 1
     assert sandbox.child_pid != before
-    assert psutil.Process(os.getpid()).children() == nursery
+    assert nursery_of(sandbox) == nursery
 
 
 def test_the_time_limit_ends_what_the_child_has_started(sandbox: Sandbox) -> None:
@@ -152,7 +159,7 @@ def test_what_the_child_wrote_is_in_the_error(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("victim", ["child", "nursery"])
 def test_a_process_that_dies_while_idle_is_replaced(sandbox: Sandbox, victim: str) -> None:
-    (nursery,) = psutil.Process(os.getpid()).children()
+    nursery = nursery_of(sandbox)
     nursery.kill() if victim == "nursery" else os.kill(sandbox.child_pid or 0, signal.SIGKILL)
     time.sleep(0.2)
     for _ in range(2):
@@ -160,7 +167,7 @@ def test_a_process_that_dies_while_idle_is_replaced(sandbox: Sandbox, victim: st
 
 
 def test_a_nursery_that_dies_in_a_call_costs_that_call(sandbox: Sandbox) -> None:
-    (nursery,) = psutil.Process(os.getpid()).children()
+    nursery = nursery_of(sandbox)
     threading.Timer(0.3, nursery.kill).start()
     assert failure(build(sandbox, HANG)).kind == "crashed"
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
@@ -180,7 +187,8 @@ def test_nothing_is_left_after_stop() -> None:
     sandbox = Sandbox(["mock"], memory=MEMORY)
     sandbox.start()
     assert sandbox.ready(20)
-    family = psutil.Process(os.getpid()).children(recursive=True)
+    nursery = nursery_of(sandbox)
+    family = [nursery, *nursery.children(recursive=True)]
     sandbox.stop()
     assert not wait_until_gone(family, 1.0)
     sandbox.stop()

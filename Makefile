@@ -1,0 +1,28 @@
+# `make demo` is the place to start. Everything else installs what it needs first, once.
+
+VENV := .venv/bin
+
+.PHONY: demo test lint bench setup clean
+
+demo: setup            ## tune two small models at once and check the results
+	examples/demo.sh
+
+test: setup            ## every test; skipped ones are listed with the reason
+	$(VENV)/python -m pytest
+
+lint: setup            ## format, lint, types, import rules; all of them, also after a failure
+	@status=0; \
+	for check in "ruff format --check ." "ruff check ." mypy lint-imports; do \
+	    echo "$$check"; $(VENV)/$$check || status=1; \
+	done; \
+	exit $$status
+
+bench: setup           ## the measurements of docs/ on this machine
+	$(VENV)/python -m benchmarks
+
+setup:                 ## Debian packages and .venv, where missing
+	@scripts/setup.sh
+
+clean:                 ## what was built, and the environment
+	rm -rf build .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,183 @@
+"""Write small ONNX models to tune: ``python examples/make_models.py OUTDIR``.
+
+The weights are random but seeded, so that the files are the same everywhere, and scaled so that activations
+neither vanish nor explode. Only the ``onnx`` package and NumPy are needed; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+"""The ONNX IR version that belongs to opset 17; runtimes refuse files that are newer than they are."""
+
+
+class Network:
+    """Nodes and weights of one model, appended in order of execution.
+
+    Every method appends one layer and returns the name of its output.
+    """
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name = name
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.random = np.random.default_rng(seed)
+
+    def weight(self, values: npt.NDArray[np.generic]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        output = output or f"{op.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
+        return output
+
+    def normal(self, shape: tuple[int, ...], fan_in: int) -> str:
+        """Weights by He's rule: a standard deviation of sqrt(2 / fan in) keeps the scale through ReLU."""
+        return self.weight((self.random.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32))
+
+    def convolution(self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1) -> str:
+        into, out = channels
+        pad = (kernel - 1) // 2
+        weight = self.normal((out, into, kernel, kernel), fan_in=into * kernel * kernel)
+        return self.node(
+            "Conv",
+            [x, weight],
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[pad] * 4,
+        )
+
+    def batch_norm(self, x: str, channels: int, scale: float = 1.0) -> str:
+        """Statistics near those of a trained network, none of them trivial, so that folding is exercised."""
+        uniform = self.random.uniform
+        statistics = [
+            scale * uniform(0.8, 1.2, channels),
+            uniform(-0.1, 0.1, channels),  # shift
+            uniform(-0.1, 0.1, channels),  # mean
+            uniform(0.8, 1.2, channels),  # variance
+        ]
+        return self.node("BatchNormalization", [x, *(self.weight(s.astype(np.float32)) for s in statistics)])
+
+    def convolution_block(self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1) -> str:
+        x = self.convolution(x, channels, kernel, stride)
+        return self.node("Relu", [self.batch_norm(x, channels[1])])
+
+    def residual_block(self, x: str, channels: tuple[int, int], stride: int) -> str:
+        into, out = channels
+        y = self.convolution_block(x, channels, 3, stride)
+        # A small scale, as training gives: else the variance doubles with every block.
+        y = self.batch_norm(self.convolution(y, (out, out), 3), out, scale=0.3)
+        if stride != 1 or into != out:
+            x = self.batch_norm(self.convolution(x, channels, 1, stride), out)
+        return self.node("Relu", [self.node("Add", [y, x])])
+
+    def classifier(self, x: str, channels: int, classes: int) -> None:
+        """Global pooling and a dense layer to the model's output."""
+        x = self.node("Flatten", [self.node("GlobalAveragePool", [x])])
+        weight = self.normal((channels, classes), fan_in=channels)
+        bias = self.weight(np.zeros(classes, np.float32))
+        self.node("Gemm", [x, weight, bias], output="logits")
+
+    def dense(self, x: str, features: tuple[int, int]) -> str:
+        into, out = features
+        product = self.node("MatMul", [x, self.normal((into, out), fan_in=into)])
+        return self.node(
+            "Add", [product, self.weight(self.random.uniform(-0.1, 0.1, out).astype(np.float32))]
+        )
+
+    def mlp(self, x: str, features: int, hidden: int) -> str:
+        x = self.node("Relu", [self.dense(x, (features, hidden))])
+        return self.dense(x, (hidden, features))
+
+    def model(self, shape: list[int], classes: int) -> onnx.ModelProto:
+        """The checked model from ``image`` (of ``shape``) to ``logits``."""
+        graph = helper.make_graph(
+            self.nodes,
+            self.name,
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], classes])],
+            self.weights,
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="tunemesh-examples"
+        )
+        model.ir_version = IR_VERSION
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def tiny_cnn() -> onnx.ModelProto:
+    """Three convolutions and a classifier on a 32x32 image: tunes in a minute on one core."""
+    net = Network("tiny_cnn", seed=1)
+    x = net.convolution_block("image", (3, 32), 3)
+    x = net.convolution_block(x, (32, 64), 3, stride=2)
+    x = net.convolution_block(x, (64, 64), 3)
+    net.classifier(x, 64, 10)
+    return net.model([1, 3, 32, 32], 10)
+
+
+def tiny_mlp_mixer() -> onnx.ModelProto:
+    """Two MLP-Mixer blocks over 64 patches of a 32x32 image (Tolstikhin et al., arXiv:2105.01601), with
+    ReLU and without layer normalisation: matrix products and transposes, the other kind of network."""
+    net = Network("tiny_mlp_mixer", seed=2)
+    patches, width = 64, 96
+    x = net.node(
+        "Conv",
+        ["image", net.normal((width, 3, 4, 4), fan_in=48)],
+        kernel_shape=[4, 4],
+        strides=[4, 4],
+    )
+    shape = net.weight(np.array([1, width, patches], np.int64))
+    x = net.node("Reshape", [x, shape])
+    for _ in range(2):
+        x = net.node("Add", [x, net.mlp(x, patches, 2 * patches)])
+        turned = net.node("Transpose", [x], perm=[0, 2, 1])
+        mixed = net.mlp(turned, width, 2 * width)
+        x = net.node("Transpose", [net.node("Add", [turned, mixed])], perm=[0, 2, 1])
+    x = net.node("ReduceMean", [x], axes=[2], keepdims=0)
+    net.node(
+        "Gemm",
+        [x, net.normal((width, 10), fan_in=width), net.weight(np.zeros(10, np.float32))],
+        output="logits",
+    )
+    return net.model([1, 3, 32, 32], 10)
+
+
+def resnet18() -> onnx.ModelProto:
+    """ResNet-18 (He et al., arXiv:1512.03385) with batch normalisation, for 224x224 images."""
+    net = Network("resnet18", seed=3)
+    x = net.convolution_block("image", (3, 64), 7, stride=2)
+    x = net.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    into = 64
+    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        x = net.residual_block(x, (into, out), stride)
+        x = net.residual_block(x, (out, out), 1)
+        into = out
+    net.classifier(x, into, 1000)
+    return net.model([1, 3, 224, 224], 1000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write small ONNX models to tune.")
+    parser.add_argument("outdir", type=Path, help="folder for the files; made when missing")
+    outdir: Path = parser.parse_args().outdir
+    outdir.mkdir(parents=True, exist_ok=True)
+    for build in (tiny_cnn, tiny_mlp_mixer, resnet18):
+        path = outdir / f"{build.__name__}.onnx"
+        path.write_bytes(build().SerializeToString())
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

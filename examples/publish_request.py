@@ -1,0 +1,299 @@
+"""Have a model tuned by a running mesh, without any code of Tunemesh: ``pika`` and ``msgpack`` are enough.
+
+    python examples/publish_request.py model.onnx --trials 256 --artifacts /srv/tunemesh/artifacts
+
+Written from ``docs/wire-format.md`` alone, as a pattern for clients in other languages. Exit codes: 0 the
+tuned model was written, 1 the job did not give one, 2 bad usage, or the broker cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pika
+from pika.exceptions import AMQPError, UnroutableError
+
+VERSION = 1
+REQUESTS, EVENTS = "tunemesh.requests", "tunemesh.events"
+INLINE_LIMIT = 65_536
+"""Bytes up to which a model travels inside the request."""
+SILENCE = 5.0
+"""Seconds without news after which the coordinator is asked: events sent while a client is away are lost."""
+ASK_AT_MOST = 12
+"""Answers without the job that are believed in the end."""
+FINAL = ("done", "failed", "cancelled", "rejected")
+
+Map = dict[str, Any]
+
+
+class Problem(Exception):
+    """The end, with the exit code and one line for people."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Mesh:
+    """A connection with a queue of its own, which gets everything about one job."""
+
+    def __init__(self, url: str, job: str) -> None:
+        self.job = job
+        self._parameters = pika.URLParameters(url)
+        self._parameters.socket_timeout = self._parameters.stack_timeout = 10
+        self._parameters.blocked_connection_timeout = 60
+        self._parameters.client_properties = {"connection_name": f"publish_request {job}"}
+
+    def connect(self) -> None:
+        """Declare, bind and listen, before anything is published: earlier events would be lost."""
+        self._connection = pika.BlockingConnection(self._parameters)
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+        self._queue = f"client.{uuid.uuid4().hex}"
+        self._channel.queue_declare(self._queue, exclusive=True)
+        self._channel.queue_bind(self._queue, EVENTS, f"job.{self.job}.*")
+
+    def publish(self, message: Map, correlation_id: str, expires_ms: int | None = None) -> None:
+        """Publish and wait until the broker has taken responsibility."""
+        self._channel.basic_publish(
+            REQUESTS,
+            message["type"],  # of these three messages the routing key is the same word
+            msgpack.packb(message),
+            pika.BasicProperties(
+                content_type="application/msgpack",
+                type=message["type"],
+                message_id=f"{self.job}/{message['type']}/{uuid.uuid4().hex[:8]}",
+                correlation_id=correlation_id,
+                reply_to=self._queue,
+                delivery_mode=2 if expires_ms is None else 1,
+                expiration=None if expires_ms is None else str(expires_ms),
+                headers={"version": VERSION, "job": self.job, "sent-at-ms": int(time.time() * 1000)},
+            ),
+            mandatory=True,
+        )
+
+    def messages(self) -> Iterator[tuple[Map, str | None] | None]:
+        """What arrives, with its correlation id; ``None`` after some seconds of silence."""
+        for method, properties, body in self._channel.consume(
+            self._queue, auto_ack=True, inactivity_timeout=SILENCE
+        ):
+            yield None if method is None else (msgpack.unpackb(body), properties.correlation_id)
+
+    def close(self) -> None:
+        with contextlib.suppress(AMQPError, AttributeError):
+            self._connection.close()
+
+
+def follow(mesh: Mesh, request: Map) -> Map:
+    """Publish ``request`` and print what happens, until the final event, which is returned."""
+    published = False
+    while True:
+        try:
+            mesh.connect()
+            if not published:
+                mesh.publish(request, correlation_id=mesh.job)
+                published = True
+                print(f"{mesh.job}: published")
+            return _until_final(mesh)
+        except UnroutableError:
+            raise Problem(2, "this broker is not set up for Tunemesh: no queue takes requests") from None
+        except AMQPError as error:
+            if not published:
+                # Known jobs are not started twice, but what is wrong here would hardly mend itself.
+                raise Problem(2, f"cannot use the broker: {_cause(error)}") from None
+            print(f"{mesh.job}: connection lost ({_cause(error)}), connecting again", file=sys.stderr)
+            time.sleep(1.0)
+
+
+def _until_final(mesh: Mesh) -> Map:
+    unknown = 0
+    for arrived in mesh.messages():
+        if arrived is None:
+            query = {"type": "query", "version": VERSION, "job": mesh.job}
+            mesh.publish(query, correlation_id=uuid.uuid4().hex, expires_ms=60_000)
+            continue
+        message, correlation_id = arrived
+        if message.get("version") != VERSION:
+            raise Problem(1, f"the mesh speaks version {message.get('version')}, not {VERSION}")
+        if message["type"] == "snapshot":
+            unknown = 0 if message["jobs"] else unknown + 1
+            if unknown >= ASK_AT_MOST:
+                raise Problem(1, "the mesh does not know the job any more")
+            events = [_as_event(message, progress) for progress in message["jobs"]]
+        elif message["type"] == "job-event":
+            events = [message]
+        else:
+            continue
+        for event in events:
+            if event["job"] == mesh.job or (event["kind"] == "rejected" and correlation_id == mesh.job):
+                print(_line(mesh.job, event), flush=True)
+                if event["kind"] in FINAL:
+                    return event
+    raise Problem(1, "the queue was taken away")
+
+
+def _as_event(snapshot: Map, progress: Map) -> Map:
+    """What the latest event would have said."""
+    kind = progress["phase"] if progress["phase"] in FINAL else "progress"
+    text = progress.get("error") or progress.get("waiting") or ""
+    return {
+        "job": progress["job"],
+        "kind": kind,
+        "text": text,
+        "progress": progress,
+        "assembled": snapshot.get("assembled"),
+    }
+
+
+def _line(job: str, event: Map) -> str:
+    progress = event.get("progress")
+    words = [f"{job}: {event['kind']}"]
+    if progress:
+        words.append(f"{progress['phase']}, {progress['trials']} of {progress['budget']} trials")
+    if event.get("text"):
+        words.append(event["text"])
+    return "; ".join(words)
+
+
+# -- The artifact store ------------------------------------------------------------------------------------
+
+
+def to_blob(data: bytes, store: Path | None) -> Map:
+    """Inline while small, else written into the store: whole, under another name, then renamed."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    blob: Map = {"sha256": sha256, "size": len(data)}
+    if len(data) <= INLINE_LIMIT:
+        return blob | {"data": data}
+    if store is None:
+        raise Problem(2, f"a model of {len(data):,} bytes needs the artifact store: give --artifacts")
+    place = store / sha256[:2] / sha256
+    partial = place.with_name(f"{sha256}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.rename(place)
+    except OSError as error:
+        raise Problem(2, f"cannot write to {store}: {error.strerror}") from None
+    return blob
+
+
+def from_blob(blob: Map, store: Path | None) -> bytes:
+    """The bytes, checked."""
+    data = blob.get("data")
+    if data is None:
+        if store is None:
+            raise Problem(1, "the result lies in the artifact store: give --artifacts")
+        try:
+            data = (store / blob["sha256"][:2] / blob["sha256"]).read_bytes()
+        except OSError as error:
+            raise Problem(1, f"cannot read the result from {store}: {error.strerror}") from None
+    if len(data) != blob["size"] or hashlib.sha256(data).hexdigest() != blob["sha256"]:
+        raise Problem(1, f"artifact {blob['sha256'][:12]} is damaged")
+    return bytes(data)
+
+
+# -- The command -------------------------------------------------------------------------------------------
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Have a model tuned by a running mesh.")
+    parser.add_argument("model", type=Path, help="an ONNX file; for --engine mock its YAML text")
+    environment = os.environ.get
+    parser.add_argument(
+        "--broker", default=environment("TUNEMESH_BROKER_URL"), help="amqp://user:password@host/vhost"
+    )
+    parser.add_argument("--target", default="native", help="as a device of the mesh serves it (native)")
+    parser.add_argument("--trials", type=int, default=256, help="budget (256)")
+    parser.add_argument("--engine", default="metaschedule", choices=["metaschedule", "mock"])
+    parser.add_argument(
+        "--artifacts", type=Path, default=environment("TUNEMESH_ARTIFACTS"), help="the store's folder"
+    )
+    parser.add_argument("--out", type=Path, default=Path("model.so"), help="the tuned model (model.so)")
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds to wait at most (3600)")
+    chosen = parser.parse_args()
+    if not chosen.broker:
+        parser.error("give --broker, or set TUNEMESH_BROKER_URL")
+    if chosen.timeout < 1 or chosen.trials < 1:
+        parser.error("--timeout and --trials must be at least 1")
+    return chosen
+
+
+def run(chosen: argparse.Namespace) -> None:
+    try:
+        model = chosen.model.read_bytes()
+    except OSError as error:
+        raise Problem(2, f"cannot read {chosen.model}: {error.strerror}") from None
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", chosen.model.stem).strip("-_")[:40] or "model"
+    job = f"{stem}-{uuid.uuid4().hex[:8]}"
+    request = {
+        "type": "request",
+        "version": VERSION,
+        "job": job,
+        "model": to_blob(model, chosen.artifacts),
+        "target": chosen.target,
+        "trials": chosen.trials,
+        "engine": chosen.engine,
+        "name": chosen.model.name[:200],
+    }
+    try:
+        mesh = Mesh(chosen.broker, job)
+    except (ValueError, TypeError, IndexError):
+        raise Problem(2, "--broker is no URL like amqp://user:password@host:5672/tunemesh") from None
+    try:
+        final = follow(mesh, request)
+    finally:
+        mesh.close()
+    if final["kind"] != "done":
+        raise Problem(1, f"job {job} {final['kind']}: {final.get('text') or 'no reason given'}")
+    data = from_blob(final["assembled"]["tuned"], chosen.artifacts)
+    try:
+        chosen.out.write_bytes(data)
+    except OSError as error:
+        raise Problem(1, f"cannot write {chosen.out}: {error.strerror}") from None
+    print(f"{job}: wrote {chosen.out} ({len(data):,} bytes)")
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost cause in one line."""
+    inner = getattr(error, "exception", None) or (error.args[0] if error.args else None)
+    if isinstance(inner, BaseException):
+        return _cause(inner)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _too_late(_signum: int, _frame: object) -> None:
+    raise TimeoutError
+
+
+def main() -> int:
+    chosen = arguments()
+    # One limit over all waits: connecting, the broker's confirm, the events.
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.alarm(chosen.timeout)
+    try:
+        run(chosen)
+    except TimeoutError:
+        print(
+            f"error: nothing final within {chosen.timeout} s; the job, if accepted, goes on", file=sys.stderr
+        )
+        return 1
+    except Problem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What does the work: the consumer loop, the sandbox, one file per stage, and the engines."""

@@ -1,0 +1,31 @@
+"""The engines by name. Only the sandbox's processes call :func:`load`: engine code never runs elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+from shared.engine import Engine
+from shared.errors import BadInput
+
+ENGINES = ("metaschedule", "mock")
+
+_CLASSES = {
+    "metaschedule": ("stage_workers.engines.metaschedule", "MetaScheduleEngine"),
+    "mock": ("stage_workers.engines.mock", "MockEngine"),
+}
+
+
+@functools.cache
+def load(name: str) -> Engine:
+    """The engine called ``name``, one instance per process. Its module is imported on first use.
+
+    Raises:
+        BadInput: there is none of that name.
+        ImportError: its libraries are not installed.
+    """
+    if name not in _CLASSES:
+        raise BadInput(f"there is no engine {name!r}; known: {', '.join(ENGINES)}")
+    module, kind = _CLASSES[name]
+    engine: Engine = getattr(importlib.import_module(module), kind)()
+    return engine

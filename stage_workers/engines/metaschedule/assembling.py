@@ -1,0 +1,83 @@
+"""Compile the whole model with the best schedules, and once more without any."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from shared.engine import Assembled
+from shared.errors import JobFailed
+from shared.messages import Trial
+
+from . import building, linking, models, preloading, records, schedules, spaces, targets, workloads
+from .updating import latency
+
+log = logging.getLogger(__name__)
+
+
+def assemble(model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]]) -> Assembled:
+    """See :meth:`shared.engine.Engine.assemble`.
+
+    Raises:
+        JobFailed: when a schedule was found for some task, but none fits the model.
+    """
+    module, signature = models.unpack(model)
+    return Assembled(
+        tuned=_compile(_apply(module, target, tasks), target),
+        untuned=_compile(module, target),
+        signature=models.pack_signature(signature),
+        files=records.database_files(target, tasks),
+    )
+
+
+def _apply(module: Any, target: str, tasks: list[tuple[bytes, list[Trial]]]) -> Any:
+    """Replace the functions of ``module`` that were tuned by their best schedules."""
+    import tvm
+
+    best = {workload: min(trials, key=latency) for workload, trials in tasks if trials}
+    best = {workload: trial for workload, trial in best.items() if math.isfinite(latency(trial))}
+    with targets.load(target), tvm.transform.PassContext(opt_level=3), _database(best, target):
+        applied = tvm.relax.transform.MetaScheduleApplyDatabase()(module)
+    count = sum(1 for function in applied.functions.values() if _is_scheduled(function))
+    log.info("applied the schedules of %d tasks to %d functions", len(best), count)
+    # Database and model were made from the same functions: this can only be a defect.
+    if count < len(best):
+        raise JobFailed(f"{len(best)} tasks were tuned, but only {count} functions of the model match them")
+    return applied
+
+
+def _database(best: dict[bytes, Trial], target: str) -> Any:
+    from tvm.s_tir import meta_schedule
+
+    database = meta_schedule.database.MemoryDatabase()
+    for workload, trial in best.items():
+        module = workloads.load(workload)
+        if spaces.uses_tensor_cores(module, target):
+            preloading.require_intrinsics()
+        trace = schedules.replay(workload, trial.candidate.schedule).trace
+        database.commit_tuning_record(
+            meta_schedule.database.TuningRecord(
+                trace, database.commit_workload(module), [latency(trial)], targets.load(target)
+            )
+        )
+    return database
+
+
+def _is_scheduled(function: Any) -> bool:
+    return bool(function.attrs and function.attrs.get("tirx.is_scheduled", False))
+
+
+def _compile(module: Any, target: str) -> bytes:
+    """The shared object of a model whose functions are fused and, where wanted, scheduled."""
+    import tvm
+    from tvm.relax import pipeline
+
+    compiled_for = targets.load(target)
+    module = building.with_default_schedule(module, target)
+    with compiled_for, tvm.transform.PassContext(opt_level=3):
+        # Not the default pipeline: it would fuse once more, over functions already scheduled.
+        executable = tvm.relax.build(
+            module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline()
+        )
+    return linking.link(executable)

@@ -1,0 +1,49 @@
+"""From a schedule to a shared object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.engine import BuildOutcome
+
+from . import linking, preloading, schedules, spaces, targets, workloads
+from .errors import shorten
+
+
+def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
+    """Compile one candidate; see :meth:`shared.engine.Engine.build`."""
+    try:
+        if spaces.uses_tensor_cores(workloads.load(workload), target):
+            preloading.require_intrinsics()
+        module = schedules.replay(workload, schedule).mod
+        return BuildOutcome(artifact=compile_and_link(module, target))
+    except Exception as error:  # whatever TVM, LLVM or nvcc raise is the candidate's outcome
+        return BuildOutcome(outcome="build-failed", error=shorten(str(error)))
+
+
+def build_untuned(module: Any, target: str) -> bytes:
+    """The workload without tuning: as written on a CPU, with DLight's default schedule on a GPU."""
+    return compile_and_link(with_default_schedule(module, target), target)
+
+
+def with_default_schedule(module: Any, target: str) -> Any:
+    """Bind the unscheduled functions of ``module`` to GPU threads. A CPU runs them as they are."""
+    if not targets.is_gpu(target):
+        return module
+    import tvm
+    from tvm.s_tir import dlight
+
+    rules = dlight.gpu
+    # DLight changes the module that it is given.
+    copied = tvm.IRModule(dict(module.functions.items()), attrs=module.attrs)
+    with targets.load(target):
+        return dlight.ApplyDefaultSchedule(
+            rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback()
+        )(copied)
+
+
+def compile_and_link(module: Any, target: str) -> bytes:
+    """A shared object whose function ``main`` takes the workload's tensors."""
+    import tvm
+
+    return linking.link(tvm.tirx.build(module, target=targets.load(target)))

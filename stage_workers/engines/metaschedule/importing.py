@@ -1,0 +1,92 @@
+"""From a model to its tasks: optimise the graph, then take the distinct workloads out of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.engine import ExtractedTask, Imported
+from shared.errors import BadModel
+from shared.messages import Settings
+
+from . import building, folding, models, reading, targets, workloads
+from .errors import first_line
+
+
+def import_model(model: bytes, target: str, settings: Settings) -> Imported:
+    """See :meth:`shared.engine.Engine.import_model`."""
+    module, signature = reading.read(model, settings.shapes)
+    optimised = optimise(module, target)
+    return Imported(model=models.pack(optimised, signature), tasks=_tasks(optimised, target))
+
+
+def optimise(module: Any, target: str) -> Any:
+    """Fold batch norms and constants, lower operators to TIR and fuse what can be fused.
+
+    Raises:
+        BadModel: when TVM fails at it.
+    """
+    import tvm
+    from tvm.relax import transform
+
+    passes = [
+        transform.DecomposeOpsForInference(),
+        transform.FoldConstant(),
+        transform.CanonicalizeBindings(),
+        transform.LegalizeOps(),
+        transform.AnnotateTIROpPattern(),
+        transform.FoldConstant(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        transform.DeadCodeElimination(),
+    ]
+    try:
+        with targets.load(target), tvm.transform.PassContext(opt_level=3):
+            # First, because the decomposition takes batch norms apart.
+            return tvm.transform.Sequential(passes)(folding.fold_batch_norms(module))
+    except Exception as error:  # passes raise whatever their operators raise
+        raise BadModel(f"TVM cannot lower the model: {first_line(error)}") from None
+
+
+def _tasks(module: Any, target: str) -> list[ExtractedTask]:
+    from tvm.s_tir.meta_schedule import relax_integration
+
+    extracted = relax_integration.extract_tasks(module, targets.load(target))
+    if not extracted:
+        raise BadModel("the model has no operator that could be tuned")
+    first_use = {name: i for i, name in reversed(list(enumerate(_calls(module))))}
+    extracted.sort(key=lambda task: first_use[str(task.task_name)])
+    return [_task(task, target) for task in extracted]
+
+
+def _task(task: Any, target: str) -> ExtractedTask:
+    (workload,) = task.dispatched
+    name = str(task.task_name)
+    try:
+        workloads.arguments(workload["main"])
+    except ValueError as error:
+        raise BadModel(f"the operator {name} cannot be tuned: {error}") from None
+    try:
+        untuned = building.build_untuned(workload, target)
+    except Exception as error:  # whatever TVM, LLVM or nvcc raise
+        raise BadModel(f"TVM cannot compile the operator {name}: {first_line(error)}") from None
+    return ExtractedTask(
+        name=name,
+        key=workloads.key(workload, target),
+        weight=int(task.weight),
+        workload=workloads.pack(workload),
+        untuned=untuned,
+    )
+
+
+def _calls(module: Any) -> list[str]:
+    """Names of the TIR functions that the main function calls, in order."""
+    import tvm
+
+    names: list[str] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tvm.ir.GlobalVar):
+            names.append(str(node.name_hint))
+
+    tvm.relax.analysis.post_order_visit(module["main"].body, visit)
+    return names

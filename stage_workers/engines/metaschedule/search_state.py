@@ -1,0 +1,120 @@
+"""What a task's search knows, as one compressed value that travels with the task."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import zlib
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from shared.messages import Trial
+
+from .cost_model import Features
+
+BEST_KEPT = 64
+"""Schedules that the next round may start from."""
+ROWS_KEPT = 2000
+"""Rows of features kept for the cost model, of 60 to 90 bytes each when compressed: with them the state of
+1,000 trials stays below 256 KiB. A candidate has one row per store, usually two or three."""
+HASH_BYTES = 8
+
+
+class Example(Struct, frozen=True, array_like=True):
+    """A trial as the cost model sees it. ``latency`` in seconds, infinite when it failed."""
+
+    latency: float
+    features: Features
+
+
+class _Stored(Struct, frozen=True, array_like=True):
+    workload: str
+    round: int
+    seen: bytes
+    best: list[tuple[float, bytes]]
+    latencies: list[float]
+    rows: list[int]
+    features: bytes
+
+
+class SearchState:
+    """What is known of one task.
+
+    Attributes:
+        workload: structural hash of the workload that this belongs to.
+        round: proposals made so far.
+        seen: hashes of all schedules tried.
+        best: the fastest schedules with their latencies in seconds, fastest first.
+        examples: what the cost model is fitted to, oldest first.
+    """
+
+    def __init__(self, workload: str) -> None:
+        self.workload = workload
+        self.round = 0
+        self.seen: set[str] = set()
+        self.best: list[tuple[float, bytes]] = []
+        self.examples: list[Example] = []
+
+    def tried(self, trial: Trial, latency: float) -> None:
+        """Note a trial; ``latency`` is infinite when it failed."""
+        self.seen.add(trial.candidate.hash)
+        if math.isfinite(latency):
+            self.best.append((latency, trial.candidate.schedule))
+            self.best.sort()
+            del self.best[BEST_KEPT:]
+
+    def learn(self, examples: list[Example]) -> None:
+        """Add examples. When there are too many, the fastest and the newest are kept, by turns: the model
+        must rank the fast ones well, and know the ground that the search now moves on."""
+        examples = self.examples + examples
+        by_latency = sorted(range(len(examples)), key=lambda i: (examples[i].latency, -i))
+        by_age = range(len(examples) - 1, -1, -1)
+        kept: set[int] = set()
+        rows = 0
+        for i in itertools.chain.from_iterable(zip(by_latency, by_age, strict=True)):
+            if i not in kept and rows + len(examples[i].features) <= ROWS_KEPT:
+                kept.add(i)
+                rows += len(examples[i].features)
+        self.examples = [examples[i] for i in sorted(kept)]
+
+
+def encode(state: SearchState) -> bytes:
+    """The bytes of a state. Equal states give equal bytes."""
+    blocks = [example.features for example in state.examples]
+    table = np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float16)
+    stored = _Stored(
+        workload=state.workload,
+        round=state.round,
+        seen=b"".join(bytes.fromhex(seen) for seen in sorted(state.seen)),
+        # Inflated, so that what the schedules have in common is stored once.
+        best=[(latency, zlib.decompress(schedule)) for latency, schedule in state.best],
+        latencies=[example.latency for example in state.examples],
+        rows=[len(block) for block in blocks],
+        # Column by column: neighbours are then the same feature of different trials, and often equal.
+        features=np.ascontiguousarray(table.T).tobytes(),
+    )
+    return zlib.compress(msgspec.msgpack.encode(stored), 9)
+
+
+def decode(search: bytes) -> SearchState:
+    """The state of :func:`encode`'s bytes.
+
+    Raises:
+        zlib.error, msgspec.MsgspecError: when they are damaged.
+    """
+    stored = msgspec.msgpack.decode(zlib.decompress(search), type=_Stored)
+    state = SearchState(stored.workload)
+    state.round = stored.round
+    step = range(0, len(stored.seen), HASH_BYTES)
+    state.seen = {stored.seen[i : i + HASH_BYTES].hex() for i in step}
+    state.best = [(latency, zlib.compress(trace, 9)) for latency, trace in stored.best]
+    if stored.rows:
+        table = np.frombuffer(stored.features, np.float16).reshape(-1, sum(stored.rows)).T
+        blocks = np.split(table, np.cumsum(stored.rows)[:-1])
+        state.examples = [
+            Example(latency, np.ascontiguousarray(block))
+            for latency, block in zip(stored.latencies, blocks, strict=True)
+        ]
+    return state

@@ -1,0 +1,33 @@
+"""Search spaces: which MetaSchedule rules generate the candidates of a workload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import targets, workloads
+
+TENSOR_CORE_DTYPES = frozenset({"float16", "bfloat16", "int8", "uint8"})
+
+
+def rules(module: Any, target: str) -> str:
+    """The name of MetaSchedule's default rules for a workload."""
+    if not targets.is_gpu(target):
+        # Not "vnni" or "avx512", which need the tensor intrinsics: seconds of import in every process for
+        # what LLVM's vectoriser reaches too, except on int8.
+        return "llvm"
+    return "cuda-tensorcore" if uses_tensor_cores(module, target) else "cuda"
+
+
+def uses_tensor_cores(module: Any, target: str) -> bool:
+    """Whether candidates may call tensor intrinsics, which must then be registered before any replay."""
+    if not targets.is_gpu(target):
+        return False
+    return any(a.dtype in TENSOR_CORE_DTYPES for a in workloads.arguments(module["main"]))
+
+
+def generator(module: Any, target: str) -> Any:
+    """A fresh space generator."""
+    from tvm.s_tir import meta_schedule
+
+    name = rules(module, target)
+    return meta_schedule.space_generator.PostOrderApply(sch_rules=name, postprocs=name, mutator_probs=name)

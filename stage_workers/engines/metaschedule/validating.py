@@ -1,0 +1,83 @@
+"""Run the tuned and the untuned model side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shared.engine import Validated
+from shared.messages import Settings
+
+from . import comparing, kernels, models, targets
+from .comparing import Array
+
+UNTUNED_SECONDS = 10.0
+"""The untuned model is run for about so long, though never fewer than three times."""
+LEAST_RUNS = 3
+
+
+def validate(
+    tuned: bytes, untuned: bytes, signature: bytes, target: str, device: str, seed: int, settings: Settings
+) -> Validated:
+    """See :meth:`shared.engine.Engine.validate`."""
+    inputs = [(tensor.shape, tensor.dtype) for tensor in models.unpack_signature(signature).inputs]
+    arrays = comparing.random_inputs(inputs, seed)
+    with kernels.threads(target):
+        before = _Model(untuned, device, arrays)
+        after = _Model(tuned, device, arrays)
+        differences = [
+            comparing.largest_difference(got, expected)
+            for got, expected in zip(after.outputs(), before.outputs(), strict=True)
+        ]
+        latency_before, latency_after = _race(before.run, after.run, settings)
+    return Validated(
+        latency_before=latency_before,
+        latency_after=latency_after,
+        largest_difference=max(difference for difference, _ in differences),
+        equal=all(equal for _, equal in differences),
+    )
+
+
+class _Model:
+    """A loaded model with its inputs on the device, warmed up."""
+
+    def __init__(self, artifact: bytes, device: str, arrays: list[Array]) -> None:
+        import tvm
+
+        self._device = targets.device(device)
+        self._main = tvm.relax.VirtualMachine(kernels.load(artifact), self._device)["main"]
+        self._inputs = [tvm.runtime.tensor(array, device=self._device) for array in arrays]
+        self.run()
+
+    def run(self) -> float:
+        """Run once; the wall time in seconds."""
+        self._device.sync()
+        start = time.perf_counter()
+        self._result = self._main(*self._inputs)
+        self._device.sync()
+        return time.perf_counter() - start
+
+    def outputs(self) -> list[Array]:
+        return _flatten(self._result)
+
+
+def _flatten(result: Any) -> list[Array]:
+    if hasattr(result, "numpy"):
+        return [result.numpy()]
+    return [array for field in result for array in _flatten(field)]
+
+
+def _race(before: Callable[[], float], after: Callable[[], float], settings: Settings) -> tuple[float, float]:
+    """Median latencies in seconds. The two take turns, so that whatever else slows the machine down hits
+    both; the faster one runs several times a turn."""
+    slow, fast = before(), after()
+    turns = max(LEAST_RUNS, min(settings.repeats * 3, int(UNTUNED_SECONDS / slow)))
+    # As many runs a turn as one repeat of a candidate takes.
+    runs = max(1, int(settings.min_repeat_ms / 1e3 / max(fast, 1e-6)))
+    latencies_before, latencies_after = [], []
+    for _ in range(turns):
+        latencies_before.append(before())
+        latencies_after.append(statistics.median(after() for _ in range(runs)))
+    return statistics.median(latencies_before), statistics.median(latencies_after)

@@ -1,0 +1,84 @@
+"""Workloads: one TIR function each, in TVM's JSON, compressed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zlib
+from typing import Any
+
+from msgspec import Struct
+
+
+class Argument(Struct, frozen=True):
+    """A tensor that a workload takes. ``output`` when the workload writes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    output: bool
+
+
+def pack(module: Any) -> bytes:
+    """The bytes of a module with one function, ``main``."""
+    import tvm
+
+    return zlib.compress(tvm.ir.save_json(module).encode())
+
+
+@functools.lru_cache(maxsize=32)
+def load(workload: bytes) -> Any:
+    """The module of a workload. Modules are immutable, so sharing them is safe."""
+    import tvm
+
+    return tvm.ir.load_json(zlib.decompress(workload).decode())
+
+
+def structural_hash(module: Any) -> str:
+    """Hash of what a module computes and how, whatever its variables are called; equal in all processes."""
+    import tvm_ffi
+
+    # TVM gives a signed 64-bit number.
+    return f"{tvm_ffi.structural_hash(module) & (2**64 - 1):016x}"
+
+
+def key(module: Any, target: str) -> str:
+    """SHA-256 of workload and canonical target, in hex."""
+    return hashlib.sha256(f"{structural_hash(module)}\n{target}".encode()).hexdigest()
+
+
+def arguments(function: Any) -> list[Argument]:
+    """The parameters of a TIR function in order.
+
+    Raises:
+        ValueError: when one is not a tensor, or has a shape that is not constant.
+    """
+    written = _written(function)
+    return [_argument(parameter, written) for parameter in function.params]
+
+
+def _argument(parameter: Any, written: list[Any]) -> Argument:
+    import tvm
+
+    name = str(parameter.name)
+    if not isinstance(parameter.ty, tvm.tirx.BufferType):
+        raise ValueError(f"parameter {name} is not a tensor")
+    shape = [dim.value if isinstance(dim, tvm.tirx.IntImm) else None for dim in parameter.shape]
+    fixed = tuple(int(dim) for dim in shape if dim is not None)
+    if len(fixed) != len(shape):
+        raise ValueError(f"parameter {name} has a dynamic shape {tuple(map(str, parameter.shape))}")
+    output = any(parameter.same_as(buffer) for buffer in written)
+    return Argument(name, fixed, str(parameter.dtype), output)
+
+
+def _written(function: Any) -> list[Any]:
+    import tvm
+    import tvm_ffi
+
+    buffers: list[Any] = []
+
+    def visit(store: Any) -> None:
+        buffers.append(store.buffer)
+
+    tvm_ffi.structural_walk(function.body, (tvm.tirx.BufferStore, visit))
+    return buffers

@@ -1,0 +1,238 @@
+"""The consumer loop: takes steps from one queue, one at a time, does them, publishes the results.
+
+The order of things is what makes it safe to kill: a step is acknowledged after the broker has confirmed its
+result, so that a step is lost by no crash and done twice by some. What was done is remembered for a while, so
+that a step which comes again after a lost connection is answered and not repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Collection
+from concurrent import futures
+from typing import cast
+
+import msgspec
+
+from broker_config import topology
+from shared import codec
+from shared.errors import BadMessage, LinkDown, Unroutable
+from shared.messages import Failure, Result, Stage, Step, StepResult, Timing
+from shared.transport import Delivery, Down, Link, Outgoing, Subscription, Up
+from stage_workers.leaving import Leaving
+from stage_workers.sandbox import Abandoned, Sandbox
+from stage_workers.stages import Context, run_stage
+from stage_workers.status import StatusSender
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 8
+"""Results kept for steps that come again."""
+LOOK_AGAIN = 1.0
+"""Seconds between two looks whether the queue is there, and before a result is offered again."""
+WARM_LOOK = 0.05
+"""Seconds between two looks whether the sandbox is warm."""
+TURN = 0.5
+"""Seconds that the loop waits at most for an event."""
+ANSWER_LIMIT = 10.0
+"""Seconds that the broker may take to answer whether a queue is there."""
+
+
+class Worker:
+    """One worker. All of it runs in the thread that calls :meth:`run`.
+
+    Args:
+        queue: where its steps come from.
+        engines: those that it runs; a step for another one fails.
+        link: started.
+        sandbox: started; a step is taken once it is warm.
+        status: not started yet.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        engines: Collection[str],
+        link: Link,
+        sandbox: Sandbox,
+        context: Context,
+        status: StatusSender,
+        leaving: Leaving,
+    ) -> None:
+        self._queue = queue
+        self._engines = engines
+        self._link = link
+        self._sandbox = sandbox
+        self._context = context
+        self._status = status
+        self._name = status.worker
+        self._leaving = leaving
+        self._memory = _Memory()
+        self._up: Up | None = None
+        self._look_at = 0.0
+        """When to look for the queue again (monotonic); infinite while it is consumed from."""
+
+    def run(self) -> None:
+        """Work until asked to leave."""
+        self._leaving.wake = lambda: self._link.events.put(None)
+        self._status.start()
+        try:
+            while not self._leaving.asked:
+                self._turn()
+        except Abandoned:
+            pass  # the last wish of a second signal
+        finally:
+            self._link.stop_consuming()
+            self._status.leave()
+
+    def _turn(self) -> None:
+        if self._up is not None and time.monotonic() >= self._look_at:
+            self._begin(self._up)
+        match self._link.next(min(TURN, self._look_at - time.monotonic()) if self._up is not None else TURN):
+            case Up() as up:
+                self._up, self._look_at = up, 0.0
+                self._status.send()
+            case Down(reason):
+                self._up = None
+                log.warning("%s: connection lost (%s); reconnecting", self._name, reason)
+            case Delivery() as delivery:
+                self._handle(delivery)
+
+    def _begin(self, up: Up) -> None:
+        """Consume, once the sandbox is warm and the queue is there: the coordinator makes a device's queue
+        when it sees the device's worker."""
+        self._look_at = time.monotonic() + LOOK_AGAIN
+        if not self._sandbox.ready(0.0):
+            self._look_at = time.monotonic() + WARM_LOOK
+            return
+        try:
+            self._link.depth(self._queue).result(ANSWER_LIMIT)
+        except LookupError:
+            self._status.send()
+        except (LinkDown, TimeoutError):
+            pass
+        else:
+            self._link.consume(up, Subscription(self._queue, prefetch=1))
+            self._look_at = float("inf")
+            log.info("%s: waiting for steps", self._name)
+
+    def _handle(self, delivery: Delivery) -> None:
+        received = time.time()
+        try:
+            step = codec.decode(delivery.body, Step)
+        except BadMessage as error:
+            self._put_aside(delivery, str(error))
+            return
+        done = self._memory.recall(step)
+        if done is None:
+            self._status.step = step.id
+            try:
+                done = self._do(step, delivery.sent_at, received)
+            except Abandoned:
+                self._link.hand_back(delivery)
+                raise
+            finally:
+                self._status.step = None
+            self._memory.keep(step, done)
+        self._settle(delivery, _outgoing(done, step))
+
+    def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
+        started = time.monotonic()
+        if step.engine in self._engines:
+            result = run_stage(step, self._context)
+        else:
+            known = ", ".join(sorted(self._engines))
+            result = Failure(error=f"{self._name} does not run engine {step.engine!r}, only {known}")
+        timing = Timing(
+            step=step.id,
+            stage=_stage(step),
+            resource=self._queue,
+            worker=self._name,
+            started=received,
+            finished=received + time.monotonic() - started,
+            waited=max(received - sent_at, 0.0) if sent_at is not None else 0.0,
+        )
+        done = _result(step, timing, result)
+        try:
+            # What the coordinator could not read would be put aside there, and the job would wait for ever.
+            codec.decode(codec.encode(done), StepResult)
+        except BadMessage as error:
+            done = _result(step, timing, Failure(error=f"the result of {step.id} cannot be sent: {error}"))
+        if isinstance(done.result, Failure):
+            log.warning("%s failed: %s", step.id, done.result.error)
+        return done
+
+    def _settle(self, delivery: Delivery, answer: Outgoing) -> None:
+        """Publish ``answer``, and acknowledge ``delivery`` once the broker has confirmed it; else let it come
+        again."""
+        future = self._link.publish(answer)
+        while not (future.done() or self._leaving.now):
+            # Bounded by the link: it gives up a silent broker after 30 s, a blocked one after 120 s.
+            futures.wait([future], TURN)
+        error = future.exception() if future.done() else LinkDown("leaving before the broker confirmed")
+        if error is None:
+            self._link.ack(delivery)
+            return
+        log.warning("%s is not delivered, so its step will come again: %s", answer.message_id, error)
+        if isinstance(error, Unroutable):
+            time.sleep(LOOK_AGAIN)
+        self._link.hand_back(delivery)
+
+    def _put_aside(self, delivery: Delivery, reason: str) -> None:
+        """Dead-letter what cannot be decoded, together with the reason."""
+        log.warning("dead-lettered a message from %s: %s", delivery.queue, reason)
+        letter = Outgoing(
+            exchange=topology.DEAD,
+            key="",
+            body=delivery.body,
+            message_id=delivery.message_id,
+            type="undecodable",
+            headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
+        )
+        self._settle(delivery, letter)
+
+
+class _Memory:
+    """The last results by step. A failure is not kept: when its step comes again, it may have passed."""
+
+    def __init__(self) -> None:
+        self._done: OrderedDict[str, tuple[Step, StepResult]] = OrderedDict()
+
+    def keep(self, step: Step, done: StepResult) -> None:
+        if isinstance(done.result, Failure):
+            return
+        self._done[step.id] = step, done
+        self._done.move_to_end(step.id)
+        while len(self._done) > REMEMBERED:
+            self._done.popitem(last=False)
+
+    def recall(self, step: Step) -> StepResult | None:
+        """The result of ``step``; not that of another one with its id, as an earlier job may have left."""
+        known, done = self._done.get(step.id, (None, None))
+        if known is None or msgspec.structs.replace(known, attempt=step.attempt) != step:
+            return None
+        return done
+
+
+def _result(step: Step, timing: Timing, result: Result) -> StepResult:
+    return StepResult(
+        job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=result
+    )
+
+
+def _stage(step: Step) -> Stage:
+    return cast(Stage, step.work.__struct_config__.tag)
+
+
+def _outgoing(done: StepResult, step: Step) -> Outgoing:
+    return Outgoing(
+        exchange=topology.RESULTS,
+        key=topology.result_key(done.timing.stage),
+        body=codec.encode(done),
+        message_id=codec.message_id(done),
+        type=codec.tag(done),
+        headers=codec.headers(done),
+        correlation_id=step.id,
+    )

@@ -1,0 +1,46 @@
+"""``assemble``: compile the whole model with the best of everything that was measured."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.artifacts import ArtifactStore
+from shared.engine import Assembled
+from shared.errors import ArtifactError
+from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, Timing, Trial
+from stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
+
+_history_decoder = msgspec.msgpack.Decoder(History)
+
+
+def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
+    """Read the history of every task, and let the engine compile the model with it and without it.
+
+    Raises:
+        TunemeshError: the engine failed or refused, or an artifact is missing or damaged.
+    """
+    store = context.store
+    tasks: list[tuple[bytes, list[Trial]]] = []
+    timeline: list[Timing] = []
+    for records in work.tasks:
+        rounds = [_read(blob, store) for blob in records.history]
+        trials = [trial for each in rounds for trial in each.trials]
+        tasks.append((store.get(records.task.workload), trials))
+        timeline += [timing for each in rounds for timing in each.timings]
+    args = (store.get(work.model), step.target, tasks, step.settings)
+    assembled = whole(step, context, "assemble", args, Assembled, ASSEMBLE_LIMIT)
+    timeline.sort(key=lambda timing: (timing.started, timing.step))
+    return AssembleDone(
+        tuned=store.put(assembled.tuned, inline=False),
+        untuned=store.put(assembled.untuned, inline=False),
+        signature=store.put(assembled.signature, inline=False),
+        files={name: store.put(data, inline=False) for name, data in assembled.files.items()},
+        timeline=store.put(msgspec.msgpack.encode(timeline), inline=False),
+    )
+
+
+def _read(blob: Blob, store: ArtifactStore) -> History:
+    try:
+        return _history_decoder.decode(store.get(blob))
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"artifact {blob.sha256[:12]} is no history of a round: {error}") from None

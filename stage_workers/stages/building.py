@@ -1,0 +1,43 @@
+"""``build``: compile the candidates of a chunk, each in a sandbox call of its own."""
+
+from __future__ import annotations
+
+import time
+
+from shared.codec import clip
+from shared.engine import BuildOutcome
+from shared.messages import BuildDone, BuildWork, Built, Candidate, Step
+from stage_workers.sandbox import CallFailure
+from stage_workers.stages.context import Context
+
+
+def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
+    """What became of each candidate, in order.
+
+    Raises:
+        TunemeshError: the target is refused, or the store fails.
+    """
+    workload = context.store.get(work.task.workload)
+    return BuildDone(built=[_build(step, workload, each, context) for each in work.candidates])
+
+
+def _build(step: Step, workload: bytes, candidate: Candidate, context: Context) -> Built:
+    started = time.monotonic()
+    args = (workload, step.target, candidate.schedule)
+    answer = context.sandbox.call(step.engine, "build", args, BuildOutcome, step.settings.build_timeout)
+    seconds = time.monotonic() - started
+    if isinstance(answer, CallFailure):
+        return Built(
+            index=candidate.index,
+            seconds=seconds,
+            outcome="build-timed-out" if answer.kind == "timed-out" else "build-failed",
+            error=clip(answer.text),
+        )
+    if answer.artifact is None:
+        return Built(
+            index=candidate.index,
+            seconds=seconds,
+            outcome=answer.outcome or "build-failed",
+            error=clip(answer.error or "the engine gave neither artifact nor reason"),
+        )
+    return Built(index=candidate.index, seconds=seconds, artifact=context.store.put(answer.artifact))

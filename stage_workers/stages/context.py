@@ -1,0 +1,68 @@
+"""What a stage works with, and how it calls an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from shared.artifacts import ArtifactStore
+from shared.errors import TunemeshError
+from shared.messages import Step
+from stage_workers.sandbox import CallFailure
+
+T = TypeVar("T")
+
+IMPORT_LIMIT = 900.0
+UPDATE_LIMIT = 1800.0
+ASSEMBLE_LIMIT = 3600.0
+VALIDATE_LIMIT = 900.0
+"""Seconds. Generous: they are there so that nothing hangs for ever, not to make anything fast."""
+
+
+class Caller(Protocol):
+    """What of the sandbox the stages use."""
+
+    def call(
+        self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+    ) -> T | CallFailure:
+        """See :meth:`stage_workers.sandbox.Sandbox.call`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a stage works with besides its step."""
+
+    sandbox: Caller
+    store: ArtifactStore
+    device: str | None = None
+    """``cpu`` or ``cuda:0`` as the engine in the sandbox sees it; ``None`` for workers without a device."""
+
+    def require_device(self, step: Step) -> str:
+        """The device.
+
+        Raises:
+            StageFailed: this worker has none.
+        """
+        if self.device is None:
+            raise StageFailed(f"{step.id} needs a device, and came to the queue of a worker without one")
+        return self.device
+
+
+class StageFailed(TunemeshError):
+    """The step as a whole cannot be done; the text goes into its :class:`~shared.messages.Failure`."""
+
+
+def whole(
+    step: Step, context: Context, method: str, args: Sequence[object], returns: type[T], limit: float
+) -> T:
+    """Call an engine where all depends on the answer.
+
+    Raises:
+        StageFailed: the call ended without one.
+        TunemeshError: the engine refused.
+    """
+    answer = context.sandbox.call(step.engine, method, args, returns, limit)
+    if isinstance(answer, CallFailure):
+        raise StageFailed(f"engine {step.engine}, {method.replace('_', ' ')}: {answer.kind}: {answer.text}")
+    return answer

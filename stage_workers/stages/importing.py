@@ -1,0 +1,31 @@
+"""``import``: from a model to its tasks."""
+
+from __future__ import annotations
+
+from shared.engine import Imported
+from shared.messages import ImportDone, ImportWork, Step, TaskSpec
+from stage_workers.stages.context import IMPORT_LIMIT, Context, whole
+
+
+def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
+    """Optimise the graph and extract the distinct tasks, named ``t00``, ``t01``, … in order of first use.
+
+    Raises:
+        TunemeshError: the model or the target cannot be used, or the store fails.
+    """
+    model = context.store.get(work.model)
+    args = (model, step.target, step.settings)
+    imported = whole(step, context, "import_model", args, Imported, IMPORT_LIMIT)
+    # Workload and baseline travel in every step of the task: small ones inline, spared of the store.
+    tasks = [
+        TaskSpec(
+            id=f"t{number:02}",
+            name=task.name,
+            key=task.key,
+            weight=task.weight,
+            workload=context.store.put(task.workload),
+            untuned=context.store.put(task.untuned),
+        )
+        for number, task in enumerate(imported.tasks)
+    ]
+    return ImportDone(model=context.store.put(imported.model, inline=False), tasks=tasks)

@@ -1,0 +1,60 @@
+"""``model-update``: learn from the last round, propose the next, and keep the finished round's history."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from shared.artifacts import ArtifactStore
+from shared.engine import Proposal
+from shared.messages import Blob, Candidate, History, Step, TaskState, UpdateDone, UpdateWork
+from stage_workers.sandbox import CallFailure
+from stage_workers.stages.context import UPDATE_LIMIT, Context, whole
+
+SEARCH_INLINE = 512 * 1024
+"""Bytes of search state that travel in the message."""
+MESSAGE_ROOM = 900 * 1024
+"""Bytes that search state and candidates may take together, out of the 1 MiB of a message."""
+
+
+def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
+    """Give the engine its state and the trials of the last round; take its new state and the next batch.
+
+    An engine that crashes gets a second chance in a fresh process: an update is too much work to lose to
+    one bad moment, and deterministic, so that it cannot be done twice with different outcomes.
+
+    Raises:
+        TunemeshError: the engine failed twice or refused, or the store fails.
+    """
+    history = list(work.state.history) if work.state is not None else []
+    if work.trials or work.timings:
+        history.append(_keep(step, work, context.store))
+    args = (
+        context.store.get(work.task.workload),
+        step.target,
+        context.store.get(work.state.search) if work.state is not None else None,
+        work.trials,
+        work.want,
+        step.seed,
+    )
+    first = context.sandbox.call(step.engine, "update", args, Proposal, UPDATE_LIMIT)
+    if isinstance(first, CallFailure):
+        first = whole(step, context, "update", args, Proposal, UPDATE_LIMIT)
+    candidates = [Candidate(index, name, schedule) for index, (name, schedule) in enumerate(first.schedules)]
+    room = MESSAGE_ROOM - sum(len(each.schedule) + len(each.hash) for each in candidates)
+    search = _search_blob(first.search, min(room, SEARCH_INLINE), context.store)
+    return UpdateDone(state=TaskState(search=search, history=history), candidates=candidates)
+
+
+def _keep(step: Step, work: UpdateWork, store: ArtifactStore) -> Blob:
+    """Write the finished round, the one before that of ``step``."""
+    finished = History(task=step.task, round=max(step.round - 1, 0), trials=work.trials, timings=work.timings)
+    return store.put(msgspec.msgpack.encode(finished), inline=False)
+
+
+def _search_blob(search: bytes, room: int, store: ArtifactStore) -> Blob:
+    # More than ``put`` keeps inline, on purpose: the state is read by the very next step and by no other.
+    if len(search) <= room:
+        return Blob(hashlib.sha256(search).hexdigest(), len(search), search)
+    return store.put(search, inline=False)

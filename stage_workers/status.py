@@ -1,0 +1,78 @@
+"""What a worker says of itself, every few seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from broker_config import topology
+from shared import codec
+from shared.errors import TunemeshError
+from shared.messages import WorkerStatus
+from shared.transport import Link, Outgoing
+
+EXPIRES = 10.0
+"""Seconds after which nobody needs a status any more."""
+LAST_WORD = 2.0
+"""Seconds that the last status may take to be confirmed."""
+
+
+class StatusSender:
+    """A thread that publishes the status of ``worker`` every ``interval`` seconds while the link is up."""
+
+    def __init__(self, link: Link, worker: str, queue: str, targets: Sequence[str], interval: float) -> None:
+        self.worker = worker
+        self.step: str | None = None
+        """Id of the step under way."""
+        self._link = link
+        self._queue = queue
+        self._targets = list(targets)
+        self._interval = interval
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+
+    def start(self) -> None:
+        """Send now and regularly."""
+        self._thread.start()
+
+    def send(self) -> Future[None]:
+        """Send now. What becomes of it does not matter: the next one follows soon."""
+        return self._publish(leaving=False)
+
+    def leave(self) -> None:
+        """Say that the worker is leaving; nothing is sent after that."""
+        self._ended.set()
+        self._thread.join(LAST_WORD)
+        with contextlib.suppress(TunemeshError, TimeoutError):
+            self._publish(leaving=True).result(LAST_WORD)
+
+    def _run(self) -> None:
+        self.send()
+        while not self._ended.wait(self._interval):
+            self.send()
+
+    def _publish(self, leaving: bool) -> Future[None]:
+        status = WorkerStatus(
+            worker=self.worker,
+            queue=self._queue,
+            host=socket.gethostname(),
+            slots=0 if leaving else 1,
+            targets=self._targets,
+            step=self.step,
+            leaving=leaving,
+        )
+        return self._link.publish(
+            Outgoing(
+                exchange=topology.STATUS,
+                key="",
+                body=codec.encode(status),
+                message_id=codec.message_id(status),
+                type=codec.tag(status),
+                headers=codec.headers(status),
+                expires=EXPIRES,
+                mandatory=False,
+            )
+        )

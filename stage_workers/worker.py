@@ -1,0 +1,179 @@
+"""One worker: its configuration, and how its parts are put together and taken apart again.
+
+The loop itself is :mod:`stage_workers.loop`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from broker_config import topology
+from shared import codec
+from shared.artifacts import ArtifactStore
+from shared.errors import BadInput, BadTarget
+from shared.messages import WIRE_VERSION
+from shared.transport import Link
+from stage_workers.devices import Device, lock_device, parse_device
+from stage_workers.engines import ENGINES
+from stage_workers.leaving import Leaving
+from stage_workers.loop import Worker
+from stage_workers.sandbox import Abandoned, CallFailure, Sandbox
+from stage_workers.stages import Context
+from stage_workers.stages.context import Caller
+from stage_workers.status import StatusSender
+
+GIB = 2**30
+RESOLVE_LIMIT = 120.0
+"""Seconds to look at a target: TVM may ask the driver about the device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What one worker is told."""
+
+    broker: str
+    """``amqp://worker:password@host:port/vhost``."""
+    queue: str
+    """``model-update``, ``build-cpu`` or ``profile-<device>``."""
+    artifacts: str
+    """URL or folder of the artifact store, shared with coordinator and clients."""
+    engines: tuple[str, ...] = ("metaschedule",)
+    """Engines to run, imported in advance. ``mock`` is always there."""
+    device: str | None = None
+    """``cpu:<cores>`` or ``cuda:<number>``; for ``profile-…`` queues, and only for them."""
+    targets: tuple[str, ...] = ()
+    """What the device is, in any form that one of the engines knows: ``native``, a tag, JSON. Several forms
+    must mean the same. Announced with the canonical form first."""
+    cpus: frozenset[int] | None = None
+    """Cores for the worker, and for its sandbox unless a ``cpu:`` device has its own. ``None``: all, except
+    those of the device."""
+    memory: int = 4 * GIB
+    """Bytes of data that engine code may allocate."""
+    status_interval: float = 2.0
+    """Seconds between two status messages."""
+    grace: float = 20.0
+    """Seconds that the present step is given to finish when the worker is asked to leave."""
+    connect_timeout: float = 60.0
+    """Seconds until a broker that does not answer at the start is an error."""
+    name: str | None = None
+    """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
+
+
+def run_worker(config: WorkerConfig) -> int:
+    """Work until SIGTERM or SIGINT, and return the exit status. Belongs into the main thread.
+
+    The first signal lets the present step finish within ``grace`` seconds, a second one hands it back now.
+
+    Raises:
+        BadInput: something in ``config`` cannot be used: the device is taken, the broker refuses (its
+            subclass ``BrokerUnavailable``), an engine or a core does not exist.
+        ArtifactError: the artifact store's URL cannot be used.
+    """
+    _check(config)
+    store = ArtifactStore(config.artifacts)
+    device = parse_device(config.device) if config.device is not None else None
+    lock = lock_device(device) if device is not None else None
+    held = lock.descriptors if lock is not None else ()
+    try:
+        usable = os.sched_getaffinity(0)
+        sandbox = Sandbox(
+            config.engines,
+            memory=config.memory,
+            cpus=device.cores if device is not None and device.cores else config.cpus,
+            environment=device.environment if device is not None else {},
+            held=held,
+        )
+        os.sched_setaffinity(0, _own_cores(config, device, usable))
+        try:
+            sandbox.start()
+            return _work(config, store, device, sandbox)
+        finally:
+            sandbox.stop()
+            os.sched_setaffinity(0, usable)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _check(config: WorkerConfig) -> None:
+    for engine in config.engines:
+        if engine not in ENGINES:
+            raise BadInput(f"there is no engine {engine!r}; known: {', '.join(ENGINES)}")
+    if not re.fullmatch(topology.STAGE_QUEUE_PATTERN, config.queue):
+        raise BadInput(
+            f"{config.queue!r} is no worker's queue; known: model-update, build-cpu, profile-<device>"
+        )
+    if config.queue.startswith("profile-") and not (config.device and config.targets):
+        raise BadInput(f"a worker on {config.queue} needs a device and the targets that it serves")
+    if not config.queue.startswith("profile-") and config.device:
+        raise BadInput(f"a worker on {config.queue} has no device; devices have queues profile-<device>")
+    if config.cpus is not None and not (config.cpus and config.cpus <= os.sched_getaffinity(0)):
+        raise BadInput(f"cores {sorted(config.cpus)} are not all on this machine and allowed to this process")
+
+
+def _own_cores(config: WorkerConfig, device: Device | None, usable: Iterable[int]) -> frozenset[int]:
+    """Cores for the worker itself: never those of its device, where there are others."""
+    if config.cpus is not None:
+        return config.cpus
+    cores = device.cores if device is not None and device.cores else frozenset()
+    return frozenset(usable) - cores or frozenset(usable)
+
+
+def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> int:
+    link = Link(config.broker, f"worker {config.queue}", properties=_properties(config))
+    name = config.name or codec.identity(config.queue)
+    context = Context(sandbox, store, device.inside if device is not None else None)
+    engines = list(dict.fromkeys((*config.engines, "mock")))
+    with Leaving(config.grace, sandbox.abort) as leaving:
+        try:
+            targets = announced_targets(config.targets, engines, sandbox)
+            link.start(config.connect_timeout)
+            status = StatusSender(link, name, config.queue, targets, config.status_interval)
+            Worker(config.queue, engines, link, sandbox, context, status, leaving).run()
+        except Abandoned:
+            pass  # asked to leave before it was connected
+        finally:
+            link.close()
+    return 0
+
+
+def announced_targets(targets: Sequence[str], engines: Sequence[str], sandbox: Caller) -> list[str]:
+    """The canonical form of ``targets``, then the forms that were given: requests may name any of them.
+
+    Raises:
+        BadInput: no engine knows one of them, or they mean different things.
+    """
+    canonical = list(dict.fromkeys(_canonical(target, engines, sandbox) for target in targets))
+    if len(canonical) > 1:
+        raise BadInput(f"a device has one target, but these differ: {', '.join(canonical)}")
+    return list(dict.fromkeys((*canonical, *targets)))
+
+
+def _canonical(target: str, engines: Sequence[str], sandbox: Caller) -> str:
+    refusals = []
+    for engine in engines:
+        try:
+            answer = sandbox.call(engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
+        except BadTarget as error:
+            refusals.append(str(error))
+            continue
+        if isinstance(answer, CallFailure):
+            raise BadInput(f"engine {engine} cannot look at target {target!r}: {answer.kind}: {answer.text}")
+        return answer
+    raise BadTarget(refusals[0])
+
+
+def _properties(config: WorkerConfig) -> dict[str, str | int]:
+    """What the management UI shows of the connection."""
+    return {
+        "role": "worker",
+        "queue": config.queue,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "version": WIRE_VERSION,
+        "device": config.device or "-",
+    }

@@ -1,0 +1,297 @@
+"""The stages, with the mock engine called in this process instead of in a sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+import msgspec
+import pytest
+
+from shared.artifacts import ArtifactStore
+from shared.engine import ProfileOutcome, Proposal
+from shared.errors import TunemeshError
+from shared.messages import (
+    AssembleDone,
+    AssembleWork,
+    Blob,
+    BuildDone,
+    BuildWork,
+    Candidate,
+    Failure,
+    History,
+    ImportDone,
+    ImportWork,
+    ProfileDone,
+    ProfileWork,
+    Result,
+    Settings,
+    Step,
+    TaskRecords,
+    TaskSpec,
+    Timing,
+    Trial,
+    UpdateDone,
+    UpdateWork,
+    ValidateDone,
+    ValidateWork,
+    Work,
+)
+from stage_workers.engines import load
+from stage_workers.sandbox import CallFailure
+from stage_workers.stages import Context, run_stage
+
+T = TypeVar("T")
+MODEL = b"""
+tasks:
+  - {name: a, weight: 3, untuned: 0.9, best: 0.1}
+  - {name: b, untuned: 0.5}
+"""
+
+
+class FakeSandbox:
+    """Calls the mock engine directly; ``answers`` come first, method by method."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[object]] = {}
+        self.calls: list[tuple[str, float]] = []
+
+    def call(
+        self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+    ) -> T | CallFailure:
+        self.calls.append((method, timeout))
+        if self.answers.get(method):
+            answer = self.answers[method].pop(0)
+            if isinstance(answer, TunemeshError):
+                raise answer
+            return cast(T, answer)
+        function: Callable[..., T] = getattr(load(engine), method)
+        try:
+            return function(*args)
+        except RuntimeError as error:
+            return CallFailure("raised", str(error))
+
+
+@pytest.fixture
+def sandbox() -> FakeSandbox:
+    return FakeSandbox()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path))
+
+
+@pytest.fixture
+def context(sandbox: FakeSandbox, store: ArtifactStore) -> Context:
+    return Context(sandbox, store, "cpu")
+
+
+def step(work: Work, number: int = 0, target: str = "mock", settings: Settings | None = None) -> Step:
+    return Step(
+        id=f"job/t00/{number}/-/x",
+        job="job",
+        engine="mock",
+        target=target,
+        seed=5,
+        settings=settings or Settings(),
+        work=work,
+        task="t00",
+        round=number,
+    )
+
+
+def imported(context: Context, model: bytes = MODEL) -> ImportDone:
+    return expect(ImportDone, run_stage(step(ImportWork(model=context.store.put(model))), context))
+
+
+def proposed(context: Context, task: TaskSpec, want: int = 4) -> UpdateDone:
+    return expect(UpdateDone, run_stage(step(UpdateWork(task=task, want=want)), context))
+
+
+def expect(kind: type[T], result: Result) -> T:
+    assert isinstance(result, kind), result
+    return result
+
+
+def missing() -> Blob:
+    return Blob("ab" * 32, 10)
+
+
+def trials_of(candidates: list[Candidate], latency: float = 0.2) -> list[Trial]:
+    return [Trial(candidate=each, outcome="measured", latencies=[latency]) for each in candidates]
+
+
+TIMING = Timing(step="s", stage="build", resource="build-cpu", worker="w", started=1.0, finished=2.0)
+
+
+def test_import_names_the_tasks_in_order_and_stores_the_model(context: Context) -> None:
+    done = imported(context)
+    assert [(task.id, task.name, task.weight) for task in done.tasks] == [("t00", "a", 3), ("t01", "b", 1)]
+    assert done.model.data is None
+    assert context.store.get(done.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "cause"),
+    [(b"tasks: [", "mock", "YAML"), (MODEL, "llvm", "unknown target 'llvm'")],
+)
+def test_a_bad_model_or_target_is_a_failure_in_one_line(
+    context: Context, model: bytes, target: str, cause: str
+) -> None:
+    result = run_stage(step(ImportWork(model=context.store.put(model)), target=target), context)
+    error = expect(Failure, result).error
+    assert cause in error
+    assert "\n" not in error
+
+
+def test_a_missing_artifact_is_a_failure(context: Context) -> None:
+    result = run_stage(step(ImportWork(model=missing())), context)
+    assert "is not in" in expect(Failure, result).error
+
+
+def test_a_crash_in_import_is_a_failure_that_names_it(context: Context, sandbox: FakeSandbox) -> None:
+    sandbox.answers["import_model"] = [CallFailure("crashed", "killed by SIGSEGV")]
+    result = run_stage(step(ImportWork(model=context.store.put(MODEL))), context)
+    assert "import model: crashed: killed by SIGSEGV" in expect(Failure, result).error
+
+
+def test_the_first_update_starts_a_task(context: Context) -> None:
+    done = proposed(context, imported(context).tasks[0])
+    assert [each.index for each in done.candidates] == [0, 1, 2, 3]
+    assert len({each.hash for each in done.candidates}) == 4
+    assert done.state.history == []
+    assert done.state.search.data is not None
+
+
+def test_an_update_keeps_the_finished_round_in_the_store(context: Context) -> None:
+    task = imported(context).tasks[0]
+    first = proposed(context, task)
+    trials = trials_of(first.candidates)
+    work = UpdateWork(task=task, want=2, state=first.state, trials=trials, timings=[TIMING])
+    second = expect(UpdateDone, run_stage(step(work, 1), context))
+    (blob,) = second.state.history
+    assert blob.data is None
+    history = msgspec.msgpack.decode(context.store.get(blob), type=History)
+    assert history == History(task="t00", round=0, trials=trials, timings=[TIMING])
+    assert not {each.hash for each in first.candidates} & {each.hash for each in second.candidates}
+    assert expect(UpdateDone, run_stage(step(work, 1), context)) == second
+
+
+def test_a_large_search_state_goes_to_the_store(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    sandbox.answers["update"] = [
+        Proposal(search=b"s" * 400_000, schedules=[]),
+        Proposal(search=b"s" * 600_000, schedules=[]),
+        Proposal(search=b"s" * 400_000, schedules=[(f"{n}", b"x" * 20_000) for n in range(32)]),
+    ]
+    inline = [proposed(context, task).state.search.data is not None for _ in range(3)]
+    assert inline == [True, False, False]
+
+
+def test_a_crash_in_update_is_tried_once_more(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    crash = CallFailure("crashed", "killed by SIGSEGV")
+    sandbox.answers["update"] = [crash]
+    assert proposed(context, task).candidates
+    sandbox.answers["update"] = [crash, crash]
+    result = run_stage(step(UpdateWork(task=task, want=4)), context)
+    assert "SIGSEGV" in expect(Failure, result).error
+
+
+def test_a_failed_build_costs_one_candidate(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task).candidates
+    sandbox.answers["build"] = [
+        CallFailure("crashed", "killed by SIGSEGV"),
+        CallFailure("timed-out", "exceeded 7 s"),
+        CallFailure("out-of-memory", "exceeded 4 GiB of memory" + "x" * 9000),
+    ]
+    work = step(BuildWork(task=task, candidates=candidates), settings=Settings(build_timeout=7))
+    built = expect(BuildDone, run_stage(work, context)).built
+    assert [each.outcome for each in built] == ["build-failed", "build-timed-out", "build-failed", None]
+    assert built[0].error == "killed by SIGSEGV"
+    assert len(built[2].error) <= 2000
+    assert built[3].artifact is not None
+    assert [each.index for each in built] == [0, 1, 2, 3]
+    assert sandbox.calls[-4:] == [("build", 7)] * 4
+
+
+def test_profile_measures_what_was_built_and_the_baseline_when_asked(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    built = expect(
+        BuildDone,
+        run_stage(step(BuildWork(task=task, candidates=proposed(context, task, 7).candidates)), context),
+    ).built
+    built[5] = msgspec.structs.replace(built[5], artifact=missing())
+    nan = float("nan")
+    sandbox.answers["profile"] = [
+        CallFailure("crashed", "killed by SIGSEGV"),
+        CallFailure("timed-out", "exceeded 10 s"),
+        ProfileOutcome(outcome="wrong-result", error="output 0 differs"),
+        ProfileOutcome(outcome="measured", latencies=[0.1, nan]),
+    ]
+    done = expect(
+        ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built, baseline=True)), context)
+    )
+    assert [each.outcome for each in done.profiled] == [
+        "run-failed", "run-timed-out", "wrong-result", "run-failed", "measured", "run-failed", "measured",
+    ]  # fmt: skip
+    assert "nan" in done.profiled[3].error
+    assert "is not in" in done.profiled[5].error
+    assert all(each.error for each in done.profiled if each.outcome != "measured")
+    assert len(done.profiled[4].latencies) == 3
+    assert done.untuned == 0.9
+    again = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built[:1])), context))
+    assert again.untuned is None
+
+
+def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    sandbox.answers["profile_untuned"] = [CallFailure("timed-out", "exceeded 100 s")]
+    result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
+    assert expect(ProfileDone, result) == ProfileDone(profiled=[], untuned=None)
+
+
+def test_profiling_without_a_device_is_a_failure(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    result = run_stage(step(ProfileWork(task=task, artifacts=[])), Context(sandbox, context.store))
+    assert "needs a device" in expect(Failure, result).error
+
+
+def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> None:
+    model = imported(context)
+    task = model.tasks[0]
+    first = proposed(context, task)
+    work = UpdateWork(
+        task=task, want=0, state=first.state, trials=trials_of(first.candidates, 0.2), timings=[TIMING]
+    )
+    closed = expect(UpdateDone, run_stage(step(work, 1), context))
+    records = [
+        TaskRecords(task=task, history=closed.state.history),
+        TaskRecords(task=model.tasks[1], history=[]),
+    ]
+    done = expect(AssembleDone, run_stage(step(AssembleWork(model=model.model, tasks=records)), context))
+    assert msgspec.msgpack.decode(context.store.get(done.timeline), type=list[Timing]) == [TIMING]
+    assert all(blob.data is None for blob in (done.tuned, done.untuned, done.timeline, *done.files.values()))
+    checked = expect(
+        ValidateDone,
+        run_stage(
+            step(ValidateWork(tuned=done.tuned, untuned=done.untuned, signature=done.signature)), context
+        ),
+    )
+    assert checked.latency_before == pytest.approx(3 * 0.9 + 0.5)
+    assert checked.latency_after == pytest.approx(3 * 0.2 + 0.5)
+    assert checked.equal
+
+
+def test_a_damaged_history_is_a_failure(context: Context) -> None:
+    model = imported(context)
+    records = [TaskRecords(task=model.tasks[0], history=[context.store.put(b"nonsense", inline=False)])]
+    result = run_stage(step(AssembleWork(model=model.model, tasks=records)), context)
+    assert "no history of a round" in expect(Failure, result).error
