@@ -22,7 +22,6 @@ from shared.messages import (
     FINAL_KINDS,
     Blob,
     BuildDone,
-    Built,
     Candidate,
     JobEvent,
     Message,
@@ -151,7 +150,12 @@ def main() -> None:
                     settings = Settings(chunk=1)
                     client.submit(
                         Request(
-                            job=job, model=BLOB, target="mock", trials=TRIALS, engine="mock", settings=settings
+                            job=job,
+                            model=BLOB,
+                            target="mock",
+                            trials=TRIALS,
+                            engine="mock",
+                            settings=settings,
                         )
                     )
                 before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -169,7 +173,8 @@ def main() -> None:
     assert len(ended) == JOBS, f"only {sorted(ended)} ended in {LIMIT:.0f} s"
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(
-        f"coordinator: {peer.results} step results in {seconds:.1f} s, {peer.results / seconds:.0f} per second"
+        f"coordinator: {peer.results} step results in {seconds:.1f} s,"
+        f" {peer.results / seconds:.0f} per second"
         f" (broker and all workers on the other core; coordinator used {cpu:.1f} s of CPU with its start)"
     )
 

@@ -8,6 +8,7 @@ counted from its first to its last build step.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 from pathlib import Path
@@ -40,7 +41,7 @@ def main() -> None:
     builds = [t for t in ending.report.timeline if t.stage == "build"]
     span = builds[-1].finished - builds[0].started
     busy = sum(t.finished - t.started for t in builds)
-    gaps = [b.started - a.finished for a, b in zip(builds, builds[1:], strict=False)]
+    gaps = [b.started - a.finished for a, b in itertools.pairwise(builds)]
     print(
         f"idle gap: {len(builds)} build steps of {STEP * 1e3:.0f} ms, busy {busy / span:.1%} of {span:.1f} s;"
         f" gap median {statistics.median(gaps) * 1e3:.1f} ms,"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OPTIMISM = 0.2
-"""Share of a task's latency that the optimistic guess expects to save by doubling its trials. Ansor's alpha."""
+"""Share of a task's latency that the optimistic guess expects doubled trials to save. Ansor's alpha."""
 
 ATTEMPTS_WITHOUT_SUCCESS = 3
 """Rounds after which a task of which nothing could be measured gets no more trials."""

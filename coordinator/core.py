@@ -6,13 +6,14 @@ Rules, in prose:
    forgets everything, and rebuilds it from what is delivered again.
 2. **Decide, save, act.** Every decision that must not be taken twice (accepting a job, granting trials to a
    task, moving to the next phase) is a new ledger revision. It is published to the coordinator's own queue,
-   and only when that revision comes back are the steps that follow from it dispatched and the messages that led
-   to it acknowledged. A crash in between leaves either the old ledger with all its sources or the new one.
+   and only when that revision comes back are the steps that follow from it dispatched and the messages that
+   led to it acknowledged. A crash in between leaves either the old ledger with all its sources or the new
+   one.
 3. **Steps are derived, not remembered.** ``pipeline.open_steps`` says which steps are due; those that are
    neither in flight nor ready become ready. So losing a step is mended by looking again.
 4. **Duplicates are dropped.** Ids are deterministic; a second result is acknowledged and ignored.
-5. **Settling.** After connecting, the core waits until the requeued messages and the status of the workers have
-   come in before it takes any decision.
+5. **Settling.** After connecting, the core waits until the requeued messages and the status of the workers
+   have come in before it takes any decision.
 
 No clock, no chance, no IO: ``now`` is an argument.
 """
@@ -32,7 +33,6 @@ from coordinator.events import (
     Arrived,
     Connected,
     Declare,
-    Dispatch,
     DispatchFailed,
     Event,
     Handle,
@@ -40,6 +40,7 @@ from coordinator.events import (
     Purge,
     QueueSeen,
     Save,
+    SaveFailed,
     Tell,
     Tick,
     WorkerSeen,
@@ -47,6 +48,7 @@ from coordinator.events import (
 from coordinator.jobs import Held, Job
 from coordinator.resources import LOST_AFTER, Resources
 from coordinator.strategies import Strategy
+from shared.artifacts import INLINE_LIMIT
 from shared.messages import (
     AssembleDone,
     BuildDone,
@@ -121,6 +123,8 @@ class Core:
                 self._resources.checked(queue, ready, consumers, now)
             case DispatchFailed(step, cause):
                 self._dispatch_failed(step, cause)
+            case SaveFailed(job, cause):
+                self._save_failed(job, cause)
             case Arrived() if self._settling_since is not None:
                 self._settle(event)
             case Arrived():
@@ -200,11 +204,14 @@ class Core:
                 phase = known.ledger.phase
                 kind: EventKind = phase if phase in ("done", "failed", "cancelled") else "accepted"
                 self._tell(known, kind, known.ledger.error or f"job {request.job} is known already")
-            elif event.reply_to:
-                # Not to all listeners: they follow the job that has this id.
-                text = f"job id {request.job!r} is taken by another request; choose a new one"
-                rejected = JobEvent(job=request.job, kind="rejected", at=self._now, text=text)
-                self._out.append(Tell(rejected, event.reply_to))
+            else:
+                self._refuse(event, request, f"job id {request.job!r} is taken; choose a new one")
+            return
+        if len(request.model.data or b"") > INLINE_LIMIT:
+            self._out.append(Acknowledge(event.handle))
+            self._refuse(
+                event, request, f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
+            )
             return
         ledger = Ledger(request=request, revision=0, phase="importing", accepted=self._now)
         job = self._add_job(ledger)
@@ -213,6 +220,12 @@ class Core:
         self._tell(
             job, "accepted", f"{request.name or request.job}: {request.trials} trials for {request.target}"
         )
+
+    def _refuse(self, event: Arrived, request: Request, text: str) -> None:
+        """Only to the one who asked: other listeners may follow another job of this id."""
+        if event.reply_to:
+            rejected = JobEvent(job=request.job, kind="rejected", at=self._now, text=text)
+            self._out.append(Tell(rejected, event.reply_to))
 
     def _add_job(self, ledger: Ledger) -> Job:
         self._job_orders += 1
@@ -411,6 +424,13 @@ class Core:
         if self._dispatcher.lost(step) is not None:
             self._look_again = True
 
+    def _save_failed(self, job_id: str, cause: str) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None and not job.ended:
+            # What made the ledger too large cannot be part of its last revision.
+            job.ledger = msgspec.structs.replace(job.ledger, tasks=[], assembled=None)
+            self._finish(job, "failed", cause)
+
     def _dispatch_failed(self, step: str, cause: str) -> None:
         flight = self._dispatcher.lost(step)
         if flight is None:
@@ -461,7 +481,7 @@ class Core:
             self._watch(job)
 
     def _leave_lost_devices(self) -> None:
-        """Steps on a device that has no worker any more go to another device of the same target, if there is one.
+        """Steps on a device without a worker go to another device of the same target, if there is one.
         Otherwise they stay in its queue until it is back."""
         for queue in list(self._resources.queues.values()):
             lost = queue.empty_since is not None and self._now - queue.empty_since > LOST_AFTER
@@ -485,10 +505,11 @@ class Core:
             self._go_on(job)
             if job.waiting_since is not None and self._now - job.waiting_since > NO_DEVICE_AFTER:
                 served = sorted({q.targets[0] for q in self._resources.queues.values() if q.targets})
-                text = f"{job.waiting}; devices here serve: {', '.join(served) or 'none, there is no device'}"
-                self._finish(
-                    job, "failed", f"{text}. Start one: tunemesh worker profile-NAME --device D --target T"
+                text = (
+                    f"{job.waiting}; devices here serve: {', '.join(served) or 'none, there is no device'}."
+                    " Start one: tunemesh worker profile-NAME --device D --target T"
                 )
+                self._finish(job, "failed", text)
                 return
         elif (reason := self._why_waiting(job)) != job.waiting:
             job.waiting, job.changed = reason, True
@@ -538,4 +559,5 @@ def _nothing_measured(ledger: Ledger) -> str:
     if not tried or any(task.best is not None for task in ledger.tasks):
         return ""
     errors = [task.last_error for task in ledger.tasks if task.last_error]
-    return f"none of {tried} trials could be measured; the last error: {errors[-1] if errors else 'none reported'}"
+    last = errors[-1] if errors else "none reported"
+    return f"none of {tried} trials could be measured; the last error: {last}"

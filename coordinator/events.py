@@ -1,7 +1,7 @@
 """The vocabulary of the core: what can happen, and what can be done about it.
 
-``Core.handle(event, now)`` takes one event and returns instructions. All are frozen values, so a log of events
-can be replayed and a test can compare whole lists.
+``Core.handle(event, now)`` takes one event and returns instructions. All are frozen values, so a log of
+events can be replayed and a test can compare whole lists.
 """
 
 from __future__ import annotations
@@ -60,10 +60,18 @@ class QueueSeen:
 
 @dataclass(frozen=True, slots=True)
 class DispatchFailed:
-    """A step could not be routed to its queue, or with a ``cause``, could not be made into a message at all."""
+    """A step could not be routed to its queue, or with a ``cause``, could not be made into a message."""
 
     step: str
     cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SaveFailed:
+    """The ledger of a job cannot be made into a message; ``cause`` says why."""
+
+    job: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class Tick:
     """Time passed; sent about twice a second."""
 
 
-Event = Connected | Arrived | WorkerSeen | QueueSeen | DispatchFailed | Tick
+Event = Connected | Arrived | WorkerSeen | QueueSeen | DispatchFailed | SaveFailed | Tick
 
 
 # -- Instructions ------------------------------------------------------------------------------------------

@@ -36,6 +36,10 @@ NEEDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "
 """Which queue serves a stage; ``profile`` and ``validate`` need a device of the right target."""
 
 
+ERROR_ROOM = 128 * 1024
+"""Characters for the error texts of one round in a ``model-update`` step."""
+
+
 def need_of(job: Job, ref: StepRef) -> str:
     """The kind of resource that a step needs."""
     return NEEDS.get(ref.stage) or f"profile:{job.ledger.request.target}"
@@ -163,7 +167,7 @@ def _work(job: Job, ref: StepRef) -> Work:
             task=task.spec,
             want=task.want,
             state=proposal.state if proposal else None,
-            trials=trials_of(before, size),
+            trials=_fitting(trials_of(before, size)),
             timings=[held.message.timing for held in before.held()],
         )
     round_ = rounds.round(ref.round)
@@ -193,6 +197,15 @@ def trials_of(round_: Round, size: int) -> list[Trial]:
             made, seen = built.get(candidate.index), profiled.get(candidate.index)
             trials.append(_trial(candidate, made.outcome if made else None, made.error if made else "", seen))
     return trials
+
+
+def _fitting(trials: list[Trial]) -> list[Trial]:
+    """The same trials, with error texts short enough for all of them to fit into one message."""
+    room = max(ERROR_ROOM // max(len(trials), 1), 100)
+    return [
+        trial if len(trial.error) <= room else msgspec.structs.replace(trial, error=trial.error[:room])
+        for trial in trials
+    ]
 
 
 def _trial(
@@ -324,7 +337,7 @@ def decide(job: Job) -> Ledger | None:
 
 
 def close(job: Job, task: TaskLedger, result: StepResult, update: UpdateDone) -> Ledger:
-    """The revision that closes ``task`` with the history in the state that its last ``model-update`` returned."""
+    """The revision that closes ``task``, with the history in the state that its last update returned."""
     closed = msgspec.structs.replace(task, closed=True, history=update.state.history)
     ledger = job.ledger
     return msgspec.structs.replace(

@@ -89,7 +89,7 @@ class Resources:
         return new
 
     def checked(self, name: str, ready: int, consumers: int, now: float) -> None:
-        """The broker's view of a queue. Without a consumer its workers are gone, however recent their status."""
+        """The broker's view. Without a consumer the workers are gone, however recent their status."""
         queue = self.queues.get(name)
         if queue is None:
             return

@@ -35,6 +35,7 @@ from coordinator.events import (
     Purge,
     QueueSeen,
     Save,
+    SaveFailed,
     Tell,
     Tick,
     WorkerSeen,
@@ -63,8 +64,8 @@ CHECK = 1.0
 """Seconds between two cross-checks of the stage queues."""
 
 REFRESH = 600.0
-"""Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds one
-for 30 minutes."""
+"""Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds
+one for 30 minutes."""
 
 CONNECT_LIMIT = 60.0
 """Seconds until a broker that does not answer at the start is an error."""
@@ -148,7 +149,7 @@ class Service:
                     log.warning("connection lost: %s", reason)
                 case Delivery():
                     self._delivered(event)
-                case QueueSeen() | DispatchFailed():
+                case QueueSeen() | DispatchFailed() | SaveFailed():
                     self._apply(self._core.handle(event, time.time()))
             now = time.monotonic()
             if now >= next_tick:
@@ -189,14 +190,14 @@ class Service:
             self._put_aside(delivery, str(error))
             return
         handle = next(self._handles)
-        self._held[handle] = _Held(delivery, type(message).__name__, time.monotonic())
+        self._held[handle] = _Held(delivery, codec.tag(message), time.monotonic())
         if not isinstance(message, Request | Cancel | Query | StepResult | Ledger):
             raise AssertionError(f"unexpected {type(message).__name__}")
         event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
         self._apply(self._core.handle(event, time.time()))
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
-        """Dead-letter what cannot be decoded, together with the reason, and tell a client that asked for answers."""
+        """Dead-letter what cannot be decoded, with the reason, and tell a client that asked for answers."""
         log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)
         body = delivery.body[: codec.MAX_MESSAGE]
         letter = Outgoing(
@@ -235,9 +236,7 @@ class Service:
                     except BadMessage as error:
                         self._link.events.put(DispatchFailed(step.id, str(error)))
                 case Save(ledger):
-                    self._send(
-                        ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=ledger.request.job
-                    )
+                    self._save(ledger)
                 case Acknowledge(handle):
                     self._release(handle)
                 case Declare(queue):
@@ -251,6 +250,13 @@ class Service:
                     self._send(event, "", reply_to, correlation_id=event.job, expires=60.0)
                 case Answer(reply_to, correlation_id, snapshot):
                     self._send(snapshot, "", reply_to, correlation_id=correlation_id, expires=60.0)
+
+    def _save(self, ledger: Ledger) -> None:
+        job = ledger.request.job
+        try:
+            self._send(ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=job)
+        except BadMessage as error:
+            self._link.events.put(SaveFailed(job, str(error)))
 
     def _send(
         self,

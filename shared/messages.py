@@ -15,9 +15,9 @@ from msgspec import Meta, Struct
 
 WIRE_VERSION = 1
 
-JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
+QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]

@@ -1,16 +1,16 @@
 """The one place that knows pika: a connection to the broker that keeps itself alive.
 
-A :class:`Link` runs pika's ``SelectConnection`` in a thread of its own, so heartbeats go out whatever the rest
-of the process does. The owner reads *events* from a queue (:class:`Up`, :class:`Down`, :class:`Delivery`) and
-calls methods that may be called from any thread.
+A :class:`Link` runs pika's ``SelectConnection`` in a thread of its own, so heartbeats go out whatever the
+rest of the process does. The owner reads *events* from a queue (:class:`Up`, :class:`Down`,
+:class:`Delivery`) and calls methods that may be called from any thread.
 
 - Every lost connection, and every channel that the server closes, is answered by a reconnect with backoff.
   The subscriptions are made again and :class:`Up` is sent again.
 - A delivery belongs to the connection that brought it (its ``epoch``). Acknowledging it later is a no-op: the
   broker has requeued it by then.
 - ``publish`` is confirmed and mandatory. Its future fails with :class:`LinkDown` or :class:`Unroutable`.
-- Everything that may fail on purpose (declare, probe, purge) runs on a second channel, one operation at a time,
-  so that a refusal is the answer to its own question and disturbs nothing else.
+- Everything that may fail on purpose (declare, probe, purge) runs on a second channel, one operation at a
+  time, so that a refusal is the answer to its own question and disturbs nothing else.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Link:
         self._call(lambda: self._settle(delivery, lambda c: c.basic_nack(delivery.tag, requeue=True)))
 
     def own_queue(self, queue: str) -> str:
-        """The broker's name of the link's own queue ``queue``, for ``reply_to``; changes with each connection."""
+        """The broker's name of the link's own queue, for ``reply_to``; changes with each connection."""
         return self._own_queues[queue]
 
     def consume(self, up: Up, subscription: Subscription) -> None:

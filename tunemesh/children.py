@@ -21,7 +21,7 @@ STOP_LIMIT = 8.0
 """Seconds between the second SIGTERM and SIGKILL."""
 
 RESTARTS = (0.0, 0.5, 2.0, 5.0)
-"""Seconds to wait before a child is started again; the last repeats. One that lived for a minute starts over."""
+"""Seconds to wait before a child is started again; the last repeats. A minute of life starts over."""
 
 
 @dataclass(slots=True)

@@ -152,7 +152,7 @@ def up(
     builders: options.Builders = None,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
 ) -> None:
-    """Start a mesh on this machine and keep it running. submit, status and the others find it by themselves."""
+    """Start a mesh on this machine and keep it running; submit, status and the others find it."""
     home = folder if folder is not None else places.data_folder()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     layout = plan(device, builders)

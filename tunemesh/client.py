@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 
+import msgspec
+
 from broker_config import topology
 from shared import codec
 from shared.errors import BadMessage, BrokerUnavailable, TunemeshError, Unroutable
@@ -67,7 +69,7 @@ class Client:
             BadMessage: it is too large; its model belongs into the artifact store.
             BrokerUnavailable: the broker has no place for it.
         """
-        self._confirmed(self._publish(request, topology.REQUEST_KEY))
+        self._confirmed(self._publish(request, topology.REQUEST_KEY, request.job))
 
     def cancel(self, job: str) -> None:
         """Ask for a job to be stopped."""
@@ -90,18 +92,19 @@ class Client:
         )
 
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
-        """Events of ``jobs`` until all of them have ended; ``None`` about every ``idle`` seconds without one."""
+        """Events of ``jobs`` until all have ended; ``None`` about every ``idle`` seconds without one."""
         open_jobs = set(jobs)
         # What happened before is asked for soon; later only when nothing is heard.
         heard = time.monotonic() - SILENCE + 1.0
         while open_jobs:
-            message, _ = self._next(idle)
+            message, correlation_id = self._next(idle)
             match message:
-                case JobEvent() if message.job in open_jobs or message.kind == "rejected":
+                case JobEvent() if correlation_id in open_jobs:
                     heard = time.monotonic()
                     if message.kind in FINAL_KINDS:
-                        open_jobs.discard(message.job)
-                    yield message
+                        open_jobs.discard(correlation_id)
+                    # A request that could not even be read is refused without its job.
+                    yield msgspec.structs.replace(message, job=correlation_id)
                 case Snapshot():
                     heard = time.monotonic()
                     for event in _as_events(message):

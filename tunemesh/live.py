@@ -38,7 +38,7 @@ def latency(value: float | None) -> str:
 
 
 def estimate(progress: JobProgress) -> tuple[float | None, float | None]:
-    """Summed latency of all tasks before and now, in seconds, each task by its weight; ``None`` before all tasks
+    """Summed latency of all tasks before and now, in seconds, each task by its weight; ``None`` before all
     have been measured. What the whole model takes is measured at the end."""
     if not progress.tasks or any(task.untuned is None for task in progress.tasks):
         return None, None

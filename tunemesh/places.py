@@ -1,4 +1,4 @@
-"""Where the running mesh is: from options, from the environment, or from the note that ``tunemesh up`` leaves."""
+"""Where the running mesh is: from options, the environment, or the note that ``tunemesh up`` leaves."""
 
 from __future__ import annotations
 

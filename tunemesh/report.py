@@ -120,6 +120,10 @@ def save_results(
         "report.json": text,
     }
     for name, data in files.items():
+        if Path(name).name != name:
+            raise TunemeshError(
+                f"the result of job {progress.job} has a file called {name!r}; it is not written"
+            )
         write_file(folder / name, data)
     return report
 

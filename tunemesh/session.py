@@ -63,7 +63,7 @@ class Tuned:
         """
         from stage_workers.engines.metaschedule.running import run_model
 
-        return run_model(self.folder / "model.so", inputs)
+        return run_model(self.folder / "model.so", self.folder / "signature.json", inputs)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Copy ``model.so`` to ``path``, and the rest beside it when ``path`` is a folder."""
@@ -114,7 +114,9 @@ class Model:
         except msgspec.ValidationError as error:
             raise BadInput(f"bad setting: {error}") from None
         if unknown := set(changes) - set(Settings.__struct_fields__):
-            raise BadInput(f"there is no setting {sorted(unknown)[0]!r}; known: {', '.join(Settings.__struct_fields__)}")
+            raise BadInput(
+                f"there is no setting {sorted(unknown)[0]!r}; known: {', '.join(Settings.__struct_fields__)}"
+            )
         return replace(self, plan=replace(self.plan, settings=changed))
 
     def through(self, broker: str, artifacts: str) -> Model:

@@ -16,15 +16,15 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     model = context.store.get(work.model)
     args = (model, step.target, step.settings)
     imported = whole(step, context, "import_model", args, Imported, IMPORT_LIMIT)
-    # Workload and baseline travel in every step of the task: small ones inline, spared of the store.
+    # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     tasks = [
         TaskSpec(
             id=f"t{number:02}",
             name=task.name,
             key=task.key,
             weight=task.weight,
-            workload=context.store.put(task.workload),
-            untuned=context.store.put(task.untuned),
+            workload=context.store.put(task.workload, inline=False),
+            untuned=context.store.put(task.untuned, inline=False),
         )
         for number, task in enumerate(imported.tasks)
     ]

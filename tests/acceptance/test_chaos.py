@@ -55,7 +55,9 @@ def submit(client: Client, mesh: LocalMesh, folder: Path, jobs: list[str]) -> No
         )
 
 
-def follow(client: Client, mesh: LocalMesh, jobs: list[str], now_and_then: Callable[[], None]) -> dict[str, JobEvent]:
+def follow(
+    client: Client, mesh: LocalMesh, jobs: list[str], now_and_then: Callable[[], None]
+) -> dict[str, JobEvent]:
     """Until all jobs have ended."""
     deadline = time.monotonic() + LIMIT
     endings: dict[str, JobEvent] = {}

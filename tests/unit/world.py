@@ -1,8 +1,8 @@
 """A broker, workers and clients in a few lists, so that the core can be driven through any order of events.
 
-The model keeps what matters of RabbitMQ: a delivery stays in the coordinator's queue until it is acknowledged,
-and all of them come again when the coordinator starts afresh; a step stays in its queue until its worker has
-published the result.
+The model keeps what matters of RabbitMQ: a delivery stays in the coordinator's queue until it is
+acknowledged, and all of them come again when the coordinator starts afresh; a step stays in its queue until
+its worker has published the result.
 """
 
 from __future__ import annotations
@@ -231,7 +231,9 @@ class World:
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
-                done = BuildDone(built=[Built(index=c.index, seconds=0.1, artifact=BLOB) for c in work.candidates])
+                done = BuildDone(
+                    built=[Built(index=c.index, seconds=0.1, artifact=BLOB) for c in work.candidates]
+                )
             case ProfileWork():
                 profiled = []
                 for built in work.artifacts:

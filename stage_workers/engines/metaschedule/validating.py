@@ -60,13 +60,14 @@ class _Model:
         return time.perf_counter() - start
 
     def outputs(self) -> list[Array]:
-        return _flatten(self._result)
+        return flatten(self._result)
 
 
-def _flatten(result: Any) -> list[Array]:
+def flatten(result: Any) -> list[Array]:
+    """The arrays in what a virtual machine returns: one tensor, or tuples of them."""
     if hasattr(result, "numpy"):
         return [result.numpy()]
-    return [array for field in result for array in _flatten(field)]
+    return [array for field in result for array in flatten(field)]
 
 
 def _race(before: Callable[[], float], after: Callable[[], float], settings: Settings) -> tuple[float, float]:
