@@ -12,10 +12,10 @@ from coordinator.jobs import Job, Round, StepRef
 from shared.messages import (
     AssembleWork,
     BuildWork,
+    Built,
     Candidate,
     ImportWork,
     Ledger,
-    Outcome,
     Profiled,
     ProfileWork,
     Stage,
@@ -186,7 +186,8 @@ def _work(job: Job, ref: StepRef) -> Work:
 
 
 def trials_of(round_: Round, size: int) -> list[Trial]:
-    """The trials of a round, in the order of the batch; exactly one per candidate whose chunk is back."""
+    """The trials of a round, in the order of the batch: one per candidate that has failed to build or whose
+    profile is back."""
     trials: list[Trial] = []
     for number, chunk in sorted(round_.chunks.items()):
         if chunk.built is None:
@@ -195,7 +196,9 @@ def trials_of(round_: Round, size: int) -> list[Trial]:
         profiled = {p.index: p for p in chunk.profiled.profiled} if chunk.profiled else {}
         for candidate in round_.candidates(number, size):
             made, seen = built.get(candidate.index), profiled.get(candidate.index)
-            trials.append(_trial(candidate, made.outcome if made else None, made.error if made else "", seen))
+            failed = made is not None and made.outcome is not None
+            if failed or chunk.profiled is not None:
+                trials.append(_trial(candidate, made, seen))
     return trials
 
 
@@ -208,11 +211,9 @@ def _fitting(trials: list[Trial]) -> list[Trial]:
     ]
 
 
-def _trial(
-    candidate: Candidate, build_outcome: Outcome | None, build_error: str, seen: Profiled | None
-) -> Trial:
-    if build_outcome is not None:
-        return Trial(candidate=candidate, outcome=build_outcome, error=build_error)
+def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> Trial:
+    if made is not None and made.outcome is not None:
+        return Trial(candidate=candidate, outcome=made.outcome, error=made.error)
     if seen is None or (seen.outcome == "measured" and not seen.latencies):
         return Trial(candidate=candidate, outcome="run-failed", error="the worker reported nothing for it")
     return Trial(candidate=candidate, outcome=seen.outcome, latencies=seen.latencies, error=seen.error)

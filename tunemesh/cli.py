@@ -338,17 +338,8 @@ def _print_json(value: Any) -> None:
 
 
 def _print_reports(console: Console, reports: list[Report], out: Path) -> None:
-    table = Table(title="tuned models", title_justify="left", expand=True)
-    for name in (
-        "job",
-        "before",
-        "after",
-        "speed-up",
-        "largest difference",
-        "trials",
-        "wall time",
-        "results",
-    ):
+    table = Table(title="tuned models", title_justify="left")
+    for name in ("job", "before", "after", "speed-up", "difference", "trials", "time"):
         table.add_column(name, overflow="fold")
     for report in reports:
         table.add_row(
@@ -356,15 +347,15 @@ def _print_reports(console: Console, reports: list[Report], out: Path) -> None:
             live.latency(report.latency_before_s),
             live.latency(report.latency_after_s),
             f"{report.speedup:.1f}x",
-            f"{report.largest_difference:.2g}",
+            f"{report.largest_difference:.1e}",
             f"{report.trials}/{report.budget}",
             live.seconds(report.wall_s),
-            str(out / report.job),
         )
     console.print(table)
     for report in reports:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
-        console.print(f"{report.job}: share of wall time in which it kept {shares} busy", highlight=False)
+        lines = f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}"
+        console.print(lines, highlight=False, soft_wrap=True)
 
 
 with contextlib.suppress(AttributeError):

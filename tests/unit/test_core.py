@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator import views
 from coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tell, Tick, WorkerSeen
 from shared.messages import BuildDone, Built, Cancel, Failure, Ledger, StepResult
 from tests.unit.world import World, request
@@ -25,6 +26,16 @@ def test_a_job_runs_through_all_stages_and_ends_with_exactly_its_trials() -> Non
     assert ledger.phase == "done"
     assert trials(ledger) == 37
     assert [e.kind for e in world.events if e.kind != "progress"] == ["accepted", "done"]
+
+
+def test_a_chunk_on_its_way_to_the_device_counts_neither_as_tried_nor_as_failed() -> None:
+    world = World(tasks=1)
+    world.publish(request(trials=8, batch=8, chunk=8))
+    device = world.workers[2]
+    while device.doing is None or device.doing[1].work.__class__.__name__ != "ProfileWork":
+        world.turn()
+    task = views.progress(world.core.jobs["job"]).tasks[0]
+    assert (task.trials, task.outcomes) == (0, {})
 
 
 def test_no_candidate_is_tried_twice_and_all_history_is_kept() -> None:
