@@ -31,6 +31,7 @@ from coordinator.events import (
     Acknowledge,
     Answer,
     Arrived,
+    CaughtUp,
     Connected,
     Declare,
     DispatchFailed,
@@ -117,6 +118,8 @@ class Core:
             case Connected():
                 self._forget()
                 self._settling_since = now
+            case CaughtUp():
+                self._caught_up = True
             case WorkerSeen(status):
                 self._worker_seen(status)
             case QueueSeen(queue, ready, consumers):
@@ -144,6 +147,7 @@ class Core:
         self._jobs: dict[str, Job] = {}
         self._job_orders = 0
         self._settling_since = None
+        self._caught_up = False
         self._stash: list[Arrived] = []
         self._look_again = False
 
@@ -157,7 +161,9 @@ class Core:
     def _settled(self) -> bool:
         assert self._settling_since is not None
         waited = self._now - self._settling_since
-        return waited >= (SETTLE if any(not job.ended for job in self._jobs.values()) else SETTLE_EMPTY)
+        return self._caught_up and waited >= (
+            SETTLE if any(not job.ended for job in self._jobs.values()) else SETTLE_EMPTY
+        )
 
     def _recover(self) -> None:
         """Rebuild the picture from what was delivered again, then go on."""
@@ -312,10 +318,11 @@ class Core:
     def _note_round(self, job: Job, held: Held) -> bool:
         message = held.message
         task = job.task_ledger(message.task)
-        # The round before the present one is of use only while recovering: the next is made from it.
-        first = task.round if task and self._settling_since is None else (task.round - 1 if task else 0)
-        if task is None or task.closed or not first <= message.round <= task.round:
+        if task is None or task.closed or message.round not in (task.round, task.round - 1):
             return False
+        now = job.task(message.task).rounds.get(task.round)
+        if message.round < task.round and now is not None and now.update is not None:
+            return False  # the round before was of use only as long as the present one was not proposed
         placed = job.task(message.task).round(message.round).place(held)
         if placed and isinstance(message.result, UpdateDone) and message.round == task.round:
             self._drop_round(job, message.task, message.round - 1)

@@ -33,6 +33,11 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """Everything that was requeued before :class:`Connected` has arrived again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Arrived:
     """A message was delivered and is held until an :class:`Acknowledge`."""
 
@@ -79,7 +84,7 @@ class Tick:
     """Time passed; sent about twice a second."""
 
 
-Event = Connected | Arrived | WorkerSeen | QueueSeen | DispatchFailed | SaveFailed | Tick
+Event = Connected | CaughtUp | Arrived | WorkerSeen | QueueSeen | DispatchFailed | SaveFailed | Tick
 
 
 # -- Instructions ------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from coordinator.events import (
     Acknowledge,
     Answer,
     Arrived,
+    CaughtUp,
     Connected,
     Declare,
     Dispatch,
@@ -47,6 +48,7 @@ from shared.messages import (
     Cancel,
     JobEvent,
     Ledger,
+    Marker,
     Message,
     Query,
     Request,
@@ -75,7 +77,7 @@ STATUS_QUEUE = "coordinator.status"
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
     topology.REQUESTS: (Request, Cancel, Query),
     topology.RESULTS: (StepResult,),
-    topology.LEDGER: (Ledger, StepResult),
+    topology.LEDGER: (Ledger, StepResult, Marker),
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
 
@@ -107,9 +109,11 @@ class Service:
         self._handles = itertools.count(1)
         self._held: dict[Handle, _Held] = {}
         self._refreshing: dict[str, Handle] = {}
+        self._name = codec.identity("coordinator")
+        self._marker: Marker | None = None
         self._link = Link(
             url,
-            codec.identity("coordinator"),
+            self._name,
             properties={
                 "role": "coordinator",
                 "host": socket.gethostname(),
@@ -141,10 +145,12 @@ class Service:
             match event:
                 case _Leave():
                     break
-                case Up():
+                case Up(epoch):
                     self._held.clear()
                     self._refreshing.clear()
                     self._apply(self._core.handle(Connected(), time.time()))
+                    self._marker = Marker(coordinator=self._name, epoch=epoch)
+                    self._send(self._marker, topology.LEDGER, topology.LEDGER_KEY, correlation_id=None)
                 case Down(reason):
                     log.warning("connection lost: %s", reason)
                 case Delivery():
@@ -188,6 +194,11 @@ class Service:
             message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
         except BadMessage as error:
             self._put_aside(delivery, str(error))
+            return
+        if isinstance(message, Marker):
+            self._link.ack(delivery)
+            if message == self._marker:  # not that of an earlier connection, or of a predecessor
+                self._apply(self._core.handle(CaughtUp(), time.time()))
             return
         handle = next(self._handles)
         self._held[handle] = _Held(delivery, codec.tag(message), time.monotonic())

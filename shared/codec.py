@@ -16,6 +16,7 @@ from shared.messages import (
     Cancel,
     JobEvent,
     Ledger,
+    Marker,
     Message,
     Query,
     Request,
@@ -49,7 +50,7 @@ _head_decoder = msgspec.msgpack.Decoder(_Head)
 _decoders: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
-        Request, Cancel, Query, Step, StepResult, WorkerStatus, Ledger, Snapshot, JobEvent,
+        Request, Cancel, Query, Step, StepResult, WorkerStatus, Ledger, Marker, Snapshot, JobEvent,
     )
 }  # fmt: skip
 
@@ -127,6 +128,8 @@ def message_id(message: Message) -> str:
             return f"{message.job}/{message.kind}/{message.at:.6f}"
         case WorkerStatus():
             return f"{message.worker}/status"
+        case Marker():
+            return f"{message.coordinator}/{message.epoch}/marker"
     return tag(message)
 
 

@@ -410,6 +410,14 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     error: str = ""
 
 
+class Marker(Message, frozen=True, kw_only=True, tag="marker"):
+    """Published by the coordinator to its own queue when it connects. Once it comes back, everything that was
+    requeued has been delivered again."""
+
+    coordinator: str
+    epoch: int
+
+
 # -- To clients --------------------------------------------------------------------------------------------
 
 

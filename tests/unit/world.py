@@ -18,6 +18,7 @@ from coordinator.core import Core
 from coordinator.events import (
     Acknowledge,
     Arrived,
+    CaughtUp,
     Connected,
     Declare,
     Dispatch,
@@ -41,6 +42,7 @@ from shared.messages import (
     ImportWork,
     JobEvent,
     Ledger,
+    Marker,
     Message,
     Profiled,
     ProfileDone,
@@ -121,6 +123,9 @@ class World:
         self.core = Core(lambda: strategies.by_name(self.strategy))
         self.delivered.clear()
         self.give(Connected())
+        for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
+            del self.coordinator[handle]
+        self.publish(Marker(coordinator="world", epoch=0))
         self.report()
 
     def give(self, event: object) -> list[Instruction]:
@@ -156,6 +161,10 @@ class World:
         """Hand the oldest undelivered message to the coordinator."""
         for handle, message in self.coordinator.items():
             if handle not in self.delivered:
+                if isinstance(message, Marker):
+                    del self.coordinator[handle]
+                    self.give(CaughtUp())
+                    return True
                 self.delivered.add(handle)
                 self.give(Arrived(handle, message))  # type: ignore[arg-type]
                 return True
@@ -176,6 +185,12 @@ class World:
         self.report()
         self.check()
         self.give(Tick())
+
+    def settle(self) -> None:
+        """Let a fresh coordinator find out that there is nothing to recover."""
+        while self.deliver():
+            pass
+        self.pass_time(1.0)
 
     # -- Workers ---------------------------------------------------------------------------------------------
 
