@@ -513,6 +513,8 @@ class Link:
     def _main_closed(self, _channel: Any, reason: Any) -> None:
         self._main = None
         self._last_error = _text(reason)
+        if getattr(reason, "reply_code", 0) == 403 and self._epoch == 1 and not self._up.is_set():
+            self._refused = f"this user lacks a right that its role needs ({self._last_error})"
         connection = self._connection
         if connection is not None and connection.is_open and not self._closing:
             connection.close(320, "the server closed the channel")

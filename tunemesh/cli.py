@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
-import click
 import msgspec
 import typer
 from rich.console import Console
@@ -27,6 +26,9 @@ from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.report import Report, save_results
 from tunemesh.service_commands import coordinator, worker
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM."""
 
 app = typer.Typer(
     add_completion=False,
@@ -47,16 +49,20 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(standalone_mode=False)
-    except click.ClickException as error:
-        code = _complain(error.format_message(), 2)
-    except click.exceptions.Exit as error:
+        if code == INTERRUPTED:  # typer has turned Ctrl-C into its exit code
+            _complain("interrupted", INTERRUPTED)
+    except typer.Exit as error:
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        code = _complain("interrupted", 130)
+    except (typer.Abort, KeyboardInterrupt):
+        code = _complain("interrupted", INTERRUPTED)
     except TunemeshError as error:
         code = _complain(str(error), error.exit_code)
-    except BrokenPipeError:
-        code = 1
+    except Exception as error:
+        # Usage errors belong to the click inside typer, which is not public.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        code = _complain(message(), BadInput.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -39,7 +39,7 @@ from broker_config.topology import (
 from shared.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Broker
+    from tests.conftest import Broker
 
 GPU = device_queue("gpu-0")
 PERSISTENT = pika.BasicProperties(delivery_mode=2)

@@ -44,7 +44,7 @@ from shared.messages import (
     WorkerStatus,
 )
 from shared.transport import Delivery, Link, Outgoing, Subscription
-from tests.integration.conftest import Broker
+from tests.conftest import Broker
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""One RabbitMQ node for all integration tests of a session."""
+"""One RabbitMQ node for all tests of a session that need one."""
 
 from __future__ import annotations
 

@@ -1,0 +1,247 @@
+"""The command line as a person uses it: what comes out, and what bad input gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.errors import LinkDown
+from shared.transport import Link, Outgoing
+from tests.acceptance.conftest import Run
+from tests.conftest import Broker
+
+
+def complaint(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refusal consists of."""
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return lines[0]
+
+
+# -- Good input ---------------------------------------------------------------------------------------------
+
+
+def test_two_models_are_tuned_at_once_and_reported(tunemesh: Run, tmp_path: Path, mock_model: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(mock_model.read_text())
+    arguments = ("--engine", "mock", "--target", "mock", "--trials", 40, "--out", tmp_path / "out", "--json")
+    ended = tunemesh("tune", mock_model, other, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    for job in json.loads(ended.stdout):
+        report = json.loads((Path(job["folder"]) / "report.json").read_text())
+        assert report == job["report"]
+        assert report["trials"] == 40
+        assert report["speedup"] > 1
+        assert {step["stage"] for step in report["timeline"]} == {"model-update", "build", "profile"}
+    jobs = [{s["step"].split("/")[0] for s in j["report"]["timeline"]} for j in json.loads(ended.stdout)]
+    assert jobs == [{"model"}, {"other"}]
+
+
+def test_poison_costs_one_candidate_each_and_says_why(tunemesh: Run, tmp_path: Path) -> None:
+    model = tmp_path / "poison.yaml"
+    model.write_text(
+        "tasks:\n  - name: t\n    failures:\n"
+        "      build-crash: {indices: [1]}\n      build-hang: {indices: [3]}\n"
+        "      profile-memory: {indices: [5]}\n      wrong-result: {indices: [7]}\n"
+    )
+    arguments = ("--engine", "mock", "--target", "mock", "--trials", 16, "--out", tmp_path, "--json")
+    ended = tunemesh("tune", model, *arguments, "--build-timeout", 1, "--profile-timeout", 60)
+    assert ended.returncode == 0, ended.stderr
+    (task,) = json.loads(ended.stdout)[0]["report"]["tasks"]
+    assert task["outcomes"] == {
+        "measured": 12,
+        "build-failed": 1,
+        "build-timed-out": 1,
+        "run-failed": 1,
+        "wrong-result": 1,
+    }
+    assert task["last_error"]
+
+
+def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
+    tunemesh: Run, tmp_path: Path, mock_model: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("tasks: 7\n")
+    arguments = ("--engine", "mock", "--target", "mock", "--trials", 8, "--out", tmp_path / "out")
+    ended = tunemesh("tune", bad, mock_model, *arguments)
+    assert ended.returncode == 1
+    assert "job bad failed: import: " in complaint(ended)
+    assert (tmp_path / "out" / "model" / "report.json").exists()
+
+
+def test_results_that_do_not_fit_on_the_disk_are_kept(
+    tunemesh: Run, tmp_path: Path, mock_model: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "model" / "model.so").mkdir(parents=True)  # cannot be replaced by a file, also not by root
+    arguments = ("--engine", "mock", "--target", "mock", "--trials", 4, "--out", out)
+    ended = tunemesh("tune", mock_model, *arguments)
+    assert ended.returncode == 1
+    assert "cannot write" in complaint(ended)
+    assert "the results are kept in" in ended.stdout
+
+
+def test_ctrl_c_takes_everything_down(tmp_path: Path, mock_model: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tunemesh", "tune", str(mock_model), "--engine", "mock"]
+    command += ["--target", "mock", "--trials", "100000", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "tuning" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "error: interrupted\n"
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+    assert left == ""
+    assert not list(tmp_path.glob("tunemesh-*"))
+
+
+@pytest.fixture
+def mesh_home(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """``tunemesh up`` with the mock engine; the environment that finds it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TUNEMESH_")}
+    environment |= {"HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    environment.pop("XDG_DATA_HOME", None)
+    command = [sys.executable, "-m", "tunemesh", "up", "--engine", "mock", "--target", "mock"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "mesh is up" in process.stdout.readline()
+        yield environment
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=40)
+
+
+def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
+    mesh_home: dict[str, str], tunemesh: Run, mock_model: Path, tmp_path: Path
+) -> None:
+    common = ("--engine", "mock", "--target", "mock")
+    (short,) = tunemesh("submit", mock_model, *common, "--trials", 12).stdout.split()
+    (long,) = tunemesh("submit", mock_model, *common, "--trials", 100_000).stdout.split()
+    assert tunemesh("watch", short).returncode == 0
+    listed = json.loads(tunemesh("status", "--json").stdout)
+    assert {job["job"]: job["phase"] for job in listed["jobs"]} == {short: "done", long: "tuning"}
+    assert {r["queue"] for r in listed["resources"]} >= {"build-cpu", "model-update"}
+    assert "cancelled" in tunemesh("cancel", long).stdout
+    assert "cancelled" in complaint(tunemesh("fetch", long))
+    assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
+    assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
+    assert "knows no job" in complaint(tunemesh("status", "nobody"))
+    example = [sys.executable, "examples/publish_request.py", str(mock_model), "--engine", "mock"]
+    example += ["--target", "mock", "--trials", "8", "--out", str(tmp_path / "example")]
+    place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
+    variables = {"TUNEMESH_BROKER_URL": place["broker"], "TUNEMESH_ARTIFACTS": place["artifacts"]}
+    ended = subprocess.run(
+        example, env={**mesh_home, **variables}, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+# -- Bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["tune", "nowhere.onnx"], "cannot read model nowhere.onnx: No such file"),
+        (["tune", "{model}", "--trials", "0"], "--trials must be between 1"),
+        (["tune", "{model}", "--trials", "-3"], "--trials must be between 1"),
+        (["tune", "{model}", "--trials", "many"], "Invalid value for '--trials'"),
+        (["tune", "{model}", "--device", "cpu:999"], "core 999 is not on this machine"),
+        (["tune", "{model}", "--device", "tpu:0"], "'tpu:0' is no device"),
+        (["tune", "{model}", "--shape", "x=a,b"], "--shape 'x=a,b' should look like"),
+        (["tune", "{model}", "--engine", "magic"], "there is no engine 'magic'"),
+        (["tune", "{model}", "--strategy", "best"], "unknown strategy 'best'"),
+        (["tune", "{model}", "--chunk", "99"], "bad setting"),
+        (["tune", "{model}", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["tune"], "Missing argument"),
+        (["status"], "no mesh is known"),
+        (["status", "--broker", "http://x", "--artifacts", "/tmp"], "is no broker URL"),
+        (["status", "--broker", "amqp://a:b@127.0.0.1:9/x", "--artifacts", "/tmp"], "cannot use the broker"),
+        (["worker", "build-gpu", "--broker", "amqp://x", "--artifacts", "/tmp"], "no worker's queue"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    tunemesh: Run, mock_model: Path, arguments: list[str], expected: str
+) -> None:
+    ended = tunemesh(*[argument.format(model=mock_model) for argument in arguments])
+    assert expected in complaint(ended)
+    assert ended.returncode == 2
+
+
+def test_an_unknown_target_is_one_line_and_exit_code_2(tunemesh: Run, mock_model: Path) -> None:
+    ended = tunemesh("tune", mock_model, "--engine", "mock", "--target", "quantum", "--trials", 4)
+    assert "quantum" in complaint(ended)
+    assert ended.returncode == 2
+
+
+def test_a_broker_that_refuses_is_told_apart(tunemesh: Run, node: Broker) -> None:
+    url = node.url("client")
+    password = node.password("client")
+    wrong = url.replace(password, "wrong")
+    ended = tunemesh("status", "--broker", wrong, "--artifacts", "/tmp")
+    assert "refuses this user name and password" in complaint(ended)
+    assert ended.returncode == 2
+    ended = tunemesh("status", "--broker", f"{url}x", "--artifacts", "/tmp")
+    assert "virtual host" in complaint(ended)
+    assert password not in ended.stderr
+
+
+def test_without_a_coordinator_a_question_ends_with_advice(tunemesh: Run, node: Broker) -> None:
+    ended = tunemesh("status", "--broker", node.url("client"), "--artifacts", "/tmp")
+    assert "no coordinator answers; start one" in complaint(ended)
+
+
+def test_a_coordinator_on_a_broker_without_topology_says_what_is_missing(tunemesh: Run, node: Broker) -> None:
+    ended = tunemesh("coordinator", "--broker", node.url("monitor"), timeout=30)
+    # The monitor sees that everything is there, but may not consume.
+    assert complaint(ended)
+    assert ended.returncode == 2
+
+
+def test_messages_that_cannot_be_read_are_put_aside_and_block_nothing(
+    mesh_home: dict[str, str], tunemesh: Run, mock_model: Path
+) -> None:
+    place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
+    bodies = [
+        b"\xc1 not MessagePack",
+        b"\x82\xa4type\xa7request\xa7version\x63",  # version 99
+        b"\x81\xa4type\xa7request",
+        b"x" * 1_000_000,
+    ]
+    link = Link(place["broker"], "bad client")
+    link.start()
+    for body in bodies:
+        link.publish(Outgoing("tunemesh.requests", "request", body, "bad", "request")).result(10)
+    # The broker itself refuses what is too large, and closes the channel of whoever sent it.
+    with pytest.raises(LinkDown):
+        link.publish(Outgoing("tunemesh.requests", "request", b"x" * 2**21, "huge", "request")).result(10)
+    link.close()
+    through = ("--broker", place["broker"], "--artifacts", place["artifacts"])
+    ended = tunemesh("tune", mock_model, "--engine", "mock", "--target", "mock", "--trials", 4, *through)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_doctor_finds_everything_here(tunemesh: Run) -> None:
+    ended = tunemesh("doctor", "--json")
+    findings = {finding["what"]: finding["ok"] for finding in json.loads(ended.stdout)}
+    assert findings["RabbitMQ"]
+    assert findings["apache-tvm"]
+
+
+def test_definitions_need_passwords_and_contain_none_in_clear(tunemesh: Run) -> None:
+    assert "TUNEMESH_CLIENT_PASSWORD" in complaint(tunemesh("broker", "definitions"))
