@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ MODULES = (
 
 def preload() -> None:
     """Import what every stage needs. Tensor intrinsics are not among it, see :func:`require_intrinsics`."""
+    # NumPy's and SciPy's linear algebra would start a thread per core on import, and threads do not survive the
+    # fork of a child. Nothing here needs it to be parallel.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for module in MODULES:
         importlib.import_module(module)
 
