@@ -24,8 +24,8 @@ MODULES = (
 
 def preload() -> None:
     """Import what every stage needs. Tensor intrinsics are not among it, see :func:`require_intrinsics`."""
-    # NumPy's and SciPy's linear algebra would start a thread per core on import, and threads do not survive the
-    # fork of a child. Nothing here needs it to be parallel.
+    # NumPy's and SciPy's linear algebra would start a thread per core on import, and threads do not survive
+    # the fork of a child. Nothing here needs it to be parallel.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for module in MODULES:
         importlib.import_module(module)

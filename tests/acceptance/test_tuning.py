@@ -1,0 +1,63 @@
+"""A real model through a real mesh, from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import tunemesh
+from examples import make_models
+from shared.errors import BadInput, JobFailed
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "tiny_cnn.onnx").write_bytes(make_models.tiny_cnn().SerializeToString())
+    return folder
+
+
+def test_a_model_is_tuned_runs_and_computes_the_same(models: Path, tmp_path: Path) -> None:
+    path = models / "tiny_cnn.onnx"
+    plan = tunemesh.model(path).on("native").trials(20).seed(7)
+    tuned = plan.tune(tmp_path)
+    assert tuned.report.trials == 20
+    assert tuned.speedup > 1
+    assert 0 < tuned.latency_ms < 1e3
+    measured = sum(task.outcomes.get("measured", 0) for task in tuned.report.tasks)
+    assert len(tuned.records) == measured
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    array = np.random.default_rng(0).standard_normal(given.shape).astype(np.float32)
+    (expected,) = session.run(None, {given.name: array})
+    (got,) = tuned.run({given.name: array})
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+    with pytest.raises(BadInput, match="is missing"):
+        tuned.run({})
+    with pytest.raises(BadInput, match="the model takes float32"):
+        tuned.run({given.name: array.astype(np.float64)})
+    assert tuned.save(tmp_path / "copy.so").read_bytes() == (tuned.folder / "model.so").read_bytes()
+
+
+def test_a_model_that_is_no_model_fails_with_the_cause(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"this is no model")
+    with pytest.raises(JobFailed, match="import: .*ONNX"):
+        tunemesh.model(path).trials(1).tune(tmp_path / "out")
+
+
+def test_every_step_of_the_chain_is_a_new_value(models: Path) -> None:
+    base = tunemesh.model(models / "tiny_cnn.onnx")
+    assert base.trials(5).plan.trials == 5
+    assert base.plan.trials == 256
+    with pytest.raises(BadInput, match="--trials"):
+        base.trials(0)
+    with pytest.raises(BadInput, match="no setting 'speed'"):
+        base.settings(speed=9)
+    with pytest.raises(BadInput, match="there is no model"):
+        tunemesh.model("nowhere.onnx")
