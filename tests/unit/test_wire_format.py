@@ -23,6 +23,7 @@ from shared.messages import (
     Cancel,
     JobEvent,
     Ledger,
+    Marker,
     Message,
     Query,
     Request,
@@ -41,6 +42,7 @@ KINDS: tuple[type[Message], ...] = (
     StepResult,
     WorkerStatus,
     Ledger,
+    Marker,
     Snapshot,
     JobEvent,
 )
