@@ -11,6 +11,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from broker_config import topology
 from shared import codec
 from shared.artifacts import ArtifactStore
@@ -131,6 +133,8 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
     with Leaving(config.grace, sandbox.abort) as leaving:
         try:
             targets = announced_targets(config.targets, engines, sandbox)
+            if device is not None:
+                check_fits(device, targets[0])
             link.start(config.connect_timeout)
             status = StatusSender(link, name, config.queue, targets, config.status_interval)
             Worker(config.queue, engines, link, sandbox, context, status, leaving).run()
@@ -151,6 +155,21 @@ def announced_targets(targets: Sequence[str], engines: Sequence[str], sandbox: C
     if len(canonical) > 1:
         raise BadInput(f"a device has one target, but these differ: {', '.join(canonical)}")
     return list(dict.fromkeys((*canonical, *targets)))
+
+
+def check_fits(device: Device, target: str) -> None:
+    """A GPU's kernels do not run on a CPU, nor the other way round.
+
+    Raises:
+        BadInput: ``target`` (canonical) is for another kind of device.
+    """
+    try:
+        kind = msgspec.json.decode(target, type=dict[str, msgspec.Raw])["kind"]
+    except (msgspec.DecodeError, KeyError):
+        return  # an engine without kinds of devices
+    wanted = {b'"llvm"': "cpu", b'"cuda"': "cuda"}.get(bytes(kind))
+    if wanted is not None and wanted != device.name.partition(":")[0]:
+        raise BadInput(f"device {device.name} cannot run target {target}; give a {wanted}:… device")
 
 
 def _canonical(target: str, engines: Sequence[str], sandbox: Caller) -> str:

@@ -47,7 +47,7 @@ def test_a_model_is_tuned_runs_and_computes_the_same(models: Path, tmp_path: Pat
 def test_a_model_that_is_no_model_fails_with_the_cause(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
-    with pytest.raises(JobFailed, match="import: .*ONNX"):
+    with pytest.raises(JobFailed, match=r"import: .*ONNX"):
         tunemesh.model(path).trials(1).tune(tmp_path / "out")
 
 

@@ -8,8 +8,9 @@ from typing import TypeVar, cast
 import pytest
 
 from shared.errors import BadInput, BadTarget
+from stage_workers.devices import Device
 from stage_workers.sandbox import CallFailure
-from stage_workers.worker import announced_targets
+from stage_workers.worker import announced_targets, check_fits
 
 T = TypeVar("T")
 ENGINES = ["metaschedule", "mock"]
@@ -63,3 +64,22 @@ def test_an_engine_that_dies_over_it_is_named() -> None:
 
 def test_a_worker_without_a_device_announces_nothing() -> None:
     assert announced_targets([], ENGINES, Resolver({})) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "fits"),
+    [
+        ("cpu:1", '{"kind":"llvm","mcpu":"znver4"}', True),
+        ("cpu:1", '{"arch":"sm_90","kind":"cuda"}', False),
+        ("cuda:0", '{"arch":"sm_90","kind":"cuda"}', True),
+        ("cuda:0", '{"kind":"llvm"}', False),
+        ("cpu:1", "mock", True),
+    ],
+)
+def test_a_target_of_another_kind_of_device_is_refused(name: str, target: str, fits: bool) -> None:
+    device = Device(name, "cpu", ())
+    if fits:
+        check_fits(device, target)
+    else:
+        with pytest.raises(BadInput, match=f"device {name} cannot run"):
+            check_fits(device, target)
