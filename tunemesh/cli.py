@@ -46,6 +46,8 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("pika").setLevel(logging.CRITICAL)
+    # Also where SIGINT is ignored, as it is for what a script has put into the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         code = app(standalone_mode=False)
