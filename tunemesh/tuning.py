@@ -154,7 +154,8 @@ def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
             mesh = LocalMesh(layout, plan_.target, plan_.engine, plan_.strategy)
             stack.enter_context(mesh)
             place, supervise = Place(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
-            watcher.note(f"mesh is up; RabbitMQ UI: {mesh.node.management_url} (user monitor)")
+            password = mesh.node.password("monitor")
+            watcher.note(f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {password}")
         else:
             place = plan_.place
         store = ArtifactStore(place.artifacts)
