@@ -18,7 +18,7 @@ from rich.table import Table
 
 from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, JobFailed, TunemeshError
-from shared.messages import FINAL_KINDS, JobEvent, JobProgress
+from shared.messages import FINAL_KINDS, JobEvent, Snapshot
 from tunemesh import live, options, places, tuning
 from tunemesh.broker_commands import broker_app
 from tunemesh.client import Client
@@ -77,15 +77,6 @@ def _complain(text: str, code: int) -> int:
     return code
 
 
-class _View(tuning.Watcher):
-    """The watcher that draws."""
-
-    def __init__(self, view: live.LiveView) -> None:
-        self.note = view.note  # type: ignore[method-assign]
-        self.event = view.event  # type: ignore[method-assign]
-        self.refresh = view.refresh  # type: ignore[method-assign]
-
-
 @app.command()
 def tune(
     models: options.Models,
@@ -134,7 +125,7 @@ def tune(
     )
     console = Console(stderr=as_json)
     with live.LiveView(console) as view:
-        endings = tuning.tune(models, wanted, _View(view))
+        endings = tuning.tune(models, wanted, view)
     reports = [ending.report for ending in endings if ending.report is not None]
     if as_json:
         _print_json(
@@ -240,9 +231,7 @@ def status(
     """Show jobs and resources."""
     place = places.find(broker, artifacts)
     with Client(place.broker) as client:
-        snapshot = client.snapshot(job)
-    if job is not None and not snapshot.jobs:
-        raise BadInput(f"the coordinator knows no job {job!r}")
+        snapshot = client.snapshot() if job is None else _known(client, job)
     if as_json:
         _print_json({"strategy": snapshot.strategy, "jobs": snapshot.jobs, "resources": snapshot.resources})
         return
@@ -263,9 +252,7 @@ def watch(
     place = places.find(broker, artifacts)
     last: JobEvent | None = None
     with Client(place.broker, [job]) as client:
-        known = client.snapshot(job).jobs
-        if not known:
-            raise BadInput(f"the coordinator knows no job {job!r}")
+        _known(client, job)
         with live.LiveView(Console()) as view:
             for event in client.follow([job]):
                 if event is None:
@@ -286,7 +273,7 @@ def cancel(
     """Stop a job."""
     place = places.find(broker, artifacts)
     with Client(place.broker, [job]) as client:
-        progress = _known(client, job)
+        progress = _known(client, job).jobs[0]
         if progress.phase in FINAL_KINDS:
             raise BadInput(f"job {job} has ended already: {progress.phase}")
         client.cancel(job)
@@ -306,9 +293,7 @@ def fetch(
     """Get the results of a finished job."""
     place = places.find(broker, artifacts)
     with Client(place.broker) as client:
-        snapshot = client.snapshot(job)
-    if not snapshot.jobs:
-        raise BadInput(f"the coordinator knows no job {job!r}")
+        snapshot = _known(client, job)
     store = ArtifactStore(place.artifacts)
     report = save_results(store, snapshot.jobs[0], snapshot.assembled, snapshot.validated, out / job)
     if as_json:
@@ -334,11 +319,16 @@ def doctor(as_json: options.AsJson = False) -> None:
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def _known(client: Client, job: str) -> JobProgress:
-    jobs = client.snapshot(job).jobs
-    if not jobs:
+def _known(client: Client, job: str) -> Snapshot:
+    """How one job is doing.
+
+    Raises:
+        BadInput: the coordinator does not know it.
+    """
+    snapshot = client.snapshot(job)
+    if not snapshot.jobs:
         raise BadInput(f"the coordinator knows no job {job!r}")
-    return jobs[0]
+    return snapshot
 
 
 def _print_json(value: Any) -> None:

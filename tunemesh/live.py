@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
+from tunemesh.tuning import Watcher
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of one job when the output is no terminal."""
@@ -127,7 +128,7 @@ def resources_table(resources: list[ResourceProgress]) -> Table:
     return table
 
 
-class LiveView:
+class LiveView(Watcher):
     """Shows events as they come. A context manager.
 
     Args:
