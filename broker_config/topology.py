@@ -2,7 +2,7 @@
 
 Where a message goes::
 
-    client       -> tunemesh.requests (direct: request, cancel, query) -> coordinator
+    client       -> tunemesh.requests (direct: request, cancel, query, strategy) -> coordinator
     worker       -> tunemesh.results  (topic:  result.<stage>)         -> coordinator
     coordinator  -> tunemesh.ledger   (direct: ledger)                 -> coordinator
     coordinator  -> tunemesh.steps    (direct: name of the queue) -> model-update, build-cpu, profile-<device>
@@ -55,6 +55,7 @@ DEAD = "tunemesh.dead"
 REQUEST_KEY = "request"
 CANCEL_KEY = "cancel"
 QUERY_KEY = "query"
+STRATEGY_KEY = "strategy"
 LEDGER_KEY = "ledger"
 
 COORDINATOR = "coordinator"
@@ -186,6 +187,7 @@ BINDINGS = (
     Binding(REQUESTS, COORDINATOR, REQUEST_KEY),
     Binding(REQUESTS, COORDINATOR, CANCEL_KEY),
     Binding(REQUESTS, COORDINATOR, QUERY_KEY),
+    Binding(REQUESTS, COORDINATOR, STRATEGY_KEY),
     Binding(RESULTS, COORDINATOR, "result.#"),
     Binding(LEDGER, COORDINATOR, LEDGER_KEY),
     stage_binding(MODEL_UPDATE),

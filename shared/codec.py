@@ -20,6 +20,7 @@ from shared.messages import (
     Message,
     Query,
     Request,
+    SetStrategy,
     Snapshot,
     Step,
     StepResult,
@@ -50,7 +51,8 @@ _head_decoder = msgspec.msgpack.Decoder(_Head)
 _decoders: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
-        Request, Cancel, Query, Step, StepResult, WorkerStatus, Ledger, Marker, Snapshot, JobEvent,
+        Request, Cancel, Query, SetStrategy, Step, StepResult, WorkerStatus, Ledger, Marker, Snapshot,
+        JobEvent,
     )
 }  # fmt: skip
 
@@ -124,6 +126,8 @@ def message_id(message: Message) -> str:
             return f"{message.job}/request"
         case Cancel():
             return f"{message.job}/cancel"
+        case SetStrategy():
+            return f"set-strategy/{message.at:.6f}"
         case JobEvent():
             return f"{message.job}/{message.kind}/{message.at:.6f}"
         case WorkerStatus():
@@ -170,6 +174,8 @@ def headers(message: Message) -> Mapping[str, str | int]:
             }
         case Cancel() | Query():
             return common | ({"job": message.job} if message.job else {})
+        case SetStrategy():
+            return common | {"strategy": message.strategy}
         case JobEvent():
             return common | {"job": message.job, "kind": message.kind}
         case WorkerStatus():

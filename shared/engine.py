@@ -14,6 +14,13 @@ from msgspec import Struct
 
 from shared.messages import Outcome, Settings, Trial
 
+CONFIRMED = 4
+"""Candidates of a task that are confirmed at its end, at most."""
+
+CLOSE = 1.1
+"""Candidates that took up to so many times as long as the best one are confirmed with it. Between others the
+difference is larger than the noise of a measurement."""
+
 
 class ExtractedTask(Struct, frozen=True, kw_only=True):
     """One distinct workload of a model."""
@@ -40,7 +47,9 @@ class Proposal(Struct, frozen=True, kw_only=True):
     search: bytes
     """The new search state, compressed; at most 256 KiB after 1,000 trials."""
     schedules: list[tuple[str, bytes]]
-    """Structural hash and schedule of each candidate; fewer than wanted when the space is exhausted."""
+    """Structural hash and schedule of each candidate; fewer than wanted when the space is exhausted. After
+    ``want=0`` the best of those tried, best first: at most :data:`CONFIRMED`, within :data:`CLOSE` of the
+    best."""
 
 
 class BuildOutcome(Struct, frozen=True, kw_only=True):
@@ -113,7 +122,8 @@ class Engine(Protocol):
         """Fit the cost model to ``trials`` and propose ``want`` schedules that were never tried.
 
         Deterministic: the same arguments give the same proposal. ``search=None`` starts a task;
-        ``want=0`` only learns.
+        ``want=0`` learns and names the best few. Candidates that were proposed and whose trials have not
+        come yet (they may come with a later call) are not proposed again.
         """
 
     def build(self, workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
@@ -129,6 +139,22 @@ class Engine(Protocol):
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
     ) -> ProfileOutcome:
         """Measure the untuned workload."""
+
+    def confirm(
+        self,
+        workload: bytes,
+        target: str,
+        artifacts: list[bytes],
+        untuned: bytes,
+        device: str,
+        settings: Settings,
+    ) -> list[ProfileOutcome]:
+        """Measure a few candidates that are close to each other, taking turns repeat by repeat, so that
+        whatever slows the device down hits all of them. One outcome per artifact, in order."""
+
+    def reference(self, target: str, device: str) -> list[float]:
+        """Latencies in seconds of a fixed kernel on ``device``: about 10 ms of work that is the same in every
+        call, so that a change shows a change of the device. The first call may take longer."""
 
     def assemble(
         self, model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]], settings: Settings

@@ -69,7 +69,9 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch: Annotated[int, Meta(ge=1, le=512)] = 32
     """Candidates proposed per round."""
     chunk: Annotated[int, Meta(ge=1, le=8)] = 8
-    """Candidates per build or profile step."""
+    """Candidates per build or profile step, at most: a strategy may make smaller chunks."""
+    lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
+    """Rounds that a proposal may be behind the measurements, when the device would idle otherwise."""
     repeats: Annotated[int, Meta(ge=1, le=100)] = 3
     """Timed repeats of a candidate; the median counts."""
     min_repeat_ms: Annotated[int, Meta(ge=0, le=10_000)] = 50
@@ -97,6 +99,10 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     engine: EngineName = "metaschedule"
     name: Annotated[str, Meta(max_length=200)] = ""
     """For people: usually the model's file name."""
+    tenant: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z")] = ""
+    """On whose account; the strategy ``fair`` gives each tenant its share."""
+    priority: Annotated[int, Meta(ge=1, le=100)] = 10
+    """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     settings: Settings = Settings()
 
@@ -111,6 +117,16 @@ class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
 
     job: JobId | None = None
+
+
+class SetStrategy(Message, frozen=True, kw_only=True, tag="set-strategy"):
+    """Go on with another strategy. The coordinator holds the newest, so that its successor goes on with it
+    too."""
+
+    strategy: Annotated[str, Meta(min_length=1, max_length=500)]
+    """As on the command line: a name, and what it takes behind a colon."""
+    at: float
+    """When it was sent; of two the newer one holds."""
 
 
 # -- Work --------------------------------------------------------------------------------------------------
@@ -160,6 +176,14 @@ class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds: Seconds
     outcome: Outcome
     latencies: list[float] = []
+    median: Seconds = 0.0
+    """Of ``latencies``."""
+    spread: Seconds = 0.0
+    """(largest - smallest) / median of ``latencies``."""
+    drift: float = 0.0
+    """How much slower than usual the device's reference kernel ran around this measurement: 0.1 is 10 %."""
+    attempts: Count = 1
+    """Times it was measured: more than once when the first time was disturbed."""
     error: str = ""
 
 
@@ -169,7 +193,16 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     candidate: Candidate
     outcome: Outcome
     latencies: list[float] = []
+    drift: float = 0.0
+    attempts: Count = 1
     error: str = ""
+
+
+class Confirmed(Struct, frozen=True, kw_only=True):
+    """One of the best few candidates of a task, measured again at its end, taking turns with the others."""
+
+    hash: str
+    latencies: list[float]
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -182,10 +215,13 @@ class Timing(Struct, frozen=True, kw_only=True):
     started: float
     finished: float
     waited: float = 0.0
+    size: Count = 1
+    """Candidates that it dealt with; 1 where it is not about candidates."""
 
 
 class History(Struct, frozen=True, kw_only=True):
-    """One finished round of a task, as kept in the artifact store."""
+    """What one ``model-update`` of a task has learned from, as kept in the artifact store: usually the round
+    before. With lookahead the rest of a round comes with the history of the next."""
 
     task: str
     round: Count
@@ -209,13 +245,18 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
-    """Learn from the last round and propose the next. ``want=0`` closes the task: learn only."""
+    """Learn from the last round and propose the next. ``want=0`` closes the task: learn, and name the best
+    few candidates of all, to be confirmed."""
 
     task: TaskSpec
     want: Count
     state: TaskState | None = None
     trials: list[Trial] = []
     timings: list[Timing] = []
+    learns: list[Count] = []
+    """Chunks of the last round whose trials are among ``trials``. The rest comes with the next update."""
+    chunk_size: Positive = 8
+    """Candidates per chunk that the batch will be cut into."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
@@ -226,11 +267,13 @@ class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
 
 
 class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
-    """Measure what was built. ``baseline`` asks to measure ``task.untuned`` as well."""
+    """Measure what was built. ``baseline`` asks to measure ``task.untuned`` as well; ``confirm`` to let the
+    candidates take turns, repeat by repeat, because they are close to each other."""
 
     task: TaskSpec
     artifacts: list[Built]
     baseline: bool = False
+    confirm: bool = False
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):
@@ -238,6 +281,9 @@ class TaskRecords(Struct, frozen=True, kw_only=True):
 
     task: TaskSpec
     history: list[Blob]
+    confirmed: list[Confirmed] = []
+    untuned: float | None = None
+    """Latency of the untuned workload in seconds: what a schedule has to beat."""
 
 
 class AssembleWork(Struct, frozen=True, kw_only=True, tag="assemble"):
@@ -289,7 +335,13 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
 class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
     state: TaskState
     candidates: list[Candidate]
-    """Fewer than wanted: the search space is exhausted."""
+    """The batch; after ``want=0`` the best few of those tried, none if there is nothing to confirm."""
+    learned: list[Count] = []
+    """``learns`` of the step."""
+    chunk_size: Positive = 8
+    """That of the step."""
+    exhausted: bool = False
+    """Fewer than wanted: there is nothing new to propose."""
 
 
 class BuildDone(Struct, frozen=True, kw_only=True, tag="build"):
@@ -300,6 +352,8 @@ class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
     untuned: float | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
+    drift: float = 0.0
+    """The largest that was left after measuring again."""
 
 
 class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
@@ -308,8 +362,8 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
     signature: Blob
     files: dict[str, Blob]
     """Further files for the person, by name: the tuning database, for example."""
-    timeline: Blob
-    """MessagePack list of :class:`Timing`: every step of the rounds of this job."""
+    records: Blob
+    """MessagePack list of :class:`TaskRecords`: every task with everything that was measured."""
 
 
 class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
@@ -355,6 +409,10 @@ class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
     step: str | None = None
     """What it is doing now."""
     leaving: bool = False
+    cpus: list[Count] = []
+    """Cores of ``host`` that its work runs on, where that is limited; work on shared cores is shared out."""
+    drift: float = 0.0
+    """How much slower than usual the device's reference kernel ran last."""
 
 
 # -- The coordinator's own ---------------------------------------------------------------------------------
@@ -367,6 +425,8 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     steps: Count = 0
     busy: Seconds = 0.0
+    expected: Seconds = 0.0
+    """What ``busy`` was predicted to be; slower resources take longer."""
 
 
 class TaskLedger(Struct, frozen=True, kw_only=True):
@@ -377,8 +437,14 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     """The last round whose ``model-update`` was decided; -1 before the first."""
     want: Count = 0
     """Trials granted to that round; 0 closes the task."""
+    ahead: bool = False
+    """That round was decided before the one before was back."""
+    rounds_ahead: Count = 0
+    """How many rounds were."""
+    folded: int = -1
+    """The last round that the figures below contain."""
     trials: Count = 0
-    """Trials tried in all finished rounds."""
+    """Trials tried."""
     outcomes: dict[str, Count] = {}
     best: float | None = None
     """Best measured latency in seconds."""
@@ -388,6 +454,13 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     last_error: str = ""
     exhausted: bool = False
     """Nothing new can be proposed."""
+    remeasured: Count = 0
+    """Trials that were measured more than once, because something disturbed the device."""
+    drift: float = 0.0
+    """The largest that is left in a measurement."""
+    pace: dict[Stage, Seconds] = {}
+    """Learned durations: seconds of one ``model-update``, and per candidate in ``build`` and ``profile``."""
+    confirmed: list[Confirmed] = []
     history: list[Blob] = []
     """Filled when the task is closed."""
     closed: bool = False
@@ -405,6 +478,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     model: Blob | None = None
     tasks: list[TaskLedger] = []
     usage: dict[str, Usage] = {}
+    timings: list[Timing] = []
+    """Steps that are in no history: of the job as a whole, and those that close its tasks."""
     assembled: AssembleDone | None = None
     validated: ValidateDone | None = None
     error: str = ""
@@ -432,6 +507,13 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     untuned: float | None
     best: float | None
     last_error: str
+    spread: float | None = None
+    """(largest - smallest) / median of the repeats in which the best candidate was confirmed."""
+    confirmed: Count = 0
+    """Candidates that were measured again at the end, taking turns."""
+    remeasured: Count = 0
+    drift: float = 0.0
+    rounds_ahead: Count = 0
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -448,6 +530,10 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     finished: float | None
     tasks: list[TaskProgress]
     usage: dict[str, Usage]
+    tenant: str = ""
+    priority: Count = 10
+    timings: list[Timing] = []
+    """Once the job has ended: its steps that are in no history."""
     waiting: str = ""
     """Why nothing moves, when nothing can: for example that no device serves the target."""
     error: str = ""
@@ -467,6 +553,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
     """``busy`` over slots and elapsed time."""
+    drift: float = 0.0
+    """How much slower than usual the device's reference kernel ran last."""
 
 
 class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from shared.artifacts import ArtifactStore
 from shared.errors import JobFailed, TunemeshError
-from shared.messages import AssembleDone, JobProgress, Timing, ValidateDone
+from shared.messages import AssembleDone, History, JobProgress, TaskRecords, Timing, ValidateDone
 
 REPORT_VERSION = 1
 
@@ -110,7 +111,7 @@ def save_results(
     """
     if assembled is None or validated is None:
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
-    timeline = msgspec.msgpack.decode(store.get(assembled.timeline), type=list[Timing])
+    timeline = [*progress.timings, *(t for history in histories(store, assembled) for t in history.timings)]
     report = make_report(progress, validated, timeline)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
@@ -126,6 +127,17 @@ def save_results(
             )
         write_file(folder / name, data)
     return report
+
+
+def histories(store: ArtifactStore, assembled: AssembleDone) -> Iterator[History]:
+    """Everything that was measured for a job.
+
+    Raises:
+        ArtifactError: a part of it is missing or damaged in the store.
+    """
+    for records in msgspec.msgpack.decode(store.get(assembled.records), type=list[TaskRecords]):
+        for blob in records.history:
+            yield msgspec.msgpack.decode(store.get(blob), type=History)
 
 
 def write_file(path: Path, data: bytes) -> None:

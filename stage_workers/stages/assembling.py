@@ -7,7 +7,7 @@ import msgspec
 from shared.artifacts import ArtifactStore
 from shared.engine import Assembled
 from shared.errors import ArtifactError
-from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, Timing, Trial
+from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, Trial
 from stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
 
 _history_decoder = msgspec.msgpack.Decoder(History)
@@ -21,21 +21,18 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
     """
     store = context.store
     tasks: list[tuple[bytes, list[Trial]]] = []
-    timeline: list[Timing] = []
     for records in work.tasks:
         rounds = [_read(blob, store) for blob in records.history]
         trials = [trial for each in rounds for trial in each.trials]
         tasks.append((store.get(records.task.workload), trials))
-        timeline += [timing for each in rounds for timing in each.timings]
     args = (store.get(work.model), step.target, tasks, step.settings)
     assembled = whole(step, context, "assemble", args, Assembled, ASSEMBLE_LIMIT)
-    timeline.sort(key=lambda timing: (timing.started, timing.step))
     return AssembleDone(
         tuned=store.put(assembled.tuned, inline=False),
         untuned=store.put(assembled.untuned, inline=False),
         signature=store.put(assembled.signature, inline=False),
         files={name: store.put(data, inline=False) for name, data in assembled.files.items()},
-        timeline=store.put(msgspec.msgpack.encode(timeline), inline=False),
+        records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
     )
 
 

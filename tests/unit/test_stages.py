@@ -277,8 +277,8 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
         TaskRecords(task=model.tasks[1], history=[]),
     ]
     done = expect(AssembleDone, run_stage(step(AssembleWork(model=model.model, tasks=records)), context))
-    assert msgspec.msgpack.decode(context.store.get(done.timeline), type=list[Timing]) == [TIMING]
-    assert all(blob.data is None for blob in (done.tuned, done.untuned, done.timeline, *done.files.values()))
+    assert msgspec.msgpack.decode(context.store.get(done.records), type=list[TaskRecords]) == records
+    assert all(blob.data is None for blob in (done.tuned, done.untuned, done.records, *done.files.values()))
     checked = expect(
         ValidateDone,
         run_stage(

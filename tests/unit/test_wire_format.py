@@ -27,6 +27,7 @@ from shared.messages import (
     Message,
     Query,
     Request,
+    SetStrategy,
     Settings,
     Snapshot,
     Step,
@@ -38,6 +39,7 @@ KINDS: tuple[type[Message], ...] = (
     Request,
     Cancel,
     Query,
+    SetStrategy,
     Step,
     StepResult,
     WorkerStatus,
@@ -183,7 +185,7 @@ def _structs(value: Any, name: str = "") -> list[Plain]:
     if not isinstance(value, dict):
         return []
     inner = [found for key, each in value.items() for found in _structs(each, key)]
-    return inner if name in ("shapes", "outcomes", "usage", "files") else [value, *inner]
+    return inner if name in ("shapes", "outcomes", "usage", "files", "pace") else [value, *inner]
 
 
 # -- Written by the mesh, unpacked by hand -----------------------------------------------------------------
@@ -203,6 +205,8 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "trials": 1,
         "engine": "metaschedule",
         "name": "",
+        "tenant": "",
+        "priority": 10,
         "seed": 0,
         "settings": {"batch": 4},
     }
@@ -234,6 +238,10 @@ def test_the_other_messages_of_a_client() -> None:
         ({"seed": 2**31}, "$.seed"),
         ({"name": "x" * 201}, "$.name"),
         ({"engine": "other"}, "$.engine"),
+        ({"tenant": "no spaces"}, "$.tenant"),
+        ({"priority": 0}, "$.priority"),
+        ({"priority": 101}, "$.priority"),
+        ({"settings": {"lookahead": 2}}, "$.settings.lookahead"),
         ({"model": {"sha256": "0" * 63, "size": 1}}, "$.model.sha256"),
         ({"model": {"sha256": "A" * 64, "size": 1}}, "$.model.sha256"),
         ({"model": {"sha256": "0" * 64, "size": -1}}, "$.model.size"),

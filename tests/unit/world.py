@@ -13,6 +13,8 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+import msgspec
+
 from coordinator import strategies
 from coordinator.core import Core
 from coordinator.events import (
@@ -48,6 +50,7 @@ from shared.messages import (
     ProfileDone,
     ProfileWork,
     Request,
+    Result,
     Settings,
     Step,
     StepResult,
@@ -66,9 +69,8 @@ TARGET = "mock"
 
 
 def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
-    return Request(
-        job=job, model=BLOB, target=TARGET, trials=trials, engine="mock", settings=Settings(**settings)
-    )
+    made = msgspec.convert(settings, Settings)
+    return Request(job=job, model=BLOB, target=TARGET, trials=trials, engine="mock", settings=made)
 
 
 @dataclass
@@ -242,7 +244,7 @@ class World:
                     )
                     for i in range(self.tasks)
                 ]
-                done: object = ImportDone(model=BLOB, tasks=specs)
+                done: Result = ImportDone(model=BLOB, tasks=specs)
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
@@ -259,12 +261,12 @@ class World:
                     )
                 done = ProfileDone(profiled=profiled, untuned=100.0 if work.baseline else None)
             case AssembleWork():
-                done = AssembleDone(tuned=BLOB, untuned=BLOB, signature=BLOB, files={}, timeline=BLOB)
+                done = AssembleDone(tuned=BLOB, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
             case ValidateWork():
                 done = ValidateDone(latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True)
         return StepResult(
             job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done
-        )  # type: ignore[arg-type]
+        )
 
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
         """Like an engine: numbers the schedules, knows from its state how many there were."""
