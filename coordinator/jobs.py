@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coordinator.events import Handle
+from coordinator.strategies import Outlook
 from shared.messages import (
     BuildDone,
     Candidate,
@@ -17,6 +18,7 @@ from shared.messages import (
     Stage,
     StepResult,
     TaskLedger,
+    Trial,
     UpdateDone,
 )
 
@@ -73,6 +75,8 @@ class Round:
 
     update: Held | None = None
     chunks: dict[int, Chunk] = field(default_factory=dict)
+    trials: list[Trial] | None = None
+    """What has come of it so far, once computed; ``None`` again when more comes."""
 
     @property
     def proposal(self) -> UpdateDone | None:
@@ -83,6 +87,7 @@ class Round:
         """Put a result of this round in its place. Returns whether the place was free; if not, it is a
         duplicate."""
         message = held.message
+        self.trials = None
         if isinstance(message.result, UpdateDone):
             free = self.update is None
             self.update = self.update or held
@@ -105,22 +110,26 @@ class Round:
                 if held is not None:
                     yield held
 
-    def candidates(self, chunk: int, size: int) -> list[Candidate]:
+    def candidates(self, chunk: int) -> list[Candidate]:
         """The part of the batch that goes out as ``chunk``."""
-        batch = self.proposal.candidates if self.proposal else []
-        return batch[chunk * size : (chunk + 1) * size]
+        proposal = self.proposal
+        if proposal is None:
+            return []
+        return proposal.candidates[chunk * proposal.chunk_size : (chunk + 1) * proposal.chunk_size]
 
-    def chunk_count(self, size: int) -> int:
+    def chunk_count(self) -> int:
         """Chunks that the batch is cut into."""
-        batch = self.proposal.candidates if self.proposal else []
-        return -(-len(batch) // size)
+        proposal = self.proposal
+        return -(-len(proposal.candidates) // proposal.chunk_size) if proposal is not None else 0
 
 
 @dataclass(slots=True)
 class Task:
-    """One task of a job: its rounds by number. Only the current one and the one before are kept."""
+    """One task of a job: its rounds by number. Only those are kept that have not given all they had."""
 
     rounds: dict[int, Round] = field(default_factory=dict)
+    seen: tuple[TaskLedger, TaskLedger] | None = None
+    """A ledger, and how the task stood with what was held on top of it; ``None`` again when more comes."""
 
     def round(self, number: int) -> Round:
         return self.rounds.setdefault(number, Round())
@@ -146,6 +155,10 @@ class Job:
     waiting: str = ""
     """Why nothing moves, for people."""
     waiting_since: float | None = None
+    index: tuple[Ledger, dict[str, TaskLedger]] | None = None
+    """The tasks of that revision by id."""
+    outlook: tuple[Ledger, Outlook] | None = None
+    """What was predicted with that revision."""
     told: float = 0.0
     """When progress was last told."""
     changed: bool = True
@@ -167,7 +180,9 @@ class Job:
         return self.tasks.setdefault(task, Task())
 
     def task_ledger(self, task: str) -> TaskLedger | None:
-        return next((t for t in self.ledger.tasks if t.spec.id == task), None)
+        if self.index is None or self.index[0] is not self.ledger:
+            self.index = self.ledger, {t.spec.id: t for t in self.ledger.tasks}
+        return self.index[1].get(task)
 
     def held(self) -> Iterator[Held]:
         """All results held for this job."""
