@@ -1,8 +1,8 @@
 """Decide, save, act: every decision that must not be taken twice becomes a ledger revision first.
 
-A revision is published to the coordinator's own queue, and only when it comes back are the steps that follow from
-it dispatched and the messages that led to it acknowledged. A crash in between leaves either the old ledger with all
-its sources or the new one.
+A revision is published to the coordinator's own queue, and only when it comes back are the steps that
+follow from it dispatched and the messages that led to it acknowledged. A crash in between leaves either the
+old ledger with all its sources or the new one.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from coordinator.strategies import Ready, Strategy
 
 
 class Dispatcher:
-    """The ready steps of all jobs, in the order of a strategy, and the resources they wait for. It is also the
-    :class:`~coordinator.strategies.Load` that strategies see."""
+    """The ready steps of all jobs, in the order of a strategy, and the resources they wait for. It is also
+    the :class:`~coordinator.strategies.Load` that strategies see."""
 
     def __init__(self, strategy: Strategy, resources: Resources, durations: Durations) -> None:
         self.strategy = strategy
@@ -99,7 +99,8 @@ class Dispatcher:
         return self.resources.idle(need) if self.strategy.controlled else self.resources.least_loaded(need)
 
     def ended(self, step: str, seconds: float) -> Flight | None:
-        """The result of a step is here, after ``seconds`` of work: it is neither in flight nor ready any more."""
+        """The result of a step is here, after ``seconds`` of work: it is neither in flight nor ready any
+        more."""
         entry = self._ready.pop(step, None)
         if entry is not None:
             self._count(entry[1], -1)

@@ -84,8 +84,8 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
 def look_ahead(
     job: Job, durations: Durations, *, device_slots: int, build_slots: int, shared: bool
 ) -> Ledger | None:
-    """Grant the next round of a task while its present one is still being measured, if the device would run out
-    of work before a model-update could bring more. For a job that is alone.
+    """Grant the next round of a task while its present one is still being measured, if the device would run
+    out of work before a model-update could bring more. For a job that is alone.
 
     Args:
         device_slots, build_slots: workers that profile and build for the job.
@@ -160,8 +160,8 @@ def _next_round(
 
 
 def close(job: Job, task: TaskLedger) -> Ledger:
-    """The revision that closes ``task``: with the history in the state that its last update returned, and with
-    what was confirmed."""
+    """The revision that closes ``task``: with the history in the state that its last update returned, and
+    with what was confirmed."""
     round_ = job.task(task.spec.id).rounds[task.round]
     assert round_.proposal is not None
     timings = [held.message.timing for held in round_.held()]

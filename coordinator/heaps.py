@@ -11,8 +11,8 @@ K = TypeVar("K")
 class ChangingHeap(Generic[K]):
     """Items with keys; the least is found in O(log n), and a key changes in O(log n).
 
-    A changed or removed item leaves its old entry behind, which is skipped when it comes up; when more entries are
-    old than live, the heap is made anew. So memory is linear in the number of items.
+    A changed or removed item leaves its old entry behind, which is skipped when it comes up; when more
+    entries are old than live, the heap is made anew. So memory is linear in the number of items.
     """
 
     def __init__(self) -> None:

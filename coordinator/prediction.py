@@ -1,8 +1,8 @@
 """How long steps take: learned from the timings that results bring, and forgotten with the coordinator.
 
-What is worth keeping, the pace of each task, travels in the ledger (``TaskLedger.pace``). A *pace* is seconds per
-candidate for ``build`` and ``profile``, and seconds per step for all other stages. Tasks with the same key (workload
-and target) share their paces, across jobs too.
+What is worth keeping, the pace of each task, travels in the ledger (``TaskLedger.pace``). A *pace* is
+seconds per candidate for ``build`` and ``profile``, and seconds per step for all other stages. Tasks with
+the same key (workload and target) share their paces, across jobs too.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ class Durations:
     def chunk_size(self, key: str, batch: int, limit: int) -> int:
         """Candidates per chunk, so that a batch is soonest through build and profile.
 
-        A batch of n candidates that take b seconds to build and p to profile each, cut into chunks of k with an
-        overhead of o seconds each, takes about ``k (b + p) + n max(b, p) + (n / k) o``: the first chunk's
-        build and the last one's profile are not overlapped, and every chunk is sent, awaited and answered.
-        That is least at ``k = sqrt(n o / (b + p))``; derived for this pipeline, as message sizes are for
-        pipelined broadcasts.
+        A batch of n candidates that take b seconds to build and p to profile each, cut into chunks of k
+        with an overhead of o seconds each, takes about ``k (b + p) + n max(b, p) + (n / k) o``: the first
+        chunk's build and the last one's profile are not overlapped, and every chunk is sent, awaited and
+        answered. That is least at ``k = sqrt(n o / (b + p))``; derived for this pipeline, as message sizes
+        are for pipelined broadcasts.
         """
         each = self.seconds("build", key) + self.seconds("profile", key)
         best = math.sqrt(batch * self._overhead / each) if each > 0 else limit

@@ -1,8 +1,8 @@
 """Which workers live, what is in flight, and therefore which queues are idle.
 
-A queue is *idle* while the steps in flight on it (published, result not yet seen) are fewer than the slots of
-its live workers. The coordinator counts; a passive declare and the workers' status are the cross-check. The idle
-queues of every need are kept in order, so that a thousand devices cost no more per step than one.
+A queue is *idle* while the steps in flight on it (published, result not yet seen) are fewer than the slots
+of its live workers. The coordinator counts; a passive declare and the workers' status are the cross-check.
+The idle queues of every need are kept in order, so that a thousand devices cost no more per step than one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What time alone brings about: workers that fall silent, steps that are lost, jobs that wait in vain, news."""
+"""What time alone brings about: workers that fall silent, steps that are lost, jobs that wait in vain,
+news."""
 
 from __future__ import annotations
 

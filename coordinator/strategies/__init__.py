@@ -1,8 +1,8 @@
 """Who goes next. A strategy orders the ready steps; it knows nothing of what a step does.
 
-The core asks a strategy only when a queue that serves ``need`` is idle, so the choice is made as late as possible.
-Strategies are pure (no clock, no chance) and take O(log n) per decision. How each chooses, and why, is told in
-``docs/scheduling.md``.
+The core asks a strategy only when a queue that serves ``need`` is idle, so the choice is made as late as
+possible. Strategies are pure (no clock, no chance) and take O(log n) per decision. How each chooses, and
+why, is told in ``docs/scheduling.md``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Weighted fair shares: between tenants, and between the jobs of a tenant.
 
-Each tenant has used a *share*: of the resource of which it has used most, compared with what there is, divided by its
-weight (the dominant share of Ghodsi et al., NSDI 2011). The tenant with the least share goes first, and within it the
-job with the least share by its priority. Who comes anew, or comes back, starts level with the least served, so that
-nobody saves up for later and nobody starves (as in stride scheduling, Waldspurger and Weihl, 1995).
+Each tenant has used a *share*: of the resource of which it has used most, compared with what there is,
+divided by its weight (the dominant share of Ghodsi et al., NSDI 2011). The tenant with the least share goes
+first, and within it the job with the least share by its priority. Who comes anew, or comes back, starts
+level with the least served, so that nobody saves up for later and nobody starves (as in stride scheduling,
+Waldspurger and Weihl, 1995).
 """
 
 from __future__ import annotations

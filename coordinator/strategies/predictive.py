@@ -1,15 +1,14 @@
-"""Keeps the scarcest resource from running dry, and finishes jobs early; by predicted durations.
+"""Keeps the scarcest resource from running dry and finishes jobs early, by predicted durations.
 
-For an idle queue, in this order:
+For an idle queue, in this order (sources and reasons in ``docs/scheduling.md``):
 
-1. **No tail.** A job whose remaining path is as long as all remaining work spread over the scarcest resource goes
-   first, longest path first (the level rule of Hu, 1961; upward rank in HEFT, Topcuoglu et al., 2002): whatever
-   it waits now is added to the end.
-2. **No dry resource.** Among steps that feed different resources, those that feed the one that is about to run dry;
-   among several such, the scarcest. On cores that builds and model updates share, updates wait while a device is about
-   to run dry and builds for it are there.
-3. **Early results.** Otherwise the job with the least remaining work first (Schrage, 1968).
-4. A slow queue is left idle when the faster ones would do all that is ready before it did this one step.
+1. No tail: a job whose remaining path is as long as all remaining work spread over the scarcest resource
+   goes first, the longest path first.
+2. No dry resource: of steps that feed different resources, those for the one that is about to run dry; of
+   several such, for the scarcest. Where builds and model updates share cores, updates wait while a device
+   is about to run dry and builds for it are there.
+3. Early results: else the job with the least remaining work first.
+4. A slow queue stays idle when the others would do all that is ready before it did this one step.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from coordinator.heaps import ChangingHeap
 from coordinator.strategies import Load, Outlook, Ready
 
 STEPS_AHEAD = 2.0
-"""A resource is about to run dry when its supply lasts less than so many of the steps that would refill it."""
+"""A resource is about to run dry when its supply lasts less than so many steps that would refill it."""
 
 
 class _Lane:
