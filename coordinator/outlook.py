@@ -50,7 +50,8 @@ def _predict(job: Job, durations: Durations) -> Outlook:
         add("build", trials * build)
         add("profile", trials * profile)
         at_once = allocation.rounds_at_once(len(keys))
-        path += math.ceil(rounds / at_once) * (update + build + profile) + update
+        chunk = min(request.settings.chunk, batch)
+        path += math.ceil(rounds / at_once) * (update + chunk * (build + profile)) + update
     if ledger.phase != "validating":
         add("assemble", last[0])
         path += last[0]

@@ -18,6 +18,9 @@ WEIGHT = 0.25
 GUESS = 1.0
 """Seconds that a step, or a candidate of it, is thought to take when nothing like it was ever seen."""
 
+OVERHEAD = 0.01
+"""Share of a step's duration that sending, awaiting and answering it may take."""
+
 PER_CANDIDATE: frozenset[Stage] = frozenset({"build", "profile"})
 
 
@@ -28,6 +31,7 @@ class Durations:
         self._paces: dict[tuple[str, Stage], float] = {}
         self._stages: dict[Stage, float] = {}
         self._slowness: dict[Stage, dict[str, float]] = {}
+        self._slowness_total: dict[Stage, float] = {}
         self._overhead = 0.0
 
     def learn(self, timing: Timing, key: str, elapsed: float | None = None) -> None:
@@ -43,17 +47,21 @@ class Durations:
             self._overhead += WEIGHT * (elapsed - seconds - self._overhead)
         parts = max(timing.size, 1) if timing.stage in PER_CANDIDATE else 1
         expected = self._paces.get((key, timing.stage))
-        pace = seconds / parts / self._compared(timing, seconds / parts, expected)
+        pace = seconds / parts / self._compare(timing, seconds / parts, expected)
         self._paces[key, timing.stage] = _moved(expected, pace)
         self._stages[timing.stage] = _moved(self._stages.get(timing.stage), pace)
 
-    def _compared(self, timing: Timing, pace: float, expected: float | None) -> float:
-        """The slowness of the queue, with this step: what a queue adds by being slow is not the task's."""
+    def _compare(self, timing: Timing, pace: float, expected: float | None) -> float:
+        """Learn how slow the queue is, and return it: what a queue adds by being slow is not the task's."""
         queues = self._slowness.setdefault(timing.stage, {})
-        before = queues.setdefault(timing.resource, 1.0)
-        if len(queues) > 1 and expected:
-            queues[timing.resource] = min(max(_moved(before, pace / expected), 0.01), 100.0)
-        return queues[timing.resource]
+        total = self._slowness_total.get(timing.stage, 0.0)
+        before = queues.get(timing.resource)
+        now = 1.0 if before is None else before
+        if expected:
+            now = min(max(_moved(now, pace / expected), 0.01), 100.0)
+        queues[timing.resource] = now
+        self._slowness_total[timing.stage] = total + now - (before or 0.0)
+        return self.slowness(timing.stage, timing.resource)
 
     def recall(self, key: str, pace: Mapping[Stage, float]) -> None:
         """Take over what a ledger says of a task, unless more is known by now."""
@@ -79,8 +87,11 @@ class Durations:
         return pace * size if stage in PER_CANDIDATE else pace
 
     def slowness(self, stage: Stage, queue: str) -> float:
-        """How many times as long as usual steps of ``stage`` take on ``queue``."""
-        return self._slowness.get(stage, {}).get(queue, 1.0)
+        """How many times as long as usual steps of ``stage`` take on ``queue``; 1 is the mean of all queues."""
+        queues = self._slowness.get(stage, {})
+        if queue not in queues or len(queues) < 2:
+            return 1.0
+        return queues[queue] * len(queues) / self._slowness_total[stage]
 
     def chunk_size(self, key: str, batch: int, limit: int) -> int:
         """Candidates per chunk, so that a batch is soonest through build and profile.
@@ -88,12 +99,16 @@ class Durations:
         A batch of n candidates that take b seconds to build and p to profile each, cut into chunks of k
         with an overhead of o seconds each, takes about ``k (b + p) + n max(b, p) + (n / k) o``: the first
         chunk's build and the last one's profile are not overlapped, and every chunk is sent, awaited and
-        answered. That is least at ``k = sqrt(n o / (b + p))``; derived for this pipeline, as message sizes
-        are for pipelined broadcasts.
+        answered. That is least at ``k = sqrt(n o / (b + p))``. When other work fills the gaps, latency does
+        not matter but overhead does, so k is never so small that overhead takes more than :data:`OVERHEAD`
+        of the longer stage.
         """
-        each = self.seconds("build", key) + self.seconds("profile", key)
-        best = math.sqrt(batch * self._overhead / each) if each > 0 else limit
-        return max(1, min(limit, round(best)))
+        build, profile = self.seconds("build", key), self.seconds("profile", key)
+        if build + profile <= 0 or not self._overhead:
+            return limit
+        soonest = math.sqrt(batch * self._overhead / (build + profile))
+        cheap = self._overhead / (OVERHEAD * max(build, profile))
+        return max(1, min(limit, round(max(soonest, cheap))))
 
 
 def _moved(average: float | None, value: float) -> float:

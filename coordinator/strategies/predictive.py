@@ -19,6 +19,9 @@ from collections import Counter
 from coordinator.heaps import ChangingHeap
 from coordinator.strategies import Load, Outlook, Ready
 
+TAIL = 4.0
+"""The end has begun when all that remains takes less than so many times the longest path of a job."""
+
 STEPS_AHEAD = 2.0
 """A resource is about to run dry when its supply lasts less than so many steps that would refill it."""
 
@@ -82,8 +85,9 @@ class Predictive:
         if not lanes or self._updates_wait(need, lanes, load):
             return None
         lane, job = self._choose(lanes, load)
-        step = lane.first(job)
-        if slowness > 1.0 and step.seconds * slowness > load.supply(need) + step.seconds:
+        seconds = lane.first(job).seconds
+        others = any(count for (busy, _), count in self._flying.items() if busy == need)
+        if others and seconds * slowness > load.supply(need) + seconds:
             return None
         return lane.pop(job)
 
@@ -118,7 +122,7 @@ class Predictive:
         lane, job = min(
             ((lane, _least(lane.longest)) for lane in lanes), key=lambda c: c[0].longest.key(c[1])
         )
-        if self._outlooks[job][1].path >= remaining:
+        if TAIL * self._outlooks[job][1].path >= remaining:
             return lane, job
         dry = [lane for lane in lanes if self._runs_dry(lane, load)]
         if dry and len(dry) < len(lanes):
