@@ -200,7 +200,7 @@ class Core:
             case StepResult() as result:
                 job = self._take_result(event.handle, result)
                 if job is not None:
-                    self._decider.go_on(job, result.task)
+                    self._decider.go_on_after(job, result)
             case Ledger() as ledger:
                 self._ledger_arrived(event.handle, ledger)
             case Request() as request:

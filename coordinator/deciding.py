@@ -15,8 +15,8 @@ import msgspec
 from coordinator import folding, granting, pipeline
 from coordinator.desk import Desk
 from coordinator.events import Save
-from coordinator.jobs import Held, Job
-from shared.messages import Ledger, TaskLedger, ValidateDone
+from coordinator.jobs import Held, Job, StepRef
+from shared.messages import Ledger, StepResult, TaskLedger, ValidateDone
 
 
 class Decider:
@@ -25,20 +25,34 @@ class Decider:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def go_on(self, job: Job, only: str | None = None) -> None:
-        """Decide what can be decided and make ready what is due; of task ``only``, if given, while tuning."""
+    def go_on(self, job: Job) -> None:
+        """Decide what can be decided, and make ready what is due."""
         if job.ended:
             return
         if job.ledger.phase == "importing" and not self.target_is_served(job):
             return
         if job.ledger.phase == "tuning":
-            task = job.task_ledger(only) if only else None
-            if task is None or pipeline.is_back(job, task):
-                self._decide(job)
-            if job.ledger.phase == "tuning":
-                self._look_ahead(job)
-        task = job.task_ledger(only) if only and job.ledger.phase == "tuning" else None
-        for ref in pipeline.task_steps(job, task) if task else pipeline.open_steps(job):
+            self._decide(job)
+        if job.ledger.phase == "tuning":
+            self._look_ahead(job)
+        self._make_ready(job, pipeline.open_steps(job))
+
+    def go_on_after(self, job: Job, result: StepResult) -> None:
+        """The same, where only ``result`` is new: as much as it can have changed."""
+        task = job.task_ledger(result.task)
+        if task is None or job.ledger.phase != "tuning":
+            self.go_on(job)
+            return
+        if pipeline.is_back(job, task):
+            self._decide(job)
+        elif job.ledger.request.settings.lookahead:
+            self._look_ahead(job)
+        task = job.task_ledger(result.task)
+        if task is not None and job.ledger.phase == "tuning":
+            self._make_ready(job, pipeline.steps_after(job, task, result))
+
+    def _make_ready(self, job: Job, steps: list[StepRef]) -> None:
+        for ref in steps:
             if job.may_act(ref.task) and pipeline.can_make(job, ref):
                 self._desk.dispatcher.make_ready(job, ref)
 

@@ -23,21 +23,26 @@ from shared.messages import (
 def trials_of(round_: Round) -> list[Trial]:
     """The trials of a round, in the order of the batch: one per candidate that has failed to build or whose
     profile is back."""
-    if round_.trials is None:
-        numbers = sorted(round_.chunks)
-        round_.trials = [trial for number in numbers for trial in trials_of_chunk(round_, number)]
-    return round_.trials
+    return [trial for number in sorted(round_.chunks) for trial in trials_of_chunk(round_, number)]
 
 
 def trials_of_chunk(round_: Round, number: int) -> list[Trial]:
     """The same for one chunk."""
-    chunk = round_.chunks.get(number, Chunk())
+    chunk = round_.chunks.get(number)
+    if chunk is None:
+        return []
+    if chunk.trials is None:
+        chunk.trials = _trials(chunk, round_.candidates(number))
+    return chunk.trials
+
+
+def _trials(chunk: Chunk, candidates: list[Candidate]) -> list[Trial]:
     if chunk.built is None:
         return []
     built = {b.index: b for b in chunk.built.built}
     profiled = {p.index: p for p in chunk.profiled.profiled} if chunk.profiled else {}
     trials = []
-    for candidate in round_.candidates(number):
+    for candidate in candidates:
         made, seen = built.get(candidate.index), profiled.get(candidate.index)
         failed = made is not None and made.outcome is not None
         if failed or chunk.profiled is not None:

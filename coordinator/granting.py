@@ -109,7 +109,7 @@ def look_ahead(
         for number in folding.open_rounds(task, kept):
             round_ = kept.rounds[number]
             for chunk in range(round_.chunk_count()):
-                stage = pipeline.chunk_stage(round_, number, chunk)
+                stage = round_.stage(chunk)
                 size = len(round_.candidates(chunk))
                 if stage == "build":
                     building += durations.seconds("build", task.spec.key, size)
@@ -138,9 +138,9 @@ def _may_look_ahead(job: Job, task: TaskLedger) -> bool:
     newest = rounds[task.round]
     older = range(task.folded + 1, task.round)
     return (
-        all(pipeline.is_complete(rounds.get(number), number) for number in older)
-        and not pipeline.is_complete(newest, task.round)
-        and bool(pipeline.chunks_back(newest, task.round))
+        all(number in rounds and rounds[number].complete for number in older)
+        and not newest.complete
+        and bool(newest.back)
     )
 
 
@@ -151,7 +151,7 @@ def _next_round(
     kept = job.task(task.spec.id)
     now = task
     for number in folding.open_rounds(task, kept):
-        if not pipeline.is_complete(kept.rounds[number], number):
+        if not kept.rounds[number].complete:
             break
         now = folding.fold(now, number, kept.rounds[number])
         usage = folding.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))

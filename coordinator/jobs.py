@@ -54,6 +54,8 @@ class Chunk:
 
     build: Held | None = None
     profile: Held | None = None
+    trials: list[Trial] | None = None
+    """What has come of it so far, once computed; ``None`` again when more comes."""
 
     @property
     def built(self) -> BuildDone | None:
@@ -73,33 +75,56 @@ class Chunk:
 class Round:
     """One round of one task: the proposal, and what has come back of its chunks."""
 
+    number: int
     update: Held | None = None
     chunks: dict[int, Chunk] = field(default_factory=dict)
-    trials: list[Trial] | None = None
-    """What has come of it so far, once computed; ``None`` again when more comes."""
+    back: set[int] = field(default_factory=set)
+    """The chunks that have nothing more to wait for."""
 
     @property
     def proposal(self) -> UpdateDone | None:
         result = self.update.message.result if self.update else None
         return result if isinstance(result, UpdateDone) else None
 
+    @property
+    def complete(self) -> bool:
+        """Whether it has nothing more to wait for."""
+        return self.update is not None and len(self.back) == self.chunk_count()
+
     def place(self, held: Held) -> bool:
         """Put a result of this round in its place. Returns whether the place was free; if not, it is a
         duplicate."""
         message = held.message
-        self.trials = None
         if isinstance(message.result, UpdateDone):
             free = self.update is None
             self.update = self.update or held
             return free
         chunk = self.chunks.setdefault(message.chunk, Chunk())
+        chunk.trials = None
         if isinstance(message.result, BuildDone):
             free = chunk.build is None
             chunk.build = chunk.build or held
         else:
             free = chunk.profile is None
             chunk.profile = chunk.profile or held
+        if self.stage(message.chunk) is None:
+            self.back.add(message.chunk)
         return free
+
+    def stage(self, chunk: int) -> Stage | None:
+        """What a chunk needs next, or ``None`` when it is back."""
+        state = self.chunks.get(chunk)
+        built = state.built if state is not None else None
+        if state is None or built is None:
+            return "build"
+        if state.profiled is not None:
+            return None
+        measurable = any(each.artifact is not None for each in built.built)
+        return "profile" if measurable or self.wants_baseline(chunk) else None
+
+    def wants_baseline(self, chunk: int) -> bool:
+        """The first chunk of a task also measures the untuned workload."""
+        return self.number == 0 and chunk == 0
 
     def held(self) -> Iterator[Held]:
         """Everything of this round that is not yet acknowledged, in the order of the stages."""
@@ -132,7 +157,10 @@ class Task:
     """A ledger, and how the task stood with what was held on top of it; ``None`` again when more comes."""
 
     def round(self, number: int) -> Round:
-        return self.rounds.setdefault(number, Round())
+        """Round ``number``, made if it is not there."""
+        if number not in self.rounds:
+            self.rounds[number] = Round(number)
+        return self.rounds[number]
 
 
 @dataclass(slots=True)

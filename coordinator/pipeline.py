@@ -13,9 +13,11 @@ from shared.messages import (
     ProfileWork,
     Stage,
     Step,
+    StepResult,
     TaskLedger,
     TaskRecords,
     Trial,
+    UpdateDone,
     UpdateWork,
     ValidateWork,
     Work,
@@ -75,46 +77,29 @@ def task_steps(job: Job, task: TaskLedger) -> list[StepRef]:
             if number == task.round:
                 due.append(StepRef(job.id, "model-update", task.spec.id, number))
             continue
-        for chunk in range(round_.chunk_count()):
-            stage = chunk_stage(round_, number, chunk)
-            if stage is not None:
-                due.append(StepRef(job.id, stage, task.spec.id, number, chunk))
+        due += [ref for chunk in range(round_.chunk_count()) for ref in chunk_steps(job, task, round_, chunk)]
     return due
 
 
-def chunk_stage(round_: Round, number: int, chunk: int) -> Stage | None:
-    """What a chunk of round ``number`` needs next, or ``None`` when it is back."""
-    state = round_.chunks.get(chunk)
-    if state is None or state.built is None:
-        return "build"
-    if state.profiled is not None:
-        return None
-    measurable = any(built.artifact is not None for built in state.built.built)
-    return "profile" if measurable or wants_baseline(number, chunk) else None
+def chunk_steps(job: Job, task: TaskLedger, round_: Round, chunk: int) -> list[StepRef]:
+    """The same for one chunk."""
+    stage = round_.stage(chunk)
+    return [StepRef(job.id, stage, task.spec.id, round_.number, chunk)] if stage is not None else []
 
 
-def wants_baseline(number: int, chunk: int) -> bool:
-    """The first chunk of a task also measures the untuned workload."""
-    return number == 0 and chunk == 0
-
-
-def chunks_back(round_: Round, number: int) -> list[int]:
-    """The chunks of a round that have nothing more to wait for."""
-    return [n for n in range(round_.chunk_count()) if chunk_stage(round_, number, n) is None]
-
-
-def is_complete(round_: Round | None, number: int) -> bool:
-    """Whether a round has nothing more to wait for."""
-    if round_ is None or round_.update is None:
-        return False
-    return all(chunk_stage(round_, number, chunk) is None for chunk in range(round_.chunk_count()))
+def steps_after(job: Job, task: TaskLedger, result: StepResult) -> list[StepRef]:
+    """The steps of a task that may have become due by a result of it."""
+    round_ = job.task(task.spec.id).rounds.get(result.round)
+    if isinstance(result.result, UpdateDone) or round_ is None:
+        return task_steps(job, task)
+    return chunk_steps(job, task, round_, result.chunk)
 
 
 def is_back(job: Job, task: TaskLedger) -> bool:
     """Whether all rounds under way have nothing more to wait for."""
     rounds = job.task(task.spec.id).rounds
     return task.round >= 0 and all(
-        is_complete(rounds.get(number), number) for number in range(task.folded + 1, task.round + 1)
+        number in rounds and rounds[number].complete for number in range(task.folded + 1, task.round + 1)
     )
 
 
@@ -145,9 +130,9 @@ def can_make(job: Job, ref: StepRef) -> bool:
     before, older = rounds.get(ref.round - 1), rounds.get(ref.round - 2)
     if task is None or before is None or before.update is None:
         return False
-    if older is not None and not is_complete(older, ref.round - 2):
+    if older is not None and not older.complete:
         return False
-    return task.ahead or is_complete(before, ref.round - 1)
+    return task.ahead or before.complete
 
 
 # -- Their content ------------------------------------------------------------------------------------------
@@ -201,19 +186,19 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     return ProfileWork(
         task=task.spec,
         artifacts=[b for b in built.built if b.artifact is not None],
-        baseline=wants_baseline(ref.round, ref.chunk),
+        baseline=round_.wants_baseline(ref.chunk),
         confirm=folding.closes(task, ref.round),
     )
 
 
 def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> UpdateWork:
-    before, older = kept.rounds.get(number - 1, Round()), kept.rounds.get(number - 2)
+    before, older = kept.rounds.get(number - 1, Round(number - 1)), kept.rounds.get(number - 2)
     sources: list[Held] = [before.update] if before.update is not None else []
     trials: list[Trial] = []
     if older is not None and before.proposal is not None:
         rest = [n for n in range(older.chunk_count()) if n not in before.proposal.learned]
         _collect(older, rest, sources, trials)
-    learns = chunks_back(before, number - 1)
+    learns = sorted(before.back)
     _collect(before, learns, sources, trials)
     return UpdateWork(
         task=task.spec,

@@ -87,7 +87,7 @@ class Durations:
         return pace * size if stage in PER_CANDIDATE else pace
 
     def slowness(self, stage: Stage, queue: str) -> float:
-        """How many times as long as usual steps of ``stage`` take on ``queue``; 1 is the mean of all queues."""
+        """How many times as long as on the mean of all queues steps of ``stage`` take on ``queue``."""
         queues = self._slowness.get(stage, {})
         if queue not in queues or len(queues) < 2:
             return 1.0

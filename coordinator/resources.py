@@ -61,17 +61,13 @@ class Queue:
     busy: float = 0.0
     slowness: float = 1.0
     """How many times as long as usual steps take on it."""
-    counted: int = 0
-    """Slots that are part of the totals by need."""
-
-    @property
-    def slots(self) -> int:
-        return sum(worker.status.slots for worker in self.workers.values())
+    slots: int = 0
+    """Of its live workers."""
 
     @property
     def free(self) -> int:
         # A step just published may still show as ready; only what exceeds the flights is foreign.
-        return self.counted - max(len(self.flights), self.ready if self.ready > len(self.flights) else 0)
+        return self.slots - max(len(self.flights), self.ready if self.ready > len(self.flights) else 0)
 
     @property
     def needs(self) -> list[str]:
@@ -96,13 +92,12 @@ class Resources:
         new = status.queue not in self.queues
         queue = self.queues.setdefault(status.queue, Queue(status.queue, first_seen=now))
         if status.targets and status.targets != queue.targets:
-            self._leave(queue)
-            queue.targets = status.targets
-        if status.leaving:
-            queue.workers.pop(status.worker, None)
-        else:
+            self._serve(queue, status.targets)
+        known = queue.workers.pop(status.worker, None)
+        if not status.leaving:
             queue.workers[status.worker] = Worker(status, now)
-        self._changed(queue, now)
+        change = (0 if status.leaving else status.slots) - (known.status.slots if known is not None else 0)
+        self._changed(queue, change, now)
         return new
 
     def checked(self, name: str, ready: int, consumers: int, now: float) -> None:
@@ -112,34 +107,36 @@ class Resources:
             return
         queue.checked, queue.ready = now, ready
         if consumers == 0:
-            for worker in list(queue.workers.values()):
-                if now - worker.seen > 1.0:
-                    del queue.workers[worker.status.worker]
-        self._changed(queue, now)
+            self._drop(queue, [w for w in queue.workers.values() if now - w.seen > 1.0], now)
+        else:
+            self._changed(queue, 0, now)
 
     def expire(self, now: float) -> None:
         """Forget workers that have been silent for too long."""
         for queue in self.queues.values():
-            silent = [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT]
-            for worker in silent:
-                del queue.workers[worker.status.worker]
-            if silent:
-                self._changed(queue, now)
+            self._drop(queue, [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT], now)
 
-    def _leave(self, queue: Queue) -> None:
+    def _drop(self, queue: Queue, gone: list[Worker], now: float) -> None:
+        for worker in gone:
+            del queue.workers[worker.status.worker]
+        self._changed(queue, -sum(worker.status.slots for worker in gone), now)
+
+    def _serve(self, queue: Queue, targets: list[str]) -> None:
+        """It serves other needs than before."""
         for need in queue.needs:
-            self._slots[need] -= queue.counted
+            self._slots[need] -= queue.slots
             self._idle.setdefault(need, ChangingHeap()).remove(queue.name)
-        queue.counted = 0
+        queue.targets = targets
+        for need in queue.needs:
+            self._slots[need] += queue.slots
 
-    def _changed(self, queue: Queue, now: float) -> None:
-        """Its workers may have changed."""
+    def _changed(self, queue: Queue, change: int, now: float) -> None:
+        """It has ``change`` more slots than before."""
         queue.empty_since = None if queue.workers else (queue.empty_since or now)
-        slots = queue.slots
-        if slots != queue.counted:
+        if change:
+            queue.slots += change
             for need in queue.needs:
-                self._slots[need] += slots - queue.counted
-            queue.counted = slots
+                self._slots[need] += change
             self._shared.clear()
         self._sort(queue)
 
@@ -228,8 +225,8 @@ class Resources:
 
     def least_loaded(self, need: str) -> Queue | None:
         """The live queue for ``need`` with the fewest flights per slot, idle or not."""
-        live = [q for q in self.queues.values() if q.counted and need in q.needs]
-        return min(live, key=lambda q: (len(q.flights) / q.counted, q.name), default=None)
+        live = [q for q in self.queues.values() if q.slots and need in q.needs]
+        return min(live, key=lambda q: (len(q.flights) / q.slots, q.name), default=None)
 
     def slots(self, need: str) -> int:
         """Steps that the live workers for ``need`` can do at once."""
@@ -267,12 +264,12 @@ class Resources:
         return [
             ResourceProgress(
                 queue=queue.name,
-                slots=queue.counted,
+                slots=queue.slots,
                 workers=sorted(queue.workers),
                 targets=queue.targets,
                 running=sorted(queue.flights),
                 busy=queue.busy,
-                utilisation=queue.busy / max((now - queue.first_seen) * max(queue.counted, 1), 1e-9),
+                utilisation=queue.busy / max((now - queue.first_seen) * max(queue.slots, 1), 1e-9),
                 drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)
