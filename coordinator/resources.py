@@ -108,8 +108,7 @@ class Resources:
         queue.checked, queue.ready = now, ready
         if consumers == 0:
             self._drop(queue, [w for w in queue.workers.values() if now - w.seen > 1.0], now)
-        else:
-            self._changed(queue, 0, now)
+        self._changed(queue, 0, now)
 
     def expire(self, now: float) -> None:
         """Forget workers that have been silent for too long."""
@@ -117,6 +116,8 @@ class Resources:
             self._drop(queue, [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT], now)
 
     def _drop(self, queue: Queue, gone: list[Worker], now: float) -> None:
+        if not gone:
+            return
         for worker in gone:
             del queue.workers[worker.status.worker]
         self._changed(queue, -sum(worker.status.slots for worker in gone), now)
