@@ -52,6 +52,29 @@ class Proposal(Struct, frozen=True, kw_only=True):
     best."""
 
 
+def leaders(best: list[tuple[float, str, bytes]]) -> list[tuple[str, bytes]]:
+    """What a :class:`Proposal` names after ``want=0``.
+
+    Args:
+        best: latency in seconds, hash and schedule of measured candidates, best first.
+
+    Returns:
+        Hash and schedule of those between which noise may have decided; none where the first is far ahead.
+    """
+    close = [each for each in best[:CONFIRMED] if each[0] <= CLOSE * best[0][0]]
+    return [(name, schedule) for _, name, schedule in close] if len(close) > 1 else []
+
+
+class TaskTrials(Struct, frozen=True, kw_only=True):
+    """A task at its end, for ``assemble``."""
+
+    workload: bytes
+    trials: list[Trial]
+    """All of them; those that were confirmed with the latencies of that."""
+    apply: bool = True
+    """Whether the best of them is to be used: not where it does not beat the untuned kernel."""
+
+
 class BuildOutcome(Struct, frozen=True, kw_only=True):
     """A linked shared object, or why there is none."""
 
@@ -156,13 +179,8 @@ class Engine(Protocol):
         """Latencies in seconds of a fixed kernel on ``device``: about 10 ms of work that is the same in every
         call, so that a change shows a change of the device. The first call may take longer."""
 
-    def assemble(
-        self, model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]], settings: Settings
-    ) -> Assembled:
-        """Compile the whole model twice, with the best of the trials and without any.
-
-        ``tasks`` holds the workload of each task with all its trials.
-        """
+    def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
+        """Compile the whole model twice, with the best of the trials and without any."""
 
     def validate(
         self,

@@ -19,7 +19,17 @@ import msgspec
 from broker_config import topology
 from shared import codec
 from shared.errors import BadMessage, LinkDown, Unroutable
-from shared.messages import Failure, Result, Stage, Step, StepResult, Timing
+from shared.messages import (
+    BuildWork,
+    Failure,
+    ProfileWork,
+    Result,
+    Stage,
+    Step,
+    StepResult,
+    Timing,
+    UpdateDone,
+)
 from shared.transport import Delivery, Down, Link, Outgoing, Subscription, Up
 from stage_workers.leaving import Leaving
 from stage_workers.sandbox import Abandoned, Sandbox
@@ -153,6 +163,7 @@ class Worker:
             started=received,
             finished=received + time.monotonic() - started,
             waited=max(received - sent_at, 0.0) if sent_at is not None else 0.0,
+            size=_size(step, result),
         )
         done = _result(step, timing, result)
         try:
@@ -224,6 +235,18 @@ def _result(step: Step, timing: Timing, result: Result) -> StepResult:
 
 def _stage(step: Step) -> Stage:
     return cast(Stage, step.work.__struct_config__.tag)
+
+
+def _size(step: Step, result: Result) -> int:
+    """The candidates that a step dealt with; 1 where it is not about candidates."""
+    match step.work, result:
+        case BuildWork(candidates=candidates), _:
+            return len(candidates)
+        case ProfileWork(artifacts=artifacts), _:
+            return max(len(artifacts), 1)
+        case _, UpdateDone(candidates=candidates):
+            return max(len(candidates), 1)
+    return 1
 
 
 def _outgoing(done: StepResult, step: Step) -> Outgoing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 
 from broker_config import topology
@@ -23,7 +23,15 @@ LAST_WORD = 2.0
 class StatusSender:
     """A thread that publishes the status of ``worker`` every ``interval`` seconds while the link is up."""
 
-    def __init__(self, link: Link, worker: str, queue: str, targets: Sequence[str], interval: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        worker: str,
+        queue: str,
+        targets: Sequence[str],
+        interval: float,
+        cpus: Collection[int] = (),
+    ) -> None:
         self.worker = worker
         self.step: str | None = None
         """Id of the step under way."""
@@ -31,6 +39,7 @@ class StatusSender:
         self._queue = queue
         self._targets = list(targets)
         self._interval = interval
+        self._cpus = sorted(cpus)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
@@ -63,6 +72,7 @@ class StatusSender:
             targets=self._targets,
             step=self.step,
             leaving=leaving,
+            cpus=self._cpus,
         )
         return self._link.publish(
             Outgoing(

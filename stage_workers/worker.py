@@ -125,6 +125,14 @@ def _own_cores(config: WorkerConfig, device: Device | None, usable: Iterable[int
     return frozenset(usable) - cores or frozenset(usable)
 
 
+def _work_cores(config: WorkerConfig, device: Device | None) -> frozenset[int]:
+    """Cores that the engine's code runs on; none when it may use all of this machine's."""
+    if device is not None and device.cores:
+        return device.cores
+    cores = config.cpus or frozenset(os.sched_getaffinity(0))
+    return cores if len(cores) < (os.cpu_count() or 0) else frozenset()
+
+
 def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> int:
     link = Link(config.broker, f"worker {config.queue}", properties=_properties(config))
     name = config.name or codec.identity(config.queue)
@@ -136,7 +144,8 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
             if device is not None:
                 check_fits(device, targets[0])
             link.start(config.connect_timeout)
-            status = StatusSender(link, name, config.queue, targets, config.status_interval)
+            cpus = _work_cores(config, device)
+            status = StatusSender(link, name, config.queue, targets, config.status_interval, cpus)
             Worker(config.queue, engines, link, sandbox, context, status, leaving).run()
         except Abandoned:
             pass  # asked to leave before it was connected

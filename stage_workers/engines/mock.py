@@ -50,13 +50,16 @@ import msgspec
 from msgspec import Meta, Struct
 
 from shared.engine import (
+    CONFIRMED,
     Assembled,
     BuildOutcome,
     ExtractedTask,
     Imported,
     ProfileOutcome,
     Proposal,
+    TaskTrials,
     Validated,
+    leaders,
 )
 from shared.errors import BadModel, BadTarget
 from shared.messages import Settings, Stage, Trial
@@ -143,6 +146,8 @@ class Search(Struct, frozen=True):
     proposed: int
     measured: bytes
     """The first :data:`DIGEST` bytes of the hash of each tried candidate."""
+    best: list[tuple[float, str, bytes]] = []
+    """Latency, hash and schedule of the best few, best first."""
 
 
 class MockProgram(Struct, frozen=True, kw_only=True):
@@ -183,7 +188,13 @@ class MockEngine:
         _work(work.task.durations, "model-update", state.proposed)
         measured = state.measured + b"".join(_digest(trial.candidate.hash) for trial in trials)
         known = {measured[i : i + DIGEST] for i in range(0, len(measured), DIGEST)}
-        schedules: list[tuple[str, bytes]] = []
+        best = state.best + [
+            (statistics.median(trial.latencies), trial.candidate.hash, trial.candidate.schedule)
+            for trial in trials
+            if trial.outcome == "measured"
+        ]
+        best = sorted(best)[:CONFIRMED]
+        schedules = [] if want else leaders(best)
         proposed = state.proposed
         while len(schedules) < want and proposed < work.task.space:
             schedule = Schedule(proposed, _permuted(proposed, work.task.space, seed))
@@ -191,7 +202,7 @@ class MockEngine:
             if _digest(name) not in known:
                 schedules.append((name, msgspec.msgpack.encode(schedule)))
             proposed += 1
-        return Proposal(search=msgspec.msgpack.encode(Search(proposed, measured)), schedules=schedules)
+        return Proposal(search=msgspec.msgpack.encode(Search(proposed, measured, best)), schedules=schedules)
 
     def build(self, workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
         """Sleeps; the artifact is the schedule itself."""
@@ -225,21 +236,21 @@ class MockEngine:
         _work(work.task.durations, "profile", -1)
         return ProfileOutcome(outcome="measured", latencies=[work.task.untuned] * settings.repeats)
 
-    def assemble(
-        self, model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]], settings: Settings
-    ) -> Assembled:
+    def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
         """Latencies are weighted sums over the tasks; a task without a better trial keeps its untuned one."""
         parsed = msgspec.msgpack.decode(model, type=MockModel)
         _suffer(parsed.stages.get("assemble"))
         _work(parsed.durations, "assemble", parsed.seed)
         before = sum(task.weight * task.untuned for task in parsed.tasks)
         after, records = before, []
-        for workload, trials in tasks:
-            task = msgspec.msgpack.decode(workload, type=Workload).task
-            measured = [statistics.median(trial.latencies) for trial in trials if trial.outcome == "measured"]
-            best = min([task.untuned, *measured])
+        for each in tasks:
+            task = msgspec.msgpack.decode(each.workload, type=Workload).task
+            measured = [statistics.median(t.latencies) for t in each.trials if t.outcome == "measured"]
+            best = min([task.untuned, *measured]) if each.apply else task.untuned
             after -= task.weight * (task.untuned - best)
-            records.append({"task": task.name, "untuned": task.untuned, "best": best, "trials": len(trials)})
+            records.append(
+                {"task": task.name, "untuned": task.untuned, "best": best, "trials": len(each.trials)}
+            )
         return Assembled(
             tuned=msgspec.msgpack.encode(MockProgram(latency=after, model=parsed)),
             untuned=msgspec.msgpack.encode(MockProgram(latency=before, model=parsed)),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+
 import msgspec
 
 from shared.artifacts import ArtifactStore
-from shared.engine import Assembled
+from shared.engine import Assembled, TaskTrials
 from shared.errors import ArtifactError
-from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, Trial
+from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, TaskRecords
 from stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
 
 _history_decoder = msgspec.msgpack.Decoder(History)
@@ -20,11 +22,7 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         TunemeshError: the engine failed or refused, or an artifact is missing or damaged.
     """
     store = context.store
-    tasks: list[tuple[bytes, list[Trial]]] = []
-    for records in work.tasks:
-        rounds = [_read(blob, store) for blob in records.history]
-        trials = [trial for each in rounds for trial in each.trials]
-        tasks.append((store.get(records.task.workload), trials))
+    tasks = [_at_its_end(records, store) for records in work.tasks]
     args = (store.get(work.model), step.target, tasks, step.settings)
     assembled = whole(step, context, "assemble", args, Assembled, ASSEMBLE_LIMIT)
     return AssembleDone(
@@ -34,6 +32,20 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         files={name: store.put(data, inline=False) for name, data in assembled.files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
     )
+
+
+def _at_its_end(records: TaskRecords, store: ArtifactStore) -> TaskTrials:
+    confirmed = {each.hash: each.latencies for each in records.confirmed}
+    trials = [trial for blob in records.history for trial in _read(blob, store).trials]
+    trials = [
+        msgspec.structs.replace(t, latencies=confirmed[t.candidate.hash])
+        if t.candidate.hash in confirmed
+        else t
+        for t in trials
+    ]
+    best = min((statistics.median(t.latencies) for t in trials if t.outcome == "measured"), default=None)
+    beaten = best is not None and records.untuned is not None and best >= records.untuned
+    return TaskTrials(workload=store.get(records.task.workload), trials=trials, apply=not beaten)
 
 
 def _read(blob: Blob, store: ArtifactStore) -> History:

@@ -44,11 +44,17 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     candidates = [Candidate(index, name, schedule) for index, (name, schedule) in enumerate(first.schedules)]
     room = MESSAGE_ROOM - sum(len(each.schedule) + len(each.hash) for each in candidates)
     search = _search_blob(first.search, min(room, SEARCH_INLINE), context.store)
-    return UpdateDone(state=TaskState(search=search, history=history), candidates=candidates)
+    return UpdateDone(
+        state=TaskState(search=search, history=history),
+        candidates=candidates,
+        learned=work.learns,
+        chunk_size=work.chunk_size,
+        exhausted=len(candidates) < work.want,
+    )
 
 
 def _keep(step: Step, work: UpdateWork, store: ArtifactStore) -> Blob:
-    """Write the finished round, the one before that of ``step``."""
+    """Write what ``step`` learns from: as a rule the round before."""
     finished = History(task=step.task, round=max(step.round - 1, 0), trials=work.trials, timings=work.timings)
     return store.put(msgspec.msgpack.encode(finished), inline=False)
 

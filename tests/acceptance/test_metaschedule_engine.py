@@ -12,16 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
 from examples import make_models
-from shared.engine import ExtractedTask, Imported
+from shared.engine import ExtractedTask, Imported, TaskTrials
 from shared.errors import BadModel, BadTarget
 from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
-from stage_workers.engines.metaschedule import MetaScheduleEngine
+from stage_workers.engines.metaschedule import MetaScheduleEngine, search_state
 
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=2, min_repeat_ms=5)
@@ -276,6 +277,31 @@ def test_failed_trials_are_learned_and_not_proposed_again(product: ExtractedTask
     assert {key for key, _ in first.schedules}.isdisjoint(key for key, _ in second.schedules)
 
 
+def test_candidates_whose_trials_come_late_are_learned_and_not_proposed_again(
+    product: ExtractedTask, target: str
+) -> None:
+    first = ENGINE.update(product.workload, target, None, [], 8, seed=1)
+    trials = pretend(first.schedules, failures=0.0)
+    ahead = ENGINE.update(product.workload, target, first.search, trials[:3], 8, seed=1)
+    third = ENGINE.update(product.workload, target, ahead.search, trials[3:], 8, seed=1)
+    names = [name for each in (first, ahead, third) for name, _ in each.schedules]
+    assert len(names) == len(set(names)) == 24
+    state = search_state.decode(third.search)
+    assert len(state.examples) == 8
+    assert state.pending == {name for each in (ahead, third) for name, _ in each.schedules}
+
+
+def test_a_closing_update_names_the_best_few(product: ExtractedTask, target: str) -> None:
+    first = ENGINE.update(product.workload, target, None, [], 4, seed=1)
+    latencies = [1.0e-3, 5.0e-3, 1.05e-3, 1.2e-3]
+    trials = [
+        msgspec.structs.replace(trial, latencies=[latency])
+        for trial, latency in zip(pretend(first.schedules, failures=0.0), latencies, strict=True)
+    ]
+    closed = ENGINE.update(product.workload, target, first.search, trials, 0, seed=1)
+    assert closed.schedules == [first.schedules[0], first.schedules[2]]
+
+
 def test_a_small_space_runs_out(imported: Imported, target: str) -> None:
     reshape = next(task for task in imported.tasks if task.name == "reshape")
     first = ENGINE.update(reshape.workload, target, None, [], 8, seed=1)
@@ -428,7 +454,10 @@ def test_the_tuned_model_computes_what_it_computed_before(
 
     _, trials = first_round
     failed = Trial(candidate=trials[0].candidate, outcome="run-timed-out")
-    tasks = [(task.workload, [*trials, failed] if task == convolution else []) for task in imported.tasks]
+    tasks = [
+        TaskTrials(workload=task.workload, trials=[*trials, failed] if task == convolution else [])
+        for task in imported.tasks
+    ]
     assembled = ENGINE.assemble(imported.model, target, tasks, QUICK)
 
     assert json.loads(assembled.signature) == {
@@ -471,7 +500,9 @@ def test_a_tir_function_is_a_model_of_one_task(target: str) -> None:
     assert [task.weight for task in single.tasks] == [1]
     proposal = ENGINE.update(single.tasks[0].workload, target, None, [], 2, seed=1)
     trials = measure(single.tasks[0], target, proposal.schedules)
-    assembled = ENGINE.assemble(single.model, target, [(single.tasks[0].workload, trials)], QUICK)
+    assembled = ENGINE.assemble(
+        single.model, target, [TaskTrials(workload=single.tasks[0].workload, trials=trials)], QUICK
+    )
     assert [tensor["name"] for tensor in json.loads(assembled.signature)["inputs"]] == ["a", "b"]
     validated = ENGINE.validate(
         assembled.tuned, assembled.untuned, assembled.signature, target, "cpu", 3, QUICK
@@ -517,5 +548,7 @@ def test_a_cuda_model_is_tuned_and_assembled_without_a_gpu() -> None:
     trials = pretend(proposal.schedules, failures=0.0)
     second = ENGINE.update(task.workload, target, proposal.search, trials, 2, seed=1)
     assert len(second.schedules) == 2
-    assembled = ENGINE.assemble(imported.model, target, [(task.workload, trials)], QUICK)
+    assembled = ENGINE.assemble(
+        imported.model, target, [TaskTrials(workload=task.workload, trials=trials)], QUICK
+    )
     assert assembled.tuned != assembled.untuned

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.engine import ExtractedTask, Imported
+from shared.engine import ExtractedTask, Imported, TaskTrials
 from shared.errors import BadModel, BadTarget
 from shared.messages import Candidate, Settings, Trial
 from stage_workers.engines import load
@@ -98,13 +98,30 @@ def test_another_seed_gives_another_order() -> None:
     assert len(orders) == 3
 
 
-def test_learning_only_keeps_the_trials() -> None:
+def test_a_closing_update_names_the_best_few_that_are_close_to_each_other() -> None:
+    engine, workload = MockEngine(), only_task("space: 9").workload
+    proposal = engine.update(workload, "mock", None, [], 9, 0)
+    latencies = [3.0, 1.09, 2.0, 1.0, 1.05, 1.2, 1.08, 1.02, 1.07]
+    trials = [trial(i, name, schedule, latencies[i]) for i, (name, schedule) in enumerate(proposal.schedules)]
+    closed = engine.update(workload, "mock", proposal.search, trials, 0, 0)
+    assert closed.schedules == [proposal.schedules[i] for i in (3, 7, 4, 8)]
+
+
+def test_there_is_nothing_to_confirm_when_one_candidate_is_far_ahead() -> None:
     engine, workload = MockEngine(), only_task("space: 3").workload
     proposal = engine.update(workload, "mock", None, [], 3, 0)
-    trials = [trial(i, name, schedule) for i, (name, schedule) in enumerate(proposal.schedules)]
-    closed = engine.update(workload, "mock", proposal.search, trials, 0, 0)
-    assert closed.schedules == []
-    assert len(closed.search) > len(proposal.search)
+    trials = [trial(i, name, schedule, 1.0 + i / 5) for i, (name, schedule) in enumerate(proposal.schedules)]
+    assert engine.update(workload, "mock", proposal.search, trials, 0, 0).schedules == []
+
+
+def test_what_is_proposed_before_all_trials_are_back_is_new() -> None:
+    engine, workload = MockEngine(), only_task("space: 100").workload
+    first = engine.update(workload, "mock", None, [], 8, 0)
+    trials = [trial(i, name, schedule) for i, (name, schedule) in enumerate(first.schedules)]
+    ahead = engine.update(workload, "mock", first.search, trials[:2], 8, 0)
+    third = engine.update(workload, "mock", ahead.search, trials[2:], 8, 0)
+    names = [name for each in (first, ahead, third) for name, _ in each.schedules]
+    assert len(names) == len(set(names)) == 24
 
 
 def test_latencies_lie_between_best_and_worst_and_depend_on_the_candidate_alone() -> None:
@@ -155,7 +172,10 @@ def test_the_assembled_model_has_the_weighted_sum_of_the_best_latencies() -> Non
     engine = MockEngine()
     model = imported("tasks: [{name: a, weight: 2, untuned: 1.0}, {name: b, untuned: 3.0}]", engine)
     trials = [trial(0, "00", b"", 0.25), trial(1, "01", b"", 0.5)]
-    tasks = [(model.tasks[0].workload, trials), (model.tasks[1].workload, [])]
+    tasks = [
+        TaskTrials(workload=model.tasks[0].workload, trials=trials),
+        TaskTrials(workload=model.tasks[1].workload, trials=[trial(0, "02", b"", 2.0)], apply=False),
+    ]
     assembled = engine.assemble(model.model, "mock", tasks, SETTINGS)
     validated = engine.validate(
         assembled.tuned, assembled.untuned, assembled.signature, "mock", "cpu", 0, SETTINGS

@@ -3,7 +3,15 @@ when a function needs it, so that naming the engine costs nothing."""
 
 from __future__ import annotations
 
-from shared.engine import Assembled, BuildOutcome, Imported, ProfileOutcome, Proposal, Validated
+from shared.engine import (
+    Assembled,
+    BuildOutcome,
+    Imported,
+    ProfileOutcome,
+    Proposal,
+    TaskTrials,
+    Validated,
+)
 from shared.messages import Settings, Trial
 
 
@@ -57,9 +65,7 @@ class MetaScheduleEngine:
 
         return profiling.profile_untuned(workload, target, untuned, device, settings)
 
-    def assemble(
-        self, model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]], settings: Settings
-    ) -> Assembled:
+    def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
         from . import assembling
 
         return assembling.assemble(model, target, tasks)

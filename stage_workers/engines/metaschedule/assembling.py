@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any
 
-from shared.engine import Assembled
+from shared.engine import Assembled, TaskTrials
 from shared.errors import JobFailed
 from shared.messages import Trial
 
@@ -16,7 +16,7 @@ from .updating import latency
 log = logging.getLogger(__name__)
 
 
-def assemble(model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]]) -> Assembled:
+def assemble(model: bytes, target: str, tasks: list[TaskTrials]) -> Assembled:
     """See :meth:`shared.engine.Engine.assemble`.
 
     Raises:
@@ -31,11 +31,11 @@ def assemble(model: bytes, target: str, tasks: list[tuple[bytes, list[Trial]]]) 
     )
 
 
-def _apply(module: Any, target: str, tasks: list[tuple[bytes, list[Trial]]]) -> Any:
+def _apply(module: Any, target: str, tasks: list[TaskTrials]) -> Any:
     """Replace the functions of ``module`` that were tuned by their best schedules."""
     import tvm
 
-    best = {workload: min(trials, key=latency) for workload, trials in tasks if trials}
+    best = {task.workload: min(task.trials, key=latency) for task in tasks if task.trials and task.apply}
     best = {workload: trial for workload, trial in best.items() if math.isfinite(latency(trial))}
     with targets.load(target), tvm.transform.PassContext(opt_level=3), _database(best, target):
         applied = tvm.relax.transform.MetaScheduleApplyDatabase()(module)

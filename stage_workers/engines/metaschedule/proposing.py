@@ -33,20 +33,22 @@ _quiet.propagate = False
 def propose(
     state: SearchState, workload: bytes, target: str, want: int, seed: int
 ) -> list[tuple[str, bytes]]:
-    """Hash and schedule of up to ``want`` candidates that were never tried, and count the round."""
+    """Hash and schedule of up to ``want`` candidates that were never proposed, and count the round."""
     trees = cost_model.fit([e.features for e in state.examples], [e.latency for e in state.examples])
     found: dict[str, bytes] = {}
+    known = state.seen | state.pending
     fruitless = attempt = 0
     while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(seed, state, attempt)
         before = len(found)
         for scheduled in _search(state, workload, target, want, trees, random_state):
             key = workloads.structural_hash(scheduled.mod)
-            if len(found) < want and key not in state.seen and key not in found:
+            if len(found) < want and key not in known and key not in found:
                 found[key] = schedules.pack(scheduled.trace)
         fruitless = fruitless + 1 if len(found) == before else 0
         attempt += 1
     state.round += 1
+    state.pending |= found.keys()
     return list(found.items())
 
 
@@ -115,12 +117,12 @@ def _context(module: Any, target: str, strategy: Any, random_state: int) -> Any:
     return context
 
 
-def _database(parents: list[tuple[float, bytes]], workload: bytes, target: str) -> Any:
+def _database(parents: list[tuple[float, str, bytes]], workload: bytes, target: str) -> Any:
     from tvm.s_tir import meta_schedule
 
     database = meta_schedule.database.MemoryDatabase()
     committed = database.commit_workload(workloads.load(workload))
-    for latency, schedule in parents:
+    for latency, _, schedule in parents:
         trace = schedules.replay(workload, schedule).trace
         database.commit_tuning_record(
             meta_schedule.database.TuningRecord(trace, committed, [latency], targets.load(target))

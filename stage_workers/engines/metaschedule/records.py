@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from shared.messages import Trial
+from shared.engine import TaskTrials
 
 from . import schedules, workloads
 from .updating import latency
@@ -16,15 +16,15 @@ WORKLOAD_FILE = "database_workload.json"
 RECORD_FILE = "database_tuning_record.json"
 
 
-def database_files(target: str, tasks: list[tuple[bytes, list[Trial]]]) -> dict[str, bytes]:
+def database_files(target: str, tasks: list[TaskTrials]) -> dict[str, bytes]:
     """Both files of the database, with every measured trial of every task. Failed ones are left out:
     MetaSchedule would write them as if they had taken 1e10 s."""
     workload_lines: list[str] = []
     record_lines: list[str] = []
-    for index, (workload, trials) in enumerate(tasks):
-        workload_lines.append(_dump(_workload(workload)))
-        info = [_info(a) for a in workloads.arguments(workloads.load(workload)["main"])]
-        for trial in trials:
+    for index, task in enumerate(tasks):
+        workload_lines.append(_dump(_workload(task.workload)))
+        info = [_info(a) for a in workloads.arguments(workloads.load(task.workload)["main"])]
+        for trial in task.trials:
             if math.isfinite(latency(trial)):
                 # Written here, because TVM would replay every trace for it: 10 ms each.
                 trace = schedules.unpack(trial.candidate.schedule)

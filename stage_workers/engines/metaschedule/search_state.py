@@ -33,10 +33,11 @@ class _Stored(Struct, frozen=True, array_like=True):
     workload: str
     round: int
     seen: bytes
-    best: list[tuple[float, bytes]]
+    best: list[tuple[float, bytes, bytes]]
     latencies: list[float]
     rows: list[int]
     features: bytes
+    pending: bytes
 
 
 class SearchState:
@@ -46,7 +47,8 @@ class SearchState:
         workload: structural hash of the workload that this belongs to.
         round: proposals made so far.
         seen: hashes of all schedules tried.
-        best: the fastest schedules with their latencies in seconds, fastest first.
+        pending: hashes of the schedules that were proposed and whose trials have not come yet.
+        best: the fastest schedules, fastest first: latency in seconds, hash, schedule.
         examples: what the cost model is fitted to, oldest first.
     """
 
@@ -54,14 +56,16 @@ class SearchState:
         self.workload = workload
         self.round = 0
         self.seen: set[str] = set()
-        self.best: list[tuple[float, bytes]] = []
+        self.pending: set[str] = set()
+        self.best: list[tuple[float, str, bytes]] = []
         self.examples: list[Example] = []
 
     def tried(self, trial: Trial, latency: float) -> None:
         """Note a trial; ``latency`` is infinite when it failed."""
         self.seen.add(trial.candidate.hash)
+        self.pending.discard(trial.candidate.hash)
         if math.isfinite(latency):
-            self.best.append((latency, trial.candidate.schedule))
+            self.best.append((latency, trial.candidate.hash, trial.candidate.schedule))
             self.best.sort()
             del self.best[BEST_KEPT:]
 
@@ -87,13 +91,17 @@ def encode(state: SearchState) -> bytes:
     stored = _Stored(
         workload=state.workload,
         round=state.round,
-        seen=b"".join(bytes.fromhex(seen) for seen in sorted(state.seen)),
+        seen=_packed(state.seen),
         # Inflated, so that what the schedules have in common is stored once.
-        best=[(latency, zlib.decompress(schedule)) for latency, schedule in state.best],
+        best=[
+            (latency, bytes.fromhex(name), zlib.decompress(schedule))
+            for latency, name, schedule in state.best
+        ],
         latencies=[example.latency for example in state.examples],
         rows=[len(block) for block in blocks],
         # Column by column: neighbours are then the same feature of different trials, and often equal.
         features=np.ascontiguousarray(table.T).tobytes(),
+        pending=_packed(state.pending),
     )
     return zlib.compress(msgspec.msgpack.encode(stored), 9)
 
@@ -107,9 +115,9 @@ def decode(search: bytes) -> SearchState:
     stored = msgspec.msgpack.decode(zlib.decompress(search), type=_Stored)
     state = SearchState(stored.workload)
     state.round = stored.round
-    step = range(0, len(stored.seen), HASH_BYTES)
-    state.seen = {stored.seen[i : i + HASH_BYTES].hex() for i in step}
-    state.best = [(latency, zlib.compress(trace, 9)) for latency, trace in stored.best]
+    state.seen = _unpacked(stored.seen)
+    state.pending = _unpacked(stored.pending)
+    state.best = [(latency, name.hex(), zlib.compress(trace, 9)) for latency, name, trace in stored.best]
     if stored.rows:
         table = np.frombuffer(stored.features, np.float16).reshape(-1, sum(stored.rows)).T
         blocks = np.split(table, np.cumsum(stored.rows)[:-1])
@@ -118,3 +126,11 @@ def decode(search: bytes) -> SearchState:
             for latency, block in zip(stored.latencies, blocks, strict=True)
         ]
     return state
+
+
+def _packed(hashes: set[str]) -> bytes:
+    return b"".join(bytes.fromhex(each) for each in sorted(hashes))
+
+
+def _unpacked(data: bytes) -> set[str]:
+    return {data[i : i + HASH_BYTES].hex() for i in range(0, len(data), HASH_BYTES)}

@@ -7,7 +7,7 @@ import statistics
 import zlib
 from typing import Any
 
-from shared.engine import Proposal
+from shared.engine import Proposal, leaders
 from shared.messages import Trial
 
 from . import cost_model, preloading, proposing, schedules, search_state, spaces, workloads
@@ -23,7 +23,10 @@ def update(
         preloading.require_intrinsics()
     state = _restore(workloads.structural_hash(module), search)
     _learn(state, workload, target, trials)
-    proposed = proposing.propose(state, workload, target, want, seed) if want else []
+    if want:
+        proposed = proposing.propose(state, workload, target, want, seed)
+    else:
+        proposed = leaders(state.best)
     return Proposal(search=search_state.encode(state), schedules=proposed)
 
 
