@@ -149,14 +149,20 @@ def bars(jobs: Iterable[tuple[str, Sequence[Timing]]], zero: float) -> list[Bar]
 
 
 def utilisation(evidence: Evidence) -> dict[str, float]:
-    """Busy time over makespan and slots, by kind of resource (``profile`` for all devices together)."""
+    """Busy time over slots and :func:`span`, by kind of resource (``profile`` for all devices together)."""
+    seconds = span(evidence)
     busy: dict[str, float] = defaultdict(float)
     for bar in evidence.bars:
         busy[kind_of(bar.resource)] += bar.finished - bar.started
     return {
-        kind: busy[kind] / (evidence.makespan * slots) if evidence.makespan > 0 else 0.0
-        for kind, slots in evidence.slots.items()
+        kind: busy[kind] / (seconds * slots) if seconds > 0 else 0.0 for kind, slots in evidence.slots.items()
     }
+
+
+def span(evidence: Evidence) -> float:
+    """Seconds from the start of the first step to the end of the last job: the makespan without the start of
+    the workers, which may be ready long after the first request."""
+    return evidence.makespan - min((bar.started for bar in evidence.bars), default=0.0)
 
 
 def kind_of(resource: str) -> str:

@@ -118,7 +118,6 @@ def _values(
     endings: list[tuning.Ending], gathered: Evidence, started: float, requested: float
 ) -> dict[str, Value]:
     reports = [ending.report for ending in endings if ending.report is not None]
-    first = min((bar.started for bar in gathered.bars), default=0.0)
     use = evidence.utilisation(gathered)
     models = {report.job: report.latency_after_s * 1e3 for report in reports}
     return {
@@ -126,7 +125,7 @@ def _values(
         "trials_done": sum(report.trials for report in reports),
         "measured": sum(task.outcomes.get("measured", 0) for report in reports for task in report.tasks),
         "makespan_s": gathered.makespan,
-        "steps_s": gathered.makespan - first,
+        "steps_s": evidence.span(gathered),
         "total_s": gathered.makespan + requested - started,
         "use_update": use["update"],
         "use_build": use["build"],

@@ -67,8 +67,8 @@ class _Section:
         base_label, base = next(iter(self._done.items()))
         simulated = self._bench.experiment.kind == "simulation"
         bound = spread(column(self._rows, "lower_bound_s")) if simulated else None
-        headers = ["", "runs", "makespan (s): median, range", f"against {base_label}"]
-        headers += ["over lower bound"] if simulated else ["steps only (s)", "measured trials"]
+        headers = ["", "runs", "makespan (s): median, range", f"/ {base_label}"]
+        headers += ["/ lower bound"] if simulated else ["without start-up (s)", f"/ {base_label}", "measured"]
         headers += [f"{name} busy" for name in bars.RESOURCES.values()]
         body = []
         for label, group in self._done.items():
@@ -78,20 +78,24 @@ class _Section:
             if simulated:
                 cells.append(_times(geometric_mean(column(group, "ratio"))))
             else:
-                cells += [_middle(column(group, "steps_s")), _middle(column(group, "measured"))]
+                cells += [_ranged(column(group, "steps_s")), _times(paired_ratio(group, base, "steps_s"))]
+                cells.append(_middle(column(group, "measured")))
             cells += [_middle([share * 100 for share in column(group, name)], " %") for name in USE]
             body.append(cells)
         utilisation = {
             label: {name: column(group, name) for name in USE} for label, group in self._done.items()
         }
-        makespan = {label: column(group, "makespan_s") for label, group in self._done.items()}
+        makespan = {
+            label: column(group, "makespan_s" if simulated else "steps_s")
+            for label, group in self._done.items()
+        }
         least = bound.median if bound is not None and bound.least == bound.most else None
         return [
             "### Time and utilisation",
             "",
             *_markdown(headers, body),
             "",
-            *self._figure("makespan", "Makespan by run", lambda path: bars.makespan(path, makespan, least)),
+            *self._figure("makespan", "Makespan by run", lambda p: bars.makespan(p, makespan, least)),
             *self._figure(
                 "utilisation", "Busy share of resources", lambda p: bars.utilisation(p, utilisation)
             ),

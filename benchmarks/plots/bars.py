@@ -31,7 +31,7 @@ def utilisation(path: Path, shares: Mapping[str, Mapping[str, list[float]]]) -> 
         name_groups(axes, list(shares))
         axes.set_ylim(0, 112)
         axes.set_yticks(range(0, 101, 20))
-        axes.set_ylabel("busy (% of makespan and slots)")
+        axes.set_ylabel("busy (% of makespan x slots)")
         legend_above(made, axes)
 
 
@@ -62,7 +62,7 @@ def makespan(path: Path, seconds: Mapping[str, list[float]], bound: float | None
             axes.axhline(bound, color="black", linestyle="--", linewidth=1, label="lower bound")
         name_groups(axes, list(seconds))
         axes.set_ylim(0, max(max(values) for values in seconds.values()) * 1.18)
-        axes.set_ylabel("makespan (s)")
+        axes.set_ylabel("makespan without start-up (s)" if bound is None else "makespan (s)")
         legend_above(made, axes)
 
 

@@ -6,12 +6,11 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
-from benchmarks.plots.style import GREY, colour, figure, legend_above, name_groups
+from benchmarks.plots.style import GREY, colour, figure, legend_above, name_groups, plain_log_scale
 from benchmarks.summary import geometric_mean
 
 MESH, NOISE = "in the mesh / alone", "noise: alone again / alone"
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0, 5.0, 10.0, 20.0)
 WIDTH = 0.26
 """Of a cloud of dots, in groups."""
 
@@ -20,7 +19,6 @@ def fidelity(path: Path, ratios: Mapping[str, tuple[list[float], list[float]]]) 
     """Draw every candidate as a dot: in the mesh over alone, and beside it the noise (alone over alone)."""
     chance = random.Random(0)
     with figure(path, 4.4) as (made, (axes,)):
-        axes.set_yscale("log")
         axes.axhline(1.0, color="black", linewidth=0.8)
         for index, (mesh, noise) in enumerate(ratios.values()):
             clouds = ((index - 0.2, mesh, colour(0), MESH), (index + 0.2, noise, GREY, NOISE))
@@ -36,19 +34,12 @@ def fidelity(path: Path, ratios: Mapping[str, tuple[list[float], list[float]]]) 
                         label="_mean" if index or name != MESH else "geometric mean",
                     )  # fmt: skip
                     axes.annotate(
-                        f"{mean:.2f}", (middle, max(values)), xytext=(0, 5), textcoords="offset points",
-                        ha="center", fontsize=9,
+                        f"mean {mean:.2f}", (middle, max(values)), xytext=(0, 5), textcoords="offset points",
+                        ha="center", fontsize=8.5,
                     )  # fmt: skip
         every = [value for pair in ratios.values() for values in pair for value in values]
         axes.set_ylim(min(0.9, min(every) / 1.08), max(1.15, max(every) * 1.25))
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.yaxis.set_minor_formatter(
-            FuncFormatter(_plain) if max(every) < 4 * min(every) else NullFormatter()
-        )
+        plain_log_scale(axes, TICKS)
         name_groups(axes, list(ratios))
         axes.set_ylabel("ratio of latencies (1 = undisturbed)")
         legend_above(made, axes)
-
-
-def _plain(value: float, _position: int | None) -> str:
-    return f"{value:.3g}"

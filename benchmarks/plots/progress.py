@@ -10,8 +10,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from benchmarks.evidence import Evidence, TaskCurve
-from benchmarks.plots.style import colour, figure, legend_above
+from benchmarks.plots.style import colour, figure, legend_above, plain_log_scale
 
+TICKS = tuple(digit * 10.0**power for power in range(-4, 6) for digit in (1, 1.5, 2, 3, 4, 5, 7))
+"""Milliseconds."""
 Steps = list[tuple[float, float]]
 """Time in seconds, and the latency in seconds that holds from then on."""
 
@@ -59,8 +61,7 @@ def progress(path: Path, runs: Mapping[str, Sequence[Evidence]]) -> None:
                 middle = median_of([steps for steps, _ in group], min(makespan for _, makespan in group))
                 _draw(axes, middle, colour(index), 2.0, 1.0, label)
         axes.set_xlim(0, end)
-        axes.set_yscale("log")
-        axes.grid(which="minor", axis="y", linewidth=0.4)
+        plain_log_scale(axes, TICKS)
         axes.set_xlabel("time since the first request (s)")
         axes.set_ylabel("best known latency of all models (ms)")
         legend_above(made, axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A200", "#666666")
 """Okabe and Ito (2008), with a yellow that can be seen on white."""
@@ -55,6 +57,23 @@ def figure(path: Path, height: float, rows: Sequence[float] = (1,)) -> Iterator[
 def colour(index: int) -> str:
     """The colour of the ``index``-th thing; they repeat after eight."""
     return COLOURS[index % len(COLOURS)]
+
+
+def plain_log_scale(axes: Axes, ticks: Sequence[float]) -> None:
+    """A logarithmic y axis with ordinary numbers at those of ``ticks`` that are in view, well apart.
+
+    Call it when all is drawn.
+    """
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    apart = 0.06 * math.log(high / low)
+    shown: list[float] = []
+    for tick in sorted(ticks, key=lambda tick: (tick != 1.0, tick)):
+        if low <= tick <= high and all(abs(math.log(tick / other)) >= apart for other in shown):
+            shown.append(tick)
+    axes.yaxis.set_major_locator(FixedLocator(sorted(shown)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.3g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def name_groups(axes: Axes, labels: list[str]) -> None:
