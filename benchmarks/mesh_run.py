@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ COLUMNS = (
 class Recorder(tuning.Watcher):
     """Keeps what the report of a job does not have."""
 
+    others: frozenset[int] = frozenset()
+    """Cores for this process while the mesh works; it must not disturb the device either."""
     requested: float = 0.0
     """When the first request was published (Unix time)."""
     ended: dict[str, JobEvent] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Recorder(tuning.Watcher):
 
     def submitting(self) -> None:
         """The clock of the makespan starts."""
+        os.sched_setaffinity(0, self.others or os.sched_getaffinity(0))
         self.requested = time.time()
 
     def event(self, event: JobEvent) -> None:
@@ -73,9 +77,12 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         builders=experiment.builders,
         folder=folder / "mesh",
     )
-    recorder = Recorder()
+    laid_out = layout.plan(device, experiment.builders, layout.keeps_apart(run.strategy))
+    usable = frozenset(os.sched_getaffinity(0))
+    recorder = Recorder(others=usable - laid_out.device_cpus)
     started = time.time()
     endings = tuning.tune([work.models[name] for name in run.models], plan, recorder)
+    os.sched_setaffinity(0, usable)
     if lost := [f"{ending.job}: {ending.error}" for ending in endings if ending.report is None]:
         return Result(status="failed", error="; ".join(lost))
     store = ArtifactStore(str(folder / "mesh" / "artifacts"))
@@ -85,9 +92,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         if event.assembled is not None
         for task in evidence.read_trials(store, job, event.assembled)
     ]
-    gathered = _gather(
-        endings, tasks, recorder, layout.plan(device, experiment.builders, layout.keeps_apart(run.strategy))
-    )
+    gathered = _gather(endings, tasks, recorder, laid_out)
     evidence.save(gathered, folder)
     candidates: list[Candidate] = []
     if experiment.fidelity is not None:
