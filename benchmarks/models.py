@@ -1,4 +1,4 @@
-"""The model files of an experiment; those that are only named are made."""
+"""The files that an experiment needs: scenarios, and models, of which those that are only named are made."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ MAKE_LIMIT = 300.0
 
 
 def find(experiment: Experiment, source: Path, out: Path) -> dict[str, Path]:
-    """The file of every model that the experiment names; what is to be made is made in ``out/models``.
+    """The file of every model that the experiment names, and none for a simulation; what is to be made is made in ``out/models``.
 
     Args:
         source: the experiment's file. Relative paths are relative to its folder.
 
     Raises:
-        BadInput: a file is missing, or a model cannot be made; names it.
+        BadInput: a file or a scenario is missing, or a model cannot be made; names it.
     """
+    if experiment.kind == "simulation":
+        for scenario in experiment.axis("scenario"):
+            if Path(scenario).suffix and not (source.parent / scenario).is_file():
+                raise BadInput(f"experiment {source}: there is no scenario {source.parent / scenario}")
+        return {}
     names = dict.fromkeys(name for models in experiment.axis("models") for name in models)
     found = {name: _path(name, source, out) for name in names}
     missing = [name for name, path in found.items() if not path.is_file()]
