@@ -17,7 +17,8 @@ MAKE_LIMIT = 300.0
 
 
 def find(experiment: Experiment, source: Path, out: Path) -> dict[str, Path]:
-    """The file of every model that the experiment names, and none for a simulation; what is to be made is made in ``out/models``.
+    """The file of every model that the experiment names (a simulation names none); what is to be made is made
+    in ``out/models``.
 
     Args:
         source: the experiment's file. Relative paths are relative to its folder.

@@ -81,9 +81,7 @@ class Bench:
         if unknown := sorted(set(only) - {run.id for run in runs}):
             raise BadInput(f"there is no run {unknown[0]!r}; known: {', '.join(run.id for run in runs)}")
         with self._owned():
-            found = (
-                models.find(self.experiment, self.source, self.out) if self.experiment.kind == "mesh" else {}
-            )
+            found = models.find(self.experiment, self.source, self.out)
             work = Work(experiment=self.experiment, models=found, source=self.source)
             rows = Table(self.out / RUNS, self.columns())
             if retry:

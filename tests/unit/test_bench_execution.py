@@ -12,7 +12,7 @@ from benchmarks.experiment import Experiment
 from benchmarks.simulation_run import run_simulation
 from benchmarks.work import Work
 from tests.unit.fake_simulation import fake
-from tunemesh import layout
+from tunemesh import layout, tuning
 
 
 def work(tmp_path: Path, **fields: object) -> Work:
@@ -90,3 +90,34 @@ def test_not_apart_every_core_builds_and_updates_the_devices_included() -> None:
 )
 def test_only_uncontrolled_is_not_kept_apart(strategy: str, apart: bool) -> None:
     assert layout.keeps_apart(strategy) == apart
+
+
+class NoMesh(Exception):
+    """Instead of starting one."""
+
+
+@pytest.mark.parametrize(("strategy", "warned"), [("uncontrolled", True), ("interleaved", False)])
+def test_tune_warns_loudly_that_uncontrolled_disturbs_what_it_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, warned: bool
+) -> None:
+    laid_out: list[layout.Layout] = []
+
+    def mesh(made: layout.Layout, *_: object) -> None:
+        laid_out.append(made)
+        raise NoMesh
+
+    class Notes(tuning.Watcher):
+        def __init__(self) -> None:
+            self.text = ""
+
+        def note(self, text: str) -> None:
+            self.text += text
+
+    monkeypatch.setattr("tunemesh.tuning.LocalMesh", mesh)
+    (tmp_path / "m.yaml").touch()
+    notes = Notes()
+    plan = tuning.Plan(target="mock", trials=1, out=tmp_path, engine="mock", strategy=strategy)
+    with pytest.raises(NoMesh):
+        tuning.tune([tmp_path / "m.yaml"], plan, notes)
+    assert ("MEASUREMENTS WILL BE DISTURBED" in notes.text) == warned
+    assert laid_out[0].apart != warned

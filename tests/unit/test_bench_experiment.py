@@ -135,6 +135,12 @@ def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
         models.find(experiment, tmp_path / "experiment.yaml", tmp_path / "out")
 
 
+def test_a_missing_scenario_is_named(tmp_path: Path) -> None:
+    experiment = read(tmp_path, "{name: s, kind: simulation, scenario: gone.yaml}")
+    with pytest.raises(BadInput, match=r"no scenario .*gone\.yaml"):
+        models.find(experiment, tmp_path / "experiment.yaml", tmp_path / "out")
+
+
 def test_a_model_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     experiment = read(tmp_path, "{name: m, kind: mesh, models: [huge]}")
     with pytest.raises(BadInput, match=r"no model 'huge'; known: tiny_cnn"):

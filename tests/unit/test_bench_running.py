@@ -13,8 +13,10 @@ from benchmarks import work as work_module
 from benchmarks.evidence import Bar, Evidence, Measured, TaskCurve, save
 from benchmarks.experiment import Experiment
 from benchmarks.running import CANDIDATES, REMEASURED, RUNS, Bench, load_results
+from benchmarks.simulation_run import run_simulation
 from benchmarks.work import RESULT, Candidate, Remeasured, Result, Work
 from shared.errors import BadInput
+from tests.unit.fake_simulation import fake
 
 SECONDS = {"sequential": 20.0, "interleaved": 10.0}
 
@@ -226,6 +228,28 @@ def test_a_report_of_failures_only_is_still_a_report(bench: Bench, rendered: Cal
 
     bench.run_all(fail, silent)
     assert "No run was done." in rendered()
+
+
+def test_a_simulation_is_reported_against_its_lower_bound(tmp_path: Path) -> None:
+    def execute(work: Work, folder: Path, _limit: float) -> Result:
+        assert work.run is not None
+        folder.mkdir(parents=True)
+        return run_simulation(work, work.run, folder, fake)
+
+    matrix = {"scenario": ["one", "two"], "strategy": ["sequential", "interleaved"], "seed": [0, 1]}
+    bench = Bench(
+        Experiment(name="s", kind="simulation", matrix=matrix), tmp_path / "s.yaml", tmp_path / "out"
+    )
+    bench.run_all(execute, silent)
+    text = report.render(bench).read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## one",
+        "## two",
+        "## All runs",
+    ]
+    assert "| interleaved | 2 of 2 | 12 (12 to 12) | 1.000 | 1.200 |" in text
+    assert "| device of free (s) | device of gold (s) |" in text
+    assert (bench.out / "figures" / "gantt-two.svg").exists()
 
 
 def test_there_is_no_report_without_results(tmp_path: Path) -> None:
