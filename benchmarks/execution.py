@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import work as work_module
-from benchmarks.work import WORK, Result, Work
+from benchmarks.work import RESULT, WORK, Result, Work
 
 LEAVE_LIMIT = 40.0
 """Seconds for a mesh to be taken down in order, before it is killed."""
@@ -21,7 +21,7 @@ def in_child(work: Work, folder: Path, limit: float) -> Result:
 
     Whatever happens to the child is in the result: it is ``timed-out`` after ``limit`` seconds, and
     ``failed`` with the end of its log when it dies. When this process dies, the child takes its mesh down
-    and ends.
+    and ends. The result stays in the folder as well.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -32,6 +32,12 @@ def in_child(work: Work, folder: Path, limit: float) -> Result:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
+    result = _await(child, folder, limit)
+    work_module.write(result, folder / RESULT)
+    return result
+
+
+def _await(child: subprocess.Popen[bytes], folder: Path, limit: float) -> Result:
     try:
         child.wait(limit)
     except subprocess.TimeoutExpired:
@@ -42,9 +48,8 @@ def in_child(work: Work, folder: Path, limit: float) -> Result:
     if result is not None:
         return result
     lines = (folder / LOG).read_text(errors="replace").strip().splitlines()
-    return Result(
-        status="failed", error=f"exit status {child.returncode}: {lines[-1] if lines else 'no output'}"
-    )
+    said = lines[-1] if lines else "no output"
+    return Result(status="failed", error=f"exit status {child.returncode}: {said}")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -38,6 +38,7 @@ CANDIDATE_COLUMNS = (
 )  # fmt: skip
 REMEASURED_COLUMNS = ("model", "run", "strategy", "section", "label", "round", "latency_s")
 RUNS, CANDIDATES, REMEASURED = "runs.csv", "candidates.csv", "remeasured.csv"
+REMEASURING = "remeasuring"
 EXPERIMENT = "experiment.json"
 COMMAND = "command.txt"
 
@@ -151,7 +152,7 @@ class Bench:
         tell("measuring the tuned models of all runs, taking turns …")
         folders = {run: self.folder(run) for run in done}
         limit = self.experiment.limit_s * len(done)
-        result = execute(msgspec.structs.replace(work, done=folders), self.out / "remeasuring", limit)
+        result = execute(msgspec.structs.replace(work, done=folders), self.out / REMEASURING, limit)
         if result.status != "done":
             tell(f"the tuned models could not be measured: {result.error}")
             return

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import evidence, markdown, matrix, table
+from benchmarks import evidence, markdown, matrix, table, work
 from benchmarks.evidence import Evidence
 from benchmarks.markdown import middle, ranged, times
 from benchmarks.plots import bars, fidelity, gantt, progress
-from benchmarks.running import CANDIDATES, REMEASURED, Bench
+from benchmarks.running import CANDIDATES, REMEASURED, REMEASURING, Bench
 from benchmarks.summary import by_label, column, geometric_mean, geometric_spread, paired_ratio, spread
 from benchmarks.table import Row
 
@@ -149,10 +149,12 @@ class Section:
             body.append(cells)
         means = [times(geometric_mean(ratios.get(label, []))) for label in self._done if label != base]
         body.append(["geometric mean", *("" for _ in self._done), *means])
+        failed = work.read_result(self._bench.out / REMEASURING)
+        lost = f" Measuring them again failed: {failed.error}." if failed is not None and failed.error else ""
         source = (
             "Measured again on the idle machine, all runs' models taking turns; median over runs, and range."
             if again
-            else "As reported by each run; median over runs, and range."
+            else f"As reported by each run; median over runs, and range.{lost}"
         )
         return [source, "", *markdown.table(headers, body)]
 

@@ -222,6 +222,23 @@ def test_the_report_says_what_failed(bench: Bench, rendered: Callable[[], str]) 
     assert "| interleaved | 1 of 2 |" in text
 
 
+def test_the_report_says_why_the_models_could_not_be_measured_again(
+    bench: Bench, rendered: Callable[[], str]
+) -> None:
+    fake = Fake()
+
+    def execute(work: Work, folder: Path, limit: float) -> Result:
+        if work.run is not None:
+            return fake(work, folder, limit)
+        folder.mkdir()
+        result = Result(status="failed", error="validate: crashed")
+        work_module.write(result, folder / RESULT)
+        return result
+
+    bench.run_all(execute, silent)
+    assert "Measuring them again failed: validate: crashed." in rendered()
+
+
 def test_a_report_of_failures_only_is_still_a_report(bench: Bench, rendered: Callable[[], str]) -> None:
     def fail(work: Work, folder: Path, limit: float) -> Result:
         return Result(status="failed", error="no broker")
