@@ -74,10 +74,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def axis(self, name: str) -> Values:
         """The values of one axis, also where the matrix does not vary it."""
-        if name in self.matrix:
-            return self.matrix[name]
-        family, dot, field = name.partition(".")
-        return [getattr(self, family)[field] if dot else getattr(self, name)]
+        return self.matrix[name] if name in self.matrix else [getattr(self, name)]
 
 
 def digest(experiment: Experiment) -> str:

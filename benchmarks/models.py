@@ -1,4 +1,5 @@
-"""The files that an experiment needs: scenarios, and models, of which those that are only named are made."""
+"""What an experiment needs before its first run: the device, scenarios, and models, of which those that are
+only named are made."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 from benchmarks.experiment import Experiment
 from benchmarks.machine import ROOT
 from shared.errors import BadInput
+from tunemesh.layout import plan
 
 MAKER = ROOT / "examples" / "make_models.py"
 MAKE_LIMIT = 300.0
@@ -24,13 +26,17 @@ def find(experiment: Experiment, source: Path, out: Path) -> dict[str, Path]:
         source: the experiment's file. Relative paths are relative to its folder.
 
     Raises:
-        BadInput: a file or a scenario is missing, or a model cannot be made; names it.
+        BadInput: a file, a scenario or the device is missing, or a model cannot be made; names it.
     """
     if experiment.kind == "simulation":
         for scenario in experiment.axis("scenario"):
             if Path(scenario).suffix and not (source.parent / scenario).is_file():
                 raise BadInput(f"experiment {source}: there is no scenario {source.parent / scenario}")
         return {}
+    try:
+        plan(experiment.device, experiment.builders)
+    except BadInput as error:
+        raise BadInput(f"experiment {source}: {error}") from None
     names = dict.fromkeys(name for models in experiment.axis("models") for name in models)
     found = {name: _path(name, source, out) for name in names}
     missing = [name for name, path in found.items() if not path.is_file()]

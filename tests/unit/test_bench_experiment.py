@@ -135,6 +135,12 @@ def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
         models.find(experiment, tmp_path / "experiment.yaml", tmp_path / "out")
 
 
+def test_a_device_that_is_not_here_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    experiment = read(tmp_path, MESH + "device: 'cpu:4711'}")
+    with pytest.raises(BadInput, match=r"experiment .*experiment\.yaml: .*4711"):
+        models.find(experiment, tmp_path / "experiment.yaml", tmp_path / "out")
+
+
 def test_a_missing_scenario_is_named(tmp_path: Path) -> None:
     experiment = read(tmp_path, "{name: s, kind: simulation, scenario: gone.yaml}")
     with pytest.raises(BadInput, match=r"no scenario .*gone\.yaml"):
