@@ -62,18 +62,32 @@ def grants(standings: Sequence[Standing], budget: int, left: int, batch: int) ->
     # The rest waits until every task has shown something: before that there is nothing to compare.
     if any(s.rounds <= 1 and s.busy for s in standings) or given:
         return given
-    size = min(batch, max(first, math.ceil(left / max(len(standings), 1))))
-    # Half of the tasks at most are busy at once: enough to fill the gaps, and the later half is chosen with
-    # the results of the first.
-    room = max(2, (len(standings) + 1) // 2) - sum(s.busy for s in standings)
-    open_tasks = [s for s in standings if not s.busy and not s.exhausted and not _hopeless(s)]
+    room = rounds_at_once(len(standings)) - sum(s.busy for s in standings)
+    open_tasks = [s for s in standings if not s.busy and may_go_on(s)]
     for standing in sorted(open_tasks, key=lambda s: -expected_gain(s))[: max(room, 0)]:
         if left <= 0:
             break
-        want = min(size, left)
+        want = next_batch(budget, left, len(standings), batch)
         given.append((standing.task, want))
         left -= want
     return given
+
+
+def rounds_at_once(tasks: int) -> int:
+    """Rounds of a job that are under way at once after the first ones: half of its tasks, enough to fill the
+    gaps, and the later half is chosen with the results of the first."""
+    return max(2, (tasks + 1) // 2)
+
+
+def next_batch(budget: int, left: int, tasks: int, batch: int) -> int:
+    """Trials of a round after a task's first."""
+    fair = max(first_batch(budget, tasks, batch), math.ceil(left / max(tasks, 1)))
+    return min(batch, fair, left)
+
+
+def may_go_on(standing: Standing) -> bool:
+    """Whether more trials of the task make sense."""
+    return not standing.exhausted and not _hopeless(standing)
 
 
 def expected_gain(standing: Standing) -> float:

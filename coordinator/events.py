@@ -14,6 +14,7 @@ from shared.messages import (
     Ledger,
     Query,
     Request,
+    SetStrategy,
     Snapshot,
     Step,
     StepResult,
@@ -42,7 +43,7 @@ class Arrived:
     """A message was delivered and is held until an :class:`Acknowledge`."""
 
     handle: Handle
-    message: Request | Cancel | Query | StepResult | Ledger
+    message: Request | Cancel | Query | SetStrategy | StepResult | Ledger
     reply_to: str | None = None
     correlation_id: str | None = None
 

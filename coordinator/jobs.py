@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from coordinator.events import Handle
+from coordinator.strategies import Outlook
 from shared.messages import (
     BuildDone,
     Candidate,
@@ -17,6 +18,7 @@ from shared.messages import (
     Stage,
     StepResult,
     TaskLedger,
+    Trial,
     UpdateDone,
 )
 
@@ -52,6 +54,8 @@ class Chunk:
 
     build: Held | None = None
     profile: Held | None = None
+    trials: list[Trial] | None = None
+    """What has come of it so far, once computed; ``None`` again when more comes."""
 
     @property
     def built(self) -> BuildDone | None:
@@ -71,13 +75,21 @@ class Chunk:
 class Round:
     """One round of one task: the proposal, and what has come back of its chunks."""
 
+    number: int
     update: Held | None = None
     chunks: dict[int, Chunk] = field(default_factory=dict)
+    back: set[int] = field(default_factory=set)
+    """The chunks that have nothing more to wait for."""
 
     @property
     def proposal(self) -> UpdateDone | None:
         result = self.update.message.result if self.update else None
         return result if isinstance(result, UpdateDone) else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has nothing more to wait for."""
+        return self.update is not None and len(self.back) == self.chunk_count()
 
     def place(self, held: Held) -> bool:
         """Put a result of this round in its place. Returns whether the place was free; if not, it is a
@@ -88,13 +100,31 @@ class Round:
             self.update = self.update or held
             return free
         chunk = self.chunks.setdefault(message.chunk, Chunk())
+        chunk.trials = None
         if isinstance(message.result, BuildDone):
             free = chunk.build is None
             chunk.build = chunk.build or held
         else:
             free = chunk.profile is None
             chunk.profile = chunk.profile or held
+        if self.stage(message.chunk) is None:
+            self.back.add(message.chunk)
         return free
+
+    def stage(self, chunk: int) -> Stage | None:
+        """What a chunk needs next, or ``None`` when it is back."""
+        state = self.chunks.get(chunk)
+        built = state.built if state is not None else None
+        if state is None or built is None:
+            return "build"
+        if state.profiled is not None:
+            return None
+        measurable = any(each.artifact is not None for each in built.built)
+        return "profile" if measurable or self.wants_baseline(chunk) else None
+
+    def wants_baseline(self, chunk: int) -> bool:
+        """The first chunk of a task also measures the untuned workload."""
+        return self.number == 0 and chunk == 0
 
     def held(self) -> Iterator[Held]:
         """Everything of this round that is not yet acknowledged, in the order of the stages."""
@@ -105,25 +135,32 @@ class Round:
                 if held is not None:
                     yield held
 
-    def candidates(self, chunk: int, size: int) -> list[Candidate]:
+    def candidates(self, chunk: int) -> list[Candidate]:
         """The part of the batch that goes out as ``chunk``."""
-        batch = self.proposal.candidates if self.proposal else []
-        return batch[chunk * size : (chunk + 1) * size]
+        proposal = self.proposal
+        if proposal is None:
+            return []
+        return proposal.candidates[chunk * proposal.chunk_size : (chunk + 1) * proposal.chunk_size]
 
-    def chunk_count(self, size: int) -> int:
+    def chunk_count(self) -> int:
         """Chunks that the batch is cut into."""
-        batch = self.proposal.candidates if self.proposal else []
-        return -(-len(batch) // size)
+        proposal = self.proposal
+        return -(-len(proposal.candidates) // proposal.chunk_size) if proposal is not None else 0
 
 
 @dataclass(slots=True)
 class Task:
-    """One task of a job: its rounds by number. Only the current one and the one before are kept."""
+    """One task of a job: its rounds by number. Only those are kept that have not given all they had."""
 
     rounds: dict[int, Round] = field(default_factory=dict)
+    seen: tuple[TaskLedger, TaskLedger] | None = None
+    """A ledger, and how the task stood with what was held on top of it; ``None`` again when more comes."""
 
     def round(self, number: int) -> Round:
-        return self.rounds.setdefault(number, Round())
+        """Round ``number``, made if it is not there."""
+        if number not in self.rounds:
+            self.rounds[number] = Round(number)
+        return self.rounds[number]
 
 
 @dataclass(slots=True)
@@ -146,6 +183,10 @@ class Job:
     waiting: str = ""
     """Why nothing moves, for people."""
     waiting_since: float | None = None
+    index: tuple[Ledger, dict[str, TaskLedger]] | None = None
+    """The tasks of that revision by id."""
+    outlook: tuple[Ledger, Outlook] | None = None
+    """What was predicted with that revision."""
     told: float = 0.0
     """When progress was last told."""
     changed: bool = True
@@ -167,7 +208,9 @@ class Job:
         return self.tasks.setdefault(task, Task())
 
     def task_ledger(self, task: str) -> TaskLedger | None:
-        return next((t for t in self.ledger.tasks if t.spec.id == task), None)
+        if self.index is None or self.index[0] is not self.ledger:
+            self.index = self.ledger, {t.spec.id: t for t in self.ledger.tasks}
+        return self.index[1].get(task)
 
     def held(self) -> Iterator[Held]:
         """All results held for this job."""

@@ -1,33 +1,24 @@
-"""What a job needs next. Pure functions over a job's ledger and its held results."""
+"""What a job needs next, and what is in it. Pure functions over a job's ledger and its held results."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable
-
 import msgspec
 
-from coordinator import allocation
-from coordinator.jobs import Job, Round, StepRef
+from coordinator import folding
+from coordinator.jobs import Chunk, Held, Job, Round, StepRef, Task
 from shared.messages import (
     AssembleWork,
     BuildWork,
-    Built,
-    Candidate,
     ImportWork,
-    Ledger,
-    Profiled,
     ProfileWork,
     Stage,
     Step,
     StepResult,
     TaskLedger,
     TaskRecords,
-    Timing,
     Trial,
     UpdateDone,
     UpdateWork,
-    Usage,
     ValidateWork,
     Work,
 )
@@ -35,14 +26,25 @@ from shared.messages import (
 NEEDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
 """Which queue serves a stage; ``profile`` and ``validate`` need a device of the right target."""
 
+NEXT: dict[Stage, Stage] = {
+    "import": "model-update",
+    "model-update": "build",
+    "build": "profile",
+    "profile": "model-update",
+    "assemble": "validate",
+}
+"""Which stage comes after another, as a rule."""
 
 ERROR_ROOM = 128 * 1024
 """Characters for the error texts of one round in a ``model-update`` step."""
 
+CONFIRM_CHUNK = 8
+"""The candidates to be confirmed are measured together, in one chunk."""
 
-def need_of(job: Job, ref: StepRef) -> str:
-    """The kind of resource that a step needs."""
-    return NEEDS.get(ref.stage) or f"profile:{job.ledger.request.target}"
+
+def need_of(job: Job, stage: Stage) -> str:
+    """The kind of resource that a stage of the job needs."""
+    return NEEDS.get(stage) or f"profile:{job.ledger.request.target}"
 
 
 # -- Which steps --------------------------------------------------------------------------------------------
@@ -64,69 +66,80 @@ def open_steps(job: Job) -> list[StepRef]:
 
 
 def task_steps(job: Job, task: TaskLedger) -> list[StepRef]:
-    """The same for one task."""
+    """The same for one task. With lookahead two of its rounds may be under way."""
     if task.round < 0 or task.closed:
         return []
-    round_ = job.task(task.spec.id).rounds.get(task.round)
-    if round_ is None or round_.update is None:
-        return [StepRef(job.id, "model-update", task.spec.id, task.round)]
+    rounds = job.task(task.spec.id).rounds
     due: list[StepRef] = []
-    for chunk in range(round_.chunk_count(job.ledger.request.settings.chunk)):
-        stage = chunk_stage(task, round_, chunk)
-        if stage is not None:
-            due.append(StepRef(job.id, stage, task.spec.id, task.round, chunk))
+    for number in range(task.folded + 1, task.round + 1):
+        round_ = rounds.get(number)
+        if round_ is None or round_.update is None:
+            if number == task.round:
+                due.append(StepRef(job.id, "model-update", task.spec.id, number))
+            continue
+        due += [ref for chunk in range(round_.chunk_count()) for ref in chunk_steps(job, task, round_, chunk)]
     return due
 
 
-def chunk_stage(task: TaskLedger, round_: Round, chunk: int) -> Stage | None:
-    """What a chunk needs next, or ``None`` when it is back."""
-    state = round_.chunks.get(chunk)
-    if state is None or state.built is None:
-        return "build"
-    if state.profiled is not None:
-        return None
-    measurable = any(built.artifact is not None for built in state.built.built)
-    return "profile" if measurable or wants_baseline(task, chunk) else None
+def chunk_steps(job: Job, task: TaskLedger, round_: Round, chunk: int) -> list[StepRef]:
+    """The same for one chunk."""
+    stage = round_.stage(chunk)
+    return [StepRef(job.id, stage, task.spec.id, round_.number, chunk)] if stage is not None else []
 
 
-def wants_baseline(task: TaskLedger, chunk: int) -> bool:
-    """The first chunk of a task also measures the untuned workload."""
-    return task.round == 0 and chunk == 0
+def steps_after(job: Job, task: TaskLedger, result: StepResult) -> list[StepRef]:
+    """The steps of a task that may have become due by a result of it."""
+    round_ = job.task(task.spec.id).rounds.get(result.round)
+    if isinstance(result.result, UpdateDone) or round_ is None:
+        return task_steps(job, task)
+    return chunk_steps(job, task, round_, result.chunk)
 
 
-def round_is_back(job: Job, task: TaskLedger) -> bool:
-    """Whether the current round has nothing more to wait for."""
-    round_ = job.task(task.spec.id).rounds.get(task.round)
-    return round_ is not None and round_.update is not None and not task_steps(job, task)
+def is_back(job: Job, task: TaskLedger) -> bool:
+    """Whether all rounds under way have nothing more to wait for."""
+    rounds = job.task(task.spec.id).rounds
+    return task.round >= 0 and all(
+        number in rounds and rounds[number].complete for number in range(task.folded + 1, task.round + 1)
+    )
+
+
+def is_spent(task: TaskLedger, kept: Task, number: int) -> bool:
+    """Whether a round has given all it had: it is part of the ledger's figures, and an update whose result is
+    held has learned from all of it."""
+    if number > task.folded:
+        return False
+    later = [n for n, each in kept.rounds.items() if n > number and each.update is not None]
+    if any(n > number + 1 for n in later):
+        return True
+    round_, after = kept.rounds[number], kept.rounds.get(number + 1)
+    if after is None or after.proposal is None:
+        return False
+    return round_.update is None or len(after.proposal.learned) == round_.chunk_count()
 
 
 def can_make(job: Job, ref: StepRef) -> bool:
     """Whether everything that the step is made from is at hand.
 
-    Only a ``model-update`` after the first has sources: the round before, which is held until its result
-    arrives. While deliveries come in again after a reconnect, part of them may still be missing.
+    Only a ``model-update`` after the first has sources: the round before, of which an update that looks ahead
+    takes what is back, and what an earlier one has left of the round before that.
     """
     if ref.stage != "model-update" or ref.round == 0:
         return True
-    before = job.task(ref.task).rounds.get(ref.round - 1)
-    if before is None or before.update is None:
+    task = job.task_ledger(ref.task)
+    rounds = job.task(ref.task).rounds
+    before, older = rounds.get(ref.round - 1), rounds.get(ref.round - 2)
+    if task is None or before is None or before.update is None:
         return False
-    settings = job.ledger.request.settings
-    for chunk in range(before.chunk_count(settings.chunk)):
-        state = before.chunks.get(chunk)
-        if state is None or state.built is None:
-            return False
-        measurable = any(built.artifact is not None for built in state.built.built)
-        if state.profiled is None and (measurable or (ref.round == 1 and chunk == 0)):
-            return False
-    return True
+    if older is not None and not older.complete:
+        return False
+    return task.ahead or before.complete
 
 
 # -- Their content ------------------------------------------------------------------------------------------
 
 
-def make_step(job: Job, ref: StepRef, attempt: int) -> Step:
-    """The message for a step."""
+def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
+    """The message for a step. ``chunk_size`` is for the batch that a ``model-update`` proposes."""
     request = job.ledger.request
     return Step(
         id=ref.id,
@@ -135,7 +148,7 @@ def make_step(job: Job, ref: StepRef, attempt: int) -> Step:
         target=request.target,
         seed=request.seed,
         settings=request.settings,
-        work=_work(job, ref),
+        work=_work(job, ref, chunk_size),
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
@@ -143,63 +156,66 @@ def make_step(job: Job, ref: StepRef, attempt: int) -> Step:
     )
 
 
-def _work(job: Job, ref: StepRef) -> Work:
+def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
             return ImportWork(model=ledger.request.model)
         case "assemble":
             assert ledger.model is not None
-            closed = [TaskRecords(task=t.spec, history=t.history) for t in ledger.tasks]
-            return AssembleWork(model=ledger.model, tasks=closed)
+            return AssembleWork(
+                model=ledger.model,
+                tasks=[
+                    TaskRecords(task=t.spec, history=t.history, confirmed=t.confirmed, untuned=t.untuned)
+                    for t in ledger.tasks
+                ],
+            )
         case "validate":
             assert ledger.assembled is not None
             made = ledger.assembled
             return ValidateWork(tuned=made.tuned, untuned=made.untuned, signature=made.signature)
     task = job.task_ledger(ref.task)
     assert task is not None
-    rounds = job.task(ref.task)
-    size = ledger.request.settings.chunk
     if ref.stage == "model-update":
-        before = rounds.rounds.get(ref.round - 1, Round())
-        proposal = before.proposal
-        return UpdateWork(
-            task=task.spec,
-            want=task.want,
-            state=proposal.state if proposal else None,
-            trials=_fitting(trials_of(before, size)),
-            timings=[held.message.timing for held in before.held()],
-        )
-    round_ = rounds.round(ref.round)
+        return _update_work(task, job.task(ref.task), ref.round, chunk_size)
+    round_ = job.task(ref.task).round(ref.round)
     if ref.stage == "build":
-        return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk, size))
+        return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
     built = round_.chunks[ref.chunk].built
     assert built is not None
     return ProfileWork(
         task=task.spec,
         artifacts=[b for b in built.built if b.artifact is not None],
-        baseline=wants_baseline(task, ref.chunk),
+        baseline=round_.wants_baseline(ref.chunk),
+        confirm=folding.closes(task, ref.round),
     )
 
 
-# -- What came of a round -----------------------------------------------------------------------------------
-
-
-def trials_of(round_: Round, size: int) -> list[Trial]:
-    """The trials of a round, in the order of the batch: one per candidate that has failed to build or whose
-    profile is back."""
+def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> UpdateWork:
+    before, older = kept.rounds.get(number - 1, Round(number - 1)), kept.rounds.get(number - 2)
+    sources: list[Held] = [before.update] if before.update is not None else []
     trials: list[Trial] = []
-    for number, chunk in sorted(round_.chunks.items()):
-        if chunk.built is None:
-            continue
-        built = {b.index: b for b in chunk.built.built}
-        profiled = {p.index: p for p in chunk.profiled.profiled} if chunk.profiled else {}
-        for candidate in round_.candidates(number, size):
-            made, seen = built.get(candidate.index), profiled.get(candidate.index)
-            failed = made is not None and made.outcome is not None
-            if failed or chunk.profiled is not None:
-                trials.append(_trial(candidate, made, seen))
-    return trials
+    if older is not None and before.proposal is not None:
+        rest = [n for n in range(older.chunk_count()) if n not in before.proposal.learned]
+        _collect(older, rest, sources, trials)
+    learns = sorted(before.back)
+    _collect(before, learns, sources, trials)
+    return UpdateWork(
+        task=task.spec,
+        want=task.want,
+        state=before.proposal.state if before.proposal else None,
+        trials=_fitting(trials),
+        timings=[held.message.timing for held in sources],
+        learns=learns,
+        chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
+    )
+
+
+def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list[Trial]) -> None:
+    for number in chunks:
+        chunk = round_.chunks.get(number, Chunk())
+        sources += [held for held in (chunk.build, chunk.profile) if held is not None]
+        trials += folding.trials_of_chunk(round_, number)
 
 
 def _fitting(trials: list[Trial]) -> list[Trial]:
@@ -209,141 +225,3 @@ def _fitting(trials: list[Trial]) -> list[Trial]:
         trial if len(trial.error) <= room else msgspec.structs.replace(trial, error=trial.error[:room])
         for trial in trials
     ]
-
-
-def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> Trial:
-    if made is not None and made.outcome is not None:
-        return Trial(candidate=candidate, outcome=made.outcome, error=made.error)
-    if seen is None or (seen.outcome == "measured" and not seen.latencies):
-        return Trial(candidate=candidate, outcome="run-failed", error="the worker reported nothing for it")
-    return Trial(candidate=candidate, outcome=seen.outcome, latencies=seen.latencies, error=seen.error)
-
-
-def fold(task: TaskLedger, round_: Round, size: int) -> TaskLedger:
-    """``task`` with what its round has brought so far."""
-    trials = trials_of(round_, size)
-    outcomes = dict(task.outcomes)
-    for trial in trials:
-        outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
-    measured = [statistics.median(t.latencies) for t in trials if t.outcome == "measured"]
-    best = min(measured + ([task.best] if task.best is not None else []), default=None)
-    saved = task.best - best if task.best is not None and best is not None else 0.0
-    errors = [t.error for t in trials if t.error]
-    untuned = [c.profiled.untuned for c in round_.chunks.values() if c.profiled and c.profiled.untuned]
-    proposal = round_.proposal
-    return msgspec.structs.replace(
-        task,
-        trials=task.trials + len(trials),
-        outcomes=outcomes,
-        best=best,
-        gain=saved / len(trials) if trials else 0.0,
-        untuned=untuned[0] if untuned else task.untuned,
-        last_error=errors[-1] if errors else task.last_error,
-        exhausted=task.exhausted or (proposal is not None and len(proposal.candidates) < task.want),
-    )
-
-
-def current(job: Job, task: TaskLedger) -> TaskLedger:
-    """``task`` as it stands now: the ledger plus what is held of the round under way."""
-    round_ = job.task(task.spec.id).rounds.get(task.round)
-    return fold(task, round_, job.ledger.request.settings.chunk) if round_ else task
-
-
-def add_usage(usage: dict[str, Usage], timings: Iterable[Timing]) -> dict[str, Usage]:
-    """``usage`` with more steps."""
-    total = dict(usage)
-    for timing in timings:
-        before = total.get(timing.resource, Usage())
-        busy = max(timing.finished - timing.started, 0.0)
-        total[timing.resource] = Usage(steps=before.steps + 1, busy=before.busy + busy)
-    return total
-
-
-def current_usage(job: Job) -> dict[str, Usage]:
-    """Usage with the results held for rounds that the ledger does not yet contain."""
-    usage = job.ledger.usage
-    for task in job.ledger.tasks:
-        round_ = job.task(task.spec.id).rounds.get(task.round)
-        if round_ is not None and not task.closed:
-            usage = add_usage(usage, (held.message.timing for held in round_.held()))
-    return usage
-
-
-# -- Decisions ----------------------------------------------------------------------------------------------
-
-
-def granted(job: Job) -> int:
-    """Trials that are tried or under way. A round that proposed fewer than granted gives the rest back."""
-    total = 0
-    for task in job.ledger.tasks:
-        round_ = job.task(task.spec.id).rounds.get(task.round)
-        proposal = round_.proposal if round_ else None
-        under_way = len(proposal.candidates) if proposal else task.want
-        total += task.trials + (0 if task.closed or task.round < 0 else under_way)
-    return total
-
-
-def standing(job: Job, task: TaskLedger) -> allocation.Standing:
-    """What the allocation needs to know of a task."""
-    now = current(job, task)
-    closing = task.round >= 0 and task.want == 0
-    busy = task.round >= 0 and not task.closed and (closing or not round_is_back(job, task))
-    return allocation.Standing(
-        task=task.spec.id,
-        weight=task.spec.weight,
-        trials=now.trials,
-        rounds=task.round + 1,
-        busy=busy,
-        best=now.best,
-        gain=now.gain,
-        exhausted=now.exhausted or task.closed or closing,
-    )
-
-
-def decide(job: Job) -> Ledger | None:
-    """The next revision of the ledger while tuning, or ``None`` when there is nothing to decide now.
-
-    Gives out trials, closes tasks when nothing is left to give, and moves on to ``assembling`` when all are
-    closed.
-    """
-    ledger = job.ledger
-    request = ledger.request
-    left = request.trials - granted(job)
-    standings = [standing(job, task) for task in ledger.tasks]
-    given = dict(allocation.grants(standings, request.trials, left, request.settings.batch))
-    nothing_more = not given and not any(s.busy for s in standings)
-    tasks: list[TaskLedger] = []
-    usage = ledger.usage
-    for task in ledger.tasks:
-        want = given.get(task.spec.id)
-        if want is None and nothing_more and not task.closed:
-            if task.round < 0:
-                tasks.append(msgspec.structs.replace(task, closed=True))
-                continue
-            want = 0
-        if want is None:
-            tasks.append(task)
-            continue
-        folded = current(job, task)
-        round_ = job.task(task.spec.id).rounds.get(task.round)
-        if round_ is not None:
-            usage = add_usage(usage, (h.message.timing for h in round_.held()))
-        tasks.append(msgspec.structs.replace(folded, round=task.round + 1, want=want))
-    phase = "assembling" if all(task.closed for task in tasks) else ledger.phase
-    if tasks == ledger.tasks and phase == ledger.phase:
-        return None
-    return msgspec.structs.replace(
-        ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage, phase=phase
-    )
-
-
-def close(job: Job, task: TaskLedger, result: StepResult, update: UpdateDone) -> Ledger:
-    """The revision that closes ``task``, with the history in the state that its last update returned."""
-    closed = msgspec.structs.replace(task, closed=True, history=update.state.history)
-    ledger = job.ledger
-    return msgspec.structs.replace(
-        ledger,
-        revision=ledger.revision + 1,
-        tasks=[closed if t.spec.id == task.spec.id else t for t in ledger.tasks],
-        usage=add_usage(ledger.usage, [result.timing]),
-    )

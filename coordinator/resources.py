@@ -1,23 +1,23 @@
 """Which workers live, what is in flight, and therefore which queues are idle.
 
-A queue is *idle* while the steps in flight on it (published, result not yet seen) are fewer than the slots of
-its live workers. The coordinator counts; a passive declare and the workers' status are the cross-check.
+A queue is *idle* while the steps in flight on it (published, result not yet seen) are fewer than the slots
+of its live workers. The coordinator counts; a passive declare and the workers' status are the cross-check.
+The idle queues of every need are kept in order, so that a thousand devices cost no more per step than one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coordinator.heaps import ChangingHeap
 from coordinator.jobs import StepRef
 from coordinator.strategies import Ready
 from shared.messages import ResourceProgress, Timing, WorkerStatus
 
 WORKER_SILENT = 8.0
 """Seconds without a status after which a worker counts as gone (four times the usual interval)."""
-
-LOST_AFTER = 3.0
-"""Seconds after which the steps of a device without a worker go to another device."""
 
 MISSING_AFTER = 15.0
 """Seconds after which a step that no queue and no worker has is taken for lost."""
@@ -59,14 +59,20 @@ class Queue:
     first_seen: float = 0.0
     steps: int = 0
     busy: float = 0.0
-
-    @property
-    def slots(self) -> int:
-        return sum(worker.status.slots for worker in self.workers.values())
+    slowness: float = 1.0
+    """How many times as long as usual steps take on it."""
+    slots: int = 0
+    """Of its live workers."""
 
     @property
     def free(self) -> int:
-        return self.slots - max(len(self.flights), self.ready)
+        # A step just published may still show as ready; only what exceeds the flights is foreign.
+        return self.slots - max(len(self.flights), self.ready if self.ready > len(self.flights) else 0)
+
+    @property
+    def needs(self) -> list[str]:
+        """What it can be asked for."""
+        return [f"profile:{target}" for target in self.targets] or [self.name]
 
 
 class Resources:
@@ -75,17 +81,23 @@ class Resources:
     def __init__(self) -> None:
         self.queues: dict[str, Queue] = {}
         self._by_step: dict[str, Queue] = {}
+        self._idle: dict[str, ChangingHeap[str]] = {}
+        self._slots: Counter[str] = Counter()
+        self._shared: dict[tuple[str, str], bool] = {}
+
+    # -- What is seen ---------------------------------------------------------------------------------------
 
     def seen(self, status: WorkerStatus, now: float) -> bool:
         """A worker told how it is. Returns whether its queue is new."""
         new = status.queue not in self.queues
         queue = self.queues.setdefault(status.queue, Queue(status.queue, first_seen=now))
-        if status.leaving:
-            queue.workers.pop(status.worker, None)
-        else:
+        if status.targets and status.targets != queue.targets:
+            self._serve(queue, status.targets)
+        known = queue.workers.pop(status.worker, None)
+        if not status.leaving:
             queue.workers[status.worker] = Worker(status, now)
-            queue.targets = status.targets or queue.targets
-        queue.empty_since = None if queue.workers else (queue.empty_since or now)
+        change = (0 if status.leaving else status.slots) - (known.status.slots if known is not None else 0)
+        self._changed(queue, change, now)
         return new
 
     def checked(self, name: str, ready: int, consumers: int, now: float) -> None:
@@ -93,51 +105,91 @@ class Resources:
         queue = self.queues.get(name)
         if queue is None:
             return
-        queue.checked = now
-        # A step just published may still show as ready; only what exceeds the flights is foreign.
-        queue.ready = ready if ready > len(queue.flights) else 0
+        queue.checked, queue.ready = now, ready
         if consumers == 0:
-            for worker in list(queue.workers.values()):
-                if now - worker.seen > 1.0:
-                    del queue.workers[worker.status.worker]
-            if not queue.workers:
-                queue.empty_since = queue.empty_since or now
+            self._drop(queue, [w for w in queue.workers.values() if now - w.seen > 1.0], now)
+        else:
+            self._changed(queue, 0, now)
 
     def expire(self, now: float) -> None:
         """Forget workers that have been silent for too long."""
         for queue in self.queues.values():
-            for worker in list(queue.workers.values()):
-                if now - worker.seen > WORKER_SILENT:
-                    del queue.workers[worker.status.worker]
-            if not queue.workers:
-                queue.empty_since = queue.empty_since or now
+            self._drop(queue, [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT], now)
+
+    def _drop(self, queue: Queue, gone: list[Worker], now: float) -> None:
+        for worker in gone:
+            del queue.workers[worker.status.worker]
+        self._changed(queue, -sum(worker.status.slots for worker in gone), now)
+
+    def _serve(self, queue: Queue, targets: list[str]) -> None:
+        """It serves other needs than before."""
+        for need in queue.needs:
+            self._slots[need] -= queue.slots
+            self._idle.setdefault(need, ChangingHeap()).remove(queue.name)
+        queue.targets = targets
+        for need in queue.needs:
+            self._slots[need] += queue.slots
+
+    def _changed(self, queue: Queue, change: int, now: float) -> None:
+        """It has ``change`` more slots than before."""
+        queue.empty_since = None if queue.workers else (queue.empty_since or now)
+        if change:
+            queue.slots += change
+            for need in queue.needs:
+                self._slots[need] += change
+            self._shared.clear()
+        self._sort(queue)
+
+    def _sort(self, queue: Queue) -> None:
+        """Put it where it belongs among the idle ones: the fastest first, then the emptiest."""
+        free = queue.free
+        for need in queue.needs:
+            heap = self._idle.setdefault(need, ChangingHeap())
+            if free > 0:
+                heap.put(queue.name, (round(queue.slowness, 2), -free, queue.name))
+            else:
+                heap.remove(queue.name)
+
+    # -- What is in flight ----------------------------------------------------------------------------------
 
     def start(self, flight: Flight) -> None:
         """A step was published."""
         queue = self.queues.setdefault(flight.queue, Queue(flight.queue, first_seen=flight.since))
         queue.flights[flight.ref.id] = flight
         self._by_step[flight.ref.id] = queue
+        self._sort(queue)
 
     def end(self, step: str) -> Flight | None:
         """The result of a step was seen, or the step was given up."""
         queue = self._by_step.pop(step, None)
-        return queue.flights.pop(step, None) if queue else None
+        if queue is None:
+            return None
+        flight = queue.flights.pop(step, None)
+        self._sort(queue)
+        return flight
 
-    def account(self, timing: Timing) -> None:
+    def account(self, timing: Timing, slowness: float) -> None:
         """Add the work of a step to its queue's total."""
         queue = self.queues.get(timing.resource)
         if queue is not None:
             queue.steps += 1
             queue.busy += max(timing.finished - timing.started, 0.0)
+            queue.slowness = slowness
 
     def in_flight(self, step: str) -> bool:
         return step in self._by_step
+
+    def flights(self) -> Iterator[Flight]:
+        """All steps in flight."""
+        for queue in self.queues.values():
+            yield from queue.flights.values()
 
     def drop_flights(self) -> None:
         """Forget what is in flight: the connection was lost, and with it the count."""
         self._by_step.clear()
         for queue in self.queues.values():
             queue.flights.clear()
+            self._sort(queue)
 
     def running(self) -> dict[str, str]:
         """Steps that workers say they are doing, with the queue."""
@@ -148,30 +200,11 @@ class Resources:
             if worker.status.step is not None
         }
 
-    def serving(self, need: str) -> list[Queue]:
-        """The queues that can take a step for ``need``, whether or not they live."""
-        if not need.startswith("profile:"):
-            queue = self.queues.get(need)
-            return [queue] if queue else []
-        target = need.removeprefix("profile:")
-        return [queue for queue in self.queues.values() if target in queue.targets]
-
-    def idle(self, need: str) -> Queue | None:
-        """An idle queue for ``need``, the emptiest first."""
-        return max(
-            (q for q in self.serving(need) if q.free > 0), key=lambda q: (q.free, q.name), default=None
-        )
-
-    def canonical(self, target: str) -> str | None:
-        """The canonical form of ``target`` as a device announces it (its first), or ``None``."""
-        for queue in self.queues.values():
-            if target in queue.targets:
-                return queue.targets[0]
-        return None
-
     def missing(self, now: float) -> Iterator[Flight]:
         """Flights that neither the broker nor any worker has had for :data:`MISSING_AFTER` seconds."""
         for queue in self.queues.values():
+            if not queue.flights:
+                continue
             doing = {worker.status.step for worker in queue.workers.values()}
             for flight in list(queue.flights.values()):
                 fresh = queue.workers and queue.checked > flight.since
@@ -181,6 +214,50 @@ class Resources:
                     flight.missing_since = now
                 elif now - flight.missing_since > MISSING_AFTER:
                     yield flight
+
+    # -- What is free ---------------------------------------------------------------------------------------
+
+    def idle(self, need: str) -> Queue | None:
+        """An idle queue for ``need``: the fastest, and of these the emptiest."""
+        heap = self._idle.get(need)
+        name = heap.least() if heap is not None else None
+        return self.queues[name] if name is not None else None
+
+    def least_loaded(self, need: str) -> Queue | None:
+        """The live queue for ``need`` with the fewest flights per slot, idle or not."""
+        live = [q for q in self.queues.values() if q.slots and need in q.needs]
+        return min(live, key=lambda q: (len(q.flights) / q.slots, q.name), default=None)
+
+    def slots(self, need: str) -> int:
+        """Steps that the live workers for ``need`` can do at once."""
+        return self._slots[need]
+
+    def share_cores(self, one: str, other: str) -> bool:
+        """Whether the workers for the two needs have fewer cores than slots together, on some host."""
+        if (one, other) not in self._shared:
+            self._shared[one, other] = self._find_shared(one, other)
+        return self._shared[one, other]
+
+    def _find_shared(self, one: str, other: str) -> bool:
+        cores: dict[str, set[int]] = {}
+        slots: dict[str, Counter[str]] = {}
+        for queue in self.queues.values():
+            for need in {one, other}.intersection(queue.needs):
+                for worker in queue.workers.values():
+                    status = worker.status
+                    cores.setdefault(status.host, set()).update(status.cpus)
+                    slots.setdefault(status.host, Counter())[need] += status.slots
+        return any(
+            len(used) == len({one, other}) and cores[host] and used.total() > len(cores[host])
+            for host, used in slots.items()
+        )
+
+    def canonical(self, target: str) -> str | None:
+        """The canonical form of ``target`` as a device announces it (its first), or ``None``."""
+        for queue in self.queues.values():
+            if target in queue.targets:
+                return queue.targets[0]
+        return None
 
     def progress(self, now: float) -> list[ResourceProgress]:
         """All resources as a client sees them."""
@@ -193,6 +270,7 @@ class Resources:
                 running=sorted(queue.flights),
                 busy=queue.busy,
                 utilisation=queue.busy / max((now - queue.first_seen) * max(queue.slots, 1), 1e-9),
+                drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)
         ]

@@ -20,7 +20,6 @@ from types import FrameType
 
 from broker_config import topology
 from broker_config.declare import ensure_topology
-from coordinator import strategies
 from coordinator.core import Core
 from coordinator.events import (
     Acknowledge,
@@ -52,6 +51,7 @@ from shared.messages import (
     Message,
     Query,
     Request,
+    SetStrategy,
     StepResult,
     WorkerStatus,
 )
@@ -75,9 +75,9 @@ CONNECT_LIMIT = 60.0
 STATUS_QUEUE = "coordinator.status"
 
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
-    topology.REQUESTS: (Request, Cancel, Query),
+    topology.REQUESTS: (Request, Cancel, Query, SetStrategy),
     topology.RESULTS: (StepResult,),
-    topology.LEDGER: (Ledger, StepResult, Marker),
+    topology.LEDGER: (Ledger, StepResult, SetStrategy, Marker),
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
 
@@ -100,12 +100,11 @@ class Service:
 
     Args:
         url: broker URL of a user with the role *coordinator* (or more).
-        strategy: name of the strategy.
+        strategy: name of the strategy to start with, unless another one was set on this broker.
     """
 
     def __init__(self, url: str, strategy: str = "interleaved") -> None:
-        strategies.by_name(strategy)
-        self._core = Core(partial(strategies.by_name, strategy))
+        self._core = Core(strategy)
         self._handles = itertools.count(1)
         self._held: dict[Handle, _Held] = {}
         self._refreshing: dict[str, Handle] = {}
@@ -202,7 +201,7 @@ class Service:
             return
         handle = next(self._handles)
         self._held[handle] = _Held(delivery, codec.tag(message), time.monotonic())
-        if not isinstance(message, Request | Cancel | Query | StepResult | Ledger):
+        if not isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger):
             raise AssertionError(f"unexpected {type(message).__name__}")
         event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
         self._apply(self._core.handle(event, time.time()))

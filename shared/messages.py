@@ -425,8 +425,6 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     steps: Count = 0
     busy: Seconds = 0.0
-    expected: Seconds = 0.0
-    """What ``busy`` was predicted to be; slower resources take longer."""
 
 
 class TaskLedger(Struct, frozen=True, kw_only=True):

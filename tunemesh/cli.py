@@ -101,8 +101,12 @@ def tune(
     cache_flush: options.CacheFlush = False,
     build_timeout: options.BuildTimeout = None,
     profile_timeout: options.ProfileTimeout = None,
+    lookahead: options.Lookahead = None,
+    tenant: options.Tenant = "",
+    priority: options.Priority = 10,
 ) -> None:
     """Tune models, all at once, and write the results. Without --broker it brings its own mesh."""
+    options.check_tenant(tenant, priority)
     place = places.find(broker, artifacts) if broker else None
     wanted = tuning.Plan(
         target=target,
@@ -111,6 +115,8 @@ def tune(
         device=device,
         engine=tuning.check_engine(engine),
         seed=seed,
+        tenant=tenant,
+        priority=priority,
         settings=options.make_settings(
             shapes=shape,
             batch=batch,
@@ -120,6 +126,7 @@ def tune(
             cache_flush=cache_flush,
             build_timeout=build_timeout,
             profile_timeout=profile_timeout,
+            lookahead=lookahead,
         ),
         strategy=strategy,
         builders=builders,
@@ -198,8 +205,12 @@ def submit(
     cache_flush: options.CacheFlush = False,
     build_timeout: options.BuildTimeout = None,
     profile_timeout: options.ProfileTimeout = None,
+    lookahead: options.Lookahead = None,
+    tenant: options.Tenant = "",
+    priority: options.Priority = 10,
 ) -> None:
     """Hand models to a running mesh and return at once. Prints the job ids."""
+    options.check_tenant(tenant, priority)
     place = places.find(broker, artifacts)
     wanted = tuning.Plan(
         target=target,
@@ -207,6 +218,8 @@ def submit(
         out=Path(),
         engine=tuning.check_engine(engine),
         seed=seed,
+        tenant=tenant,
+        priority=priority,
         settings=options.make_settings(
             shapes=shape,
             batch=batch,
@@ -216,6 +229,7 @@ def submit(
             cache_flush=cache_flush,
             build_timeout=build_timeout,
             profile_timeout=profile_timeout,
+            lookahead=lookahead,
         ),
     )
     ids = tuning.submit(models, wanted, place)
@@ -244,6 +258,21 @@ def status(
     if job is not None:
         console.print(live.tasks_table(snapshot.jobs[0]))
     console.print(live.resources_table(snapshot.resources))
+
+
+@app.command()
+def strategy(
+    name: Annotated[
+        str | None, typer.Argument(help="The one to go on with; shows the present one if left out.")
+    ] = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Show or change how the coordinator chooses who goes next. It stays so after a restart."""
+    place = places.find(broker, artifacts)
+    with Client(place.broker) as client:
+        snapshot = client.snapshot() if name is None else client.set_strategy(name)
+    print(snapshot.strategy)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import msgspec
 
 from broker_config import topology
 from shared import codec
-from shared.errors import BadMessage, BrokerUnavailable, TunemeshError, Unroutable
+from shared.errors import BadInput, BadMessage, BrokerUnavailable, TunemeshError, Unroutable
 from shared.messages import (
     FINAL_KINDS,
     Cancel,
@@ -22,6 +22,7 @@ from shared.messages import (
     Message,
     Query,
     Request,
+    SetStrategy,
     Snapshot,
 )
 from shared.transport import Delivery, Link, Outgoing, Subscription, Up
@@ -81,15 +82,31 @@ class Client:
         Raises:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        asked = self._ask(job)
+        return self._await(self._ask(job), timeout)
+
+    def _await(self, asked: str, timeout: float) -> Snapshot:
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             message, correlation_id = self._next(left)
             if isinstance(message, Snapshot) and correlation_id == asked:
                 return message
+            if isinstance(message, JobEvent) and message.kind == "rejected" and message.job == "unknown":
+                raise BadInput(message.text)
         raise BrokerUnavailable(
             "no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)"
         )
+
+    def set_strategy(self, strategy: str, timeout: float = 10.0) -> Snapshot:
+        """Let the coordinator go on with another strategy.
+
+        Raises:
+            BadInput: there is no such strategy.
+            BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
+        """
+        wanted = SetStrategy(strategy=strategy, at=time.time())
+        correlation_id = uuid.uuid4().hex
+        self._confirmed(self._publish(wanted, topology.STRATEGY_KEY, correlation_id))
+        return self._await(correlation_id, timeout)
 
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
         """Events of ``jobs`` until all have ended; ``None`` about every ``idle`` seconds without one."""

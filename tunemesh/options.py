@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,18 @@ Target = Annotated[str, typer.Option(help="A TVM target: native, a tag such as n
 Trials = Annotated[int, typer.Option(help="Candidates to try per model.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same device results: same proposals.")]
 Engine = Annotated[str, typer.Option(help="metaschedule, or mock for experiments without compilers.")]
-Strategy = Annotated[str, typer.Option(help="Who goes next: interleaved or sequential.")]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="Who goes next: predictive, interleaved, fair:gold=3,free=1, sequential;"
+        " for comparison only, uncontrolled."
+    ),
+]
+Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]
+Priority = Annotated[int, typer.Option(help="1 to 100: share among the tenant's jobs under strategy fair.")]
+Lookahead = Annotated[
+    int | None, typer.Option(help="0: never propose before all of the last round is measured.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>; by default the last core.")]
 Builders = Annotated[int | None, typer.Option(help="Build workers; by default as many as fit.")]
 Broker = Annotated[
@@ -46,6 +58,7 @@ def make_settings(
     cache_flush: bool,
     build_timeout: float | None,
     profile_timeout: float | None,
+    lookahead: int | None,
 ) -> Settings:
     """Settings from options; what was not given keeps its default.
 
@@ -60,6 +73,7 @@ def make_settings(
         "cache_flush": cache_flush,
         "build_timeout": build_timeout,
         "profile_timeout": profile_timeout,
+        "lookahead": lookahead,
         "shapes": dict(map(_shape, shapes or [])),
     }
     try:
@@ -77,6 +91,16 @@ def check_trials(trials: int) -> int:
     if not 1 <= trials <= 1_000_000:
         raise BadInput(f"--trials must be between 1 and 1,000,000, not {trials}")
     return trials
+
+
+def check_tenant(tenant: str, priority: int) -> None:
+    """Raises:
+    BadInput: not a tenant's name, or a priority out of range.
+    """
+    if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?", tenant):
+        raise BadInput(f"--tenant must be letters, digits, - and _, at most 64, not {tenant!r}")
+    if not 1 <= priority <= 100:
+        raise BadInput(f"--priority must be between 1 and 100, not {priority}")
 
 
 def _shape(text: str) -> tuple[str, list[int]]:

@@ -31,6 +31,8 @@ class Plan:
     device: str | None = None
     engine: EngineName = "metaschedule"
     seed: int = 0
+    tenant: str = ""
+    priority: int = 10
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
     builders: int | None = None
@@ -112,6 +114,8 @@ def make_request(job: str, path: Path, model: bytes, plan: Plan, store: Artifact
         trials=plan.trials,
         engine=plan.engine,
         name=path.name,
+        tenant=plan.tenant,
+        priority=plan.priority,
         seed=plan.seed,
         settings=plan.settings,
     )

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import heapq
 
-from coordinator.strategies import Ready
+from coordinator.heaps import ChangingHeap
+from coordinator.strategies import Load, Ready
 
 
 class Sequential:
     """The oldest job's steps in order, each only when the one before has ended."""
 
     name = "sequential"
+    controlled = True
+    overlaps = False
+    fits_chunks = False
 
     def __init__(self) -> None:
-        self._jobs: dict[str, tuple[int, dict[str, list[tuple[int, Ready]]]]] = {}
+        self._jobs: ChangingHeap[str] = ChangingHeap()
+        self._steps: dict[str, dict[str, list[tuple[int, Ready]]]] = {}
         self._running: set[str] = set()
 
     def add(self, step: Ready) -> None:
-        _, heaps = self._jobs.setdefault(step.job, (step.job_order, {}))
-        heapq.heappush(heaps.setdefault(step.need, []), (step.order, step))
+        self._jobs.put(step.job, step.job_order)
+        heap = self._steps.setdefault(step.job, {}).setdefault(step.need, [])
+        heapq.heappush(heap, (step.order, step))
 
-    def take(self, need: str) -> Ready | None:
-        if self._running or not self._jobs:
+    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+        oldest = self._jobs.least()
+        if self._running or oldest is None:
             return None
-        _, heaps = min(self._jobs.values(), key=lambda entry: entry[0])
-        heap = heaps.get(need)
-        if not heap:
-            return None
-        _, step = heapq.heappop(heap)
+        heap = self._steps[oldest].get(need)
+        return heapq.heappop(heap)[1] if heap else None
+
+    def started(self, step: Ready) -> None:
         self._running.add(step.step)
-        return step
 
-    def done(self, step: Ready) -> None:
+    def ended(self, step: Ready, seconds: float | None) -> None:
         self._running.discard(step.step)
 
     def forget(self, job: str) -> None:
-        self._jobs.pop(job, None)
+        self._jobs.remove(job)
+        self._steps.pop(job, None)

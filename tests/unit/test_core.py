@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,12 +11,22 @@ from hypothesis import strategies as st
 
 from coordinator import views
 from coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tell, Tick, WorkerSeen
-from shared.messages import BuildDone, Built, Cancel, Failure, Ledger, StepResult
+from shared.messages import BuildDone, Built, Cancel, Failure, Ledger, SetStrategy, StepResult
 from tests.unit.world import World, request
 
 
 def trials(ledger: Ledger) -> int:
     return sum(task.trials for task in ledger.tasks)
+
+
+STRATEGIES = ["sequential", "uncontrolled", "interleaved", "fair:a=3", "predictive"]
+
+
+def learned(ledger: Ledger) -> int:
+    """Trials that the engine has learned from; none of them twice."""
+    hashes = [h for t in ledger.tasks for blob in t.history for h in (blob.data or b"").decode().split()]
+    assert len(hashes) == len(set(hashes))
+    return len(hashes)
 
 
 def test_a_job_runs_through_all_stages_and_ends_with_exactly_its_trials() -> None:
@@ -44,7 +55,7 @@ def test_no_candidate_is_tried_twice_and_all_history_is_kept() -> None:
     world.run("job")
     for done in world.profiled.values():
         assert len(done) == len(set(done))
-    assert sum(blob.size for task in world.ledger("job").tasks for blob in task.history) == 50
+    assert learned(world.ledger("job")) == 50
 
 
 def test_trials_that_a_small_space_gives_back_go_to_the_other_tasks() -> None:
@@ -259,20 +270,30 @@ def test_a_worker_that_has_left_gets_nothing() -> None:
     assert not any(isinstance(i, Dispatch) for i in world.give(Tick()))
 
 
-@pytest.mark.parametrize("strategy", ["interleaved", "sequential"])
-@example(seed=4, kills=[(105, 4)], tasks=4, trials_a=5, trials_b=4)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@example(seed=4, kills=[(105, 4)], tasks=4, trials_a=5, trials_b=4, lookahead=0, switch=None)
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     kills=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 4)), max_size=8),
     tasks=st.integers(1, 4),
     trials_a=st.integers(1, 40),
-    trials_b=st.integers(1, 40),
+    trials_b=st.integers(0, 40),
+    lookahead=st.integers(0, 1),
+    switch=st.none() | st.tuples(st.integers(1, 300), st.sampled_from(STRATEGIES)),
 )
 def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
-    strategy: str, seed: int, kills: list[tuple[int, int]], tasks: int, trials_a: int, trials_b: int
+    strategy: str,
+    seed: int,
+    kills: list[tuple[int, int]],
+    tasks: int,
+    trials_a: int,
+    trials_b: int,
+    lookahead: int,
+    switch: tuple[int, str] | None,
 ) -> None:
-    """Invariants 1 to 3: kills of workers and coordinator at any moment, in any order."""
+    """Invariants 1 to 3: kills of workers and coordinator at any moment, in any order, and another strategy
+    meanwhile. A job that is alone looks ahead."""
     world = World(
         tasks=tasks,
         strategy=strategy,
@@ -280,13 +301,16 @@ def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
         queues=("model-update", "build-cpu", "profile-cpu-0", "build-cpu"),
     )
     jobs = {"a": trials_a, "b": trials_b}
+    jobs = {job: count for job, count in jobs.items() if count}
     for job, count in jobs.items():
-        world.publish(request(job, trials=count, batch=8, chunk=4))
+        world.publish(request(job, trials=count, batch=8, chunk=2, lookahead=lookahead))
     moments = sorted(kills)
     turn = 0
-    while moments:
+    while moments or (switch is not None and turn <= switch[0]):
         turn += 1
         world.turn()
+        if switch is not None and turn == switch[0]:
+            world.publish(SetStrategy(strategy=switch[1], at=1.0))
         while moments and moments[0][0] <= turn:
             _, victim = moments.pop(0)
             if victim == 4:
@@ -298,7 +322,65 @@ def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
     for job, count in jobs.items():
         assert world.ledger(job).phase == "done"
         assert trials(world.ledger(job)) == count
-        assert sum(b.size for t in world.ledger(job).tasks for b in t.history) == count
-    assert [type(m) for m in world.coordinator.values()] == [Ledger, Ledger]
-    if not kills:
+        assert learned(world.ledger(job)) == count
+    kept = sorted(type(message).__name__ for message in world.coordinator.values())
+    assert kept == ["Ledger"] * len(jobs) + ["SetStrategy"] * (switch is not None)
+    if switch is not None:
+        assert world.core.strategy == switch[1]
+    elif not kills and strategy != "uncontrolled":
         assert world.largest_backlog <= 0
+
+
+def test_a_lone_job_looks_ahead_at_most_one_round_and_learns_every_trial_once() -> None:
+    world = World(tasks=1, rng=random.Random(1))
+    world.publish(request(trials=64, batch=8, chunk=2))
+    staleness = 0
+    while not (world.core.jobs and world.core.jobs["job"].ended):
+        world.turn()
+        job = world.core.jobs.get("job")
+        if job is not None and job.ledger.tasks:
+            task = job.ledger.tasks[0]
+            staleness = max(staleness, task.round - task.folded)
+    assert world.ledger("job").tasks[0].rounds_ahead > 0
+    assert staleness == 2
+    assert learned(world.ledger("job")) == 64
+
+
+def test_no_lookahead_when_it_is_switched_off_or_when_another_job_fills_the_gap() -> None:
+    alone = World(tasks=1, rng=random.Random(1))
+    alone.publish(request(trials=64, batch=8, chunk=2, lookahead=0))
+    alone.run("job")
+    assert alone.ledger("job").tasks[0].rounds_ahead == 0
+    together = World(tasks=1, rng=random.Random(1))
+    together.publish(request("a", trials=64, batch=8, chunk=2))
+    together.publish(request("b", trials=640, batch=8, chunk=2))
+    together.run("a")
+    assert together.ledger("a").tasks[0].rounds_ahead == 0
+
+
+def test_the_best_few_are_confirmed_before_a_task_is_closed() -> None:
+    world = World(tasks=1)
+    world.publish(request(trials=16))
+    world.run("job")
+    task = world.ledger("job").tasks[0]
+    assert len(task.confirmed) == 2
+    assert task.trials == 16
+    assert task.best == min(statistics.median(each.latencies) for each in task.confirmed)
+
+
+def test_another_strategy_is_taken_over_by_a_successor_and_an_unknown_one_is_refused() -> None:
+    world = World()
+    world.settle()
+    world.publish(SetStrategy(strategy="fair:gold=3", at=2.0))
+    world.deliver()
+    assert world.core.strategy == "fair:gold=3"
+    world.start_coordinator()
+    world.settle()
+    world.pass_time(1.0)
+    assert world.core.strategy == "fair:gold=3"
+    answers = world.give(Arrived(10**6, SetStrategy(strategy="best", at=3.0), reply_to="client.1"))
+    assert [type(each) for each in answers] == [Acknowledge, Tell]
+    assert "unknown strategy 'best'; there are: fair, interleaved" in answers[1].event.text  # type: ignore[union-attr]
+    world.publish(SetStrategy(strategy="sequential", at=1.0))
+    world.deliver()
+    assert world.core.strategy == "fair:gold=3"

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from coordinator import strategies
 from coordinator.core import Core
 from coordinator.events import (
     Acknowledge,
@@ -122,7 +121,7 @@ class World:
 
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
-        self.core = Core(lambda: strategies.by_name(self.strategy))
+        self.core = Core(self.strategy)
         self.delivered.clear()
         self.give(Connected())
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
@@ -230,6 +229,7 @@ class World:
             worker=worker.name,
             started=self.now - 0.1,
             finished=self.now,
+            size=len(getattr(work, "candidates", getattr(work, "artifacts", [None]))),
         )
         match work:
             case ImportWork():
@@ -254,7 +254,8 @@ class World:
             case ProfileWork():
                 profiled = []
                 for built in work.artifacts:
-                    self.profiled[f"{step.job}/{step.task}"].append((step.round, built.index))
+                    if not work.confirm:
+                        self.profiled[f"{step.job}/{step.task}"].append((step.round, built.index))
                     latency = 1.0 + _number(step.id, built.index) % 1000 / 100
                     profiled.append(
                         Profiled(index=built.index, seconds=0.1, outcome="measured", latencies=[latency])
@@ -275,11 +276,18 @@ class World:
         data = str(known + count).encode()
         history = [*(work.state.history if work.state else [])]
         if work.trials:
-            history.append(Blob(hashlib.sha256(str(work.trials).encode()).hexdigest(), len(work.trials)))
+            learned = "\n".join(trial.candidate.hash for trial in work.trials).encode()
+            history.append(Blob(hashlib.sha256(learned).hexdigest(), len(work.trials), learned))
         state = TaskState(search=Blob(hashlib.sha256(data).hexdigest(), len(data), data), history=history)
+        first = known if work.want else 0
+        if not work.want:
+            count = min(2, known)  # to be confirmed
         return UpdateDone(
             state=state,
-            candidates=[Candidate(i, f"{step.job}/{step.task}/{known + i}", b"") for i in range(count)],
+            candidates=[Candidate(i, f"{step.job}/{step.task}/{first + i}", b"") for i in range(count)],
+            learned=work.learns,
+            chunk_size=work.chunk_size,
+            exhausted=0 < work.want > count,
         )
 
     # -- Together --------------------------------------------------------------------------------------------

@@ -1,0 +1,160 @@
+"""Keeps the scarcest resource from running dry and finishes jobs early, by predicted durations.
+
+For an idle queue, in this order (sources and reasons in ``docs/scheduling.md``):
+
+1. No tail: a job whose remaining path is as long as all remaining work spread over the scarcest resource
+   goes first, the longest path first.
+2. No dry resource: of steps that feed different resources, those for the one that is about to run dry; of
+   several such, for the scarcest. Where builds and model updates share cores, updates wait while a device
+   is about to run dry and builds for it are there.
+3. Early results: else the job with the least remaining work first.
+4. A slow queue stays idle when the others would do all that is ready before it did this one step.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+
+from coordinator.heaps import ChangingHeap
+from coordinator.strategies import Load, Outlook, Ready
+
+TAIL = 4.0
+"""The end has begun when all that remains takes less than so many times the longest path of a job."""
+
+STEPS_AHEAD = 2.0
+"""A resource is about to run dry when its supply lasts less than so many steps that would refill it."""
+
+
+class _Lane:
+    """The ready steps with one need that feed the same resource."""
+
+    def __init__(self, feeds: str) -> None:
+        self.feeds = feeds
+        self.steps: dict[str, list[tuple[int, Ready]]] = {}
+        self.shortest: ChangingHeap[str] = ChangingHeap()
+        """Jobs, that with the least remaining work first."""
+        self.longest: ChangingHeap[str] = ChangingHeap()
+        """Jobs, that with the longest path first."""
+
+    def add(self, step: Ready) -> None:
+        heapq.heappush(self.steps.setdefault(step.job, []), (step.order, step))
+
+    def rank(self, job: str, order: int, outlook: Outlook) -> None:
+        if job in self.steps:
+            self.shortest.put(job, (outlook.total, order))
+            self.longest.put(job, (-outlook.path, order))
+
+    def first(self, job: str) -> Ready:
+        return self.steps[job][0][1]
+
+    def pop(self, job: str) -> Ready:
+        _, step = heapq.heappop(self.steps[job])
+        if not self.steps[job]:
+            self.drop(job)
+        return step
+
+    def drop(self, job: str) -> None:
+        self.steps.pop(job, None)
+        self.shortest.remove(job)
+        self.longest.remove(job)
+
+
+class Predictive:
+    """Lanes by need; O(log n) per decision, times the number of kinds of resources."""
+
+    name = "predictive"
+    controlled = True
+    overlaps = True
+    fits_chunks = True
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, dict[str, _Lane]] = {}
+        self._outlooks: dict[str, tuple[int, Outlook]] = {}
+        self._work: dict[str, float] = {}
+        self._flying: Counter[tuple[str, str]] = Counter()
+
+    def add(self, step: Ready) -> None:
+        self._expect(step.job, step.job_order, step.outlook)
+        lane = self._lanes.setdefault(step.need, {}).setdefault(step.feeds, _Lane(step.feeds))
+        lane.add(step)
+        lane.rank(step.job, step.job_order, step.outlook)
+
+    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+        lanes = [lane for lane in self._lanes.get(need, {}).values() if lane.steps]
+        if not lanes or self._updates_wait(need, lanes, load):
+            return None
+        lane, job = self._choose(lanes, load)
+        seconds = lane.first(job).seconds
+        others = any(count for (busy, _), count in self._flying.items() if busy == need)
+        if others and seconds * slowness > load.supply(need) + seconds:
+            return None
+        return lane.pop(job)
+
+    def started(self, step: Ready) -> None:
+        self._flying[step.need, step.feeds] += 1
+
+    def ended(self, step: Ready, seconds: float | None) -> None:
+        self._flying[step.need, step.feeds] -= 1
+
+    def forget(self, job: str) -> None:
+        self._expect(job, 0, Outlook())
+        self._outlooks.pop(job, None)
+        for lanes in self._lanes.values():
+            for lane in lanes.values():
+                lane.drop(job)
+
+    def _expect(self, job: str, order: int, outlook: Outlook) -> None:
+        """Note what is now predicted of a job, and what remains of all together."""
+        _, before = self._outlooks.get(job, (order, Outlook()))
+        if before == outlook:
+            return
+        self._outlooks[job] = order, outlook
+        for need in before.work.keys() | outlook.work.keys():
+            change = outlook.work.get(need, 0.0) - before.work.get(need, 0.0)
+            self._work[need] = max(self._work.get(need, 0.0) + change, 0.0)
+        for lanes in self._lanes.values():
+            for lane in lanes.values():
+                lane.rank(job, order, outlook)
+
+    def _choose(self, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
+        remaining = max((self._lasts(need, load) for need in self._work), default=0.0)
+        lane, job = min(
+            ((lane, _least(lane.longest)) for lane in lanes), key=lambda c: c[0].longest.key(c[1])
+        )
+        if TAIL * self._outlooks[job][1].path >= remaining:
+            return lane, job
+        dry = [lane for lane in lanes if self._runs_dry(lane, load)]
+        if dry and len(dry) < len(lanes):
+            scarcest = max(self._lasts(lane.feeds, load) for lane in dry)
+            lanes = [lane for lane in dry if self._lasts(lane.feeds, load) == scarcest]
+        return min(((lane, _least(lane.shortest)) for lane in lanes), key=lambda c: c[0].shortest.key(c[1]))
+
+    def _lasts(self, need: str, load: Load) -> float:
+        """Seconds for which all remaining work of all jobs keeps the resource busy."""
+        return self._work.get(need, 0.0) / max(load.slots(need), 1)
+
+    def _runs_dry(self, lane: _Lane, load: Load) -> bool:
+        if not lane.feeds:
+            return False
+        refill = lane.first(_least(lane.shortest)).seconds
+        return load.supply(lane.feeds) < STEPS_AHEAD * refill
+
+    def _updates_wait(self, need: str, lanes: list[_Lane], load: Load) -> bool:
+        """Whether these steps, which feed builds, should leave the cores to builds for a hungry device."""
+        for lane in lanes:
+            if not lane.feeds or not load.share_cores(need, lane.feeds):
+                continue
+            update = lane.first(_least(lane.shortest)).seconds
+            for device, builds in self._lanes.get(lane.feeds, {}).items():
+                if device == need or not (builds.steps or self._flying[lane.feeds, device]):
+                    continue
+                if load.supply(device) < update:
+                    return True
+        return False
+
+
+def _least(heap: ChangingHeap[str]) -> str:
+    job = heap.least()
+    assert job is not None, "a lane without jobs is not asked"
+    return job
