@@ -1,4 +1,4 @@
-"""Write small ONNX models to tune: ``python examples/make_models.py OUTDIR``.
+"""Write small ONNX models to tune: ``python examples/make_models.py OUTDIR [NAME ...]``.
 
 The weights are random but seeded, so that the files are the same everywhere, and scaled so that activations
 neither vanish nor explode. Only the ``onnx`` package and NumPy are needed; nothing is downloaded.
@@ -46,13 +46,24 @@ class Network:
         """Weights by He's rule: a standard deviation of sqrt(2 / fan in) keeps the scale through ReLU."""
         return self.weight((self.random.standard_normal(shape) * np.sqrt(2 / fan_in)).astype(np.float32))
 
-    def convolution(self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1) -> str:
+    def convolution(
+        self,
+        x: str,
+        channels: tuple[int, int],
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        output: str = "",
+    ) -> str:
         into, out = channels
         pad = (kernel - 1) // 2
-        weight = self.normal((out, into, kernel, kernel), fan_in=into * kernel * kernel)
+        each = into // groups
+        weight = self.normal((out, each, kernel, kernel), fan_in=each * kernel * kernel)
         return self.node(
             "Conv",
             [x, weight],
+            output,
+            group=groups,
             kernel_shape=[kernel, kernel],
             strides=[stride, stride],
             pads=[pad] * 4,
@@ -72,6 +83,13 @@ class Network:
     def convolution_block(self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1) -> str:
         x = self.convolution(x, channels, kernel, stride)
         return self.node("Relu", [self.batch_norm(x, channels[1])])
+
+    def separable_block(self, x: str, channels: tuple[int, int], stride: int) -> str:
+        """A depthwise convolution, then a pointwise one (Howard et al., arXiv:1704.04861)."""
+        into, _ = channels
+        x = self.convolution(x, (into, into), 3, stride, groups=into)
+        x = self.node("Relu", [self.batch_norm(x, into)])
+        return self.convolution_block(x, channels, 1)
 
     def residual_block(self, x: str, channels: tuple[int, int], stride: int) -> str:
         into, out = channels
@@ -100,13 +118,13 @@ class Network:
         x = self.node("Relu", [self.dense(x, (features, hidden))])
         return self.dense(x, (hidden, features))
 
-    def model(self, shape: list[int], classes: int) -> onnx.ModelProto:
-        """The checked model from ``image`` (of ``shape``) to ``logits``."""
+    def model(self, shape: list[int], *output: int) -> onnx.ModelProto:
+        """The checked model from ``image`` (of ``shape``) to ``logits`` (a row of ``output`` per image)."""
         graph = helper.make_graph(
             self.nodes,
             self.name,
             [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], classes])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], *output])],
             self.weights,
         )
         model = helper.make_model(
@@ -154,6 +172,33 @@ def tiny_mlp_mixer() -> onnx.ModelProto:
     return net.model([1, 3, 32, 32], 10)
 
 
+def tiny_separable() -> onnx.ModelProto:
+    """Four depthwise separable blocks, as in MobileNet, on a 32x32 image."""
+    net = Network("tiny_separable", seed=4)
+    x = net.convolution_block("image", (3, 32), 3)
+    for channels, stride in (((32, 64), 1), ((64, 96), 2), ((96, 96), 1), ((96, 128), 2)):
+        x = net.separable_block(x, channels, stride)
+    net.classifier(x, 128, 10)
+    return net.model([1, 3, 32, 32], 10)
+
+
+def tiny_residual() -> onnx.ModelProto:
+    """Three residual blocks, as in ResNet, on a 24x24 image."""
+    net = Network("tiny_residual", seed=5)
+    x = net.convolution_block("image", (3, 24), 3)
+    for channels, stride in (((24, 24), 1), ((24, 48), 2), ((48, 48), 1)):
+        x = net.residual_block(x, channels, stride)
+    net.classifier(x, 48, 10)
+    return net.model([1, 3, 24, 24], 10)
+
+
+def one_convolution() -> onnx.ModelProto:
+    """A single convolution, so a single task: a 3x3 one of 64 channels on a 28x28 image."""
+    net = Network("one_convolution", seed=6)
+    net.convolution("image", (64, 64), 3, output="logits")
+    return net.model([1, 64, 28, 28], 64, 28, 28)
+
+
 def resnet18() -> onnx.ModelProto:
     """ResNet-18 (He et al., arXiv:1512.03385) with batch normalisation, for 224x224 images."""
     net = Network("resnet18", seed=3)
@@ -168,14 +213,24 @@ def resnet18() -> onnx.ModelProto:
     return net.model([1, 3, 224, 224], 1000)
 
 
+MODELS = {
+    build.__name__: build
+    for build in (tiny_cnn, tiny_mlp_mixer, tiny_separable, tiny_residual, one_convolution, resnet18)
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write small ONNX models to tune.")
     parser.add_argument("outdir", type=Path, help="folder for the files; made when missing")
-    outdir: Path = parser.parse_args().outdir
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)}; all by default")
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.names) - set(MODELS)):
+        parser.error(f"there is no model {unknown[0]!r}; known: {', '.join(MODELS)}")
+    outdir: Path = arguments.outdir
     outdir.mkdir(parents=True, exist_ok=True)
-    for build in (tiny_cnn, tiny_mlp_mixer, resnet18):
-        path = outdir / f"{build.__name__}.onnx"
-        path.write_bytes(build().SerializeToString())
+    for name in arguments.names or MODELS:
+        path = outdir / f"{name}.onnx"
+        path.write_bytes(MODELS[name]().SerializeToString())
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 

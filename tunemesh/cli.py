@@ -20,9 +20,10 @@ from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, JobFailed, TunemeshError
 from shared.messages import FINAL_KINDS, JobEvent, Snapshot
 from tunemesh import live, options, places, tuning
+from tunemesh.bench_commands import bench
 from tunemesh.broker_commands import broker_app
 from tunemesh.client import Client
-from tunemesh.layout import plan
+from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.report import Report, save_results
 from tunemesh.service_commands import coordinator, worker
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and what another broker needs.")
 app.command()(worker)
 app.command()(coordinator)
+app.command()(bench)
 
 
 def main() -> NoReturn:
@@ -161,7 +163,9 @@ def up(
     """Start a mesh on this machine and keep it running; submit, status and the others find it."""
     home = folder if folder is not None else places.data_folder()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    layout = plan(device, builders)
+    layout = plan(device, builders, keeps_apart(strategy))
+    if not layout.apart:
+        print(DISTURBED, file=sys.stderr)
     with LocalMesh(layout, target, tuning.check_engine(engine), strategy, home) as mesh:
         place = places.Place(
             broker=mesh.url,

@@ -15,7 +15,7 @@ from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, TunemeshError
 from shared.messages import EngineName, JobEvent, Request, Settings
 from tunemesh.client import Client
-from tunemesh.layout import plan
+from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.places import Place
 from tunemesh.report import Report, save_results
@@ -38,6 +38,8 @@ class Plan:
     builders: int | None = None
     place: Place | None = None
     """A running mesh to use instead of one of our own."""
+    folder: Path | None = None
+    """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class Watcher:
 
     def note(self, text: str) -> None:
         """One line on what is going on."""
+
+    def submitting(self) -> None:
+        """The mesh is up, and the first request is about to be published."""
 
     def event(self, event: JobEvent) -> None:
         """Something happened to a job."""
@@ -147,15 +152,9 @@ def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
         supervise: Callable[[], None] = _nothing
         mesh: LocalMesh | None = None
         if plan_.place is None:
-            layout = plan(plan_.device, plan_.builders)
-            watcher.note(
-                f"starting a mesh on this machine: device {layout.device} on its own,"
-                f" {layout.builders} build and {layout.updaters} model-update worker(s)"
-                f" on core(s) {', '.join(map(str, sorted(layout.other_cpus)))}"
-            )
-            if layout.shared:
-                watcher.note("warning: this machine has one core; builds will disturb the measurements")
-            mesh = LocalMesh(layout, plan_.target, plan_.engine, plan_.strategy)
+            layout = plan(plan_.device, plan_.builders, keeps_apart(plan_.strategy))
+            _describe(layout, watcher)
+            mesh = LocalMesh(layout, plan_.target, plan_.engine, plan_.strategy, plan_.folder)
             stack.enter_context(mesh)
             place, supervise = Place(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
             password = mesh.node.password("monitor")
@@ -164,6 +163,7 @@ def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
             place = plan_.place
         store = ArtifactStore(place.artifacts)
         client = stack.enter_context(Client(place.broker, ids))
+        watcher.submitting()
         for job, (path, model) in zip(ids, models, strict=True):
             client.submit(make_request(job, path, model, plan_, store))
         endings: dict[str, Ending] = {}
@@ -185,6 +185,18 @@ def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
         if mesh is not None and any(e.report is None and "cannot write" in e.error for e in endings.values()):
             watcher.note(f"the results are kept in {mesh.keep()}")
     return [endings[job] for job in ids]
+
+
+def _describe(layout: Layout, watcher: Watcher) -> None:
+    watcher.note(
+        f"starting a mesh on this machine: device {layout.device}{' on its own' if layout.apart else ''},"
+        f" {layout.builders} build and {layout.updaters} model-update worker(s)"
+        f" on core(s) {', '.join(map(str, sorted(layout.other_cpus)))}"
+    )
+    if not layout.apart:
+        watcher.note(DISTURBED)
+    elif layout.shared:
+        watcher.note("warning: this machine has one core; builds will disturb the measurements")
 
 
 def _ending(event: JobEvent, store: ArtifactStore, out: Path) -> Ending | None:

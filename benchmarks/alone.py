@@ -1,0 +1,94 @@
+"""Engine calls on a device when nothing else runs: in the mesh's own sandbox, under the device's lock, on the
+device's cores, as its profile worker makes them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from shared.errors import BadInput, TunemeshError
+from stage_workers.devices import DeviceLock, lock_device, parse_device
+from stage_workers.sandbox import CallFailure, Sandbox
+
+MEMORY = 4 * 2**30
+"""Bytes, as a worker's sandbox has by default."""
+RESOLVE_LIMIT = 120.0
+FREE_LIMIT = 60.0
+"""Seconds to wait for a device that another process is about to leave."""
+
+T = TypeVar("T")
+
+
+class CallFailed(TunemeshError):
+    """An engine call gave no value."""
+
+
+class Alone:
+    """A device for this process only. Use as a context manager, from the main thread."""
+
+    def __init__(self, engine: str, device: str | None, target: str) -> None:
+        self._engine = engine
+        self._device = parse_device(device or default_device())
+        self._asked = target
+        self._usable = os.sched_getaffinity(0)
+        self._lock: DeviceLock | None = None
+
+    def __enter__(self) -> Alone:
+        self._lock = wait_for(self._device.name)
+        cores = self._device.cores or frozenset()
+        self._sandbox = Sandbox(
+            (self._engine,),
+            memory=MEMORY,
+            cpus=self._device.cores,
+            environment=self._device.environment,
+            held=self._lock.descriptors,
+        )
+        os.sched_setaffinity(0, self._usable - cores or self._usable)
+        self._sandbox.start()
+        self.device = self._device.inside
+        self.target = self.call("resolve_target", (self._asked,), str, RESOLVE_LIMIT)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._sandbox.stop()
+        os.sched_setaffinity(0, self._usable)
+        if self._lock is not None:
+            self._lock.release()
+
+    def call(self, method: str, args: Sequence[object], returns: type[T], limit: float) -> T:
+        """Call the engine on the device.
+
+        Raises:
+            CallFailed: it crashed, or took longer than ``limit`` seconds.
+            TunemeshError: it refused.
+        """
+        answer = self._sandbox.call(self._engine, method, args, returns, limit)
+        if isinstance(answer, CallFailure):
+            raise CallFailed(f"{method}: {answer.kind}: {answer.text}")
+        return answer
+
+
+def default_device() -> str:
+    """As :func:`tunemesh.layout.plan` chooses it."""
+    return f"cpu:{max(os.sched_getaffinity(0))}"
+
+
+def wait_for(device: str, sleep: Callable[[float], None] = time.sleep) -> DeviceLock:
+    """The lock of a device, after waiting for the worker of a mesh that is being taken down.
+
+    Raises:
+        BadInput: another process does not let go of it.
+    """
+    deadline = time.monotonic() + FREE_LIMIT
+    while True:
+        try:
+            return lock_device(parse_device(device))
+        except BadInput:
+            if time.monotonic() > deadline:
+                raise
+            sleep(0.5)
