@@ -30,6 +30,11 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     untuned_s: float | None
     best_s: float | None
     last_error: str
+    spread: float | None
+    confirmed: int
+    remeasured: int
+    drift: float
+    rounds_ahead: int
 
 
 class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +62,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     tasks: list[TaskReport]
     resources: dict[str, ResourceReport]
     timeline: list[Timing]
-    """Every step of the job's rounds, in the order in which they started."""
+    """Every step of the job, in the order in which they started."""
 
 
 def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[Timing]) -> Report:
@@ -84,6 +89,11 @@ def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[T
                 untuned_s=task.untuned,
                 best_s=task.best,
                 last_error=task.last_error,
+                spread=task.spread,
+                confirmed=task.confirmed,
+                remeasured=task.remeasured,
+                drift=task.drift,
+                rounds_ahead=task.rounds_ahead,
             )
             for task in progress.tasks
         ],

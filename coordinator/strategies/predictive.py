@@ -106,9 +106,10 @@ class Predictive:
 
     def _expect(self, job: str, order: int, outlook: Outlook) -> None:
         """Note what is now predicted of a job, and what remains of all together."""
-        _, before = self._outlooks.get(job, (order, Outlook()))
-        if before == outlook:
+        known = self._outlooks.get(job)
+        if known is not None and known[1] == outlook:
             return
+        before = known[1] if known is not None else Outlook()
         self._outlooks[job] = order, outlook
         for need in before.work.keys() | outlook.work.keys():
             change = outlook.work.get(need, 0.0) - before.work.get(need, 0.0)

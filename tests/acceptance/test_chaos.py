@@ -9,15 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from shared.artifacts import ArtifactStore
-from shared.messages import FINAL_KINDS, History, JobEvent, Request, Settings
+from shared.messages import FINAL_KINDS, JobEvent, Request, Settings
 from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
-from tunemesh.report import save_results
+from tunemesh.report import histories, save_results
 from tunemesh.tuning import read_model
 
 MODEL = """
@@ -81,24 +80,17 @@ def check(endings: dict[str, JobEvent], mesh: LocalMesh, folder: Path) -> None:
         assert sum(sum(task.outcomes.values()) for task in report.tasks) == TRIALS
         steps = [timing.step for timing in report.timeline]
         assert len(steps) == len(set(steps))
-        assert len(tried(mesh, job)) == TRIALS
+        assert len(tried(store, event)) == TRIALS
 
 
-def tried(mesh: LocalMesh, job: str) -> set[str]:
-    """What the histories of a job say was tried, each round of a task once."""
-    rounds: dict[tuple[str, int], set[str]] = {}
-    for path in Path(mesh.artifacts).rglob("*"):
-        if not path.is_file():
-            continue
-        try:
-            history = msgspec.msgpack.decode(path.read_bytes(), type=History)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue  # another kind of artifact
-        if history.timings[0].step.startswith(f"{job}/"):
-            candidates = {f"{history.task} {trial.candidate.hash}" for trial in history.trials}
-            assert len(candidates) == len(history.trials)
-            rounds[history.task, history.round] = candidates
-    everything = [candidate for candidates in rounds.values() for candidate in candidates]
+def tried(store: ArtifactStore, event: JobEvent) -> set[str]:
+    """What the histories of a job say was tried; nothing of it twice."""
+    assert event.assembled is not None
+    everything = [
+        f"{history.task} {trial.candidate.hash}"
+        for history in histories(store, event.assembled)
+        for trial in history.trials
+    ]
     assert len(everything) == len(set(everything))
     return set(everything)
 

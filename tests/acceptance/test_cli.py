@@ -40,7 +40,8 @@ def test_two_models_are_tuned_at_once_and_reported(tunemesh: Run, tmp_path: Path
         assert report == job["report"]
         assert report["trials"] == 40
         assert report["speedup"] > 1
-        assert {step["stage"] for step in report["timeline"]} == {"model-update", "build", "profile"}
+        stages = {"import", "model-update", "build", "profile", "assemble", "validate"}
+        assert {step["stage"] for step in report["timeline"]} == stages
     jobs = [{s["step"].split("/")[0] for s in j["report"]["timeline"]} for j in json.loads(ended.stdout)]
     assert jobs == [{"model"}, {"other"}]
 
@@ -140,6 +141,11 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
     assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
     assert "knows no job" in complaint(tunemesh("status", "nobody"))
+    assert tunemesh("strategy", "fair:gold=3,free=1").stdout == "fair:gold=3,free=1\n"
+    assert "unknown strategy 'best'; there are: fair" in complaint(tunemesh("strategy", "best"))
+    coordinator = subprocess.run(["pgrep", "-f", "tunemesh coordinator"], capture_output=True, text=True)
+    os.kill(int(coordinator.stdout.split()[-1]), signal.SIGKILL)
+    assert tunemesh("strategy").stdout == "fair:gold=3,free=1\n"
     example = [sys.executable, "examples/publish_request.py", str(mock_model), "--engine", "mock"]
     example += ["--target", "mock", "--trials", "8", "--out", str(tmp_path / "example")]
     place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
@@ -165,6 +171,11 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
         (["tune", "{model}", "--shape", "x=a,b"], "--shape 'x=a,b' should look like"),
         (["tune", "{model}", "--engine", "magic"], "there is no engine 'magic'"),
         (["tune", "{model}", "--strategy", "best"], "unknown strategy 'best'"),
+        (["tune", "{model}", "--strategy", "fair:gold"], "bad share 'gold'; expected TENANT=WEIGHT"),
+        (["tune", "{model}", "--strategy", "predictive:x"], "predictive takes nothing behind a colon"),
+        (["tune", "{model}", "--tenant", "no spaces"], "--tenant must be letters"),
+        (["tune", "{model}", "--priority", "0"], "--priority must be between 1 and 100"),
+        (["tune", "{model}", "--lookahead", "2"], "bad setting"),
         (["tune", "{model}", "--chunk", "99"], "bad setting"),
         (["tune", "{model}", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["tune"], "Missing argument"),

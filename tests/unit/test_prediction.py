@@ -1,0 +1,119 @@
+"""Learned durations, and the heap whose keys change."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.heaps import ChangingHeap
+from coordinator.prediction import GUESS, Durations
+from shared.messages import Stage, Timing
+
+
+def timing(stage: Stage, seconds: float, size: int = 1, resource: str = "build-cpu") -> Timing:
+    return Timing(
+        step="s",
+        stage=stage,
+        resource=resource,
+        worker="w",
+        started=100.0,
+        finished=100.0 + seconds,
+        size=size,
+    )
+
+
+def test_without_experience_a_step_takes_as_long_as_guessed_and_then_as_others_of_its_stage() -> None:
+    durations = Durations()
+    assert durations.seconds("build", "t", 4) == 4 * GUESS
+    durations.learn(timing("build", 2.0, size=4), "t")
+    assert durations.seconds("build", "t", 8) == pytest.approx(4.0)
+    assert durations.seconds("build", "another", 8) == pytest.approx(4.0)
+    assert not durations.knows("another", "build")
+
+
+def test_a_model_update_takes_as_long_whatever_the_number_of_candidates() -> None:
+    durations = Durations()
+    durations.learn(timing("model-update", 3.0, size=32), "t")
+    assert durations.seconds("model-update", "t", 8) == pytest.approx(3.0)
+
+
+def test_a_change_is_learned_within_some_steps() -> None:
+    durations = Durations()
+    for seconds in [1.0] * 10 + [3.0] * 12:
+        durations.learn(timing("build", seconds), "t")
+    assert durations.seconds("build", "t") == pytest.approx(3.0, rel=0.05)
+
+
+def test_the_slowness_of_devices_is_told_apart_from_the_pace_of_tasks() -> None:
+    durations = Durations()
+    draw = random.Random(1)
+    paces = {"small": 0.1, "large": 1.0}
+    slowness = {"profile-a": 0.5, "profile-b": 1.5}
+    for _ in range(300):
+        key, queue = draw.choice(list(paces)), draw.choice(list(slowness))
+        seconds = paces[key] * slowness[queue] * draw.uniform(0.95, 1.05)
+        durations.learn(timing("profile", seconds, resource=queue), key)
+    assert durations.slowness("profile", "profile-b") / durations.slowness("profile", "profile-a") == (
+        pytest.approx(3.0, rel=0.1)
+    )
+    assert durations.seconds("profile", "large") == pytest.approx(1.0, rel=0.15)
+    assert durations.seconds("profile", "small") == pytest.approx(0.1, rel=0.15)
+
+
+def test_noise_makes_no_device_slower_and_slower() -> None:
+    durations = Durations()
+    draw = random.Random(2)
+    for _ in range(3000):
+        durations.learn(
+            timing("profile", draw.lognormvariate(0, 0.5), resource=f"profile-{draw.randrange(4)}"), "t"
+        )
+    for number in range(4):
+        assert 0.5 < durations.slowness("profile", f"profile-{number}") < 2.0
+
+
+def test_what_a_ledger_kept_is_taken_over_unless_more_is_known() -> None:
+    durations = Durations()
+    durations.learn(timing("build", 2.0), "t")
+    durations.recall("t", {"build": 9.0, "profile": 5.0})
+    assert durations.known("t") == {"build": pytest.approx(2.0), "profile": 5.0}
+
+
+def test_chunks_are_small_where_candidates_take_long_and_large_where_overhead_counts() -> None:
+    durations = Durations()
+    durations.learn(timing("build", 2.0), "heavy", elapsed=2.04)
+    durations.learn(timing("profile", 2.0, resource="profile-a"), "heavy", elapsed=2.04)
+    durations.learn(timing("build", 0.02), "light", elapsed=0.06)
+    durations.learn(timing("profile", 0.02, resource="profile-a"), "light", elapsed=0.06)
+    assert durations.chunk_size("heavy", batch=32, limit=8) == 1
+    assert durations.chunk_size("light", batch=32, limit=8) == 8
+
+
+def test_chunks_are_as_large_as_allowed_until_something_is_learned() -> None:
+    assert Durations().chunk_size("t", batch=32, limit=8) == 8
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 5))))
+def test_the_least_of_a_changing_heap_is_always_the_least(changes: list[tuple[int, int | None]]) -> None:
+    heap: ChangingHeap[int] = ChangingHeap()
+    model: dict[int, int] = {}
+    for item, key in changes:
+        if key is None:
+            heap.remove(item)
+            model.pop(item, None)
+        else:
+            heap.put(item, key)
+            model[item] = key
+        least = heap.least()
+        assert (least is None) == (not model)
+        assert least is None or model[least] == min(model.values())
+        assert len(heap) == len(model)
+
+
+def test_a_changing_heap_stays_linear_in_its_items() -> None:
+    heap: ChangingHeap[int] = ChangingHeap()
+    for turn in range(100_000):
+        heap.put(turn % 10, turn)
+    assert len(heap._entries) <= 100

@@ -1,0 +1,233 @@
+"""Each strategy by itself: which of the ready steps it takes for an idle queue."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.strategies import Outlook, Ready, Strategy, by_name
+from shared.errors import BadInput
+
+DEVICE = "profile:cpu"
+NAMES = ["sequential", "uncontrolled", "interleaved", "fair", "predictive"]
+
+
+@dataclass
+class FakeLoad:
+    """Resources as a test wants them."""
+
+    slots_of: dict[str, int] = field(default_factory=dict)
+    supplies: dict[str, float] = field(default_factory=dict)
+    shared: bool = False
+
+    def slots(self, need: str) -> int:
+        return self.slots_of.get(need, 1)
+
+    def supply(self, need: str) -> float:
+        return self.supplies.get(need, 0.0)
+
+    def share_cores(self, one: str, other: str) -> bool:
+        return self.shared
+
+
+LOAD = FakeLoad()
+orders = itertools.count(1)
+
+
+def step(
+    job: str = "a",
+    need: str = "build-cpu",
+    *,
+    tenant: str = "",
+    priority: int = 10,
+    feeds: str = "",
+    seconds: float = 1.0,
+    work: dict[str, float] | None = None,
+    path: float = 0.0,
+) -> Ready:
+    order = next(orders)
+    return Ready(
+        step=f"{job}/{order}",
+        job=job,
+        need=need,
+        job_order=ord(job[0]),
+        order=order,
+        tenant=tenant,
+        priority=priority,
+        feeds=feeds,
+        seconds=seconds,
+        outlook=Outlook(work or {}, path),
+    )
+
+
+def take(strategy: Strategy, need: str = "build-cpu", load: FakeLoad = LOAD, slowness: float = 1.0) -> Ready:
+    taken = strategy.take(need, load, slowness)
+    assert taken is not None
+    strategy.started(taken)
+    return taken
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["build-cpu", "model-update", DEVICE]))),
+    ended=st.sets(st.sampled_from("abc")),
+)
+def test_every_step_is_taken_once_but_those_of_jobs_that_have_ended(
+    name: str, steps: list[tuple[str, str]], ended: set[str]
+) -> None:
+    strategy = by_name(name)
+    added = [step(job, need) for job, need in steps]
+    for each in added:
+        strategy.add(each)
+    for job in ended:
+        strategy.forget(job)
+    taken: list[Ready] = []
+    for job in ["", *"abc"]:
+        strategy.forget(job)  # by now it has had all of its steps
+        for need in ("build-cpu", "model-update", DEVICE) * (len(added) + 1):
+            ready = strategy.take(need, LOAD, 1.0)
+            if ready is not None:
+                assert ready.need == need
+                taken.append(ready)
+                strategy.started(ready)
+                strategy.ended(ready, 1.0)
+    assert sorted(each.step for each in taken) == sorted(s.step for s in added if s.job not in ended)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (
+            "best",
+            "unknown strategy 'best'; there are: fair, interleaved, predictive, sequential, uncontrolled",
+        ),
+        ("interleaved:a=1", "takes nothing behind a colon"),
+        ("fair:", "bad share ''"),
+        ("fair:gold=0", "bad share 'gold=0'"),
+        ("fair:gold=three", "bad share"),
+    ],
+)
+def test_a_bad_strategy_is_one_clear_line(text: str, cause: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        by_name(text)
+    assert cause in str(caught.value)
+
+
+def test_interleaved_is_first_come_first_served() -> None:
+    strategy = by_name("interleaved")
+    steps = [step(job) for job in "bca"]
+    for each in reversed(steps):
+        strategy.add(each)
+    assert [take(strategy) for _ in steps] == steps
+
+
+def test_sequential_has_one_step_in_flight_and_serves_the_oldest_job() -> None:
+    strategy = by_name("sequential")
+    younger, older = step("b"), step("a")
+    strategy.add(younger)
+    strategy.add(older)
+    assert take(strategy) is older
+    assert strategy.take("build-cpu", LOAD, 1.0) is None
+    strategy.ended(older, 1.0)
+    assert strategy.take("build-cpu", LOAD, 1.0) is None  # job a may still have something to come
+    strategy.forget("a")
+    assert take(strategy) is younger
+
+
+def shares(strategy: Strategy, jobs: dict[str, tuple[str, int]], rounds: int) -> Counter[str]:
+    """Device seconds by job while every job always has a step ready; durations are not as predicted."""
+    used: Counter[str] = Counter()
+    for job, (tenant, priority) in jobs.items():
+        strategy.add(step(job, DEVICE, tenant=tenant, priority=priority))
+    for number in range(rounds):
+        taken = take(strategy, DEVICE)
+        seconds = 0.5 + number % 3
+        used[taken.job] += seconds  # type: ignore[assignment]
+        strategy.add(step(taken.job, DEVICE, tenant=taken.tenant, priority=taken.priority))
+        strategy.ended(taken, seconds)
+    return used
+
+
+def test_fair_gives_tenants_their_shares_whatever_the_number_of_their_jobs() -> None:
+    jobs = {"a": ("gold", 10), "b": ("free", 10), "c": ("free", 10), "d": ("free", 10)}
+    used = shares(by_name("fair:gold=3,free=1"), jobs, 4000)
+    assert used["a"] / (used["b"] + used["c"] + used["d"]) == pytest.approx(3, rel=0.01)
+
+
+def test_fair_divides_a_tenants_share_by_priority_and_starves_nobody() -> None:
+    used = shares(by_name("fair"), {"a": ("x", 20), "b": ("x", 10), "c": ("x", 1)}, 6000)
+    assert used["a"] / used["b"] == pytest.approx(2, rel=0.02)
+    assert used["b"] / used["c"] == pytest.approx(10, rel=0.05)
+
+
+def test_fair_lets_nobody_save_up_for_later() -> None:
+    strategy = by_name("fair")
+    shares(strategy, {"a": ("early", 10)}, 1000)
+    strategy.add(step("b", DEVICE, tenant="late"))
+    taken = Counter()
+    for _ in range(20):
+        ready = take(strategy, DEVICE)
+        taken[ready.tenant] += 1
+        strategy.add(step(ready.job, DEVICE, tenant=ready.tenant))
+        strategy.ended(ready, 1.0)
+    assert taken == {"early": 10, "late": 10}
+
+
+def test_predictive_finishes_the_shortest_job_first() -> None:
+    strategy = by_name("predictive")
+    long, short = step("a", work={DEVICE: 500.0}), step("b", work={DEVICE: 50.0})
+    strategy.add(long)
+    strategy.add(short)
+    assert take(strategy) is short
+
+
+def test_predictive_takes_the_longest_path_first_when_the_end_is_near() -> None:
+    strategy = by_name("predictive")
+    long, short = step("a", work={DEVICE: 50.0}, path=40.0), step("b", work={DEVICE: 5.0}, path=5.0)
+    strategy.add(short)
+    strategy.add(long)
+    assert take(strategy) is long
+
+
+def test_predictive_feeds_the_resource_that_is_about_to_run_dry() -> None:
+    strategy = by_name("predictive")
+    work = {"profile:cpu": 500.0, "profile:gpu": 100.0}
+    for_cpu = step("a", feeds="profile:cpu", work=work)
+    for_gpu = step("b", feeds="profile:gpu", work=work | {"profile:cpu": 900.0})
+    for each in (for_cpu, for_gpu):
+        strategy.add(each)
+    hungry_gpu = FakeLoad(supplies={"profile:cpu": 30.0, "profile:gpu": 0.5})
+    assert take(strategy, load=hungry_gpu) is for_gpu
+    assert take(strategy, load=hungry_gpu) is for_cpu
+
+
+def test_predictive_lets_updates_wait_on_shared_cores_while_builds_can_feed_a_hungry_device() -> None:
+    strategy = by_name("predictive")
+    build = step("a", "build-cpu", feeds=DEVICE)
+    update = step("b", "model-update", feeds="build-cpu", seconds=2.0)
+    strategy.add(build)
+    strategy.add(update)
+    hungry = FakeLoad(supplies={DEVICE: 1.0}, shared=True)
+    assert strategy.take("model-update", hungry, 1.0) is None
+    assert strategy.take("model-update", FakeLoad(supplies={DEVICE: 9.0}, shared=True), 1.0) is update
+    strategy.add(update)
+    assert take(strategy, load=hungry) is build
+    assert strategy.take("model-update", hungry, 1.0) is None  # the build is in flight
+    strategy.ended(build, 1.0)
+    assert strategy.take("model-update", hungry, 1.0) is update
+
+
+def test_predictive_leaves_a_slow_device_idle_when_a_fast_one_is_done_sooner() -> None:
+    strategy = by_name("predictive")
+    first, last = step("a", DEVICE, seconds=1.0), step("a", DEVICE, seconds=1.0)
+    strategy.add(first)
+    strategy.add(last)
+    few = FakeLoad(supplies={DEVICE: 2.0})
+    assert take(strategy, DEVICE, few, slowness=0.5) is first
+    assert strategy.take(DEVICE, few, 10.0) is None
+    assert strategy.take(DEVICE, FakeLoad(supplies={DEVICE: 100.0}), 10.0) is last
