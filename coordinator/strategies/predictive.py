@@ -1,14 +1,7 @@
 """Keeps the scarcest resource from running dry and finishes jobs early, by predicted durations.
 
-For an idle queue, in this order (sources and reasons in ``docs/scheduling.md``):
-
-1. No tail: a job whose remaining path is as long as all remaining work spread over the scarcest resource
-   goes first, the longest path first.
-2. No dry resource: of steps that feed different resources, those for the one that is about to run dry; of
-   several such, for the scarcest. Where builds and model updates share cores, updates wait while a device
-   is about to run dry and builds for it are there.
-3. Early results: else the job with the least remaining work first.
-4. A slow queue stays idle when the others would do all that is ready before it did this one step.
+In this order: no tail at the end, no dry resource, early results; and slow queues do not take what fast ones
+would have done sooner. The rules, reasons and sources are in ``docs/scheduling.md``.
 """
 
 from __future__ import annotations
@@ -37,6 +30,11 @@ class _Lane:
         self.longest: ChangingHeap[str] = ChangingHeap()
         """Jobs, that with the longest path first."""
 
+    @property
+    def next_seconds(self) -> float:
+        """Predicted duration of the step that comes next."""
+        return self.steps[_least(self.shortest)][0][1].seconds
+
     def add(self, step: Ready) -> None:
         heapq.heappush(self.steps.setdefault(step.job, []), (step.order, step))
 
@@ -44,9 +42,6 @@ class _Lane:
         if job in self.steps:
             self.shortest.put(job, (outlook.total, order))
             self.longest.put(job, (-outlook.path, order))
-
-    def first(self, job: str) -> Ready:
-        return self.steps[job][0][1]
 
     def pop(self, job: str) -> Ready:
         _, step = heapq.heappop(self.steps[job])
@@ -85,7 +80,8 @@ class Predictive:
         if not lanes or self._updates_wait(need, lanes, load):
             return None
         lane, job = self._choose(lanes, load)
-        seconds = lane.first(job).seconds
+        # A slow queue stays idle when the others would do all that is ready before it did this one step.
+        seconds = lane.steps[job][0][1].seconds
         others = any(count for (busy, _), count in self._flying.items() if busy == need)
         if others and seconds * slowness > load.supply(need) + seconds:
             return None
@@ -136,21 +132,16 @@ class Predictive:
         return self._work.get(need, 0.0) / max(load.slots(need), 1)
 
     def _runs_dry(self, lane: _Lane, load: Load) -> bool:
-        if not lane.feeds:
-            return False
-        refill = lane.first(_least(lane.shortest)).seconds
-        return load.supply(lane.feeds) < STEPS_AHEAD * refill
+        return bool(lane.feeds) and load.supply(lane.feeds) < STEPS_AHEAD * lane.next_seconds
 
     def _updates_wait(self, need: str, lanes: list[_Lane], load: Load) -> bool:
         """Whether these steps, which feed builds, should leave the cores to builds for a hungry device."""
         for lane in lanes:
             if not lane.feeds or not load.share_cores(need, lane.feeds):
                 continue
-            update = lane.first(_least(lane.shortest)).seconds
             for device, builds in self._lanes.get(lane.feeds, {}).items():
-                if device == need or not (builds.steps or self._flying[lane.feeds, device]):
-                    continue
-                if load.supply(device) < update:
+                building = builds.steps or self._flying[lane.feeds, device]
+                if building and device != need and load.supply(device) < lane.next_seconds:
                     return True
         return False
 
