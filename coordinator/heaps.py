@@ -55,3 +55,14 @@ class ChangingHeap(Generic[K]):
                 return item
             heapq.heappop(self._entries)
         return None
+
+    def first(self) -> K:
+        """The same, where there is one.
+
+        Raises:
+            IndexError: there is none.
+        """
+        item = self.least()
+        if item is None:
+            raise IndexError("the heap is empty")
+        return item

@@ -33,7 +33,7 @@ class _Lane:
     @property
     def next_seconds(self) -> float:
         """Predicted duration of the step that comes next."""
-        return self.steps[_least(self.shortest)][0][1].seconds
+        return self.steps[self.shortest.first()][0][1].seconds
 
     def add(self, step: Ready) -> None:
         heapq.heappush(self.steps.setdefault(step.job, []), (step.order, step))
@@ -117,7 +117,7 @@ class Predictive:
     def _choose(self, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
         remaining = max((self._lasts(need, load) for need in self._work), default=0.0)
         lane, job = min(
-            ((lane, _least(lane.longest)) for lane in lanes), key=lambda c: c[0].longest.key(c[1])
+            ((lane, lane.longest.first()) for lane in lanes), key=lambda c: c[0].longest.key(c[1])
         )
         if TAIL * self._outlooks[job][1].path >= remaining:
             return lane, job
@@ -125,7 +125,7 @@ class Predictive:
         if dry and len(dry) < len(lanes):
             scarcest = max(self._lasts(lane.feeds, load) for lane in dry)
             lanes = [lane for lane in dry if self._lasts(lane.feeds, load) == scarcest]
-        return min(((lane, _least(lane.shortest)) for lane in lanes), key=lambda c: c[0].shortest.key(c[1]))
+        return min(((lane, lane.shortest.first()) for lane in lanes), key=lambda c: c[0].shortest.key(c[1]))
 
     def _lasts(self, need: str, load: Load) -> float:
         """Seconds for which all remaining work of all jobs keeps the resource busy."""
@@ -144,9 +144,3 @@ class Predictive:
                 if building and device != need and load.supply(device) < lane.next_seconds:
                     return True
         return False
-
-
-def _least(heap: ChangingHeap[str]) -> str:
-    job = heap.least()
-    assert job is not None, "a lane without jobs is not asked"
-    return job
