@@ -17,6 +17,8 @@ No clock, no chance, no IO: ``now`` is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from coordinator import outlook, pipeline, strategies, views
@@ -81,14 +83,18 @@ class Core:
     Args:
         strategy: its name, as :func:`coordinator.strategies.by_name` takes it. A :class:`SetStrategy` that is
             held by the broker overrides it.
+        make: makes a strategy from its name.
 
     Raises:
         BadInput: there is no such strategy.
     """
 
-    def __init__(self, strategy: str) -> None:
-        strategies.by_name(strategy)
+    def __init__(
+        self, strategy: str, make: Callable[[str], strategies.Strategy] = strategies.by_name
+    ) -> None:
+        make(strategy)
         self._first_strategy = strategy
+        self._make_strategy = make
         self._resources = Resources()
         self._settling_since: float | None = None
         self._forget()
@@ -144,7 +150,7 @@ class Core:
     def _forget(self) -> None:
         self._resources.drop_flights()
         durations = Durations()
-        dispatcher = Dispatcher(strategies.by_name(self._first_strategy), self._resources, durations)
+        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources, durations)
         self._desk = Desk(self._resources, durations, dispatcher)
         self._decider = Decider(self._desk)
         self._watch = Watch(self._desk, self._decider)
@@ -283,7 +289,7 @@ class Core:
             out.append(Acknowledge(event.handle))
             return
         try:
-            strategy = strategies.by_name(wanted.strategy)
+            strategy = self._make_strategy(wanted.strategy)
         except BadInput as error:
             out.append(Acknowledge(event.handle))
             self._refuse(event, "unknown", str(error))

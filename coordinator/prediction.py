@@ -18,7 +18,7 @@ WEIGHT = 0.25
 GUESS = 1.0
 """Seconds that a step, or a candidate of it, is thought to take when nothing like it was ever seen."""
 
-OVERHEAD = 0.01
+OVERHEAD = 0.005
 """Share of a step's duration that sending, awaiting and answering it may take."""
 
 PER_CANDIDATE: frozenset[Stage] = frozenset({"build", "profile"})

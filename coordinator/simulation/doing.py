@@ -1,0 +1,91 @@
+"""What simulated workers make of a step: plausible results without any engine."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from coordinator.simulation.drawing import Durations
+from coordinator.simulation.scenario import Scenario
+from shared.messages import (
+    AssembleDone,
+    AssembleWork,
+    Blob,
+    BuildDone,
+    BuildWork,
+    Built,
+    Candidate,
+    ImportDone,
+    ImportWork,
+    Profiled,
+    ProfileDone,
+    ProfileWork,
+    Result,
+    Step,
+    TaskSpec,
+    TaskState,
+    UpdateDone,
+    UpdateWork,
+    ValidateDone,
+    ValidateWork,
+)
+
+NOTHING = Blob("0" * 64, 0, b"")
+
+UNTUNED = 1e-2
+"""Seconds that every untuned workload takes; candidates take a tenth of it and more."""
+
+
+def result(step: Step, scenario: Scenario, durations: Durations) -> Result:
+    """The result of ``step``; the same each time it is done."""
+    match step.work:
+        case ImportWork():
+            return ImportDone(
+                model=NOTHING, tasks=[_spec(step.job, n, durations) for n in range(scenario.tasks)]
+            )
+        case UpdateWork() as work:
+            return _update(step, work)
+        case BuildWork(candidates=candidates):
+            return BuildDone(built=[Built(index=c.index, seconds=0.0, artifact=NOTHING) for c in candidates])
+        case ProfileWork() as work:
+            draw = random.Random(step.id)
+            profiled = [
+                Profiled(
+                    index=built.index,
+                    seconds=0.0,
+                    outcome="measured",
+                    latencies=[UNTUNED / 10 * draw.lognormvariate(1.0, 0.7)],
+                )
+                for built in work.artifacts
+            ]
+            return ProfileDone(profiled=profiled, untuned=UNTUNED if work.baseline else None)
+        case AssembleWork():
+            return AssembleDone(tuned=NOTHING, untuned=NOTHING, signature=NOTHING, files={}, records=NOTHING)
+        case ValidateWork():
+            return ValidateDone(latency_before=1.0, latency_after=0.1, largest_difference=0.0, equal=True)
+
+
+def _spec(job: str, number: int, durations: Durations) -> TaskSpec:
+    name = f"t{number:02}"
+    return TaskSpec(
+        id=name,
+        name=name,
+        # Tasks of different jobs are different ones: they may differ in complexity.
+        key=hashlib.sha256(f"{job}/{name}".encode()).hexdigest(),
+        weight=durations.weight(job, name),
+        workload=NOTHING,
+        untuned=NOTHING,
+    )
+
+
+def _update(step: Step, work: UpdateWork) -> UpdateDone:
+    """A batch of new candidates; the state counts trials in ``history``, one entry per update."""
+    history = list(work.state.history) if work.state is not None else []
+    if work.trials:
+        history.append(Blob("0" * 64, len(work.trials)))
+    return UpdateDone(
+        state=TaskState(search=NOTHING, history=history),
+        candidates=[Candidate(i, f"{step.round}/{i}", b"") for i in range(work.want)],
+        learned=work.learns,
+        chunk_size=work.chunk_size,
+    )

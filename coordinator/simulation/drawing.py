@@ -1,0 +1,81 @@
+"""Durations of simulated steps: drawn from a trace or from distributions, the same ones for every strategy.
+
+Every duration depends on the seed and on the step's id alone, never on the order in which steps run. So two
+strategies have the same work to do, and a step that is repeated after a fault takes as long as the first
+time.
+"""
+
+from __future__ import annotations
+
+import random
+
+from coordinator.simulation.scenario import Scenario
+from coordinator.simulation.trace import TraceJob, TraceTask, load_trace
+from shared.messages import BuildWork, ProfileWork, Step, UpdateWork
+
+
+class Durations:
+    """Draws for one scenario.
+
+    Raises:
+        BadInput: its trace cannot be used.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._trace = load_trace(scenario.trace)
+        self._numbers: dict[str, int] = {}
+        self._jobs: dict[str, TraceJob] = {}
+        self._tasks: dict[tuple[str, str], TraceTask] = {}
+
+    def job(self, job: str, number: int) -> None:
+        """Draw which recorded job and tasks ``job``, the ``number``-th one, is like."""
+        draw = self._draw(job)
+        like = draw.choice(self._trace.jobs)
+        self._numbers[job], self._jobs[job] = number, like
+        for task in range(self._scenario.tasks):
+            self._tasks[job, f"t{task:02}"] = draw.choice(like.tasks)
+
+    def weight(self, job: str, task: str) -> int:
+        """How often the model runs the task."""
+        return self._tasks[job, task].weight
+
+    def seconds(self, step: Step) -> float:
+        """How long ``step`` takes on a worker of usual speed."""
+        draw = self._draw(step.id)
+        complexity = self._scenario.complexity[self._numbers[step.job] % len(self._scenario.complexity)]
+        match step.work:
+            case UpdateWork(want=want):
+                return complexity * self._update(step, draw, closing=not want)
+            case BuildWork(candidates=candidates):
+                return complexity * self._candidates(step, "build", [c.index for c in candidates])
+            case ProfileWork(artifacts=artifacts):
+                return complexity * self._candidates(step, "profile", [a.index for a in artifacts])
+        like = self._jobs[step.job]
+        recorded = {"import": like.import_, "assemble": like.assemble, "validate": like.validate}
+        stage = str(step.work.__struct_config__.tag)
+        return self._spread(stage, draw, recorded[stage])
+
+    def _update(self, step: Step, draw: random.Random, closing: bool) -> float:
+        task = self._tasks[step.job, step.task]
+        recorded = task.closing if closing else task.update[min(step.round, len(task.update) - 1)]
+        return self._spread("model-update", draw, recorded)
+
+    def _candidates(self, step: Step, stage: str, indices: list[int]) -> float:
+        """Each candidate is drawn by itself, so that it takes as long in whatever chunk it is."""
+        task = self._tasks[step.job, step.task]
+        pool = task.build if stage == "build" else task.profile
+        total = 0.0
+        for index in indices:
+            draw = self._draw(f"{step.job}/{step.task}/{step.round}/{index}/{stage}")
+            total += self._spread(stage, draw, draw.choice(pool))
+        return total
+
+    def _spread(self, stage: str, draw: random.Random, recorded: float) -> float:
+        spread = self._scenario.durations.get(stage)
+        if spread is None:
+            return recorded
+        return spread.median * draw.lognormvariate(0.0, spread.sigma) if spread.sigma else spread.median
+
+    def _draw(self, name: str) -> random.Random:
+        return random.Random(f"{self._scenario.seed}/{name}")
