@@ -1,11 +1,9 @@
-"""One run in virtual time. The only place that knows how the simulation is called."""
+"""One run in virtual time."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import msgspec
 
@@ -14,71 +12,41 @@ from benchmarks.evidence import Bar, Evidence
 from benchmarks.matrix import Run
 from benchmarks.table import Value
 from benchmarks.work import Result, Work
+from coordinator import simulation
+from coordinator.simulation import Outcome, Scenario
 from shared.errors import BadInput
 
 COLUMNS = (
     "jobs", "makespan_s", "lower_bound_s", "ratio", "use_update", "use_build", "use_profile",
-    "completions_s", "decisions", "decision_us", "device_s",
+    "completions_s", "completion_mean_s", "completion_p95_s", "steps", "decisions", "decision_us", "core_us",
+    "device_s",
 )  # fmt: skip
 
+BARS_KEPT = 20_000
+"""Steps of a run that are kept for its Gantt chart; of a longer run none, it could not be read anyway."""
 
-class Slot(Protocol):
-    """One entry of the timeline: a step on a worker. Times are virtual seconds."""
-
-    @property
-    def resource(self) -> str: ...
-    @property
-    def worker(self) -> str: ...
-    @property
-    def job(self) -> str: ...
-    @property
-    def stage(self) -> str: ...
-    @property
-    def started(self) -> float: ...
-    @property
-    def finished(self) -> float: ...
+Simulate = Callable[[Run, Path], Outcome]
 
 
-class Simulated(Protocol):
-    """What a simulation gives: ``coordinator.simulation.Outcome``. Times are virtual seconds."""
-
-    @property
-    def makespan(self) -> float: ...
-    @property
-    def lower_bound(self) -> float: ...
-    @property
-    def utilisation(self) -> Mapping[str, float]: ...
-    @property
-    def completions(self) -> Mapping[str, float]: ...
-    @property
-    def decision_seconds(self) -> Sequence[float]: ...
-    @property
-    def device_seconds(self) -> Mapping[str, float]: ...
-    @property
-    def timeline(self) -> Sequence[Slot]: ...
-
-
-Simulate = Callable[[Run, Path], Simulated]
-
-
-def simulate(run: Run, source: Path) -> Simulated:
+def simulate(run: Run, source: Path) -> Outcome:
     """Simulate one run of the experiment in ``source``.
 
     Raises:
         BadInput: the scenario is unknown or malformed, or has no field that ``overrides`` names.
     """
-    try:
-        simulation: Any = importlib.import_module("coordinator.simulation")
-    except ModuleNotFoundError:
-        raise BadInput("this version has no coordinator.simulation; only kind mesh can be run") from None
     beside = source.parent / run.scenario
     scenario = simulation.load_scenario(beside if beside.is_file() else run.scenario)
-    known = scenario.__struct_fields__
+    known = Scenario.__struct_fields__
     if unknown := sorted(set(run.overrides) - set(known)):
         raise BadInput(f"a scenario has no field {unknown[0]!r}; known: {', '.join(known)}")
-    changed = msgspec.convert({**msgspec.to_builtins(scenario), **run.overrides}, type(scenario))
-    outcome: Simulated = simulation.simulate(changed, run.strategy, seed=run.seed)
-    return outcome
+    fields = {
+        **msgspec.to_builtins(scenario), **run.overrides, "strategy": run.strategy, "seed": run.seed
+    }  # fmt: skip
+    try:
+        changed = msgspec.convert(fields, Scenario)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"overrides of {run.scenario}: {error}") from None
+    return simulation.simulate(changed)
 
 
 def run_simulation(work: Work, run: Run, folder: Path, simulate: Simulate = simulate) -> Result:
@@ -89,7 +57,6 @@ def run_simulation(work: Work, run: Run, folder: Path, simulate: Simulate = simu
     """
     outcome = simulate(run, work.source)
     evidence.save(_evidence(outcome), folder)
-    decisions = outcome.decision_seconds
     use: dict[str, list[float]] = {}
     for resource, share in outcome.utilisation.items():
         use.setdefault(evidence.kind_of(resource), []).append(share)
@@ -97,10 +64,14 @@ def run_simulation(work: Work, run: Run, folder: Path, simulate: Simulate = simu
         "jobs": len(outcome.completions),
         "makespan_s": outcome.makespan,
         "lower_bound_s": outcome.lower_bound,
-        "ratio": outcome.makespan / outcome.lower_bound if outcome.lower_bound > 0 else None,
+        "ratio": outcome.ratio,
         "completions_s": _json(outcome.completions),
-        "decisions": len(decisions),
-        "decision_us": sum(decisions) / len(decisions) * 1e6 if decisions else None,
+        "completion_mean_s": outcome.completion_mean,
+        "completion_p95_s": outcome.completion_p95,
+        "steps": outcome.steps,
+        "decisions": outcome.decisions,
+        "decision_us": outcome.decision_us,
+        "core_us": outcome.core_us,
         "device_s": _json(outcome.device_seconds),
     }
     for kind in ("update", "build", "profile"):
@@ -109,7 +80,7 @@ def run_simulation(work: Work, run: Run, folder: Path, simulate: Simulate = simu
     return Result(values=values)
 
 
-def _evidence(outcome: Simulated) -> Evidence:
+def _evidence(outcome: Outcome) -> Evidence:
     bars = [
         Bar(
             worker=slot.worker,
@@ -120,6 +91,7 @@ def _evidence(outcome: Simulated) -> Evidence:
             finished=slot.finished,
         )
         for slot in outcome.timeline
+        if len(outcome.timeline) <= BARS_KEPT
     ]
     workers = {(evidence.kind_of(bar.resource), bar.worker) for bar in bars}
     slots = {kind: sum(each == kind for each, _ in workers) for kind, _ in sorted(workers)}

@@ -27,6 +27,7 @@ from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.report import Report, save_results
 from tunemesh.service_commands import coordinator, worker
+from tunemesh.simulation_commands import record_trace, simulate
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
@@ -42,6 +43,8 @@ app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and wh
 app.command()(worker)
 app.command()(coordinator)
 app.command()(bench)
+app.command()(simulate)
+app.command()(record_trace)
 
 
 def main() -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 
@@ -80,7 +81,7 @@ def outcome_of(world: World) -> Outcome:
         lower_bound=lower_bound(scenario, steps, world.arrivals),
         completions=completions,
         completion_mean=statistics.fmean(times),
-        completion_p95=times[min(int(len(times) * 0.95), len(times) - 1)],
+        completion_p95=times[math.ceil(0.95 * len(times)) - 1],
         utilisation=_utilisation(world, targets, makespan),
         steps=len(done),
         lost=world.lost,

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.matrix import Run
-from benchmarks.simulation_run import Simulated, Slot
+from coordinator.simulation import Outcome, Slot
 
 
-@dataclass(frozen=True)
-class FakeSlot:
-    resource: str = "profile-0"
-    worker: str = "p0"
-    job: str = "a"
-    stage: str = "profile"
-    started: float = 1.0
-    finished: float = 10.0
-
-
-@dataclass(frozen=True)
-class FakeOutcome:
-    makespan: float = 12.0
-    lower_bound: float = 10.0
-    utilisation: Mapping[str, float] = field(default_factory=lambda: {"profile-0": 0.75, "build": 0.5})
-    completions: Mapping[str, float] = field(default_factory=lambda: {"a": 12.0})
-    decision_seconds: Sequence[float] = (1e-6, 3e-6)
-    device_seconds: Mapping[str, float] = field(default_factory=lambda: {"gold": 6.0, "free": 3.0})
-    timeline: Sequence[Slot] = (FakeSlot(),)
-
-
-def fake(_run: Run, _source: Path) -> Simulated:
-    return FakeOutcome()
+def fake(_run: Run, _source: Path) -> Outcome:
+    return Outcome(
+        strategy="interleaved",
+        seed=0,
+        makespan=12.0,
+        lower_bound=10.0,
+        completions={"a": 12.0},
+        completion_mean=12.0,
+        completion_p95=12.0,
+        utilisation={"profile:cpu": 0.75, "build-cpu": 0.5},
+        steps=1,
+        lost=0,
+        decisions=2,
+        decision_us=2.0,
+        core_us=100.0,
+        device_seconds={"gold": 6.0, "free": 3.0},
+        timeline=[Slot("profile-0", "p0", "a", "t00", "profile", 1.0, 10.0)],
+    )
