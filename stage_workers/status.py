@@ -13,6 +13,7 @@ from shared import codec
 from shared.errors import TunemeshError
 from shared.messages import WorkerStatus
 from shared.transport import Link, Outgoing
+from stage_workers.drift import Drift
 
 EXPIRES = 10.0
 """Seconds after which nobody needs a status any more."""
@@ -31,6 +32,7 @@ class StatusSender:
         targets: Sequence[str],
         interval: float,
         cpus: Collection[int] = (),
+        drift: Drift | None = None,
     ) -> None:
         self.worker = worker
         self.step: str | None = None
@@ -40,6 +42,7 @@ class StatusSender:
         self._targets = list(targets)
         self._interval = interval
         self._cpus = sorted(cpus)
+        self._drift = drift
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
@@ -73,6 +76,7 @@ class StatusSender:
             step=self.step,
             leaving=leaving,
             cpus=self._cpus,
+            drift=self._drift.now if self._drift is not None else 0.0,
         )
         return self._link.publish(
             Outgoing(

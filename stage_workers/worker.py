@@ -145,7 +145,9 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
                 check_fits(device, targets[0])
             link.start(config.connect_timeout)
             cpus = _work_cores(config, device)
-            status = StatusSender(link, name, config.queue, targets, config.status_interval, cpus)
+            status = StatusSender(
+                link, name, config.queue, targets, config.status_interval, cpus, context.drift
+            )
             Worker(config.queue, engines, link, sandbox, context, status, leaving).run()
         except Abandoned:
             pass  # asked to leave before it was connected

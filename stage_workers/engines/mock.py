@@ -236,6 +236,22 @@ class MockEngine:
         _work(work.task.durations, "profile", -1)
         return ProfileOutcome(outcome="measured", latencies=[work.task.untuned] * settings.repeats)
 
+    def confirm(
+        self,
+        workload: bytes,
+        target: str,
+        artifacts: list[bytes],
+        untuned: bytes,
+        device: str,
+        settings: Settings,
+    ) -> list[ProfileOutcome]:
+        """As if each was profiled alone."""
+        return [self.profile(workload, target, each, untuned, device, settings) for each in artifacts]
+
+    def reference(self, target: str, device: str) -> list[float]:
+        """A device that is always the same."""
+        return [1e-3] * 5
+
     def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
         """Latencies are weighted sums over the tasks; a task without a better trial keeps its untuned one."""
         parsed = msgspec.msgpack.decode(model, type=MockModel)

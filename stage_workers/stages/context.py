@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from shared.artifacts import ArtifactStore
 from shared.errors import TunemeshError
 from shared.messages import Step
+from stage_workers.drift import Drift
 from stage_workers.sandbox import CallFailure
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class Context:
     store: ArtifactStore
     device: str | None = None
     """``cpu`` or ``cuda:0`` as the engine in the sandbox sees it; ``None`` for workers without a device."""
+    drift: Drift = field(default_factory=Drift)
+    """What is known of the device's speed."""
 
     def require_device(self, step: Step) -> str:
         """The device.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
+from functools import partial
 
 from shared.codec import clip
 from shared.engine import ProfileOutcome
 from shared.errors import ArtifactError
-from shared.messages import Blob, Built, Profiled, ProfileDone, ProfileWork, Step
+from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Step
 from stage_workers.sandbox import CallFailure
 from stage_workers.stages.context import Context
+from stage_workers.stages.trusting import Measured, Watch, spread
 
 BASELINE_ALLOWANCE = 10.0
 """Times ``profile_timeout`` that the untuned workload may take: it is measured once, may be a hundred times
@@ -24,48 +25,89 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
     Raises:
         TunemeshError: the target is refused, the store fails, or this worker has no device.
     """
-    device = context.require_device(step)
-    workload = context.store.get(work.task.workload)
-    untuned = context.store.get(work.task.untuned)
-    baseline = _baseline(step, workload, untuned, device, context) if work.baseline else None
-    profiled = [_profile(step, workload, untuned, each, device, context) for each in work.artifacts]
-    return ProfileDone(profiled=profiled, untuned=baseline)
-
-
-def _profile(
-    step: Step, workload: bytes, untuned: bytes, built: Built, device: str, context: Context
-) -> Profiled:
-    started = time.monotonic()
-    if built.artifact is None:
-        answer = ProfileOutcome(outcome=built.outcome or "build-failed", error=built.error)
+    kernels = _Kernels(step, work, context.require_device(step), context)
+    watch = Watch(step, kernels.device, context)
+    untuned = kernels.untuned_latency() if work.baseline else None
+    if work.confirm:
+        together = Measured(partial(kernels.take_turns, work.artifacts))
+        watch.measure([together])
+        profiled = [
+            _profiled(built, together, number, len(work.artifacts))
+            for number, built in enumerate(work.artifacts)
+        ]
     else:
-        answer = _measure(step, workload, untuned, built.artifact, device, context)
+        each = [Measured(partial(kernels.alone, built)) for built in work.artifacts]
+        watch.measure(each)
+        profiled = [_profiled(built, one) for built, one in zip(work.artifacts, each, strict=True)]
+    drift = max((one.drift for one in profiled if one.outcome == "measured"), default=0.0)
+    return ProfileDone(profiled=profiled, untuned=untuned, drift=drift)
+
+
+class _Kernels:
+    """The engine's calls for one step."""
+
+    def __init__(self, step: Step, work: ProfileWork, device: str, context: Context) -> None:
+        self.device = device
+        self._step = step
+        self._store = context.store
+        self._sandbox = context.sandbox
+        self._workload = context.store.get(work.task.workload)
+        self._untuned = context.store.get(work.task.untuned)
+
+    def untuned_latency(self) -> float | None:
+        """Median latency of the untuned workload in seconds; ``None`` when it cannot be measured."""
+        step = self._step
+        args = (self._workload, step.target, self._untuned, self.device, step.settings)
+        limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
+        answer = _sound(self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit))
+        return statistics.median(answer.latencies) if answer.outcome == "measured" else None
+
+    def alone(self, built: Built) -> list[ProfileOutcome]:
+        """Measure one candidate."""
+        program = self._program(built)
+        if isinstance(program, ProfileOutcome):
+            return [program]
+        step = self._step
+        args = (self._workload, step.target, program, self._untuned, self.device, step.settings)
+        limit = step.settings.profile_timeout
+        return [_sound(self._sandbox.call(step.engine, "profile", args, ProfileOutcome, limit))]
+
+    def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
+        """Measure all candidates in one call, or each alone if that call fails."""
+        programs = [self._program(built) for built in artifacts]
+        sound = [program for program in programs if isinstance(program, bytes)]
+        if len(sound) == len(programs):
+            step = self._step
+            args = (self._workload, step.target, sound, self._untuned, self.device, step.settings)
+            limit = step.settings.profile_timeout * max(len(sound), 1)
+            answer = self._sandbox.call(step.engine, "confirm", args, list[ProfileOutcome], limit)
+            if not isinstance(answer, CallFailure) and len(answer) == len(artifacts):
+                return [_sound(each) for each in answer]
+        return [self.alone(built)[0] for built in artifacts]
+
+    def _program(self, built: Built) -> bytes | ProfileOutcome:
+        if built.artifact is None:
+            return ProfileOutcome(outcome=built.outcome or "build-failed", error=built.error)
+        try:
+            return self._store.get(built.artifact)
+        except ArtifactError as error:  # one lost artifact is one lost candidate
+            return ProfileOutcome(outcome="run-failed", error=str(error))
+
+
+def _profiled(built: Built, measured: Measured, number: int = 0, shared_by: int = 1) -> Profiled:
+    outcome = measured.outcomes[number]
+    good = outcome.outcome == "measured"
     return Profiled(
         index=built.index,
-        seconds=time.monotonic() - started,
-        outcome=answer.outcome,
-        latencies=answer.latencies if answer.outcome == "measured" else [],
-        error=clip(answer.error),
+        seconds=measured.seconds / shared_by,
+        outcome=outcome.outcome,
+        latencies=outcome.latencies if good else [],
+        median=statistics.median(outcome.latencies) if good else 0.0,
+        spread=spread([outcome]),
+        drift=measured.drift if good else 0.0,
+        attempts=measured.attempts,
+        error=clip(outcome.error),
     )
-
-
-def _measure(
-    step: Step, workload: bytes, untuned: bytes, artifact: Blob, device: str, context: Context
-) -> ProfileOutcome:
-    try:
-        program = context.store.get(artifact)
-    except ArtifactError as error:  # one lost artifact is one lost candidate
-        return ProfileOutcome(outcome="run-failed", error=str(error))
-    args = (workload, step.target, program, untuned, device, step.settings)
-    limit = step.settings.profile_timeout
-    return _sound(context.sandbox.call(step.engine, "profile", args, ProfileOutcome, limit))
-
-
-def _baseline(step: Step, workload: bytes, untuned: bytes, device: str, context: Context) -> float | None:
-    args = (workload, step.target, untuned, device, step.settings)
-    limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
-    answer = _sound(context.sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit))
-    return statistics.median(answer.latencies) if answer.outcome == "measured" else None
 
 
 def _sound(answer: ProfileOutcome | CallFailure) -> ProfileOutcome:

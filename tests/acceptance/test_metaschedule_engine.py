@@ -22,7 +22,7 @@ from examples import make_models
 from shared.engine import ExtractedTask, Imported, TaskTrials
 from shared.errors import BadModel, BadTarget
 from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
-from stage_workers.engines.metaschedule import MetaScheduleEngine, search_state
+from stage_workers.engines.metaschedule import MetaScheduleEngine, building, search_state
 
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=2, min_repeat_ms=5)
@@ -414,6 +414,40 @@ def test_a_kernel_that_raises_is_a_failed_run(
     profiled = ENGINE.profile(product.workload, target, convolution.untuned, product.untuned, "cpu", QUICK)
     assert profiled.outcome == "run-failed"
     assert 0 < len(profiled.error) <= ERROR_TEXT_LIMIT
+
+
+def test_candidates_that_take_turns_are_checked_and_timed(product: ExtractedTask, target: str) -> None:
+    schedules = ENGINE.update(product.workload, target, None, [], 2, seed=1).schedules
+    programs = [ENGINE.build(product.workload, target, schedule).artifact for _, schedule in schedules]
+    import tvm
+
+    wrong = building.build_untuned(tvm.IRModule({"main": tvm.ir.load_json(matrix_product(2.0))}), target)
+    artifacts = [programs[0] or b"", wrong, programs[1] or b""]
+    first, bad, last = ENGINE.confirm(product.workload, target, artifacts, product.untuned, "cpu", QUICK)
+    assert bad.outcome == "wrong-result"
+    for outcome in (first, last):
+        assert outcome.outcome == "measured"
+        assert len(outcome.latencies) == 3 * QUICK.repeats
+
+
+def test_the_reference_kernel_is_steady(target: str) -> None:
+    levels = [statistics.fmean(ENGINE.reference(target, "cpu")) for _ in range(10)]
+    assert len(ENGINE.reference(target, "cpu")) == 5
+    assert statistics.median(levels) < 2 * min(levels)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="no NVIDIA GPU on this machine")
+def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
+    cuda = ENGINE.resolve_target("nvidia/nvidia-h100")
+    task = ENGINE.import_model(matrix_product(size=256).encode(), cuda, QUICK).tasks[0]
+    schedules = ENGINE.update(task.workload, cuda, None, [], 2, seed=1).schedules
+    programs = [ENGINE.build(task.workload, cuda, schedule).artifact or b"" for _, schedule in schedules]
+    alone = ENGINE.profile(task.workload, cuda, programs[0], task.untuned, "cuda:0", QUICK)
+    assert alone.outcome == "measured", alone.error
+    together = ENGINE.confirm(task.workload, cuda, programs, task.untuned, "cuda:0", QUICK)
+    assert [each.outcome for each in together] == ["measured"] * 2
+    assert min(ENGINE.reference(cuda, "cuda:0")) > 0
 
 
 def test_profiling_repeats_as_asked(product: ExtractedTask, target: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, cast
@@ -247,6 +248,22 @@ def test_profile_measures_what_was_built_and_the_baseline_when_asked(
     assert done.untuned == 0.9
     again = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built[:1])), context))
     assert again.untuned is None
+
+
+def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 3).candidates
+    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    work = step(ProfileWork(task=task, artifacts=built, confirm=True))
+    together = expect(ProfileDone, run_stage(work, context)).profiled
+    assert [each.outcome for each in together] == ["measured"] * 3
+    assert [each.median for each in together] == [statistics.median(each.latencies) for each in together]
+    assert ("confirm", 30.0) in sandbox.calls
+    sandbox.answers["confirm"] = [CallFailure("crashed", "killed by SIGSEGV")]
+    alone = expect(ProfileDone, run_stage(work, context)).profiled
+    assert [each.latencies for each in alone] == [each.latencies for each in together]
 
 
 def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(

@@ -65,6 +65,24 @@ class MetaScheduleEngine:
 
         return profiling.profile_untuned(workload, target, untuned, device, settings)
 
+    def confirm(
+        self,
+        workload: bytes,
+        target: str,
+        artifacts: list[bytes],
+        untuned: bytes,
+        device: str,
+        settings: Settings,
+    ) -> list[ProfileOutcome]:
+        from . import profiling
+
+        return profiling.confirm(workload, target, artifacts, untuned, device, settings)
+
+    def reference(self, target: str, device: str) -> list[float]:
+        from . import reference
+
+        return reference.measure(target, device)
+
     def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
         from . import assembling
 

@@ -16,6 +16,8 @@ from .workloads import Argument
 
 INPUT_SEED = 0
 REFERENCES_KEPT = 8
+CONFIRM_ROUNDS = 3
+"""Times ``repeats`` that candidates which are close to each other take turns."""
 UNTUNED_SECONDS = 2.0
 """An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
 
@@ -30,15 +32,51 @@ def profile(
     arguments = workloads.arguments(workloads.load(workload)["main"])
     try:
         with kernels.threads(target):
-            reference = _reference(untuned, arguments, device)
-            kernel = _Kernel(artifact, arguments, device, reference)
-            kernel.run()
-            wrong = _first_difference(arguments, kernel.outputs(), reference)
-            if wrong:
-                return ProfileOutcome(outcome="wrong-result", error=wrong)
+            kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device))
+            if isinstance(kernel, ProfileOutcome):
+                return kernel
             return ProfileOutcome(outcome="measured", latencies=kernel.measure(settings, settings.repeats))
     except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
+
+
+def confirm(
+    workload: bytes,
+    target: str,
+    artifacts: list[bytes],
+    untuned: bytes,
+    device: str,
+    settings: Settings,
+) -> list[ProfileOutcome]:
+    """See :meth:`shared.engine.Engine.confirm`."""
+    arguments = workloads.arguments(workloads.load(workload)["main"])
+    with kernels.threads(target):
+        reference = _reference(untuned, arguments, device)
+        checked = [_checked(artifact, arguments, device, reference) for artifact in artifacts]
+        good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
+        latencies: dict[int, list[float]] = {index: [] for index in good}
+        order = list(good)
+        for _ in range(CONFIRM_ROUNDS * settings.repeats):
+            for index in order:
+                latencies[index] += good[index].measure(settings, 1)
+            order = order[1:] + order[:1]
+    return [
+        ProfileOutcome(outcome="measured", latencies=latencies[index]) if isinstance(each, _Kernel) else each
+        for index, each in enumerate(checked)
+    ]
+
+
+def _checked(
+    artifact: bytes, arguments: list[Argument], device: str, reference: list[Array]
+) -> _Kernel | ProfileOutcome:
+    """A kernel that was run once and computes the right thing, or what is wrong with it."""
+    try:
+        kernel = _Kernel(artifact, arguments, device, reference)
+        kernel.run()
+        wrong = _first_difference(arguments, kernel.outputs(), reference)
+    except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
+        return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
+    return ProfileOutcome(outcome="wrong-result", error=wrong) if wrong else kernel
 
 
 def profile_untuned(

@@ -1,0 +1,160 @@
+"""Measure so that the numbers can be trusted: watch the device, and measure again what was disturbed."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from shared.engine import ProfileOutcome
+from shared.messages import Step
+from stage_workers.drift import THRESHOLD
+from stage_workers.sandbox import CallFailure
+from stage_workers.stages.context import Context
+
+log = logging.getLogger(__name__)
+
+FRESH = 1.0
+"""Seconds for which a look at the reference counts for what comes next."""
+
+GROUP = 2.0
+"""Seconds of measuring between two looks, about."""
+
+SPREAD = 0.2
+"""(Largest - smallest) / median of a candidate's repeats from which it is measured again at once."""
+
+ATTEMPTS = 3
+"""Times that a candidate is measured, at most."""
+
+PAUSES = (0.1, 0.2, 0.4, 0.8)
+"""Seconds to wait for calm before measuring again."""
+
+REFERENCE_LIMIT = 60.0
+"""Seconds for a look at the reference: the first one compiles it."""
+
+
+def spread(outcomes: Sequence[ProfileOutcome]) -> float:
+    """The largest of (largest - smallest) / median among those that were measured."""
+    measured = [each.latencies for each in outcomes if each.outcome == "measured"]
+    return max(((max(ls) - min(ls)) / statistics.median(ls) for ls in measured), default=0.0)
+
+
+class Measured:
+    """What is measured in one go, one candidate or several that take turns: the best of its attempts.
+
+    Args:
+        measure: measures once; one outcome per candidate.
+    """
+
+    def __init__(self, measure: Callable[[], list[ProfileOutcome]]) -> None:
+        self._measure = measure
+        self._new: list[ProfileOutcome] | None = None
+        self.outcomes: list[ProfileOutcome] = []
+        self.drift = 0.0
+        """Of the device around the attempt that is kept."""
+        self.attempts = 0
+        self.seconds = 0.0
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether it could be measured at all."""
+        return any(each.outcome == "measured" for each in self._new or self.outcomes)
+
+    @property
+    def unsteady(self) -> bool:
+        """Whether the repeats of the newest attempt differ too much."""
+        return self._new is not None and spread(self._new) > SPREAD
+
+    def attempt(self) -> None:
+        """Measure once; of several attempts between two looks at the device the steadiest counts."""
+        began = time.monotonic()
+        again = self._measure()
+        self.attempts += 1
+        self.seconds += time.monotonic() - began
+        if self._new is None or spread(again) < spread(self._new):
+            self._new = again
+
+    def settle(self, drift: float) -> None:
+        """The device had this drift around the newest attempt: keep that, or what is known."""
+        if self._new is not None and (not self.outcomes or drift < self.drift):
+            self.outcomes, self.drift = self._new, drift
+        self._new = None
+
+
+class Watch:
+    """Takes the measurements of one step, and looks at the reference kernel before, between and after
+    them."""
+
+    def __init__(self, step: Step, device: str, context: Context) -> None:
+        self._step = step
+        self._device = device
+        self._sandbox = context.sandbox
+        self._drift = context.drift
+
+    def measure(self, candidates: Sequence[Measured]) -> None:
+        """Measure all, in order; then again what was disturbed."""
+        group: list[Measured] = []
+        for number, candidate in enumerate(candidates):
+            if not group:
+                before, began = self._look(FRESH), time.monotonic()
+            group.append(candidate)
+            self._attempt(candidate)
+            if time.monotonic() - began > GROUP or number == len(candidates) - 1:
+                drift = max(before, self._look())
+                self._drift.earn(time.monotonic() - began)
+                for each in group:
+                    each.settle(drift)
+                self._repair(group, drift)
+                group = []
+
+    def _attempt(self, candidate: Measured) -> None:
+        candidate.attempt()
+        while candidate.unsteady and candidate.attempts < ATTEMPTS and self._drift.can_afford:
+            began = time.monotonic()
+            candidate.attempt()
+            self._drift.spend(time.monotonic() - began)
+
+    def _repair(self, group: list[Measured], drift: float) -> None:
+        """Measure again, in a calm moment if there is one, what was measured during a disturbance."""
+        suspects = [each for each in group if each.worthwhile]
+        tries = 1
+        while suspects and drift > THRESHOLD and tries < ATTEMPTS and self._drift.can_afford:
+            tries += 1
+            began = time.monotonic()
+            slower = f"{100 * drift:.0f} % slower than usual"
+            log.warning("%s: the device was %s; measuring %d again", self._step.id, slower, len(suspects))
+            before = self._calm()
+            for each in suspects:
+                each.attempt()
+            drift = max(before, self._look())
+            for each in suspects:
+                each.settle(drift)
+            self._drift.spend(time.monotonic() - began)
+
+    def _calm(self) -> float:
+        """Wait for the device to be itself again, though not for long. Returns its drift."""
+        for pause in PAUSES:
+            time.sleep(pause)
+            if self._look() <= THRESHOLD:
+                break
+        return self._drift.now
+
+    def _look(self, fresh: float = 0.0) -> float:
+        """The drift by the reference kernel, which is measured unless it was in the last ``fresh``
+        seconds."""
+        if time.monotonic() - self._drift.looked < fresh:
+            return self._drift.now
+        latencies = self._reference()
+        if latencies and self._drift.suspicious(latencies):
+            latencies = self._reference() or latencies
+        return self._drift.seen(latencies, time.monotonic()) if latencies else 0.0
+
+    def _reference(self) -> list[float]:
+        """Latencies of the reference kernel; none when it cannot be measured, which is no reason to stop."""
+        args = (self._step.target, self._device)
+        answer = self._sandbox.call(self._step.engine, "reference", args, list[float], REFERENCE_LIMIT)
+        if isinstance(answer, CallFailure):
+            log.warning("no reference on %s: %s: %s", self._device, answer.kind, answer.text)
+            return []
+        return [each for each in answer if each > 0]
