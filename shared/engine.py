@@ -88,6 +88,8 @@ class ProfileOutcome(Struct, frozen=True, kw_only=True):
 
     outcome: Outcome
     latencies: list[float] = []
+    waited: float = 0.0
+    """Share of the measuring time in which the process could have run but something else had its core."""
     error: str = ""
 
 

@@ -24,10 +24,13 @@ GROUP = 2.0
 SPREAD = 0.2
 """(Largest - smallest) / median of a candidate's repeats from which it is measured again at once."""
 
+WAITED = 0.02
+"""Share of its time that a candidate may have waited for its core. An idle machine shows 0.001 or so."""
+
 ATTEMPTS = 3
 """Times that a candidate is measured, at most."""
 
-PAUSES = (0.1, 0.2, 0.4, 0.8)
+PAUSES = (0.1, 0.2, 0.5, 0.8)
 """Seconds to wait for calm before measuring again."""
 
 REFERENCE_LIMIT = 60.0
@@ -63,8 +66,8 @@ class Measured:
 
     @property
     def unsteady(self) -> bool:
-        """Whether the repeats of the newest attempt differ too much."""
-        return self._new is not None and spread(self._new) > SPREAD
+        """Whether something had the core meanwhile, or the repeats of the newest attempt differ too much."""
+        return self._new is not None and (_waited(self._new) > WAITED or spread(self._new) > SPREAD)
 
     def attempt(self) -> None:
         """Measure once; of several attempts between two looks at the device the steadiest counts."""
@@ -72,7 +75,7 @@ class Measured:
         again = self._measure()
         self.attempts += 1
         self.seconds += time.monotonic() - began
-        if self._new is None or spread(again) < spread(self._new):
+        if self._new is None or _quality(again) < _quality(self._new):
             self._new = again
 
     def settle(self, drift: float) -> None:
@@ -80,6 +83,15 @@ class Measured:
         if self._new is not None and (not self.outcomes or drift < self.drift):
             self.outcomes, self.drift = self._new, drift
         self._new = None
+
+
+def _waited(outcomes: Sequence[ProfileOutcome]) -> float:
+    return max((each.waited for each in outcomes if each.outcome == "measured"), default=0.0)
+
+
+def _quality(outcomes: Sequence[ProfileOutcome]) -> tuple[float, float]:
+    """The less the better."""
+    return max(_waited(outcomes), WAITED), spread(outcomes)
 
 
 class Watch:
@@ -112,6 +124,7 @@ class Watch:
         candidate.attempt()
         while candidate.unsteady and candidate.attempts < ATTEMPTS and self._drift.can_afford:
             began = time.monotonic()
+            time.sleep(PAUSES[candidate.attempts])
             candidate.attempt()
             self._drift.spend(time.monotonic() - began)
 

@@ -103,7 +103,7 @@ def measured(*attempts: list[float]) -> tuple[Measured, list[list[float]]]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trusting, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(trusting, "PAUSES", (0.0, 0.0, 0.0))
 
 
 def test_on_a_calm_device_every_candidate_is_measured_once(tmp_path: Path) -> None:
@@ -155,6 +155,17 @@ def test_a_candidate_whose_repeats_differ_is_measured_again_and_the_steadiest_at
     watch(Device(lambda look: 1.0), tmp_path).measure([candidate])
     assert candidate.attempts == 3
     assert candidate.outcomes[0].latencies == [1.0, 1.3, 1.0]
+
+
+def test_a_candidate_that_waited_for_its_core_is_measured_again(tmp_path: Path) -> None:
+    outcomes = [
+        ProfileOutcome(outcome="measured", latencies=[2.0, 2.0], waited=0.5),
+        ProfileOutcome(outcome="measured", latencies=[1.0, 1.05], waited=0.001),
+    ]
+    candidate = Measured(lambda: [outcomes.pop(0)])
+    watch(Device(lambda look: 1.0), tmp_path).measure([candidate])
+    assert candidate.attempts == 2
+    assert candidate.outcomes[0].latencies == [1.0, 1.05]
 
 
 def test_a_failed_candidate_is_not_tried_again(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,27 @@ def load(artifact: bytes) -> Any:
         path = Path(folder, "module.so")
         path.write_bytes(artifact)
         return tvm.runtime.load_module(str(path))
+
+
+class CoreWatch:
+    """How long this thread has to wait for its core, as the kernel's scheduler counts it."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waited = _run_delay()
+
+    def share(self) -> float:
+        """Of the time since this was made; 0 where the kernel does not tell."""
+        elapsed = time.monotonic() - self._began
+        return min(max(_run_delay() - self._waited, 0.0) / elapsed, 1.0) if elapsed > 0 else 0.0
+
+
+def _run_delay() -> float:
+    """Seconds that this thread was ready to run and did not: the second field of ``schedstat``."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 @contextlib.contextmanager

@@ -35,7 +35,9 @@ def profile(
             kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device))
             if isinstance(kernel, ProfileOutcome):
                 return kernel
-            return ProfileOutcome(outcome="measured", latencies=kernel.measure(settings, settings.repeats))
+            core = kernels.CoreWatch()
+            latencies = kernel.measure(settings, settings.repeats)
+            return ProfileOutcome(outcome="measured", latencies=latencies, waited=core.share())
     except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
 
@@ -56,12 +58,16 @@ def confirm(
         good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
         latencies: dict[int, list[float]] = {index: [] for index in good}
         order = list(good)
+        core = kernels.CoreWatch()
         for _ in range(CONFIRM_ROUNDS * settings.repeats):
             for index in order:
                 latencies[index] += good[index].measure(settings, 1)
             order = order[1:] + order[:1]
+        waited = core.share()
     return [
-        ProfileOutcome(outcome="measured", latencies=latencies[index]) if isinstance(each, _Kernel) else each
+        ProfileOutcome(outcome="measured", latencies=latencies[index], waited=waited)
+        if isinstance(each, _Kernel)
+        else each
         for index, each in enumerate(checked)
     ]
 
