@@ -100,7 +100,9 @@ class Bench:
         began = time.monotonic()
         done = self.do(ProfileWork(task=task, artifacts=built))
         assert isinstance(done, ProfileDone), done
-        return {each.index: each for each in done.profiled if each.outcome == "measured"}, time.monotonic() - began
+        return {
+            each.index: each for each in done.profiled if each.outcome == "measured"
+        }, time.monotonic() - began
 
 
 @contextlib.contextmanager
@@ -132,7 +134,9 @@ def main() -> None:
             bench.profile(task, built)
             calm, seconds = bench.profile(task, built)
             mean, worst = compare(bench.profile(task, built)[0], calm)
-            print(f"calm core, {len(calm)} candidates in {seconds:.1f} s; again: {mean:.3f}, worst {worst:.2f}")
+            print(
+                f"calm core, {len(calm)} candidates in {seconds:.1f} s; again: {mean:.3f}, worst {worst:.2f}"
+            )
             for policy in (True, False):
                 off = {} if policy else {"THRESHOLD": math.inf, "WAITED": math.inf, "SPREAD": math.inf}
                 with mock.patch.multiple(trusting, **off), busy(core):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import platform
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from coordinator import simulation
-from coordinator.simulation import Outcome, Scenario
 from shared.errors import BadInput
 from tunemesh.report import write_file
+
+if TYPE_CHECKING:
+    from coordinator.simulation import Outcome
 
 
 def simulate(
@@ -32,6 +33,10 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run the real coordinator core in virtual time, without a broker or a compiler."""
+    # Workers and coordinators are started through the same command line, and need none of this.
+    from coordinator import simulation
+    from coordinator.simulation import Scenario
+
     given = {
         "jobs": jobs,
         "tasks": tasks,
@@ -66,6 +71,8 @@ def record_trace(
     source: Annotated[str, typer.Option(help="How it was recorded, for people.")] = "",
 ) -> None:
     """Make a trace for tunemesh simulate from the reports of real jobs."""
+    from coordinator import simulation
+
     said = source or f"{platform.machine()}, {platform.system()}, {time.strftime('%Y-%m-%d')}"
     recorded = simulation.record(reports, said)
     write_file(out, msgspec.json.format(msgspec.json.encode(recorded), indent=1) + b"\n")

@@ -9,7 +9,8 @@ from collections import defaultdict
 from msgspec import Struct
 
 from coordinator.simulation.bounds import kind_of, lower_bound, speeds
-from coordinator.simulation.world import Executed, World
+from coordinator.simulation.workers import Executed
+from coordinator.simulation.world import World
 
 
 class Slot(Struct, frozen=True):

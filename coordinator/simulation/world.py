@@ -34,8 +34,9 @@ from coordinator.events import (
 )
 from coordinator.simulation import doing
 from coordinator.simulation.drawing import Durations
-from coordinator.simulation.scenario import Scenario, device_queues
+from coordinator.simulation.scenario import Scenario
 from coordinator.simulation.timing import TimedStrategy
+from coordinator.simulation.workers import Executed, Worker, workers_of
 from shared.errors import TunemeshError
 from shared.messages import (
     FINAL_KINDS,
@@ -48,7 +49,6 @@ from shared.messages import (
     Step,
     StepResult,
     Timing,
-    WorkerStatus,
 )
 
 TICK = 0.25
@@ -59,49 +59,6 @@ SUCCESSOR = 2.0
 
 EPOCH = 1e6
 """What the core's clock shows at the start of the simulation."""
-
-
-@dataclass(slots=True)
-class Executed:
-    """One step that ran, in seconds since the start of the simulation."""
-
-    step: Step
-    resource: str
-    worker: str
-    started: float
-    finished: float
-    seconds: float
-    """What it takes on a worker of usual speed."""
-    completed: bool = True
-    """Whether its worker lived to see the end of it."""
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One step at a time. ``life`` changes when it dies, so that nothing of an earlier life comes through."""
-
-    queue: str
-    number: int
-    slowness: float = 1.0
-    target: str | None = None
-    life: int = 0
-    alive: bool = True
-    running: Executed | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.queue}@sim:{self.number}.{self.life}"
-
-    def status(self, leaving: bool = False) -> WorkerStatus:
-        return WorkerStatus(
-            worker=self.name,
-            queue=self.queue,
-            host=f"{self.queue}-{self.number}",
-            slots=0 if leaving else 1,
-            targets=[self.target] if self.target is not None else [],
-            step=self.running.step.id if self.running is not None else None,
-            leaving=leaving,
-        )
 
 
 @dataclass
@@ -127,7 +84,7 @@ class World:
         self._queues: dict[str, deque[Step]] = defaultdict(deque)
         self._idle: dict[str, list[Worker]] = defaultdict(list)
         self._draw = random.Random(f"{self.scenario.seed}/faults")
-        self.workers = list(_workers(self.scenario))
+        self.workers = list(workers_of(self.scenario))
         self._core: Core | None = None
         self._epoch = 0
 
@@ -314,20 +271,6 @@ class World:
             self._idle[worker.queue].append(worker)
             self._give(WorkerSeen(worker.status()))
             self._start(worker.queue)
-
-
-def _workers(scenario: Scenario) -> list[Worker]:
-    devices = [
-        Worker(
-            queue,
-            0,
-            scenario.slowness[number % len(scenario.slowness)],
-            scenario.targets[number % len(scenario.targets)],
-        )
-        for number, queue in enumerate(device_queues(scenario))
-    ]
-    builders = [Worker("build-cpu", number) for number in range(scenario.builders)]
-    return builders + [Worker("model-update", number) for number in range(scenario.updaters)] + devices
 
 
 def _result(done: Executed, made: Result) -> StepResult:

@@ -87,7 +87,7 @@ def test_chunks_are_small_where_candidates_take_long_and_large_where_overhead_co
     durations.learn(timing("profile", 2.0, resource="profile-a"), "heavy", elapsed=2.04)
     durations.learn(timing("build", 0.02), "light", elapsed=0.06)
     durations.learn(timing("profile", 0.02, resource="profile-a"), "light", elapsed=0.06)
-    assert durations.chunk_size("heavy", batch=32, limit=8) == 1
+    assert durations.chunk_size("heavy", batch=32, limit=8) <= 3
     assert durations.chunk_size("light", batch=32, limit=8) == 8
 
 

@@ -187,7 +187,10 @@ def test_a_bad_scenario_is_one_clear_line(tmp_path: Path, text: str, cause: str)
     [
         ("", "is no trace"),
         ('{"source": "x", "jobs": []}', "length >= 1 - at `$.jobs`"),
-        ('{"source": "x", "jobs": [{"name": "a", "import": 1, "assemble": 1, "validate": 1, "tasks": []}]}', "tasks"),
+        (
+            '{"source": "x", "jobs": [{"name": "a", "import": 1, "assemble": 1, "validate": 1, "tasks": []}]}',
+            "tasks",
+        ),
         ('{"version": 9, "source": "x", "jobs": []}', "version"),
     ],
 )
@@ -216,7 +219,13 @@ def report(folder: Path, rounds: int) -> Path:
 def timing(step: str, stage: str, seconds: float, size: int = 1) -> Timing:
     started = 100.0 + int(step.split("/")[2].replace("-", "0"))
     return Timing(
-        step=step, stage=stage, resource="r", worker="w", started=started, finished=started + seconds, size=size
+        step=step,
+        stage=stage,
+        resource="r",
+        worker="w",
+        started=started,
+        finished=started + seconds,
+        size=size,
     )  # type: ignore[arg-type]
 
 
