@@ -1,7 +1,8 @@
-"""What measuring again is worth: candidates profiled while another process takes the device's core now and then.
+"""What measuring again is worth: candidates are profiled while something takes the device's core now and then.
 
-A convolution's candidates are profiled through the ``profile`` stage: on a calm core, and while a busy loop on the
-same core runs for one second of every three; with and without the policy of ``stage_workers/stages/trusting.py``.
+A convolution's candidates are profiled through the ``profile`` stage: on a calm core, and while a busy loop on
+the same core runs for one second of every three; with and without what ``stage_workers/stages/trusting.py``
+does.
 
     python -m benchmarks.disturbance
 """
@@ -125,11 +126,11 @@ def main() -> None:
     """Run it and print some lines."""
     first, *_, core = sorted(os.sched_getaffinity(0)) * 2
     os.sched_setaffinity(0, {first})
-    with tempfile.TemporaryDirectory() as name:
-        subprocess.run([sys.executable, make_models.__file__, name, "one_convolution"], check=True)
-        bench = Bench(core, Path(name, "store"))
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, make_models.__file__, folder, "one_convolution"], check=True)
+        bench = Bench(core, Path(folder, "store"))
         try:
-            model = bench.store.put(Path(name, "one_convolution.onnx").read_bytes())
+            model = bench.store.put(Path(folder, "one_convolution.onnx").read_bytes())
             task, built = bench.candidates(model)
             bench.profile(task, built)
             calm, seconds = bench.profile(task, built)
@@ -138,8 +139,10 @@ def main() -> None:
                 f"calm core, {len(calm)} candidates in {seconds:.1f} s; again: {mean:.3f}, worst {worst:.2f}"
             )
             for policy in (True, False):
-                off = {} if policy else {"THRESHOLD": math.inf, "WAITED": math.inf, "SPREAD": math.inf}
-                with mock.patch.multiple(trusting, **off), busy(core):
+                with contextlib.ExitStack() as stack:
+                    for name in () if policy else ("THRESHOLD", "WAITED", "SPREAD"):
+                        stack.enter_context(mock.patch.object(trusting, name, math.inf))
+                    stack.enter_context(busy(core))
                     for _ in range(REPEATS):
                         disturbed, seconds = bench.profile(task, built)
                         mean, worst = compare(disturbed, calm)
