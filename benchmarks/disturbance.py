@@ -1,6 +1,6 @@
-"""What measuring again is worth: candidates are profiled while something takes the device's core now and then.
+"""What measuring again is worth: candidates profiled while something takes the device's core now and then.
 
-A convolution's candidates are profiled through the ``profile`` stage: on a calm core, and while a busy loop on
+A convolution's candidates go through the ``profile`` stage: on a calm core, and while a busy loop on
 the same core runs for one second of every three; with and without what ``stage_workers/stages/trusting.py``
 does.
 

@@ -134,7 +134,7 @@ def test_a_device_that_comes_back_works_again() -> None:
 
 
 def test_tenants_get_device_time_by_weight_and_the_low_priority_job_still_ends() -> None:
-    scarce_devices = {**FIXED, "build": Spread(0.05), "profile": Spread(0.2)}
+    scarce_devices = {**FIXED, "model-update": Spread(0.3), "build": Spread(0.05), "profile": Spread(0.4)}
     outcome = simulate(
         SMALL,
         strategy="fair:gold=3,free=1",
