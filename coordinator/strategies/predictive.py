@@ -12,7 +12,7 @@ from collections import Counter
 from coordinator.heaps import ChangingHeap
 from coordinator.strategies import Load, Outlook, Ready
 
-TAIL = 4.0
+TAIL = 2.0
 """The end has begun when all that remains takes less than so many times the longest path of a job."""
 
 STEPS_AHEAD = 2.0
@@ -79,7 +79,7 @@ class Predictive:
         lanes = [lane for lane in self._lanes.get(need, {}).values() if lane.steps]
         if not lanes or self._updates_wait(need, lanes, load):
             return None
-        lane, job = self._choose(lanes, load)
+        lane, job = self._choose(need, lanes, load)
         # A slow queue stays idle when the others would do all that is ready before it did this one step.
         seconds = lane.steps[job][0][1].seconds
         others = any(count for (busy, _), count in self._flying.items() if busy == need)
@@ -114,14 +114,14 @@ class Predictive:
             for lane in lanes.values():
                 lane.rank(job, order, outlook)
 
-    def _choose(self, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
-        remaining = max((self._lasts(need, load) for need in self._work), default=0.0)
+    def _choose(self, need: str, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
+        remaining = max((self._lasts(each, load) for each in self._work), default=0.0)
         lane, job = min(
             ((lane, lane.longest.first()) for lane in lanes), key=lambda c: c[0].longest.key(c[1])
         )
         if TAIL * self._outlooks[job][1].path >= remaining:
             return lane, job
-        dry = [lane for lane in lanes if self._runs_dry(lane, load)]
+        dry = [lane for lane in lanes if self._runs_dry(need, lane, load)]
         if dry and len(dry) < len(lanes):
             scarcest = max(self._lasts(lane.feeds, load) for lane in dry)
             lanes = [lane for lane in dry if self._lasts(lane.feeds, load) == scarcest]
@@ -131,8 +131,11 @@ class Predictive:
         """Seconds for which all remaining work of all jobs keeps the resource busy."""
         return self._work.get(need, 0.0) / max(load.slots(need), 1)
 
-    def _runs_dry(self, lane: _Lane, load: Load) -> bool:
-        return bool(lane.feeds) and load.supply(lane.feeds) < STEPS_AHEAD * lane.next_seconds
+    def _runs_dry(self, need: str, lane: _Lane, load: Load) -> bool:
+        """Whether the lane feeds a resource that is scarcer than its own and will soon be idle."""
+        if not lane.feeds or load.supply(lane.feeds) >= STEPS_AHEAD * lane.next_seconds:
+            return False
+        return self._lasts(lane.feeds, load) > self._lasts(need, load)
 
     def _updates_wait(self, need: str, lanes: list[_Lane], load: Load) -> bool:
         """Whether these steps, which feed builds, should leave the cores to builds for a hungry device."""
