@@ -152,7 +152,6 @@ class Dispatcher:
     def _as_ready(self, job: Job, ref: StepRef, step: str) -> Ready:
         self._orders += 1
         request = job.ledger.request
-        feeds = pipeline.NEXT.get(ref.stage)
         return Ready(
             step=step,
             job=job.id,
@@ -161,7 +160,7 @@ class Dispatcher:
             order=self._orders,
             tenant=request.tenant,
             priority=request.priority,
-            feeds=pipeline.need_of(job, feeds) if feeds is not None else "",
+            feeds=tuple(pipeline.need_of(job, stage) for stage in pipeline.FEEDS[ref.stage]),
             seconds=self.durations.seconds(ref.stage, _key(job, ref), _size(job, ref)),
             outlook=outlook.outlook(job, self.durations),
         )

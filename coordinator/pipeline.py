@@ -26,14 +26,15 @@ from shared.messages import (
 NEEDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
 """Which queue serves a stage; ``profile`` and ``validate`` need a device of the right target."""
 
-NEXT: dict[Stage, Stage] = {
-    "import": "model-update",
-    "model-update": "build",
-    "build": "profile",
-    "profile": "model-update",
-    "assemble": "validate",
+FEEDS: dict[Stage, tuple[Stage, ...]] = {
+    "import": ("model-update", "build", "profile"),
+    "model-update": ("build", "profile"),
+    "build": ("profile",),
+    "profile": ("model-update", "build"),
+    "assemble": ("validate",),
+    "validate": (),
 }
-"""Which stage comes after another, as a rule."""
+"""Which stages come after one, as a rule: up to the device, or from it up to the next build."""
 
 ERROR_ROOM = 128 * 1024
 """Characters for the error texts of one round in a ``model-update`` step."""

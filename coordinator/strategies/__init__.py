@@ -45,8 +45,8 @@ class Ready:
     """Steps are numbered in the order in which they became ready."""
     tenant: str = ""
     priority: int = 10
-    feeds: str = ""
-    """The kind of resource that its result will keep busy; empty for a job's last step."""
+    feeds: tuple[str, ...] = ()
+    """The kinds of resources that its result will keep busy, one after the other; none for the last step."""
     seconds: float = 0.0
     """Predicted duration."""
     outlook: Outlook = Outlook()

@@ -19,10 +19,14 @@ STEPS_AHEAD = 2.0
 """A resource is about to run dry when its supply lasts less than so many steps that would refill it."""
 
 
-class _Lane:
-    """The ready steps with one need that feed the same resource."""
+SCARCE = 0.9
+"""A resource is looked after by those that feed it when its remaining work lasts this share of theirs."""
 
-    def __init__(self, feeds: str) -> None:
+
+class _Lane:
+    """The ready steps with one need that feed the same resources."""
+
+    def __init__(self, feeds: tuple[str, ...]) -> None:
         self.feeds = feeds
         self.steps: dict[str, list[tuple[int, Ready]]] = {}
         self.shortest: ChangingHeap[str] = ChangingHeap()
@@ -64,10 +68,10 @@ class Predictive:
     fits_chunks = True
 
     def __init__(self) -> None:
-        self._lanes: dict[str, dict[str, _Lane]] = {}
-        self._outlooks: dict[str, tuple[int, Outlook]] = {}
+        self._lanes: dict[str, dict[tuple[str, ...], _Lane]] = {}
+        self._outlooks: dict[str, Outlook] = {}
         self._work: dict[str, float] = {}
-        self._flying: Counter[tuple[str, str]] = Counter()
+        self._flying: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def add(self, step: Ready) -> None:
         self._expect(step.job, step.job_order, step.outlook)
@@ -83,9 +87,7 @@ class Predictive:
         # A slow queue stays idle when the others would do all that is ready before it did this one step.
         seconds = lane.steps[job][0][1].seconds
         others = any(count for (busy, _), count in self._flying.items() if busy == need)
-        if others and seconds * slowness > load.supply(need) + seconds:
-            return None
-        return lane.pop(job)
+        return None if others and seconds * slowness > load.supply(need) + seconds else lane.pop(job)
 
     def started(self, step: Ready) -> None:
         self._flying[step.need, step.feeds] += 1
@@ -102,11 +104,10 @@ class Predictive:
 
     def _expect(self, job: str, order: int, outlook: Outlook) -> None:
         """Note what is now predicted of a job, and what remains of all together."""
-        known = self._outlooks.get(job)
-        if known is not None and known[1] == outlook:
+        before = self._outlooks.get(job, Outlook())
+        self._outlooks[job] = outlook
+        if before == outlook:
             return
-        before = known[1] if known is not None else Outlook()
-        self._outlooks[job] = order, outlook
         for need in before.work.keys() | outlook.work.keys():
             change = outlook.work.get(need, 0.0) - before.work.get(need, 0.0)
             self._work[need] = max(self._work.get(need, 0.0) + change, 0.0)
@@ -116,34 +117,33 @@ class Predictive:
 
     def _choose(self, need: str, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
         remaining = max((self._lasts(each, load) for each in self._work), default=0.0)
-        lane, job = min(
-            ((lane, lane.longest.first()) for lane in lanes), key=lambda c: c[0].longest.key(c[1])
-        )
-        if TAIL * self._outlooks[job][1].path >= remaining:
+        lane = min(lanes, key=lambda each: each.longest.key(each.longest.first()))
+        job = lane.longest.first()
+        if TAIL * self._outlooks[job].path >= remaining:
             return lane, job
-        dry = [lane for lane in lanes if self._runs_dry(need, lane, load)]
-        if dry and len(dry) < len(lanes):
-            scarcest = max(self._lasts(lane.feeds, load) for lane in dry)
-            lanes = [lane for lane in dry if self._lasts(lane.feeds, load) == scarcest]
-        return min(((lane, lane.shortest.first()) for lane in lanes), key=lambda c: c[0].shortest.key(c[1]))
+        dry = [self._runs_dry(need, lane, load) for lane in lanes]
+        lanes = [lane for lane, lasts in zip(lanes, dry, strict=True) if lasts == max(dry)]
+        lane = min(lanes, key=lambda each: each.shortest.key(each.shortest.first()))
+        return lane, lane.shortest.first()
 
     def _lasts(self, need: str, load: Load) -> float:
         """Seconds for which all remaining work of all jobs keeps the resource busy."""
         return self._work.get(need, 0.0) / max(load.slots(need), 1)
 
-    def _runs_dry(self, need: str, lane: _Lane, load: Load) -> bool:
-        """Whether the lane feeds a resource that is scarcer than its own and will soon be idle."""
-        if not lane.feeds or load.supply(lane.feeds) >= STEPS_AHEAD * lane.next_seconds:
-            return False
-        return self._lasts(lane.feeds, load) > self._lasts(need, load)
+    def _runs_dry(self, need: str, lane: _Lane, load: Load) -> float:
+        """How long the scarcest resource lasts that the lane feeds, as scarce as its own and soon idle, or 0."""
+        soon = STEPS_AHEAD * lane.next_seconds
+        dry = (self._lasts(fed, load) for fed in lane.feeds if load.supply(fed) < soon)
+        return max((lasts for lasts in dry if lasts > SCARCE * self._lasts(need, load)), default=0.0)
 
     def _updates_wait(self, need: str, lanes: list[_Lane], load: Load) -> bool:
         """Whether these steps, which feed builds, should leave the cores to builds for a hungry device."""
         for lane in lanes:
-            if not lane.feeds or not load.share_cores(need, lane.feeds):
+            build = lane.feeds[0] if lane.feeds else need
+            if build == need or not load.share_cores(need, build):
                 continue
-            for device, builds in self._lanes.get(lane.feeds, {}).items():
-                building = builds.steps or self._flying[lane.feeds, device]
-                if building and device != need and load.supply(device) < lane.next_seconds:
+            for feeds, builds in self._lanes.get(build, {}).items():
+                building = builds.steps or self._flying[build, feeds]
+                if building and feeds and need not in feeds and load.supply(feeds[0]) < lane.next_seconds:
                     return True
         return False

@@ -59,7 +59,7 @@ def step(
         order=order,
         tenant=tenant,
         priority=priority,
-        feeds=feeds,
+        feeds=tuple(feeds.split()),
         seconds=seconds,
         outlook=Outlook(work or {}, path),
     )
@@ -204,6 +204,26 @@ def test_predictive_feeds_the_resource_that_is_about_to_run_dry() -> None:
     hungry_gpu = FakeLoad(supplies={"profile:cpu": 30.0, "profile:gpu": 0.5})
     assert take(strategy, load=hungry_gpu) is for_gpu
     assert take(strategy, load=hungry_gpu) is for_cpu
+
+
+def test_predictive_looks_past_the_next_stage_to_the_device_that_runs_dry() -> None:
+    strategy = by_name("predictive")
+    work = {"model-update": 100.0, "profile:cpu": 95.0, "profile:gpu": 95.0}
+    short = step("a", "model-update", feeds="build-cpu profile:cpu", work={"build-cpu": 1.0})
+    long = step("b", "model-update", feeds="build-cpu profile:gpu", work=work)
+    for each in (short, long):
+        strategy.add(each)
+    supplies = {"build-cpu": 9.0, "profile:cpu": 30.0, "profile:gpu": 0.5}
+    assert take(strategy, "model-update", FakeLoad(supplies=supplies)) is long
+
+
+def test_predictive_lets_no_job_wait_for_its_end_to_feed_what_is_not_scarce() -> None:
+    strategy = by_name("predictive")
+    profile = step("a", DEVICE, feeds="model-update build-cpu", work={DEVICE: 500.0, "model-update": 5.0})
+    validate = step("b", DEVICE, work={DEVICE: 1.0})
+    strategy.add(profile)
+    strategy.add(validate)
+    assert take(strategy, DEVICE) is validate
 
 
 def test_predictive_lets_updates_wait_on_shared_cores_while_builds_can_feed_a_hungry_device() -> None:
