@@ -131,7 +131,7 @@ class Predictive:
         return self._work.get(need, 0.0) / max(load.slots(need), 1)
 
     def _runs_dry(self, need: str, lane: _Lane, load: Load) -> float:
-        """How long the scarcest resource lasts that the lane feeds, as scarce as its own and soon idle, or 0."""
+        """How long the scarcest resource lasts that the lane feeds, scarce and soon idle, or 0."""
         soon = STEPS_AHEAD * lane.next_seconds
         dry = (self._lasts(fed, load) for fed in lane.feeds if load.supply(fed) < soon)
         return max((lasts for lasts in dry if lasts > SCARCE * self._lasts(need, load)), default=0.0)
