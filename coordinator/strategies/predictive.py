@@ -1,7 +1,6 @@
 """Keeps the scarcest resource from running dry and finishes jobs early, by predicted durations.
 
-In this order: no tail at the end, no dry resource, early results; and slow queues do not take what fast ones
-would have done sooner. The rules, reasons and sources are in ``docs/scheduling.md``.
+No tail at the end, no dry resource, early results, in this order: see ``docs/scheduling.md`` for the rules.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ class _Lane:
         self.feeds = feeds
         self.steps: dict[str, list[tuple[int, Ready]]] = {}
         self.shortest: ChangingHeap[str] = ChangingHeap()
-        """Jobs, that with the least remaining work first."""
         self.longest: ChangingHeap[str] = ChangingHeap()
-        """Jobs, that with the longest path first."""
+        """Jobs: that with the least remaining work first, and that with the longest path first."""
 
     @property
     def next_seconds(self) -> float:
@@ -40,7 +38,10 @@ class _Lane:
         return self.steps[self.shortest.first()][0][1].seconds
 
     def add(self, step: Ready) -> None:
-        heapq.heappush(self.steps.setdefault(step.job, []), (step.order, step))
+        if step.job not in self.steps:
+            self.steps[step.job] = []
+            self.rank(step.job, step.job_order, step.outlook)
+        heapq.heappush(self.steps[step.job], (step.order, step))
 
     def rank(self, job: str, order: int, outlook: Outlook) -> None:
         if job in self.steps:
@@ -75,9 +76,9 @@ class Predictive:
 
     def add(self, step: Ready) -> None:
         self._expect(step.job, step.job_order, step.outlook)
-        lane = self._lanes.setdefault(step.need, {}).setdefault(step.feeds, _Lane(step.feeds))
+        lanes = self._lanes.setdefault(step.need, {})
+        lane = lanes.get(step.feeds) or lanes.setdefault(step.feeds, _Lane(step.feeds))
         lane.add(step)
-        lane.rank(step.job, step.job_order, step.outlook)
 
     def take(self, need: str, load: Load, slowness: float) -> Ready | None:
         lanes = [lane for lane in self._lanes.get(need, {}).values() if lane.steps]
@@ -104,22 +105,21 @@ class Predictive:
 
     def _expect(self, job: str, order: int, outlook: Outlook) -> None:
         """Note what is now predicted of a job, and what remains of all together."""
-        before = self._outlooks.get(job, Outlook())
-        self._outlooks[job] = outlook
-        if before == outlook:
+        before = self._outlooks.get(job)
+        if before is outlook:
             return
-        for need in before.work.keys() | outlook.work.keys():
-            change = outlook.work.get(need, 0.0) - before.work.get(need, 0.0)
+        self._outlooks[job], work = outlook, before.work if before else {}
+        for need in work.keys() | outlook.work.keys():
+            change = outlook.work.get(need, 0.0) - work.get(need, 0.0)
             self._work[need] = max(self._work.get(need, 0.0) + change, 0.0)
         for lanes in self._lanes.values():
             for lane in lanes.values():
                 lane.rank(job, order, outlook)
 
     def _choose(self, need: str, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
-        remaining = max((self._lasts(each, load) for each in self._work), default=0.0)
         lane = min(lanes, key=lambda each: each.longest.key(each.longest.first()))
         job = lane.longest.first()
-        if TAIL * self._outlooks[job].path >= remaining:
+        if TAIL * self._outlooks[job].path >= max(self._lasts(each, load) for each in [need, *self._work]):
             return lane, job
         dry = [self._runs_dry(need, lane, load) for lane in lanes]
         lanes = [lane for lane, lasts in zip(lanes, dry, strict=True) if lasts == max(dry)]
