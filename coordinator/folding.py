@@ -61,6 +61,7 @@ def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> T
         latencies=seen.latencies,
         drift=seen.drift,
         attempts=seen.attempts,
+        cut_short=seen.cut_short,
         error=seen.error,
     )
 

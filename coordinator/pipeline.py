@@ -189,6 +189,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
         artifacts=[b for b in built.built if b.artifact is not None],
         baseline=round_.wants_baseline(ref.chunk),
         confirm=folding.closes(task, ref.round),
+        best=folding.current(job, task).best,
     )
 
 

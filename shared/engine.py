@@ -89,7 +89,10 @@ class ProfileOutcome(Struct, frozen=True, kw_only=True):
     outcome: Outcome
     latencies: list[float] = []
     waited: float = 0.0
-    """Share of the measuring time in which the process could have run but something else had its core."""
+    """Share of the measuring time in which the process could have run but something else had its core: the
+    median over the repeats."""
+    cut_short: bool = False
+    """``latencies`` are those of the first runs, which were too slow to go on."""
     error: str = ""
 
 
@@ -155,10 +158,18 @@ class Engine(Protocol):
         """Compile and link one candidate."""
 
     def profile(
-        self, workload: bytes, target: str, artifact: bytes, untuned: bytes, device: str, settings: Settings
+        self,
+        workload: bytes,
+        target: str,
+        artifact: bytes,
+        untuned: bytes,
+        device: str,
+        settings: Settings,
+        best: float | None = None,
     ) -> ProfileOutcome:
         """Measure one candidate on ``device`` (``cpu`` or ``cuda:<n>``) and compare its outputs with those
-        of ``untuned`` on the same inputs."""
+        of ``untuned`` on the same inputs. Where the first runs take more than ``settings.cut_short`` times
+        ``best`` (seconds), they are all that is measured."""
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings

@@ -76,6 +76,9 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Timed repeats of a candidate; the median counts."""
     min_repeat_ms: Annotated[int, Meta(ge=0, le=10_000)] = 50
     """A repeat runs the kernel as often as this takes, in milliseconds."""
+    cut_short: Annotated[float, Meta(ge=1.05, le=1000)] | None = 1.05
+    """A candidate that its first runs, or its first repeat, show to be so many times slower than the best of
+    its task is not measured any further; ``None``: never."""
     cache_flush: bool = False
     """Flush the CPU's caches before every repeat (then each repeat is one run)."""
     build_timeout: Annotated[float, Meta(gt=0, le=600)] = 20.0
@@ -184,6 +187,8 @@ class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How much slower than usual the device's reference kernel ran around this measurement: 0.1 is 10 %."""
     attempts: Count = 1
     """Times it was measured: more than once when the first time was disturbed."""
+    cut_short: bool = False
+    """Its first runs were so slow that ``latencies`` has only these."""
     error: str = ""
 
 
@@ -195,6 +200,7 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     latencies: list[float] = []
     drift: float = 0.0
     attempts: Count = 1
+    cut_short: bool = False
     error: str = ""
 
 
@@ -274,6 +280,8 @@ class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
     artifacts: list[Built]
     baseline: bool = False
     confirm: bool = False
+    best: float | None = None
+    """The lowest latency of the task so far in seconds: what is much slower is cut short."""
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):

@@ -105,6 +105,7 @@ def tune(
     build_timeout: options.BuildTimeout = None,
     profile_timeout: options.ProfileTimeout = None,
     lookahead: options.Lookahead = None,
+    cut_short: options.CutShort = None,
     tenant: options.Tenant = "",
     priority: options.Priority = 10,
 ) -> None:
@@ -130,6 +131,7 @@ def tune(
             build_timeout=build_timeout,
             profile_timeout=profile_timeout,
             lookahead=lookahead,
+            cut_short=cut_short,
         ),
         strategy=strategy,
         builders=builders,
@@ -209,6 +211,7 @@ def submit(
     build_timeout: options.BuildTimeout = None,
     profile_timeout: options.ProfileTimeout = None,
     lookahead: options.Lookahead = None,
+    cut_short: options.CutShort = None,
     tenant: options.Tenant = "",
     priority: options.Priority = 10,
 ) -> None:
@@ -233,6 +236,7 @@ def submit(
             build_timeout=build_timeout,
             profile_timeout=profile_timeout,
             lookahead=lookahead,
+            cut_short=cut_short,
         ),
     )
     ids = tuning.submit(models, wanted, place)

@@ -43,6 +43,10 @@ Batch = Annotated[int | None, typer.Option(help="Candidates per round.")]
 Chunk = Annotated[int | None, typer.Option(help="Candidates per build or profile step, at most 8.")]
 Repeats = Annotated[int | None, typer.Option(help="Timed repeats of a candidate.")]
 MinRepeat = Annotated[int | None, typer.Option("--min-repeat-ms", help="Duration of one repeat.")]
+CutShort = Annotated[
+    float | None,
+    typer.Option(help="Stop measuring what is so many times slower than the best; 0: never."),
+]
 CacheFlush = Annotated[bool, typer.Option(help="Flush the CPU's caches before every repeat.")]
 BuildTimeout = Annotated[float | None, typer.Option(help="Seconds per candidate.")]
 ProfileTimeout = Annotated[float | None, typer.Option(help="Seconds per candidate.")]
@@ -55,6 +59,7 @@ def make_settings(
     chunk: int | None,
     repeats: int | None,
     min_repeat_ms: int | None,
+    cut_short: float | None,
     cache_flush: bool,
     build_timeout: float | None,
     profile_timeout: float | None,
@@ -76,8 +81,11 @@ def make_settings(
         "lookahead": lookahead,
         "shapes": dict(map(_shape, shapes or [])),
     }
+    given = {name: value for name, value in given.items() if value is not None}
+    if cut_short is not None:
+        given["cut_short"] = cut_short or None
     try:
-        return msgspec.convert({name: value for name, value in given.items() if value is not None}, Settings)
+        return msgspec.convert(given, Settings)
     except msgspec.ValidationError as error:
         raise BadInput(f"bad setting: {error}") from None
 

@@ -215,7 +215,14 @@ class MockEngine:
         return BuildOutcome(artifact=schedule)
 
     def profile(
-        self, workload: bytes, target: str, artifact: bytes, untuned: bytes, device: str, settings: Settings
+        self,
+        workload: bytes,
+        target: str,
+        artifact: bytes,
+        untuned: bytes,
+        device: str,
+        settings: Settings,
+        best: float | None = None,
     ) -> ProfileOutcome:
         """Sleeps; the latency is that of the landscape."""
         work, chosen = _candidate(workload, artifact)
@@ -226,7 +233,10 @@ class MockEngine:
             return ProfileOutcome(outcome="run-failed", error=error)
         if _fails(work, chosen, "wrong-result"):
             return ProfileOutcome(outcome="wrong-result", error="output 0 differs by 1.0, allowed is 1e-05")
-        return ProfileOutcome(outcome="measured", latencies=[_latency(work, chosen.point)] * settings.repeats)
+        latency = _latency(work, chosen.point)
+        slow = best is not None and settings.cut_short is not None and latency >= settings.cut_short * best
+        repeats = 1 if slow else settings.repeats
+        return ProfileOutcome(outcome="measured", latencies=[latency] * repeats, cut_short=slow)
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings

@@ -51,6 +51,7 @@ class _Kernels:
         self._step = step
         self._store = context.store
         self._sandbox = context.sandbox
+        self._best = work.best
         self._workload = context.store.get(work.task.workload)
         self._untuned = context.store.get(work.task.untuned)
 
@@ -60,17 +61,27 @@ class _Kernels:
         args = (self._workload, step.target, self._untuned, self.device, step.settings)
         limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
         answer = _sound(self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit))
-        return statistics.median(answer.latencies) if answer.outcome == "measured" else None
+        if answer.outcome != "measured":
+            return None
+        latency = statistics.median(answer.latencies)
+        self._best = min(latency, self._best or math.inf)
+        return latency
 
     def alone(self, built: Built) -> list[ProfileOutcome]:
-        """Measure one candidate."""
+        """Measure one candidate; no more than needed to see that it is slower than the best so far."""
+        outcome = self._measure(built, self._best)
+        if outcome.outcome == "measured":
+            self._best = min(statistics.median(outcome.latencies), self._best or math.inf)
+        return [outcome]
+
+    def _measure(self, built: Built, best: float | None) -> ProfileOutcome:
         program = self._program(built)
         if isinstance(program, ProfileOutcome):
-            return [program]
+            return program
         step = self._step
-        args = (self._workload, step.target, program, self._untuned, self.device, step.settings)
+        args = (self._workload, step.target, program, self._untuned, self.device, step.settings, best)
         limit = step.settings.profile_timeout
-        return [_sound(self._sandbox.call(step.engine, "profile", args, ProfileOutcome, limit))]
+        return _sound(self._sandbox.call(step.engine, "profile", args, ProfileOutcome, limit))
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
         """Measure all candidates in one call, or each alone if that call fails."""
@@ -83,7 +94,7 @@ class _Kernels:
             answer = self._sandbox.call(step.engine, "confirm", args, list[ProfileOutcome], limit)
             if not isinstance(answer, CallFailure) and len(answer) == len(artifacts):
                 return [_sound(each) for each in answer]
-        return [self.alone(built)[0] for built in artifacts]
+        return [self._measure(built, None) for built in artifacts]
 
     def _program(self, built: Built) -> bytes | ProfileOutcome:
         if built.artifact is None:
@@ -106,6 +117,7 @@ def _profiled(built: Built, measured: Measured, number: int = 0, shared_by: int 
         spread=spread([outcome]),
         drift=measured.drift if good else 0.0,
         attempts=measured.attempts,
+        cut_short=good and outcome.cut_short,
         error=clip(outcome.error),
     )
 

@@ -266,6 +266,22 @@ def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
     assert [each.latencies for each in alone] == [each.latencies for each in together]
 
 
+@pytest.mark.parametrize(("cut_short", "repeats"), [(2.0, 1), (1000.0, 3), (None, 3)])
+def test_a_candidate_that_is_much_slower_than_the_best_is_cut_short(
+    context: Context, cut_short: float | None, repeats: int
+) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 1).candidates
+    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    plain = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled[0]
+    assert not plain.cut_short
+    work = ProfileWork(task=task, artifacts=built, best=plain.median / 100)
+    slow = run_stage(step(work, settings=Settings(cut_short=cut_short)), context)
+    profiled = expect(ProfileDone, slow).profiled[0]
+    assert (len(profiled.latencies), profiled.cut_short) == (repeats, repeats == 1)
+    assert profiled.median == plain.median
+
+
 def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(
     context: Context, sandbox: FakeSandbox
 ) -> None:

@@ -52,11 +52,18 @@ class MetaScheduleEngine:
         return building.build(workload, target, schedule)
 
     def profile(
-        self, workload: bytes, target: str, artifact: bytes, untuned: bytes, device: str, settings: Settings
+        self,
+        workload: bytes,
+        target: str,
+        artifact: bytes,
+        untuned: bytes,
+        device: str,
+        settings: Settings,
+        best: float | None = None,
     ) -> ProfileOutcome:
         from . import profiling
 
-        return profiling.profile(workload, target, artifact, untuned, device, settings)
+        return profiling.profile(workload, target, artifact, untuned, device, settings, best)
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import statistics
 import time
 from collections import OrderedDict
+from typing import Any, NamedTuple
 
 from shared.engine import ProfileOutcome
 from shared.messages import Settings
@@ -16,17 +19,38 @@ from .workloads import Argument
 
 INPUT_SEED = 0
 REFERENCES_KEPT = 8
-CONFIRM_ROUNDS = 3
+CONFIRM_ROUNDS = 2
 """Times ``repeats`` that candidates which are close to each other take turns."""
-UNTUNED_SECONDS = 2.0
+FIRST_RUNS = 3
+"""Single runs after the one that is checked; the fastest of them tells whether a candidate is hopeless."""
+CALL = 50e-6
+"""Seconds that a single run may take longer than the kernel: the way from Python and back, a cold cache."""
+COLD = 20e-3
+"""Seconds that the very first run may take longer at most: pages are touched for the first time."""
+HOPELESS = 4.0
+"""Times slower than what is cut short, after which one run is enough."""
+CALM = 0.02
+"""Share of a repeat that its core may have been taken away without casting doubt on it."""
+UNTUNED_SECONDS = 0.5
 """An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
+
+INPUTS_KEPT = 2
+
+_inputs: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
+"""Tensors on a device by its name, shapes and dtypes: all candidates of a workload get the same ones."""
 
 _references: OrderedDict[str, list[Array]] = OrderedDict()
 """Outputs of untuned kernels by SHA-256 of their shared object: each is compared with every candidate."""
 
 
 def profile(
-    workload: bytes, target: str, artifact: bytes, untuned: bytes, device: str, settings: Settings
+    workload: bytes,
+    target: str,
+    artifact: bytes,
+    untuned: bytes,
+    device: str,
+    settings: Settings,
+    best: float | None,
 ) -> ProfileOutcome:
     """See :meth:`shared.engine.Engine.profile`."""
     arguments = workloads.arguments(workloads.load(workload)["main"])
@@ -35,9 +59,7 @@ def profile(
             kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device))
             if isinstance(kernel, ProfileOutcome):
                 return kernel
-            core = kernels.CoreWatch()
-            latencies = kernel.measure(settings, settings.repeats)
-            return ProfileOutcome(outcome="measured", latencies=latencies, waited=core.share())
+            return _timed(kernel, settings, best)
     except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
 
@@ -56,33 +78,66 @@ def confirm(
         reference = _reference(untuned, arguments, device)
         checked = [_checked(artifact, arguments, device, reference) for artifact in artifacts]
         good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
-        latencies: dict[int, list[float]] = {index: [] for index in good}
+        repeats: dict[int, list[_Repeat]] = {index: [] for index in good}
         order = list(good)
-        core = kernels.CoreWatch()
         for _ in range(CONFIRM_ROUNDS * settings.repeats):
             for index in order:
-                latencies[index] += good[index].measure(settings, 1)
+                repeats[index].append(good[index].measure(settings))
             order = order[1:] + order[:1]
-        waited = core.share()
     return [
-        ProfileOutcome(outcome="measured", latencies=latencies[index], waited=waited)
-        if isinstance(each, _Kernel)
-        else each
-        for index, each in enumerate(checked)
+        _outcome(repeats[index]) if isinstance(each, _Kernel) else each for index, each in enumerate(checked)
     ]
+
+
+class _Repeat(NamedTuple):
+    """Seconds per run, and the share of that time in which something else had the core."""
+
+    seconds: float
+    waited: float
+
+
+def _outcome(repeats: list[_Repeat], cut_short: bool = False) -> ProfileOutcome:
+    return ProfileOutcome(
+        outcome="measured",
+        latencies=[repeat.seconds for repeat in repeats],
+        # As of the latencies the median counts: a repeat that was disturbed alone does no harm.
+        waited=statistics.median(repeat.waited for repeat in repeats),
+        cut_short=cut_short,
+    )
+
+
+def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOutcome:
+    """All repeats, or no more than the first runs if these are too slow."""
+    slow = math.inf if best is None or settings.cut_short is None else settings.cut_short * best
+    if slow < math.inf:
+        runs = [kernel.checked]
+        while runs[-1] >= slow + CALL and len(runs) <= FIRST_RUNS and runs[0] < HOPELESS * slow + COLD:
+            runs.append(kernel.run())
+        if runs[-1] >= slow + CALL:
+            return _outcome([_Repeat(min(runs), 0.0)], cut_short=True)
+    first = kernel.measure(settings)
+    if first.seconds >= slow and first.waited <= CALM:
+        return _outcome([first], cut_short=True)
+    return _outcome([first, *(kernel.measure(settings) for _ in range(settings.repeats - 1))])
 
 
 def _checked(
     artifact: bytes, arguments: list[Argument], device: str, reference: list[Array]
 ) -> _Kernel | ProfileOutcome:
     """A kernel that was run once and computes the right thing, or what is wrong with it."""
-    try:
-        kernel = _Kernel(artifact, arguments, device, reference)
-        kernel.run()
-        wrong = _first_difference(arguments, kernel.outputs(), reference)
-    except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
-        return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
-    return ProfileOutcome(outcome="wrong-result", error=wrong) if wrong else kernel
+    wrong = ""
+    for _ in range(2):
+        try:
+            kernel = _Kernel(artifact, arguments, device, reference)
+            kernel.checked = kernel.run()
+            wrong = _first_difference(arguments, kernel.outputs(), reference)
+        except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
+            return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
+        if not wrong:
+            return kernel
+        # A kernel before this one may have written over the inputs that they share: again, with fresh ones.
+        _inputs.clear()
+    return ProfileOutcome(outcome="wrong-result", error=wrong)
 
 
 def profile_untuned(
@@ -96,14 +151,14 @@ def profile_untuned(
             kernel.run()
             seconds = kernel.run()
             repeats = max(1, min(settings.repeats, int(UNTUNED_SECONDS / seconds)))
-            return ProfileOutcome(outcome="measured", latencies=kernel.measure(settings, repeats))
+            return _outcome([kernel.measure(settings) for _ in range(repeats)])
     except Exception as error:  # as above
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
 
 
 class _Kernel:
     """A loaded kernel with its arguments on the device: the same random inputs for every kernel of a
-    workload, and poisoned outputs."""
+    workload, which share them, and poisoned outputs of its own."""
 
     def __init__(
         self, artifact: bytes, arguments: list[Argument], device: str, reference: list[Array] | None
@@ -112,9 +167,17 @@ class _Kernel:
 
         self._module = kernels.load(artifact)
         self._device = targets.device(device)
-        arrays = _arrays(arguments, reference)
-        self._tensors = [tvm.runtime.tensor(array, device=self._device) for array in arrays]
+        inputs = iter(_inputs_on(device, arguments))
+        references = iter(reference if reference is not None else [None] * len(arguments))
+        self._tensors = [
+            tvm.runtime.tensor(comparing.poison(a.dtype, a.shape, next(references)), device=self._device)
+            if a.output
+            else next(inputs)
+            for a in arguments
+        ]
         self._written = [i for i, argument in enumerate(arguments) if argument.output]
+        self.checked = 0.0
+        """Seconds of the run that was checked, the first one."""
 
     def run(self) -> float:
         """Run once; the wall time in seconds."""
@@ -127,27 +190,34 @@ class _Kernel:
     def outputs(self) -> list[Array]:
         return [self._tensors[i].numpy() for i in self._written]
 
-    def measure(self, settings: Settings, repeats: int) -> list[float]:
-        """Seconds per run, one figure per repeat. TVM runs the kernel once more before it starts."""
+    def measure(self, settings: Settings) -> _Repeat:
+        """One repeat. TVM runs the kernel once more before it starts."""
         flush = settings.cache_flush and self._device.type == "cpu"
+        core = kernels.CoreWatch()
         evaluator = self._module.time_evaluator(
             "main",
             self._device,
             number=1,
-            repeat=repeats,
+            repeat=1,
             min_repeat_ms=0 if flush else settings.min_repeat_ms,
             f_preproc="cache_flush_cpu_non_first_arg" if flush else "",
         )
-        return [float(seconds) for seconds in evaluator(*self._tensors).results]
+        seconds = float(evaluator(*self._tensors).results[0])
+        return _Repeat(seconds, core.share())
 
 
-def _arrays(arguments: list[Argument], reference: list[Array] | None) -> list[Array]:
+def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
+    import tvm
+
     taken = [(a.shape, a.dtype) for a in arguments if not a.output]
-    inputs = iter(comparing.random_inputs(taken, INPUT_SEED))
-    references = iter(reference if reference is not None else [None] * len(arguments))
-    return [
-        comparing.poison(a.dtype, a.shape, next(references)) if a.output else next(inputs) for a in arguments
-    ]
+    key = (device, *taken)
+    if key not in _inputs:
+        arrays = comparing.random_inputs(taken, INPUT_SEED)
+        _inputs[key] = [tvm.runtime.tensor(array, device=targets.device(device)) for array in arrays]
+        while len(_inputs) > INPUTS_KEPT:
+            _inputs.popitem(last=False)
+    _inputs.move_to_end(key)
+    return _inputs[key]
 
 
 def _reference(untuned: bytes, arguments: list[Argument], device: str) -> list[Array]:
