@@ -2,7 +2,7 @@
 
 VENV := .venv/bin
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench bench-vs-metaschedule setup clean
 
 demo: setup            ## tune two small models at once and check the results
 	examples/demo.sh
@@ -19,6 +19,10 @@ lint: setup            ## format, lint, types, import rules; all of them, also a
 
 bench: setup           ## the measurements of docs/ on this machine
 	$(VENV)/python -m benchmarks
+
+bench-vs-metaschedule: setup  ## the short comparison with MetaSchedule, 15 min on two cores
+	$(VENV)/tunemesh bench benchmarks/experiments/vs_metaschedule_short.yaml --out build/bench/vs_metaschedule_short
+	@sed -n '/^## Against/,/^## All/p' build/bench/vs_metaschedule_short/report.md
 
 setup:                 ## Debian packages and .venv, where missing
 	@scripts/setup.sh

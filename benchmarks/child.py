@@ -13,6 +13,7 @@ from types import FrameType
 
 from benchmarks import work as work_module
 from benchmarks.mesh_run import run_mesh
+from benchmarks.metaschedule_run import run_metaschedule
 from benchmarks.remeasure import remeasure
 from benchmarks.simulation_run import run_simulation
 from benchmarks.work import RESULT, Result, Work
@@ -26,6 +27,8 @@ def do(work: Work, folder: Path) -> Result:
             return Result(remeasured=remeasure(work))
         if work.experiment.kind == "simulation":
             return run_simulation(work, work.run, folder)
+        if work.run.tuner != "tunemesh":
+            return run_metaschedule(work, work.run, folder)
         return run_mesh(work, work.run, folder)
     except TunemeshError as error:
         return Result(status="failed", error=str(error))

@@ -15,6 +15,7 @@ from shared.artifacts import ArtifactStore
 from shared.messages import AssembleDone, Confirmed, History, TaskRecords, Timing, Trial
 
 FILE = "evidence.json"
+TASK_STAGES = {"model-update": "update", "build": "build", "profile": "profile"}
 
 
 class Bar(Struct, frozen=True, kw_only=True):
@@ -163,6 +164,22 @@ def span(evidence: Evidence) -> float:
     """Seconds from the start of the first step to the end of the last job: the makespan without the start of
     the workers, which may be ready long after the first request."""
     return evidence.makespan - min((bar.started for bar in evidence.bars), default=0.0)
+
+
+def tuning_span(evidence: Evidence) -> float:
+    """Seconds from the start of the first proposal to the end of the last step of any task: without import,
+    assembly and validation."""
+    own = [bar for bar in evidence.bars if bar.stage in TASK_STAGES]
+    return max((bar.finished for bar in own), default=0.0) - min((bar.started for bar in own), default=0.0)
+
+
+def stage_seconds(evidence: Evidence) -> dict[str, float]:
+    """Seconds of work by stage of the tasks, under the names of :func:`kind_of`."""
+    spent = dict.fromkeys(TASK_STAGES.values(), 0.0)
+    for bar in evidence.bars:
+        if bar.stage in TASK_STAGES:
+            spent[TASK_STAGES[bar.stage]] += bar.finished - bar.started
+    return spent
 
 
 def kind_of(resource: str) -> str:

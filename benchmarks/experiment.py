@@ -21,11 +21,22 @@ Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 Trials = Annotated[int, Meta(ge=1, le=1_000_000)]
 Limit = Annotated[float, Meta(gt=0)]
 
+Tuner = Literal["tunemesh", "metaschedule", "metaschedule-warm"]
+"""Who tunes: a mesh, MetaSchedule as it comes, or MetaSchedule with the start of its worker processes taken
+out (``benchmarks/metaschedule_run.py``)."""
+
 Values = list[Any]
 """Of one axis."""
 
 AXES: dict[Kind, dict[str, Any]] = {
-    "mesh": {"strategy": str, "seed": Seed, "models": list[str], "trials": Trials},
+    "mesh": {
+        "strategy": str,
+        "seed": Seed,
+        "models": list[str],
+        "trials": Trials,
+        "tuner": Tuner,
+        "cores": Positive,
+    },
     "simulation": {"strategy": str, "seed": Seed, "scenario": str},
 }
 """What the matrix may vary besides ``settings.<name>`` (mesh) or ``overrides.<name>`` (simulation)."""
@@ -48,6 +59,10 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     strategy: str = "interleaved"
     seed: Seed = 0
 
+    tuner: Tuner = "tunemesh"
+    cores: Positive | None = None
+    """Of this machine, the last ones, that all of a run may use; by default all. On one core the steps of a
+    mesh take turns."""
     models: list[str] = []
     """Of a mesh: files (beside the experiment), or names that ``examples/make_models.py`` knows."""
     engine: EngineName = "metaschedule"
@@ -128,6 +143,8 @@ def _check(experiment: Experiment, check_strategy: CheckStrategy) -> None:
         if experiment.axis("scenario") == [None]:
             raise BadInput("give a scenario, or several in the matrix")
         return
+    if experiment.engine != "metaschedule" and experiment.axis("tuner") != ["tunemesh"]:
+        raise BadInput("to compare with MetaSchedule the engine must be metaschedule")
     if not all(experiment.axis("models")):
         raise BadInput("give at least one model: a file, or a name that examples/make_models.py knows")
     varied = {name for name in experiment.matrix if name.startswith("settings.")}

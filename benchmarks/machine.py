@@ -34,6 +34,11 @@ def facts() -> dict[str, str | int | float]:
     }
 
 
+def cores_of(count: int | None) -> frozenset[int]:
+    """The last ``count`` of the cores that this process may use; all of them where it is ``None``."""
+    return frozenset(sorted(os.sched_getaffinity(0))[-count:] if count else os.sched_getaffinity(0))
+
+
 def cpu_model() -> str:
     """As the kernel calls it."""
     try:

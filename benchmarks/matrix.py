@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from benchmarks.experiment import Experiment
+from benchmarks.experiment import Experiment, Tuner
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -24,6 +24,8 @@ class Run(Struct, frozen=True, kw_only=True):
     models: list[str] = []
     trials: int = 0
     settings: dict[str, Any] = {}
+    tuner: Tuner = "tunemesh"
+    cores: int | None = None
     scenario: str = ""
     overrides: dict[str, Any] = {}
 
@@ -56,18 +58,19 @@ def cells_of(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def label(run: Run) -> str:
-    """What is compared, for people: strategy and settings where they vary."""
+    """What is compared, for people: tuner, strategy and settings where they vary."""
     compared = {axis: value for axis, value in run.cell.items() if _is_compared(axis)}
     return _in_words(compared) or run.strategy
 
 
 def section(run: Run) -> str:
-    """What only runs of the same are compared in: models, trials, scenario and overrides where they vary."""
+    """What only runs of the same are compared in: models, trials, cores, scenario and overrides where they
+    vary."""
     return _in_words({axis: value for axis, value in run.cell.items() if not _is_compared(axis)})
 
 
 def _is_compared(axis: str) -> bool:
-    return axis == "strategy" or axis.startswith("settings.")
+    return axis in ("tuner", "strategy") or axis.startswith("settings.")
 
 
 def _in_words(cell: dict[str, Any]) -> str:
@@ -75,7 +78,9 @@ def _in_words(cell: dict[str, Any]) -> str:
     for axis, value in cell.items():
         text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
         parts.append(
-            text if axis in ("strategy", "models", "scenario") else f"{axis.rpartition('.')[2]} {text}"
+            text
+            if axis in ("tuner", "strategy", "models", "scenario")
+            else f"{axis.rpartition('.')[2]} {text}"
         )
     return ", ".join(parts)
 
@@ -99,6 +104,8 @@ def _run(experiment: Experiment, repeat: int, seed: int, cell: dict[str, Any]) -
         models=value("models"),
         trials=value("trials"),
         settings=family("settings"),
+        tuner=value("tuner"),
+        cores=value("cores"),
         scenario=cell.get("scenario") or experiment.scenario or "",
         overrides=family("overrides"),
     )

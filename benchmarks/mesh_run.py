@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from benchmarks import evidence, fidelity
 from benchmarks.alone import Alone, default_device, wait_for
 from benchmarks.evidence import Evidence, TaskTrials
 from benchmarks.experiment import settings_of
+from benchmarks.machine import cores_of
 from benchmarks.matrix import Run
 from benchmarks.summary import geometric_mean
 from benchmarks.table import Value
@@ -23,7 +25,7 @@ from shared.messages import JobEvent
 from tunemesh import layout, tuning
 
 COLUMNS = (
-    "jobs", "trials_done", "measured", "makespan_s", "steps_s", "total_s",
+    "jobs", "trials_done", "measured", "makespan_s", "steps_s", "tuning_s", "total_s", "stages_s",
     "use_update", "use_build", "use_profile", "latency_before_ms", "latency_after_ms", "speedup", "models_ms",
     "fidelity_candidates", "fidelity_failed", "fidelity_mean", "fidelity_spread", "fidelity_worst",
     "fidelity_winners", "noise_mean", "noise_spread", "noise_worst",
@@ -62,6 +64,8 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         TunemeshError: the mesh could not go on.
     """
     experiment = work.experiment
+    usable = frozenset(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores_of(run.cores))
     device = experiment.device or default_device()
     wait_for(device).release()
     settings = settings_of(run.settings)
@@ -78,8 +82,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         folder=folder / "mesh",
     )
     laid_out = layout.plan(device, experiment.builders, layout.keeps_apart(run.strategy))
-    usable = frozenset(os.sched_getaffinity(0))
-    recorder = Recorder(others=usable - laid_out.device_cpus)
+    recorder = Recorder(others=laid_out.other_cpus if run.cores else usable - laid_out.device_cpus)
     started = time.time()
     endings = tuning.tune([work.models[name] for name in run.models], plan, recorder)
     os.sched_setaffinity(0, usable)
@@ -131,6 +134,8 @@ def _values(
         "measured": sum(task.outcomes.get("measured", 0) for report in reports for task in report.tasks),
         "makespan_s": gathered.makespan,
         "steps_s": evidence.span(gathered),
+        "tuning_s": evidence.tuning_span(gathered),
+        "stages_s": json.dumps({k: round(v, 3) for k, v in evidence.stage_seconds(gathered).items()}),
         "total_s": gathered.makespan + requested - started,
         "use_update": use["update"],
         "use_build": use["build"],

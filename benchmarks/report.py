@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
-from benchmarks import markdown, matrix, table
+from benchmarks import markdown, matrix, table, versus
 from benchmarks.running import COMMAND, RUNS, Bench
 from benchmarks.sections import Section
 from benchmarks.summary import column
@@ -23,6 +24,9 @@ def render(bench: Bench) -> Path:
         lines += [" ".join(bench.experiment.description.split()), ""]
     lines += _conditions(bench, rows)
     sections = list(dict.fromkeys(matrix.section(run) for run in matrix.runs(bench.experiment)))
+    if len(bench.experiment.axis("tuner")) > 1:
+        lines += versus.lines(bench, sections, rows)
+        sections = []
     for section in sections:
         lines += Section(bench, section, rows).lines()
     lines += _all_runs(rows)
@@ -34,7 +38,8 @@ def render(bench: Bench) -> Path:
 def _conditions(bench: Bench, rows: list[Row]) -> list[str]:
     command = bench.out / COMMAND
     made = command.read_text().strip() if command.exists() else ""
-    again = shlex.join(["tunemesh", "bench", str(bench.source), "--out", str(bench.out), "--render-only"])
+    places = [os.path.relpath(bench.source), "--out", os.path.relpath(bench.out)]
+    again = shlex.join(["tunemesh", "bench", *places, "--render-only"])
     lines = [
         "Made by",
         "",

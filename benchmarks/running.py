@@ -29,7 +29,8 @@ Execute = Callable[[Work, Path, float], Result]
 
 RUN_COLUMNS = (
     "experiment", "hash", "kind", "run", "status", "error", "repeat", "seed", "strategy", "section", "label",
-    "models", "engine", "target", "device", "builders", "trials", "settings", "scenario", "overrides",
+    "tuner", "on_cores", "models", "engine", "target", "device", "builders",
+    "trials", "settings", "scenario", "overrides",
     "started", "duration_s", "command", *machine.COLUMNS,
 )  # fmt: skip
 CANDIDATE_COLUMNS = (
@@ -115,6 +116,8 @@ class Bench:
             "strategy": run.strategy,
             "section": matrix_module.section(run),
             "label": matrix_module.label(run),
+            "tuner": run.tuner if experiment.kind == "mesh" else "",
+            "on_cores": run.cores,
             "models": " ".join(run.models),
             "engine": experiment.engine,
             "target": experiment.target,

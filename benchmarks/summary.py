@@ -1,4 +1,5 @@
-"""Figures over several runs. Ratios are averaged geometrically: half and double cancel out."""
+"""Figures over several runs. Ratios of times within a block are quoted by their median, ratios of latencies
+by their geometric mean: half and double cancel out."""
 
 from __future__ import annotations
 
@@ -54,12 +55,12 @@ def by_label(rows: Iterable[Row], labels: Sequence[str]) -> dict[str, list[Row]]
 
 
 def paired_ratio(rows: Iterable[Row], base: Iterable[Row], name: str) -> float | None:
-    """Geometric mean of each row's value over that of the base in the same block (repeat and seed); ``None``
-    when no block has both."""
+    """Median of each row's value over that of the base in the same block (repeat and seed); ``None`` when no
+    block has both."""
     reference = {(row["repeat"], row["seed"]): number(row, name) for row in base}
     ratios = []
     for row in rows:
         value, against = number(row, name), reference.get((row["repeat"], row["seed"]))
         if value and against:
             ratios.append(value / against)
-    return geometric_mean(ratios)
+    return statistics.median(ratios) if ratios else None

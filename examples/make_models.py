@@ -199,6 +199,63 @@ def one_convolution() -> onnx.ModelProto:
     return net.model([1, 64, 28, 28], 64, 28, 28)
 
 
+def matmul_128() -> onnx.ModelProto:
+    """A single product of 128x128 matrices. This and the next are what a tuner is usually compared on."""
+    net = Network("matmul_128", seed=7)
+    net.node("MatMul", ["image", net.normal((128, 128), fan_in=128)], output="logits")
+    return net.model([128, 128], 128)
+
+
+def matmul_512() -> onnx.ModelProto:
+    """A single product of 512x512 matrices."""
+    net = Network("matmul_512", seed=8)
+    net.node("MatMul", ["image", net.normal((512, 512), fan_in=512)], output="logits")
+    return net.model([512, 512], 512)
+
+
+def convolution_3x3() -> onnx.ModelProto:
+    """The 3x3 convolution of ResNet's first stage: 64 channels on a 56x56 image."""
+    net = Network("convolution_3x3", seed=9)
+    net.convolution("image", (64, 64), 3, output="logits")
+    return net.model([1, 64, 56, 56], 64, 56, 56)
+
+
+def convolution_1x1() -> onnx.ModelProto:
+    """A pointwise convolution of 64 channels on a 56x56 image."""
+    net = Network("convolution_1x1", seed=10)
+    net.convolution("image", (64, 64), 1, output="logits")
+    return net.model([1, 64, 56, 56], 64, 56, 56)
+
+
+def depthwise() -> onnx.ModelProto:
+    """A 3x3 depthwise convolution of 64 channels on a 56x56 image."""
+    net = Network("depthwise", seed=11)
+    net.convolution("image", (64, 64), 3, groups=64, output="logits")
+    return net.model([1, 64, 56, 56], 64, 56, 56)
+
+
+def softmax() -> onnx.ModelProto:
+    """Softmax over 1,024 values, 512 times."""
+    net = Network("softmax", seed=12)
+    net.node("Softmax", ["image"], output="logits", axis=-1)
+    return net.model([512, 1024], 1024)
+
+
+def layer_norm() -> onnx.ModelProto:
+    """Layer normalisation of 128 tokens of 768 values."""
+    net = Network("layer_norm", seed=13)
+    ones, zeros = np.ones(768, np.float32), np.zeros(768, np.float32)
+    net.node("LayerNormalization", ["image", net.weight(ones), net.weight(zeros)], output="logits", axis=-1)
+    return net.model([1, 128, 768], 128, 768)
+
+
+def batch_matmul() -> onnx.ModelProto:
+    """The product of a transformer block's 12 heads: 128 tokens, 64 values each, with 128 keys."""
+    net = Network("batch_matmul", seed=14)
+    net.node("MatMul", ["image", net.normal((12, 64, 128), fan_in=64)], output="logits")
+    return net.model([12, 128, 64], 128, 128)
+
+
 def resnet18() -> onnx.ModelProto:
     """ResNet-18 (He et al., arXiv:1512.03385) with batch normalisation, for 224x224 images."""
     net = Network("resnet18", seed=3)
@@ -215,7 +272,22 @@ def resnet18() -> onnx.ModelProto:
 
 MODELS = {
     build.__name__: build
-    for build in (tiny_cnn, tiny_mlp_mixer, tiny_separable, tiny_residual, one_convolution, resnet18)
+    for build in (
+        tiny_cnn,
+        tiny_mlp_mixer,
+        tiny_separable,
+        tiny_residual,
+        one_convolution,
+        matmul_128,
+        matmul_512,
+        convolution_3x3,
+        convolution_1x1,
+        depthwise,
+        softmax,
+        layer_norm,
+        batch_matmul,
+        resnet18,
+    )
 }
 
 

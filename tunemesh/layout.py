@@ -41,6 +41,12 @@ class Layout:
         return bool(self.device_cpus & self.other_cpus)
 
 
+def fitting(layout: Layout, strategy: str) -> str:
+    """``strategy``, or ``sequential`` where the device's core is the only one: only when steps take turns
+    nothing disturbs a profile there."""
+    return "sequential" if layout.apart and layout.shared else strategy
+
+
 def keeps_apart(strategy: str) -> bool:
     """Whether workers have to stay off the device's cores under this strategy (as on the command line)."""
     return strategy.partition(":")[0] != "uncontrolled"

@@ -84,6 +84,14 @@ def test_not_apart_every_core_builds_and_updates_the_devices_included() -> None:
     assert made.shared
 
 
+def test_on_a_single_core_steps_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {3})
+    made = layout.plan(None)
+    assert made.device_cpus == made.other_cpus == {3}
+    assert layout.fitting(made, "predictive") == "sequential"
+    assert layout.fitting(layout.plan(None, apart=False), "uncontrolled") == "uncontrolled"
+
+
 @pytest.mark.parametrize(
     ("strategy", "apart"),
     [("interleaved", True), ("fair:gold=3,free=1", True), ("uncontrolled", False), ("uncontrolled:x", False)],

@@ -1,0 +1,153 @@
+"""The mesh against MetaSchedule: how fast it tries, how good what it finds is, when it was as good."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import evidence, markdown, table
+from benchmarks.evidence import TaskCurve
+from benchmarks.markdown import times
+from benchmarks.plots.progress import best_latency, progress
+from benchmarks.running import REMEASURED, Bench
+from benchmarks.summary import column, geometric_mean, paired_ratio
+from benchmarks.table import Row, number
+
+MESH = "tunemesh"
+STAGES = {"update": "propose", "build": "build", "profile": "profile"}
+
+
+def lines(bench: Bench, sections: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """A table of ratios for every other tuner, with a line per section and their geometric mean, and one of
+    where the time of a trial goes."""
+    done = [row for row in rows if row["status"] == "done"]
+    groups = {section: [row for row in done if row["section"] == section] for section in sections}
+    out = ["## Against MetaSchedule", ""]
+    for other in bench.experiment.axis("tuner"):
+        if other != MESH:
+            out += [f"### {other}", "", *_ratios(bench, groups, other), ""]
+    out += ["### Where the time of a trial goes", "", *_stages(bench, groups), ""]
+    return [*out, "### Best latency over time", "", *_figures(bench, groups)]
+
+
+def _ratios(bench: Bench, groups: dict[str, list[Row]], other: str) -> list[str]:
+    headers = [
+        "",
+        f"{other}: trials/s",
+        f"{MESH}: trials/s",
+        "times as fast",
+        "with import, assembly",
+        f"final latency / {other}",
+        f"time to its final latency / {other}",
+    ]
+    body, means = [], [list[float](), list[float](), list[float](), list[float]()]
+    for section, rows in groups.items():
+        mesh = [row for row in rows if row["tuner"] == MESH]
+        theirs = [row for row in rows if row["tuner"] == other]
+        speed = _inverse(paired_ratio(mesh, theirs, "tuning_s"))
+        whole = _inverse(paired_ratio(mesh, theirs, "makespan_s"))
+        found = [speed, whole, _latency_ratio(bench, mesh, theirs), _time_ratio(bench, mesh, theirs)]
+        for values, value in zip(means, found, strict=True):
+            values += [value] if value is not None else []
+        body.append([section or "all", _rate(theirs), _rate(mesh), *map(times, found)])
+    body.append(["geometric mean", "", "", *(times(geometric_mean(values)) for values in means)])
+    return markdown.table(headers, body)
+
+
+def _stages(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
+    """Seconds per trial, medians over the runs."""
+    body = []
+    for section, rows in groups.items():
+        for tuner in bench.experiment.axis("tuner"):
+            own = [row for row in rows if row["tuner"] == tuner and row["stages_s"]]
+            if not own:
+                continue
+            trials = [number(row, "trials_done") or 1.0 for row in own]
+            spent = [msgspec.json.decode(row["stages_s"], type=dict[str, float]) for row in own]
+            cells = [
+                f"{statistics.median(s.get(stage, 0.0) / n for s, n in zip(spent, trials, strict=True)):.3f}"
+                for stage in STAGES
+            ]
+            wall = [t / n for t, n in zip(column(own, "tuning_s"), trials, strict=True)]
+            body.append(
+                [f"{section}, {tuner}" if section else tuner, *cells, f"{statistics.median(wall):.3f}"]
+            )
+    return markdown.table(["seconds per trial", *STAGES.values(), "wall"], body)
+
+
+def _figures(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
+    lines = []
+    for section, rows in groups.items():
+        kept = {
+            tuner: [
+                e
+                for row in rows
+                if row["tuner"] == tuner and (e := evidence.load(bench.folder(row["run"]))) is not None
+            ]
+            for tuner in bench.experiment.axis("tuner")
+        }
+        if all(kept.values()):
+            path = Path("figures", f"progress-{re.sub(r'[^A-Za-z0-9]+', '-', section).strip('-')}.svg")
+            progress(bench.out / path, kept)
+            lines += [f"![{section}]({path})", ""]
+    return lines
+
+
+def _rate(rows: Sequence[Row]) -> str:
+    return markdown.middle(
+        [(number(row, "trials_done") or 0.0) / (number(row, "tuning_s") or 1.0) for row in rows]
+    )
+
+
+def _inverse(ratio: float | None) -> float | None:
+    return 1.0 / ratio if ratio else None
+
+
+def _latency_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> float | None:
+    """Of the tuned models, measured again, taking turns: geometric mean over the pairs of a block."""
+    turns = table.read(bench.out / REMEASURED)
+    ratios = [
+        statistics.median(own) / statistics.median(others)
+        for row, against in _pairs(mesh, theirs)
+        if (own := column([t for t in turns if t["run"] == row["run"]], "latency_s"))
+        and (others := column([t for t in turns if t["run"] == against["run"]], "latency_s"))
+    ]
+    return geometric_mean(ratios)
+
+
+def _time_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> float | None:
+    """When the mesh first knew a latency as low as the other's last one (both as each measured itself), over
+    the other's whole time. Runs in which it never did count with their whole time, and at least as 1."""
+    ratios = []
+    for row, against in _pairs(mesh, theirs):
+        own, other = evidence.load(bench.folder(row["run"])), evidence.load(bench.folder(against["run"]))
+        took, whole = number(against, "tuning_s"), number(row, "tuning_s")
+        if own is None or other is None or not own.curves or not other.curves or not took or not whole:
+            continue
+        last = best_latency(other.curves)[-1][1]
+        began = min(bar.started for bar in own.bars if bar.stage in evidence.TASK_STAGES)
+        reached = _when(own.curves, last)
+        ratios.append((reached - began) / took if reached is not None else max(whole / took, 1.0))
+    return geometric_mean(ratios)
+
+
+def _when(curves: Sequence[TaskCurve], latency: float) -> float | None:
+    """When the sum over the tasks of weight times best latency was first so low; ``None``: never."""
+    best = [curve.untuned if curve.untuned is not None else math.inf for curve in curves]
+    known = sorted((m.at, number, m.latency) for number, c in enumerate(curves) for m in c.measured)
+    for at, place, found in known:
+        best[place] = min(best[place], found)
+        if sum(c.weight * each for c, each in zip(curves, best, strict=True)) <= latency:
+            return at
+    return None
+
+
+def _pairs(mesh: Sequence[Row], theirs: Sequence[Row]) -> list[tuple[Row, Row]]:
+    by_block = {(row["repeat"], row["seed"]): row for row in theirs}
+    blocks = [(row, by_block.get((row["repeat"], row["seed"]))) for row in mesh]
+    return [(row, against) for row, against in blocks if against is not None]
