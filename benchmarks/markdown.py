@@ -18,13 +18,19 @@ def ranged(values: Sequence[float]) -> str:
     found = spread(values)
     if found is None:
         return ""
-    return f"{found.median:.3g}" + (f" ({found.least:.3g} to {found.most:.3g})" if found.count > 1 else "")
+    several = f" ({digits(found.least)} to {digits(found.most)})" if found.count > 1 else ""
+    return f"{digits(found.median)}{several}"
 
 
 def middle(values: Sequence[float], unit: str = "") -> str:
     """The median."""
     found = spread(values)
-    return "" if found is None else f"{found.median:.3g}{unit}"
+    return "" if found is None else f"{digits(found.median)}{unit}"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, and whole numbers from 100 on."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def times(ratio: float | None) -> str:

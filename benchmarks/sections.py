@@ -75,13 +75,14 @@ class Section:
             label: column(group, "makespan_s" if simulated else "steps_s")
             for label, group in self._done.items()
         }
+        title = "makespan (s)" if simulated else "makespan without start-up (s)"
         least = bound.median if bound is not None and bound.least == bound.most else None
         return [
             "### Time and utilisation",
             "",
             *markdown.table(headers, body),
             "",
-            *self._figure("makespan", "Makespan by run", lambda p: bars.makespan(p, makespan, least)),
+            *self._figure("makespan", "Makespan by run", lambda p: bars.makespan(p, makespan, title, least)),
             *self._figure(
                 "utilisation", "Busy share of resources", lambda p: bars.utilisation(p, utilisation)
             ),

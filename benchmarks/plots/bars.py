@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.markdown import digits
 from benchmarks.plots.style import colour, figure, legend_above, name_groups
 
 RESOURCES = {"use_update": "model update", "use_build": "build", "use_profile": "device"}
@@ -35,7 +36,9 @@ def utilisation(path: Path, shares: Mapping[str, Mapping[str, list[float]]]) -> 
         legend_above(made, axes)
 
 
-def makespan(path: Path, seconds: Mapping[str, list[float]], bound: float | None = None) -> None:
+def makespan(
+    path: Path, seconds: Mapping[str, list[float]], label: str = "makespan (s)", bound: float | None = None
+) -> None:
     """Draw the makespan of every run as a dot, the median as a bar, and a lower bound if one is known."""
     with figure(path, 3.8) as (made, (axes,)):
         for index, values in enumerate(seconds.values()):
@@ -51,7 +54,7 @@ def makespan(path: Path, seconds: Mapping[str, list[float]], bound: float | None
                 label="one run" if not index else None,
             )
             axes.annotate(
-                f"{middle:.3g} s",
+                f"{digits(middle)} s",
                 (index, max(values)),
                 xytext=(0, 7),
                 textcoords="offset points",
@@ -62,7 +65,7 @@ def makespan(path: Path, seconds: Mapping[str, list[float]], bound: float | None
             axes.axhline(bound, color="black", linestyle="--", linewidth=1, label="lower bound")
         name_groups(axes, list(seconds))
         axes.set_ylim(0, max(max(values) for values in seconds.values()) * 1.18)
-        axes.set_ylabel("makespan without start-up (s)" if bound is None else "makespan (s)")
+        axes.set_ylabel(label)
         legend_above(made, axes)
 
 

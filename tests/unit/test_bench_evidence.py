@@ -164,7 +164,9 @@ def draw(folder: Path) -> dict[str, str]:
     runs = {"sequential": run(20.0), "interleaved": run(10.0)}
     gantt.gantt(folder / "gantt.svg", runs)
     progress.progress(folder / "progress.svg", {label: [each] for label, each in runs.items()})
-    bars.makespan(folder / "makespan.svg", {label: [each.makespan, 9.0] for label, each in runs.items()}, 8.0)
+    bars.makespan(
+        folder / "makespan.svg", {label: [each.makespan, 9.0] for label, each in runs.items()}, bound=8.0
+    )
     shares = {label: {"use_build": [0.5, 0.6], "use_profile": [0.9]} for label in runs}
     bars.utilisation(folder / "utilisation.svg", shares)
     ratios = {label: ([1.0, 1.5], [1.0, 1.01]) for label in runs}
