@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -168,4 +168,5 @@ def _check_axis(kind: Kind, axis: str, values: Values) -> None:
         try:
             msgspec.convert(value, AXES[kind][axis])
         except msgspec.ValidationError as error:
-            raise BadInput(f"matrix: {axis}: {error}") from None
+            known = f"; known: {', '.join(get_args(Tuner))}" if axis == "tuner" else ""
+            raise BadInput(f"matrix: {axis}: {error}{known}") from None
