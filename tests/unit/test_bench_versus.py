@@ -92,7 +92,7 @@ def test_the_mock_engine_cannot_be_compared(tmp_path: Path) -> None:
 def test_an_unknown_tuner_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "e.yaml"
     path.write_text("{name: m, kind: mesh, models: [matmul_128], matrix: {tuner: [magic]}}")
-    with pytest.raises(BadInput, match="magic.*known: tunemesh, metaschedule, metaschedule-warm"):
+    with pytest.raises(BadInput, match=r"magic.*known: tunemesh, metaschedule, metaschedule-warm"):
         load(path)
 
 
