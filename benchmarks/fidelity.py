@@ -94,7 +94,8 @@ def _profile(
     if isinstance(program, str):
         return program
     spec = each.task.records.task
-    args = (store.get(spec.workload), alone.target, program, store.get(spec.untuned), alone.device, settings)
+    workload, untuned = store.get(spec.workload), store.get(spec.untuned)
+    args = (workload, alone.target, program, untuned, alone.device, settings, None)
     try:
         answer = alone.call("profile", args, ProfileOutcome, settings.profile_timeout)
     except CallFailed as error:

@@ -194,8 +194,10 @@ class Section:
         ]
         pairs = {label: (column(group, "ratio"), column(group, "noise")) for label, group in groups.items()}
         drawn = {label: pair for label, pair in pairs.items() if pair[0]}
-        figure = self._figure(
-            "fidelity", "In the mesh over alone", lambda path: fidelity.fidelity(path, drawn)
+        figure = (
+            self._figure("fidelity", "In the mesh over alone", lambda path: fidelity.fidelity(path, drawn))
+            if drawn
+            else []
         )
         return [
             "### Fidelity of the measurements",
@@ -205,7 +207,7 @@ class Section:
             "",
             *markdown.table(headers, body),
             "",
-            *(figure if drawn else []),
+            *figure,
         ]
 
     def _figure(self, name: str, title: str, draw: Callable[[Path], None]) -> list[str]:

@@ -165,7 +165,7 @@ class Engine(Protocol):
         untuned: bytes,
         device: str,
         settings: Settings,
-        best: float | None = None,
+        best: float | None,
     ) -> ProfileOutcome:
         """Measure one candidate on ``device`` (``cpu`` or ``cuda:<n>``) and compare its outputs with those
         of ``untuned`` on the same inputs. Where the first runs take more than ``settings.cut_short`` times

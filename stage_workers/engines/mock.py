@@ -222,7 +222,7 @@ class MockEngine:
         untuned: bytes,
         device: str,
         settings: Settings,
-        best: float | None = None,
+        best: float | None,
     ) -> ProfileOutcome:
         """Sleeps; the latency is that of the landscape."""
         work, chosen = _candidate(workload, artifact)
@@ -256,7 +256,7 @@ class MockEngine:
         settings: Settings,
     ) -> list[ProfileOutcome]:
         """As if each was profiled alone."""
-        return [self.profile(workload, target, each, untuned, device, settings) for each in artifacts]
+        return [self.profile(workload, target, each, untuned, device, settings, None) for each in artifacts]
 
     def reference(self, target: str, device: str) -> list[float]:
         """A device that is always the same."""

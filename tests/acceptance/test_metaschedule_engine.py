@@ -80,7 +80,7 @@ def measure(task: ExtractedTask, target: str, schedules: list[tuple[str, bytes]]
     for index, (key, schedule) in enumerate(schedules):
         built = ENGINE.build(task.workload, target, schedule)
         assert built.artifact is not None, built.error
-        profiled = ENGINE.profile(task.workload, target, built.artifact, task.untuned, "cpu", QUICK)
+        profiled = ENGINE.profile(task.workload, target, built.artifact, task.untuned, "cpu", QUICK, None)
         trials.append(
             Trial(
                 candidate=Candidate(index, key, schedule),
@@ -386,7 +386,7 @@ def test_no_linker_is_one_clear_error(
 
 def test_a_kernel_that_computes_something_else_is_found_out(product: ExtractedTask, target: str) -> None:
     doubled = ENGINE.import_model(matrix_product(scale=2.0).encode(), target, QUICK).tasks[0]
-    profiled = ENGINE.profile(product.workload, target, doubled.untuned, product.untuned, "cpu", QUICK)
+    profiled = ENGINE.profile(product.workload, target, doubled.untuned, product.untuned, "cpu", QUICK, None)
     assert profiled.outcome == "wrong-result"
     assert "differs from the untuned workload's by up to" in profiled.error
     assert profiled.latencies == []
@@ -403,7 +403,7 @@ def test_a_kernel_that_writes_nothing_is_found_out(product: ExtractedTask, targe
     # Takes the same tensors, but writes its first.
     lazy = te.create_prim_func([c, b, a]).with_attr("global_symbol", "main")
     artifact = building.compile_and_link(tvm.IRModule({"main": lazy}), target)
-    profiled = ENGINE.profile(product.workload, target, artifact, product.untuned, "cpu", QUICK)
+    profiled = ENGINE.profile(product.workload, target, artifact, product.untuned, "cpu", QUICK, None)
     assert profiled.outcome == "wrong-result"
     assert "inf" in profiled.error
 
@@ -412,11 +412,11 @@ def test_inputs_that_a_kernel_has_written_over_are_made_again(product: Extracted
     from stage_workers.engines.metaschedule import profiling
 
     args = (product.workload, target, product.untuned, product.untuned, "cpu", QUICK)
-    assert ENGINE.profile(*args).outcome == "measured"
+    assert ENGINE.profile(*args, None).outcome == "measured"
     for tensors in profiling._inputs.values():
         for tensor in tensors:
             tensor.copyfrom(tensor.numpy() * 0)
-    assert ENGINE.profile(*args).outcome == "measured"
+    assert ENGINE.profile(*args, None).outcome == "measured"
 
 
 @pytest.mark.parametrize(("best", "cut_short"), [(1e-9, True), (10.0, False), (None, False)])
@@ -429,14 +429,16 @@ def test_a_kernel_much_slower_than_the_best_is_cut_short(
     assert profiled.outcome == "measured"
     assert (len(profiled.latencies), profiled.cut_short) == (1 if cut_short else 3, cut_short)
     # What is known of it is not far from the truth.
-    whole = statistics.median(ENGINE.profile(*args).latencies)
+    whole = statistics.median(ENGINE.profile(*args, None).latencies)
     assert whole / 3 < statistics.median(profiled.latencies) < whole * 3
 
 
 def test_a_kernel_that_raises_is_a_failed_run(
     product: ExtractedTask, convolution: ExtractedTask, target: str
 ) -> None:
-    profiled = ENGINE.profile(product.workload, target, convolution.untuned, product.untuned, "cpu", QUICK)
+    profiled = ENGINE.profile(
+        product.workload, target, convolution.untuned, product.untuned, "cpu", QUICK, None
+    )
     assert profiled.outcome == "run-failed"
     assert 0 < len(profiled.error) <= ERROR_TEXT_LIMIT
 
@@ -468,7 +470,7 @@ def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
     task = ENGINE.import_model(matrix_product(size=256).encode(), cuda, QUICK).tasks[0]
     schedules = ENGINE.update(task.workload, cuda, None, [], 2, seed=1).schedules
     programs = [ENGINE.build(task.workload, cuda, schedule).artifact or b"" for _, schedule in schedules]
-    alone = ENGINE.profile(task.workload, cuda, programs[0], task.untuned, "cuda:0", QUICK)
+    alone = ENGINE.profile(task.workload, cuda, programs[0], task.untuned, "cuda:0", QUICK, None)
     assert alone.outcome == "measured", alone.error
     together = ENGINE.confirm(task.workload, cuda, programs, task.untuned, "cuda:0", QUICK)
     assert [each.outcome for each in together] == ["measured"] * 2
@@ -477,7 +479,9 @@ def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
 
 def test_profiling_repeats_as_asked(product: ExtractedTask, target: str) -> None:
     for settings in (Settings(repeats=4, min_repeat_ms=2), Settings(repeats=4, cache_flush=True)):
-        profiled = ENGINE.profile(product.workload, target, product.untuned, product.untuned, "cpu", settings)
+        profiled = ENGINE.profile(
+            product.workload, target, product.untuned, product.untuned, "cpu", settings, None
+        )
         assert profiled.outcome == "measured"
         assert len(profiled.latencies) == 4
         assert all(latency > 0 for latency in profiled.latencies)

@@ -76,7 +76,7 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float) -> list[psu
 
 def test_a_call_gives_what_the_engine_gives(sandbox: Sandbox) -> None:
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
-    args = (TASK.workload, "mock", SCHEDULES[GOOD], TASK.untuned, "cpu", Settings(repeats=2))
+    args = (TASK.workload, "mock", SCHEDULES[GOOD], TASK.untuned, "cpu", Settings(repeats=2), None)
     profiled = sandbox.call("mock", "profile", args, ProfileOutcome, 10)
     assert isinstance(profiled, ProfileOutcome)
     assert len(profiled.latencies) == 2

@@ -131,11 +131,11 @@ def test_latencies_lie_between_best_and_worst_and_depend_on_the_candidate_alone(
     for _, schedule in engine.update(task.workload, "mock", None, [], 200, 3).schedules:
         artifact = engine.build(task.workload, "mock", schedule).artifact
         assert artifact is not None
-        outcome = engine.profile(task.workload, "mock", artifact, task.untuned, "cpu", SETTINGS)
+        outcome = engine.profile(task.workload, "mock", artifact, task.untuned, "cpu", SETTINGS, None)
         assert outcome.outcome == "measured"
         assert len(outcome.latencies) == SETTINGS.repeats
         found.append(outcome.latencies[0])
-        assert engine.profile(task.workload, "mock", artifact, task.untuned, "cpu", SETTINGS) == outcome
+        assert engine.profile(task.workload, "mock", artifact, task.untuned, "cpu", SETTINGS, None) == outcome
     assert 0.1 <= min(found) < 0.12
     assert 0.28 < max(found) <= 0.3
     untuned = engine.profile_untuned(task.workload, "mock", task.untuned, "cpu", SETTINGS)
@@ -151,7 +151,7 @@ def test_failures_hit_the_candidates_that_they_name() -> None:
     built = [engine.build(task.workload, "mock", each) for each in schedules]
     assert [each.outcome for each in built] == [None, None, "build-failed"] * 2
     profiled = [
-        engine.profile(task.workload, "mock", each.artifact, task.untuned, "cpu", SETTINGS)
+        engine.profile(task.workload, "mock", each.artifact, task.untuned, "cpu", SETTINGS, None)
         for each in built
         if each.artifact is not None
     ]

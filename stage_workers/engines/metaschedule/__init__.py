@@ -59,7 +59,7 @@ class MetaScheduleEngine:
         untuned: bytes,
         device: str,
         settings: Settings,
-        best: float | None = None,
+        best: float | None,
     ) -> ProfileOutcome:
         from . import profiling
 
