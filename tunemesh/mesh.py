@@ -14,7 +14,7 @@ from broker_config.node import PrivateNode
 from broker_config.roles import Role
 from shared.errors import BrokerUnavailable
 from tunemesh.children import Child, Children
-from tunemesh.layout import Layout
+from tunemesh.layout import Layout, fitting
 
 NODE_LIMIT = 90.0
 """Seconds that the private node may take to start."""
@@ -27,7 +27,7 @@ class LocalMesh:
         layout: who runs where.
         target: what the device is to be tuned for, as the person gave it.
         engine: engine that the workers prepare for.
-        strategy: of the coordinator.
+        strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
     """
 
@@ -42,7 +42,7 @@ class LocalMesh:
         self._layout = layout
         self._target = target
         self._engine = engine
-        self._strategy = strategy
+        self._strategy = fitting(layout, strategy)
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,7 +15,7 @@ from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, TunemeshError
 from shared.messages import EngineName, JobEvent, Request, Settings
 from tunemesh.client import Client
-from tunemesh.layout import DISTURBED, Layout, fitting, keeps_apart, plan
+from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.places import Place
 from tunemesh.report import Report, save_results
@@ -154,8 +154,7 @@ def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
         if plan_.place is None:
             layout = plan(plan_.device, plan_.builders, keeps_apart(plan_.strategy))
             _describe(layout, watcher)
-            strategy = fitting(layout, plan_.strategy)
-            mesh = LocalMesh(layout, plan_.target, plan_.engine, strategy, plan_.folder)
+            mesh = LocalMesh(layout, plan_.target, plan_.engine, plan_.strategy, plan_.folder)
             stack.enter_context(mesh)
             place, supervise = Place(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
             password = mesh.node.password("monitor")
