@@ -83,6 +83,11 @@ class BuildOutcome(Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+WAITED = 0.02
+"""Share of its time that a measurement may have waited for its core without casting doubt on it. An idle
+machine shows 0.001 or so."""
+
+
 class ProfileOutcome(Struct, frozen=True, kw_only=True):
     """Latencies in seconds, one per repeat, or why there are none."""
 

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from shared.engine import ProfileOutcome
+from shared.engine import WAITED, ProfileOutcome
 from shared.messages import Step
 from stage_workers.drift import THRESHOLD
 from stage_workers.sandbox import CallFailure
@@ -23,9 +23,6 @@ GROUP = 2.0
 
 SPREAD = 0.2
 """(Largest - smallest) / median of a candidate's repeats from which it is measured again at once."""
-
-WAITED = 0.02
-"""Share of its time that a candidate may have waited for its core. An idle machine shows 0.001 or so."""
 
 ATTEMPTS = 3
 """Times that a candidate is measured, at most."""

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-from shared.engine import ProfileOutcome
+from shared.engine import WAITED, ProfileOutcome
 from shared.messages import Settings
 
 from . import comparing, kernels, targets, workloads
@@ -29,8 +29,6 @@ COLD = 20e-3
 """Seconds that the very first run may take longer at most: pages are touched for the first time."""
 HOPELESS = 4.0
 """Times slower than what is cut short, after which one run is enough."""
-CALM = 0.02
-"""Share of a repeat that its core may have been taken away without casting doubt on it."""
 UNTUNED_SECONDS = 0.5
 """An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
 
@@ -116,7 +114,7 @@ def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOu
         if runs[-1] >= slow + CALL:
             return _outcome([_Repeat(min(runs), 0.0)], cut_short=True)
     first = kernel.measure(settings)
-    if first.seconds >= slow and first.waited <= CALM:
+    if first.seconds >= slow and first.waited <= WAITED:
         return _outcome([first], cut_short=True)
     return _outcome([first, *(kernel.measure(settings) for _ in range(settings.repeats - 1))])
 
