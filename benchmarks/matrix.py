@@ -69,6 +69,11 @@ def section(run: Run) -> str:
     return _in_words({axis: value for axis, value in run.cell.items() if not _is_compared(axis)})
 
 
+def slug(words: str) -> str:
+    """``words`` as a part of ids and file names."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-")
+
+
 def _is_compared(axis: str) -> bool:
     return axis in ("tuner", "strategy") or axis.startswith("settings.")
 
@@ -94,7 +99,7 @@ def _run(experiment: Experiment, repeat: int, seed: int, cell: dict[str, Any]) -
         varied = {axis.removeprefix(prefix): v for axis, v in cell.items() if axis.startswith(prefix)}
         return {**getattr(experiment, name), **varied}
 
-    name = re.sub(r"[^A-Za-z0-9]+", "-", _in_words(cell)).strip("-")
+    name = slug(_in_words(cell))
     return Run(
         id=f"r{repeat}-s{seed}-{name}",
         repeat=repeat,

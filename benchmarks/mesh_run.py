@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -18,7 +17,7 @@ from benchmarks.experiment import settings_of
 from benchmarks.machine import cores_of
 from benchmarks.matrix import Run
 from benchmarks.summary import geometric_mean
-from benchmarks.table import Value
+from benchmarks.table import Value, by_name
 from benchmarks.work import Candidate, Result, Work
 from shared.artifacts import ArtifactStore
 from shared.messages import JobEvent
@@ -135,7 +134,7 @@ def _values(
         "makespan_s": gathered.makespan,
         "steps_s": evidence.span(gathered),
         "tuning_s": evidence.tuning_span(gathered),
-        "stages_s": json.dumps({k: round(v, 3) for k, v in evidence.stage_seconds(gathered).items()}),
+        "stages_s": by_name(evidence.stage_seconds(gathered)),
         "total_s": gathered.makespan + requested - started,
         "use_update": use["update"],
         "use_build": use["build"],

@@ -20,7 +20,7 @@ from benchmarks import evidence, warm_workers
 from benchmarks.evidence import Evidence, Measured, TaskCurve
 from benchmarks.machine import cores_of
 from benchmarks.matrix import Run
-from benchmarks.table import Value
+from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from shared.engine import Imported, TaskTrials
 from shared.messages import Candidate, Settings, Trial
@@ -61,7 +61,7 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         "measured": measured,
         "makespan_s": seconds,
         "tuning_s": seconds,
-        "stages_s": json.dumps({stage: round(spent, 3) for stage, spent in stages.items()}),
+        "stages_s": by_name(stages),
         "models_ms": "{}",
     }
     return Result(values=values)

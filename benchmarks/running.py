@@ -6,7 +6,7 @@ import fcntl
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import machine, mesh_run, models, simulation_run, table
+from benchmarks import evidence, machine, mesh_run, models, simulation_run, table
 from benchmarks import matrix as matrix_module
 from benchmarks import work as work_module
+from benchmarks.evidence import Evidence
 from benchmarks.execution import in_child
 from benchmarks.experiment import Experiment
 from benchmarks.matrix import Run
@@ -60,6 +61,11 @@ class Bench:
     def folder(self, run: str) -> Path:
         """Where a run leaves what is not in the tables."""
         return self.out / "runs" / run
+
+    def evidence(self, rows: Iterable[Row]) -> list[Evidence]:
+        """What the runs of these rows have left for plots, as far as it is still there."""
+        found = (evidence.load(self.folder(row["run"])) for row in rows)
+        return [each for each in found if each is not None]
 
     def run_all(
         self,

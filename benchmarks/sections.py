@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
-from benchmarks import evidence, markdown, matrix, table, work
+from benchmarks import markdown, matrix, table, work
 from benchmarks.evidence import Evidence
 from benchmarks.markdown import middle, ranged, times
 from benchmarks.plots import bars, fidelity, gantt, progress
@@ -26,7 +23,7 @@ class Section:
     def __init__(self, bench: Bench, section: str, rows: list[Row]) -> None:
         self._bench = bench
         self._name = section
-        self._suffix = f"-{re.sub(r'[^A-Za-z0-9]+', '-', section).strip('-')}" if section else ""
+        self._suffix = f"-{matrix.slug(section)}" if section else ""
         self._labels = list(dict.fromkeys(matrix.label(run) for run in matrix.runs(bench.experiment)))
         self._rows = [row for row in rows if row["section"] == section]
         self._done = by_label([row for row in self._rows if row["status"] == "done"], self._labels)
@@ -36,10 +33,7 @@ class Section:
         lines = [f"## {self._name}", ""] if self._name else []
         if not self._done:
             return [*lines, "No run was done.", ""]
-        kept = {
-            label: [e for row in group if (e := evidence.load(self._bench.folder(row["run"]))) is not None]
-            for label, group in self._done.items()
-        }
+        kept = {label: self._bench.evidence(group) for label, group in self._done.items()}
         lines += self._time()
         lines += self._gantt(kept)
         if self._bench.experiment.kind == "simulation":
@@ -107,17 +101,18 @@ class Section:
 
     def _jobs(self) -> list[str]:
         """When jobs end in virtual time, and how much of the devices each tenant had."""
-        tenants = sorted(
-            {name for group in self._done.values() for row in group for name in _cells(row, "device_s")}
-        )
+        used = {
+            label: [table.numbers(row, "device_s") for row in group] for label, group in self._done.items()
+        }
+        tenants = sorted({name for group in used.values() for each in group for name in each})
         body = []
         for label, group in self._done.items():
             ends = [
-                statistics.fmean(_cells(row, "completions_s").values())
+                statistics.fmean(table.numbers(row, "completions_s").values())
                 for row in group
                 if row["completions_s"] != "{}"
             ]
-            devices = [[_cells(row, "device_s").get(tenant, 0.0) for row in group] for tenant in tenants]
+            devices = [[each.get(tenant, 0.0) for each in used[label]] for tenant in tenants]
             body.append([label, ranged(ends), *map(ranged, devices), middle(column(group, "decision_us"))])
         headers = ["", "mean end of a job (s)", *(f"device of {tenant or 'all'} (s)" for tenant in tenants)]
         return ["### Jobs and tenants", "", *markdown.table([*headers, "decision (us)"], body), ""]
@@ -125,8 +120,7 @@ class Section:
     def _models(self, turns: list[Row]) -> list[str]:
         """Latencies by model: what the mesh reported, and where measured again, that on the idle machine."""
         reported = {
-            label: [msgspec.json.decode(row["models_ms"], type=dict[str, float]) for row in group]
-            for label, group in self._done.items()
+            label: [table.numbers(row, "models_ms") for row in group] for label, group in self._done.items()
         }
         names = sorted({name for group in reported.values() for models in group for name in models})
         again = by_label(turns, self._labels)
@@ -214,11 +208,6 @@ class Section:
         path = Path("figures", f"{name}{self._suffix}.svg")
         draw(self._bench.out / path)
         return [f"![{title}]({path})", ""]
-
-
-def _cells(row: Row, name: str) -> dict[str, float]:
-    """A cell that holds numbers by name."""
-    return msgspec.json.decode(row[name] or "{}", type=dict[str, float])
 
 
 def _idle_ms(turns: Sequence[Row], model: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from benchmarks import evidence
 from benchmarks.evidence import Bar, Evidence
 from benchmarks.matrix import Run
-from benchmarks.table import Value
+from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from coordinator import simulation
 from coordinator.simulation import Outcome, Scenario
@@ -65,14 +65,14 @@ def run_simulation(work: Work, run: Run, folder: Path, simulate: Simulate = simu
         "makespan_s": outcome.makespan,
         "lower_bound_s": outcome.lower_bound,
         "ratio": outcome.ratio,
-        "completions_s": _json(outcome.completions),
+        "completions_s": by_name(outcome.completions),
         "completion_mean_s": outcome.completion_mean,
         "completion_p95_s": outcome.completion_p95,
         "steps": outcome.steps,
         "decisions": outcome.decisions,
         "decision_us": outcome.decision_us,
         "core_us": outcome.core_us,
-        "device_s": _json(outcome.device_seconds),
+        "device_s": by_name(outcome.device_seconds),
     }
     for kind in ("update", "build", "profile"):
         shares = use.get(kind, [])
@@ -96,7 +96,3 @@ def _evidence(outcome: Outcome) -> Evidence:
     workers = {(evidence.kind_of(bar.resource), bar.worker) for bar in bars}
     slots = {kind: sum(each == kind for each, _ in workers) for kind, _ in sorted(workers)}
     return Evidence(makespan=outcome.makespan, slots=slots, bars=bars)
-
-
-def _json(values: Mapping[str, float]) -> str:
-    return msgspec.json.encode({name: round(value, 6) for name, value in values.items()}).decode()

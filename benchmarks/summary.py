@@ -54,13 +54,16 @@ def by_label(rows: Iterable[Row], labels: Sequence[str]) -> dict[str, list[Row]]
     return {label: group for label, group in groups.items() if group}
 
 
+def pairs(rows: Iterable[Row], base: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Each row with that of the base in the same block (repeat and seed), where there is one."""
+    by_block = {(row["repeat"], row["seed"]): row for row in base}
+    blocks = [(row, by_block.get((row["repeat"], row["seed"]))) for row in rows]
+    return [(row, against) for row, against in blocks if against is not None]
+
+
 def paired_ratio(rows: Iterable[Row], base: Iterable[Row], name: str) -> float | None:
     """Median of each row's value over that of the base in the same block (repeat and seed); ``None`` when no
     block has both."""
-    reference = {(row["repeat"], row["seed"]): number(row, name) for row in base}
-    ratios = []
-    for row in rows:
-        value, against = number(row, name), reference.get((row["repeat"], row["seed"]))
-        if value and against:
-            ratios.append(value / against)
+    values = [(number(row, name), number(against, name)) for row, against in pairs(rows, base)]
+    ratios = [value / against for value, against in values if value and against]
     return statistics.median(ratios) if ratios else None

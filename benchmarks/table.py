@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from shared.errors import BadInput
 
 Value = str | int | float | bool | None
@@ -92,6 +94,16 @@ def text(value: Value) -> str:
         case float():
             return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.3f}"
     return " ".join(str(value).split())
+
+
+def by_name(values: Mapping[str, float]) -> str:
+    """Numbers by name as one cell."""
+    return msgspec.json.encode({name: round(value, 6) for name, value in values.items()}).decode()
+
+
+def numbers(row: Row, column: str) -> dict[str, float]:
+    """A cell that holds numbers by name; none where it is empty."""
+    return msgspec.json.decode(row.get(column) or "{}", type=dict[str, float])
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from benchmarks import evidence, markdown, table
+from benchmarks import evidence, markdown, matrix, table
 from benchmarks.evidence import TaskCurve
 from benchmarks.markdown import times
 from benchmarks.plots.progress import best_latency, progress
 from benchmarks.running import REMEASURED, Bench
-from benchmarks.summary import column, geometric_mean, paired_ratio
+from benchmarks.summary import column, geometric_mean, paired_ratio, pairs
 from benchmarks.table import Row, number
 
 MESH = "tunemesh"
@@ -27,15 +24,16 @@ def lines(bench: Bench, sections: Sequence[str], rows: Sequence[Row]) -> list[st
     where the time of a trial goes."""
     done = [row for row in rows if row["status"] == "done"]
     groups = {section: [row for row in done if row["section"] == section] for section in sections}
+    turns = table.read(bench.out / REMEASURED)
     out = ["## Against MetaSchedule", ""]
     for other in bench.experiment.axis("tuner"):
         if other != MESH:
-            out += [f"### {other}", "", *_ratios(bench, groups, other), ""]
+            out += [f"### {other}", "", *_ratios(bench, groups, turns, other), ""]
     out += ["### Where the time of a trial goes", "", *_stages(bench, groups), ""]
     return [*out, "### Best latency over time", "", *_figures(bench, groups)]
 
 
-def _ratios(bench: Bench, groups: dict[str, list[Row]], other: str) -> list[str]:
+def _ratios(bench: Bench, groups: dict[str, list[Row]], turns: Sequence[Row], other: str) -> list[str]:
     headers = [
         "",
         f"{other}: trials/s",
@@ -51,7 +49,7 @@ def _ratios(bench: Bench, groups: dict[str, list[Row]], other: str) -> list[str]
         theirs = [row for row in rows if row["tuner"] == other]
         speed = _inverse(paired_ratio(mesh, theirs, "tuning_s"))
         whole = _inverse(paired_ratio(mesh, theirs, "makespan_s"))
-        found = [speed, whole, _latency_ratio(bench, mesh, theirs), _time_ratio(bench, mesh, theirs)]
+        found = [speed, whole, _latency_ratio(turns, mesh, theirs), _time_ratio(bench, mesh, theirs)]
         for values, value in zip(means, found, strict=True):
             values += [value] if value is not None else []
         body.append([section or "all", _rate(theirs), _rate(mesh), *map(times, found)])
@@ -68,7 +66,7 @@ def _stages(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
             if not own:
                 continue
             trials = [number(row, "trials_done") or 1.0 for row in own]
-            spent = [msgspec.json.decode(row["stages_s"], type=dict[str, float]) for row in own]
+            spent = [table.numbers(row, "stages_s") for row in own]
             cells = [
                 f"{statistics.median(s.get(stage, 0.0) / n for s, n in zip(spent, trials, strict=True)):.3f}"
                 for stage in STAGES
@@ -84,15 +82,11 @@ def _figures(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
     lines = []
     for section, rows in groups.items():
         kept = {
-            tuner: [
-                e
-                for row in rows
-                if row["tuner"] == tuner and (e := evidence.load(bench.folder(row["run"]))) is not None
-            ]
+            tuner: bench.evidence(row for row in rows if row["tuner"] == tuner)
             for tuner in bench.experiment.axis("tuner")
         }
         if all(kept.values()):
-            path = Path("figures", f"progress-{re.sub(r'[^A-Za-z0-9]+', '-', section).strip('-')}.svg")
+            path = Path("figures", f"progress-{matrix.slug(section)}.svg")
             progress(bench.out / path, kept)
             lines += [f"![{section}]({path})", ""]
     return lines
@@ -108,12 +102,11 @@ def _inverse(ratio: float | None) -> float | None:
     return 1.0 / ratio if ratio else None
 
 
-def _latency_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> float | None:
+def _latency_ratio(turns: Sequence[Row], mesh: Sequence[Row], theirs: Sequence[Row]) -> float | None:
     """Of the tuned models, measured again, taking turns: geometric mean over the pairs of a block."""
-    turns = table.read(bench.out / REMEASURED)
     ratios = [
         statistics.median(own) / statistics.median(others)
-        for row, against in _pairs(mesh, theirs)
+        for row, against in pairs(mesh, theirs)
         if (own := column([t for t in turns if t["run"] == row["run"]], "latency_s"))
         and (others := column([t for t in turns if t["run"] == against["run"]], "latency_s"))
     ]
@@ -124,7 +117,7 @@ def _time_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> flo
     """When the mesh first knew a latency as low as the other's last one (both as each measured itself), over
     the other's whole time. Runs in which it never did count with their whole time, and at least as 1."""
     ratios = []
-    for row, against in _pairs(mesh, theirs):
+    for row, against in pairs(mesh, theirs):
         own, other = evidence.load(bench.folder(row["run"])), evidence.load(bench.folder(against["run"]))
         took, whole = number(against, "tuning_s"), number(row, "tuning_s")
         if own is None or other is None or not own.curves or not other.curves or not took or not whole:
@@ -145,9 +138,3 @@ def _when(curves: Sequence[TaskCurve], latency: float) -> float | None:
         if sum(c.weight * each for c, each in zip(curves, best, strict=True)) <= latency:
             return at
     return None
-
-
-def _pairs(mesh: Sequence[Row], theirs: Sequence[Row]) -> list[tuple[Row, Row]]:
-    by_block = {(row["repeat"], row["seed"]): row for row in theirs}
-    blocks = [(row, by_block.get((row["repeat"], row["seed"]))) for row in mesh]
-    return [(row, against) for row, against in blocks if against is not None]

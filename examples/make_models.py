@@ -135,6 +135,20 @@ class Network:
         return model
 
 
+def square_product(name: str, size: int, seed: int) -> onnx.ModelProto:
+    """A product of two ``size`` x ``size`` matrices, one of them constant."""
+    net = Network(name, seed)
+    net.node("MatMul", ["image", net.normal((size, size), fan_in=size)], output="logits")
+    return net.model([size, size], size)
+
+
+def single_convolution(name: str, size: int, kernel: int, seed: int, groups: int = 1) -> onnx.ModelProto:
+    """A convolution of 64 channels on a ``size`` x ``size`` image."""
+    net = Network(name, seed)
+    net.convolution("image", (64, 64), kernel, groups=groups, output="logits")
+    return net.model([1, 64, size, size], 64, size, size)
+
+
 def tiny_cnn() -> onnx.ModelProto:
     """Three convolutions and a classifier on a 32x32 image: tunes in a minute on one core."""
     net = Network("tiny_cnn", seed=1)
@@ -194,44 +208,32 @@ def tiny_residual() -> onnx.ModelProto:
 
 def one_convolution() -> onnx.ModelProto:
     """A single convolution, so a single task: a 3x3 one of 64 channels on a 28x28 image."""
-    net = Network("one_convolution", seed=6)
-    net.convolution("image", (64, 64), 3, output="logits")
-    return net.model([1, 64, 28, 28], 64, 28, 28)
+    return single_convolution("one_convolution", 28, 3, seed=6)
 
 
 def matmul_128() -> onnx.ModelProto:
     """A single product of 128x128 matrices. This and the next are what a tuner is usually compared on."""
-    net = Network("matmul_128", seed=7)
-    net.node("MatMul", ["image", net.normal((128, 128), fan_in=128)], output="logits")
-    return net.model([128, 128], 128)
+    return square_product("matmul_128", 128, seed=7)
 
 
 def matmul_512() -> onnx.ModelProto:
     """A single product of 512x512 matrices."""
-    net = Network("matmul_512", seed=8)
-    net.node("MatMul", ["image", net.normal((512, 512), fan_in=512)], output="logits")
-    return net.model([512, 512], 512)
+    return square_product("matmul_512", 512, seed=8)
 
 
 def convolution_3x3() -> onnx.ModelProto:
     """The 3x3 convolution of ResNet's first stage: 64 channels on a 56x56 image."""
-    net = Network("convolution_3x3", seed=9)
-    net.convolution("image", (64, 64), 3, output="logits")
-    return net.model([1, 64, 56, 56], 64, 56, 56)
+    return single_convolution("convolution_3x3", 56, 3, seed=9)
 
 
 def convolution_1x1() -> onnx.ModelProto:
     """A pointwise convolution of 64 channels on a 56x56 image."""
-    net = Network("convolution_1x1", seed=10)
-    net.convolution("image", (64, 64), 1, output="logits")
-    return net.model([1, 64, 56, 56], 64, 56, 56)
+    return single_convolution("convolution_1x1", 56, 1, seed=10)
 
 
 def depthwise() -> onnx.ModelProto:
     """A 3x3 depthwise convolution of 64 channels on a 56x56 image."""
-    net = Network("depthwise", seed=11)
-    net.convolution("image", (64, 64), 3, groups=64, output="logits")
-    return net.model([1, 64, 56, 56], 64, 56, 56)
+    return single_convolution("depthwise", 56, 3, seed=11, groups=64)
 
 
 def softmax() -> onnx.ModelProto:
