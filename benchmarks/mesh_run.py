@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import evidence, fidelity
+from benchmarks import evidence, fidelity, overhead
 from benchmarks.alone import Alone, default_device, wait_for
 from benchmarks.evidence import Evidence, TaskTrials
 from benchmarks.experiment import settings_of
@@ -25,7 +25,7 @@ from tunemesh import layout, tuning
 
 COLUMNS = (
     "jobs", "trials_done", "measured", "makespan_s", "steps_s", "tuning_s", "total_s", "stages_s",
-    "use_update", "use_build", "use_profile", "latency_before_ms", "latency_after_ms", "speedup", "models_ms",
+    "mesh_cpu_s", "use_update", "use_build", "use_profile", "latency_before_ms", "latency_after_ms", "speedup", "models_ms",
     "fidelity_candidates", "fidelity_failed", "fidelity_mean", "fidelity_spread", "fidelity_worst",
     "fidelity_winners", "noise_mean", "noise_spread", "noise_worst",
 )  # fmt: skip
@@ -40,6 +40,8 @@ class Recorder(tuning.Watcher):
     requested: float = 0.0
     """When the first request was published (Unix time)."""
     ended: dict[str, JobEvent] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
+    """CPU seconds of the mesh itself from the first request to the last result."""
 
     def note(self, text: str) -> None:
         """Into the run's log."""
@@ -48,12 +50,15 @@ class Recorder(tuning.Watcher):
     def submitting(self) -> None:
         """The clock of the makespan starts."""
         os.sched_setaffinity(0, self.others or os.sched_getaffinity(0))
+        self._before = overhead.cpu_seconds()
         self.requested = time.time()
 
     def event(self, event: JobEvent) -> None:
         """Keep the addresses of the results."""
         if event.kind == "done":
             self.ended[event.job] = event
+            now = overhead.cpu_seconds()
+            self.spent = {part: now[part] - before for part, before in self._before.items()}
 
 
 def run_mesh(work: Work, run: Run, folder: Path) -> Result:
@@ -102,7 +107,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         with Alone(experiment.engine, device, experiment.target) as alone:
             candidates = fidelity.measure(chosen, store, alone, settings)
     _clean(folder)
-    values = _values(endings, gathered, started, recorder.requested)
+    values = _values(endings, gathered, started, recorder)
     return Result(values={**values, **fidelity.figures(candidates)}, candidates=candidates)
 
 
@@ -122,7 +127,7 @@ def _gather(
 
 
 def _values(
-    endings: list[tuning.Ending], gathered: Evidence, started: float, requested: float
+    endings: list[tuning.Ending], gathered: Evidence, started: float, recorder: Recorder
 ) -> dict[str, Value]:
     reports = [ending.report for ending in endings if ending.report is not None]
     use = evidence.utilisation(gathered)
@@ -135,7 +140,8 @@ def _values(
         "steps_s": evidence.span(gathered),
         "tuning_s": evidence.tuning_span(gathered),
         "stages_s": by_name(evidence.stage_seconds(gathered)),
-        "total_s": gathered.makespan + requested - started,
+        "mesh_cpu_s": by_name(recorder.spent),
+        "total_s": gathered.makespan + recorder.requested - started,
         "use_update": use["update"],
         "use_build": use["build"],
         "use_profile": use["profile"],

@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import evidence, markdown, matrix, table
 from benchmarks.evidence import TaskCurve
 from benchmarks.markdown import times
+from benchmarks.overhead import PARTS
 from benchmarks.plots.progress import best_latency, progress
 from benchmarks.running import REMEASURED, Bench
 from benchmarks.summary import column, geometric_mean, paired_ratio, pairs
@@ -72,10 +73,24 @@ def _stages(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
                 for stage in STAGES
             ]
             wall = [t / n for t, n in zip(column(own, "tuning_s"), trials, strict=True)]
-            body.append(
-                [f"{section}, {tuner}" if section else tuner, *cells, f"{statistics.median(wall):.3f}"]
-            )
-    return markdown.table(["seconds per trial", *STAGES.values(), "wall"], body)
+            cells += [f"{statistics.median(wall):.3f}", _moving(own)]
+            body.append([f"{section}, {tuner}" if section else tuner, *cells])
+    headers = [
+        "seconds per trial",
+        *STAGES.values(),
+        "wall",
+        "broker + coordinator + workers, of the makespan",
+    ]
+    return markdown.table(headers, body)
+
+
+def _moving(rows: Sequence[Row]) -> str:
+    """CPU time of what moves the steps about, as medians of its shares of the makespan; empty without any."""
+    spent = [(table.numbers(row, "mesh_cpu_s"), number(row, "makespan_s")) for row in rows]
+    known = [[100 * parts_s[part] / whole for part in PARTS] for parts_s, whole in spent if parts_s and whole]
+    if not known:
+        return ""
+    return " + ".join(f"{statistics.median(shares):.1f}" for shares in zip(*known, strict=True)) + " %"
 
 
 def _figures(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:

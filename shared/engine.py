@@ -35,9 +35,10 @@ class ExtractedTask(Struct, frozen=True, kw_only=True):
 
 
 class Imported(Struct, frozen=True, kw_only=True):
-    """A model after graph optimisation, and its tasks in order of first use."""
+    """A model, and its tasks in order of first use."""
 
     model: bytes
+    """As :meth:`Engine.assemble` takes it."""
     tasks: list[ExtractedTask]
 
 
@@ -198,7 +199,8 @@ class Engine(Protocol):
         call, so that a change shows a change of the device. The first call may take longer."""
 
     def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
-        """Compile the whole model twice, with the best of the trials and without any."""
+        """Compile the whole model twice: optimised as by ``import_model``, with the best of the trials, and as
+        it was given, without any."""
 
     def validate(
         self,

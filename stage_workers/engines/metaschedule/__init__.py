@@ -93,7 +93,7 @@ class MetaScheduleEngine:
     def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
         from . import assembling
 
-        return assembling.assemble(model, target, tasks)
+        return assembling.assemble(model, target, tasks, settings)
 
     def validate(
         self,

@@ -8,15 +8,18 @@ from typing import Any
 
 from shared.engine import Assembled, TaskTrials
 from shared.errors import JobFailed
-from shared.messages import Trial
+from shared.messages import Settings, Trial
 
-from . import building, linking, models, preloading, records, schedules, spaces, targets, workloads
+from . import building, importing, linking, models, preloading, records, schedules, spaces, targets, workloads
 from .updating import latency
 
 log = logging.getLogger(__name__)
 
 
-def assemble(model: bytes, target: str, tasks: list[TaskTrials]) -> Assembled:
+AS_GIVEN = Settings(convolutions="as-given")
+
+
+def assemble(model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
     """See :meth:`shared.engine.Engine.assemble`.
 
     Raises:
@@ -24,8 +27,9 @@ def assemble(model: bytes, target: str, tasks: list[TaskTrials]) -> Assembled:
     """
     module, signature = models.unpack(model)
     return Assembled(
-        tuned=_compile(_apply(module, target, tasks), target),
-        untuned=_compile(module, target),
+        tuned=_compile(_apply(importing.optimise(module, target, settings), target, tasks), target),
+        # What there would be without Tunemesh.
+        untuned=_compile(importing.optimise(module, target, AS_GIVEN), target),
         signature=models.pack_signature(signature),
         files=records.database_files(target, tasks),
     )
@@ -37,9 +41,10 @@ def _apply(module: Any, target: str, tasks: list[TaskTrials]) -> Any:
 
     best = {task.workload: min(task.trials, key=latency) for task in tasks if task.trials and task.apply}
     best = {workload: trial for workload, trial in best.items() if math.isfinite(latency(trial))}
+    scheduled = _scheduled(module)
     with targets.load(target), tvm.transform.PassContext(opt_level=3), _database(best, target):
         applied = tvm.relax.transform.MetaScheduleApplyDatabase()(module)
-    count = sum(1 for function in applied.functions.values() if _is_scheduled(function))
+    count = _scheduled(applied) - scheduled
     log.info("applied the schedules of %d tasks to %d functions", len(best), count)
     # Database and model were made from the same functions: this can only be a defect.
     if count < len(best):
@@ -64,8 +69,10 @@ def _database(best: dict[bytes, Trial], target: str) -> Any:
     return database
 
 
-def _is_scheduled(function: Any) -> bool:
-    return bool(function.attrs and function.attrs.get("tirx.is_scheduled", False))
+def _scheduled(module: Any) -> int:
+    """How many functions of ``module`` have a schedule."""
+    attributes = [function.attrs for function in module.functions.values() if function.attrs]
+    return sum(bool(each.get("tirx.is_scheduled", False)) for each in attributes)
 
 
 def _compile(module: Any, target: str) -> bytes:

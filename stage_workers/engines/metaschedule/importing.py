@@ -8,19 +8,23 @@ from shared.engine import ExtractedTask, Imported
 from shared.errors import BadModel
 from shared.messages import Settings
 
-from . import building, folding, models, reading, targets, workloads
+from . import building, convolutions, folding, models, reading, targets, workloads
 from .errors import first_line
 
 
 def import_model(model: bytes, target: str, settings: Settings) -> Imported:
     """See :meth:`shared.engine.Engine.import_model`."""
     module, signature = reading.read(model, settings.shapes)
-    optimised = optimise(module, target)
-    return Imported(model=models.pack(optimised, signature), tasks=_tasks(optimised, target))
+    folded = folding.fold_batch_norms(module)
+    return Imported(
+        model=models.pack(folded, signature), tasks=_tasks(optimise(folded, target, settings), target)
+    )
 
 
-def optimise(module: Any, target: str) -> Any:
-    """Fold batch norms and constants, lower operators to TIR and fuse what can be fused.
+def optimise(module: Any, target: str, settings: Settings) -> Any:
+    """Fold constants, choose the layout, lower operators to TIR and fuse what can be fused.
+
+    The same arguments give the same functions, in every process.
 
     Raises:
         BadModel: when TVM fails at it.
@@ -28,11 +32,13 @@ def optimise(module: Any, target: str) -> Any:
     import tvm
     from tvm.relax import transform
 
-    passes = [
+    simplify = [
         transform.DecomposeOpsForInference(),
         transform.FoldConstant(),
         transform.CanonicalizeBindings(),
-        transform.LegalizeOps(),
+    ]
+    lower = [
+        transform.LegalizeOps({"relax.nn.conv2d": convolutions.legalize}),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
         transform.FuseOps(),
@@ -41,8 +47,8 @@ def optimise(module: Any, target: str) -> Any:
     ]
     try:
         with targets.load(target), tvm.transform.PassContext(opt_level=3):
-            # First, because the decomposition takes batch norms apart.
-            return tvm.transform.Sequential(passes)(folding.fold_batch_norms(module))
+            simple = tvm.transform.Sequential(simplify)(module)
+            return tvm.transform.Sequential(lower)(convolutions.prepare(simple, target, settings))
     except Exception as error:  # passes raise whatever their operators raise
         raise BadModel(f"TVM cannot lower the model: {first_line(error)}") from None
 
@@ -51,11 +57,17 @@ def _tasks(module: Any, target: str) -> list[ExtractedTask]:
     from tvm.s_tir.meta_schedule import relax_integration
 
     extracted = relax_integration.extract_tasks(module, targets.load(target))
+    extracted = [task for task in extracted if not _is_scheduled(task)]
     if not extracted:
         raise BadModel("the model has no operator that could be tuned")
     first_use = {name: i for i, name in reversed(list(enumerate(_calls(module))))}
     extracted.sort(key=lambda task: first_use[str(task.task_name)])
     return [_task(task, target) for task in extracted]
+
+
+def _is_scheduled(task: Any) -> bool:
+    (workload,) = task.dispatched
+    return bool(workload["main"].attrs.get("tirx.is_scheduled", False))
 
 
 def _task(task: Any, target: str) -> ExtractedTask:

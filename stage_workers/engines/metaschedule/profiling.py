@@ -29,6 +29,10 @@ COLD = 20e-3
 """Seconds that the very first run may take longer at most: pages are touched for the first time."""
 HOPELESS = 4.0
 """Times slower than what is cut short, after which one run is enough."""
+GLANCE = 0.2
+"""Part of a repeat after which a candidate is given up that is slower than what is cut short by
+:data:`CLEARLY`: so short a repeat may err by a few percent."""
+CLEARLY = 1.1
 UNTUNED_SECONDS = 0.5
 """An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
 
@@ -113,6 +117,9 @@ def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOu
             runs.append(kernel.run())
         if runs[-1] >= slow + CALL:
             return _outcome([_Repeat(min(runs), 0.0)], cut_short=True)
+        glance = kernel.measure(settings, GLANCE)
+        if glance.seconds >= CLEARLY * slow and glance.waited <= WAITED:
+            return _outcome([glance], cut_short=True)
     first = kernel.measure(settings)
     if first.seconds >= slow and first.waited <= WAITED:
         return _outcome([first], cut_short=True)
@@ -188,8 +195,8 @@ class _Kernel:
     def outputs(self) -> list[Array]:
         return [self._tensors[i].numpy() for i in self._written]
 
-    def measure(self, settings: Settings) -> _Repeat:
-        """One repeat. TVM runs the kernel once more before it starts."""
+    def measure(self, settings: Settings, part: float = 1.0) -> _Repeat:
+        """One repeat, or that part of one. TVM runs the kernel once more before it starts."""
         flush = settings.cache_flush and self._device.type == "cpu"
         core = kernels.CoreWatch()
         evaluator = self._module.time_evaluator(
@@ -197,7 +204,7 @@ class _Kernel:
             self._device,
             number=1,
             repeat=1,
-            min_repeat_ms=0 if flush else settings.min_repeat_ms,
+            min_repeat_ms=0 if flush else int(part * settings.min_repeat_ms),
             f_preproc="cache_flush_cpu_non_first_arg" if flush else "",
         )
         seconds = float(evaluator(*self._tensors).results[0])
