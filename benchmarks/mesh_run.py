@@ -25,7 +25,8 @@ from tunemesh import layout, tuning
 
 COLUMNS = (
     "jobs", "trials_done", "measured", "makespan_s", "steps_s", "tuning_s", "total_s", "stages_s",
-    "mesh_cpu_s", "use_update", "use_build", "use_profile", "latency_before_ms", "latency_after_ms", "speedup", "models_ms",
+    "mesh_cpu_s",
+    "use_update", "use_build", "use_profile", "latency_before_ms", "latency_after_ms", "speedup", "models_ms",
     "fidelity_candidates", "fidelity_failed", "fidelity_mean", "fidelity_spread", "fidelity_worst",
     "fidelity_winners", "noise_mean", "noise_spread", "noise_worst",
 )  # fmt: skip

@@ -199,8 +199,8 @@ class Engine(Protocol):
         call, so that a change shows a change of the device. The first call may take longer."""
 
     def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
-        """Compile the whole model twice: optimised as by ``import_model``, with the best of the trials, and as
-        it was given, without any."""
+        """Compile the whole model twice: optimised as by ``import_model``, with the best of the trials, and
+        as it was given, without any."""
 
     def validate(
         self,

@@ -5,8 +5,8 @@ over the channels take the place of the convolution, with a quarter of its multi
 each are transformed to 4x4 outputs. The weights are transformed when the model is imported.
 
 The products are left to tuning. The transforms have a fixed schedule: they only move and add. As reductions
-over constant matrices, which a tuner could see into, a candidate took 0.4 to 0.8 s to compile, and the best of
-64 ran two to three times slower (56x56x64: 301 us, this one 88 us; a Zen 4 core).
+over constant matrices, which a tuner could see into, a candidate took 0.4 to 0.8 s to compile, and the best
+of 64 ran two to three times slower (56x56x64: 301 us, this one 88 us; a Zen 4 core).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def transform_output(products: Any, images: int, height: int, width: int) -> Any
 
 
 class _Local:
-    """A small array of vectors. All indices but the lane are constants, so that LLVM keeps it in registers."""
+    """A small array of vectors. All indices but the lane are constants: LLVM keeps it in registers."""
 
     def __init__(self, buffer: Any, columns: int) -> None:
         self._buffer = buffer
