@@ -18,12 +18,13 @@ from typing import Any
 
 from benchmarks import evidence, warm_workers
 from benchmarks.evidence import Evidence, Measured, TaskCurve
+from benchmarks.experiment import settings_of
 from benchmarks.machine import cores_of
 from benchmarks.matrix import Run
 from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from shared.engine import Imported, TaskTrials
-from shared.messages import Candidate, Settings, Trial
+from shared.messages import Candidate, Trial
 from stage_workers.engines.metaschedule import MetaScheduleEngine
 from tunemesh.report import write_file
 
@@ -38,7 +39,7 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
     # Code as TVM makes it by default: the mesh has LLVM optimise less (``targets.LLVM_LEVEL``).
     target = engine.resolve_target(work.experiment.target)
     target = json.dumps({"opt-level": TVM_LLVM_LEVEL, **json.loads(target)}, sort_keys=True)
-    settings = Settings()
+    settings = settings_of(run.settings)
     seconds, tried, measured, curves = 0.0, 0, 0, []
     stages: dict[str, float] = {}
     for name in run.models:

@@ -99,7 +99,9 @@ def decode(body: bytes, *kinds: type[M]) -> M:
     try:
         message: M = _decoders[kind].decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadMessage(f"{head.type} is invalid: {clip(str(error), REASON_LIMIT)}") from None
+        # msgspec quotes the sender's text as it came.
+        reason = "".join(each if each.isprintable() else "?" for each in str(error))
+        raise BadMessage(f"{head.type} is invalid: {clip(reason, REASON_LIMIT)}") from None
     return message
 
 

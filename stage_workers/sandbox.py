@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -36,6 +37,8 @@ PRELOAD_LIMIT = 300.0
 that when all workers of a machine start together."""
 GONE_LIMIT = 10.0
 """Seconds until a killed process is really gone; a driver may hold it for a while."""
+LEAST_WAIT = 0.01
+"""Seconds between two looks at a child's CPU time; the kernel counts in such steps."""
 TAIL = 600
 """Characters of a dead child's output that go into the error text."""
 
@@ -159,9 +162,16 @@ class Sandbox:
             return True  # the next call starts it anew, and reports what is wrong if it fails again
 
     def call(
-        self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+        self,
+        engine: str,
+        method: str,
+        args: Sequence[object],
+        returns: type[T],
+        timeout: float,
+        cpu_limit: float | None = None,
     ) -> T | CallFailure:
         """Call ``engine.method(*args)`` in the child; ``timeout`` seconds count from when it is ready.
+        ``cpu_limit`` counts only those in which it has a core, so that it means the same on a busy machine.
 
         Raises:
             TunemeshError: what the engine raised on purpose (``BadModel``, ``BadTarget``).
@@ -177,9 +187,9 @@ class Sandbox:
         self._output.truncate(0)
         deadline = time.monotonic() + timeout
         try:
-            reply = self._exchange(child, request, deadline)
-        except TimeoutError:
-            return self._failed("timed-out", f"exceeded {timeout:g} s")
+            reply = self._exchange(child, request, deadline, cpu_limit)
+        except TimeoutError as error:
+            return self._failed("timed-out", str(error) or f"exceeded {timeout:g} s")
         except _Gone:
             return self._death()
         match reply.kind:
@@ -211,10 +221,14 @@ class Sandbox:
 
     # -- One call ----------------------------------------------------------------------------------------
 
-    def _exchange(self, child: _Child, request: bytes, deadline: float) -> frames.Reply:
+    def _exchange(
+        self, child: _Child, request: bytes, deadline: float, cpu_limit: float | None
+    ) -> frames.Reply:
         try:
             child.peer.settimeout(max(deadline - time.monotonic(), 0.001))
             frames.send(child.peer, request)
+            if cpu_limit is not None:
+                _await_or_exceed(child, min(cpu_limit, deadline - time.monotonic()), deadline)
             if not _readable(child.peer, deadline):
                 raise TimeoutError
             # It has begun to answer: let it finish.
@@ -372,6 +386,33 @@ def _readable(peer: socket.socket, deadline: float) -> bool:
     poll = select.poll()
     poll.register(peer, select.POLLIN)
     return bool(poll.poll(max(deadline - time.monotonic(), 0.0) * 1000))
+
+
+def _await_or_exceed(child: _Child, cpu_limit: float, deadline: float) -> None:
+    """Return when the child has answered, or at the deadline.
+
+    Raises:
+        TimeoutError: it had more than ``cpu_limit`` seconds of CPU time before.
+    """
+    assert child.pid is not None
+    before, left = _cpu_seconds(child.pid), cpu_limit
+    while not _readable(child.peer, min(time.monotonic() + left, deadline)):
+        left = cpu_limit - (_cpu_seconds(child.pid) - before)
+        if time.monotonic() >= deadline:
+            return
+        if left <= 0:
+            raise TimeoutError(f"exceeded {cpu_limit:.3g} s of CPU time")
+        left = max(left, LEAST_WAIT)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time so far of a process, all its threads; 0 when it is gone."""
+    try:
+        # Behind the name, which may hold anything, user and system time are the 12th and 13th field.
+        fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _kernel_kills() -> int:

@@ -106,6 +106,7 @@ def tune(
     profile_timeout: options.ProfileTimeout = None,
     lookahead: options.Lookahead = None,
     cut_short: options.CutShort = None,
+    convolutions: options.Convolutions = None,
     tenant: options.Tenant = "",
     priority: options.Priority = 10,
 ) -> None:
@@ -132,6 +133,7 @@ def tune(
             profile_timeout=profile_timeout,
             lookahead=lookahead,
             cut_short=cut_short,
+            convolutions=convolutions,
         ),
         strategy=strategy,
         builders=builders,
@@ -212,6 +214,7 @@ def submit(
     profile_timeout: options.ProfileTimeout = None,
     lookahead: options.Lookahead = None,
     cut_short: options.CutShort = None,
+    convolutions: options.Convolutions = None,
     tenant: options.Tenant = "",
     priority: options.Priority = 10,
 ) -> None:
@@ -237,6 +240,7 @@ def submit(
             profile_timeout=profile_timeout,
             lookahead=lookahead,
             cut_short=cut_short,
+            convolutions=convolutions,
         ),
     )
     ids = tuning.submit(models, wanted, place)

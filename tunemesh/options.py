@@ -47,6 +47,10 @@ CutShort = Annotated[
     float | None,
     typer.Option(help="Stop measuring what is so many times slower than the best; 0: never."),
 ]
+Convolutions = Annotated[
+    str | None,
+    typer.Option(help="winograd: 3x3 on a CPU by Winograd's algorithm where that is faster; or as-given."),
+]
 CacheFlush = Annotated[bool, typer.Option(help="Flush the CPU's caches before every repeat.")]
 BuildTimeout = Annotated[float | None, typer.Option(help="Seconds per candidate.")]
 ProfileTimeout = Annotated[float | None, typer.Option(help="Seconds per candidate.")]
@@ -60,6 +64,7 @@ def make_settings(
     repeats: int | None,
     min_repeat_ms: int | None,
     cut_short: float | None,
+    convolutions: str | None,
     cache_flush: bool,
     build_timeout: float | None,
     profile_timeout: float | None,
@@ -79,6 +84,7 @@ def make_settings(
         "build_timeout": build_timeout,
         "profile_timeout": profile_timeout,
         "lookahead": lookahead,
+        "convolutions": convolutions,
         "shapes": dict(map(_shape, shapes or [])),
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -1,4 +1,5 @@
-"""``build``: compile the candidates of a chunk, each in a sandbox call of its own."""
+"""``build``: compile the candidates of a chunk, each in a sandbox call of its own. One that takes many times
+as long as its siblings is given up (:mod:`stage_workers.patience`)."""
 
 from __future__ import annotations
 
@@ -18,14 +19,17 @@ def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
         TunemeshError: the target is refused, or the store fails.
     """
     workload = context.store.get(work.task.workload)
-    return BuildDone(built=[_build(step, workload, each, context) for each in work.candidates])
+    task = work.task.workload.sha256
+    return BuildDone(built=[_build(step, task, workload, each, context) for each in work.candidates])
 
 
-def _build(step: Step, workload: bytes, candidate: Candidate, context: Context) -> Built:
+def _build(step: Step, task: str, workload: bytes, candidate: Candidate, context: Context) -> Built:
     started = time.monotonic()
     args = (workload, step.target, candidate.schedule)
-    answer = context.sandbox.call(step.engine, "build", args, BuildOutcome, step.settings.build_timeout)
+    limit, patience = step.settings.build_timeout, context.patience.limit(task)
+    answer = context.sandbox.call(step.engine, "build", args, BuildOutcome, limit, patience)
     seconds = time.monotonic() - started
+    context.patience.took(task, seconds)
     if isinstance(answer, CallFailure):
         return Built(
             index=candidate.index,

@@ -10,6 +10,7 @@ from shared.artifacts import ArtifactStore
 from shared.errors import TunemeshError
 from shared.messages import Step
 from stage_workers.drift import Drift
+from stage_workers.patience import Patience
 from stage_workers.sandbox import CallFailure
 
 T = TypeVar("T")
@@ -25,7 +26,13 @@ class Caller(Protocol):
     """What of the sandbox the stages use."""
 
     def call(
-        self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+        self,
+        engine: str,
+        method: str,
+        args: Sequence[object],
+        returns: type[T],
+        timeout: float,
+        cpu_limit: float | None = None,
     ) -> T | CallFailure:
         """See :meth:`stage_workers.sandbox.Sandbox.call`."""
 
@@ -40,6 +47,8 @@ class Context:
     """``cpu`` or ``cuda:0`` as the engine in the sandbox sees it; ``None`` for workers without a device."""
     drift: Drift = field(default_factory=Drift)
     """What is known of the device's speed."""
+    patience: Patience = field(default_factory=Patience)
+    """What is known of the time that builds take."""
 
     def require_device(self, step: Step) -> str:
         """The device.

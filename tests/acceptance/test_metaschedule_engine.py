@@ -25,7 +25,7 @@ from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
 from stage_workers.engines.metaschedule import MetaScheduleEngine, building, search_state
 
 ROOT = Path(__file__).parents[2]
-QUICK = Settings(repeats=2, min_repeat_ms=5)
+QUICK = Settings(repeats=2, min_repeat_ms=5, convolutions="as-given")
 ENGINE = MetaScheduleEngine()
 
 
@@ -246,7 +246,9 @@ def test_a_bad_model_is_explained_in_one_line(
 
 
 def test_a_given_shape_fixes_a_dynamic_model(imported: Imported, target: str) -> None:
-    fixed = ENGINE.import_model(dynamic_cnn(), target, Settings(shapes={"image": [1, 3, 32, 32]}))
+    fixed = ENGINE.import_model(
+        dynamic_cnn(), target, msgspec.structs.replace(QUICK, shapes={"image": [1, 3, 32, 32]})
+    )
     assert [task.key for task in fixed.tasks] == [task.key for task in imported.tasks]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.engine import BuildOutcome, ProfileOutcome
+from shared.engine import BuildOutcome, Imported, ProfileOutcome
 from shared.errors import BadModel, BadTarget
 from shared.messages import Settings
 from stage_workers.engines import load
@@ -32,7 +32,7 @@ SCHEDULES = [each for _, each in ENGINE.update(TASK.workload, "mock", None, [], 
 WORKER = """
 import sys
 from stage_workers.sandbox import Sandbox
-from shared.engine import BuildOutcome
+from shared.engine import BuildOutcome, Imported
 with Sandbox(["mock"], memory=8 * 2**30) as sandbox:
     assert sandbox.ready(20)
     print("ready", flush=True)
@@ -132,6 +132,19 @@ def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     assert time.monotonic() - failed < 1
     assert sandbox.child_pid != before
     assert nursery_of(sandbox) == nursery
+
+
+def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) -> None:
+    began = time.monotonic()
+    work = "\n".join(["tasks:", *(f"  - {{name: t{n}}}" for n in range(30_000))]).encode()
+    answer = failure(sandbox.call("mock", "import_model", (work, "mock", Settings()), Imported, 60.0, 0.2))
+    assert (answer.kind, answer.text) == ("timed-out", "exceeded 0.2 s of CPU time")
+    assert time.monotonic() - began < 5
+    args = (TASK.workload, "mock", SCHEDULES[HANG])
+    answer = failure(sandbox.call("mock", "build", args, BuildOutcome, 1.0, 0.2))
+    assert (answer.kind, answer.text) == ("timed-out", "exceeded 1 s")
+    args = (TASK.workload, "mock", SCHEDULES[GOOD])
+    assert isinstance(sandbox.call("mock", "build", args, BuildOutcome, 1.0, 0.2), BuildOutcome)
 
 
 def test_the_time_limit_ends_what_the_child_has_started(sandbox: Sandbox) -> None:

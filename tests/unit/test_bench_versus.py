@@ -23,6 +23,7 @@ EXPERIMENT = Experiment(
     matrix={"tuner": ["metaschedule", "tunemesh"], "cores": [1], "seed": [0, 1]},
 )
 TUNING = {"metaschedule": 100.0, "tunemesh": 20.0}
+MOVING = '{"broker":0.5,"coordinator":0.25,"workers":0.25}'
 LATENCY = {"metaschedule": 2e-3, "tunemesh": 1e-3}
 
 
@@ -57,6 +58,7 @@ def rows() -> list[Row]:
             "run": run.id, "status": "done", "tuner": run.tuner, "section": matrix.section(run),
             "repeat": run.repeat, "seed": run.seed, "trials_done": 64, "tuning_s": seconds,
             "makespan_s": seconds + 5, "stages_s": '{"update":6.4,"build":3.2,"profile":1.6}',
+            "mesh_cpu_s": MOVING if run.tuner == versus.MESH else "",
         }  # fmt: skip
         found.append({name: table.text(value) for name, value in values.items()})  # type: ignore[arg-type]
     return found
@@ -66,7 +68,8 @@ def test_ratios_compare_runs_of_the_same_seed(bench: Bench) -> None:
     lines = versus.lines(bench, ["cores 1"], rows())
     assert "| cores 1 | 0.64 | 3.2 | 5.000 | 4.200 | 0.500 | 0.100 |" in lines
     assert "| geometric mean |  |  | 5.000 | 4.200 | 0.500 | 0.100 |" in lines
-    assert "| cores 1, tunemesh | 0.100 | 0.050 | 0.025 | 0.312 |" in lines
+    assert "| cores 1, tunemesh | 0.100 | 0.050 | 0.025 | 0.312 | 2.0 + 1.0 + 1.0 % |" in lines
+    assert "| cores 1, metaschedule | 0.100 | 0.050 | 0.025 | 1.562 |  |" in lines
 
 
 def test_without_results_cells_are_empty(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from shared.messages import (
     ValidateWork,
     Work,
 )
+from stage_workers import patience
 from stage_workers.engines import load
 from stage_workers.sandbox import CallFailure
 from stage_workers.stages import Context, run_stage
@@ -57,11 +58,19 @@ class FakeSandbox:
     def __init__(self) -> None:
         self.answers: dict[str, list[object]] = {}
         self.calls: list[tuple[str, float]] = []
+        self.cpu_limits: list[float | None] = []
 
     def call(
-        self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+        self,
+        engine: str,
+        method: str,
+        args: Sequence[object],
+        returns: type[T],
+        timeout: float,
+        cpu_limit: float | None = None,
     ) -> T | CallFailure:
         self.calls.append((method, timeout))
+        self.cpu_limits.append(cpu_limit)
         if self.answers.get(method):
             answer = self.answers[method].pop(0)
             if isinstance(answer, TunemeshError):
@@ -217,6 +226,30 @@ def test_a_failed_build_costs_one_candidate(context: Context, sandbox: FakeSandb
     assert built[3].artifact is not None
     assert [each.index for each in built] == [0, 1, 2, 3]
     assert sandbox.calls[-4:] == [("build", 7)] * 4
+
+
+def test_builds_of_a_task_get_a_limit_once_it_is_known_how_long_they_take(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 8).candidates
+    run_stage(step(BuildWork(task=task, candidates=candidates)), context)
+    limits = sandbox.cpu_limits[-8:]
+    assert limits[:4] == [None] * 4
+    assert limits[4:] == [patience.LEAST] * 4
+
+
+def test_patience_is_some_times_the_median_of_the_same_task() -> None:
+    known = patience.Patience()
+    for seconds in (1.0, 3.0, 2.0):
+        known.took("a", seconds)
+    assert known.limit("a") is None
+    known.took("a", 90.0)
+    assert known.limit("a") == patience.FACTOR * 2.5
+    assert known.limit("b") is None
+    for number in range(patience.TASKS_KEPT):
+        known.took(f"other {number}", 1.0)
+    assert known.limit("a") is None
 
 
 def test_profile_measures_what_was_built_and_the_baseline_when_asked(

@@ -339,6 +339,11 @@ def test_any_bytes_are_a_message_or_a_bad_message(body: bytes) -> None:
     _decode_or_bad(body)
 
 
+def test_a_reason_quotes_no_control_characters() -> None:
+    step = next(example for tag, example in EXAMPLES if tag == "step")
+    assert "??[2Juild" in reason(msgpack.packb({**step, "work": {"type": "\0\x1b[2Juild"}}))
+
+
 @pytest.mark.parametrize(("tag", "example"), EXAMPLES, ids=IDS)
 @given(data=st.data())
 def test_a_message_with_any_bytes_replaced_is_a_message_or_a_bad_message(
