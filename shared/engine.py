@@ -174,8 +174,8 @@ class Engine(Protocol):
         best: float | None,
     ) -> ProfileOutcome:
         """Measure one candidate on ``device`` (``cpu`` or ``cuda:<n>``) and compare its outputs with those
-        of ``untuned`` on the same inputs. Where the first runs take more than ``settings.cut_short`` times
-        ``best`` (seconds), they are all that is measured."""
+        of ``untuned`` on the same inputs. Where the first repeat, or less, shows that it takes
+        ``settings.cut_short`` times ``best`` (seconds), that is all that is measured."""
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings

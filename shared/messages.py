@@ -76,9 +76,9 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Timed repeats of a candidate; the median counts."""
     min_repeat_ms: Annotated[int, Meta(ge=0, le=10_000)] = 50
     """A repeat runs the kernel as often as this takes, in milliseconds."""
-    cut_short: Annotated[float, Meta(ge=1.05, le=1000)] | None = 1.05
-    """A candidate that its first runs, a fifth of a repeat, or its first repeat, show to be so many times
-    slower than the best of its task is not measured any further; ``None``: never."""
+    cut_short: Annotated[float, Meta(ge=1, le=1000)] | None = 1.0
+    """One repeat is enough of a candidate that takes so many times as long as the best of its task, and less
+    than one where a few runs show that clearly; ``None``: never."""
     cache_flush: bool = False
     """Flush the CPU's caches before every repeat (then each repeat is one run)."""
     build_timeout: Annotated[float, Meta(gt=0, le=600)] = 20.0

@@ -18,6 +18,12 @@ BASELINE_ALLOWANCE = 10.0
 """Times ``profile_timeout`` that the untuned workload may take: it is measured once, may be a hundred times
 slower than a good candidate, and without it there is no baseline at all."""
 
+HOPELESS = 500.0
+"""Times the best latency that a candidate may take, with :data:`ALLOWANCE`: the single run that checks what
+it computes may last for ever."""
+ALLOWANCE = 1.0
+"""Seconds for loading and measuring a candidate, many times what that takes."""
+
 
 def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
     """What became of each artifact, in order, and the untuned latency where it is asked for.
@@ -52,6 +58,8 @@ class _Kernels:
         self._store = context.store
         self._sandbox = context.sandbox
         self._best = work.best
+        self._warm = False
+        """Whether the sandbox has measured a candidate of this task, and so knows the right outputs."""
         self._workload = context.store.get(work.task.workload)
         self._untuned = context.store.get(work.task.untuned)
 
@@ -81,7 +89,11 @@ class _Kernels:
         step = self._step
         args = (self._workload, step.target, program, self._untuned, self.device, step.settings, best)
         limit = step.settings.profile_timeout
-        return _sound(self._sandbox.call(step.engine, "profile", args, ProfileOutcome, limit))
+        if best is not None and self._warm and step.settings.cut_short is not None:
+            limit = min(limit, ALLOWANCE + HOPELESS * best)
+        answer = self._sandbox.call(step.engine, "profile", args, ProfileOutcome, limit)
+        self._warm = not isinstance(answer, CallFailure)
+        return _sound(answer)
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
         """Measure all candidates in one call, or each alone if that call fails."""

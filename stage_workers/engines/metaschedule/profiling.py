@@ -30,9 +30,12 @@ COLD = 20e-3
 HOPELESS = 4.0
 """Times slower than what is cut short, after which one run is enough."""
 GLANCE = 0.2
-"""Part of a repeat after which a candidate is given up that is slower than what is cut short by
-:data:`CLEARLY`: so short a repeat may err by a few percent."""
+"""Part of a repeat that tells whether a candidate is clearly slower."""
 CLEARLY = 1.1
+"""Times slower than what is cut short that a candidate must be by less than a whole repeat, which may err by
+a few percent."""
+CONFIRM_PART = 0.4
+"""Part of a repeat that a candidate is measured for in each turn of a confirmation: turns make up for it."""
 UNTUNED_SECONDS = 0.5
 """An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
 
@@ -84,7 +87,7 @@ def confirm(
         order = list(good)
         for _ in range(CONFIRM_ROUNDS * settings.repeats):
             for index in order:
-                repeats[index].append(good[index].measure(settings))
+                repeats[index].append(good[index].measure(settings, CONFIRM_PART))
             order = order[1:] + order[:1]
     return [
         _outcome(repeats[index]) if isinstance(each, _Kernel) else each for index, each in enumerate(checked)
@@ -111,16 +114,18 @@ def _outcome(repeats: list[_Repeat], cut_short: bool = False) -> ProfileOutcome:
 def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOutcome:
     """All repeats, or no more than the first runs if these are too slow."""
     slow = math.inf if best is None or settings.cut_short is None else settings.cut_short * best
-    if slow < math.inf:
+    clearly = CLEARLY * slow
+    if clearly < math.inf:
         runs = [kernel.checked]
-        while runs[-1] >= slow + CALL and len(runs) <= FIRST_RUNS and runs[0] < HOPELESS * slow + COLD:
+        while runs[-1] >= clearly + CALL and len(runs) <= FIRST_RUNS and runs[0] < HOPELESS * clearly + COLD:
             runs.append(kernel.run())
-        if runs[-1] >= slow + CALL:
+        if runs[-1] >= clearly + CALL:
             return _outcome([_Repeat(min(runs), 0.0)], cut_short=True)
         glance = kernel.measure(settings, GLANCE)
-        if glance.seconds >= CLEARLY * slow and glance.waited <= WAITED:
+        if glance.seconds >= clearly and glance.waited <= WAITED:
             return _outcome([glance], cut_short=True)
     first = kernel.measure(settings)
+    # Those that are close to the best in the end are compared anew: they are confirmed.
     if first.seconds >= slow and first.waited <= WAITED:
         return _outcome([first], cut_short=True)
     return _outcome([first, *(kernel.measure(settings) for _ in range(settings.repeats - 1))])
