@@ -21,7 +21,7 @@ slower than a good candidate, and without it there is no baseline at all."""
 HOPELESS = 500.0
 """Times the best latency that a candidate may take, with :data:`ALLOWANCE`: the single run that checks what
 it computes may last for ever."""
-ALLOWANCE = 1.0
+ALLOWANCE = 2.0
 """Seconds for loading and measuring a candidate, many times what that takes."""
 
 

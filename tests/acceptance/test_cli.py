@@ -54,7 +54,9 @@ def test_poison_costs_one_candidate_each_and_says_why(tunemesh: Run, tmp_path: P
         "      profile-memory: {indices: [5]}\n      wrong-result: {indices: [7]}\n"
     )
     arguments = ("--engine", "mock", "--target", "mock", "--trials", 16, "--out", tmp_path, "--json")
-    ended = tunemesh("tune", model, *arguments, "--build-timeout", 1, "--profile-timeout", 60)
+    # Not cut short: filling the memory takes many times as long as measuring another candidate.
+    limits = ("--build-timeout", 1, "--profile-timeout", 60, "--cut-short", 0)
+    ended = tunemesh("tune", model, *arguments, *limits)
     assert ended.returncode == 0, ended.stderr
     (task,) = json.loads(ended.stdout)[0]["report"]["tasks"]
     assert task["outcomes"] == {

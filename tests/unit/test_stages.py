@@ -322,13 +322,13 @@ def test_a_hopeless_run_is_given_up_once_the_sandbox_knows_the_right_outputs(
     candidates = proposed(context, task, 4).candidates
     built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
     good = ProfileOutcome(outcome="measured", latencies=[1e-3])
-    sandbox.answers["profile"] = [good, CallFailure("timed-out", "exceeded 1.5 s"), good, good]
+    sandbox.answers["profile"] = [good, CallFailure("timed-out", "exceeded 2.5 s"), good, good]
     work = ProfileWork(task=task, artifacts=built, best=1e-3)
     done = expect(ProfileDone, run_stage(step(work, settings=Settings(profile_timeout=10)), context))
     assert [each.outcome for each in done.profiled] == ["measured", "run-timed-out", "measured", "measured"]
     limits = [limit for method, limit in sandbox.calls if method == "profile"]
     # The second run takes the sandbox with it, and the next one has to find the right outputs anew.
-    assert limits == [10, 1.5, 10, 1.5]
+    assert limits == [10, 2.5, 10, 2.5]
 
 
 def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(

@@ -73,12 +73,10 @@ def prepare(module: Any, target: str, settings: Settings) -> Any:
 
 def legalize(builder: Any, call: Any) -> Any:
     """TIR for a convolution, as ``LegalizeOps`` asks for it."""
-    from tvm.relax.transform.legalize_ops import nn
-
     found = _read(call)
     if call.attrs.data_layout == "NHWC" and found is not None and found.pays:
         return _emit(builder, call, found)
-    return nn._nn_conv2d(builder, call)
+    return call.op.get_attr("FLegalize")(builder, call)  # as TVM does by default
 
 
 def _gains(module: Any) -> bool:

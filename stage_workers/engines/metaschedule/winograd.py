@@ -11,7 +11,9 @@ of 64 ran two to three times slower (56x56x64: 301 us, this one 88 us; a Zen 4 c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,9 @@ OUTPUT = 4
 INPUT = OUTPUT + 2
 LANES = 16
 """Channels that a transform handles at once: a vector of AVX-512, two of AVX2."""
+
+Transform = Callable[[Sequence[Any]], list[Any]]
+"""Of six values, one-dimensional."""
 
 WEIGHT_TRANSFORM = np.array(
     [
@@ -62,45 +67,21 @@ def transform_input(image: Any, top: int, left: int, rows: int, columns: int) ->
     Returns:
         TE tensor of shape (36, images * rows * columns, channels).
     """
-    from tvm import te, tirx
-    from tvm.script.ir_builder import IRBuilder
-    from tvm.script.ir_builder import tirx as T  # noqa: N812
+    from tvm import tirx
 
     images, height, width, channels = (int(size) for size in image.shape)
     shape = (INPUT * INPUT, images * rows * columns, channels)
 
-    def generate(source: Any, target: Any) -> Any:
-        with IRBuilder() as builder:
-            read, write = T.buffer_proxy(source), T.buffer_proxy(target)
-            with T.parallel(0, shape[1]) as tile, T.serial(0, channels // LANES) as block:
-                number = tirx.floordiv(tile, rows * columns)
-                y = tirx.floormod(tirx.floordiv(tile, columns), rows) * OUTPUT - top
-                x = tirx.floormod(tile, columns) * OUTPUT - left
-                values = _local(T, image.dtype, INPUT, INPUT)
-                for i in range(INPUT):
-                    for j in range(INPUT):
-                        inside = tirx.all(y + i >= 0, y + i < height, x + j >= 0, x + j < width)
-                        with T.vectorized(0, LANES) as lane:
-                            value = read[number, y + i, x + j, block * LANES + lane]
-                            zero = tirx.const(0.0, image.dtype)
-                            values[i, j, lane] = tirx.if_then_else(inside, value, zero)
-                halfway = _columns_then_rows(T, image.dtype, values, _transform_inputs)
-                for i in range(INPUT):
-                    for j in range(INPUT):
-                        with T.vectorized(0, LANES) as lane:
-                            row = [halfway[i, k, lane] for k in range(INPUT)]
-                            write[i * INPUT + j, tile, block * LANES + lane] = _transform_inputs(row)[j]
-            return builder.get()
+    def load(source: Any, tile: Any, i: int, j: int, channel: Any) -> Any:
+        number, y, x = _corner(tile, rows, columns)
+        y, x = y - top + i, x - left + j
+        inside = tirx.all(y >= 0, y < height, x >= 0, x < width)
+        return tirx.if_then_else(inside, source[number, y, x, channel], tirx.const(0.0, image.dtype))
 
-    buffer = tirx.decl_buffer(shape, image.dtype, "tiles", layout=None)
-    return te.extern(
-        shape,
-        [image],
-        lambda ins, outs: generate(ins[0], outs[0]),
-        dtype=image.dtype,
-        out_buffers=[buffer],
-        name="winograd_input",
-    )
+    def place(tile: Any, i: int, j: int) -> tuple[Any, ...]:
+        return (i * INPUT + j, tile)
+
+    return _by_tiles("winograd_input", image, shape, shape[1], _transform_inputs, load, place)
 
 
 def multiply(transformed: Any, weights: Any) -> Any:
@@ -118,53 +99,100 @@ def multiply(transformed: Any, weights: Any) -> Any:
 
 def transform_output(products: Any, images: int, height: int, width: int) -> Any:
     """An image of shape (images, height, width, channels) from products of shape (36, tiles, channels)."""
+    from tvm import tirx
+
+    rows, columns = tiles(height), tiles(width)
+    shape = (images, height, width, int(products.shape[2]))
+
+    def load(source: Any, tile: Any, i: int, j: int, channel: Any) -> Any:
+        return source[i * INPUT + j, tile, channel]
+
+    def place(tile: Any, i: int, j: int) -> tuple[Any, ...]:
+        number, y, x = _corner(tile, rows, columns)
+        return (number, y + i, x + j)
+
+    def inside(tile: Any, i: int, j: int) -> Any:
+        _, y, x = _corner(tile, rows, columns)
+        return tirx.all(y + i < height, x + j < width)
+
+    count = images * rows * columns
+    return _by_tiles("winograd_output", products, shape, count, _transform_products, load, place, inside)
+
+
+def _corner(tile: Any, rows: int, columns: int) -> tuple[Any, Any, Any]:
+    """Image, row and column of the first output of a tile."""
+    from tvm import tirx
+
+    number = tirx.floordiv(tile, rows * columns)
+    y = tirx.floormod(tirx.floordiv(tile, columns), rows)
+    return number, y * OUTPUT, tirx.floormod(tile, columns) * OUTPUT
+
+
+def _by_tiles(
+    name: str,
+    source: Any,
+    shape: tuple[int, ...],
+    count: int,
+    transform: Transform,
+    load: Callable[[Any, Any, int, int, Any], Any],
+    place: Callable[[Any, int, int], tuple[Any, ...]],
+    inside: Callable[[Any, int, int], Any] | None = None,
+) -> Any:
+    """A TE tensor of ``shape`` that is made tile by tile, with a fixed schedule.
+
+    Args:
+        name: of the operation.
+        source: TE tensor that it reads; channels last, like the result.
+        shape: of the result.
+        count: tiles.
+        transform: of the columns, and then of the rows, of each tile's 6x6 values.
+        load: value (i, j) of a tile and channel from the source.
+        place: index of value (i, j) of a tile in the result, without the channel.
+        inside: whether the result has such a place; by default always.
+    """
     from tvm import te, tirx
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-    channels = int(products.shape[2])
-    rows, columns = tiles(height), tiles(width)
-    shape = (images, height, width, channels)
+    size = len(transform([0.0] * INPUT))
 
-    def generate(source: Any, target: Any) -> Any:
+    def generate(given: Any, made: Any) -> Any:
         with IRBuilder() as builder:
-            read, write = T.buffer_proxy(source), T.buffer_proxy(target)
-            with T.parallel(0, images * rows * columns) as tile, T.serial(0, channels // LANES) as block:
-                number = tirx.floordiv(tile, rows * columns)
-                y = tirx.floormod(tirx.floordiv(tile, columns), rows) * OUTPUT
-                x = tirx.floormod(tile, columns) * OUTPUT
-                values = _local(T, products.dtype, INPUT, INPUT)
-                for i in range(INPUT):
-                    for j in range(INPUT):
-                        with T.vectorized(0, LANES) as lane:
-                            values[i, j, lane] = read[i * INPUT + j, tile, block * LANES + lane]
-                halfway = _columns_then_rows(T, products.dtype, values, _transform_products)
-                for i in range(OUTPUT):
-                    for j in range(OUTPUT):
-                        inside = tirx.all(y + i < height, x + j < width)
-                        with T.If(inside), T.Then(), T.vectorized(0, LANES) as lane:
-                            row = [halfway[i, k, lane] for k in range(INPUT)]
-                            result = _transform_products(row)[j]
-                            write[number, y + i, x + j, block * LANES + lane] = result
+            read, write = T.buffer_proxy(given), T.buffer_proxy(made)
+            with T.parallel(0, count) as tile, T.serial(0, shape[-1] // LANES) as block:
+                values, halfway = _Local(T, source.dtype, INPUT), _Local(T, source.dtype, size)
+                for i, j in product(range(INPUT), range(INPUT)):
+                    with T.vectorized(0, LANES) as lane:
+                        values[i, j, lane] = load(read, tile, i, j, block * LANES + lane)
+                for j, i in product(range(INPUT), range(size)):
+                    with T.vectorized(0, LANES) as lane:
+                        halfway[i, j, lane] = transform([values[k, j, lane] for k in range(INPUT)])[i]
+                for i, j in product(range(size), range(size)):
+                    with ExitStack() as stack:
+                        if inside is not None:
+                            stack.enter_context(T.If(inside(tile, i, j)))
+                            stack.enter_context(T.Then())
+                        lane = stack.enter_context(T.vectorized(0, LANES))
+                        result = transform([halfway[i, k, lane] for k in range(INPUT)])[j]
+                        write[(*place(tile, i, j), block * LANES + lane)] = result
             return builder.get()
 
-    buffer = tirx.decl_buffer(shape, products.dtype, "image", layout=None)
     return te.extern(
         shape,
-        [products],
+        [source],
         lambda ins, outs: generate(ins[0], outs[0]),
-        dtype=products.dtype,
-        out_buffers=[buffer],
-        name="winograd_output",
+        dtype=source.dtype,
+        out_buffers=[tirx.decl_buffer(shape, source.dtype, "result", layout=None)],
+        name=name,
     )
 
 
 class _Local:
-    """A small array of vectors. All indices but the lane are constants: LLVM keeps it in registers."""
+    """Rows of six vectors. All indices but the lane are constants, so that LLVM keeps it in registers."""
 
-    def __init__(self, buffer: Any, columns: int) -> None:
-        self._buffer = buffer
-        self._columns = columns
+    def __init__(self, builder: Any, dtype: str, rows: int) -> None:
+        size = (rows * INPUT * LANES,)
+        self._buffer = builder.buffer_proxy(builder.alloc_buffer(size, dtype, scope="local"))
 
     def __getitem__(self, index: tuple[int, int, Any]) -> Any:
         return self._buffer[self._place(*index)]
@@ -173,23 +201,7 @@ class _Local:
         self._buffer[self._place(*index)] = value
 
     def _place(self, i: int, j: int, lane: Any) -> Any:
-        return (i * self._columns + j) * LANES + lane
-
-
-def _local(builder: Any, dtype: str, rows: int, columns: int) -> _Local:
-    size = (rows * columns * LANES,)
-    return _Local(builder.buffer_proxy(builder.alloc_buffer(size, dtype, scope="local")), columns)
-
-
-def _columns_then_rows(builder: Any, dtype: str, values: _Local, transform: Any) -> _Local:
-    """The first half of a transform: that of each of the six columns."""
-    height = len(transform([0.0] * INPUT))
-    halfway = _local(builder, dtype, height, INPUT)
-    for j in range(INPUT):
-        for i in range(height):
-            with builder.vectorized(0, LANES) as lane:
-                halfway[i, j, lane] = transform([values[k, j, lane] for k in range(INPUT)])[i]
-    return halfway
+        return (i * INPUT + j) * LANES + lane
 
 
 def _transform_inputs(d: Sequence[Any]) -> list[Any]:
