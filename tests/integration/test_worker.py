@@ -64,9 +64,9 @@ tasks:
     failures:
       build-crash: {indices: [0]}
       build-hang: {indices: [2]}
-      build-memory: {indices: [4]}
+      build-memory: {indices: [3]}
       profile-crash: {indices: [1]}
-      profile-hang: {indices: [3]}
+      profile-hang: {indices: [4]}
       wrong-result: {indices: [5]}
 """
 
@@ -221,7 +221,7 @@ def test_each_poisoned_candidate_costs_itself_and_nothing_else(mesh: Mesh) -> No
         candidates = mesh.candidates(task, 7)
         work = make_step(BuildWork(task=task, candidates=candidates))
         built = mesh.do(work, BuildDone).built
-        outcomes = ["build-failed", None, "build-timed-out", None, "build-failed", None, None]
+        outcomes = ["build-failed", None, "build-timed-out", "build-failed", None, None, None]
         assert [each.outcome for each in built] == outcomes
         assert [each.error for each in built if each.outcome] == [
             "killed by SIGSEGV",
@@ -240,7 +240,7 @@ def test_each_poisoned_candidate_costs_itself_and_nothing_else(mesh: Mesh) -> No
         assert profiled.untuned == 0.01
         assert [(each.index, each.outcome) for each in profiled.profiled] == [
             (1, "run-failed"),
-            (3, "run-timed-out"),
+            (4, "run-timed-out"),
             (5, "wrong-result"),
             (6, "measured"),
         ]
