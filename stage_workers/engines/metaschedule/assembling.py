@@ -71,8 +71,7 @@ def _database(best: dict[bytes, Trial], target: str) -> Any:
 
 def _scheduled(module: Any) -> int:
     """How many functions of ``module`` have a schedule."""
-    attributes = [function.attrs for function in module.functions.values() if function.attrs]
-    return sum(bool(each.get("tirx.is_scheduled", False)) for each in attributes)
+    return sum(map(workloads.is_scheduled, module.functions.values()))
 
 
 def _compile(module: Any, target: str) -> bytes:

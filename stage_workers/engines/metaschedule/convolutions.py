@@ -12,7 +12,9 @@ from msgspec import Struct
 
 from shared.messages import Settings
 
-from . import targets, winograd
+from . import targets, winograd, workloads
+
+CONVOLUTION = "relax.nn.conv2d"
 
 TRAFFIC = 12
 """Multiplications in the time that one weight takes from memory: 16 GB/s at 50 G multiplications/s, on a
@@ -61,18 +63,26 @@ def prepare(module: Any, target: str, settings: Settings) -> Any:
     import tvm
     from tvm.relax import transform
 
-    if settings.convolutions == "as-given" or targets.is_gpu(target) or not _gains(module):
+    if not _wanted(target, settings) or not _gains(module):
         return module
     passes = [
-        transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]}),
+        transform.ConvertLayout({CONVOLUTION: ["NHWC", "HWIO"]}),
         transform.FoldConstant(),
         transform.CanonicalizeBindings(),
     ]
     return tvm.transform.Sequential(passes)(module)
 
 
-def legalize(builder: Any, call: Any) -> Any:
-    """TIR for a convolution, as ``LegalizeOps`` asks for it."""
+def legalizers(target: str, settings: Settings) -> dict[str, Any]:
+    """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
+    return {CONVOLUTION: _legalize} if _wanted(target, settings) else {}
+
+
+def _wanted(target: str, settings: Settings) -> bool:
+    return settings.convolutions == "winograd" and not targets.is_gpu(target)
+
+
+def _legalize(builder: Any, call: Any) -> Any:
     found = _read(call)
     if call.attrs.data_layout == "NHWC" and found is not None and found.pays:
         return _emit(builder, call, found)
@@ -85,7 +95,7 @@ def _gains(module: Any) -> bool:
     found: list[Convolution | None] = []
 
     def visit(node: Any) -> None:
-        if isinstance(node, tvm.ir.Call) and _name(node) == "relax.nn.conv2d":
+        if isinstance(node, tvm.ir.Call) and _name(node) == CONVOLUTION:
             found.append(_read(node))
 
     tvm.relax.analysis.post_order_visit(module["main"].body, visit)
@@ -132,7 +142,7 @@ def _emit(builder: Any, call: Any, found: Convolution) -> Any:
     data, weights = call.args
     top, left, _, _ = found.padding
     height, width = found.size
-    fixed = {"tirx.is_scheduled": True}
+    fixed = {workloads.SCHEDULED: True}
     tiles = builder.emit_te(
         winograd.transform_input,
         data,

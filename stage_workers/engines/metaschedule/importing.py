@@ -38,7 +38,7 @@ def optimise(module: Any, target: str, settings: Settings) -> Any:
         transform.CanonicalizeBindings(),
     ]
     lower = [
-        transform.LegalizeOps({"relax.nn.conv2d": convolutions.legalize}),
+        transform.LegalizeOps(convolutions.legalizers(target, settings)),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
         transform.FuseOps(),
@@ -57,17 +57,12 @@ def _tasks(module: Any, target: str) -> list[ExtractedTask]:
     from tvm.s_tir.meta_schedule import relax_integration
 
     extracted = relax_integration.extract_tasks(module, targets.load(target))
-    extracted = [task for task in extracted if not _is_scheduled(task)]
+    extracted = [task for task in extracted if not workloads.is_scheduled(task.dispatched[0]["main"])]
     if not extracted:
         raise BadModel("the model has no operator that could be tuned")
     first_use = {name: i for i, name in reversed(list(enumerate(_calls(module))))}
     extracted.sort(key=lambda task: first_use[str(task.task_name)])
     return [_task(task, target) for task in extracted]
-
-
-def _is_scheduled(task: Any) -> bool:
-    (workload,) = task.dispatched
-    return bool(workload["main"].attrs.get("tirx.is_scheduled", False))
 
 
 def _task(task: Any, target: str) -> ExtractedTask:

@@ -47,6 +47,15 @@ def key(module: Any, target: str) -> str:
     return hashlib.sha256(f"{structural_hash(module)}\n{target}".encode()).hexdigest()
 
 
+SCHEDULED = "tirx.is_scheduled"
+"""TVM's attribute of functions that have a schedule already."""
+
+
+def is_scheduled(function: Any) -> bool:
+    """Whether there is nothing left to tune in a function."""
+    return bool(function.attrs and function.attrs.get(SCHEDULED, False))
+
+
 def arguments(function: Any) -> list[Argument]:
     """The parameters of a TIR function in order.
 
