@@ -152,6 +152,7 @@ class Engine(Protocol):
         trials: list[Trial],
         want: int,
         seed: int,
+        settings: Settings,
     ) -> Proposal:
         """Fit the cost model to ``trials`` and propose ``want`` schedules that were never tried.
 

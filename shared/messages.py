@@ -70,6 +70,10 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Candidates proposed per round."""
     chunk: Annotated[int, Meta(ge=1, le=8)] = 8
     """Candidates per build or profile step, at most: a strategy may make smaller chunks."""
+    population: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Schedules that the cost model weighs at a time, per candidate that it proposes."""
+    generations: Annotated[int, Meta(ge=0, le=16)] = 2
+    """Times that the search lets them evolve before it proposes."""
     lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
     """Rounds that a proposal may be behind the measurements, when the device would idle otherwise."""
     repeats: Annotated[int, Meta(ge=1, le=100)] = 3
@@ -189,7 +193,8 @@ class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     drift: float = 0.0
     """How much slower than usual the device's reference kernel ran around this measurement: 0.1 is 10 %."""
     attempts: Count = 1
-    """Times it was measured: more than once when the first time was disturbed."""
+    """Times it was measured: more than once when the first time was disturbed; 0 when the same binary had
+    been measured for the job before, and these are its latencies."""
     cut_short: bool = False
     """Its first runs were so slow that ``latencies`` has only these."""
     error: str = ""

@@ -41,6 +41,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Shapes = Annotated[list[str] | None, typer.Option("--shape", help="NAME=1,3,224,224 for a dynamic input.")]
 Batch = Annotated[int | None, typer.Option(help="Candidates per round.")]
 Chunk = Annotated[int | None, typer.Option(help="Candidates per build or profile step, at most 8.")]
+Population = Annotated[int | None, typer.Option(help="Schedules that the search weighs per candidate.")]
+Generations = Annotated[int | None, typer.Option(help="Times that it lets them evolve.")]
 Repeats = Annotated[int | None, typer.Option(help="Timed repeats of a candidate.")]
 MinRepeat = Annotated[int | None, typer.Option("--min-repeat-ms", help="Duration of one repeat.")]
 CutShort = Annotated[
@@ -61,6 +63,8 @@ def make_settings(
     shapes: list[str] | None,
     batch: int | None,
     chunk: int | None,
+    population: int | None,
+    generations: int | None,
     repeats: int | None,
     min_repeat_ms: int | None,
     cut_short: float | None,
@@ -78,6 +82,8 @@ def make_settings(
     given = {
         "batch": batch,
         "chunk": chunk,
+        "population": population,
+        "generations": generations,
         "repeats": repeats,
         "min_repeat_ms": min_repeat_ms,
         "cache_flush": cache_flush,

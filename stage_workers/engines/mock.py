@@ -179,7 +179,14 @@ class MockEngine:
         return Imported(model=msgspec.msgpack.encode(parsed), tasks=tasks)
 
     def update(
-        self, workload: bytes, target: str, search: bytes | None, trials: list[Trial], want: int, seed: int
+        self,
+        workload: bytes,
+        target: str,
+        search: bytes | None,
+        trials: list[Trial],
+        want: int,
+        seed: int,
+        settings: Settings,
     ) -> Proposal:
         """The next ``want`` candidates of an order that visits each point of the space once."""
         work = msgspec.msgpack.decode(workload, type=Workload)

@@ -37,6 +37,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         work.trials,
         work.want,
         step.seed,
+        step.settings,
     )
     first = context.sandbox.call(step.engine, "update", args, Proposal, UPDATE_LIMIT)
     if isinstance(first, CallFailure):

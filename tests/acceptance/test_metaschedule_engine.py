@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,10 +20,16 @@ import onnxruntime
 import pytest
 
 from examples import make_models
-from shared.engine import ExtractedTask, Imported, TaskTrials
+from shared.engine import ExtractedTask, Imported, Proposal, TaskTrials
 from shared.errors import BadModel, BadTarget
 from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
-from stage_workers.engines.metaschedule import MetaScheduleEngine, building, search_state
+from stage_workers.engines.metaschedule import (
+    MetaScheduleEngine,
+    building,
+    candidates,
+    schedules,
+    search_state,
+)
 
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=2, min_repeat_ms=5, convolutions="as-given")
@@ -59,7 +66,7 @@ def product(target: str) -> ExtractedTask:
 @pytest.fixture(scope="module")
 def first_round(convolution: ExtractedTask, target: str) -> tuple[bytes, list[Trial]]:
     """Search state and trials of one measured round of the convolution."""
-    proposal = ENGINE.update(convolution.workload, target, None, [], 6, seed=1)
+    proposal = ENGINE.update(convolution.workload, target, None, [], 6, seed=1, settings=QUICK)
     return proposal.search, measure(convolution, target, proposal.schedules)
 
 
@@ -260,7 +267,7 @@ def test_rounds_never_repeat_and_beat_the_untuned_kernel(
 ) -> None:
     search, trials = first_round
     assert [trial.outcome for trial in trials] == ["measured"] * 6
-    second = ENGINE.update(convolution.workload, target, search, trials, 6, seed=1)
+    second = ENGINE.update(convolution.workload, target, search, trials, 6, seed=1, settings=QUICK)
     hashes = {trial.candidate.hash for trial in trials}
     assert len(second.schedules) == 6
     assert hashes.isdisjoint(key for key, _ in second.schedules)
@@ -270,11 +277,11 @@ def test_rounds_never_repeat_and_beat_the_untuned_kernel(
 
 
 def test_failed_trials_are_learned_and_not_proposed_again(product: ExtractedTask, target: str) -> None:
-    first = ENGINE.update(product.workload, target, None, [], 8, seed=1)
+    first = ENGINE.update(product.workload, target, None, [], 8, seed=1, settings=QUICK)
     failed = pretend(first.schedules, failures=1.0)
-    learned = ENGINE.update(product.workload, target, first.search, failed, 0, seed=1)
+    learned = ENGINE.update(product.workload, target, first.search, failed, 0, seed=1, settings=QUICK)
     assert learned.schedules == []
-    second = ENGINE.update(product.workload, target, learned.search, [], 32, seed=1)
+    second = ENGINE.update(product.workload, target, learned.search, [], 32, seed=1, settings=QUICK)
     assert len(second.schedules) == 32
     assert {key for key, _ in first.schedules}.isdisjoint(key for key, _ in second.schedules)
 
@@ -282,10 +289,10 @@ def test_failed_trials_are_learned_and_not_proposed_again(product: ExtractedTask
 def test_candidates_whose_trials_come_late_are_learned_and_not_proposed_again(
     product: ExtractedTask, target: str
 ) -> None:
-    first = ENGINE.update(product.workload, target, None, [], 8, seed=1)
+    first = ENGINE.update(product.workload, target, None, [], 8, seed=1, settings=QUICK)
     trials = pretend(first.schedules, failures=0.0)
-    ahead = ENGINE.update(product.workload, target, first.search, trials[:3], 8, seed=1)
-    third = ENGINE.update(product.workload, target, ahead.search, trials[3:], 8, seed=1)
+    ahead = ENGINE.update(product.workload, target, first.search, trials[:3], 8, seed=1, settings=QUICK)
+    third = ENGINE.update(product.workload, target, ahead.search, trials[3:], 8, seed=1, settings=QUICK)
     names = [name for each in (first, ahead, third) for name, _ in each.schedules]
     assert len(names) == len(set(names)) == 24
     state = search_state.decode(third.search)
@@ -294,35 +301,38 @@ def test_candidates_whose_trials_come_late_are_learned_and_not_proposed_again(
 
 
 def test_a_closing_update_names_the_best_few(product: ExtractedTask, target: str) -> None:
-    first = ENGINE.update(product.workload, target, None, [], 4, seed=1)
+    first = ENGINE.update(product.workload, target, None, [], 4, seed=1, settings=QUICK)
     latencies = [1.0e-3, 5.0e-3, 1.05e-3, 1.2e-3]
     trials = [
         msgspec.structs.replace(trial, latencies=[latency])
         for trial, latency in zip(pretend(first.schedules, failures=0.0), latencies, strict=True)
     ]
-    closed = ENGINE.update(product.workload, target, first.search, trials, 0, seed=1)
+    closed = ENGINE.update(product.workload, target, first.search, trials, 0, seed=1, settings=QUICK)
     assert closed.schedules == [first.schedules[0], first.schedules[2]]
 
 
 def test_a_small_space_runs_out(imported: Imported, target: str) -> None:
     reshape = next(task for task in imported.tasks if task.name == "reshape")
-    first = ENGINE.update(reshape.workload, target, None, [], 8, seed=1)
+    first = ENGINE.update(reshape.workload, target, None, [], 8, seed=1, settings=QUICK)
     assert 1 <= len(first.schedules) < 8
     trials = measure(reshape, target, first.schedules)
-    assert ENGINE.update(reshape.workload, target, first.search, trials, 8, seed=1).schedules == []
+    assert (
+        ENGINE.update(reshape.workload, target, first.search, trials, 8, seed=1, settings=QUICK).schedules
+        == []
+    )
 
 
 PROPOSE = """
 import hashlib, sys
 from pathlib import Path
 import msgspec
-from shared.messages import Trial
+from shared.messages import Settings, Trial
 from stage_workers.engines.metaschedule import MetaScheduleEngine
 engine = MetaScheduleEngine()
 engine.preload()
 workload, search, trials = (Path(path).read_bytes() for path in PATHS)
 trials = msgspec.msgpack.decode(trials, type=list[Trial])
-proposal = engine.update(workload, TARGET, search, trials, 8, 1)
+proposal = engine.update(workload, TARGET, search, trials, 8, 1, Settings())
 print(hashlib.sha256(msgspec.msgpack.encode(proposal)).hexdigest())
 """
 
@@ -337,23 +347,89 @@ def test_the_same_arguments_give_the_same_proposal_in_every_process(
     for path, data in zip(paths, (convolution.workload, search, msgspec.msgpack.encode(trials)), strict=True):
         path.write_bytes(data)
     code = PROPOSE.replace("PATHS", repr([str(path) for path in paths])).replace("TARGET", repr(target))
-    here = ENGINE.update(convolution.workload, target, search, trials, 8, seed=1)
+    here = ENGINE.update(convolution.workload, target, search, trials, 8, seed=1, settings=QUICK)
     digest = hashlib.sha256(msgspec.msgpack.encode(here)).hexdigest()
     assert in_fresh_process(code, hash_seed=1).strip() == digest
     assert in_fresh_process(code, hash_seed=2).strip() == digest
-    other = ENGINE.update(convolution.workload, target, search, trials, 8, seed=2)
+    other = ENGINE.update(convolution.workload, target, search, trials, 8, seed=2, settings=QUICK)
     assert other.schedules != here.schedules
 
 
+def test_a_process_without_memory_or_with_that_of_another_task_proposes_the_same(
+    convolution: ExtractedTask, product: ExtractedTask, target: str
+) -> None:
+    def rounds(task: ExtractedTask, between: Callable[[list[Trial]], None]) -> list[Proposal]:
+        proposals: list[Proposal] = []
+        trials: list[Trial] = []
+        for _ in range(4):
+            search = proposals[-1].search if proposals else None
+            proposals.append(ENGINE.update(task.workload, target, search, trials, 6, 1, QUICK))
+            trials = pretend(proposals[-1].schedules, failures=0.2)
+            between(trials)
+        return proposals
+
+    def nothing(trials: list[Trial]) -> None:
+        pass
+
+    def forget(trials: list[Trial]) -> None:
+        candidates.forget()
+
+    def poison(trials: list[Trial]) -> None:
+        """Every schedule is known, but as one of another task, and of another target."""
+        [wrong] = candidates.recall(convolution.workload, target, [alien[0][1]])
+        assert wrong is not None
+        for trial in trials:
+            candidates.keep(convolution.workload, target, trial.candidate.schedule, wrong)
+            candidates.keep(product.workload, target + " ", trial.candidate.schedule, wrong)
+
+    alien = ENGINE.update(convolution.workload, target, None, [], 1, 1, QUICK).schedules
+    remembered = rounds(product, nothing)
+    assert rounds(product, nothing) == remembered  # now everything is known
+    assert rounds(product, forget) == remembered
+    candidates.forget()
+    assert rounds(product, poison) == remembered
+
+
+def test_what_was_proposed_need_not_be_replayed(
+    product: ExtractedTask, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed: list[bytes] = []
+
+    def replay(workload: bytes, schedule: bytes) -> object:
+        replayed.append(schedule)
+        return original(workload, schedule)
+
+    original = schedules.replay
+    monkeypatch.setattr(schedules, "replay", replay)
+    candidates.forget()
+    first = ENGINE.update(product.workload, target, None, [], 6, 1, QUICK)
+    second = ENGINE.update(product.workload, target, first.search, pretend(first.schedules), 6, 1, QUICK)
+    assert sorted(replayed) == sorted(schedule for _, schedule in first.schedules)  # chosen by chance
+    ENGINE.update(product.workload, target, second.search, pretend(second.schedules), 6, 1, QUICK)
+    assert len(replayed) == 6
+
+
+def test_a_search_that_weighs_more_schedules_proposes_others(
+    convolution: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str
+) -> None:
+    def propose(settings: Settings) -> list[tuple[str, bytes]]:
+        search, trials = first_round
+        return ENGINE.update(convolution.workload, target, search, trials, 8, 1, settings).schedules
+
+    assert propose(Settings(population=4, generations=2)) == propose(Settings())
+    assert propose(Settings(population=8)) != propose(Settings())
+    assert propose(Settings(generations=4)) != propose(Settings())
+
+
 def test_the_state_of_a_thousand_trials_is_small(product: ExtractedTask, target: str) -> None:
-    proposal = ENGINE.update(product.workload, target, None, [], 1000, seed=1)
+    proposal = ENGINE.update(product.workload, target, None, [], 1000, seed=1, settings=QUICK)
     assert len({key for key, _ in proposal.schedules}) == 1000
     search = proposal.search
     for start in range(0, 1000, 250):
         trials = pretend(proposal.schedules[start : start + 250])
-        search = ENGINE.update(product.workload, target, search, trials, 0, seed=1).search
+        search = ENGINE.update(product.workload, target, search, trials, 0, seed=1, settings=QUICK).search
     assert len(search) <= 256 * 1024
-    after = ENGINE.update(product.workload, target, search, [], 8, seed=1)
+    after = ENGINE.update(product.workload, target, search, [], 8, seed=1, settings=QUICK)
     assert {key for key, _ in after.schedules}.isdisjoint(key for key, _ in proposal.schedules)
 
 
@@ -361,7 +437,7 @@ def test_a_state_belongs_to_one_workload(
     product: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str
 ) -> None:
     with pytest.raises(ValueError, match="search state is that of workload"):
-        ENGINE.update(product.workload, target, first_round[0], [], 1, seed=1)
+        ENGINE.update(product.workload, target, first_round[0], [], 1, seed=1, settings=QUICK)
 
 
 # -- Build and profile -------------------------------------------------------------------------------------
@@ -379,7 +455,7 @@ def test_a_schedule_that_does_not_fit_fails_to_build(
 def test_no_linker_is_one_clear_error(
     product: ExtractedTask, target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    proposal = ENGINE.update(product.workload, target, None, [], 1, seed=1)
+    proposal = ENGINE.update(product.workload, target, None, [], 1, seed=1, settings=QUICK)
     monkeypatch.setenv("PATH", str(tmp_path))
     built = ENGINE.build(product.workload, target, proposal.schedules[0][1])
     assert built.outcome == "build-failed"
@@ -446,7 +522,7 @@ def test_a_kernel_that_raises_is_a_failed_run(
 
 
 def test_candidates_that_take_turns_are_checked_and_timed(product: ExtractedTask, target: str) -> None:
-    schedules = ENGINE.update(product.workload, target, None, [], 2, seed=1).schedules
+    schedules = ENGINE.update(product.workload, target, None, [], 2, seed=1, settings=QUICK).schedules
     programs = [ENGINE.build(product.workload, target, schedule).artifact for _, schedule in schedules]
     import tvm
 
@@ -470,7 +546,7 @@ def test_the_reference_kernel_is_steady(target: str) -> None:
 def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
     cuda = ENGINE.resolve_target("nvidia/nvidia-h100")
     task = ENGINE.import_model(matrix_product(size=256).encode(), cuda, QUICK).tasks[0]
-    schedules = ENGINE.update(task.workload, cuda, None, [], 2, seed=1).schedules
+    schedules = ENGINE.update(task.workload, cuda, None, [], 2, seed=1, settings=QUICK).schedules
     programs = [ENGINE.build(task.workload, cuda, schedule).artifact or b"" for _, schedule in schedules]
     alone = ENGINE.profile(task.workload, cuda, programs[0], task.untuned, "cuda:0", QUICK, None)
     assert alone.outcome == "measured", alone.error
@@ -563,7 +639,7 @@ def test_models_that_differ_are_told_apart(imported: Imported, target: str) -> N
 def test_a_tir_function_is_a_model_of_one_task(target: str) -> None:
     single = ENGINE.import_model(matrix_product().encode(), target, QUICK)
     assert [task.weight for task in single.tasks] == [1]
-    proposal = ENGINE.update(single.tasks[0].workload, target, None, [], 2, seed=1)
+    proposal = ENGINE.update(single.tasks[0].workload, target, None, [], 2, seed=1, settings=QUICK)
     trials = measure(single.tasks[0], target, proposal.schedules)
     assembled = ENGINE.assemble(
         single.model, target, [TaskTrials(workload=single.tasks[0].workload, trials=trials)], QUICK
@@ -607,11 +683,11 @@ def test_a_cuda_model_is_tuned_and_assembled_without_a_gpu() -> None:
     target = ENGINE.resolve_target("nvidia/nvidia-h100")
     imported = ENGINE.import_model(matrix_product().encode(), target, QUICK)
     (task,) = imported.tasks
-    proposal = ENGINE.update(task.workload, target, None, [], 2, seed=1)
+    proposal = ENGINE.update(task.workload, target, None, [], 2, seed=1, settings=QUICK)
     built = [ENGINE.build(task.workload, target, schedule) for _, schedule in proposal.schedules]
     assert [outcome.error for outcome in built] == ["", ""]
     trials = pretend(proposal.schedules, failures=0.0)
-    second = ENGINE.update(task.workload, target, proposal.search, trials, 2, seed=1)
+    second = ENGINE.update(task.workload, target, proposal.search, trials, 2, seed=1, settings=QUICK)
     assert len(second.schedules) == 2
     assembled = ENGINE.assemble(
         imported.model, target, [TaskTrials(workload=task.workload, trials=trials)], QUICK

@@ -27,7 +27,7 @@ ENGINE = load("mock")
 TASK = ENGINE.import_model(f"tasks: [{{name: a, failures: {FAILURES}}}]".encode(), "mock", Settings()).tasks[
     0
 ]
-SCHEDULES = [each for _, each in ENGINE.update(TASK.workload, "mock", None, [], 8, 0).schedules]
+SCHEDULES = [each for _, each in ENGINE.update(TASK.workload, "mock", None, [], 8, 0, Settings()).schedules]
 
 WORKER = """
 import sys

@@ -73,8 +73,8 @@ def test_every_candidate_is_proposed_once_and_then_the_space_is_exhausted(
     engine, workload = MockEngine(), only_task(f"space: {space}, durations: {{model-update: 0}}").workload
     search, trials, seen = None, list[Trial](), list[str]()
     while True:
-        proposal = engine.update(workload, "mock", search, trials, batch, seed)
-        again = engine.update(workload, "mock", search, trials, batch, seed)
+        proposal = engine.update(workload, "mock", search, trials, batch, seed, Settings())
+        again = engine.update(workload, "mock", search, trials, batch, seed, Settings())
         assert proposal == again
         if not proposal.schedules:
             break
@@ -87,39 +87,41 @@ def test_every_candidate_is_proposed_once_and_then_the_space_is_exhausted(
 
 def test_what_others_measured_is_not_proposed() -> None:
     engine, workload = MockEngine(), only_task("space: 4").workload
-    everything = engine.update(workload, "mock", None, [], 4, 0).schedules
+    everything = engine.update(workload, "mock", None, [], 4, 0, Settings()).schedules
     known = [trial(i, name, schedule) for i, (name, schedule) in enumerate(everything[:3])]
-    assert engine.update(workload, "mock", None, known, 4, 7).schedules[0][0] == everything[3][0]
+    assert engine.update(workload, "mock", None, known, 4, 7, Settings()).schedules[0][0] == everything[3][0]
 
 
 def test_another_seed_gives_another_order() -> None:
     engine, workload = MockEngine(), only_task("space: 1000").workload
-    orders = {tuple(engine.update(workload, "mock", None, [], 10, seed).schedules) for seed in range(3)}
+    orders = {
+        tuple(engine.update(workload, "mock", None, [], 10, seed, Settings()).schedules) for seed in range(3)
+    }
     assert len(orders) == 3
 
 
 def test_a_closing_update_names_the_best_few_that_are_close_to_each_other() -> None:
     engine, workload = MockEngine(), only_task("space: 9").workload
-    proposal = engine.update(workload, "mock", None, [], 9, 0)
+    proposal = engine.update(workload, "mock", None, [], 9, 0, Settings())
     latencies = [3.0, 1.09, 2.0, 1.0, 1.05, 1.2, 1.08, 1.02, 1.07]
     trials = [trial(i, name, schedule, latencies[i]) for i, (name, schedule) in enumerate(proposal.schedules)]
-    closed = engine.update(workload, "mock", proposal.search, trials, 0, 0)
+    closed = engine.update(workload, "mock", proposal.search, trials, 0, 0, Settings())
     assert closed.schedules == [proposal.schedules[i] for i in (3, 7, 4, 8)]
 
 
 def test_there_is_nothing_to_confirm_when_one_candidate_is_far_ahead() -> None:
     engine, workload = MockEngine(), only_task("space: 3").workload
-    proposal = engine.update(workload, "mock", None, [], 3, 0)
+    proposal = engine.update(workload, "mock", None, [], 3, 0, Settings())
     trials = [trial(i, name, schedule, 1.0 + i / 5) for i, (name, schedule) in enumerate(proposal.schedules)]
-    assert engine.update(workload, "mock", proposal.search, trials, 0, 0).schedules == []
+    assert engine.update(workload, "mock", proposal.search, trials, 0, 0, Settings()).schedules == []
 
 
 def test_what_is_proposed_before_all_trials_are_back_is_new() -> None:
     engine, workload = MockEngine(), only_task("space: 100").workload
-    first = engine.update(workload, "mock", None, [], 8, 0)
+    first = engine.update(workload, "mock", None, [], 8, 0, Settings())
     trials = [trial(i, name, schedule) for i, (name, schedule) in enumerate(first.schedules)]
-    ahead = engine.update(workload, "mock", first.search, trials[:2], 8, 0)
-    third = engine.update(workload, "mock", ahead.search, trials[2:], 8, 0)
+    ahead = engine.update(workload, "mock", first.search, trials[:2], 8, 0, Settings())
+    third = engine.update(workload, "mock", ahead.search, trials[2:], 8, 0, Settings())
     names = [name for each in (first, ahead, third) for name, _ in each.schedules]
     assert len(names) == len(set(names)) == 24
 
@@ -128,7 +130,7 @@ def test_latencies_lie_between_best_and_worst_and_depend_on_the_candidate_alone(
     engine = MockEngine()
     task = only_task("untuned: 0.5, best: 0.1, spread: 2, space: 500")
     found = []
-    for _, schedule in engine.update(task.workload, "mock", None, [], 200, 3).schedules:
+    for _, schedule in engine.update(task.workload, "mock", None, [], 200, 3, Settings()).schedules:
         artifact = engine.build(task.workload, "mock", schedule).artifact
         assert artifact is not None
         outcome = engine.profile(task.workload, "mock", artifact, task.untuned, "cpu", SETTINGS, None)
@@ -147,7 +149,9 @@ def test_failures_hit_the_candidates_that_they_name() -> None:
     task = only_task(
         "failures: {build-error: {every: 3}, profile-error: {indices: [0]}, wrong-result: {indices: [1]}}"
     )
-    schedules = [each for _, each in engine.update(task.workload, "mock", None, [], 6, 0).schedules]
+    schedules = [
+        each for _, each in engine.update(task.workload, "mock", None, [], 6, 0, Settings()).schedules
+    ]
     built = [engine.build(task.workload, "mock", each) for each in schedules]
     assert [each.outcome for each in built] == [None, None, "build-failed"] * 2
     profiled = [
@@ -162,7 +166,9 @@ def test_failures_hit_the_candidates_that_they_name() -> None:
 
 def test_probable_failures_are_the_same_each_time() -> None:
     engine, task = MockEngine(), only_task("failures: {build-error: {probability: 0.3}}")
-    schedules = [each for _, each in engine.update(task.workload, "mock", None, [], 300, 0).schedules]
+    schedules = [
+        each for _, each in engine.update(task.workload, "mock", None, [], 300, 0, Settings()).schedules
+    ]
     failed = [engine.build(task.workload, "mock", each).artifact is None for each in schedules]
     assert failed == [engine.build(task.workload, "mock", each).artifact is None for each in schedules]
     assert 60 < sum(failed) < 120

@@ -41,10 +41,11 @@ class MetaScheduleEngine:
         trials: list[Trial],
         want: int,
         seed: int,
+        settings: Settings,
     ) -> Proposal:
         from . import updating
 
-        return updating.update(workload, target, search, trials, want, seed)
+        return updating.update(workload, target, search, trials, want, seed, settings)
 
     def build(self, workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
         from . import building

@@ -9,7 +9,7 @@ where it was 0.22 (0.31) for a pointwise one, and 0.47 (0.60) where it was 0.36 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ def extract(context: Any, candidates: Sequence[Any]) -> list[Features]:
     """The features of MetaSchedule candidates."""
     from tvm.s_tir import meta_schedule
 
+    if not candidates:
+        return []
     extractor = meta_schedule.feature_extractor.PerStoreFeature()
     return [rows.numpy().astype(np.float16) for rows in extractor.extract_from(context, list(candidates))]
 
@@ -55,24 +57,38 @@ def fit(features: Sequence[Features], latencies: Sequence[float]) -> Any:
     return xgboost.train({**PARAMETERS, "base_score": float(scores.mean())}, data, num_boost_round=ROUNDS)
 
 
-def predictor(trees: Any, random: np.random.Generator) -> Any:
-    """MetaSchedule's view of the fitted ``trees``; without any, all scores are random."""
-    from tvm.s_tir.meta_schedule.cost_model import cost_model
+class Predictor:
+    """What MetaSchedule asks for the scores of candidates: the fitted ``trees``; without any, chance.
 
-    predict: Callable[[Any, list[Any]], npt.NDArray[np.float64]]
-    if trees is None:
+    Attributes:
+        features: of the TVM schedules that it was asked about. Generations share some of their members.
+    """
 
-        def predict(context: Any, candidates: list[Any]) -> npt.NDArray[np.float64]:
-            return random.uniform(size=len(candidates))
+    def __init__(self, trees: Any, random: np.random.Generator) -> None:
+        self._trees = trees
+        self._random = random
+        self.features: dict[Any, Features] = {}
 
-    else:
+    @property
+    def fitted(self) -> bool:
+        """Whether there are trees."""
+        return self._trees is not None
 
-        def predict(context: Any, candidates: list[Any]) -> npt.NDArray[np.float64]:
-            scores = trees.inplace_predict(_summaries(extract(context, candidates)))
-            return np.asarray(np.exp(scores), np.float64)
+    def cost_model(self) -> Any:
+        """As MetaSchedule takes it."""
+        from tvm.s_tir.meta_schedule.cost_model import cost_model
 
-    # PyCostModel, the public base class, would only wrap this one.
-    return cost_model._PyCostModel(predict_func=predict)
+        # PyCostModel, the public base class, would only wrap this one.
+        return cost_model._PyCostModel(predict_func=self._predict)
+
+    def _predict(self, context: Any, candidates: list[Any]) -> npt.NDArray[np.float64]:
+        if self._trees is None:
+            return self._random.uniform(size=len(candidates))
+        new = [each for each in candidates if each.sch not in self.features]
+        for each, features in zip(new, extract(context, new), strict=True):
+            self.features[each.sch] = features
+        scores = self._trees.inplace_predict(_summaries([self.features[each.sch] for each in candidates]))
+        return np.asarray(np.exp(scores), np.float64)
 
 
 def _summaries(features: Sequence[Features]) -> npt.NDArray[np.float32]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-import zlib
-from typing import Any
 
 from shared.engine import Proposal, leaders
-from shared.messages import Trial
+from shared.messages import Settings, Trial
 
-from . import cost_model, preloading, proposing, schedules, search_state, spaces, workloads
+from . import candidates, preloading, proposing, search_state, spaces, workloads
 from .search_state import Example, SearchState
 
 
 def update(
-    workload: bytes, target: str, search: bytes | None, trials: list[Trial], want: int, seed: int
+    workload: bytes,
+    target: str,
+    search: bytes | None,
+    trials: list[Trial],
+    want: int,
+    seed: int,
+    settings: Settings,
 ) -> Proposal:
     """See :meth:`shared.engine.Engine.update`."""
     module = workloads.load(workload)
@@ -24,7 +28,7 @@ def update(
     state = _restore(workloads.structural_hash(module), search)
     _learn(state, workload, target, trials)
     if want:
-        proposed = proposing.propose(state, workload, target, want, seed)
+        proposed = proposing.propose(state, workload, target, want, seed, settings)
     else:
         proposed = leaders(state.best)
     return Proposal(search=search_state.encode(state), schedules=proposed)
@@ -48,14 +52,13 @@ def _restore(workload: str, search: bytes | None) -> SearchState:
 
 def _learn(state: SearchState, workload: bytes, target: str, trials: list[Trial]) -> None:
     new = [trial for trial in trials if trial.candidate.hash not in state.seen]
-    replayed: list[Any] = []
-    latencies: list[float] = []
     for trial in new:
         state.tried(trial, latency(trial))
-        try:
-            replayed.append(schedules.replay(workload, trial.candidate.schedule))
-        except (RuntimeError, ValueError, TypeError, zlib.error):
-            continue  # it failed to build for the same reason, and has no features
-        latencies.append(latency(trial))
-    features = cost_model.extract(*proposing.candidates(workload, target, replayed)) if replayed else []
-    state.learn([Example(*pair) for pair in zip(latencies, features, strict=True) if len(pair[1])])
+    recalled = candidates.recall(workload, target, [trial.candidate.schedule for trial in new])
+    state.learn(
+        [
+            Example(latency(trial), candidate.features)
+            for trial, candidate in zip(new, recalled, strict=True)
+            if candidate is not None and len(candidate.features)
+        ]
+    )

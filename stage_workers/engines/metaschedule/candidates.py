@@ -1,0 +1,79 @@
+"""What an update needs to know of candidates that were proposed before: their traces, to evolve from, and
+their features, to learn from.
+
+The process that proposed a candidate has computed both, and keeps them, because the candidate's trial is
+likely to come back to it. Any other process replays the schedule, with the same result. Entries are found by
+all that they depend on, so those of another task, target or round can never be taken for the right ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from . import contexts, cost_model, schedules, workloads
+from .cost_model import Features
+
+KEPT = 1024
+"""Candidates whose traces and features a process keeps: some 10 KB each."""
+
+
+class Candidate(NamedTuple):
+    """A TVM trace and the features of the code that it gives."""
+
+    trace: Any
+    features: Features
+
+
+_kept: OrderedDict[bytes, Candidate] = OrderedDict()
+
+
+def keep(workload: bytes, target: str, schedule: bytes, candidate: Candidate) -> None:
+    """Remember a candidate that was computed; the one that was not used for longest is forgotten."""
+    key = _key(workload, target, schedule)
+    _kept[key] = candidate
+    _kept.move_to_end(key)
+    if len(_kept) > KEPT:
+        _kept.popitem(last=False)
+
+
+def forget() -> None:
+    """Forget all candidates."""
+    _kept.clear()
+
+
+def recall(workload: bytes, target: str, wanted: Sequence[bytes]) -> list[Candidate | None]:
+    """The candidates of packed schedules, from memory or replayed; ``None`` for what cannot be replayed."""
+    found = {schedule: _kept.get(_key(workload, target, schedule)) for schedule in wanted}
+    replayed: dict[bytes, Any] = {}
+    for schedule in (schedule for schedule, candidate in found.items() if candidate is None):
+        try:
+            replayed[schedule] = schedules.replay(workload, schedule)
+        except (RuntimeError, ValueError, TypeError, zlib.error):
+            continue  # it fails to build for the same reason
+    features = extract(workload, target, list(replayed.values()))
+    for (schedule, scheduled), rows in zip(replayed.items(), features, strict=True):
+        candidate = found[schedule] = Candidate(scheduled.trace, rows)
+        keep(workload, target, schedule, candidate)
+    return [found[schedule] for schedule in wanted]
+
+
+def extract(workload: bytes, target: str, scheduled: Sequence[Any]) -> list[Features]:
+    """The features of TVM schedules of a workload."""
+    if not scheduled:
+        return []
+    from tvm.s_tir import meta_schedule
+
+    module = workloads.load(workload)
+    info = meta_schedule.arg_info.ArgInfo.from_prim_func(module["main"])
+    context = contexts.make(module, target)
+    return cost_model.extract(context, [meta_schedule.MeasureCandidate(each, info) for each in scheduled])
+
+
+def _key(workload: bytes, target: str, schedule: bytes) -> bytes:
+    """By the digest of each part, so that no two triples run into each other."""
+    parts = (workload, target.encode(), schedule)
+    return b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)
