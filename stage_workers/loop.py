@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Collection
 from concurrent import futures
 from typing import cast
 
 import msgspec
+from cachetools import LRUCache
 
 from broker_config import topology
 from shared import codec
@@ -209,15 +209,11 @@ class _Memory:
     """The last results by step. A failure is not kept: when its step comes again, it may have passed."""
 
     def __init__(self) -> None:
-        self._done: OrderedDict[str, tuple[Step, StepResult]] = OrderedDict()
+        self._done: LRUCache[str, tuple[Step, StepResult]] = LRUCache(REMEMBERED)
 
     def keep(self, step: Step, done: StepResult) -> None:
-        if isinstance(done.result, Failure):
-            return
-        self._done[step.id] = step, done
-        self._done.move_to_end(step.id)
-        while len(self._done) > REMEMBERED:
-            self._done.popitem(last=False)
+        if not isinstance(done.result, Failure):
+            self._done[step.id] = step, done
 
     def recall(self, step: Step) -> StepResult | None:
         """The result of ``step``; not that of another one with its id, as an earlier job may have left."""

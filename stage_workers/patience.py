@@ -10,7 +10,9 @@ Pure. What it knows is lost with its worker, which then is patient until it has 
 from __future__ import annotations
 
 import statistics
-from collections import OrderedDict, deque
+from collections import deque
+
+from cachetools import LRUCache
 
 FACTOR = 4.0
 """Times the median of a task's builds that one of them may take."""
@@ -26,7 +28,7 @@ class Patience:
     """What is known of the builds of some tasks."""
 
     def __init__(self) -> None:
-        self._took: OrderedDict[str, deque[float]] = OrderedDict()
+        self._took: LRUCache[str, deque[float]] = LRUCache(TASKS_KEPT)
 
     def limit(self, task: str) -> float | None:
         """Seconds of CPU time for the next build of ``task``; ``None`` while too little is known."""
@@ -36,6 +38,3 @@ class Patience:
     def took(self, task: str, seconds: float) -> None:
         """Note a build, or for how long it was tried."""
         self._took.setdefault(task, deque(maxlen=BUILDS_KEPT)).append(seconds)
-        self._took.move_to_end(task)
-        while len(self._took) > TASKS_KEPT:
-            self._took.popitem(last=False)

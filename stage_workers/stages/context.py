@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from cachetools import LRUCache
+
 from shared.artifacts import ArtifactStore
 from shared.errors import TunemeshError
-from shared.messages import Step
+from shared.messages import Profiled, Step
 from stage_workers.drift import Drift
 from stage_workers.patience import Patience
 from stage_workers.sandbox import CallFailure
@@ -20,6 +22,11 @@ UPDATE_LIMIT = 1800.0
 ASSEMBLE_LIMIT = 3600.0
 VALIDATE_LIMIT = 900.0
 """Seconds. Generous: they are there so that nothing hangs for ever, not to make anything fast."""
+
+
+Binary = tuple[str, str, str]
+"""Job, task, and SHA-256 of a shared object."""
+MEASURED_KEPT = 4096
 
 
 class Caller(Protocol):
@@ -49,6 +56,8 @@ class Context:
     """What is known of the device's speed."""
     patience: Patience = field(default_factory=Patience)
     """What is known of the time that builds take."""
+    measured: LRUCache[Binary, Profiled] = field(default_factory=lambda: LRUCache(MEASURED_KEPT))
+    """What this worker has measured."""
 
     def require_device(self, step: Step) -> str:
         """The device.

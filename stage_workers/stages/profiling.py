@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import MutableMapping
 from functools import partial
+
+import msgspec
 
 from shared.codec import clip
 from shared.engine import ProfileOutcome
 from shared.errors import ArtifactError
 from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Step
+from stage_workers.drift import THRESHOLD
 from stage_workers.sandbox import CallFailure
-from stage_workers.stages.context import Context
+from stage_workers.stages.context import Binary, Context
 from stage_workers.stages.trusting import Measured, Watch, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -42,11 +46,42 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
             for number, built in enumerate(work.artifacts)
         ]
     else:
-        each = [Measured(partial(kernels.alone, built)) for built in work.artifacts]
-        watch.measure(each)
-        profiled = [_profiled(built, one) for built, one in zip(work.artifacts, each, strict=True)]
+        profiled = _measure_apart(step, work.artifacts, kernels, watch, context.measured)
     drift = max((one.drift for one in profiled if one.outcome == "measured"), default=0.0)
     return ProfileDone(profiled=profiled, untuned=untuned, drift=drift)
+
+
+def _measure_apart(
+    step: Step,
+    artifacts: list[Built],
+    kernels: _Kernels,
+    watch: Watch,
+    known: MutableMapping[Binary, Profiled],
+) -> list[Profiled]:
+    """Measure every binary once. Schedules that differ may compile to the same one."""
+    binaries = [_binary(step, built) for built in artifacts]
+    new = {
+        binary: Measured(partial(kernels.alone, built))
+        for binary, built in zip(binaries, artifacts, strict=True)
+        if binary not in known
+    }
+    watch.measure(list(new.values()))
+    profiled = []
+    for binary, built in zip(binaries, artifacts, strict=True):
+        twin = known.get(binary)
+        if twin is not None:
+            one = msgspec.structs.replace(twin, index=built.index, seconds=0.0, attempts=0)
+        else:
+            one = _profiled(built, new[binary])
+            if one.outcome == "measured" and one.drift <= THRESHOLD:
+                known[binary] = one
+        profiled.append(one)
+    return profiled
+
+
+def _binary(step: Step, built: Built) -> Binary:
+    name = built.artifact.sha256 if built.artifact is not None else f"none of candidate {built.index}"
+    return step.job, step.task, name
 
 
 class _Kernels:

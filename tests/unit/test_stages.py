@@ -24,6 +24,7 @@ from shared.messages import (
     History,
     ImportDone,
     ImportWork,
+    Profiled,
     ProfileDone,
     ProfileWork,
     Result,
@@ -308,11 +309,58 @@ def test_a_candidate_that_is_much_slower_than_the_best_is_cut_short(
     built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
     plain = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled[0]
     assert not plain.cut_short
+    context.measured.clear()
     work = ProfileWork(task=task, artifacts=built, best=plain.median / 100)
     slow = run_stage(step(work, settings=Settings(cut_short=cut_short)), context)
     profiled = expect(ProfileDone, slow).profiled[0]
     assert (len(profiled.latencies), profiled.cut_short) == (repeats, repeats == 1)
     assert profiled.median == plain.median
+
+
+def test_candidates_that_compile_to_the_same_binary_are_measured_once(
+    context: Context, sandbox: FakeSandbox, store: ArtifactStore
+) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 4).candidates
+    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built[2] = msgspec.structs.replace(built[2], artifact=built[0].artifact)
+
+    def profile(*numbers: int) -> list[Profiled]:
+        work = ProfileWork(task=task, artifacts=[built[number] for number in numbers])
+        return expect(ProfileDone, run_stage(step(work), context)).profiled
+
+    first = profile(0, 1, 2)
+    assert [each.index for each in first] == [0, 1, 2]
+    assert [each.attempts for each in first] == [1, 1, 0]
+    assert first[2].latencies == first[0].latencies != first[1].latencies
+    assert first[2].seconds == 0
+    later = profile(3, 2)
+    assert [(each.index, each.attempts) for each in later] == [(3, 1), (2, 0)]
+    assert later[1].latencies == first[0].latencies
+    assert [method for method, _ in sandbox.calls].count("profile") == 3
+    elsewhere = Context(sandbox, store, "cpu")
+    work = step(ProfileWork(task=task, artifacts=[built[2]]))
+    assert expect(ProfileDone, run_stage(work, elsewhere)).profiled[0].attempts == 1
+
+
+def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_again(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 1).candidates
+    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    work = step(ProfileWork(task=task, artifacts=built))
+    sandbox.answers["profile"] = [CallFailure("crashed", "killed by SIGSEGV")]
+    assert expect(ProfileDone, run_stage(work, context)).profiled[0].outcome == "run-failed"
+    context.drift.seen([1e-3] * 5, 0.0)
+    sandbox.answers["reference"] = [[1.5e-3] * 5] * 100
+    disturbed = expect(ProfileDone, run_stage(work, context)).profiled[0]
+    assert (disturbed.outcome, disturbed.attempts) == ("measured", 3)
+    assert disturbed.drift > 0.1
+    sandbox.answers["reference"] = []
+    calm = Context(sandbox, context.store, "cpu", measured=context.measured)
+    assert expect(ProfileDone, run_stage(work, calm)).profiled[0].attempts == 1
+    assert expect(ProfileDone, run_stage(work, calm)).profiled[0].attempts == 0
 
 
 def test_a_hopeless_run_is_given_up_once_the_sandbox_knows_the_right_outputs(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from cachetools import LRUCache
 
 from . import contexts, cost_model, schedules, workloads
 from .cost_model import Features
@@ -28,16 +29,12 @@ class Candidate(NamedTuple):
     features: Features
 
 
-_kept: OrderedDict[bytes, Candidate] = OrderedDict()
+_kept: LRUCache[bytes, Candidate] = LRUCache(KEPT)
 
 
 def keep(workload: bytes, target: str, schedule: bytes, candidate: Candidate) -> None:
     """Remember a candidate that was computed; the one that was not used for longest is forgotten."""
-    key = _key(workload, target, schedule)
-    _kept[key] = candidate
-    _kept.move_to_end(key)
-    if len(_kept) > KEPT:
-        _kept.popitem(last=False)
+    _kept[_key(workload, target, schedule)] = candidate
 
 
 def forget() -> None:

@@ -6,8 +6,9 @@ import hashlib
 import math
 import statistics
 import time
-from collections import OrderedDict
 from typing import Any, NamedTuple
+
+from cachetools import LRUCache
 
 from shared.engine import WAITED, ProfileOutcome
 from shared.messages import Settings
@@ -41,10 +42,10 @@ UNTUNED_SECONDS = 0.5
 
 INPUTS_KEPT = 2
 
-_inputs: OrderedDict[tuple[object, ...], list[Any]] = OrderedDict()
+_inputs: LRUCache[tuple[object, ...], list[Any]] = LRUCache(INPUTS_KEPT)
 """Tensors on a device by its name, shapes and dtypes: all candidates of a workload get the same ones."""
 
-_references: OrderedDict[str, list[Array]] = OrderedDict()
+_references: LRUCache[str, list[Array]] = LRUCache(REFERENCES_KEPT)
 """Outputs of untuned kernels by SHA-256 of their shared object: each is compared with every candidate."""
 
 
@@ -224,9 +225,6 @@ def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
     if key not in _inputs:
         arrays = comparing.random_inputs(taken, INPUT_SEED)
         _inputs[key] = [tvm.runtime.tensor(array, device=targets.device(device)) for array in arrays]
-        while len(_inputs) > INPUTS_KEPT:
-            _inputs.popitem(last=False)
-    _inputs.move_to_end(key)
     return _inputs[key]
 
 
@@ -236,9 +234,6 @@ def _reference(untuned: bytes, arguments: list[Argument], device: str) -> list[A
         kernel = _Kernel(untuned, arguments, device, None)
         kernel.run()
         _references[key] = kernel.outputs()
-        while len(_references) > REFERENCES_KEPT:
-            _references.popitem(last=False)
-    _references.move_to_end(key)
     return _references[key]
 
 
