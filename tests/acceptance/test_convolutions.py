@@ -56,14 +56,25 @@ def model(
 
 def computed(proto: onnx.ModelProto, target: str, settings: Settings) -> tuple[list[str], np.ndarray]:
     """Names of the tasks, and what the model computes for the input of :func:`expected`."""
+    imported = ENGINE.import_model(proto.SerializeToString(), target, settings)
+    library = ENGINE.assemble(imported.model, target, [], settings).tuned
+    return [task.name for task in imported.tasks], run(library, image_for(proto))
+
+
+def run(library: bytes, data: np.ndarray) -> np.ndarray:
     import tvm
 
     from stage_workers.engines.metaschedule.kernels import load
 
-    imported = ENGINE.import_model(proto.SerializeToString(), target, settings)
-    library = ENGINE.assemble(imported.model, target, [], settings).tuned
-    result = tvm.relax.VirtualMachine(load(library), tvm.cpu())["main"](tvm.runtime.tensor(image_for(proto)))
-    return [task.name for task in imported.tasks], result.numpy()
+    result = tvm.relax.VirtualMachine(load(library), tvm.cpu())["main"](tvm.runtime.tensor(data))
+    return np.asarray(result.numpy())
+
+
+def convolution(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """By definition: N, C, H, W and outputs, inputs, 3, 3; stride 1, padding 1."""
+    padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    return np.asarray(np.einsum("nchwij,ocij->nohw", windows, weights))
 
 
 def image_for(proto: onnx.ModelProto) -> np.ndarray:
@@ -136,6 +147,32 @@ def test_the_untuned_model_is_the_one_that_was_handed_in(target: str) -> None:
     assert b"winograd_product" in libraries[0].tuned
     assert b"winograd_product" not in libraries[0].untuned
     assert b"winograd_product" not in libraries[1].tuned
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(convolutions="as-given")])
+def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, settings: Settings) -> None:
+    import tvm
+    from tvm import relax
+
+    random = np.random.default_rng(0)
+    weights = random.normal(0, 0.1, (64, 64, 3, 3)).astype(np.float32)
+    image = random.normal(0, 1, (1, 64, 20, 20)).astype(np.float32)
+    x = relax.Var("x", relax.TensorType((1, 20, 20, 64), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            constant = relax.const(weights.transpose(2, 3, 1, 0))  # height, width, inputs, outputs
+            convolved = relax.op.nn.conv2d(x, constant, padding=1, data_layout="NHWC", kernel_layout="HWIO")
+            result = builder.emit_output(relax.op.nn.relu(convolved))
+        builder.emit_func_output(result)
+    given = str(tvm.ir.save_json(builder.get())).encode()
+    imported = ENGINE.import_model(given, target, settings)
+    assert any("winograd" in task.name for task in imported.tasks) == (settings.convolutions == "winograd")
+    library = ENGINE.assemble(imported.model, target, [], settings).tuned
+    got = run(library, np.ascontiguousarray(image.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
+    reference = np.maximum(convolution(image, weights), 0)
+    assert got.shape == reference.shape
+    assert np.abs(got - reference).max() <= TOLERANCE * np.abs(reference).max()
 
 
 def test_transformed_weights_are_those_of_the_definition() -> None:
