@@ -40,6 +40,8 @@ class Imported(Struct, frozen=True, kw_only=True):
     model: bytes
     """As :meth:`Engine.assemble` takes it."""
     tasks: list[ExtractedTask]
+    constants: int = 0
+    """Bytes of constants that a run of the model reads."""
 
 
 class Proposal(Struct, frozen=True, kw_only=True):

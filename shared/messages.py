@@ -83,8 +83,9 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cut_short: Annotated[float, Meta(ge=1, le=1000)] | None = 1.0
     """One repeat is enough of a candidate that takes so many times as long as the best of its task, and less
     than one where a few runs show that clearly; ``None``: never."""
-    cache_flush: bool = False
-    """Flush the CPU's caches before every repeat (then each repeat is one run)."""
+    cache_flush: bool | None = None
+    """Flush all tensors but the first from the CPU's caches before every run; ``None``: where the model's
+    constants do not fit the last-level cache, and so come from memory in every run of the model."""
     build_timeout: Annotated[float, Meta(gt=0, le=600)] = 20.0
     """Seconds that one candidate may take to build."""
     profile_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
@@ -152,6 +153,8 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """Hash of workload and target: equal keys are the same task, across jobs too."""
     weight: Positive
     """How often the model runs it."""
+    constants: Count = 0
+    """Bytes of constants of the whole model."""
     workload: Blob
     """The unscheduled workload, in the engine's own format."""
     untuned: Blob

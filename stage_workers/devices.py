@@ -39,6 +39,8 @@ class Device:
     """One lock per thing that nobody else may use: a core, a GPU."""
     cores: frozenset[int] | None = None
     """Cores that the sandbox runs on; ``None`` where the device is not a CPU."""
+    cache: int = 0
+    """Bytes of the cores' last-level cache; 0 where it is not known, or the device is not a CPU."""
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """For the sandbox."""
 
@@ -52,7 +54,8 @@ def parse_device(text: str) -> Device:
     kind, _, rest = text.partition(":")
     if kind == "cpu":
         cores = parse_cores(rest)
-        return Device(text, "cpu", tuple(f"core-{core}" for core in sorted(cores)), cores)
+        locks = tuple(f"core-{core}" for core in sorted(cores))
+        return Device(text, "cpu", locks, cores, last_level_cache(min(cores)))
     if kind == "cuda" and re.fullmatch(r"\d{1,4}", rest):
         return _cuda(text, int(rest))
     raise BadInput(f"{text!r} is no device; expected cpu:<cores> such as cpu:0,2-3, or cuda:<number>")
@@ -80,6 +83,15 @@ def parse_cores(text: str) -> frozenset[int]:
             f"{names} not on this machine or not allowed to this process; it has {_listed(sorted(usable))}"
         )
     return frozenset(cores)
+
+
+def last_level_cache(core: int, folder: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Bytes of the largest cache of a core, shared or not; 0 where the kernel does not tell."""
+    sizes = [0]
+    for file in folder.glob(f"cpu{core}/cache/index*/size"):
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(file.read_text().strip().removesuffix("K")) * 1024)
+    return max(sizes)
 
 
 @dataclass(slots=True)
@@ -208,7 +220,7 @@ def _cuda(name: str, index: int) -> Device:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": str(index),
     }
-    return Device(name, "cuda:0", (f"gpu-{uuid}",), None, MappingProxyType(environment))
+    return Device(name, "cuda:0", (f"gpu-{uuid}",), environment=MappingProxyType(environment))
 
 
 def _gpus() -> dict[int, str]:

@@ -136,7 +136,11 @@ def _work_cores(config: WorkerConfig, device: Device | None) -> frozenset[int]:
 def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> int:
     link = Link(config.broker, f"worker {config.queue}", properties=_properties(config))
     name = config.name or codec.identity(config.queue)
-    context = Context(sandbox, store, device.inside if device is not None else None)
+    context = (
+        Context(sandbox, store, device.inside, device.cache)
+        if device is not None
+        else Context(sandbox, store)
+    )
     engines = list(dict.fromkeys((*config.engines, "mock")))
     with Leaving(config.grace, sandbox.abort) as leaving:
         try:

@@ -53,7 +53,10 @@ Convolutions = Annotated[
     str | None,
     typer.Option(help="winograd: 3x3 on a CPU by Winograd's algorithm where that is faster; or as-given."),
 ]
-CacheFlush = Annotated[bool, typer.Option(help="Flush the CPU's caches before every repeat.")]
+CacheFlush = Annotated[
+    bool | None,
+    typer.Option(help="Flush the CPU's caches before every run; by default if the model does not fit them."),
+]
 BuildTimeout = Annotated[float | None, typer.Option(help="Seconds per candidate.")]
 ProfileTimeout = Annotated[float | None, typer.Option(help="Seconds per candidate.")]
 
@@ -69,7 +72,7 @@ def make_settings(
     min_repeat_ms: int | None,
     cut_short: float | None,
     convolutions: str | None,
-    cache_flush: bool,
+    cache_flush: bool | None,
     build_timeout: float | None,
     profile_timeout: float | None,
     lookahead: int | None,

@@ -90,6 +90,10 @@ class _Kernels:
     def __init__(self, step: Step, work: ProfileWork, device: str, context: Context) -> None:
         self.device = device
         self._step = step
+        flush = step.settings.cache_flush
+        if flush is None:
+            flush = 0 < context.cache < work.task.constants
+        self._settings = msgspec.structs.replace(step.settings, cache_flush=flush)
         self._store = context.store
         self._sandbox = context.sandbox
         self._best = work.best
@@ -101,7 +105,7 @@ class _Kernels:
     def untuned_latency(self) -> float | None:
         """Median latency of the untuned workload in seconds; ``None`` when it cannot be measured."""
         step = self._step
-        args = (self._workload, step.target, self._untuned, self.device, step.settings)
+        args = (self._workload, step.target, self._untuned, self.device, self._settings)
         limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
         answer = _sound(self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit))
         if answer.outcome != "measured":
@@ -122,7 +126,7 @@ class _Kernels:
         if isinstance(program, ProfileOutcome):
             return program
         step = self._step
-        args = (self._workload, step.target, program, self._untuned, self.device, step.settings, best)
+        args = (self._workload, step.target, program, self._untuned, self.device, self._settings, best)
         limit = step.settings.profile_timeout
         if best is not None and self._warm and step.settings.cut_short is not None:
             limit = min(limit, ALLOWANCE + HOPELESS * best)
@@ -136,7 +140,7 @@ class _Kernels:
         sound = [program for program in programs if isinstance(program, bytes)]
         if len(sound) == len(programs):
             step = self._step
-            args = (self._workload, step.target, sound, self._untuned, self.device, step.settings)
+            args = (self._workload, step.target, sound, self._untuned, self.device, self._settings)
             limit = step.settings.profile_timeout * max(len(sound), 1)
             answer = self._sandbox.call(step.engine, "confirm", args, list[ProfileOutcome], limit)
             if not isinstance(answer, CallFailure) and len(answer) == len(artifacts):

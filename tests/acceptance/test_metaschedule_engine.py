@@ -555,6 +555,32 @@ def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
     assert min(ENGINE.reference(cuda, "cuda:0")) > 0
 
 
+def test_a_kernel_with_cold_caches_takes_longer(target: str) -> None:
+    """A sum of two tensors of 1 MB each, which the second-level cache would hold."""
+    import tvm
+    from tvm import te
+
+    a, b = (te.placeholder((2**18,), name=name) for name in "ab")
+    c = te.compute(a.shape, lambda i: a[i] + b[i], name="c")
+    text = str(tvm.ir.save_json(te.create_prim_func([a, b, c])))
+    task = ENGINE.import_model(text.encode(), target, QUICK).tasks[0]
+
+    def latency(flush: bool) -> float:
+        settings = Settings(repeats=5, min_repeat_ms=20, cache_flush=flush)
+        outcome = ENGINE.profile(task.workload, target, task.untuned, task.untuned, "cpu", settings, None)
+        assert outcome.outcome == "measured", outcome.error
+        assert len(outcome.latencies) == 5
+        return min(outcome.latencies)
+
+    assert latency(True) > 1.2 * latency(False)
+
+
+def test_import_counts_the_constants_of_the_model(target: str) -> None:
+    weights = sum(np.prod(tensor.dims) for tensor in make_models.tiny_cnn().graph.initializer)
+    given = ENGINE.import_model(make_models.tiny_cnn().SerializeToString(), target, QUICK)
+    assert 0.9 * 4 * weights < given.constants <= 4 * weights
+
+
 def test_profiling_repeats_as_asked(product: ExtractedTask, target: str) -> None:
     for settings in (Settings(repeats=4, min_repeat_ms=2), Settings(repeats=4, cache_flush=True)):
         profiled = ENGINE.profile(

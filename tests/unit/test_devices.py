@@ -14,7 +14,7 @@ import pytest
 
 from shared.errors import BadInput
 from stage_workers import devices
-from stage_workers.devices import lock_device, parse_cores, parse_device
+from stage_workers.devices import last_level_cache, lock_device, parse_cores, parse_device
 
 CORES = sorted(os.sched_getaffinity(0))
 FIRST = CORES[0]
@@ -147,3 +147,17 @@ def test_the_wait_for_a_dead_owner_is_bounded(tmp_path: Path, monkeypatch: pytes
 def test_locks_are_for_all_users() -> None:
     folder = devices._lock_folder()
     assert folder.stat().st_mode & 0o7777 == 0o1777
+
+
+# -- Caches ------------------------------------------------------------------------------------------------
+
+
+def test_the_last_level_cache_is_the_largest_that_the_kernel_names(tmp_path: Path) -> None:
+    for index, size in enumerate(["32K", "32K", "1024K", "32768K"]):
+        folder = tmp_path / "cpu3/cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(f"{size}\n")
+    assert last_level_cache(3, tmp_path) == 32 * 2**20
+    (tmp_path / "cpu3/cache/index3/size").write_text("?\n")
+    assert last_level_cache(3, tmp_path) == 2**20
+    assert last_level_cache(4, tmp_path) == 0

@@ -60,6 +60,8 @@ class FakeSandbox:
         self.answers: dict[str, list[object]] = {}
         self.calls: list[tuple[str, float]] = []
         self.cpu_limits: list[float | None] = []
+        self.flushed: dict[str, bool | None] = {}
+        """By method: whether the last call was asked to flush the caches."""
 
     def call(
         self,
@@ -72,6 +74,8 @@ class FakeSandbox:
     ) -> T | CallFailure:
         self.calls.append((method, timeout))
         self.cpu_limits.append(cpu_limit)
+        if method.startswith(("profile", "confirm")):
+            self.flushed[method] = next(arg.cache_flush for arg in args if isinstance(arg, Settings))
         if self.answers.get(method):
             answer = self.answers[method].pop(0)
             if isinstance(answer, TunemeshError):
@@ -361,6 +365,23 @@ def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_aga
     calm = Context(sandbox, context.store, "cpu", measured=context.measured)
     assert expect(ProfileDone, run_stage(work, calm)).profiled[0].attempts == 1
     assert expect(ProfileDone, run_stage(work, calm)).profiled[0].attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "cache", "flushed"),
+    [(None, 999, True), (None, 1000, False), (None, 0, False), (True, 1000, True), (False, 999, False)],
+)
+def test_caches_are_flushed_where_the_constants_of_the_model_do_not_fit(
+    sandbox: FakeSandbox, store: ArtifactStore, asked: bool | None, cache: int, flushed: bool
+) -> None:
+    context = Context(sandbox, store, "cpu", cache)
+    task = msgspec.structs.replace(imported(context).tasks[0], constants=1000)
+    candidates = proposed(context, task, 1).candidates
+    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    settings = Settings(cache_flush=asked)
+    run_stage(step(ProfileWork(task=task, artifacts=built, baseline=True), settings=settings), context)
+    run_stage(step(ProfileWork(task=task, artifacts=built, confirm=True), settings=settings), context)
+    assert sandbox.flushed == {"profile": flushed, "profile_untuned": flushed, "confirm": flushed}
 
 
 def test_a_hopeless_run_is_given_up_once_the_sandbox_knows_the_right_outputs(

@@ -152,7 +152,7 @@ def test_a_minimal_request_gets_the_documented_defaults() -> None:
         job="job-1", model=Blob("0" * 64, 100_000), target="native", trials=64, engine="metaschedule",
         name="", seed=0,
         settings=Settings(
-            batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=False, build_timeout=20.0,
+            batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=None, build_timeout=20.0,
             profile_timeout=10.0, shapes={},
         ),
     )  # fmt: skip

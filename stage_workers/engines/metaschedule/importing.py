@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from shared.engine import ExtractedTask, Imported
 from shared.errors import BadModel
@@ -16,8 +19,9 @@ def import_model(model: bytes, target: str, settings: Settings) -> Imported:
     """See :meth:`shared.engine.Engine.import_model`."""
     module, signature = reading.read(model, settings.shapes)
     folded = folding.fold_batch_norms(module)
+    optimised = optimise(folded, target, settings)
     return Imported(
-        model=models.pack(folded, signature), tasks=_tasks(optimise(folded, target, settings), target)
+        model=models.pack(folded, signature), tasks=_tasks(optimised, target), constants=_constants(optimised)
     )
 
 
@@ -83,6 +87,20 @@ def _task(task: Any, target: str) -> ExtractedTask:
         workload=workloads.pack(workload),
         untuned=untuned,
     )
+
+
+def _constants(module: Any) -> int:
+    """Bytes of the constants in the main function of a module."""
+    import tvm
+
+    sizes: list[int] = []
+
+    def visit(node: Any) -> None:
+        if isinstance(node, tvm.ir.GenericConst):
+            sizes.append(math.prod(node.value.shape) * np.dtype(node.value.dtype).itemsize)
+
+    tvm.relax.analysis.post_order_visit(module["main"].body, visit)
+    return sum(sizes)
 
 
 def _calls(module: Any) -> list[str]:

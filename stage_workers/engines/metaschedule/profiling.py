@@ -40,6 +40,11 @@ CONFIRM_PART = 0.4
 UNTUNED_SECONDS = 0.5
 """An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
 
+FLUSH = "cache_flush_cpu_non_first_arg"
+"""TVM's function that runs before every repeat."""
+FLUSHED_RUNS = 100
+"""Runs of a repeat with cold caches, at most."""
+
 INPUTS_KEPT = 2
 
 _inputs: LRUCache[tuple[object, ...], list[Any]] = LRUCache(INPUTS_KEPT)
@@ -202,19 +207,32 @@ class _Kernel:
         return [self._tensors[i].numpy() for i in self._written]
 
     def measure(self, settings: Settings, part: float = 1.0) -> _Repeat:
-        """One repeat, or that part of one. TVM runs the kernel once more before it starts."""
-        flush = settings.cache_flush and self._device.type == "cpu"
+        """One repeat, or that part of one."""
+        milliseconds = int(part * settings.min_repeat_ms)
         core = kernels.CoreWatch()
-        evaluator = self._module.time_evaluator(
-            "main",
-            self._device,
-            number=1,
-            repeat=1,
-            min_repeat_ms=0 if flush else int(part * settings.min_repeat_ms),
-            f_preproc="cache_flush_cpu_non_first_arg" if flush else "",
-        )
-        seconds = float(evaluator(*self._tensors).results[0])
+        if settings.cache_flush and self._device.type == "cpu":
+            seconds = self._flushed(milliseconds)
+        else:
+            seconds = self._evaluate(milliseconds=milliseconds)[0]
         return _Repeat(seconds, core.share())
+
+    def _flushed(self, milliseconds: int) -> float:
+        """Median of the runs, of which each finds all tensors but the first in memory, not in a cache: as
+        many as fit into the time together with flushing, at least one."""
+        began = time.perf_counter()
+        runs = self._evaluate(prepare=FLUSH)
+        fitting = int(milliseconds / 1e3 / (time.perf_counter() - began))
+        if fitting > 1:
+            runs += self._evaluate(repeats=min(fitting, FLUSHED_RUNS) - 1, prepare=FLUSH)
+        return statistics.median(runs)
+
+    def _evaluate(self, repeats: int = 1, milliseconds: int = 0, prepare: str = "") -> list[float]:
+        """Seconds per run of each repeat, of ``milliseconds`` at least. TVM runs the kernel once more before
+        it starts."""
+        evaluator = self._module.time_evaluator(
+            "main", self._device, number=1, repeat=repeats, min_repeat_ms=milliseconds, f_preproc=prepare
+        )
+        return [float(each) for each in evaluator(*self._tensors).results]
 
 
 def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
