@@ -2,7 +2,7 @@
 
 A tenth of the candidates take a third to a half of all build time: LLVM labours over what their schedules
 unroll. Those that the search finds good take longer than the others, too, so patience must not be short. Of
-the candidates of six kernels (two seeds, 96 each) six times the median gave up 3 %, none of them a winner, and
+the candidates of six kernels (two seeds, 96 each) six times the median gave up 3 %, none a winner, and
 saved a tenth of the build time; four times the median gave up 7 %, once with the winner, and saved 15 %.
 
 Pure. What it knows is lost with its worker, which then is patient until it has seen a few builds.

@@ -26,10 +26,13 @@ def assemble(model: bytes, target: str, tasks: list[TaskTrials], settings: Setti
         JobFailed: when a schedule was found for some task, but none fits the model.
     """
     module, signature = models.unpack(model)
+    # What there would be without Tunemesh.
+    as_given = importing.optimise(module, target, AS_GIVEN)
+    same = settings.convolutions == AS_GIVEN.convolutions
+    optimised = as_given if same else importing.optimise(module, target, settings)
     return Assembled(
-        tuned=_compile(_apply(importing.optimise(module, target, settings), target, tasks), target),
-        # What there would be without Tunemesh.
-        untuned=_compile(importing.optimise(module, target, AS_GIVEN), target),
+        tuned=_compile(_apply(optimised, target, tasks), target),
+        untuned=_compile(as_given, target),
         signature=models.pack_signature(signature),
         files=records.database_files(target, tasks),
     )

@@ -165,8 +165,12 @@ def profile_untuned(
         with kernels.threads(target):
             kernel = _Kernel(untuned, arguments, device, None)
             kernel.run()
-            seconds = kernel.run()
-            repeats = max(1, min(settings.repeats, int(UNTUNED_SECONDS / seconds)))
+            _keep_reference(untuned, kernel)
+            core = kernels.CoreWatch()
+            run = _Repeat(kernel.run(), core.share())
+            if run.seconds >= UNTUNED_SECONDS / 2:
+                return _outcome([run])
+            repeats = min(settings.repeats, int(UNTUNED_SECONDS / run.seconds))
             return _outcome([kernel.measure(settings) for _ in range(repeats)])
     except Exception as error:  # as above
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
@@ -247,12 +251,22 @@ def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
 
 
 def _reference(untuned: bytes, arguments: list[Argument], device: str) -> list[Array]:
-    key = hashlib.sha256(untuned).hexdigest()
-    if key not in _references:
+    known = _references.get(_digest(untuned))
+    if known is None:
         kernel = _Kernel(untuned, arguments, device, None)
         kernel.run()
-        _references[key] = kernel.outputs()
-    return _references[key]
+        known = _keep_reference(untuned, kernel)
+    return known
+
+
+def _keep_reference(untuned: bytes, kernel: _Kernel) -> list[Array]:
+    """Keep the outputs of an untuned kernel that has run."""
+    outputs = _references[_digest(untuned)] = kernel.outputs()
+    return outputs
+
+
+def _digest(untuned: bytes) -> str:
+    return hashlib.sha256(untuned).hexdigest()
 
 
 def _first_difference(arguments: list[Argument], got: list[Array], reference: list[Array]) -> str:
