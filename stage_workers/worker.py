@@ -137,7 +137,7 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
     link = Link(config.broker, f"worker {config.queue}", properties=_properties(config))
     name = config.name or codec.identity(config.queue)
     context = (
-        Context(sandbox, store, device.inside, device.cache)
+        Context(sandbox, store, device.inside, cache=device.cache)
         if device is not None
         else Context(sandbox, store)
     )

@@ -52,14 +52,14 @@ class Context:
     store: ArtifactStore
     device: str | None = None
     """``cpu`` or ``cuda:0`` as the engine in the sandbox sees it; ``None`` for workers without a device."""
-    cache: int = 0
-    """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""
     drift: Drift = field(default_factory=Drift)
     """What is known of the device's speed."""
     patience: Patience = field(default_factory=Patience)
     """What is known of the time that builds take."""
     measured: LRUCache[Binary, Profiled] = field(default_factory=lambda: LRUCache(MEASURED_KEPT))
     """What this worker has measured."""
+    cache: int = 0
+    """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""
 
     def require_device(self, step: Step) -> str:
         """The device.

@@ -374,7 +374,7 @@ def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_aga
 def test_caches_are_flushed_where_the_constants_of_the_model_do_not_fit(
     sandbox: FakeSandbox, store: ArtifactStore, asked: bool | None, cache: int, flushed: bool
 ) -> None:
-    context = Context(sandbox, store, "cpu", cache)
+    context = Context(sandbox, store, "cpu", cache=cache)
     task = msgspec.structs.replace(imported(context).tasks[0], constants=1000)
     candidates = proposed(context, task, 1).candidates
     built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
