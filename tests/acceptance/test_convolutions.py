@@ -175,6 +175,84 @@ def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, set
     assert np.abs(got - reference).max() <= TOLERANCE * np.abs(reference).max()
 
 
+def surrounded(*nodes: onnx.NodeProto, opset: int = 18, **constants: np.ndarray) -> onnx.ModelProto:
+    """A convolution from ``x`` to ``a`` that Winograd's algorithm is faster at, and ``nodes`` from there to
+    ``z``; ``w`` are its weights."""
+    random = np.random.default_rng(0)
+    constants = {"w": random.normal(0, 0.1, (64, 64, 3, 3)).astype(np.float32), **constants}
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4), *nodes],
+        "surrounded",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 64, 28, 28))],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    made.ir_version = 8
+    return onnx.shape_inference.infer_shapes(made)
+
+
+node = helper.make_node
+SCALE = np.linspace(0.5, 1.5, 64, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    "proto",
+    [
+        surrounded(
+            node("Conv", ["a", "w"], ["b"], pads=[1] * 4),  # the same weights again
+            node("Add", ["b", "x"], ["c"]),
+            node("Concat", ["c", "a"], ["z"], axis=1),
+        ),
+        surrounded(
+            node("GlobalAveragePool", ["a"], ["b"]),
+            node("Conv", ["b", "e"], ["c"]),
+            node("Sigmoid", ["c"], ["d"]),
+            node("Mul", ["a", "d"], ["z"]),
+            e=np.eye(64, dtype=np.float32)[:, :, None, None],
+        ),
+        surrounded(node("PRelu", ["a", "s"], ["b"]), node("HardSwish", ["b"], ["z"]), s=SCALE[:, None, None]),
+        surrounded(
+            node("Reshape", ["a", "tokens"], ["b"]),
+            node("Transpose", ["b"], ["c"], perm=[0, 2, 1]),
+            node("LayerNormalization", ["c", "s", "s"], ["d"]),
+            node("Softmax", ["d"], ["z"], axis=-1),
+            tokens=np.array([1, 64, 784]),
+            s=SCALE,
+        ),
+        surrounded(
+            node("Split", ["a"], ["b", "c"], axis=1, num_outputs=2),
+            node("DepthToSpace", ["b"], ["d"], blocksize=2),
+            node("DepthToSpace", ["c"], ["e"], blocksize=2),
+            node("Sub", ["d", "e"], ["z"]),
+        ),
+        surrounded(
+            node("InstanceNormalization", ["a", "s", "s"], ["b"]),
+            node("Slice", ["b", "from", "to", "axis"], ["c"]),
+            node("Pad", ["c", "pads"], ["z"], mode="reflect"),
+            s=SCALE,
+            to=np.array([20]),
+            axis=np.array([2]),
+            pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+            **{"from": np.array([2])},
+        ),
+        surrounded(
+            node("Resize", ["a", "", "by"], ["b"], mode="linear"),
+            node("ReduceMax", ["b", "channels"], ["z"], keepdims=0),
+            by=np.array([1, 1, 2, 2], np.float32),
+            channels=np.array([1]),
+        ),
+    ],
+    ids=["residual", "squeeze and excite", "prelu", "tokens", "depth to space", "slice and pad", "resize"],
+)
+def test_what_surrounds_a_convolution_keeps_its_meaning(target: str, proto: onnx.ModelProto) -> None:
+    tasks, result = computed(proto, target, Settings())
+    assert "winograd_product" in tasks
+    reference = expected(proto)
+    assert result.shape == reference.shape
+    assert np.abs(result - reference).max() <= TOLERANCE * np.abs(reference).max()
+
+
 def test_transformed_weights_are_those_of_the_definition() -> None:
     """Against the convolution itself: one tile, one channel, in float64."""
     random = np.random.default_rng(0)
