@@ -42,14 +42,21 @@ def model(
         ),
         helper.make_node("Relu", ["y"], ["z"], name="relu"),
     ]
+    return made_of(nodes, image, {"w": weights, "b": bias}, opset=17)
+
+
+def made_of(
+    nodes: list[onnx.NodeProto], image: tuple[int, ...], constants: dict[str, np.ndarray], opset: int
+) -> onnx.ModelProto:
+    """A model from ``x`` to ``z``."""
     graph = helper.make_graph(
         nodes,
         "convolution",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, image)],
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     made.ir_version = 8
     return onnx.shape_inference.infer_shapes(made)
 
@@ -175,21 +182,12 @@ def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, set
     assert np.abs(got - reference).max() <= TOLERANCE * np.abs(reference).max()
 
 
-def surrounded(*nodes: onnx.NodeProto, opset: int = 18, **constants: np.ndarray) -> onnx.ModelProto:
+def surrounded(*nodes: onnx.NodeProto, **constants: np.ndarray) -> onnx.ModelProto:
     """A convolution from ``x`` to ``a`` that Winograd's algorithm is faster at, and ``nodes`` from there to
     ``z``; ``w`` are its weights."""
-    random = np.random.default_rng(0)
-    constants = {"w": random.normal(0, 0.1, (64, 64, 3, 3)).astype(np.float32), **constants}
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4), *nodes],
-        "surrounded",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 64, 28, 28))],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    made.ir_version = 8
-    return onnx.shape_inference.infer_shapes(made)
+    weights = np.random.default_rng(0).normal(0, 0.1, (64, 64, 3, 3)).astype(np.float32)
+    first = helper.make_node("Conv", ["x", "w"], ["a"], pads=[1] * 4)
+    return made_of([first, *nodes], (1, 64, 28, 28), {"w": weights, **constants}, opset=18)
 
 
 node = helper.make_node

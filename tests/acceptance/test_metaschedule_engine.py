@@ -372,7 +372,7 @@ def test_a_process_without_memory_or_with_that_of_another_task_proposes_the_same
         pass
 
     def forget(trials: list[Trial]) -> None:
-        candidates.forget()
+        candidates._kept.clear()
 
     def poison(trials: list[Trial]) -> None:
         """Every schedule is known, but as one of another task, and of another target."""
@@ -386,7 +386,7 @@ def test_a_process_without_memory_or_with_that_of_another_task_proposes_the_same
     remembered = rounds(product, nothing)
     assert rounds(product, nothing) == remembered  # now everything is known
     assert rounds(product, forget) == remembered
-    candidates.forget()
+    candidates._kept.clear()
     assert rounds(product, poison) == remembered
 
 
@@ -401,7 +401,7 @@ def test_what_was_proposed_need_not_be_replayed(
 
     original = schedules.replay
     monkeypatch.setattr(schedules, "replay", replay)
-    candidates.forget()
+    candidates._kept.clear()
     first = ENGINE.update(product.workload, target, None, [], 6, 1, QUICK)
     second = ENGINE.update(product.workload, target, first.search, pretend(first.schedules), 6, 1, QUICK)
     assert sorted(replayed) == sorted(schedule for _, schedule in first.schedules)  # chosen by chance

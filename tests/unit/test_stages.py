@@ -19,6 +19,7 @@ from shared.messages import (
     Blob,
     BuildDone,
     BuildWork,
+    Built,
     Candidate,
     Failure,
     History,
@@ -123,6 +124,11 @@ def imported(context: Context, model: bytes = MODEL) -> ImportDone:
 
 def proposed(context: Context, task: TaskSpec, want: int = 4) -> UpdateDone:
     return expect(UpdateDone, run_stage(step(UpdateWork(task=task, want=want)), context))
+
+
+def compiled(context: Context, task: TaskSpec, want: int) -> list[Built]:
+    candidates = proposed(context, task, want).candidates
+    return expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
 
 
 def expect(kind: type[T], result: Result) -> T:
@@ -261,10 +267,7 @@ def test_profile_measures_what_was_built_and_the_baseline_when_asked(
     context: Context, sandbox: FakeSandbox
 ) -> None:
     task = imported(context).tasks[0]
-    built = expect(
-        BuildDone,
-        run_stage(step(BuildWork(task=task, candidates=proposed(context, task, 7).candidates)), context),
-    ).built
+    built = compiled(context, task, 7)
     built[5] = msgspec.structs.replace(built[5], artifact=missing())
     nan = float("nan")
     sandbox.answers["profile"] = [
@@ -292,8 +295,7 @@ def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
     context: Context, sandbox: FakeSandbox
 ) -> None:
     task = imported(context).tasks[0]
-    candidates = proposed(context, task, 3).candidates
-    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built = compiled(context, task, 3)
     work = step(ProfileWork(task=task, artifacts=built, confirm=True))
     together = expect(ProfileDone, run_stage(work, context)).profiled
     assert [each.outcome for each in together] == ["measured"] * 3
@@ -309,8 +311,7 @@ def test_a_candidate_that_is_much_slower_than_the_best_is_cut_short(
     context: Context, cut_short: float | None, repeats: int
 ) -> None:
     task = imported(context).tasks[0]
-    candidates = proposed(context, task, 1).candidates
-    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built = compiled(context, task, 1)
     plain = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled[0]
     assert not plain.cut_short
     context.measured.clear()
@@ -325,8 +326,7 @@ def test_candidates_that_compile_to_the_same_binary_are_measured_once(
     context: Context, sandbox: FakeSandbox, store: ArtifactStore
 ) -> None:
     task = imported(context).tasks[0]
-    candidates = proposed(context, task, 4).candidates
-    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built = compiled(context, task, 4)
     built[2] = msgspec.structs.replace(built[2], artifact=built[0].artifact)
 
     def profile(*numbers: int) -> list[Profiled]:
@@ -351,8 +351,7 @@ def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_aga
     context: Context, sandbox: FakeSandbox
 ) -> None:
     task = imported(context).tasks[0]
-    candidates = proposed(context, task, 1).candidates
-    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built = compiled(context, task, 1)
     work = step(ProfileWork(task=task, artifacts=built))
     sandbox.answers["profile"] = [CallFailure("crashed", "killed by SIGSEGV")]
     assert expect(ProfileDone, run_stage(work, context)).profiled[0].outcome == "run-failed"
@@ -376,8 +375,7 @@ def test_caches_are_flushed_where_the_constants_of_the_model_do_not_fit(
 ) -> None:
     context = Context(sandbox, store, "cpu", cache=cache)
     task = msgspec.structs.replace(imported(context).tasks[0], constants=1000)
-    candidates = proposed(context, task, 1).candidates
-    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built = compiled(context, task, 1)
     settings = Settings(cache_flush=asked)
     run_stage(step(ProfileWork(task=task, artifacts=built, baseline=True), settings=settings), context)
     run_stage(step(ProfileWork(task=task, artifacts=built, confirm=True), settings=settings), context)
@@ -388,8 +386,7 @@ def test_a_hopeless_run_is_given_up_once_the_sandbox_knows_the_right_outputs(
     context: Context, sandbox: FakeSandbox
 ) -> None:
     task = imported(context).tasks[0]
-    candidates = proposed(context, task, 4).candidates
-    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    built = compiled(context, task, 4)
     good = ProfileOutcome(outcome="measured", latencies=[1e-3])
     sandbox.answers["profile"] = [good, CallFailure("timed-out", "exceeded 2.5 s"), good, good]
     work = ProfileWork(task=task, artifacts=built, best=1e-3)

@@ -10,7 +10,19 @@ from shared.engine import Assembled, TaskTrials
 from shared.errors import JobFailed
 from shared.messages import Settings, Trial
 
-from . import building, importing, linking, models, preloading, records, schedules, spaces, targets, workloads
+from . import (
+    building,
+    convolutions,
+    importing,
+    linking,
+    models,
+    preloading,
+    records,
+    schedules,
+    spaces,
+    targets,
+    workloads,
+)
 from .updating import latency
 
 log = logging.getLogger(__name__)
@@ -28,8 +40,8 @@ def assemble(model: bytes, target: str, tasks: list[TaskTrials], settings: Setti
     module, signature = models.unpack(model)
     # What there would be without Tunemesh.
     as_given = importing.optimise(module, target, AS_GIVEN)
-    same = settings.convolutions == AS_GIVEN.convolutions
-    optimised = as_given if same else importing.optimise(module, target, settings)
+    rewritten = convolutions.wanted(target, settings)
+    optimised = importing.optimise(module, target, settings) if rewritten else as_given
     return Assembled(
         tuned=_compile(_apply(optimised, target, tasks), target),
         untuned=_compile(as_given, target),

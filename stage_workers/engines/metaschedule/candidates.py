@@ -8,7 +8,6 @@ all that they depend on, so those of another task, target or round can never be 
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,36 +28,31 @@ class Candidate(NamedTuple):
     features: Features
 
 
-_kept: LRUCache[bytes, Candidate] = LRUCache(KEPT)
+_kept: LRUCache[tuple[bytes, str, bytes], Candidate] = LRUCache(KEPT)
 
 
 def keep(workload: bytes, target: str, schedule: bytes, candidate: Candidate) -> None:
     """Remember a candidate that was computed; the one that was not used for longest is forgotten."""
-    _kept[_key(workload, target, schedule)] = candidate
-
-
-def forget() -> None:
-    """Forget all candidates."""
-    _kept.clear()
+    _kept[workload, target, schedule] = candidate
 
 
 def recall(workload: bytes, target: str, wanted: Sequence[bytes]) -> list[Candidate | None]:
     """The candidates of packed schedules, from memory or replayed; ``None`` for what cannot be replayed."""
-    found = {schedule: _kept.get(_key(workload, target, schedule)) for schedule in wanted}
+    found = {schedule: _kept.get((workload, target, schedule)) for schedule in wanted}
     replayed: dict[bytes, Any] = {}
     for schedule in (schedule for schedule, candidate in found.items() if candidate is None):
         try:
             replayed[schedule] = schedules.replay(workload, schedule)
         except (RuntimeError, ValueError, TypeError, zlib.error):
             continue  # it fails to build for the same reason
-    features = extract(workload, target, list(replayed.values()))
+    features = _extract(workload, target, list(replayed.values()))
     for (schedule, scheduled), rows in zip(replayed.items(), features, strict=True):
         candidate = found[schedule] = Candidate(scheduled.trace, rows)
         keep(workload, target, schedule, candidate)
     return [found[schedule] for schedule in wanted]
 
 
-def extract(workload: bytes, target: str, scheduled: Sequence[Any]) -> list[Features]:
+def _extract(workload: bytes, target: str, scheduled: Sequence[Any]) -> list[Features]:
     """The features of TVM schedules of a workload."""
     if not scheduled:
         return []
@@ -68,9 +62,3 @@ def extract(workload: bytes, target: str, scheduled: Sequence[Any]) -> list[Feat
     info = meta_schedule.arg_info.ArgInfo.from_prim_func(module["main"])
     context = contexts.make(module, target)
     return cost_model.extract(context, [meta_schedule.MeasureCandidate(each, info) for each in scheduled])
-
-
-def _key(workload: bytes, target: str, schedule: bytes) -> bytes:
-    """By the digest of each part, so that no two triples run into each other."""
-    parts = (workload, target.encode(), schedule)
-    return b"".join(hashlib.blake2b(part, digest_size=16).digest() for part in parts)

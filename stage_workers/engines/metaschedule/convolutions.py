@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from shared.messages import Settings
 
-from . import targets, winograd, workloads
+from . import models, targets, winograd, workloads
 
 CONVOLUTION = "relax.nn.conv2d"
 
@@ -63,7 +63,7 @@ def prepare(module: Any, target: str, settings: Settings) -> Any:
     import tvm
     from tvm.relax import transform
 
-    if not _wanted(target, settings) or not _gains(module):
+    if not wanted(target, settings) or not _gains(module):
         return module
     passes = [
         transform.ConvertLayout({CONVOLUTION: ["NHWC", "HWIO"]}),
@@ -75,10 +75,11 @@ def prepare(module: Any, target: str, settings: Settings) -> Any:
 
 def legalizers(target: str, settings: Settings) -> dict[str, Any]:
     """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
-    return {CONVOLUTION: _legalize} if _wanted(target, settings) else {}
+    return {CONVOLUTION: _legalize} if wanted(target, settings) else {}
 
 
-def _wanted(target: str, settings: Settings) -> bool:
+def wanted(target: str, settings: Settings) -> bool:
+    """Whether convolutions may be rewritten at all."""
     return settings.convolutions == "winograd" and not targets.is_gpu(target)
 
 
@@ -92,13 +93,8 @@ def _legalize(builder: Any, call: Any) -> Any:
 def _gains(module: Any) -> bool:
     import tvm
 
-    found: list[Convolution | None] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, tvm.ir.Call) and _name(node) == CONVOLUTION:
-            found.append(_read(node))
-
-    tvm.relax.analysis.post_order_visit(module["main"].body, visit)
+    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
+    found = [_read(call) for call in calls if _name(call) == CONVOLUTION]
     return any(each is not None and each.pays for each in found)
 
 

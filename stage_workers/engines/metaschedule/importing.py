@@ -93,25 +93,12 @@ def _constants(module: Any) -> int:
     """Bytes of the constants in the main function of a module."""
     import tvm
 
-    sizes: list[int] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, tvm.ir.GenericConst):
-            sizes.append(math.prod(node.value.shape) * np.dtype(node.value.dtype).itemsize)
-
-    tvm.relax.analysis.post_order_visit(module["main"].body, visit)
-    return sum(sizes)
+    values = [node.value for node in models.nodes(module) if isinstance(node, tvm.ir.GenericConst)]
+    return sum(math.prod(value.shape) * np.dtype(value.dtype).itemsize for value in values)
 
 
 def _calls(module: Any) -> list[str]:
     """Names of the TIR functions that the main function calls, in order."""
     import tvm
 
-    names: list[str] = []
-
-    def visit(node: Any) -> None:
-        if isinstance(node, tvm.ir.GlobalVar):
-            names.append(str(node.name_hint))
-
-    tvm.relax.analysis.post_order_visit(module["main"].body, visit)
-    return names
+    return [str(node.name_hint) for node in models.nodes(module) if isinstance(node, tvm.ir.GlobalVar)]

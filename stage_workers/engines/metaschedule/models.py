@@ -46,6 +46,15 @@ def unpack(model: bytes) -> tuple[Any, Signature]:
     return tvm.ir.load_json(stored.module), stored.signature
 
 
+def nodes(module: Any) -> list[Any]:
+    """All expressions of a module's main function, operands before what uses them."""
+    import tvm
+
+    found: list[Any] = []
+    tvm.relax.analysis.post_order_visit(module["main"].body, found.append)
+    return found
+
+
 def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signature:
     """The signature of ``module``'s main function, with the given names.
 

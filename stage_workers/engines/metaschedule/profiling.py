@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 import time
@@ -50,8 +49,8 @@ INPUTS_KEPT = 2
 _inputs: LRUCache[tuple[object, ...], list[Any]] = LRUCache(INPUTS_KEPT)
 """Tensors on a device by its name, shapes and dtypes: all candidates of a workload get the same ones."""
 
-_references: LRUCache[str, list[Array]] = LRUCache(REFERENCES_KEPT)
-"""Outputs of untuned kernels by SHA-256 of their shared object: each is compared with every candidate."""
+_references: LRUCache[bytes, list[Array]] = LRUCache(REFERENCES_KEPT)
+"""Outputs of untuned kernels by their shared object: each is compared with every candidate."""
 
 
 def profile(
@@ -165,7 +164,7 @@ def profile_untuned(
         with kernels.threads(target):
             kernel = _Kernel(untuned, arguments, device, None)
             kernel.run()
-            _keep_reference(untuned, kernel)
+            _references[untuned] = kernel.outputs()
             core = kernels.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
             if run.seconds >= UNTUNED_SECONDS / 2:
@@ -251,22 +250,11 @@ def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
 
 
 def _reference(untuned: bytes, arguments: list[Argument], device: str) -> list[Array]:
-    known = _references.get(_digest(untuned))
-    if known is None:
+    if untuned not in _references:
         kernel = _Kernel(untuned, arguments, device, None)
         kernel.run()
-        known = _keep_reference(untuned, kernel)
-    return known
-
-
-def _keep_reference(untuned: bytes, kernel: _Kernel) -> list[Array]:
-    """Keep the outputs of an untuned kernel that has run."""
-    outputs = _references[_digest(untuned)] = kernel.outputs()
-    return outputs
-
-
-def _digest(untuned: bytes) -> str:
-    return hashlib.sha256(untuned).hexdigest()
+        _references[untuned] = kernel.outputs()
+    return _references[untuned]
 
 
 def _first_difference(arguments: list[Argument], got: list[Array], reference: list[Array]) -> str:
