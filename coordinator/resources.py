@@ -53,6 +53,9 @@ class Queue:
     """What its device serves; remembered while the device is lost."""
     ready: int = 0
     """Messages waiting in it at the last cross-check."""
+    foreign: int = 0
+    """Those of them that were more than the flights of that moment: somebody else's. A step that was just
+    published still shows as waiting, and must not count once it is done."""
     checked: float = 0.0
     empty_since: float | None = None
     """Since when it has had no worker."""
@@ -66,8 +69,7 @@ class Queue:
 
     @property
     def free(self) -> int:
-        # A step just published may still show as ready; only what exceeds the flights is foreign.
-        return self.slots - max(len(self.flights), self.ready if self.ready > len(self.flights) else 0)
+        return self.slots - len(self.flights) - self.foreign
 
     @property
     def needs(self) -> list[str]:
@@ -106,6 +108,7 @@ class Resources:
         if queue is None:
             return
         queue.checked, queue.ready = now, ready
+        queue.foreign = max(ready - len(queue.flights), 0)
         if consumers == 0:
             self._drop(queue, [w for w in queue.workers.values() if now - w.seen > 1.0], now)
         self._changed(queue, 0, now)

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordinator import views
-from coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tell, Tick, WorkerSeen
-from shared.messages import BuildDone, Built, Cancel, Failure, Ledger, SetStrategy, StepResult
+from coordinator.events import Acknowledge, Arrived, Dispatch, QueueSeen, Save, Tell, Tick, WorkerSeen
+from shared.messages import BuildDone, BuildWork, Built, Cancel, Failure, Ledger, SetStrategy, StepResult
 from tests.unit.world import World, request
 
 
@@ -258,6 +258,40 @@ def test_sequential_runs_one_step_at_a_time_and_one_job_after_the_other() -> Non
         assert running <= 1
         order += [s.job for q in world.stage.values() for _, s in q]
     assert order == sorted(order)
+
+
+def test_a_step_that_a_cross_check_saw_waiting_does_not_hold_up_the_next_one() -> None:
+    world = World(tasks=1)
+    world.settle()
+    world.publish(request(trials=40, batch=8, chunk=4))
+    steps = world.stage["build-cpu"]
+    while not (steps and isinstance(steps[0][1].work, BuildWork)):
+        assert world.deliver() or any(world.work(worker) for worker in world.workers)
+    (builder,) = [worker for worker in world.workers if worker.queue == "build-cpu"]
+    first = steps[0]
+    world.check()
+    while first in steps or builder.doing:
+        assert world.work(builder)
+    while world.deliver():
+        pass
+    assert len(steps) == 1, "the second chunk waits for another cross-check"
+
+
+def test_steps_of_somebody_else_in_a_queue_are_waited_for() -> None:
+    world = World(tasks=1)
+    world.settle()
+    world.publish(request(trials=8, batch=8, chunk=8))
+    while world.deliver():
+        pass
+    (builder,) = [worker for worker in world.workers if worker.queue == "build-cpu"]
+    assert world.work(builder)  # takes the import
+    world.give(QueueSeen("model-update", 1, 1))
+    assert world.work(builder)
+    while world.deliver():
+        pass
+    assert not world.stage["model-update"]
+    world.check()
+    assert world.stage["model-update"]
 
 
 def test_a_worker_that_has_left_gets_nothing() -> None:
