@@ -82,7 +82,8 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A repeat runs the kernel as often as this takes, in milliseconds."""
     cut_short: Annotated[float, Meta(ge=1, le=1000)] | None = 1.0
     """One repeat is enough of a candidate that takes so many times as long as the best of its task, and less
-    than one where a few runs show that clearly; ``None``: never."""
+    than one where a few runs show that clearly; of others two that agree within 2 %. ``None``: all repeats,
+    always."""
     cache_flush: bool | None = None
     """Flush all tensors but the first from the CPU's caches before every run; ``None``: where the model's
     constants do not fit the last-level cache, and so come from memory in every run of the model."""

@@ -22,7 +22,8 @@ GROUP = 2.0
 """Seconds of measuring between two looks, about."""
 
 SPREAD = 0.2
-"""(Largest - smallest) / median of a candidate's repeats from which it is measured again at once."""
+"""(Largest - smallest) / median of a candidate's repeats from which it is measured again at once. The slowest
+third of them is left out: a few that were disturbed do not move the median."""
 
 ATTEMPTS = 3
 """Times that a candidate is measured, at most."""
@@ -36,8 +37,20 @@ REFERENCE_LIMIT = 60.0
 
 def spread(outcomes: Sequence[ProfileOutcome]) -> float:
     """The largest of (largest - smallest) / median among those that were measured."""
-    measured = [each.latencies for each in outcomes if each.outcome == "measured"]
-    return max(((max(ls) - min(ls)) / statistics.median(ls) for ls in measured), default=0.0)
+    return max((_spread(ls, ls) for ls in _measured(outcomes)), default=0.0)
+
+
+def _steady_spread(outcomes: Sequence[ProfileOutcome]) -> float:
+    """:func:`spread` without the slowest third of the repeats."""
+    return max((_spread(sorted(ls)[: len(ls) - len(ls) // 3], ls) for ls in _measured(outcomes)), default=0.0)
+
+
+def _measured(outcomes: Sequence[ProfileOutcome]) -> list[list[float]]:
+    return [each.latencies for each in outcomes if each.outcome == "measured"]
+
+
+def _spread(some: Sequence[float], latencies: Sequence[float]) -> float:
+    return (max(some) - min(some)) / statistics.median(latencies)
 
 
 class Measured:
@@ -64,7 +77,7 @@ class Measured:
     @property
     def unsteady(self) -> bool:
         """Whether something had the core meanwhile, or the repeats of the newest attempt differ too much."""
-        return self._new is not None and (_waited(self._new) > WAITED or spread(self._new) > SPREAD)
+        return self._new is not None and (_waited(self._new) > WAITED or _steady_spread(self._new) > SPREAD)
 
     def attempt(self) -> None:
         """Measure once; of several attempts between two looks at the device the steadiest counts."""
@@ -88,7 +101,7 @@ def _waited(outcomes: Sequence[ProfileOutcome]) -> float:
 
 def _quality(outcomes: Sequence[ProfileOutcome]) -> tuple[float, float]:
     """The less the better."""
-    return max(_waited(outcomes), WAITED), spread(outcomes)
+    return max(_waited(outcomes), WAITED), _steady_spread(outcomes)
 
 
 class Watch:

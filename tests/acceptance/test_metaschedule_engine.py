@@ -505,7 +505,9 @@ def test_a_kernel_much_slower_than_the_best_is_cut_short(
     args = (product.workload, target, product.untuned, product.untuned, "cpu", settings)
     profiled = ENGINE.profile(*args, best)
     assert profiled.outcome == "measured"
-    assert (len(profiled.latencies), profiled.cut_short) == (1 if cut_short else 3, cut_short)
+    assert profiled.cut_short == cut_short
+    # Two are enough where they agree.
+    assert len(profiled.latencies) in ((1,) if cut_short else (2, 3))
     # What is known of it is not far from the truth.
     whole = statistics.median(ENGINE.profile(*args, None).latencies)
     assert whole / 3 < statistics.median(profiled.latencies) < whole * 3
@@ -566,7 +568,7 @@ def test_a_kernel_with_cold_caches_takes_longer(target: str) -> None:
     task = ENGINE.import_model(text.encode(), target, QUICK).tasks[0]
 
     def latency(flush: bool) -> float:
-        settings = Settings(repeats=5, min_repeat_ms=20, cache_flush=flush)
+        settings = Settings(repeats=5, min_repeat_ms=20, cut_short=None, cache_flush=flush)
         outcome = ENGINE.profile(task.workload, target, task.untuned, task.untuned, "cpu", settings, None)
         assert outcome.outcome == "measured", outcome.error
         assert len(outcome.latencies) == 5
@@ -582,7 +584,10 @@ def test_import_counts_the_constants_of_the_model(target: str) -> None:
 
 
 def test_profiling_repeats_as_asked(product: ExtractedTask, target: str) -> None:
-    for settings in (Settings(repeats=4, min_repeat_ms=2), Settings(repeats=4, cache_flush=True)):
+    for settings in (
+        Settings(repeats=4, min_repeat_ms=2, cut_short=None),
+        Settings(repeats=4, cache_flush=True, cut_short=None),
+    ):
         profiled = ENGINE.profile(
             product.workload, target, product.untuned, product.untuned, "cpu", settings, None
         )

@@ -151,10 +151,19 @@ def test_nothing_is_measured_again_when_there_is_no_time_left_for_it(tmp_path: P
 def test_a_candidate_whose_repeats_differ_is_measured_again_and_the_steadiest_attempt_counts(
     tmp_path: Path,
 ) -> None:
-    candidate, _ = measured([1.0, 2.0, 1.0], [1.0, 1.3, 1.0], [1.0, 1.5, 1.0])
+    candidate, _ = measured([1.0, 2.0, 2.1], [1.0, 1.3, 1.3], [1.0, 1.5, 1.5])
     watch(Device(lambda look: 1.0), tmp_path).measure([candidate])
     assert candidate.attempts == 3
-    assert candidate.outcomes[0].latencies == [1.0, 1.3, 1.0]
+    assert candidate.outcomes[0].latencies == [1.0, 1.3, 1.3]
+
+
+@pytest.mark.parametrize("latencies", [[1.0, 2.0, 1.0], [1.0, 2.0, 1.1, 1.0, 3.0, 1.0]])
+def test_repeats_that_do_not_move_the_median_are_no_reason_to_measure_again(
+    tmp_path: Path, latencies: list[float]
+) -> None:
+    candidate, _ = measured(latencies)
+    watch(Device(lambda look: 1.0), tmp_path).measure([candidate])
+    assert candidate.attempts == 1
 
 
 def test_a_candidate_that_waited_for_its_core_is_measured_again(tmp_path: Path) -> None:

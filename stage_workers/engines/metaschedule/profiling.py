@@ -21,19 +21,21 @@ INPUT_SEED = 0
 REFERENCES_KEPT = 8
 CONFIRM_ROUNDS = 2
 """Times ``repeats`` that candidates which are close to each other take turns."""
-FIRST_RUNS = 3
+FIRST_RUNS = 2
 """Single runs after the one that is checked; the fastest of them tells whether a candidate is hopeless."""
 CALL = 50e-6
 """Seconds that a single run may take longer than the kernel: the way from Python and back, a cold cache."""
-COLD = 20e-3
+COLD = 10e-3
 """Seconds that the very first run may take longer at most: pages are touched for the first time."""
-HOPELESS = 4.0
+HOPELESS = 2.0
 """Times slower than what is cut short, after which one run is enough."""
 GLANCE = 0.2
 """Part of a repeat that tells whether a candidate is clearly slower."""
 CLEARLY = 1.1
 """Times slower than what is cut short that a candidate must be by less than a whole repeat, which may err by
 a few percent."""
+AGREE = 0.02
+"""(Larger - smaller) / mean up to which two repeats are as good as more of them."""
 CONFIRM_PART = 0.4
 """Part of a repeat that a candidate is measured for in each turn of a confirmation: turns make up for it."""
 UNTUNED_SECONDS = 0.5
@@ -133,7 +135,18 @@ def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOu
     # Those that are close to the best in the end are compared anew: they are confirmed.
     if first.seconds >= slow and first.waited <= WAITED:
         return _outcome([first], cut_short=True)
-    return _outcome([first, *(kernel.measure(settings) for _ in range(settings.repeats - 1))])
+    repeats = [first]
+    while len(repeats) < settings.repeats and not (settings.cut_short is not None and _agree(repeats)):
+        repeats.append(kernel.measure(settings))
+    return _outcome(repeats)
+
+
+def _agree(repeats: list[_Repeat]) -> bool:
+    """Whether these are two, and all but equal."""
+    if len(repeats) != 2:
+        return False
+    one, other = (repeat.seconds for repeat in repeats)
+    return abs(one - other) <= AGREE * (one + other) / 2
 
 
 def _checked(
@@ -163,13 +176,12 @@ def profile_untuned(
     try:
         with kernels.threads(target):
             kernel = _Kernel(untuned, arguments, device, None)
-            kernel.run()
-            _references[untuned] = kernel.outputs()
             core = kernels.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
+            _references[untuned] = kernel.outputs()
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
-            repeats = min(settings.repeats, int(UNTUNED_SECONDS / run.seconds))
+            repeats = min(settings.repeats, int(UNTUNED_SECONDS / kernel.run()))
             return _outcome([kernel.measure(settings) for _ in range(repeats)])
     except Exception as error:  # as above
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
@@ -197,6 +209,8 @@ class _Kernel:
         self._written = [i for i, argument in enumerate(arguments) if argument.output]
         self.checked = 0.0
         """Seconds of the run that was checked, the first one."""
+        self._seconds = math.inf
+        """Of a run, by the fastest repeat so far."""
 
     def run(self) -> float:
         """Run once; the wall time in seconds."""
@@ -216,7 +230,11 @@ class _Kernel:
         if settings.cache_flush and self._device.type == "cpu":
             seconds = self._flushed(milliseconds)
         else:
-            seconds = self._evaluate(milliseconds=milliseconds)[0]
+            # How many runs fill the time is known but for the first repeat: then TVM has to try.
+            number = max(round(milliseconds / 1e3 / self._seconds), 1)
+            least = milliseconds if self._seconds == math.inf else milliseconds // 2
+            seconds = self._evaluate(number=number, milliseconds=least)[0]
+            self._seconds = min(self._seconds, seconds)
         return _Repeat(seconds, core.share())
 
     def _flushed(self, milliseconds: int) -> float:
@@ -229,11 +247,14 @@ class _Kernel:
             runs += self._evaluate(repeats=min(fitting, FLUSHED_RUNS) - 1, prepare=FLUSH)
         return statistics.median(runs)
 
-    def _evaluate(self, repeats: int = 1, milliseconds: int = 0, prepare: str = "") -> list[float]:
-        """Seconds per run of each repeat, of ``milliseconds`` at least. TVM runs the kernel once more before
+    def _evaluate(
+        self, number: int = 1, repeats: int = 1, milliseconds: int = 0, prepare: str = ""
+    ) -> list[float]:
+        """Seconds per run of each repeat, of ``number`` runs, or of more where these take less than
+        ``milliseconds``: then they are thrown away and all begins anew. TVM runs the kernel once more before
         it starts."""
         evaluator = self._module.time_evaluator(
-            "main", self._device, number=1, repeat=repeats, min_repeat_ms=milliseconds, f_preproc=prepare
+            "main", self._device, number=number, repeat=repeats, min_repeat_ms=milliseconds, f_preproc=prepare
         )
         return [float(each) for each in evaluator(*self._tensors).results]
 
