@@ -145,6 +145,16 @@ def test_resolving_a_target_is_idempotent(given: str) -> None:
     assert json.dumps(json.loads(resolved), sort_keys=True) == resolved
 
 
+def test_what_a_target_says_of_llvm_goes_before_what_is_usual_here() -> None:
+    from stage_workers.engines.metaschedule import targets
+
+    said = {"kind": "llvm", "opt-level": 1, "cl-opt": ["-vectorize-slp:bool=false"]}
+    usual = targets.load(ENGINE.resolve_target("native")).attrs
+    given = targets.load(ENGINE.resolve_target(json.dumps(said))).attrs
+    assert (int(usual["opt-level"]), list(usual["cl-opt"])) == (targets.LLVM_LEVEL, targets.LLVM_OPTIONS)
+    assert (int(given["opt-level"]), list(given["cl-opt"])) == (1, said["cl-opt"])
+
+
 def test_native_names_this_cpu_and_one_core(target: str) -> None:
     described = json.loads(target)
     assert described["kind"] == "llvm"
