@@ -28,6 +28,9 @@ it computes may last for ever."""
 ALLOWANCE = 2.0
 """Seconds for loading and measuring a candidate, many times what that takes."""
 
+CLOSE = 1.1
+"""Times the best latency up to which it matters exactly how slow a candidate is."""
+
 
 def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
     """What became of each artifact, in order, and the untuned latency where it is asked for.
@@ -61,7 +64,7 @@ def _measure_apart(
     """Measure every binary once. Schedules that differ may compile to the same one."""
     binaries = [_binary(step, built) for built in artifacts]
     new = {
-        binary: Measured(partial(kernels.alone, built))
+        binary: Measured(partial(kernels.alone, built), kernels.matters)
         for binary, built in zip(binaries, artifacts, strict=True)
         if binary not in known
     }
@@ -120,6 +123,14 @@ class _Kernels:
         if outcome.outcome == "measured":
             self._best = min(statistics.median(outcome.latencies), self._best or math.inf)
         return [outcome]
+
+    def matters(self, outcomes: list[ProfileOutcome], drift: float) -> bool:
+        """Whether one of them could be close to the best on a calm device; all of them where every candidate
+        gets the same care."""
+        if self._step.settings.cut_short is None or self._best is None:
+            return True
+        close = CLOSE * (1 + drift) * self._best
+        return any(statistics.median(outcome.latencies) <= close for outcome in outcomes)
 
     def _measure(self, built: Built, best: float | None) -> ProfileOutcome:
         program = self._program(built)

@@ -58,10 +58,16 @@ class Measured:
 
     Args:
         measure: measures once; one outcome per candidate.
+        matters: whether outcomes that a device measured with this drift should be measured again.
     """
 
-    def __init__(self, measure: Callable[[], list[ProfileOutcome]]) -> None:
+    def __init__(
+        self,
+        measure: Callable[[], list[ProfileOutcome]],
+        matters: Callable[[list[ProfileOutcome], float], bool] = lambda _outcomes, _drift: True,
+    ) -> None:
         self._measure = measure
+        self._matters = matters
         self._new: list[ProfileOutcome] | None = None
         self.outcomes: list[ProfileOutcome] = []
         self.drift = 0.0
@@ -70,9 +76,10 @@ class Measured:
         self.seconds = 0.0
 
     @property
-    def worthwhile(self) -> bool:
-        """Whether it could be measured at all."""
-        return any(each.outcome == "measured" for each in self._new or self.outcomes)
+    def suspect(self) -> bool:
+        """Whether it could be measured, and with a drift that may have made a difference."""
+        measured = [each for each in self.outcomes if each.outcome == "measured"]
+        return self.drift > THRESHOLD and bool(measured) and self._matters(measured, self.drift)
 
     @property
     def unsteady(self) -> bool:
@@ -127,7 +134,7 @@ class Watch:
                 self._drift.earn(time.monotonic() - began)
                 for each in group:
                     each.settle(drift)
-                self._repair(group, drift)
+                self._repair(group)
                 group = []
 
     def _attempt(self, candidate: Measured) -> None:
@@ -138,14 +145,14 @@ class Watch:
             candidate.attempt()
             self._drift.spend(time.monotonic() - began)
 
-    def _repair(self, group: list[Measured], drift: float) -> None:
+    def _repair(self, group: list[Measured]) -> None:
         """Measure again, in a calm moment if there is one, what was measured during a disturbance."""
-        suspects = [each for each in group if each.worthwhile]
-        tries = 1
-        while suspects and drift > THRESHOLD and tries < ATTEMPTS and self._drift.can_afford:
-            tries += 1
+        for _ in range(ATTEMPTS - 1):
+            suspects = [each for each in group if each.suspect]
+            if not suspects or not self._drift.can_afford:
+                return
             began = time.monotonic()
-            slower = f"{100 * drift:.0f} % slower than usual"
+            slower = f"{100 * suspects[0].drift:.0f} % slower than usual"
             log.warning("%s: the device was %s; measuring %d again", self._step.id, slower, len(suspects))
             before = self._calm()
             for each in suspects:

@@ -123,6 +123,20 @@ def test_what_was_measured_during_a_disturbance_is_measured_again(tmp_path: Path
     assert candidate.drift < THRESHOLD
 
 
+def test_what_a_disturbance_cannot_have_hidden_is_not_measured_again(tmp_path: Path) -> None:
+    def one(latency: float) -> Measured:
+        attempts = [[latency], [latency]]
+        return Measured(
+            lambda: [ProfileOutcome(outcome="measured", latencies=attempts.pop(0))],
+            lambda outcomes, drift: outcomes[0].latencies[0] < 1.0 + drift,
+        )
+
+    slow, close = one(2.0), one(1.4)
+    watch(Device(lambda look: 1.5 if look in (2, 3) else 1.0), tmp_path).measure([slow, close])
+    assert (slow.attempts, close.attempts) == (1, 2)
+    assert slow.drift == pytest.approx(0.5)
+
+
 def test_a_single_spike_of_the_reference_is_not_believed(tmp_path: Path) -> None:
     device = Device(lambda look: 3.0 if look == 2 else 1.0)
     candidate, _ = measured([1.0, 1.0, 1.0])
