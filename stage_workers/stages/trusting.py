@@ -31,6 +31,9 @@ ATTEMPTS = 3
 PAUSES = (0.1, 0.2, 0.5, 0.8)
 """Seconds to wait for calm before measuring again."""
 
+LESS = 0.02
+"""Drift by which the device must be calmer than it was for measuring again to be worth the time."""
+
 REFERENCE_LIMIT = 60.0
 """Seconds for a look at the reference: the first one compiles it."""
 
@@ -146,21 +149,24 @@ class Watch:
             self._drift.spend(time.monotonic() - began)
 
     def _repair(self, group: list[Measured]) -> None:
-        """Measure again, in a calm moment if there is one, what was measured during a disturbance."""
+        """Measure again, in a calm moment, what was measured during a disturbance; not if that goes on."""
         for _ in range(ATTEMPTS - 1):
             suspects = [each for each in group if each.suspect]
             if not suspects or not self._drift.can_afford:
                 return
             began = time.monotonic()
             slower = f"{100 * suspects[0].drift:.0f} % slower than usual"
-            log.warning("%s: the device was %s; measuring %d again", self._step.id, slower, len(suspects))
+            log.warning("%s: the device was %s; %d to measure again", self._step.id, slower, len(suspects))
             before = self._calm()
-            for each in suspects:
+            calmer = [each for each in suspects if before < each.drift - LESS]
+            for each in calmer:
                 each.attempt()
-            drift = max(before, self._look())
-            for each in suspects:
+            drift = max(before, self._look()) if calmer else before
+            for each in calmer:
                 each.settle(drift)
             self._drift.spend(time.monotonic() - began)
+            if not calmer:
+                return
 
     def _calm(self) -> float:
         """Wait for the device to be itself again, though not for long. Returns its drift."""

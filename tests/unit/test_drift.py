@@ -144,12 +144,21 @@ def test_a_single_spike_of_the_reference_is_not_believed(tmp_path: Path) -> None
     assert candidate.attempts == 1
 
 
-def test_a_disturbance_that_does_not_end_is_reported_and_costs_two_more_attempts(tmp_path: Path) -> None:
+def test_a_disturbance_that_does_not_end_is_waited_for_once_and_reported(tmp_path: Path) -> None:
     device = Device(lambda look: 1.0 if look == 1 else 1.5)
     candidate, left = measured(*[[2.0, 2.0, 2.0]] * 5)
     watch(device, tmp_path).measure([candidate])
+    assert candidate.attempts == 1
+    assert len(left) == 4
+    assert candidate.drift > THRESHOLD
+
+
+def test_a_disturbance_that_gets_less_costs_two_more_attempts(tmp_path: Path) -> None:
+    device = Device(lambda look: 1.0 if look == 1 else 2.0 - look / 40)
+    candidate, _ = measured([2.0, 2.0, 2.0], [1.7, 1.7, 1.7], [1.5, 1.5, 1.5], [1.0, 1.0, 1.0])
+    watch(device, tmp_path).measure([candidate])
     assert candidate.attempts == 3
-    assert len(left) == 2
+    assert candidate.outcomes[0].latencies == [1.5, 1.5, 1.5]
     assert candidate.drift > THRESHOLD
 
 

@@ -358,7 +358,7 @@ def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_aga
     context.drift.seen([1e-3] * 5, 0.0)
     sandbox.answers["reference"] = [[1.5e-3] * 5] * 100
     disturbed = expect(ProfileDone, run_stage(work, context)).profiled[0]
-    assert (disturbed.outcome, disturbed.attempts) == ("measured", 3)
+    assert (disturbed.outcome, disturbed.attempts) == ("measured", 1)
     assert disturbed.drift > 0.1
     sandbox.answers["reference"] = []
     calm = Context(sandbox, context.store, "cpu", measured=context.measured)
@@ -367,7 +367,7 @@ def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_aga
 
 
 @pytest.mark.parametrize(
-    ("slower", "cut_short", "attempts"), [(100.0, 1.0, 1), (100.0, None, 3), (1.5, 1.0, 3)]
+    ("slower", "cut_short", "attempts"), [(100.0, 1.0, 1), (100.0, None, 2), (1.5, 1.0, 2)]
 )
 def test_of_what_a_disturbance_met_only_what_may_be_close_to_the_best_is_measured_again(
     context: Context, sandbox: FakeSandbox, slower: float, cut_short: float | None, attempts: int
@@ -375,7 +375,8 @@ def test_of_what_a_disturbance_met_only_what_may_be_close_to_the_best_is_measure
     task = imported(context).tasks[0]
     built = compiled(context, task, 1)
     sandbox.answers["profile"] = [ProfileOutcome(outcome="measured", latencies=[slower * 1e-3])] * 3
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * 100
+    # Two looks, each believed the second time only, and then it is calm.
+    sandbox.answers["reference"] = [[1.5e-3] * 5] * 4 + [[1e-3] * 5] * 10
     context.drift.seen([1e-3] * 5, 0.0)
     work = step(ProfileWork(task=task, artifacts=built, best=1e-3), settings=Settings(cut_short=cut_short))
     assert expect(ProfileDone, run_stage(work, context)).profiled[0].attempts == attempts
