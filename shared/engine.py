@@ -115,12 +115,16 @@ class Assembled(Struct, frozen=True, kw_only=True):
 
 
 class Validated(Struct, frozen=True, kw_only=True):
-    """Tuned against untuned, on the device, on the same inputs. Latencies in seconds."""
+    """Tuned against untuned, on the device, on the same inputs, in turns."""
 
-    latency_before: float
-    latency_after: float
+    before: list[float]
+    """Latencies of the untuned model in seconds, one per turn."""
+    after: list[float]
+    """Those of the tuned one."""
     largest_difference: float
     equal: bool
+    waited: float = 0.0
+    """As in :class:`ProfileOutcome`."""
 
 
 class Engine(Protocol):

@@ -393,6 +393,8 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
     """Whether all outputs agree within the tolerances of their dtypes."""
+    drift: Seconds = 0.0
+    """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
 
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure"):

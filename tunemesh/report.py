@@ -18,6 +18,9 @@ from shared.messages import AssembleDone, History, JobProgress, TaskRecords, Tim
 
 REPORT_VERSION = 1
 
+WORTH_SAYING = 0.05
+"""Drift from which a person should know of it; workers measure again from there on."""
+
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """One task of the model."""
@@ -58,6 +61,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     latency_after_s: float
     speedup: float
     largest_difference: float
+    drift: float
     wall_s: float
     tasks: list[TaskReport]
     resources: dict[str, ResourceReport]
@@ -78,6 +82,7 @@ def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[T
         latency_after_s=validated.latency_after,
         speedup=validated.latency_before / max(validated.latency_after, 1e-12),
         largest_difference=validated.largest_difference,
+        drift=validated.drift,
         wall_s=wall,
         tasks=[
             TaskReport(

@@ -307,8 +307,8 @@ class MockEngine:
         _suffer(after.model.stages.get("validate"))
         _work(after.model.durations, "validate", seed)
         return Validated(
-            latency_before=before.latency,
-            latency_after=after.latency,
+            before=[before.latency],
+            after=[after.latency],
             largest_difference=0.0 if after.model.equal else 1.0,
             equal=after.model.equal,
         )

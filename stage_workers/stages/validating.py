@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from shared.engine import Validated
+import statistics
+
+from shared.engine import ProfileOutcome, Validated
 from shared.messages import Step, ValidateDone, ValidateWork
 from stage_workers.stages.context import VALIDATE_LIMIT, Context, whole
+from stage_workers.stages.trusting import Measured, Watch
 
 
 def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
-    """Latency before and after, and whether the outputs agree.
+    """Latency before and after, watched like a profile, and whether the outputs agree.
 
     Raises:
         TunemeshError: the engine failed or refused, the store fails, or this worker has no device.
@@ -23,10 +26,22 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         step.seed,
         step.settings,
     )
-    found = whole(step, context, "validate", args, Validated, VALIDATE_LIMIT)
+    found: list[Validated] = []
+
+    def measure() -> list[ProfileOutcome]:
+        found.append(whole(step, context, "validate", args, Validated, VALIDATE_LIMIT))
+        return [
+            ProfileOutcome(outcome="measured", latencies=latencies, waited=found[-1].waited)
+            for latencies in (found[-1].before, found[-1].after)
+        ]
+
+    measured = Measured(measure)
+    Watch(step, device, context).measure([measured])
+    before, after = (statistics.median(outcome.latencies) for outcome in measured.outcomes)
     return ValidateDone(
-        latency_before=found.latency_before,
-        latency_after=found.latency_after,
-        largest_difference=found.largest_difference,
-        equal=found.equal,
+        latency_before=before,
+        latency_after=after,
+        largest_difference=max(each.largest_difference for each in found),
+        equal=all(each.equal for each in found),
+        drift=measured.drift,
     )

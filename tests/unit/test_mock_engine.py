@@ -186,8 +186,8 @@ def test_the_assembled_model_has_the_weighted_sum_of_the_best_latencies() -> Non
     validated = engine.validate(
         assembled.tuned, assembled.untuned, assembled.signature, "mock", "cpu", 0, SETTINGS
     )
-    assert validated.latency_before == pytest.approx(5.0)
-    assert validated.latency_after == pytest.approx(3.5)
+    assert validated.before == [pytest.approx(5.0)]
+    assert validated.after == [pytest.approx(3.5)]
     assert validated.equal
     assert msgspec.json.decode(assembled.files["records.json"])[0]["best"] == 0.25
 

@@ -454,6 +454,21 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
     assert checked.equal
 
 
+@pytest.mark.parametrize(("looks", "runs", "drift"), [(4, 2, 0.0), (1000, 1, 0.5)])
+def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
+    context: Context, sandbox: FakeSandbox, looks: int, runs: int, drift: float
+) -> None:
+    model = imported(context)
+    done = expect(AssembleDone, run_stage(step(AssembleWork(model=model.model, tasks=[])), context))
+    sandbox.answers["reference"] = [[1.5e-3] * 5] * looks + [[1e-3] * 5] * 10
+    context.drift.seen([1e-3] * 5, 0.0)
+    work = ValidateWork(tuned=done.tuned, untuned=done.untuned, signature=done.signature)
+    checked = expect(ValidateDone, run_stage(step(work), context))
+    assert [method for method, _ in sandbox.calls].count("validate") == runs
+    assert checked.drift == pytest.approx(drift)
+    assert checked.equal
+
+
 def test_a_damaged_history_is_a_failure(context: Context) -> None:
     model = imported(context)
     records = [TaskRecords(task=model.tasks[0], history=[context.store.put(b"nonsense", inline=False)])]

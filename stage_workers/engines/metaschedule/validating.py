@@ -31,12 +31,13 @@ def validate(
             comparing.largest_difference(got, expected)
             for got, expected in zip(after.outputs(), before.outputs(), strict=True)
         ]
-        latency_before, latency_after = _race(before.run, after.run, settings)
+        latencies_before, latencies_after, waited = _race(before.run, after.run, settings)
     return Validated(
-        latency_before=latency_before,
-        latency_after=latency_after,
+        before=latencies_before,
+        after=latencies_after,
         largest_difference=max(difference for difference, _ in differences),
         equal=all(equal for _, equal in differences),
+        waited=waited,
     )
 
 
@@ -70,15 +71,20 @@ def flatten(result: Any) -> list[Array]:
     return [array for field in result for array in flatten(field)]
 
 
-def _race(before: Callable[[], float], after: Callable[[], float], settings: Settings) -> tuple[float, float]:
-    """Median latencies in seconds. The two take turns, so that whatever else slows the machine down hits
-    both; the faster one runs several times a turn."""
+def _race(
+    before: Callable[[], float], after: Callable[[], float], settings: Settings
+) -> tuple[list[float], list[float], float]:
+    """Latencies in seconds, and the share of its time that the tuned model had to wait for its core. The two
+    take turns, so that whatever else slows the machine down hits both; the faster one runs several times a
+    turn."""
     slow, fast = before(), after()
     turns = max(LEAST_RUNS, min(settings.repeats * 3, int(UNTUNED_SECONDS / slow)))
     # As many runs a turn as one repeat of a candidate takes.
     runs = max(1, int(settings.min_repeat_ms / 1e3 / max(fast, 1e-6)))
-    latencies_before, latencies_after = [], []
+    latencies_before, latencies_after, waited = [], [], []
     for _ in range(turns):
         latencies_before.append(before())
+        core = kernels.CoreWatch()
         latencies_after.append(statistics.median(after() for _ in range(runs)))
-    return statistics.median(latencies_before), statistics.median(latencies_after)
+        waited.append(core.share())
+    return latencies_before, latencies_after, statistics.median(waited)
