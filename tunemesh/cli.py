@@ -19,13 +19,14 @@ from rich.table import Table
 from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, JobFailed, TunemeshError
 from shared.messages import FINAL_KINDS, JobEvent, Snapshot
+from stage_workers.drift import THRESHOLD
 from tunemesh import live, options, places, tuning
 from tunemesh.bench_commands import bench
 from tunemesh.broker_commands import broker_app
 from tunemesh.client import Client
 from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
-from tunemesh.report import WORTH_SAYING, Report, save_results
+from tunemesh.report import Report, save_results
 from tunemesh.service_commands import coordinator, worker
 from tunemesh.simulation_commands import record_trace, simulate
 
@@ -406,7 +407,7 @@ def _print_reports(console: Console, reports: list[Report], out: Path) -> None:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
         lines = f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}"
         console.print(lines, highlight=False, soft_wrap=True)
-        if report.drift > WORTH_SAYING:
+        if report.drift > THRESHOLD:
             slower = f"the device was {report.drift:.0%} slower than usual when the models were measured"
             console.print(f"{report.job}: {slower}", style="yellow", highlight=False, soft_wrap=True)
 

@@ -18,9 +18,6 @@ from shared.messages import AssembleDone, History, JobProgress, TaskRecords, Tim
 
 REPORT_VERSION = 1
 
-WORTH_SAYING = 0.05
-"""Drift from which a person should know of it; workers measure again from there on."""
-
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """One task of the model."""

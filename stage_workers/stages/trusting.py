@@ -40,20 +40,25 @@ REFERENCE_LIMIT = 60.0
 
 def spread(outcomes: Sequence[ProfileOutcome]) -> float:
     """The largest of (largest - smallest) / median among those that were measured."""
-    return max((_spread(ls, ls) for ls in _measured(outcomes)), default=0.0)
+    return max((_spread(each.latencies, each) for each in _measured(outcomes)), default=0.0)
 
 
 def _steady_spread(outcomes: Sequence[ProfileOutcome]) -> float:
     """:func:`spread` without the slowest third of the repeats."""
-    return max((_spread(sorted(ls)[: len(ls) - len(ls) // 3], ls) for ls in _measured(outcomes)), default=0.0)
+    return max((_spread(_fastest(each.latencies), each) for each in _measured(outcomes)), default=0.0)
 
 
-def _measured(outcomes: Sequence[ProfileOutcome]) -> list[list[float]]:
-    return [each.latencies for each in outcomes if each.outcome == "measured"]
+def _measured(outcomes: Sequence[ProfileOutcome]) -> list[ProfileOutcome]:
+    return [each for each in outcomes if each.outcome == "measured"]
 
 
-def _spread(some: Sequence[float], latencies: Sequence[float]) -> float:
-    return (max(some) - min(some)) / statistics.median(latencies)
+def _fastest(latencies: Sequence[float]) -> Sequence[float]:
+    """All but the slowest third."""
+    return sorted(latencies)[: len(latencies) - len(latencies) // 3]
+
+
+def _spread(latencies: Sequence[float], of: ProfileOutcome) -> float:
+    return (max(latencies) - min(latencies)) / statistics.median(of.latencies)
 
 
 class Measured:
@@ -81,7 +86,7 @@ class Measured:
     @property
     def suspect(self) -> bool:
         """Whether it could be measured, and with a drift that may have made a difference."""
-        measured = [each for each in self.outcomes if each.outcome == "measured"]
+        measured = _measured(self.outcomes)
         return self.drift > THRESHOLD and bool(measured) and self._matters(measured, self.drift)
 
     @property
@@ -106,7 +111,7 @@ class Measured:
 
 
 def _waited(outcomes: Sequence[ProfileOutcome]) -> float:
-    return max((each.waited for each in outcomes if each.outcome == "measured"), default=0.0)
+    return max((each.waited for each in _measured(outcomes)), default=0.0)
 
 
 def _quality(outcomes: Sequence[ProfileOutcome]) -> tuple[float, float]:
@@ -159,11 +164,12 @@ class Watch:
             log.warning("%s: the device was %s; %d to measure again", self._step.id, slower, len(suspects))
             before = self._calm()
             calmer = [each for each in suspects if before < each.drift - LESS]
-            for each in calmer:
-                each.attempt()
-            drift = max(before, self._look()) if calmer else before
-            for each in calmer:
-                each.settle(drift)
+            if calmer:
+                for each in calmer:
+                    each.attempt()
+                drift = max(before, self._look())
+                for each in calmer:
+                    each.settle(drift)
             self._drift.spend(time.monotonic() - began)
             if not calmer:
                 return

@@ -181,7 +181,7 @@ def profile_untuned(
             _references[untuned] = kernel.outputs()
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
-            repeats = min(settings.repeats, int(UNTUNED_SECONDS / kernel.run()))
+            repeats = min(settings.repeats, int(UNTUNED_SECONDS / run.seconds))
             return _outcome([kernel.measure(settings) for _ in range(repeats)])
     except Exception as error:  # as above
         return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
