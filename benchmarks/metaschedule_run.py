@@ -28,7 +28,8 @@ from shared.messages import Candidate, Trial
 from stage_workers.engines.metaschedule import MetaScheduleEngine
 from tunemesh.report import write_file
 
-TVM_LLVM_LEVEL = 3
+LLVM_AS_TVM_HAS_IT = {"opt-level": 3, "cl-opt": []}
+"""What a target says of LLVM by default, in place of ``targets.LLVM_LEVEL`` and ``LLVM_OPTIONS``."""
 
 
 def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
@@ -36,9 +37,8 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores_of(run.cores))
     engine = MetaScheduleEngine()
-    # Code as TVM makes it by default: the mesh has LLVM optimise less (``targets.LLVM_LEVEL``).
     target = engine.resolve_target(work.experiment.target)
-    target = json.dumps({"opt-level": TVM_LLVM_LEVEL, **json.loads(target)}, sort_keys=True)
+    target = json.dumps({**LLVM_AS_TVM_HAS_IT, **json.loads(target)}, sort_keys=True)
     settings = settings_of(run.settings)
     seconds, tried, measured, curves = 0.0, 0, 0, []
     stages: dict[str, float] = {}

@@ -70,10 +70,11 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Candidates proposed per round."""
     chunk: Annotated[int, Meta(ge=1, le=8)] = 8
     """Candidates per build or profile step, at most: a strategy may make smaller chunks."""
-    population: Annotated[int, Meta(ge=1, le=64)] = 4
-    """Schedules that the cost model weighs at a time, per candidate that it proposes."""
-    generations: Annotated[int, Meta(ge=0, le=16)] = 2
-    """Times that the search lets them evolve before it proposes."""
+    population: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Schedules that the cost model weighs at a time, per candidate that it proposes. ``None``: 2 while fewer
+    than 128 trials of the task are known, then 4."""
+    generations: Annotated[int, Meta(ge=0, le=16)] | None = None
+    """Times that the search lets them evolve before it proposes. ``None``: once, then twice, likewise."""
     lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
     """Rounds that a proposal may be behind the measurements, when the device would idle otherwise."""
     repeats: Annotated[int, Meta(ge=1, le=100)] = 3

@@ -27,6 +27,7 @@ from stage_workers.engines.metaschedule import (
     MetaScheduleEngine,
     building,
     candidates,
+    proposing,
     schedules,
     search_state,
 )
@@ -426,9 +427,22 @@ def test_a_search_that_weighs_more_schedules_proposes_others(
         search, trials = first_round
         return ENGINE.update(convolution.workload, target, search, trials, 8, 1, settings).schedules
 
-    assert propose(Settings(population=4, generations=2)) == propose(Settings())
+    assert propose(Settings(population=2, generations=1)) == propose(Settings())
     assert propose(Settings(population=8)) != propose(Settings())
     assert propose(Settings(generations=4)) != propose(Settings())
+
+
+def test_the_search_becomes_more_thorough_when_enough_is_known(product: ExtractedTask, target: str) -> None:
+    few, enough = proposing.FEW_TRIALS - 1, proposing.FEW_TRIALS
+    drawn = ENGINE.update(product.workload, target, None, [], enough, 1, QUICK)
+
+    def propose(known: int, settings: Settings) -> list[tuple[str, bytes]]:
+        trials = pretend(drawn.schedules[:known])
+        return ENGINE.update(product.workload, target, drawn.search, trials, 8, 1, settings).schedules
+
+    assert propose(few, Settings()) == propose(few, Settings(population=2, generations=1))
+    assert propose(enough, Settings()) == propose(enough, Settings(population=4, generations=2))
+    assert propose(enough, Settings()) != propose(enough, Settings(population=2, generations=1))
 
 
 def test_the_state_of_a_thousand_trials_is_small(product: ExtractedTask, target: str) -> None:
