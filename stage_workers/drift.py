@@ -26,6 +26,9 @@ USUAL_QUANTILE = 0.25
 EARNED = 1 / 3
 """Share of the time spent on measuring that may be spent on measuring again."""
 
+AT_FIRST = 2.0
+"""Seconds for measuring again that there are before any was earned: about one attempt."""
+
 MOST_SAVED = 20.0
 """Seconds for measuring again that can be saved up."""
 
@@ -36,7 +39,7 @@ class Drift:
     def __init__(self) -> None:
         self._levels: deque[float] = deque(maxlen=WINDOW)
         self._now = 0.0
-        self._saved = MOST_SAVED / 2
+        self._saved = AT_FIRST
         self.looked = -math.inf
         """When the reference was measured last, by the caller's clock."""
 

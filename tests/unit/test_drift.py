@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shared.artifacts import ArtifactStore
 from shared.engine import ProfileOutcome
 from shared.messages import Settings, Step, ValidateWork
-from stage_workers.drift import THRESHOLD, WINDOW, Drift
+from stage_workers.drift import AT_FIRST, THRESHOLD, WINDOW, Drift
 from stage_workers.sandbox import CallFailure
 from stage_workers.stages import trusting
 from stage_workers.stages.context import Context
@@ -68,9 +68,12 @@ def test_drift_is_a_number_of_at_least_nothing(levels: list[list[float]]) -> Non
 
 def test_time_for_measuring_again_is_earned_and_runs_out() -> None:
     drift = Drift()
-    drift.spend(15.0)
+    assert drift.can_afford
+    drift.spend(AT_FIRST + 4.0)
     assert not drift.can_afford
-    drift.earn(18.0)
+    drift.earn(11.0)
+    assert not drift.can_afford
+    drift.earn(2.0)
     assert drift.can_afford
 
 
