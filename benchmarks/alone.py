@@ -49,6 +49,8 @@ class Alone:
         os.sched_setaffinity(0, self._usable - cores or self._usable)
         self._sandbox.start()
         self.device = self._device.inside
+        self.cache = self._device.cache
+        """Bytes of its last-level cache; 0 where it has none that can be flushed."""
         self.target = self.call("resolve_target", (self._asked,), str, RESOLVE_LIMIT)
         return self
 

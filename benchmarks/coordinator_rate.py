@@ -124,9 +124,9 @@ class Peer:
 def _sized(result: StepResult) -> StepResult:
     """The same result with payloads of the usual size."""
     match result.result:
-        case UpdateDone(state=state, candidates=candidates):
+        case UpdateDone(candidates=candidates) as update:
             sized = [Candidate(c.index, c.hash, SCHEDULE) for c in candidates]
-            return msgspec.structs.replace(result, result=UpdateDone(state=state, candidates=sized))
+            return msgspec.structs.replace(result, result=msgspec.structs.replace(update, candidates=sized))
         case BuildDone(built=built):
             objects = [msgspec.structs.replace(b, artifact=OBJECT) for b in built]
             return msgspec.structs.replace(result, result=BuildDone(built=objects))

@@ -16,6 +16,7 @@ from benchmarks.work import Candidate
 from shared.artifacts import ArtifactStore
 from shared.engine import BuildOutcome, ProfileOutcome
 from shared.messages import Settings, Trial
+from stage_workers.stages.profiling import as_measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def _profile(
         return program
     spec = each.task.records.task
     workload, untuned = store.get(spec.workload), store.get(spec.untuned)
+    settings = as_measured(settings, spec, alone.cache)
     args = (workload, alone.target, program, untuned, alone.device, settings, None)
     try:
         answer = alone.call("profile", args, ProfileOutcome, settings.profile_timeout)

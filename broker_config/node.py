@@ -122,6 +122,7 @@ class PrivateNode:
         """
         if self.pid is not None:
             return
+        self.kill()  # what is left of a node that ended by itself: its port mapper, and our lock
         server, epmd = server_binary(), _epmd_binary()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()

@@ -142,11 +142,6 @@ def device_queue(device: str) -> str:
     return stage_queue(f"profile-{device}").name
 
 
-def own_queue(owner: Literal["client", "coordinator", "monitor"], unique: str) -> str:
-    """Name of an exclusive queue that its owner declares for itself, and may by its rights."""
-    return f"{owner}.{unique}"
-
-
 def result_key(stage: Stage) -> str:
     """Routing key of a result on :data:`RESULTS`."""
     return f"result.{stage}"

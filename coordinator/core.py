@@ -76,6 +76,9 @@ SETTLE = 5.0
 SETTLE_EMPTY = 0.3
 """Seconds to wait after connecting when no job was delivered."""
 
+AHEAD = 3600.0
+"""Seconds by which the clock of whoever sets a strategy may be ahead."""
+
 
 class Core:
     """All decisions of the coordinator.
@@ -115,7 +118,7 @@ class Core:
         return self._desk.dispatcher.strategy.name
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
-        """Take one event at time ``now`` (seconds, any origin that does not jump) and say what to do."""
+        """Take one event at time ``now`` (seconds since the epoch) and say what to do."""
         self._desk.now = now
         match event:
             case Arrived() if self._settling_since is not None:
@@ -247,7 +250,8 @@ class Core:
         """Only to the one who asked: other listeners may follow another job of this id."""
         if event.reply_to:
             rejected = JobEvent(job=job, kind="rejected", at=self._desk.now, text=text)
-            self._desk.out.append(Tell(rejected, event.reply_to))
+            correlation_id = event.correlation_id if job == "unknown" else job
+            self._desk.out.append(Tell(rejected, event.reply_to, correlation_id))
 
     def _add_job(self, ledger: Ledger) -> Job:
         self._job_orders += 1
@@ -276,20 +280,23 @@ class Core:
             self._decider.go_on(job)
 
     def _cancel(self, handle: Handle, job_id: str) -> None:
-        self._desk.out.append(Acknowledge(handle))
         job = self.jobs.get(job_id)
-        if job is not None and not job.ended:
-            self._decider.finish(job, "cancelled", "cancelled on request")
+        if job is None or job.ended:
+            self._desk.out.append(Acknowledge(handle))
+            return
+        self._decider.finish(job, "cancelled", "cancelled on request")
+        job.releases.append((job.ledger.revision, handle))
 
     def _strategy_arrived(self, event: Arrived, wanted: SetStrategy) -> None:
         """Hold the newest, so that a successor is told too."""
         out = self._desk.out
         held = self._set_strategy
-        if held is not None and held[0].at > wanted.at:
-            out.append(Acknowledge(event.handle))
-            return
         try:
             strategy = self._make_strategy(wanted.strategy)
+            if wanted.at > self._desk.now + AHEAD:
+                raise BadInput("its time lies in the future; it is in seconds since the epoch")
+            if held is not None and held[0].at > wanted.at:
+                raise BadInput(f"{held[0].strategy} was set later, by the clock of whoever set it")
         except BadInput as error:
             out.append(Acknowledge(event.handle))
             self._refuse(event, "unknown", str(error))
@@ -303,14 +310,15 @@ class Core:
     def _answer(self, event: Arrived, job_id: str | None) -> None:
         if event.reply_to is None:
             return
-        asked = [job for job in self.jobs.values() if job_id in (None, job.id)]
-        only = asked[0].ledger if job_id is not None and asked else None
+        one = self.jobs.get(job_id) if job_id is not None else None
+        listed = views.listed(self.jobs.values()) if job_id is None else []
         snapshot = Snapshot(
             strategy=self.strategy,
-            jobs=[views.progress(job) for job in asked],
+            jobs=[views.progress(one)] if one else listed,
             resources=self._resources.progress(self._desk.now),
-            assembled=only.assembled if only else None,
-            validated=only.validated if only else None,
+            assembled=one.ledger.assembled if one else None,
+            validated=one.ledger.validated if one else None,
+            left_out=len(self.jobs) - len(listed) if job_id is None else 0,
         )
         self._desk.out.append(Answer(event.reply_to, event.correlation_id, snapshot))
 

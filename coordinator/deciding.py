@@ -118,7 +118,8 @@ class Decider:
         self.finish(job, "failed", cause)
 
     def target_is_served(self, job: Job) -> bool:
-        """Whether a device is known for the job; takes over the canonical name of its target."""
+        """Whether a device is known for the job; takes over the canonical name of its target. From that
+        revision on it is known that there was one."""
         request = job.ledger.request
         canonical = self._desk.resources.canonical(request.target)
         if canonical is None:
@@ -126,7 +127,7 @@ class Decider:
             job.waiting_since = job.waiting_since or self._desk.now
             return False
         job.waiting, job.waiting_since = "", None
-        if canonical != request.target:
+        if canonical != request.target or not job.ledger.revision:
             self.revise(job, (), request=msgspec.structs.replace(request, target=canonical))
         return True
 

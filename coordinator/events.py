@@ -30,7 +30,8 @@ Handle = int
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The coordinator is (again) connected. Whatever it held was requeued and will arrive anew."""
+    """The coordinator is (again) connected, or has become the active one. Whatever was held was requeued and
+    will arrive anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class SaveFailed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed; sent about twice a second."""
+    """Time passed; sent about four times a second."""
 
 
 Event = Connected | CaughtUp | Arrived | WorkerSeen | QueueSeen | DispatchFailed | SaveFailed | Tick
@@ -133,6 +134,8 @@ class Tell:
 
     event: JobEvent
     reply_to: str | None = None
+    correlation_id: str | None = None
+    """``None``: the job's id."""
 
 
 @dataclass(frozen=True, slots=True)

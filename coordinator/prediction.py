@@ -75,10 +75,6 @@ class Durations:
         stages: tuple[Stage, ...] = ("model-update", "build", "profile")
         return {stage: self._paces[key, stage] for stage in stages if (key, stage) in self._paces}
 
-    def knows(self, key: str, stage: Stage) -> bool:
-        """Whether this stage of the task was ever seen."""
-        return (key, stage) in self._paces
-
     def seconds(self, stage: Stage, key: str, size: int = 1) -> float:
         """Predicted duration of a step with ``size`` candidates on a queue of usual speed."""
         pace = self._paces.get((key, stage))

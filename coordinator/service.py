@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ from shared.messages import (
     Query,
     Request,
     SetStrategy,
+    Snapshot,
     StepResult,
     WorkerStatus,
 )
@@ -109,7 +111,8 @@ class Service:
         self._held: dict[Handle, _Held] = {}
         self._refreshing: dict[str, Handle] = {}
         self._name = codec.identity("coordinator")
-        self._marker: Marker | None = None
+        self._epoch = 0
+        self._active = False
         self._link = Link(
             url,
             self._name,
@@ -145,11 +148,10 @@ class Service:
                 case _Leave():
                     break
                 case Up(epoch):
+                    self._epoch, self._active = epoch, False
                     self._held.clear()
                     self._refreshing.clear()
-                    self._apply(self._core.handle(Connected(), time.time()))
-                    self._marker = Marker(coordinator=self._name, epoch=epoch)
-                    self._send(self._marker, topology.LEDGER, topology.LEDGER_KEY, correlation_id=None)
+                    self._begin()
                 case Down(reason):
                     log.warning("connection lost: %s", reason)
                 case Delivery():
@@ -183,6 +185,10 @@ class Service:
             else:
                 self._apply(self._core.handle(WorkerSeen(status), time.time()))
             return
+        if not self._active:
+            # Until now another coordinator may have been the active one. It then took the marker.
+            self._active = True
+            self._begin()
         handle = self._refreshing.pop(delivery.message_id, None)
         if handle is not None and delivery.exchange == topology.LEDGER and handle in self._held:
             # The copy of something held: from now on the copy is held instead.
@@ -196,7 +202,7 @@ class Service:
             return
         if isinstance(message, Marker):
             self._link.ack(delivery)
-            if message == self._marker:  # not that of an earlier connection, or of a predecessor
+            if message == self._marker:  # not that of an earlier connection, or of another coordinator
                 self._apply(self._core.handle(CaughtUp(), time.time()))
             return
         handle = next(self._handles)
@@ -205,6 +211,15 @@ class Service:
             raise AssertionError(f"unexpected {type(message).__name__}")
         event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
         self._apply(self._core.handle(event, time.time()))
+
+    @property
+    def _marker(self) -> Marker:
+        return Marker(coordinator=self._name, epoch=self._epoch)
+
+    def _begin(self) -> None:
+        """Start afresh. When the marker comes back, everything that was waiting is here."""
+        self._apply(self._core.handle(Connected(), time.time()))
+        self._send(self._marker, topology.LEDGER, topology.LEDGER_KEY, correlation_id=None)
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
         """Dead-letter what cannot be decoded, with the reason, and tell a client that asked for answers."""
@@ -221,7 +236,7 @@ class Service:
         self._publish(letter, lambda: self._link.ack(delivery))
         if delivery.reply_to:
             rejected = JobEvent(job="unknown", kind="rejected", at=time.time(), text=reason[:500])
-            self._send(rejected, "", delivery.reply_to, correlation_id=delivery.correlation_id, expires=60.0)
+            self._tell(rejected, "", delivery.reply_to, delivery.correlation_id)
 
     def _check_queues(self) -> None:
         for name in list(self._core.resources.queues):
@@ -254,12 +269,11 @@ class Service:
                 case Purge(queue):
                     self._link.purge(queue)
                 case Tell(event, None):
-                    key = topology.event_key(event.job, event.kind)
-                    self._send(event, topology.EVENTS, key, correlation_id=event.job, expires=60.0)
-                case Tell(event, str(reply_to)):
-                    self._send(event, "", reply_to, correlation_id=event.job, expires=60.0)
+                    self._tell(event, topology.EVENTS, topology.event_key(event.job, event.kind), event.job)
+                case Tell(event, str(reply_to), correlation_id):
+                    self._tell(event, "", reply_to, correlation_id or event.job)
                 case Answer(reply_to, correlation_id, snapshot):
-                    self._send(snapshot, "", reply_to, correlation_id=correlation_id, expires=60.0)
+                    self._tell(snapshot, "", reply_to, correlation_id)
 
     def _save(self, ledger: Ledger) -> None:
         job = ledger.request.job
@@ -267,6 +281,18 @@ class Service:
             self._send(ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=job)
         except BadMessage as error:
             self._link.events.put(SaveFailed(job, str(error)))
+
+    def _tell(
+        self, message: JobEvent | Snapshot, exchange: str, key: str, correlation_id: str | None
+    ) -> None:
+        """Send what is for people, and may be lost."""
+        try:
+            self._send(message, exchange, key, correlation_id=correlation_id, expires=60.0)
+        except BadMessage as error:
+            log.warning("cannot send a %s: %s", codec.tag(message), error)
+            if isinstance(message, Snapshot):
+                refusal = JobEvent(job="unknown", kind="rejected", at=time.time(), text=f"no answer: {error}")
+                self._send(refusal, exchange, key, correlation_id=correlation_id, expires=60.0)
 
     def _send(
         self,
@@ -309,7 +335,9 @@ class Service:
             if not isinstance(error, LinkDown):
                 log.warning("%s %s: %s", outgoing.type, outgoing.message_id, error)
 
-        self._link.publish(outgoing).add_done_callback(confirmed)
+        # What was decided about deliveries of one connection must not go out over the next: by then another
+        # coordinator may have them.
+        self._link.publish(outgoing, self._epoch).add_done_callback(confirmed)
 
     def _declare(self, queue: str) -> None:
         wanted = topology.stage_queue(queue)
@@ -329,12 +357,13 @@ class Service:
                 continue
             held.refreshing = True
             delivery = held.delivery
-            self._refreshing[delivery.message_id] = handle
+            name = uuid.uuid4().hex
+            self._refreshing[name] = handle
             copy = Outgoing(
                 exchange=topology.LEDGER,
                 key=topology.LEDGER_KEY,
                 body=delivery.body,
-                message_id=delivery.message_id,
+                message_id=name,
                 type=held.kind,
                 headers={"copy": "held for long"},
             )

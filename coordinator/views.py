@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
+
+import msgspec
 
 from coordinator import folding
 from coordinator.jobs import Job
 from shared.messages import JobProgress, TaskLedger, TaskProgress
+
+LISTED = 2_000
+"""Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""
+
+JOB = 3
+"""Tasks that take as much space as a job without tasks."""
+
+ERROR_LISTED = 200
+"""Characters of a job's error in a list."""
+
+
+def listed(jobs: Iterable[Job]) -> list[JobProgress]:
+    """All jobs, or as many as fit: those under way first, then the newest. Without what only matters to
+    whoever asks for one job: the timings, and what went wrong with a candidate."""
+    chosen: list[Job] = []
+    size = 0
+    for job in sorted(jobs, key=lambda job: (job.ended, -job.ledger.accepted)):
+        size += JOB + len(job.ledger.tasks)
+        if size > LISTED:
+            break
+        chosen.append(job)
+    return [_short(progress(job)) for job in sorted(chosen, key=lambda job: job.order)]
+
+
+def _short(whole: JobProgress) -> JobProgress:
+    tasks = [msgspec.structs.replace(task, last_error="") for task in whole.tasks]
+    return msgspec.structs.replace(whole, tasks=tasks, timings=[], error=whole.error[:ERROR_LISTED])
 
 
 def progress(job: Job) -> JobProgress:

@@ -12,7 +12,8 @@ LOST_AFTER = 3.0
 """Seconds after which the steps of a device without a worker go to another device."""
 
 NO_DEVICE_AFTER = 60.0
-"""Seconds after which a job whose target no device has ever served fails."""
+"""Seconds after which a job whose target no device has ever served fails. One that was served once waits for
+the device to come back."""
 
 TELL_EVERY = 0.5
 """Seconds between two progress events of a job, at least."""
@@ -86,7 +87,9 @@ class Watch:
         desk = self._desk
         if job.ledger.phase == "importing" and job.waiting_since is not None:
             self._decider.go_on(job)
-            if job.waiting_since is not None and desk.now - job.waiting_since > NO_DEVICE_AFTER:
+            since = job.waiting_since
+            # With the first revision after acceptance the target was served.
+            if since is not None and not job.ledger.revision and desk.now - since > NO_DEVICE_AFTER:
                 served = sorted({q.targets[0] for q in desk.resources.queues.values() if q.targets})
                 text = (
                     f"{job.waiting}; devices here serve: {', '.join(served) or 'none, there is no device'}."

@@ -29,17 +29,12 @@ EngineName = Literal["metaschedule", "mock"]
 Outcome = Literal[
     "measured", "build-failed", "build-timed-out", "run-failed", "run-timed-out", "wrong-result"
 ]
-OUTCOMES: tuple[Outcome, ...] = (
-    "measured",
-    "build-failed",
-    "build-timed-out",
-    "run-failed",
-    "run-timed-out",
-    "wrong-result",
-)
 
 ERROR_TEXT_LIMIT = 2000
 """Characters of an error text that are kept; the middle of a longer one is cut out."""
+
+NAME_LIMIT = 200
+"""Characters of a job's name."""
 
 
 class Blob(Struct, frozen=True, omit_defaults=True):
@@ -110,7 +105,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     trials: Annotated[int, Meta(ge=1, le=1_000_000)]
     """Budget of the whole job."""
     engine: EngineName = "metaschedule"
-    name: Annotated[str, Meta(max_length=200)] = ""
+    name: Annotated[str, Meta(max_length=NAME_LIMIT)] = ""
     """For people: usually the model's file name."""
     tenant: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z")] = ""
     """On whose account; the strategy ``fair`` gives each tenant its share."""
@@ -587,6 +582,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     assembled: AssembleDone | None = None
     """Addresses of the results, when one finished job was asked for."""
     validated: ValidateDone | None = None
+    left_out: int = 0
+    """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
 
 
 EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]

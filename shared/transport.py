@@ -185,10 +185,11 @@ class Link:
         except queue.Empty:
             return None
 
-    def publish(self, message: Outgoing) -> Future[None]:
-        """Send; the future completes when the broker has taken responsibility."""
+    def publish(self, message: Outgoing, epoch: int | None = None) -> Future[None]:
+        """Send, with ``epoch`` only over that connection; the future completes when the broker has taken
+        responsibility."""
         future: Future[None] = Future()
-        self._call(lambda: self._publish(message, future))
+        self._call(lambda: self._publish(message, future, epoch))
         return future
 
     def ack(self, delivery: Delivery) -> None:
@@ -406,10 +407,13 @@ class Link:
             )
         )
 
-    def _publish(self, message: Outgoing, future: Future[None]) -> None:
+    def _publish(self, message: Outgoing, future: Future[None], epoch: int | None) -> None:
         channel = self._main
         if channel is None or not channel.is_open or not self._up.is_set():
             _fail(future, LinkDown("not connected to the broker"))
+            return
+        if epoch not in (None, self._epoch):
+            _fail(future, LinkDown("the connection is another one by now"))
             return
         now = time.time()
         self._published += 1
@@ -454,6 +458,9 @@ class Link:
                 _fail(pending.future, Unroutable(pending.returned))
             else:
                 _finish(pending.future, None)
+        if refused:
+            # As rare as a lost connection, and owners are prepared for that.
+            self._start_over("the broker refused a message")
 
     def _settle(self, delivery: Delivery, how: Callable[[Channel], object]) -> None:
         channel = self._main
@@ -512,19 +519,21 @@ class Link:
 
     def _main_closed(self, _channel: Any, reason: Any) -> None:
         self._main = None
-        self._last_error = _text(reason)
+        text = _text(reason)
         if getattr(reason, "reply_code", 0) == 403 and self._epoch == 1 and not self._up.is_set():
-            self._refused = f"this user lacks a right that its role needs ({self._last_error})"
-        connection = self._connection
-        if connection is not None and connection.is_open and not self._closing:
-            connection.close(320, "the server closed the channel")
+            self._refused = f"this user lacks a right that its role needs ({text})"
+        self._start_over(text)
 
     def _cancelled(self, frame: Any) -> None:
         """The server took a consumer away: its queue was deleted. Starting over is what notices it."""
-        self._last_error = f"the queue of consumer {frame.method.consumer_tag!r} was deleted"
+        self._start_over(f"the queue of consumer {frame.method.consumer_tag!r} was deleted")
+
+    def _start_over(self, reason: str) -> None:
+        """Connect anew."""
+        self._last_error = reason
         connection = self._connection
         if connection is not None and connection.is_open and not self._closing:
-            connection.close(320, "the server cancelled a consumer")
+            connection.close(320, reason[:200])
 
     def _lost(self, connection: Any, error: Any) -> None:
         was_up = self._up.is_set()
@@ -575,10 +584,12 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 
 
 def _parameters(url: str, name: str, properties: Mapping[str, str | int]) -> pika.URLParameters:
-    parts = urlsplit(url)
-    if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
-        raise BadInput(f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost")
     try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+            raise BadInput(
+                f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost"
+            )
         parameters = pika.URLParameters(url)
     except (ValueError, TypeError) as error:
         raise BadInput(f"{redacted(url)!r} is no broker URL: {error}") from None
@@ -593,7 +604,10 @@ def _parameters(url: str, name: str, properties: Mapping[str, str | int]) -> pik
 
 def redacted(url: str) -> str:
     """``url`` without its password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that do not match, for one
+        return "the address"
     if parts.password is None:
         return url
     return url.replace(f":{parts.password}@", ":***@", 1)

@@ -253,5 +253,5 @@ def _outgoing(done: StepResult, step: Step) -> Outgoing:
         message_id=codec.message_id(done),
         type=codec.tag(done),
         headers=codec.headers(done),
-        correlation_id=step.id,
+        correlation_id=step.job,
     )

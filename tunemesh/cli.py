@@ -185,7 +185,7 @@ def up(
             ui=mesh.node.management_url,
             monitor_password=mesh.node.password("monitor"),
         )
-        note = places.leave_note(home, place)
+        note = places.leave_note(place)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
         print(f"broker     {place.broker}")
         print(f"artifacts  {place.artifacts}")
@@ -196,7 +196,7 @@ def up(
                 mesh.supervise()
                 time.sleep(0.2)
         finally:
-            note.unlink(missing_ok=True)
+            places.remove_note(place)
 
 
 @app.command()
@@ -271,12 +271,21 @@ def status(
     with Client(place.broker) as client:
         snapshot = client.snapshot() if job is None else _known(client, job)
     if as_json:
-        _print_json({"strategy": snapshot.strategy, "jobs": snapshot.jobs, "resources": snapshot.resources})
+        _print_json(
+            {
+                "strategy": snapshot.strategy,
+                "jobs": snapshot.jobs,
+                "left_out": snapshot.left_out,
+                "resources": snapshot.resources,
+            }
+        )
         return
     console = Console()
     console.print(live.jobs_table(snapshot.jobs, time.time()))
     if job is not None:
         console.print(live.tasks_table(snapshot.jobs[0]))
+    if snapshot.left_out:
+        console.print(f"{snapshot.left_out} more jobs, not listed; ask for one: tunemesh status JOB")
     console.print(live.resources_table(snapshot.resources))
 
 

@@ -25,14 +25,18 @@ from shared.messages import (
     SetStrategy,
     Snapshot,
 )
-from shared.transport import Delivery, Link, Outgoing, Subscription, Up
+from shared.transport import Delivery, Link, Outgoing, Subscription
 
 PUBLISH_LIMIT = 30.0
 """Seconds that the broker may take to confirm a request."""
 
 SILENCE = 5.0
-"""Seconds without an event after which the coordinator is asked. Events are not persistent: one that was sent
-while the client or the coordinator was away is lost, but what it said can be asked for."""
+"""Seconds without an event of a job after which the coordinator is asked. Events are not persistent: one that
+was sent while the client or the coordinator was away is lost, but what it said can be asked for."""
+
+UNKNOWN = 12
+"""Answers in a row that do not know a job, after which it counts as rejected. A coordinator that has just
+started may not have heard of it yet."""
 
 QUEUE = "client.own"
 
@@ -109,32 +113,38 @@ class Client:
         return self._await(correlation_id, timeout)
 
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
-        """Events of ``jobs`` until all have ended; ``None`` about every ``idle`` seconds without one."""
-        open_jobs = set(jobs)
+        """Events of ``jobs``, whose requests were published, until all have ended; ``None`` about every
+        ``idle`` seconds without one. A job that the coordinator does not know counts as rejected."""
         # What happened before is asked for soon; later only when nothing is heard.
-        heard = time.monotonic() - SILENCE + 1.0
-        while open_jobs:
+        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + 1.0)
+        unknown = dict.fromkeys(jobs, 0)
+        asked: dict[str, str] = {}
+        while heard:
+            event: JobEvent | None = None
             message, correlation_id = self._next(idle)
             match message:
-                case JobEvent() if correlation_id in open_jobs:
-                    heard = time.monotonic()
-                    if message.kind in FINAL_KINDS:
-                        open_jobs.discard(correlation_id)
+                case JobEvent() if correlation_id in heard:
                     # A request that could not even be read is refused without its job.
-                    yield msgspec.structs.replace(message, job=correlation_id)
-                case Snapshot():
-                    heard = time.monotonic()
-                    for event in _as_events(message):
-                        if event.job in open_jobs:
-                            if event.kind in FINAL_KINDS:
-                                open_jobs.discard(event.job)
-                            yield event
-                case _:
-                    if time.monotonic() - heard > SILENCE:
-                        heard = time.monotonic()
-                        for job in open_jobs:
-                            self._ask(job)
-                    yield None
+                    event = msgspec.structs.replace(message, job=correlation_id)
+                case Snapshot() if correlation_id in asked:
+                    job = asked.pop(correlation_id)
+                    event = next(_as_events(message), None)
+                    if event is None and job in heard:
+                        unknown[job] += 1
+                        if unknown[job] == UNKNOWN:
+                            event = _rejected(job)
+            now = time.monotonic()
+            if event is not None and event.job in heard:
+                heard[event.job], unknown[event.job] = now, 0
+                if event.kind in FINAL_KINDS:
+                    del heard[event.job]
+                yield event
+            silent = [job for job, since in heard.items() if now - since > SILENCE]
+            for job in silent:
+                heard[job] = now
+                asked[self._ask(job)] = job
+            if message is None:
+                yield None
 
     def poll(self) -> JobEvent | None:
         """The next event of any job, if one is here already."""
@@ -173,7 +183,7 @@ class Client:
 
     def _next(self, timeout: float) -> tuple[Message | None, str | None]:
         event = self._link.next(timeout)
-        if isinstance(event, Up) or not isinstance(event, Delivery):
+        if not isinstance(event, Delivery):
             return None, None
         self._link.ack(event)
         try:
@@ -196,6 +206,11 @@ def _as_events(snapshot: Snapshot) -> Iterator[JobEvent]:
             assembled=snapshot.assembled,
             validated=snapshot.validated,
         )
+
+
+def _rejected(job: str) -> JobEvent:
+    text = f"the coordinator does not know job {job}: its request was refused, or it ended long ago"
+    return JobEvent(job=job, kind="rejected", at=time.time(), text=text)
 
 
 def _final(progress: JobProgress) -> EventKind | None:

@@ -62,8 +62,10 @@ def plan(device: str | None, builders: int | None = None, apart: bool = True) ->
             model-update worker each, the device's included.
 
     Raises:
-        BadInput: the device is not on this machine.
+        BadInput: the device is not on this machine, or there would be no build worker.
     """
+    if builders is not None and builders < 1:
+        raise BadInput(f"there must be at least one build worker, not {builders}")
     cores = frozenset(os.sched_getaffinity(0))
     chosen = parse_device(device if device is not None else f"cpu:{max(cores)}")
     taken = chosen.cores or frozenset()

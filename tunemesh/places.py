@@ -1,4 +1,5 @@
-"""Where the running mesh is: from options, the environment, or the note that ``tunemesh up`` leaves."""
+"""Where the running mesh is: from options, the environment, or the note that ``tunemesh up`` leaves (the last
+one, where there are several)."""
 
 from __future__ import annotations
 
@@ -30,12 +31,28 @@ def data_folder() -> Path:
     return Path(home) / "tunemesh"
 
 
-def leave_note(folder: Path, place: Place) -> Path:
+def leave_note(place: Place) -> Path:
     """Write down where the mesh is, for this user only. Returns the file."""
-    path = folder / "mesh.json"
+    path = _note()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(place), indent=2))
+    path.write_bytes(_written(place))
     return path
+
+
+def remove_note(place: Place) -> None:
+    """The mesh is no more; a note that another one has left since then stays."""
+    path = _note()
+    if path.exists() and path.read_bytes() == _written(place):
+        path.unlink()
+
+
+def _note() -> Path:
+    return data_folder() / "mesh.json"
+
+
+def _written(place: Place) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(place), indent=2)
 
 
 def find(broker: str | None, artifacts: str | None) -> Place:
@@ -48,7 +65,7 @@ def find(broker: str | None, artifacts: str | None) -> Place:
     artifacts = artifacts or os.environ.get(ARTIFACTS)
     if broker and artifacts:
         return Place(broker=broker, artifacts=artifacts)
-    note = data_folder() / "mesh.json"
+    note = _note()
     if not note.exists():
         missing = f"--artifacts (or {ARTIFACTS})" if broker else f"--broker (or {BROKER})"
         raise BadInput(f"no mesh is known: give {missing}, or start one with: tunemesh up")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Annotated
@@ -29,6 +30,8 @@ def worker(
     from stage_workers.devices import parse_cores
     from stage_workers.worker import WorkerConfig, run_worker
 
+    if not 0 < memory < math.inf:
+        raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
     place = places.find(broker, artifacts)
     if len(queues) > 1:
         _several(queues, device, target, engine, cpus, memory, place)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from shared import codec
 from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, TunemeshError
-from shared.messages import EngineName, JobEvent, Request, Settings
+from shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
 from tunemesh.client import Client
 from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
@@ -40,6 +41,10 @@ class Plan:
     """A running mesh to use instead of one of our own."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise BadInput(f"the seed must be between 0 and {2**31 - 1:,}, not {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ def make_request(job: str, path: Path, model: bytes, plan: Plan, store: Artifact
         target=plan.target,
         trials=plan.trials,
         engine=plan.engine,
-        name=path.name,
+        name=codec.clip(path.name, NAME_LIMIT),
         tenant=plan.tenant,
         priority=plan.priority,
         seed=plan.seed,

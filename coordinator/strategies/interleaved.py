@@ -17,20 +17,13 @@ class Interleaved:
 
     def __init__(self) -> None:
         self._heaps: dict[str, list[tuple[int, Ready]]] = {}
-        self._ended: set[str] = set()
 
     def add(self, step: Ready) -> None:
         heapq.heappush(self._heaps.setdefault(step.need, []), (step.order, step))
 
     def take(self, need: str, load: Load, slowness: float) -> Ready | None:
-        heap = self._heaps.get(need, [])
-        while heap:
-            _, step = heapq.heappop(heap)
-            if step.job not in self._ended:
-                return step
-        if not any(self._heaps.values()):
-            self._ended.clear()
-        return None
+        heap = self._heaps.get(need)
+        return heapq.heappop(heap)[1] if heap else None
 
     def started(self, step: Ready) -> None:
         """Nothing to note: queues are independent of each other."""
@@ -39,5 +32,7 @@ class Interleaved:
         """As above."""
 
     def forget(self, job: str) -> None:
-        # Its steps are skipped when their turn comes, which is cheaper than searching all heaps now.
-        self._ended.add(job)
+        for need, heap in self._heaps.items():
+            # Cut down, a heap may be out of order. Jobs end too seldom for the time to matter.
+            self._heaps[need] = [entry for entry in heap if entry[1].job != job]
+            heapq.heapify(self._heaps[need])

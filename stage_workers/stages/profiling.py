@@ -12,7 +12,7 @@ import msgspec
 from shared.codec import clip
 from shared.engine import ProfileOutcome
 from shared.errors import ArtifactError
-from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Step
+from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
 from stage_workers.drift import THRESHOLD
 from stage_workers.sandbox import CallFailure
 from stage_workers.stages.context import Binary, Context
@@ -30,6 +30,17 @@ ALLOWANCE = 2.0
 
 CLOSE = 1.1
 """Times the best latency up to which it matters exactly how slow a candidate is."""
+
+
+def as_measured(settings: Settings, task: TaskSpec, cache: int) -> Settings:
+    """``settings`` with what they leave open about caches.
+
+    Args:
+        cache: bytes of the device's last-level cache; 0 where it has none that can be flushed.
+    """
+    if settings.cache_flush is not None:
+        return settings
+    return msgspec.structs.replace(settings, cache_flush=0 < cache < task.constants)
 
 
 def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
@@ -63,21 +74,21 @@ def _measure_apart(
 ) -> list[Profiled]:
     """Measure every binary once. Schedules that differ may compile to the same one."""
     binaries = [_binary(step, built) for built in artifacts]
+    twins = {binary: known[binary] for binary in binaries if binary in known}
     new = {
         binary: Measured(partial(kernels.alone, built), kernels.matters)
         for binary, built in zip(binaries, artifacts, strict=True)
-        if binary not in known
+        if binary not in twins
     }
     watch.measure(list(new.values()))
     profiled = []
     for binary, built in zip(binaries, artifacts, strict=True):
-        twin = known.get(binary)
-        if twin is not None:
-            one = msgspec.structs.replace(twin, index=built.index, seconds=0.0, attempts=0)
+        if binary in twins:
+            one = msgspec.structs.replace(twins[binary], index=built.index, seconds=0.0, attempts=0)
         else:
             one = _profiled(built, new[binary])
             if one.outcome == "measured" and one.drift <= THRESHOLD:
-                known[binary] = one
+                known[binary] = twins[binary] = one
         profiled.append(one)
     return profiled
 
@@ -93,10 +104,7 @@ class _Kernels:
     def __init__(self, step: Step, work: ProfileWork, device: str, context: Context) -> None:
         self.device = device
         self._step = step
-        flush = step.settings.cache_flush
-        if flush is None:
-            flush = 0 < context.cache < work.task.constants
-        self._settings = msgspec.structs.replace(step.settings, cache_flush=flush)
+        self._settings = as_measured(step.settings, work.task, context.cache)
         self._store = context.store
         self._sandbox = context.sandbox
         self._best = work.best

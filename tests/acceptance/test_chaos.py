@@ -13,6 +13,8 @@ import pytest
 
 from shared.artifacts import ArtifactStore
 from shared.messages import FINAL_KINDS, JobEvent, Request, Settings
+from tunemesh import client as client_module
+from tunemesh.children import Child
 from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
@@ -128,8 +130,8 @@ def test_the_broker_is_killed_twice_and_restarted_on_its_folder(mesh: LocalMesh,
 
     def kill() -> None:
         nonlocal kills, due
-        if kills < 2 and time.monotonic() >= due:
-            mesh.node.kill()
+        if kills < 2 and time.monotonic() >= due and mesh.node.pid is not None:
+            os.kill(mesh.node.pid, signal.SIGKILL)  # from outside: the mesh itself must notice
             kills += 1
             due = time.monotonic() + 15.0
 
@@ -143,3 +145,43 @@ def test_the_broker_is_killed_twice_and_restarted_on_its_folder(mesh: LocalMesh,
         endings |= follow(client, mesh, more, kill)
     assert kills == 2
     check(endings, mesh, tmp_path)
+
+
+def test_a_coordinator_that_stood_by_takes_over(mesh: LocalMesh, tmp_path: Path) -> None:
+    log = tmp_path / "standby.log"
+    url = {"TUNEMESH_BROKER_URL": mesh.node.url("coordinator")}
+    standby = Child("standby", ["coordinator"], url, log=log)
+    killed: list[int] = []
+
+    def kill() -> None:
+        # The mesh starts its coordinator again at once; from then on that one stands by.
+        if not killed and log.exists() and "is up" in log.read_text():
+            killed.append(mesh.pids["coordinator"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    with Client(mesh.url, ["one", "two"]) as client:
+        submit(client, mesh, tmp_path, ["one"])
+        standby.start()
+        try:
+            endings = follow(client, mesh, ["one"], kill)
+            assert killed, "the job was over before the standby was up"
+            assert client.snapshot(timeout=10.0).jobs
+            submit(client, mesh, tmp_path, ["two"])
+            endings |= follow(client, mesh, ["two"], lambda: None)
+        finally:
+            assert standby.process is not None
+            standby.process.kill()
+            standby.process.wait(10)
+    check(endings, mesh, tmp_path)
+
+
+def test_a_job_that_nobody_knows_is_not_followed_for_ever(
+    mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SILENCE", 0.2)
+    with Client(mesh.url, ["nobody"]) as client:
+        began = time.monotonic()
+        events = [event for event in client.follow(["nobody"], idle=0.1) if event is not None]
+        assert time.monotonic() - began < 30
+    assert [(event.job, event.kind) for event in events] == [("nobody", "rejected")]
+    assert "does not know job nobody" in events[0].text

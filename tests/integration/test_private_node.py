@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,11 +54,17 @@ def publish(node: PrivateNode, body: bytes) -> None:
         channel.basic_publish(LEDGER, LEDGER_KEY, body, PERSISTENT, mandatory=True)
 
 
-def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["killed", "crashed"])
+def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_path: Path, how: str) -> None:
     with PrivateNode(tmp_path / "with space") as node:
         url = node.url("coordinator")
         publish(node, b"decided")
-        node.kill()
+        if how == "killed":
+            node.kill()
+        else:
+            assert node.pid is not None
+            os.kill(node.pid, signal.SIGKILL)
+            assert within(10, lambda: node.pid is None)
         assert node.pid is None
         node.start()
         node.wait_ready()

@@ -31,7 +31,6 @@ from broker_config.topology import (
     STEPS,
     device_queue,
     event_key,
-    own_queue,
     result_key,
     stage_binding,
     stage_queue,
@@ -69,7 +68,7 @@ def take(opened: BlockingChannel, queue: str) -> bytes:
 
 
 def test_a_query_travels_from_client_to_coordinator_and_back(node: Broker) -> None:
-    mine = own_queue("client", "query")
+    mine = "client.query"
     with channel(node, "client") as client, channel(node, "coordinator") as coordinator:
         client.queue_declare(mine, exclusive=True)
         client.queue_bind(mine, EVENTS, event_key("job1", "*"))
@@ -103,8 +102,8 @@ def test_status_reaches_coordinators_and_monitors(node: Broker) -> None:
         channel(node, "worker") as worker,
     ):
         readers: list[tuple[BlockingChannel, str]] = [
-            (coordinator, own_queue("coordinator", "s")),
-            (monitor, own_queue("monitor", "s")),
+            (coordinator, "coordinator.s"),
+            (monitor, "monitor.s"),
         ]
         for reader, queue in readers:
             reader.queue_declare(queue, exclusive=True)
@@ -176,7 +175,7 @@ def test_forbidden(node: Broker, role: Role, deed: str, do: Deed) -> None:
 
 
 def test_a_client_cannot_listen_to_keys_that_are_no_events(node: Broker) -> None:
-    mine = own_queue("client", "nosy")
+    mine = "client.nosy"
     with channel(node, "client") as client:
         client.queue_declare(mine, exclusive=True)
         with pytest.raises(ChannelClosedByBroker) as caught:

@@ -10,9 +10,34 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordinator import views
-from coordinator.events import Acknowledge, Arrived, Dispatch, QueueSeen, Save, Tell, Tick, WorkerSeen
-from shared.messages import BuildDone, BuildWork, Built, Cancel, Failure, Ledger, SetStrategy, StepResult
-from tests.unit.world import World, request
+from coordinator.core import Core
+from coordinator.events import (
+    Acknowledge,
+    Answer,
+    Arrived,
+    Dispatch,
+    QueueSeen,
+    Save,
+    Tell,
+    Tick,
+    WorkerSeen,
+)
+from shared import codec
+from shared.messages import (
+    BuildDone,
+    BuildWork,
+    Built,
+    Cancel,
+    Failure,
+    Ledger,
+    Query,
+    SetStrategy,
+    StepResult,
+    TaskLedger,
+    TaskSpec,
+    Timing,
+)
+from tests.unit.world import BLOB, World, request
 
 
 def trials(ledger: Ledger) -> int:
@@ -98,8 +123,12 @@ def test_nothing_is_dispatched_before_the_ledger_is_back() -> None:
     save = out[0]
     assert isinstance(save, Save)
     out = world.give(Arrived(10**6 + 1, save.ledger))
-    assert [type(i) for i in out] == [Acknowledge, Dispatch]
+    assert [type(i) for i in out] == [Acknowledge, Save]  # a device serves the target
     assert out[0] == Acknowledge(10**6)
+    save = out[1]
+    assert isinstance(save, Save)
+    out = world.give(Arrived(10**6 + 2, save.ledger))
+    assert [type(i) for i in out] == [Acknowledge, Dispatch]
 
 
 def test_the_same_request_twice_is_one_job() -> None:
@@ -415,6 +444,90 @@ def test_another_strategy_is_taken_over_by_a_successor_and_an_unknown_one_is_ref
     answers = world.give(Arrived(10**6, SetStrategy(strategy="best", at=3.0), reply_to="client.1"))
     assert [type(each) for each in answers] == [Acknowledge, Tell]
     assert "unknown strategy 'best'; there are: fair, interleaved" in answers[1].event.text  # type: ignore[union-attr]
-    world.publish(SetStrategy(strategy="sequential", at=1.0))
-    world.deliver()
-    assert world.core.strategy == "fair:gold=3"
+    for at, cause in ((1.0, "fair:gold=3 was set later"), (world.now + 1e9, "lies in the future")):
+        late = Arrived(10**6, SetStrategy(strategy="sequential", at=at), "client.1", "asked")
+        acknowledged, told = world.give(late)
+        assert isinstance(acknowledged, Acknowledge)
+        assert isinstance(told, Tell)
+        assert (told.event.kind, told.reply_to, told.correlation_id) == ("rejected", "client.1", "asked")
+        assert cause in told.event.text
+        assert world.core.strategy == "fair:gold=3"
+
+
+def test_a_cancel_is_held_until_it_is_saved() -> None:
+    world = World()
+    world.publish(request(trials=1000))
+    for _ in range(100):
+        world.turn()
+    world.publish(Cancel(job="job"))
+    handle = max(world.coordinator)
+    while handle not in world.delivered:
+        assert world.deliver()
+    assert world.core.jobs["job"].ended
+    world.start_coordinator()  # before the last ledger was delivered, and perhaps before it was published
+    for number, message in list(world.coordinator.items()):
+        if isinstance(message, Ledger) and message.phase == "cancelled":
+            del world.coordinator[number]
+    world.run("job")
+    assert world.ledger("job").phase == "cancelled"
+    for _ in range(200):
+        world.turn()
+    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+
+
+def test_a_device_that_a_job_has_seen_is_waited_for_after_a_restart() -> None:
+    world = World()
+    world.settle()
+    device = world.workers[2]
+    importer = world.workers[1]
+    world.publish(request(trials=8))
+    while importer.doing is None:
+        world.turn()
+    world.kill(device)
+    world.kill(importer)
+    world.core = Core("interleaved")  # knows of no device
+    world.start_coordinator()
+    world.core.resources.queues.clear()
+    for _ in range(300):
+        world.pass_time(0.5)
+        world.deliver()
+    assert world.ledger("job").phase == "importing"
+    assert "no device serves target mock" in world.core.jobs["job"].waiting
+    world.revive(device)
+    world.revive(importer)
+    world.run("job")
+    assert world.ledger("job").phase == "done"
+
+
+def test_a_list_of_all_jobs_fits_into_a_message_however_many_there_are() -> None:
+    world = World()
+    world.settle()
+    timing = Timing(
+        step="job/-/-/-/import", stage="import", resource="build-cpu", worker="w", started=1.0, finished=2.0
+    )
+    spec = TaskSpec(id="t00", name="n" * 40, key="0" * 64, weight=1, workload=BLOB, untuned=BLOB)
+    task = TaskLedger(spec=spec, trials=64, outcomes={"measured": 64}, last_error="e" * 2000, closed=True)
+    for number in range(3000):
+        tasks = [task] * (number % 20)
+        ended = number % 3 > 0
+        ledger = Ledger(
+            request=request(f"job{number}"),
+            revision=1,
+            phase="failed" if ended else "tuning",
+            accepted=float(number),
+            finished=float(number) if ended else None,
+            tasks=tasks,
+            timings=[timing] * 60,
+            error="e" * 2000 if ended else "",
+        )
+        world.give(Arrived(10**6 + number, ledger))
+    answer = world.give(Arrived(10**7, Query(job=None), reply_to="client.1"))[-1]
+    assert isinstance(answer, Answer)
+    assert len(codec.encode(answer.snapshot)) < codec.MAX_MESSAGE
+    listed = {each.job for each in answer.snapshot.jobs}
+    assert len(listed) + answer.snapshot.left_out == 3000
+    assert len(listed) > 100
+    assert {f"job{number}" for number in range(2970, 3000, 3)} < listed
+    one = world.give(Arrived(10**7 + 1, Query(job="job5"), reply_to="client.1"))[-1]
+    assert isinstance(one, Answer)
+    assert (len(one.snapshot.jobs[0].timings), one.snapshot.left_out) == (60, 0)

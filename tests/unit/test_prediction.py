@@ -31,7 +31,6 @@ def test_without_experience_a_step_takes_as_long_as_guessed_and_then_as_others_o
     durations.learn(timing("build", 2.0, size=4), "t")
     assert durations.seconds("build", "t", 8) == pytest.approx(4.0)
     assert durations.seconds("build", "another", 8) == pytest.approx(4.0)
-    assert not durations.knows("another", "build")
 
 
 def test_a_model_update_takes_as_long_whatever_the_number_of_candidates() -> None:

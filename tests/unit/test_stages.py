@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 
 import msgspec
 import pytest
+from cachetools import LRUCache
 
 from shared.artifacts import ArtifactStore
 from shared.engine import ProfileOutcome, Proposal
@@ -345,6 +346,17 @@ def test_candidates_that_compile_to_the_same_binary_are_measured_once(
     elsewhere = Context(sandbox, store, "cpu")
     work = step(ProfileWork(task=task, artifacts=[built[2]]))
     assert expect(ProfileDone, run_stage(work, elsewhere)).profiled[0].attempts == 1
+
+
+def test_what_was_measured_may_be_forgotten_at_any_moment(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    built = compiled(context, task, 3)
+    forgetful = Context(sandbox, context.store, "cpu", measured=LRUCache(1))
+    for numbers, attempts in (([0], [1]), ([1, 2, 0], [1, 1, 0]), ([0, 1, 1], [1, 1, 0])):
+        work = ProfileWork(task=task, artifacts=[built[number] for number in numbers])
+        done = expect(ProfileDone, run_stage(step(work), forgetful))
+        assert [each.index for each in done.profiled] == numbers
+        assert [each.attempts for each in done.profiled] == attempts
 
 
 def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_again(

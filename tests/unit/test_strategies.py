@@ -126,6 +126,20 @@ def test_interleaved_is_first_come_first_served() -> None:
     assert [take(strategy) for _ in steps] == steps
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_id_of_a_job_that_has_ended_can_be_used_again(name: str) -> None:
+    strategy = by_name(name)
+    strategy.add(step("other"))
+    old = step("job")
+    strategy.add(old)
+    strategy.forget("job")
+    strategy.ended(take(strategy), 1.0)
+    strategy.forget("other")
+    new = step("job")
+    strategy.add(new)
+    assert take(strategy) is new
+
+
 def test_sequential_has_one_step_in_flight_and_serves_the_oldest_job() -> None:
     strategy = by_name("sequential")
     younger, older = step("b"), step("a")

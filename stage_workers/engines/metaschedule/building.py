@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from shared.codec import clip
 from shared.engine import BuildOutcome
 
 from . import linking, preloading, schedules, spaces, targets, workloads
-from .errors import shorten
 
 
 def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
@@ -22,7 +22,7 @@ def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
         with tvm.transform.PassContext(config={"tirx.disable_assert": True}):
             return BuildOutcome(artifact=compile_and_link(module, target))
     except Exception as error:  # whatever TVM, LLVM or nvcc raise is the candidate's outcome
-        return BuildOutcome(outcome="build-failed", error=shorten(str(error)))
+        return BuildOutcome(outcome="build-failed", error=clip(str(error)))
 
 
 def build_untuned(module: Any, target: str) -> bytes:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
+from shared.codec import clip
 from shared.engine import WAITED, ProfileOutcome
 from shared.messages import Settings
 
 from . import comparing, kernels, targets, workloads
 from .comparing import Array
-from .errors import shorten
 from .workloads import Argument
 
 INPUT_SEED = 0
@@ -73,7 +73,7 @@ def profile(
                 return kernel
             return _timed(kernel, settings, best)
     except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
-        return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
+        return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
 
 
 def confirm(
@@ -160,7 +160,7 @@ def _checked(
             kernel.checked = kernel.run()
             wrong = _first_difference(arguments, kernel.outputs(), reference)
         except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
-            return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
+            return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
         if not wrong:
             return kernel
         # A kernel before this one may have written over the inputs that they share: again, with fresh ones.
@@ -184,7 +184,7 @@ def profile_untuned(
             repeats = min(settings.repeats, int(UNTUNED_SECONDS / run.seconds))
             return _outcome([kernel.measure(settings) for _ in range(repeats)])
     except Exception as error:  # as above
-        return ProfileOutcome(outcome="run-failed", error=shorten(str(error)))
+        return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
 
 
 class _Kernel:

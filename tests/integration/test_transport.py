@@ -1,0 +1,67 @@
+"""The link to the broker, where things go wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from shared.errors import BadInput, LinkDown
+from shared.transport import Down, Link, Outgoing, Up
+from tests.conftest import Broker
+
+QUEUE = "test.full"
+
+
+@pytest.fixture
+def link(node: Broker) -> Iterator[Link]:
+    link = Link(node.url("admin"), "test_transport")
+    link.start()
+    yield link
+    link.close()
+
+
+def await_event(link: Link, kind: type[Up | Down]) -> Up | Down:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        event = link.next(0.2)
+        if isinstance(event, kind):
+            return event
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def test_what_belongs_to_another_connection_is_not_sent(link: Link) -> None:
+    up = await_event(link, Up)
+    assert isinstance(up, Up)
+    link.declare_queue(QUEUE).result(10)
+    message = Outgoing("", QUEUE, b"decided", "id", "ledger")
+    with pytest.raises(LinkDown, match="another one"):
+        link.publish(message, up.epoch + 1).result(10)
+    assert link.depth(QUEUE).result(10).ready == 0
+    link.publish(message, up.epoch).result(10)
+    assert link.depth(QUEUE).result(10).ready == 1
+    link.purge(QUEUE).result(10)
+
+
+def test_a_message_that_the_broker_refuses_is_a_lost_connection(link: Link) -> None:
+    await_event(link, Up)
+    refusing = f"{QUEUE}.refusing"
+    link.declare_queue(refusing, {"x-max-length": 1, "x-overflow": "reject-publish"}).result(10)
+    message = Outgoing("", refusing, b"?", "id", "ledger")
+    with pytest.raises(LinkDown, match="refused"):
+        for _ in range(5):  # the limit is a little soft
+            link.publish(message).result(10)
+    await_event(link, Down)
+    await_event(link, Up)
+    assert link.depth(refusing).result(10).ready >= 1
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host", "amqp://", "amqp://u:p[w@host/v", "amqp://u:p@host:port/v", "no url at all"]
+)
+def test_an_address_that_is_none_is_one_clear_line(url: str) -> None:
+    with pytest.raises(BadInput, match="is no broker URL") as caught:
+        Link(url, "test")
+    assert "\n" not in str(caught.value)
+    assert "p[w" not in str(caught.value)
