@@ -151,15 +151,19 @@ def test_a_coordinator_that_stood_by_takes_over(mesh: LocalMesh, tmp_path: Path)
     log = tmp_path / "standby.log"
     url = {"TUNEMESH_BROKER_URL": mesh.node.url("coordinator")}
     standby = Child("standby", ["coordinator"], url, log=log)
+    up: list[float] = []
     killed: list[int] = []
 
     def kill() -> None:
-        # The mesh starts its coordinator again at once; from then on that one stands by.
-        if not killed and log.exists() and "is up" in log.read_text():
+        if not up and log.exists() and "is up" in log.read_text():
+            up.append(time.monotonic())
+        # It has stood by for a while. The mesh starts its coordinator again, which then stands by.
+        if up and not killed and time.monotonic() > up[0] + 1.0:
             killed.append(mesh.pids["coordinator"])
             os.kill(killed[0], signal.SIGKILL)
 
     with Client(mesh.url, ["one", "two"]) as client:
+        client.snapshot(timeout=30.0)  # the mesh's own is the active one
         submit(client, mesh, tmp_path, ["one"])
         standby.start()
         try:
