@@ -184,12 +184,14 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
     built = round_.chunks[ref.chunk].built
     assert built is not None
+    known = folding.current(job, task)
     return ProfileWork(
         task=task.spec,
         artifacts=[b for b in built.built if b.artifact is not None],
         baseline=round_.wants_baseline(ref.chunk),
         confirm=folding.closes(task, ref.round),
-        best=folding.current(job, task).best,
+        best=known.best,
+        untuned=known.untuned,
     )
 
 

@@ -290,6 +290,8 @@ class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
     confirm: bool = False
     best: float | None = None
     """The lowest latency of the task so far in seconds: what is much slower is cut short."""
+    untuned: float | None = None
+    """That of ``task.untuned``, once it was measured."""
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):

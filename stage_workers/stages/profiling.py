@@ -22,11 +22,16 @@ BASELINE_ALLOWANCE = 10.0
 """Times ``profile_timeout`` that the untuned workload may take: it is measured once, may be a hundred times
 slower than a good candidate, and without it there is no baseline at all."""
 
-HOPELESS = 500.0
-"""Times the best latency that a candidate may take, with :data:`ALLOWANCE`: the single run that checks what
-it computes may last for ever."""
-ALLOWANCE = 2.0
-"""Seconds for loading and measuring a candidate, many times what that takes."""
+HOPELESS = 200.0
+"""Times the best latency that a candidate may take: the single run that checks what it computes may last for
+ever."""
+ALLOWANCE = 1.0
+"""Seconds on top of that for loading a candidate, many times what that takes."""
+MEASURING = 3.0
+"""Times the duration of its repeats on top of that for measuring it: how many runs fill one must be found
+out, and something else may have the core."""
+COLD = 3.0
+"""Times the untuned latency on top of that in a sandbox that does not know yet what the workload computes."""
 
 CLOSE = 1.1
 """Times the best latency up to which it matters exactly how slow a candidate is."""
@@ -108,8 +113,9 @@ class _Kernels:
         self._store = context.store
         self._sandbox = context.sandbox
         self._best = work.best
+        self._baseline = work.untuned
         self._warm = False
-        """Whether the sandbox has measured a candidate of this task, and so knows the right outputs."""
+        """Whether the sandbox has run something of this task, and so knows the right outputs."""
         self._workload = context.store.get(work.task.workload)
         self._untuned = context.store.get(work.task.untuned)
 
@@ -121,9 +127,10 @@ class _Kernels:
         answer = _sound(self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit))
         if answer.outcome != "measured":
             return None
-        latency = statistics.median(answer.latencies)
-        self._best = min(latency, self._best or math.inf)
-        return latency
+        self._baseline = statistics.median(answer.latencies)
+        self._best = min(self._baseline, self._best or math.inf)
+        self._warm = True
+        return self._baseline
 
     def alone(self, built: Built) -> list[ProfileOutcome]:
         """Measure one candidate; no more than needed to see that it is slower than the best so far."""
@@ -146,12 +153,18 @@ class _Kernels:
             return program
         step = self._step
         args = (self._workload, step.target, program, self._untuned, self.device, self._settings, best)
-        limit = step.settings.profile_timeout
-        if best is not None and self._warm and step.settings.cut_short is not None:
-            limit = min(limit, ALLOWANCE + HOPELESS * best)
-        answer = self._sandbox.call(step.engine, "profile", args, ProfileOutcome, limit)
+        answer = self._sandbox.call(step.engine, "profile", args, ProfileOutcome, self._limit(best))
         self._warm = not isinstance(answer, CallFailure)
         return _sound(answer)
+
+    def _limit(self, best: float | None) -> float:
+        """Seconds for measuring a candidate; less than the timeout where it is known what is hopeless."""
+        settings = self._step.settings
+        cold = 0.0 if self._warm else self._baseline
+        if best is None or cold is None or settings.cut_short is None:
+            return settings.profile_timeout
+        measuring = MEASURING * settings.repeats * settings.min_repeat_ms / 1e3
+        return min(ALLOWANCE + measuring + HOPELESS * best + COLD * cold, settings.profile_timeout)
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
         """Measure all candidates in one call, or each alone if that call fails."""

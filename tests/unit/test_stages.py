@@ -410,19 +410,28 @@ def test_caches_are_flushed_where_the_constants_of_the_model_do_not_fit(
     assert sandbox.flushed == {"profile": flushed, "profile_untuned": flushed, "confirm": flushed}
 
 
-def test_a_hopeless_run_is_given_up_once_the_sandbox_knows_the_right_outputs(
-    context: Context, sandbox: FakeSandbox
+@pytest.mark.parametrize(
+    ("untuned", "settings", "limits"),
+    [
+        # The second run takes the sandbox with it, and the next one has to find the right outputs anew.
+        (None, Settings(), [10, 1.65, 10, 1.65]),
+        (0.5, Settings(), [3.15, 1.65, 3.15, 1.65]),
+        (0.5, Settings(cut_short=None), [10, 10, 10, 10]),
+        (0.5, Settings(repeats=5, min_repeat_ms=200, profile_timeout=8), [5.7, 4.2, 5.7, 4.2]),
+        (0.5, Settings(profile_timeout=2), [2, 1.65, 2, 1.65]),
+    ],
+)
+def test_a_hopeless_run_is_given_up(
+    context: Context, sandbox: FakeSandbox, untuned: float | None, settings: Settings, limits: list[float]
 ) -> None:
     task = imported(context).tasks[0]
     built = compiled(context, task, 4)
     good = ProfileOutcome(outcome="measured", latencies=[1e-3])
     sandbox.answers["profile"] = [good, CallFailure("timed-out", "exceeded 2.5 s"), good, good]
-    work = ProfileWork(task=task, artifacts=built, best=1e-3)
-    done = expect(ProfileDone, run_stage(step(work, settings=Settings(profile_timeout=10)), context))
+    work = ProfileWork(task=task, artifacts=built, best=1e-3, untuned=untuned)
+    done = expect(ProfileDone, run_stage(step(work, settings=settings), context))
     assert [each.outcome for each in done.profiled] == ["measured", "run-timed-out", "measured", "measured"]
-    limits = [limit for method, limit in sandbox.calls if method == "profile"]
-    # The second run takes the sandbox with it, and the next one has to find the right outputs anew.
-    assert limits == [10, 2.5, 10, 2.5]
+    assert [limit for method, limit in sandbox.calls if method == "profile"] == pytest.approx(limits)
 
 
 def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(
