@@ -61,6 +61,7 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         "trials_done": tried,
         "measured": measured,
         "makespan_s": seconds,
+        "steps_s": seconds,
         "tuning_s": seconds,
         "stages_s": by_name(stages),
         "models_ms": "{}",

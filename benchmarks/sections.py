@@ -114,7 +114,11 @@ class Section:
             ]
             devices = [[each.get(tenant, 0.0) for each in used[label]] for tenant in tenants]
             body.append([label, ranged(ends), *map(ranged, devices), middle(column(group, "decision_us"))])
-        headers = ["", "mean end of a job (s)", *(f"device of {tenant or 'all'} (s)" for tenant in tenants)]
+        headers = [
+            "",
+            "mean time to a job's end (s)",
+            *(f"device of {tenant or 'all'} (s)" for tenant in tenants),
+        ]
         return ["### Jobs and tenants", "", *markdown.table([*headers, "decision (us)"], body), ""]
 
     def _models(self, turns: list[Row]) -> list[str]:

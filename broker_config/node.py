@@ -149,11 +149,11 @@ class PrivateNode:
         while not _speaks_amqp(self.identity.amqp_port):
             if server.poll() is not None:
                 raise BrokerUnavailable(
-                    f"the private RabbitMQ node ended with status {server.returncode}: {self._log_tail()}"
+                    f"the private RabbitMQ node ended with status {server.returncode}: {self.last_words()}"
                 )
             if time.monotonic() > deadline:
                 raise BrokerUnavailable(
-                    f"the private RabbitMQ node is not ready after {timeout:g} s: {self._log_tail()}"
+                    f"the private RabbitMQ node is not ready after {timeout:g} s: {self.last_words()}"
                 )
             time.sleep(POLL)
 
@@ -260,8 +260,8 @@ class PrivateNode:
 
         return _spawner.submit(spawn).result()
 
-    def _log_tail(self) -> str:
-        """The last lines that say something, as one line, and where the rest is."""
+    def last_words(self) -> str:
+        """The last lines of its log that say something, as one line, and where the rest is."""
         lines: list[str] = []
         for name in (self.folder / "epmd.out", self.folder / "server.out", self.log):
             if name.exists():

@@ -311,11 +311,12 @@ class Core:
         if event.reply_to is None:
             return
         one = self.jobs.get(job_id) if job_id is not None else None
-        listed = views.listed(self.jobs.values()) if job_id is None else []
+        resources = self._resources.progress(self._desk.now)
+        listed = views.listed(self.jobs.values(), len(resources)) if job_id is None else []
         snapshot = Snapshot(
             strategy=self.strategy,
             jobs=[views.progress(one)] if one else listed,
-            resources=self._resources.progress(self._desk.now),
+            resources=resources,
             assembled=one.ledger.assembled if one else None,
             validated=one.ledger.validated if one else None,
             left_out=len(self.jobs) - len(listed) if job_id is None else 0,

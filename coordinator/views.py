@@ -14,21 +14,24 @@ from shared.messages import JobProgress, TaskLedger, TaskProgress
 LISTED = 2_000
 """Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""
 
-JOB = 3
-"""Tasks that take as much space as a job without tasks."""
+JOB, RESOURCE = 3, 2
+"""Tasks that take as much space as a job without tasks, and as a resource beside the list."""
+
+LEAST = 100
+"""Tasks that there is place for whatever the number of resources."""
 
 ERROR_LISTED = 200
 """Characters of a job's error in a list."""
 
 
-def listed(jobs: Iterable[Job]) -> list[JobProgress]:
-    """All jobs, or as many as fit: those under way first, then the newest. Without what only matters to
-    whoever asks for one job: the timings, and what went wrong with a candidate."""
+def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
+    """All jobs, or as many as fit beside so many resources: those under way first, then the newest. Without
+    what only matters to whoever asks for one job: timings, usage, and what went wrong with a candidate."""
     chosen: list[Job] = []
-    size = 0
+    room = max(LISTED - RESOURCE * resources, LEAST)
     for job in sorted(jobs, key=lambda job: (job.ended, -job.ledger.accepted)):
-        size += JOB + len(job.ledger.tasks)
-        if size > LISTED:
+        room -= JOB + len(job.ledger.tasks)
+        if room < 0:
             break
         chosen.append(job)
     return [_short(progress(job)) for job in sorted(chosen, key=lambda job: job.order)]
@@ -36,7 +39,8 @@ def listed(jobs: Iterable[Job]) -> list[JobProgress]:
 
 def _short(whole: JobProgress) -> JobProgress:
     tasks = [msgspec.structs.replace(task, last_error="") for task in whole.tasks]
-    return msgspec.structs.replace(whole, tasks=tasks, timings=[], error=whole.error[:ERROR_LISTED])
+    error = whole.error[:ERROR_LISTED]
+    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], error=error)
 
 
 def progress(job: Job) -> JobProgress:

@@ -179,10 +179,18 @@ class Link:
                 raise BrokerUnavailable(f"cannot use the broker at {redacted(self.url)}: {reason}")
 
     def next(self, timeout: float) -> Any | None:
-        """The next event, or ``None`` after ``timeout`` seconds."""
+        """The next event, or ``None`` after ``timeout`` seconds.
+
+        Raises:
+            BrokerUnavailable: the broker refused this user for good.
+        """
         try:
             return self.events.get(timeout=max(timeout, 0.0))
         except queue.Empty:
+            if self._refused and not self._thread.is_alive():
+                raise BrokerUnavailable(
+                    f"cannot use the broker at {redacted(self.url)}: {self._refused}"
+                ) from None
             return None
 
     def publish(self, message: Outgoing, epoch: int | None = None) -> Future[None]:
@@ -520,7 +528,7 @@ class Link:
     def _main_closed(self, _channel: Any, reason: Any) -> None:
         self._main = None
         text = _text(reason)
-        if getattr(reason, "reply_code", 0) == 403 and self._epoch == 1 and not self._up.is_set():
+        if getattr(reason, "reply_code", 0) == 403:
             self._refused = f"this user lacks a right that its role needs ({text})"
         self._start_over(text)
 

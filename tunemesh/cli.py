@@ -115,7 +115,7 @@ def tune(
 ) -> None:
     """Tune models, all at once, and write the results. Without --broker it brings its own mesh."""
     options.check_tenant(tenant, priority)
-    place = places.find(broker, artifacts) if broker else None
+    place = places.find(broker, artifacts) if broker or os.environ.get(places.BROKER) else None
     wanted = tuning.Plan(
         target=target,
         trials=options.check_trials(trials),
@@ -182,6 +182,8 @@ def up(
         place = places.Place(
             broker=mesh.url,
             artifacts=mesh.artifacts,
+            worker_broker=mesh.node.url("worker"),
+            coordinator_broker=mesh.node.url("coordinator"),
             ui=mesh.node.management_url,
             monitor_password=mesh.node.password("monitor"),
         )
@@ -267,7 +269,7 @@ def status(
     as_json: options.AsJson = False,
 ) -> None:
     """Show jobs and resources."""
-    place = places.find(broker, artifacts)
+    place = places.find(broker, artifacts, store=False)
     with Client(place.broker) as client:
         snapshot = client.snapshot() if job is None else _known(client, job)
     if as_json:
@@ -298,7 +300,7 @@ def strategy(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Show or change how the coordinator chooses who goes next. It stays so after a restart."""
-    place = places.find(broker, artifacts)
+    place = places.find(broker, artifacts, store=False)
     with Client(place.broker) as client:
         snapshot = client.snapshot() if name is None else client.set_strategy(name)
     print(snapshot.strategy)
@@ -311,7 +313,7 @@ def watch(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Follow a job until it ends. Exit code 1 if it fails."""
-    place = places.find(broker, artifacts)
+    place = places.find(broker, artifacts, store=False)
     last: JobEvent | None = None
     with Client(place.broker, [job]) as client:
         _known(client, job)
@@ -333,7 +335,7 @@ def cancel(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Stop a job."""
-    place = places.find(broker, artifacts)
+    place = places.find(broker, artifacts, store=False)
     with Client(place.broker, [job]) as client:
         progress = _known(client, job).jobs[0]
         if progress.phase in FINAL_KINDS:

@@ -19,6 +19,9 @@ from tunemesh.layout import Layout, fitting
 NODE_LIMIT = 90.0
 """Seconds that the private node may take to start."""
 
+NODE_DEATHS, WITHIN = 5, 60.0
+"""Times that the private node may die in so many seconds: one that does cannot come back."""
+
 
 class LocalMesh:
     """Use as a context manager, and call :meth:`supervise` at least every second.
@@ -48,6 +51,7 @@ class LocalMesh:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
         self.node = PrivateNode(self.folder / "node", cpus=layout.other_cpus)
+        self._deaths: list[float] = []
         self._children = Children()
 
     def __enter__(self) -> LocalMesh:
@@ -86,9 +90,14 @@ class LocalMesh:
 
         Raises:
             BadInput: a child cannot run here; with its own words.
+            BrokerUnavailable: the node dies whenever it is started.
         """
         if self.node.pid is None:
-            # Died: the same folder and ports, so that everybody finds it again and nothing is lost.
+            now = time.monotonic()
+            self._deaths = [*(at for at in self._deaths if now - at < WITHIN), now]
+            if len(self._deaths) >= NODE_DEATHS:
+                raise BrokerUnavailable(f"the private RabbitMQ node keeps ending: {self.node.last_words()}")
+            # The same folder and ports, so that everybody finds it again and nothing is lost.
             self.node.start()
         self._children.supervise()
 

@@ -19,6 +19,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     broker: str
     artifacts: str
+    worker_broker: str = ""
+    """The same broker for a worker, with that role's rights."""
+    coordinator_broker: str = ""
+    """And for a coordinator."""
     ui: str = ""
     """Address of the RabbitMQ management UI."""
     monitor_password: str = ""
@@ -55,16 +59,22 @@ def _written(place: Place) -> bytes:
     return msgspec.json.format(msgspec.json.encode(place), indent=2)
 
 
-def find(broker: str | None, artifacts: str | None) -> Place:
+def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place:
     """The mesh to use.
+
+    Args:
+        store: whether the artifact store is needed.
 
     Raises:
         BadInput: there is none.
     """
     broker = broker or os.environ.get(BROKER)
     artifacts = artifacts or os.environ.get(ARTIFACTS)
-    if broker and artifacts:
-        return Place(broker=broker, artifacts=artifacts)
+    if broker and (artifacts or not store):
+        # Whoever gives an address gives it for what is to run.
+        return Place(
+            broker=broker, artifacts=artifacts or "", worker_broker=broker, coordinator_broker=broker
+        )
     note = _note()
     if not note.exists():
         missing = f"--artifacts (or {ARTIFACTS})" if broker else f"--broker (or {BROKER})"

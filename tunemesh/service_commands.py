@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import Annotated
 
@@ -37,7 +36,7 @@ def worker(
         _several(queues, device, target, engine, cpus, memory, place)
         return
     config = WorkerConfig(
-        broker=place.broker,
+        broker=place.worker_broker,
         queue=queues[0],
         artifacts=place.artifacts,
         engines=tuple(engine or ["metaschedule"]),
@@ -60,7 +59,7 @@ def _several(
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
-    environment = {places.BROKER: place.broker, places.ARTIFACTS: place.artifacts}
+    environment = {places.BROKER: place.worker_broker, places.ARTIFACTS: place.artifacts}
     children = Children()
     try:
         for queue in queues:
@@ -85,7 +84,5 @@ def coordinator(
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from coordinator.service import Service
 
-    url = broker or os.environ.get(places.BROKER)
-    if not url:
-        raise BadInput(f"give --broker (or {places.BROKER})")
-    raise typer.Exit(Service(url, strategy).run())
+    place = places.find(broker, None, store=False)
+    raise typer.Exit(Service(place.coordinator_broker, strategy).run())

@@ -107,7 +107,7 @@ def _utilisation(world: World, targets: dict[str, str], makespan: float) -> dict
 def _device_seconds(world: World) -> dict[str, float]:
     """What tenants got of the devices until the first of them had no job left; also cut at that moment."""
     tenants = world.scenario.tenants
-    tenant = {job: tenants[number % len(tenants)] for number, job in enumerate(sorted(world.arrivals))}
+    tenant = {job: tenants[number % len(tenants)] for number, job in enumerate(world.arrivals)}
     ends: dict[str, float] = defaultdict(float)
     starts: dict[str, float] = {}
     for job, name in tenant.items():

@@ -34,6 +34,8 @@ class Worker:
     target: str | None = None
     life: int = 0
     alive: bool = True
+    away: bool = False
+    """Its machine was taken away for a while: it does not come back before that is over."""
     running: Executed | None = None
 
     @property

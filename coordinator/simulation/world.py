@@ -87,6 +87,7 @@ class World:
         self.workers = list(workers_of(self.scenario))
         self._core: Core | None = None
         self._epoch = 0
+        self._restarts = 0
 
     def run(self) -> None:
         """Until all jobs have ended.
@@ -103,7 +104,7 @@ class World:
             gone = [worker for worker in self.workers if worker.queue == away.queue]
             for worker in gone:
                 self._at(away.since, self._leave, worker)
-                self._at(away.until, self._revive, worker)
+                self._at(away.until, self._return, worker)
         self._connect()
         for moment in scenario.restarts:
             self._at(moment, self._restart)
@@ -145,7 +146,12 @@ class World:
 
     def _restart(self) -> None:
         self._core = None
-        self._at(SUCCESSOR, self._connect)
+        self._restarts += 1
+        self._at(SUCCESSOR, self._succeed, self._restarts)
+
+    def _succeed(self, restart: int) -> None:
+        if restart == self._restarts:  # else it died again before a successor was there
+            self._connect()
 
     def _timed(self, name: str) -> TimedStrategy:
         self.strategies.append(TimedStrategy(name))
@@ -247,9 +253,14 @@ class World:
         self._at(self._draw.expovariate(1 / self.scenario.failures_every), self._die, worker)
 
     def _leave(self, worker: Worker) -> None:
+        worker.away = True
         if worker.alive:
             self._give(WorkerSeen(worker.status(leaving=True)))
             self._stop(worker)
+
+    def _return(self, worker: Worker) -> None:
+        worker.away = False
+        self._revive(worker)
 
     def _stop(self, worker: Worker) -> None:
         """Its step goes back to the front of its queue."""
@@ -266,7 +277,7 @@ class World:
             self._start(worker.queue)
 
     def _revive(self, worker: Worker) -> None:
-        if not worker.alive:
+        if not worker.alive and not worker.away:
             worker.alive = True
             self._idle[worker.queue].append(worker)
             self._give(WorkerSeen(worker.status()))

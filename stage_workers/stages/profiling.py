@@ -30,8 +30,10 @@ ALLOWANCE = 1.0
 MEASURING = 3.0
 """Times the duration of its repeats on top of that for measuring it: how many runs fill one must be found
 out, and something else may have the core."""
+START = 3.0
+"""Seconds on top of that in a sandbox that starts afresh: the device's context, the inputs."""
 COLD = 3.0
-"""Times the untuned latency on top of that in a sandbox that does not know yet what the workload computes."""
+"""Times the untuned latency on top of that there: what the workload computes has to be found out."""
 
 CLOSE = 1.1
 """Times the best latency up to which it matters exactly how slow a candidate is."""
@@ -160,11 +162,13 @@ class _Kernels:
     def _limit(self, best: float | None) -> float:
         """Seconds for measuring a candidate; less than the timeout where it is known what is hopeless."""
         settings = self._step.settings
-        cold = 0.0 if self._warm else self._baseline
-        if best is None or cold is None or settings.cut_short is None:
+        if best is None or settings.cut_short is None or not (self._warm or self._baseline):
             return settings.profile_timeout
         measuring = MEASURING * settings.repeats * settings.min_repeat_ms / 1e3
-        return min(ALLOWANCE + measuring + HOPELESS * best + COLD * cold, settings.profile_timeout)
+        limit = ALLOWANCE + measuring + HOPELESS * best
+        if not self._warm:
+            limit += START + COLD * (self._baseline or 0.0)
+        return min(limit, settings.profile_timeout)
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
         """Measure all candidates in one call, or each alone if that call fails."""

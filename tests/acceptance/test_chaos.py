@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared.artifacts import ArtifactStore
+from shared.errors import BrokerUnavailable
 from shared.messages import FINAL_KINDS, JobEvent, Request, Settings
 from tunemesh import client as client_module
 from tunemesh.children import Child
@@ -189,3 +190,15 @@ def test_a_job_that_nobody_knows_is_not_followed_for_ever(
         assert time.monotonic() - began < 30
     assert [(event.job, event.kind) for event in events] == [("nobody", "rejected")]
     assert "does not know job nobody" in events[0].text
+
+
+def test_a_broker_that_cannot_come_back_ends_the_mesh(
+    mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mesh.node.pid is not None
+    os.kill(mesh.node.pid, signal.SIGKILL)
+    monkeypatch.setattr(mesh.node, "start", lambda: None)
+    deadline = time.monotonic() + 10
+    with pytest.raises(BrokerUnavailable, match=r"keeps ending: .*log: "):
+        while time.monotonic() < deadline:
+            mesh.supervise()

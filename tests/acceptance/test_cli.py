@@ -158,6 +158,36 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, str], tunemesh: Run) -> None:
+    def count() -> int:
+        resources = json.loads(tunemesh("status", "--json").stdout)["resources"]
+        return sum(len(each["workers"]) for each in resources if each["queue"] == "model-update")
+
+    before = count()
+    commands = [["worker", "model-update", "--engine", "mock"], ["coordinator"]]
+    more = [
+        subprocess.Popen([sys.executable, "-m", "tunemesh", *command], env=mesh_home, stderr=subprocess.PIPE)
+        for command in commands
+    ]
+    try:
+        deadline = time.monotonic() + 30
+        while count() == before:
+            assert time.monotonic() < deadline
+            assert [each.poll() for each in more] == [None, None]
+        assert count() == before + 1
+    finally:
+        for each in more:
+            each.terminate()
+        assert [each.wait(30) for each in more] == [0, 0]
+
+
+def test_a_worker_with_the_rights_of_a_client_ends_with_the_reason(tunemesh: Run, node: Broker) -> None:
+    url = node.url("client")
+    ended = tunemesh("worker", "build-cpu", "--engine", "mock", "--broker", url, "--artifacts", "/tmp")
+    assert "lacks a right that its role needs" in complaint(ended)
+    assert ended.returncode == 2
+
+
 # -- Bad input ----------------------------------------------------------------------------------------------
 
 
@@ -178,6 +208,11 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
         (["tune", "{model}", "--tenant", "no spaces"], "--tenant must be letters"),
         (["tune", "{model}", "--priority", "0"], "--priority must be between 1 and 100"),
         (["tune", "{model}", "--lookahead", "2"], "bad setting"),
+        (["tune", "{model}", "--seed", "-1"], "the seed must be between 0 and"),
+        (["tune", "{model}", "--builders", "0"], "at least one build worker"),
+        (["worker", "build-cpu", "--memory", "nan"], "--memory must be a number of GiB above 0"),
+        (["worker", "build-cpu", "--memory", "-1"], "--memory must be a number of GiB above 0"),
+        (["coordinator"], "no mesh is known"),
         (["tune", "{model}", "--chunk", "99"], "bad setting"),
         (["tune", "{model}", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
         (["tune"], "Missing argument"),

@@ -209,6 +209,26 @@ def test_batch_norms_fold_through_the_bias_of_a_convolution(target: str) -> None
     assert_computes_the_same(model, ENGINE.assemble(biased.model, target, [], QUICK).untuned)
 
 
+@pytest.mark.parametrize("shape", [(8,), (1, 1, 1, 8), (8, 1), (8, 1, 1), (1,), (1, 8, 8, 8), (8, 8)])
+def test_what_is_added_before_a_batch_norm_is_no_bias_unless_it_is_one_per_channel(
+    target: str, shape: tuple[int, ...]
+) -> None:
+    net = make_models.Network("added", seed=6)
+    weight = net.normal((8, 3, 3, 3), fan_in=27)
+    x = net.node("Conv", ["image", weight], kernel_shape=[3, 3], pads=[1] * 4)
+    added = net.weight(np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape))
+    x = net.batch_norm(net.node("Add", [x, added]), 8)
+    # Nothing averages over the image before the output is compared.
+    net.node("Relu", [x], output="logits")
+    model = net.model([1, 3, 8, 8], 4)
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    for length in (1, 8, 8, 8):
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = length
+    imported = ENGINE.import_model(model.SerializeToString(), target, QUICK)
+    assembled = ENGINE.assemble(imported.model, target, [], QUICK)
+    assert_computes_the_same(model.SerializeToString(), assembled.untuned)
+
+
 def test_repeated_layers_are_one_task(target: str) -> None:
     mixer = make_models.tiny_mlp_mixer().SerializeToString()
     weights = {task.name: task.weight for task in ENGINE.import_model(mixer, target, QUICK).tasks}

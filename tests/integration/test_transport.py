@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.errors import BadInput, LinkDown
+from broker_config import topology
+from shared.errors import BadInput, BrokerUnavailable, LinkDown
 from shared.transport import Down, Link, Outgoing, Up
 from tests.conftest import Broker
 
@@ -55,6 +56,19 @@ def test_a_message_that_the_broker_refuses_is_a_lost_connection(link: Link) -> N
     await_event(link, Down)
     await_event(link, Up)
     assert link.depth(refusing).result(10).ready >= 1
+
+
+def test_a_user_that_lacks_a_right_does_not_try_for_ever(node: Broker) -> None:
+    link = Link(node.url("client"), "test_transport")
+    link.start()
+    try:
+        with pytest.raises(LinkDown):
+            link.publish(Outgoing(topology.STATUS, "", b"?", "id", "worker-status")).result(10)
+        with pytest.raises(BrokerUnavailable, match="lacks a right"):
+            await_event(link, Up)  # that of the start
+            await_event(link, Up)
+    finally:
+        link.close()
 
 
 @pytest.mark.parametrize(

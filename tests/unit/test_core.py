@@ -36,6 +36,7 @@ from shared.messages import (
     TaskLedger,
     TaskSpec,
     Timing,
+    Usage,
 )
 from tests.unit.world import BLOB, World, request
 
@@ -500,7 +501,8 @@ def test_a_device_that_a_job_has_seen_is_waited_for_after_a_restart() -> None:
 
 
 def test_a_list_of_all_jobs_fits_into_a_message_however_many_there_are() -> None:
-    world = World()
+    devices = tuple(f"profile-cpu-{number}" for number in range(500))
+    world = World(queues=("model-update", "build-cpu", *devices))
     world.settle()
     timing = Timing(
         step="job/-/-/-/import", stage="import", resource="build-cpu", worker="w", started=1.0, finished=2.0
@@ -519,6 +521,7 @@ def test_a_list_of_all_jobs_fits_into_a_message_however_many_there_are() -> None
             tasks=tasks,
             timings=[timing] * 60,
             error="e" * 2000 if ended else "",
+            usage={device: Usage(steps=100, busy=1.5) for device in devices[:200]},
         )
         world.give(Arrived(10**6 + number, ledger))
     answer = world.give(Arrived(10**7, Query(job=None), reply_to="client.1"))[-1]

@@ -7,7 +7,7 @@ them in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ class _Pattern:
         self.convolution = dpl.is_op("relax.nn.conv2d")(self.input, self.weight)
         summed = self.convolution
         if biased:
-            reshaped = dpl.is_op("relax.reshape")(self.bias, dpl.wildcard())
-            summed = dpl.is_op("relax.add")(summed, self.bias | reshaped)
+            self.added = self.bias | dpl.is_op("relax.reshape")(self.bias, dpl.wildcard())
+            summed = dpl.is_op("relax.add")(summed, self.added)
         self.biased = biased
         self.batch_norm = dpl.is_op("relax.nn.batch_norm")(summed, *self.statistics)
         self.whole = dpl.TupleGetItemPattern(self.batch_norm, 0)
@@ -52,6 +52,8 @@ class _Pattern:
 
         convolution, batch_norm = matches[self.convolution], matches[self.batch_norm]
         if convolution.attrs.kernel_layout != "OIHW" or batch_norm.attrs.axis != 1:
+            return original
+        if self.biased and not _is_per_channel(matches[self.added].struct_info.shape.values):
             return original
         weight = _values(matches[self.weight])
         scale, shift, mean, variance = (_values(matches[s]).astype(np.float64) for s in self.statistics)
@@ -66,6 +68,15 @@ class _Pattern:
             ),
             relax.const(new_bias[None, :, None, None]),
         )
+
+
+def _is_per_channel(shape: Sequence[Any]) -> bool:
+    """Whether what has this shape, added to the output of a convolution, is one value per channel, or one for
+    all of them."""
+    lengths = [int(length) for length in shape]
+    return all(
+        length == 1 for axis, length in zip((3, 2, 1, 0), reversed(lengths), strict=False) if axis != 1
+    )
 
 
 def _values(constant: Any) -> Array:
