@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -113,7 +114,8 @@ def tune(
     tenant: options.Tenant = "",
     priority: options.Priority = 10,
 ) -> None:
-    """Tune models, all at once, and write the results. Without --broker it brings its own mesh."""
+    """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
+    brings its own mesh."""
     options.check_tenant(tenant, priority)
     place = places.find(broker, artifacts) if broker or os.environ.get(places.BROKER) else None
     wanted = tuning.Plan(

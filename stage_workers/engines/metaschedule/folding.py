@@ -73,10 +73,8 @@ class _Pattern:
 def _is_per_channel(shape: Sequence[Any]) -> bool:
     """Whether what has this shape, added to the output of a convolution, is one value per channel, or one for
     all of them."""
-    lengths = [int(length) for length in shape]
-    return all(
-        length == 1 for axis, length in zip((3, 2, 1, 0), reversed(lengths), strict=False) if axis != 1
-    )
+    from_the_last = zip((3, 2, 1, 0), reversed(shape), strict=False)
+    return all(int(length) == 1 for axis, length in from_the_last if axis != 1)
 
 
 def _values(constant: Any) -> Array:
