@@ -53,7 +53,7 @@ class _Pattern:
         convolution, batch_norm = matches[self.convolution], matches[self.batch_norm]
         if convolution.attrs.kernel_layout != "OIHW" or batch_norm.attrs.axis != 1:
             return original
-        if self.biased and not _is_per_channel(matches[self.added].struct_info.shape.values):
+        if self.biased and not _is_per_channel(matches[self.added].ty.shape.values):
             return original
         weight = _values(matches[self.weight])
         scale, shift, mean, variance = (_values(matches[s]).astype(np.float64) for s in self.statistics)
