@@ -167,8 +167,7 @@ def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, s
     before = count()
     commands = [["worker", "model-update", "--engine", "mock"], ["coordinator"]]
     more = [
-        subprocess.Popen([sys.executable, "-m", "tunemesh", *command], env=mesh_home, stderr=subprocess.PIPE)
-        for command in commands
+        subprocess.Popen([sys.executable, "-m", "tunemesh", *command], env=mesh_home) for command in commands
     ]
     try:
         deadline = time.monotonic() + 30
