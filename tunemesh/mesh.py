@@ -12,6 +12,7 @@ from types import TracebackType
 from broker_config import topology
 from broker_config.node import PrivateNode
 from broker_config.roles import Role
+from coordinator.strategies import by_name
 from shared.errors import BrokerUnavailable
 from tunemesh.children import Child, Children
 from tunemesh.layout import Layout, fitting
@@ -32,6 +33,9 @@ class LocalMesh:
         engine: engine that the workers prepare for.
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
+
+    Raises:
+        BadInput: there is no such strategy.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class LocalMesh:
         self._layout = layout
         self._target = target
         self._engine = engine
+        by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder
