@@ -17,6 +17,7 @@ from shared.errors import LinkDown
 from shared.transport import Link, Outgoing
 from tests.acceptance.conftest import Run
 from tests.conftest import Broker
+from tunemesh.layout import plan
 
 
 def complaint(ended: subprocess.CompletedProcess[str]) -> str:
@@ -164,17 +165,20 @@ def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, s
         resources = json.loads(tunemesh("status", "--json").stdout)["resources"]
         return sum(len(each["workers"]) for each in resources if each["queue"] == "model-update")
 
-    before = count()
+    def await_workers(number: int) -> None:
+        deadline = time.monotonic() + 30
+        while (found := count()) != number:
+            assert time.monotonic() < deadline, f"{found} workers instead of {number}"
+
+    own = plan(None).updaters
+    await_workers(own)
     commands = [["worker", "model-update", "--engine", "mock"], ["coordinator"]]
     more = [
         subprocess.Popen([sys.executable, "-m", "tunemesh", *command], env=mesh_home) for command in commands
     ]
     try:
-        deadline = time.monotonic() + 30
-        while count() == before:
-            assert time.monotonic() < deadline
-            assert [each.poll() for each in more] == [None, None]
-        assert count() == before + 1
+        await_workers(own + 1)
+        assert [each.poll() for each in more] == [None, None]
     finally:
         for each in more:
             each.terminate()
