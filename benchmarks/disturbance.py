@@ -79,7 +79,7 @@ class Bench:
             engine="metaschedule",
             target=self.target,
             seed=1,
-            settings=Settings(),
+            settings=Settings(convolutions="as-given"),
             work=work,
             task="t00",
         )
