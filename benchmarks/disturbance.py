@@ -79,7 +79,8 @@ class Bench:
             engine="metaschedule",
             target=self.target,
             seed=1,
-            settings=Settings(convolutions="as-given"),
+            # All repeats of every candidate, so that there is time to be disturbed.
+            settings=Settings(convolutions="as-given", cut_short=None),
             work=work,
             task="t00",
         )
