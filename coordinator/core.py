@@ -310,17 +310,17 @@ class Core:
     def _answer(self, event: Arrived, job_id: str | None) -> None:
         if event.reply_to is None:
             return
-        one = self.jobs.get(job_id) if job_id is not None else None
         resources = self._resources.progress(self._desk.now)
-        listed = views.listed(self.jobs.values(), len(resources)) if job_id is None else []
-        snapshot = Snapshot(
-            strategy=self.strategy,
-            jobs=[views.progress(one)] if one else listed,
-            resources=resources,
-            assembled=one.ledger.assembled if one else None,
-            validated=one.ledger.validated if one else None,
-            left_out=len(self.jobs) - len(listed) if job_id is None else 0,
-        )
+        snapshot = Snapshot(strategy=self.strategy, jobs=[], resources=resources)
+        if job_id is None:
+            listed = views.listed(self.jobs.values(), len(resources))
+            left_out = len(self.jobs) - len(listed)
+            snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
+        elif (job := self.jobs.get(job_id)) is not None:
+            made, found = job.ledger.assembled, job.ledger.validated
+            snapshot = msgspec.structs.replace(
+                snapshot, jobs=[views.progress(job)], assembled=made, validated=found
+            )
         self._desk.out.append(Answer(event.reply_to, event.correlation_id, snapshot))
 
     # -- Results --------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ class Link:
             if self._refused or time.monotonic() > deadline:
                 reason = self._refused or self._last_error
                 self.close()
-                raise BrokerUnavailable(f"cannot use the broker at {redacted(self.url)}: {reason}")
+                raise self._unusable(reason)
 
     def next(self, timeout: float) -> Any | None:
         """The next event, or ``None`` after ``timeout`` seconds.
@@ -188,10 +188,11 @@ class Link:
             return self.events.get(timeout=max(timeout, 0.0))
         except queue.Empty:
             if self._refused and not self._thread.is_alive():
-                raise BrokerUnavailable(
-                    f"cannot use the broker at {redacted(self.url)}: {self._refused}"
-                ) from None
+                raise self._unusable(self._refused) from None
             return None
+
+    def _unusable(self, reason: str) -> BrokerUnavailable:
+        return BrokerUnavailable(f"cannot use the broker at {redacted(self.url)}: {reason}")
 
     def publish(self, message: Outgoing, epoch: int | None = None) -> Future[None]:
         """Send, with ``epoch`` only over that connection; the future completes when the broker has taken

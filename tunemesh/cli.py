@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 import time
@@ -117,7 +116,7 @@ def tune(
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
     brings its own mesh."""
     options.check_tenant(tenant, priority)
-    place = places.find(broker, artifacts) if broker or os.environ.get(places.BROKER) else None
+    place = places.find(broker, artifacts) if places.named(broker) else None
     wanted = tuning.Plan(
         target=target,
         trials=options.check_trials(trials),

@@ -128,7 +128,7 @@ class Client:
                     event = msgspec.structs.replace(message, job=correlation_id)
                 case Snapshot() if correlation_id in asked:
                     job = asked.pop(correlation_id)
-                    event = next(_as_events(message), None)
+                    event = _as_event(message)
                     if event is None and job in heard:
                         unknown[job] += 1
                         if unknown[job] == UNKNOWN:
@@ -192,20 +192,21 @@ class Client:
             raise TunemeshError(f"the coordinator sent something unreadable: {error}") from None
 
 
-def _as_events(snapshot: Snapshot) -> Iterator[JobEvent]:
-    """What the events would have said."""
-    for progress in snapshot.jobs:
-        kind: EventKind = _final(progress) or "progress"
-        yield JobEvent(
-            job=progress.job,
-            kind=kind,
-            at=progress.finished or time.time(),
-            text=progress.error or progress.waiting,
-            progress=progress,
-            resources=snapshot.resources,
-            assembled=snapshot.assembled,
-            validated=snapshot.validated,
-        )
+def _as_event(snapshot: Snapshot) -> JobEvent | None:
+    """What the newest event of the job that was asked for would have said; ``None`` if it is not known."""
+    if not snapshot.jobs:
+        return None
+    progress = snapshot.jobs[0]
+    return JobEvent(
+        job=progress.job,
+        kind=_final(progress) or "progress",
+        at=progress.finished or time.time(),
+        text=progress.error or progress.waiting,
+        progress=progress,
+        resources=snapshot.resources,
+        assembled=snapshot.assembled,
+        validated=snapshot.validated,
+    )
 
 
 def _rejected(job: str) -> JobEvent:

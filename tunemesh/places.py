@@ -59,6 +59,11 @@ def _written(place: Place) -> bytes:
     return msgspec.json.format(msgspec.json.encode(place), indent=2)
 
 
+def named(broker: str | None) -> str | None:
+    """The broker that the person names, by option or in the environment."""
+    return broker or os.environ.get(BROKER)
+
+
 def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place:
     """The mesh to use.
 
@@ -68,7 +73,7 @@ def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place
     Raises:
         BadInput: there is none.
     """
-    broker = broker or os.environ.get(BROKER)
+    broker = named(broker)
     artifacts = artifacts or os.environ.get(ARTIFACTS)
     if broker and (artifacts or not store):
         # Whoever gives an address gives it for what is to run.

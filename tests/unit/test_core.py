@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordinator import views
-from coordinator.core import Core
 from coordinator.events import (
     Acknowledge,
     Answer,
@@ -220,17 +219,22 @@ def test_when_no_candidate_can_be_built_the_job_fails_with_the_last_error() -> N
     assert "no linker" in world.ledger("job").error
 
 
+def check_cancelled(world: World) -> None:
+    """The job ends so, and nothing but its last ledger stays behind."""
+    world.run("job")
+    assert world.ledger("job").phase == "cancelled"
+    for _ in range(200):
+        world.turn()
+    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+
+
 def test_cancel_ends_a_job_and_releases_what_is_held() -> None:
     world = World()
     world.publish(request(trials=1000))
     for _ in range(300):
         world.turn()
     world.publish(Cancel(job="job"))
-    world.run("job")
-    assert world.ledger("job").phase == "cancelled"
-    for _ in range(200):
-        world.turn()
-    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+    check_cancelled(world)
 
 
 def test_a_target_that_no_device_serves_fails_the_job_and_names_what_there_is() -> None:
@@ -469,11 +473,7 @@ def test_a_cancel_is_held_until_it_is_saved() -> None:
     for number, message in list(world.coordinator.items()):
         if isinstance(message, Ledger) and message.phase == "cancelled":
             del world.coordinator[number]
-    world.run("job")
-    assert world.ledger("job").phase == "cancelled"
-    for _ in range(200):
-        world.turn()
-    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+    check_cancelled(world)
 
 
 def test_a_device_that_a_job_has_seen_is_waited_for_after_a_restart() -> None:
@@ -486,9 +486,7 @@ def test_a_device_that_a_job_has_seen_is_waited_for_after_a_restart() -> None:
         world.turn()
     world.kill(device)
     world.kill(importer)
-    world.core = Core("interleaved")  # knows of no device
-    world.start_coordinator()
-    world.core.resources.queues.clear()
+    world.start_coordinator()  # this one knows of no device
     for _ in range(300):
         world.pass_time(0.5)
         world.deliver()

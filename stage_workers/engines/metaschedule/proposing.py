@@ -68,10 +68,8 @@ def _search(
     """TVM schedules, most promising first; some may have been tried before."""
     from tvm.s_tir import meta_schedule
 
-    effort, generations = _effort(state, settings)
-    if not predictor.fitted:
-        # Without scores there is nothing to choose by, nor to evolve towards.
-        effort, generations = 1, 0
+    # Without scores there is nothing to choose by, nor to evolve towards.
+    effort, generations = _effort(state, settings) if predictor.fitted else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
     parents = state.best[: int(population * MEASURED_SHARE)]
     strategy = meta_schedule.search_strategy.EvolutionarySearch(
