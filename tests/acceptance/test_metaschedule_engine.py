@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -620,6 +621,21 @@ def test_import_counts_the_constants_of_the_model(target: str) -> None:
     weights = sum(np.prod(tensor.dims) for tensor in make_models.tiny_cnn().graph.initializer)
     given = ENGINE.import_model(make_models.tiny_cnn().SerializeToString(), target, QUICK)
     assert 0.9 * 4 * weights < given.constants <= 4 * weights
+
+
+def test_what_has_run_is_unloaded(imported: Imported, product: ExtractedTask, target: str) -> None:
+    """A process may map 65,530 areas, and a shared object takes six."""
+
+    def loaded() -> int:
+        gc.collect()
+        return Path("/proc/self/maps").read_text().count("/tunemesh-run-")
+
+    before = loaded()
+    proposal = ENGINE.update(product.workload, target, None, [], 3, seed=1, settings=QUICK)
+    measure(product, target, proposal.schedules)
+    model = ENGINE.assemble(imported.model, target, [], QUICK)
+    ENGINE.validate(model.tuned, model.untuned, model.signature, target, "cpu", 0, QUICK)
+    assert loaded() == before
 
 
 def test_profiling_repeats_as_asked(product: ExtractedTask, target: str) -> None:

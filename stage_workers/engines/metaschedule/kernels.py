@@ -14,14 +14,15 @@ from . import targets
 
 
 def load(artifact: bytes) -> Any:
-    """The TVM runtime module of a shared object. The file is gone when this returns: the loader has mapped
-    it, and a crash then leaves nothing behind."""
-    import tvm
+    """The TVM runtime module of a shared object, unloaded when nothing refers to it any more. The file is
+    gone when this returns: the loader has mapped it, and a crash then leaves nothing behind."""
+    import tvm_ffi
 
     with tempfile.TemporaryDirectory(prefix="tunemesh-run-") as folder:
         path = Path(folder, "module.so")
         path.write_bytes(artifact)
-        return tvm.runtime.load_module(str(path))
+        # tvm.runtime.load_module keeps every module for good; after 11,000 candidates no more can be mapped.
+        return tvm_ffi.load_module(path, keep_module_alive=False)
 
 
 class CoreWatch:
