@@ -1,0 +1,160 @@
+"""What a mesh itself takes of a short job: CPU time of broker, coordinator and workers (without their
+sandboxes), and of the codec, as shares of the wall time from the request to the result.
+
+Jobs of 64 trials of one kernel, one after the other, on one mesh and one core. The first begins as soon as
+the broker listens, while everybody connects; the others find a mesh that is up. The messages of one more job
+are tapped, which costs the broker something, and then encoded and decoded again, under the clock.
+
+    python -m benchmarks.mesh_share [KERNEL ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks import overhead
+from benchmarks.alone import default_device
+from benchmarks.machine import cores_of
+from benchmarks.markdown import table
+from benchmarks.mesh_run import Recorder
+from broker_config import topology
+from examples import make_models
+from shared import codec
+from shared.messages import (
+    Cancel,
+    JobEvent,
+    Ledger,
+    Marker,
+    Message,
+    Request,
+    Settings,
+    Step,
+    StepResult,
+    WorkerStatus,
+)
+from shared.transport import Delivery, Link, Subscription
+from tunemesh import layout, tuning
+from tunemesh.mesh import LocalMesh
+from tunemesh.places import Place
+
+KERNELS = ("matmul_128", "layer_norm")
+TRIALS = 64
+JOBS = 4
+REPEATS = 5
+"""Times that a message is encoded and decoded under the clock; the least counts."""
+CHECKED = 2
+"""Times that a result is encoded and decoded: its worker reads it before it sends it."""
+SENT = (Cancel, JobEvent, Ledger, Marker, Request, Step, StepResult, WorkerStatus)
+"""What goes through the exchanges."""
+
+
+class Tap:
+    """Gets a copy of every message.
+
+    Args:
+        url: the broker, as *admin*.
+        device_queue: of the one device.
+    """
+
+    def __init__(self, url: str, device_queue: str) -> None:
+        stages = (topology.MODEL_UPDATE, topology.BUILD_CPU, device_queue)
+        bindings = (
+            (topology.REQUESTS, topology.REQUEST_KEY),
+            (topology.RESULTS, "result.#"),
+            (topology.LEDGER, topology.LEDGER_KEY),
+            *((topology.STEPS, stage) for stage in stages),
+            (topology.STATUS, ""),
+            (topology.EVENTS, "job.#"),
+        )
+        self._link = Link(url, "tap", subscriptions=[Subscription("monitor.tap", bindings=bindings)])
+
+    def __enter__(self) -> Tap:
+        self._link.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._link.close()
+
+    def messages(self) -> list[tuple[Message, int]]:
+        """What has come so far, with the bytes of its body."""
+        found = []
+        while (event := self._link.next(0.5)) is not None:
+            if isinstance(event, Delivery):
+                self._link.ack(event)
+                found.append((codec.decode(event.body, *SENT), len(event.body)))
+        return found
+
+
+def main() -> None:
+    """Run it and print a table."""
+    os.sched_setaffinity(0, cores_of(1))
+    rows: list[list[str]] = []
+    for name in sys.argv[1:] or KERNELS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += _measure(name, Path(folder))
+    headers = ["CPU seconds of a job", "wall", *overhead.PARTS, "broker + coordinator, of the wall"]
+    print("\n".join(table(headers, rows)))
+
+
+def _measure(name: str, folder: Path) -> list[list[str]]:
+    model = folder / f"{name}.onnx"
+    model.write_bytes(make_models.MODELS[name]().SerializeToString())
+    plan = layout.plan(default_device(), 1, layout.keeps_apart("sequential"))
+    rows = []
+    with LocalMesh(plan, "native", "metaschedule", "sequential", folder / "mesh") as mesh:
+        for number in range(JOBS):
+            seconds, spent = _tune(mesh, model, number)
+            cells = [f"{spent[part]:.2f}" for part in overhead.PARTS]
+            share = (spent["broker"] + spent["coordinator"]) / seconds
+            state = "up" if number else "just started"
+            rows.append([f"{name}, mesh {state}", f"{seconds:.1f}", *cells, f"{share:.2%}"])
+        with Tap(mesh.node.url("admin"), plan.device_queue) as tap:
+            seconds, _ = _tune(mesh, model, JOBS)
+            sent = tap.messages()
+    codec_seconds = sum(_codec_seconds(message) for message, _ in sent)
+    size = sum(size for _, size in sent) / 1e3
+    print(
+        f"{name}: {len(sent)} messages with {size:,.0f} kB, encoded and decoded"
+        f" in {codec_seconds * 1e3:.1f} ms: {codec_seconds / seconds:.2%} of the wall time"
+    )
+    return rows
+
+
+def _tune(mesh: LocalMesh, model: Path, seed: int) -> tuple[float, dict[str, float]]:
+    """Tune on the mesh. Returns the seconds from the request to the result, and CPU seconds by part."""
+    plan = tuning.Plan(
+        target="native",
+        trials=TRIALS,
+        out=model.parent / "tuned",
+        seed=seed,
+        settings=Settings(lookahead=0),
+        place=Place(broker=mesh.url, artifacts=mesh.artifacts),
+    )
+    recorder = Recorder(others=frozenset(os.sched_getaffinity(0)))
+    (ending,) = tuning.tune([model], plan, recorder)
+    if ending.report is None:
+        raise SystemExit(f"{ending.job} failed: {ending.error}")
+    return recorder.ended[ending.job].at - recorder.requested, recorder.spent
+
+
+def _codec_seconds(message: Message) -> float:
+    """To encode and decode it, as often as that is done on its way."""
+    least = min(_once(message) for _ in range(REPEATS))
+    return least * (CHECKED if isinstance(message, StepResult) else 1)
+
+
+def _once(message: Message) -> float:
+    started = time.perf_counter()
+    codec.decode(codec.encode(message), *SENT)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
