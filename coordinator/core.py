@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from coordinator import outlook, pipeline, strategies, views
+from coordinator import folding, outlook, pipeline, strategies, views
 from coordinator.deciding import Decider
 from coordinator.desk import Desk
 from coordinator.dispatching import Dispatcher
@@ -214,8 +214,8 @@ class Core:
                 self._ledger_arrived(event.handle, ledger)
             case Request() as request:
                 self._request_arrived(event, request)
-            case Cancel(job=job_id):
-                self._cancel(event.handle, job_id)
+            case Cancel() as cancel:
+                self._cancel(event.handle, cancel)
             case Query(job=job_id):
                 self._desk.out.append(Acknowledge(event.handle))
                 self._answer(event, job_id)
@@ -279,12 +279,17 @@ class Core:
                 self._decider.drop_spent(job, task)
             self._decider.go_on(job)
 
-    def _cancel(self, handle: Handle, job_id: str) -> None:
-        job = self.jobs.get(job_id)
-        if job is None or job.ended:
+    def _cancel(self, handle: Handle, cancel: Cancel) -> None:
+        job = self.jobs.get(cancel.job)
+        if job is None or job.ended or (cancel.keep and not self._decider.can_stop(job)):
             self._desk.out.append(Acknowledge(handle))
             return
-        self._decider.finish(job, "cancelled", "cancelled on request")
+        if not cancel.keep:
+            self._decider.finish(job, "cancelled", "cancelled on request")
+        elif any(folding.current(job, task).best is not None for task in job.ledger.tasks):
+            self._decider.stop(job)
+        else:
+            self._decider.finish(job, "cancelled", "cancelled on request, before anything was measured")
         job.releases.append((job.ledger.revision, handle))
 
     def _strategy_arrived(self, event: Arrived, wanted: SetStrategy) -> None:
@@ -379,13 +384,15 @@ class Core:
             if round_ is None and message.round < task.round and self._settling_since is None:
                 return False  # the update of a round that is spent
             kept.seen = None
-            if not kept.round(message.round).place(held):
+            if not job.round(message.task, message.round).place(held):
                 return False
             if self._settling_since is None:
                 self._decider.drop_spent(job, task)
             return True
         if round_ is None or round_.update is None:
             return False  # its round is spent
+        if message.chunk >= round_.chunk_count():
+            return False  # left out when the job was stopped early
         kept.seen = None
         return round_.place(held)
 

@@ -112,6 +112,27 @@ class Decider:
         self._desk.dispatcher.forget(job.id)
         self._desk.tell(job, phase, text)
 
+    def can_stop(self, job: Job) -> bool:
+        """Whether there is something left to try, so that stopping early makes a difference."""
+        return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
+
+    def stop(self, job: Job) -> None:
+        """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
+        begun."""
+        desk = self._desk
+        running = {flight.ref for flight in desk.resources.flights() if flight.ref.job == job.id}
+        tasks = [granting.cut(job, task, running) for task in job.ledger.tasks]
+        for task in tasks:
+            for number, limit in task.limits.items():
+                if (round_ := job.task(task.spec.id).rounds.get(number)) is not None:
+                    round_.limit = limit
+        stopped = msgspec.structs.replace(
+            job.ledger, revision=job.ledger.revision + 1, stopped=True, tasks=tasks
+        )
+        self._save(job, stopped, *(task.spec.id for task in tasks), "-")
+        desk.dispatcher.withdraw(job.id)
+        desk.tell(job, "progress", "stopping early: what is under way is finished")
+
     def cannot_save(self, job: Job, cause: str) -> None:
         """The ledger of ``job`` is too large: what made it so cannot be part of its last revision."""
         job.ledger = msgspec.structs.replace(job.ledger, tasks=[], timings=[], assembled=None)

@@ -117,6 +117,10 @@ class Dispatcher:
     def forget(self, job: str) -> None:
         """The job has ended: its ready steps are dropped, those in flight run out."""
         self.strategy.forget(job)
+        self.withdraw(job)
+
+    def withdraw(self, job: str) -> None:
+        """The job's ready steps are not due any more, or have to be made ready again."""
         for step in list(self._steps.get(job, ())):
             entry = self._ready.pop(step, None)
             if entry is not None:
@@ -180,4 +184,4 @@ def _key(job: Job, ref: StepRef) -> str:
 def _size(job: Job, ref: StepRef) -> int:
     if ref.chunk < 0:
         return 1
-    return len(job.task(ref.task).round(ref.round).candidates(ref.chunk))
+    return len(job.round(ref.task, ref.round).candidates(ref.chunk))

@@ -5,10 +5,12 @@ Pure functions from a job to the revision, or to ``None`` where there is nothing
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from coordinator import allocation, folding, pipeline
-from coordinator.jobs import Job
+from coordinator.jobs import Job, StepRef
 from coordinator.prediction import Durations
 from shared.messages import Ledger, TaskLedger, Timing, Usage
 
@@ -33,6 +35,11 @@ def granted(job: Job) -> int:
     return total
 
 
+def left(job: Job) -> int:
+    """Trials that can still be granted."""
+    return 0 if job.ledger.stopped else job.ledger.request.trials - granted(job)
+
+
 def standing(job: Job, task: TaskLedger) -> allocation.Standing:
     """What the allocation needs to know of a task."""
     now = folding.current(job, task)
@@ -55,9 +62,8 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
     closed."""
     ledger = job.ledger
     request = ledger.request
-    left = request.trials - granted(job)
     standings = [standing(job, task) for task in ledger.tasks]
-    given = dict(allocation.grants(standings, request.trials, left, request.settings.batch))
+    given = dict(allocation.grants(standings, request.trials, left(job), request.settings.batch))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
@@ -94,8 +100,8 @@ def look_ahead(
     """
     ledger = job.ledger
     request = ledger.request
-    left = request.trials - granted(job)
-    if not request.settings.lookahead or left <= 0 or not device_slots or not build_slots:
+    rest = left(job)
+    if not request.settings.lookahead or rest <= 0 or not device_slots or not build_slots:
         return None
     building = profiling = 0.0
     able: list[tuple[float, TaskLedger]] = []
@@ -125,7 +131,7 @@ def look_ahead(
         "model-update", task.spec.key
     ):
         return None
-    batch = allocation.next_batch(request.trials, left, len(ledger.tasks), request.settings.batch)
+    batch = allocation.next_batch(request.trials, rest, len(ledger.tasks), request.settings.batch)
     ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
     ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)
     tasks = [ahead if each is task else each for each in ledger.tasks]
@@ -157,6 +163,21 @@ def _next_round(
         usage = folding.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
     pace = durations.known(task.spec.key)
     return msgspec.structs.replace(now, round=task.round + 1, want=want, ahead=False, pace=pace), usage
+
+
+def cut(job: Job, task: TaskLedger, running: Collection[StepRef]) -> TaskLedger:
+    """``task`` with its rounds under way ended after the last chunk that was begun: it is ``running``, or
+    something of it is back. A round that closes the task stays as it is."""
+    if task.closed or task.round < 0 or not task.want:
+        return task
+    rounds = job.task(task.spec.id).rounds
+    limits = {}
+    for number in range(task.folded + 1, task.round + 1):
+        begun = {ref.chunk for ref in running if (ref.task, ref.round) == (task.spec.id, number)}
+        if number in rounds:
+            begun.update(rounds[number].chunks)
+        limits[number] = max(begun, default=-1) + 1
+    return msgspec.structs.replace(task, limits=limits)
 
 
 def close(job: Job, task: TaskLedger) -> Ledger:

@@ -76,6 +76,8 @@ class Round:
     """One round of one task: the proposal, and what has come back of its chunks."""
 
     number: int
+    limit: int | None = None
+    """How many of its chunks are done, where the job was stopped early."""
     update: Held | None = None
     chunks: dict[int, Chunk] = field(default_factory=dict)
     back: set[int] = field(default_factory=set)
@@ -143,9 +145,10 @@ class Round:
         return proposal.candidates[chunk * proposal.chunk_size : (chunk + 1) * proposal.chunk_size]
 
     def chunk_count(self) -> int:
-        """Chunks that the batch is cut into."""
+        """Chunks that the batch is cut into, but for those that are left out."""
         proposal = self.proposal
-        return -(-len(proposal.candidates) // proposal.chunk_size) if proposal is not None else 0
+        count = -(-len(proposal.candidates) // proposal.chunk_size) if proposal is not None else 0
+        return count if self.limit is None else min(count, self.limit)
 
 
 @dataclass(slots=True)
@@ -155,12 +158,6 @@ class Task:
     rounds: dict[int, Round] = field(default_factory=dict)
     seen: tuple[TaskLedger, TaskLedger] | None = None
     """A ledger, and how the task stood with what was held on top of it; ``None`` again when more comes."""
-
-    def round(self, number: int) -> Round:
-        """Round ``number``, made if it is not there."""
-        if number not in self.rounds:
-            self.rounds[number] = Round(number)
-        return self.rounds[number]
 
 
 @dataclass(slots=True)
@@ -206,6 +203,14 @@ class Job:
 
     def task(self, task: str) -> Task:
         return self.tasks.setdefault(task, Task())
+
+    def round(self, task: str, number: int) -> Round:
+        """A round of a task, made if it is not there."""
+        rounds = self.task(task).rounds
+        if number not in rounds:
+            ledger = self.task_ledger(task)
+            rounds[number] = Round(number, ledger.limits.get(number) if ledger is not None else None)
+        return rounds[number]
 
     def task_ledger(self, task: str) -> TaskLedger | None:
         if self.index is None or self.index[0] is not self.ledger:

@@ -44,6 +44,8 @@ def _predict(job: Job, durations: Durations) -> Outlook:
         path += first
     if ledger.phase in ("importing", "tuning"):
         trials = max(request.trials - sum(task.trials for task in ledger.tasks), 0)
+        if ledger.stopped:
+            trials = 0
         rounds = trials / batch
         closing = len(open_tasks)
         add("model-update", (rounds + closing) * update)

@@ -179,7 +179,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     assert task is not None
     if ref.stage == "model-update":
         return _update_work(task, job.task(ref.task), ref.round, chunk_size)
-    round_ = job.task(ref.task).round(ref.round)
+    round_ = job.round(ref.task, ref.round)
     if ref.stage == "build":
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
     built = round_.chunks[ref.chunk].built

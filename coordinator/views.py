@@ -77,6 +77,7 @@ def progress(job: Job) -> JobProgress:
         usage=ledger.usage if job.ended else folding.current_usage(job),
         tenant=ledger.request.tenant,
         priority=ledger.request.priority,
+        stopped=ledger.stopped,
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,

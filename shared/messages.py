@@ -116,9 +116,12 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
 
 
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
-    """Stop a job. What was measured is dropped with it."""
+    """Stop a job."""
 
     job: JobId
+    keep: bool = False
+    """Whether to keep what was found: steps under way are finished, nothing new is tried, and the model is
+    made with the best so far. Otherwise, or where nothing was measured yet, all of it is dropped."""
 
 
 class Query(Message, frozen=True, kw_only=True, tag="query"):
@@ -479,6 +482,8 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     pace: dict[Stage, Seconds] = {}
     """Learned durations: seconds of one ``model-update``, and per candidate in ``build`` and ``profile``."""
     confirmed: list[Confirmed] = []
+    limits: dict[int, Count] = {}
+    """Of a job that was stopped early, by round: how many of its chunks are done, the others are left out."""
     history: list[Blob] = []
     """Filled when the task is closed."""
     closed: bool = False
@@ -495,6 +500,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     finished: float | None = None
     model: Blob | None = None
     tasks: list[TaskLedger] = []
+    stopped: bool = False
+    """Nothing new is tried any more, whatever the request says."""
     usage: dict[str, Usage] = {}
     timings: list[Timing] = []
     """Steps that are in no history: of the job as a whole, and those that close its tasks."""
@@ -550,6 +557,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     usage: dict[str, Usage]
     tenant: str = ""
     priority: Count = 10
+    stopped: bool = False
+    """Somebody has asked to stop early, and to keep what was found."""
     timings: list[Timing] = []
     """Once the job has ended: its steps that are in no history."""
     waiting: str = ""

@@ -24,6 +24,7 @@ from tunemesh import live, options, places, tuning
 from tunemesh.bench_commands import bench
 from tunemesh.broker_commands import broker_app
 from tunemesh.client import Client
+from tunemesh.early_stop import EarlyStop
 from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.report import Report, save_results
@@ -114,7 +115,7 @@ def tune(
     priority: options.Priority = 10,
 ) -> None:
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
-    brings its own mesh."""
+    brings its own mesh. Ctrl-C stops early and keeps what was found; a second one leaves at once."""
     options.check_tenant(tenant, priority)
     place = places.find(broker, artifacts) if places.named(broker) else None
     wanted = tuning.Plan(
@@ -147,7 +148,7 @@ def tune(
     )
     console = Console(stderr=as_json)
     with live.LiveView(console) as view:
-        endings = tuning.tune(models, wanted, view)
+        endings = tuning.tune(models, wanted, view, EarlyStop())
     reports = [ending.report for ending in endings if ending.report is not None]
     if as_json:
         _print_json(
@@ -332,16 +333,19 @@ def watch(
 @app.command()
 def cancel(
     job: Annotated[str, typer.Argument(help="The job to stop.")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Try nothing new, and end with the best so far.")
+    ] = False,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
 ) -> None:
-    """Stop a job."""
+    """Stop a job. What was found is dropped, unless --keep is given."""
     place = places.find(broker, artifacts, store=False)
     with Client(place.broker, [job]) as client:
         progress = _known(client, job).jobs[0]
         if progress.phase in FINAL_KINDS:
             raise BadInput(f"job {job} has ended already: {progress.phase}")
-        client.cancel(job)
+        client.cancel(job, keep)
         for event in client.follow([job]):
             if event is not None and event.kind in FINAL_KINDS:
                 print(f"{job}: {event.kind}")

@@ -76,9 +76,9 @@ class Client:
         """
         self._confirmed(self._publish(request, topology.REQUEST_KEY, request.job))
 
-    def cancel(self, job: str) -> None:
-        """Ask for a job to be stopped."""
-        self._confirmed(self._publish(Cancel(job=job), topology.CANCEL_KEY))
+    def cancel(self, job: str, keep: bool = False) -> None:
+        """Ask for a job to be stopped; with ``keep`` it ends with the best that was found so far."""
+        self._confirmed(self._publish(Cancel(job=job, keep=keep), topology.CANCEL_KEY))
 
     def snapshot(self, job: str | None = None, timeout: float = 10.0) -> Snapshot:
         """How the mesh is doing, or one job of it.

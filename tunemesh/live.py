@@ -63,7 +63,7 @@ def failures(progress: JobProgress) -> str:
 
 def left(progress: JobProgress, now: float) -> float | None:
     """Seconds that the remaining trials take at the rate so far."""
-    if progress.trials < 1 or progress.finished is not None:
+    if progress.trials < 1 or progress.finished is not None or progress.stopped:
         return None
     return (now - progress.accepted) / progress.trials * (progress.budget - progress.trials)
 
@@ -78,7 +78,7 @@ def jobs_table(jobs: list[JobProgress], now: float) -> Table:
         measured = sum(task.best is not None for task in job.tasks)
         table.add_row(
             job.job,
-            job.phase,
+            f"{job.phase}, stopping" if job.stopped and job.phase == "tuning" else job.phase,
             f"{measured}/{len(job.tasks)}" if job.tasks else "-",
             f"{job.trials}/{job.budget}",
             f"{latency(after)} / {latency(before)}",

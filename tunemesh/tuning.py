@@ -16,10 +16,13 @@ from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, TunemeshError
 from shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
 from tunemesh.client import Client
+from tunemesh.early_stop import EarlyStop
 from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.places import Place
 from tunemesh.report import Report, save_results
+
+STOPPING = "stopping early: what is under way is finished and the best is kept; Ctrl-C again leaves at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +144,13 @@ def submit(paths: Sequence[Path], plan_: Plan, place: Place) -> list[str]:
     return ids
 
 
-def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
+def tune(
+    paths: Sequence[Path], plan_: Plan, watcher: Watcher, early_stop: EarlyStop | None = None
+) -> list[Ending]:
     """Tune all models at once. Every model is a job; one that fails does not affect the others.
 
-    Results are written to ``plan_.out/<job>/``.
+    Results are written to ``plan_.out/<job>/``. Once ``early_stop`` is asked for nothing new is tried, and
+    the results are the best so far.
 
     Raises:
         BadInput: something that was handed in cannot be used; nothing was started.
@@ -172,9 +178,17 @@ def tune(paths: Sequence[Path], plan_: Plan, watcher: Watcher) -> list[Ending]:
         for job, (path, model) in zip(ids, models, strict=True):
             client.submit(make_request(job, path, model, plan_, store))
         endings: dict[str, Ending] = {}
+        if early_stop is not None:
+            stack.enter_context(early_stop)
+        stopping = False
         try:
             for event in client.follow(ids):
                 supervise()
+                if early_stop is not None and early_stop.asked and not stopping:
+                    stopping = True
+                    watcher.note(STOPPING)
+                    for job in set(ids) - set(endings):
+                        client.cancel(job, keep=True)
                 if event is None:
                     watcher.refresh()
                     continue

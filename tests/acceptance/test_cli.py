@@ -95,24 +95,45 @@ def test_results_that_do_not_fit_on_the_disk_are_kept(
     assert "the results are kept in" in ended.stdout
 
 
-def test_ctrl_c_takes_everything_down(tmp_path: Path, mock_model: Path) -> None:
-    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "tunemesh", "tune", str(mock_model), "--engine", "mock"]
-    command += ["--target", "mock", "--trials", "100000", "--out", str(tmp_path / "out")]
+def interrupted(model: Path, folder: Path, signals: list[tuple[str, int]]) -> tuple[int, str]:
+    """Tune on a mesh of its own, send each signal after a line that contains the text beside it, and see that
+    nothing is left of the mesh. Returns the exit code and what was written to stderr."""
+    environment = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "tunemesh", "tune", str(model), "--engine", "mock"]
+    command += ["--target", "mock", "--trials", "100000", "--out", str(folder / "out")]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if "tuning" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors == "error: interrupted\n"
-    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+        for text, signum in signals:
+            assert any(text in line for line in process.stdout)
+            process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    left = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout
     assert left == ""
-    assert not list(tmp_path.glob("tunemesh-*"))
+    assert not list(folder.glob("tunemesh-*"))
+    return process.returncode, errors
+
+
+def test_ctrl_c_stops_early_and_keeps_what_was_found(tmp_path: Path, mock_model: Path) -> None:
+    assert interrupted(mock_model, tmp_path, [(" -> ", signal.SIGINT)]) == (0, "")
+    report = json.loads((tmp_path / "out" / "model" / "report.json").read_text())
+    assert 0 < report["trials"] < report["budget"] == 100_000
+    assert report["speedup"] > 1
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [("tuning", signal.SIGINT), ("stopping early", signal.SIGINT)],
+        [("tuning", signal.SIGTERM)],
+        [("starting a mesh", signal.SIGINT)],
+    ],
+)
+def test_a_second_ctrl_c_takes_everything_down(
+    tmp_path: Path, mock_model: Path, signals: list[tuple[str, int]]
+) -> None:
+    assert interrupted(mock_model, tmp_path, signals) == (130, "error: interrupted\n")
 
 
 @pytest.fixture
@@ -135,13 +156,22 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
 ) -> None:
     common = ("--engine", "mock", "--target", "mock")
     (short,) = tunemesh("submit", mock_model, *common, "--trials", 12).stdout.split()
-    (long,) = tunemesh("submit", mock_model, *common, "--trials", 100_000).stdout.split()
+    long, kept = (
+        tunemesh("submit", mock_model, *common, "--trials", 100_000).stdout.strip() for _ in range(2)
+    )
     assert tunemesh("watch", short).returncode == 0
     listed = json.loads(tunemesh("status", "--json").stdout)
-    assert {job["job"]: job["phase"] for job in listed["jobs"]} == {short: "done", long: "tuning"}
+    phases = {job["job"]: job["phase"] for job in listed["jobs"]}
+    assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
     assert {r["queue"] for r in listed["resources"]} >= {"build-cpu", "model-update"}
     assert "cancelled" in tunemesh("cancel", long).stdout
     assert "cancelled" in complaint(tunemesh("fetch", long))
+    deadline = time.monotonic() + 60
+    while not json.loads(tunemesh("status", kept, "--json").stdout)["jobs"][0]["trials"]:
+        assert time.monotonic() < deadline
+    assert f"{kept}: done" in tunemesh("cancel", kept, "--keep").stdout
+    assert tunemesh("fetch", kept, "--out", tmp_path / "out").returncode == 0
+    assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
     assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
     assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
     assert "knows no job" in complaint(tunemesh("status", "nobody"))

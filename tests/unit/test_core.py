@@ -399,6 +399,70 @@ def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
         assert world.largest_backlog <= 0
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    moment=st.integers(0, 400),
+    kills=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 4)), max_size=4),
+    tasks=st.integers(1, 4),
+    count=st.integers(1, 200),
+    lookahead=st.integers(0, 1),
+)
+def test_a_job_that_is_stopped_early_keeps_whatever_was_measured(
+    strategy: str,
+    seed: int,
+    moment: int,
+    kills: list[tuple[int, int]],
+    tasks: int,
+    count: int,
+    lookahead: int,
+) -> None:
+    world = World(tasks=tasks, strategy=strategy, rng=random.Random(seed))
+    world.publish(request(trials=count, batch=16, chunk=2, lookahead=lookahead))
+    moments = sorted([(moment, -1), *kills])
+    turn = 0
+    while moments:
+        turn += 1
+        world.turn()
+        while moments and moments[0][0] <= turn:
+            _, victim = moments.pop(0)
+            if victim == -1:
+                world.publish(Cancel(job="job", keep=True))
+            elif victim >= len(world.workers):
+                world.start_coordinator()
+            else:
+                world.kill(world.workers[victim])
+                world.revive(world.workers[victim])
+    world.run("job")
+    ledger = world.ledger("job")
+    measured = {(task, *each) for task, done in world.profiled.items() for each in done}
+    assert trials(ledger) <= count
+    if ledger.phase == "cancelled":
+        assert "before anything was measured" in ledger.error
+    else:
+        assert ledger.phase == "done"
+        assert trials(ledger) == learned(ledger) == len(measured)
+        assert ledger.stopped or trials(ledger) == count
+    for _ in range(200):
+        world.turn()
+    assert [type(m) for m in world.coordinator.values()] == [Ledger]
+
+
+def test_stopping_early_leaves_out_what_was_not_begun() -> None:
+    world = World(tasks=4, rng=random.Random(3))
+    world.publish(request(trials=1000, batch=64, chunk=2, lookahead=0))
+    while not any(world.profiled.values()):
+        world.turn()
+    started = sum(isinstance(each, Dispatch) and each.step.id.endswith("/build") for each in world.log)
+    world.publish(Cancel(job="job", keep=True))
+    world.run("job")
+    assert world.ledger("job").phase == "done"
+    # What was begun when the wish arrived, of 500 chunks; a few more were begun while it was on its way.
+    assert 2 * started <= trials(world.ledger("job")) <= 2 * started + 20
+    assert any("stopping early" in event.text for event in world.events)
+
+
 def test_a_lone_job_looks_ahead_at_most_one_round_and_learns_every_trial_once() -> None:
     world = World(tasks=1, rng=random.Random(1))
     world.publish(request(trials=64, batch=8, chunk=2))
