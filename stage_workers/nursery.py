@@ -27,7 +27,7 @@ import msgspec
 
 from shared.codec import clip
 from shared.errors import TunemeshError
-from stage_workers import engines, frames
+from stage_workers import allocator, engines, frames
 
 PR_SET_PDEATHSIG = 1
 NUMBER = struct.Struct("<q")
@@ -53,6 +53,7 @@ class NurserySettings(msgspec.Struct, frozen=True, kw_only=True):
 def main(argument: str) -> None:
     """Run a nursery until its worker goes away."""
     settings = msgspec.json.decode(argument, type=NurserySettings)
+    allocator.not_for_children()
     _die_with(settings.parent, signal.SIGTERM)
     if settings.cpus is not None:
         os.sched_setaffinity(0, settings.cpus)

@@ -19,6 +19,7 @@ from shared.artifacts import ArtifactStore
 from shared.errors import BadInput, BadTarget
 from shared.messages import WIRE_VERSION
 from shared.transport import Link
+from stage_workers import allocator
 from stage_workers.devices import Device, lock_device, parse_device
 from stage_workers.engines import ENGINES
 from stage_workers.leaving import Leaving
@@ -86,7 +87,7 @@ def run_worker(config: WorkerConfig) -> int:
             config.engines,
             memory=config.memory,
             cpus=device.cores if device is not None and device.cores else config.cpus,
-            environment=device.environment if device is not None else {},
+            environment=device.environment if device is not None else allocator.environment(),
             held=held,
         )
         os.sched_setaffinity(0, _own_cores(config, device, usable))

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+from ctypes.util import find_library
 
 import msgspec
 
@@ -31,6 +32,7 @@ def examine() -> list[Finding]:
         *map(_package, PACKAGES),
         _broker(),
         _linker(),
+        _allocator(),
         _cores(),
         _gpu(),
     ]
@@ -61,6 +63,11 @@ def _linker() -> Finding:
     found = shutil.which("ld") or shutil.which("gcc")
     advice = "sudo apt-get install --no-install-recommends binutils"
     return Finding(what="linker", ok=found is not None, found=found or "missing", advice=advice)
+
+
+def _allocator() -> Finding:
+    found = find_library("jemalloc") or "missing, workers are a little slower (package libjemalloc2)"
+    return Finding(what="jemalloc", ok=True, found=found)
 
 
 def _cores() -> Finding:

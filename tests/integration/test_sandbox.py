@@ -17,6 +17,7 @@ import pytest
 from shared.engine import BuildOutcome, Imported, ProfileOutcome
 from shared.errors import BadModel, BadTarget
 from shared.messages import Settings
+from stage_workers import allocator
 from stage_workers.engines import load
 from stage_workers.sandbox import Abandoned, CallFailure, Sandbox
 
@@ -216,6 +217,26 @@ def test_children_have_their_own_cores_limits_and_group() -> None:
         assert child.rlimit(psutil.RLIMIT_DATA) == (MEMORY, MEMORY)
         assert child.environ()["TUNEMESH_TEST"] == "x"
         assert os.getpgid(child.pid) == child.pid
+
+
+@pytest.mark.skipif(not allocator.environment(), reason="jemalloc is not installed, or not to be used")
+def test_children_have_the_allocator_that_they_are_started_with() -> None:
+    with Sandbox(["mock"], memory=MEMORY, environment=allocator.environment()) as sandbox:
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+        assert "jemalloc" in Path(f"/proc/{sandbox.child_pid}/maps").read_text()
+        assert failure(build(sandbox, MEMORY_HOG)).kind == "out-of-memory"
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_the_allocator_is_not_for_what_the_children_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(allocator.PRELOAD, raising=False)
+    chosen = allocator.environment()
+    monkeypatch.setenv(allocator.PRELOAD, "libother.so")
+    assert allocator.environment() == {}
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    allocator.not_for_children()
+    assert allocator.PRELOAD not in os.environ
 
 
 @pytest.mark.parametrize("index", [HANG, MEMORY_HOG], ids=["waiting", "busy"])
