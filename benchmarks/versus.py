@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import evidence, markdown, matrix, table
 from benchmarks.evidence import TaskCurve
 from benchmarks.markdown import times
 from benchmarks.overhead import PARTS
-from benchmarks.plots.progress import best_latency, progress
+from benchmarks.plots.progress import progress
 from benchmarks.running import REMEASURED, Bench
 from benchmarks.summary import column, geometric_mean, paired_ratio, pairs
 from benchmarks.table import Row, number
@@ -137,11 +137,21 @@ def _time_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> flo
         took, whole = number(against, "tuning_s"), number(row, "tuning_s")
         if own is None or other is None or not own.curves or not other.curves or not took or not whole:
             continue
-        last = best_latency(other.curves)[-1][1]
+        last = _last(other.curves, {curve.task: curve.untuned for curve in own.curves})
         began = min(bar.started for bar in own.bars if bar.stage in evidence.TASK_STAGES)
         reached = _when(own.curves, last)
         ratios.append((reached - began) / took if reached is not None else max(whole / took, 1.0))
     return geometric_mean(ratios)
+
+
+def _last(curves: Sequence[TaskCurve], untuned: Mapping[str, float | None]) -> float:
+    """The sum over the tasks of weight times best latency in the end. What was never measured counts as
+    ``untuned``, which MetaSchedule does not measure; it leaves tasks out where trials are few."""
+    total = 0.0
+    for curve in curves:
+        best = min((each.latency for each in curve.measured), default=untuned.get(curve.task))
+        total += curve.weight * (best if best is not None else math.inf)
+    return total
 
 
 def _when(curves: Sequence[TaskCurve], latency: float) -> float | None:

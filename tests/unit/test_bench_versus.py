@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks import matrix, table, versus
@@ -70,6 +71,19 @@ def test_ratios_compare_runs_of_the_same_seed(bench: Bench) -> None:
     assert "| geometric mean |  |  | 5.000 | 4.200 | 0.500 | 0.100 |" in lines
     assert "| cores 1, tunemesh | 0.100 | 0.050 | 0.025 | 0.312 | 2.0 + 1.0 + 1.0 % |" in lines
     assert "| cores 1, metaschedule | 0.100 | 0.050 | 0.025 | 1.562 |  |" in lines
+
+
+def test_a_task_that_metaschedule_left_out_counts_as_untuned(bench: Bench) -> None:
+    for run in matrix.runs(EXPERIMENT):
+        kept = bench.evidence([{"run": run.id}])[0]
+        mesh = run.tuner == versus.MESH
+        measured = [Measured(at=12.0, latency=1e-3)] if mesh else []
+        other = TaskCurve(job="a", task="o", weight=2, untuned=3e-3 if mesh else None, measured=measured)
+        save(msgspec.structs.replace(kept, curves=[*kept.curves, other]), bench.folder(run.id))
+    # 2 ms + 2 x 3 ms are reached at 15 s, as before; 2 ms without the untuned one never would be.
+    assert "| cores 1 | 0.64 | 3.2 | 5.000 | 4.200 | 0.500 | 0.100 |" in versus.lines(
+        bench, ["cores 1"], rows()
+    )
 
 
 def test_without_results_cells_are_empty(tmp_path: Path) -> None:
