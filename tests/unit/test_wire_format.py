@@ -213,7 +213,9 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
 
 
 def test_the_other_messages_of_a_client() -> None:
-    assert msgpack.unpackb(codec.encode(Cancel(job="j"))) == {"type": "cancel", "version": 1, "job": "j"}
+    cancel = {"type": "cancel", "version": 1, "job": "j", "keep": False}
+    assert msgpack.unpackb(codec.encode(Cancel(job="j"))) == cancel
+    assert codec.decode(msgpack.packb({**cancel, "keep": True}), Cancel).keep
     assert msgpack.unpackb(codec.encode(Query())) == {"type": "query", "version": 1, "job": None}
 
 
