@@ -10,12 +10,12 @@ are tapped, which costs the broker something, and then encoded and decoded again
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 from benchmarks import overhead
 from benchmarks.alone import default_device
@@ -53,45 +53,6 @@ SENT = (Cancel, JobEvent, Ledger, Marker, Request, Step, StepResult, WorkerStatu
 """What goes through the exchanges."""
 
 
-class Tap:
-    """Gets a copy of every message.
-
-    Args:
-        url: the broker, as *admin*.
-        device_queue: of the one device.
-    """
-
-    def __init__(self, url: str, device_queue: str) -> None:
-        stages = (topology.MODEL_UPDATE, topology.BUILD_CPU, device_queue)
-        bindings = (
-            (topology.REQUESTS, topology.REQUEST_KEY),
-            (topology.RESULTS, "result.#"),
-            (topology.LEDGER, topology.LEDGER_KEY),
-            *((topology.STEPS, stage) for stage in stages),
-            (topology.STATUS, ""),
-            (topology.EVENTS, "job.#"),
-        )
-        self._link = Link(url, "tap", subscriptions=[Subscription("monitor.tap", bindings=bindings)])
-
-    def __enter__(self) -> Tap:
-        self._link.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._link.close()
-
-    def messages(self) -> list[tuple[Message, int]]:
-        """What has come so far, with the bytes of its body."""
-        found = []
-        while (event := self._link.next(0.5)) is not None:
-            if isinstance(event, Delivery):
-                self._link.ack(event)
-                found.append((codec.decode(event.body, *SENT), len(event.body)))
-        return found
-
-
 def main() -> None:
     """Run it and print a table."""
     os.sched_setaffinity(0, cores_of(1))
@@ -115,9 +76,10 @@ def _measure(name: str, folder: Path) -> list[list[str]]:
             share = (spent["broker"] + spent["coordinator"]) / seconds
             state = "up" if number else "just started"
             rows.append([f"{name}, mesh {state}", f"{seconds:.1f}", *cells, f"{share:.2%}"])
-        with Tap(mesh.node.url("admin"), plan.device_queue) as tap:
+        with contextlib.closing(_tap(mesh.node.url("admin"), plan.device_queue)) as tap:
+            tap.start()
             seconds, _ = _tune(mesh, model, JOBS)
-            sent = tap.messages()
+            sent = _received(tap)
     codec_seconds = sum(_codec_seconds(message) for message, _ in sent)
     size = sum(size for _, size in sent) / 1e3
     print(
@@ -125,6 +87,30 @@ def _measure(name: str, folder: Path) -> list[list[str]]:
         f" in {codec_seconds * 1e3:.1f} ms: {codec_seconds / seconds:.2%} of the wall time"
     )
     return rows
+
+
+def _tap(url: str, device_queue: str) -> Link:
+    """Gets a copy of every message; ``url`` is the broker's, as *admin*."""
+    stages = (topology.MODEL_UPDATE, topology.BUILD_CPU, device_queue)
+    bindings = (
+        (topology.REQUESTS, topology.REQUEST_KEY),
+        (topology.RESULTS, "result.#"),
+        (topology.LEDGER, topology.LEDGER_KEY),
+        *((topology.STEPS, stage) for stage in stages),
+        (topology.STATUS, ""),
+        (topology.EVENTS, "job.#"),
+    )
+    return Link(url, "tap", subscriptions=[Subscription("monitor.tap", bindings=bindings)])
+
+
+def _received(tap: Link) -> list[tuple[Message, int]]:
+    """What has come so far, with the bytes of its body."""
+    found = []
+    while (event := tap.next(0.5)) is not None:
+        if isinstance(event, Delivery):
+            tap.ack(event)
+            found.append((codec.decode(event.body, *SENT), len(event.body)))
+    return found
 
 
 def _tune(mesh: LocalMesh, model: Path, seed: int) -> tuple[float, dict[str, float]]:

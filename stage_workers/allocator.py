@@ -15,11 +15,16 @@ from ctypes.util import find_library
 PRELOAD = "LD_PRELOAD"
 
 
+def library() -> str | None:
+    """The name of jemalloc's library, where it is installed."""
+    return find_library("jemalloc")
+
+
 def environment() -> Mapping[str, str]:
     """What a process has to be started with; nothing where there is no jemalloc, or another library is to be
     loaded first."""
-    library = find_library("jemalloc")
-    return {PRELOAD: library} if library is not None and PRELOAD not in os.environ else {}
+    found = library()
+    return {PRELOAD: found} if found is not None and PRELOAD not in os.environ else {}
 
 
 def not_for_children() -> None:

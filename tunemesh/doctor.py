@@ -6,12 +6,12 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from ctypes.util import find_library
 
 import msgspec
 
 from broker_config import node
 from shared.errors import TunemeshError
+from stage_workers import allocator
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "pika", "msgspec", "numpy")
 
@@ -66,7 +66,7 @@ def _linker() -> Finding:
 
 
 def _allocator() -> Finding:
-    found = find_library("jemalloc") or "missing, workers are a little slower (package libjemalloc2)"
+    found = allocator.library() or "missing, workers are a little slower (package libjemalloc2)"
     return Finding(what="jemalloc", ok=True, found=found)
 
 
