@@ -31,6 +31,7 @@ from stage_workers.engines.metaschedule import (
     proposing,
     schedules,
     search_state,
+    workloads,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -481,6 +482,31 @@ def test_a_state_belongs_to_one_workload(
 
 
 # -- Build and profile -------------------------------------------------------------------------------------
+
+
+def test_what_is_left_to_llvm_names_passes_that_tvm_would_run(
+    convolution: ExtractedTask, target: str
+) -> None:
+    import tvm
+    from tvm.ir.instrument import pass_instrument
+
+    @pass_instrument
+    class Recorder:
+        def __init__(self) -> None:
+            self.ran: set[str] = set()
+
+        def run_before_pass(self, _: object, info: object) -> None:
+            self.ran.add(str(info.name))  # type: ignore[attr-defined]
+
+    def ran(left_out: list[str]) -> set[str]:
+        recorder = Recorder()
+        with tvm.transform.PassContext(instruments=[recorder], disabled_pass=left_out):
+            building.build_untuned(workloads.load(convolution.workload), target)
+        return recorder.ran
+
+    left_out = building.left_out(target)
+    assert left_out
+    assert ran([]) - ran(left_out) == set(left_out)
 
 
 def test_a_schedule_that_does_not_fit_fails_to_build(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from shared.engine import Assembled, TaskTrials
@@ -43,7 +44,7 @@ def assemble(model: bytes, target: str, tasks: list[TaskTrials], settings: Setti
     rewritten = convolutions.wanted(target, settings)
     optimised = importing.optimise(module, target, settings) if rewritten else as_given
     return Assembled(
-        tuned=_compile(_apply(optimised, target, tasks), target),
+        tuned=_compile(_apply(optimised, target, tasks), target, building.left_out(target)),
         untuned=_compile(as_given, target),
         signature=models.pack_signature(signature),
         files=records.database_files(target, tasks),
@@ -89,14 +90,15 @@ def _scheduled(module: Any) -> int:
     return sum(map(workloads.is_scheduled, module.functions.values()))
 
 
-def _compile(module: Any, target: str) -> bytes:
-    """The shared object of a model whose functions are fused and, where wanted, scheduled."""
+def _compile(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
+    """The shared object of a model whose functions are fused and, where wanted, scheduled. Passes whose names
+    are in ``left_out`` do not run."""
     import tvm
     from tvm.relax import pipeline
 
     compiled_for = targets.load(target)
     module = building.with_default_schedule(module, target)
-    with compiled_for, tvm.transform.PassContext(opt_level=3):
+    with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
         # Not the default pipeline: it would fuse once more, over functions already scheduled.
         executable = tvm.relax.build(
             module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline()
