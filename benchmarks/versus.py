@@ -48,12 +48,17 @@ def _ratios(bench: Bench, groups: dict[str, list[Row]], turns: Sequence[Row], ot
     for section, rows in groups.items():
         mesh = [row for row in rows if row["tuner"] == MESH]
         theirs = [row for row in rows if row["tuner"] == other]
-        speed = _inverse(paired_ratio(mesh, theirs, "tuning_s"))
         whole = _inverse(paired_ratio(mesh, theirs, "makespan_s"))
-        found = [speed, whole, _latency_ratio(turns, mesh, theirs), _time_ratio(bench, mesh, theirs)]
+        found = [
+            _rate_ratio(mesh, theirs),
+            whole,
+            _latency_ratio(turns, mesh, theirs),
+            _time_ratio(bench, mesh, theirs),
+        ]
         for values, value in zip(means, found, strict=True):
             values += [value] if value is not None else []
-        body.append([section or "all", _rate(theirs), _rate(mesh), *map(times, found)])
+        rates = [markdown.middle(list(map(_rate, side))) for side in (theirs, mesh)]
+        body.append([section or "all", *rates, *map(times, found)])
     body.append(["geometric mean", "", "", *(times(geometric_mean(values)) for values in means)])
     return markdown.table(headers, body)
 
@@ -107,10 +112,16 @@ def _figures(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
     return lines
 
 
-def _rate(rows: Sequence[Row]) -> str:
-    return markdown.middle(
-        [(number(row, "trials_done") or 0.0) / (number(row, "tuning_s") or 1.0) for row in rows]
-    )
+def _rate(row: Row) -> float:
+    """Trials per second."""
+    return (number(row, "trials_done") or 0.0) / (number(row, "tuning_s") or 1.0)
+
+
+def _rate_ratio(mesh: Sequence[Row], theirs: Sequence[Row]) -> float | None:
+    """Median over the pairs of a block. Not of times: MetaSchedule ends with whole batches, which may be more
+    trials than it was asked for."""
+    ratios = [_rate(row) / rate for row, against in pairs(mesh, theirs) if (rate := _rate(against))]
+    return statistics.median(ratios) if ratios else None
 
 
 def _inverse(ratio: float | None) -> float | None:

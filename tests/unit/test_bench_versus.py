@@ -73,6 +73,13 @@ def test_ratios_compare_runs_of_the_same_seed(bench: Bench) -> None:
     assert "| cores 1, metaschedule | 0.100 | 0.050 | 0.025 | 1.562 |  |" in lines
 
 
+def test_trials_beyond_the_budget_count_as_trials(bench: Bench) -> None:
+    found = [{**row, "trials_done": "80" if row["tuner"] == "metaschedule" else "64"} for row in rows()]
+    assert "| cores 1 | 0.8 | 3.2 | 4.000 | 4.200 | 0.500 | 0.100 |" in versus.lines(
+        bench, ["cores 1"], found
+    )
+
+
 def test_a_task_that_metaschedule_left_out_counts_as_untuned(bench: Bench) -> None:
     for run in matrix.runs(EXPERIMENT):
         kept = bench.evidence([{"run": run.id}])[0]
