@@ -80,15 +80,21 @@ class Decider:
     def validated(self, job: Job, validated: ValidateDone, held: Held) -> None:
         """The last step of a job is done."""
         before, after = validated.latency_before, validated.latency_after
-        if validated.equal:
-            text = f"{before * 1e3:.3f} ms -> {after * 1e3:.3f} ms ({before / max(after, 1e-12):.1f}x)"
-            self.finish(job, "done", text, [held], validated)
+        if not validated.equal:
+            text = (
+                "the tuned model does not compute what the untuned one does:"
+                f" largest difference {validated.largest_difference:.3g}"
+            )
+            self.finish(job, "failed", text, [held], validated)
             return
-        text = (
-            "the tuned model does not compute what the untuned one does:"
-            f" largest difference {validated.largest_difference:.3g}"
-        )
-        self.finish(job, "failed", text, [held], validated)
+        text = f"{before * 1e3:.3f} ms -> {after * 1e3:.3f} ms ({before / max(after, 1e-12):.1f}x)"
+        if validated.rejected is not None:
+            text = f"{before * 1e3:.3f} ms, untuned: tuned it would take {validated.rejected * 1e3:.3f} ms"
+            made = job.ledger.assembled
+            assert made is not None
+            made = msgspec.structs.replace(made, tuned=made.untuned)
+            job.ledger = msgspec.structs.replace(job.ledger, assembled=made)
+        self.finish(job, "done", text, [held], validated)
 
     def finish(
         self,

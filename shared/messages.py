@@ -390,12 +390,15 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
 class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     latency_before: Seconds
     latency_after: Seconds
+    """Of the job's result: of the untuned model where the tuned one was ``rejected``."""
     largest_difference: Seconds
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
     """Whether all outputs agree within the tolerances of their dtypes."""
     drift: Seconds = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
+    rejected: Seconds | None = None
+    """Latency of the tuned model where it was slower than the untuned one, which then is the job's result."""
 
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure"):

@@ -423,6 +423,10 @@ def _print_reports(console: Console, reports: list[Report], out: Path) -> None:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
         lines = f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}"
         console.print(lines, highlight=False, soft_wrap=True)
+        if report.rejected_s is not None:
+            rejected = f"tuned it would take {live.latency(report.rejected_s)}: model.so is the untuned model"
+            advice = f"{report.job}: {rejected}; try more than {report.trials} trials"
+            console.print(advice, style="yellow", highlight=False, soft_wrap=True)
         if report.drift > THRESHOLD:
             slower = f"the device was {report.drift:.0%} slower than usual when the models were measured"
             console.print(f"{report.job}: {slower}", style="yellow", highlight=False, soft_wrap=True)

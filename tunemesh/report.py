@@ -56,6 +56,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     budget: int
     latency_before_s: float
     latency_after_s: float
+    rejected_s: float | None
     speedup: float
     largest_difference: float
     drift: float
@@ -77,6 +78,7 @@ def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[T
         budget=progress.budget,
         latency_before_s=validated.latency_before,
         latency_after_s=validated.latency_after,
+        rejected_s=validated.rejected,
         speedup=validated.latency_before / max(validated.latency_after, 1e-12),
         largest_difference=validated.largest_difference,
         drift=validated.drift,

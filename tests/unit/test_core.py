@@ -23,6 +23,7 @@ from coordinator.events import (
 )
 from shared import codec
 from shared.messages import (
+    Blob,
     BuildDone,
     BuildWork,
     Built,
@@ -36,8 +37,9 @@ from shared.messages import (
     TaskSpec,
     Timing,
     Usage,
+    ValidateDone,
 )
-from tests.unit.world import BLOB, World, request
+from tests.unit.world import BLOB, TUNED, World, request
 
 
 def trials(ledger: Ledger) -> int:
@@ -62,6 +64,30 @@ def test_a_job_runs_through_all_stages_and_ends_with_exactly_its_trials() -> Non
     assert ledger.phase == "done"
     assert trials(ledger) == 37
     assert [e.kind for e in world.events if e.kind != "progress"] == ["accepted", "done"]
+
+
+@pytest.mark.parametrize(
+    ("rejected", "result", "text"),
+    [
+        (None, TUNED, "2000.000 ms -> 1000.000 ms (2.0x)"),
+        (2.5, BLOB, "2000.000 ms, untuned: tuned it would take 2500.000 ms"),
+    ],
+)
+def test_a_model_that_tuning_made_slower_is_not_handed_out(
+    rejected: float | None, result: Blob, text: str
+) -> None:
+    after = 1.0 if rejected is None else 2.0
+    world = World(
+        validated=ValidateDone(
+            latency_before=2.0, latency_after=after, largest_difference=0.0, equal=True, rejected=rejected
+        )
+    )
+    world.publish(request())
+    world.run("job")
+    done = world.events[-1]
+    assert (done.kind, done.text) == ("done", text)
+    assert done.assembled is not None
+    assert (done.assembled.tuned, done.assembled.untuned) == (result, BLOB)
 
 
 def test_a_chunk_on_its_way_to_the_device_counts_neither_as_tried_nor_as_failed() -> None:

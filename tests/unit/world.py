@@ -64,6 +64,7 @@ from shared.messages import (
 )
 
 BLOB = Blob("0" * 64, 0, b"")
+TUNED = Blob(hashlib.sha256(b"tuned").hexdigest(), 5, b"tuned")
 TARGET = "mock"
 
 
@@ -101,6 +102,9 @@ class World:
     tasks: int = 2
     strategy: str = "interleaved"
     space: int = 10_000
+    validated: ValidateDone = ValidateDone(  # noqa: RUF009
+        latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True
+    )
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
 
@@ -262,9 +266,9 @@ class World:
                     )
                 done = ProfileDone(profiled=profiled, untuned=100.0 if work.baseline else None)
             case AssembleWork():
-                done = AssembleDone(tuned=BLOB, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
+                done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
             case ValidateWork():
-                done = ValidateDone(latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True)
+                done = self.validated
         return StepResult(
             job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done
         )
