@@ -25,7 +25,7 @@ from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from shared.engine import Imported, TaskTrials
 from shared.messages import Candidate, Trial
-from stage_workers.engines.metaschedule import MetaScheduleEngine
+from stage_workers.engines.metaschedule import MetaScheduleEngine, assembling
 from tunemesh.report import write_file
 
 LLVM_AS_TVM_HAS_IT = {"opt-level": 3, "cl-opt": []}
@@ -51,7 +51,8 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         measured += tuned.measured
         for stage, spent in tuned.stages.items():
             stages[stage] = stages.get(stage, 0.0) + spent
-        assembled = engine.assemble(imported.model, target, tuned.best(), settings)
+        # Compiled with the passes that it was measured with, all of them.
+        assembled = assembling.assemble(imported.model, target, tuned.best(), settings, left_out=())
         write_file(folder / "tuned" / name / "model.so", assembled.tuned)
         write_file(folder / "tuned" / name / "signature.json", assembled.signature)
     os.sched_setaffinity(0, usable)

@@ -32,8 +32,18 @@ log = logging.getLogger(__name__)
 AS_GIVEN = Settings(convolutions="as-given")
 
 
-def assemble(model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
+def assemble(
+    model: bytes,
+    target: str,
+    tasks: list[TaskTrials],
+    settings: Settings,
+    left_out: Sequence[str] | None = None,
+) -> Assembled:
     """See :meth:`shared.engine.Engine.assemble`.
+
+    Args:
+        left_out: names of TVM's passes that the tuned model is compiled without: those that the candidates
+            were measured without (``None``), unless they come from elsewhere.
 
     Raises:
         JobFailed: when a schedule was found for some task, but none fits the model.
@@ -44,7 +54,11 @@ def assemble(model: bytes, target: str, tasks: list[TaskTrials], settings: Setti
     rewritten = convolutions.wanted(target, settings)
     optimised = importing.optimise(module, target, settings) if rewritten else as_given
     return Assembled(
-        tuned=_compile(_apply(optimised, target, tasks), target, building.left_out(target)),
+        tuned=_compile(
+            _apply(optimised, target, tasks),
+            target,
+            building.left_out(target) if left_out is None else left_out,
+        ),
         untuned=_compile(as_given, target),
         signature=models.pack_signature(signature),
         files=records.database_files(target, tasks),
