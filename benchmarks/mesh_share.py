@@ -49,6 +49,8 @@ REPEATS = 5
 """Times that a message is encoded and decoded under the clock; the least counts."""
 CHECKED = 2
 """Times that a result is encoded and decoded: its worker reads it before it sends it."""
+WAIT = 5.0
+"""Seconds to wait for a message of a job that has ended."""
 SENT = (Cancel, JobEvent, Ledger, Marker, Request, Step, StepResult, WorkerStatus)
 """What goes through the exchanges."""
 
@@ -104,12 +106,14 @@ def _tap(url: str, device_queue: str) -> Link:
 
 
 def _received(tap: Link) -> list[tuple[Message, int]]:
-    """What has come so far, with the bytes of its body."""
-    found = []
-    while (event := tap.next(0.5)) is not None:
+    """Everything up to the end of a job, with the bytes of its body."""
+    found: list[tuple[Message, int]] = []
+    while (event := tap.next(WAIT)) is not None:
         if isinstance(event, Delivery):
             tap.ack(event)
             found.append((codec.decode(event.body, *SENT), len(event.body)))
+            if isinstance(found[-1][0], JobEvent) and found[-1][0].kind == "done":
+                break
     return found
 
 

@@ -322,9 +322,11 @@ class Core:
             left_out = len(self.jobs) - len(listed)
             snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
         elif (job := self.jobs.get(job_id)) is not None:
-            made, found = job.ledger.assembled, job.ledger.validated
             snapshot = msgspec.structs.replace(
-                snapshot, jobs=[views.progress(job)], assembled=made, validated=found
+                snapshot,
+                jobs=[views.progress(job)],
+                assembled=views.result(job),
+                validated=job.ledger.validated,
             )
         self._desk.out.append(Answer(event.reply_to, event.correlation_id, snapshot))
 

@@ -50,7 +50,7 @@ class Desk:
             text=text,
             progress=views.progress(job),
             resources=self._resources(),
-            assembled=job.ledger.assembled if kind == "done" else None,
+            assembled=views.result(job),
             validated=job.ledger.validated,
         )
         self.out.append(Tell(event))

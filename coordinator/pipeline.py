@@ -204,14 +204,16 @@ def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> 
         _collect(older, rest, sources, trials)
     learns = sorted(before.back)
     _collect(before, learns, sources, trials)
+    # A round that was cut before it began only learns.
+    want = 0 if task.limits.get(number) == 0 else task.want
     return UpdateWork(
         task=task.spec,
-        want=task.want,
+        want=want,
         state=before.proposal.state if before.proposal else None,
         trials=_fitting(trials),
         timings=[held.message.timing for held in sources],
         learns=learns,
-        chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
+        chunk_size=chunk_size if want else CONFIRM_CHUNK,
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from coordinator import folding
 from coordinator.jobs import Job
-from shared.messages import JobProgress, TaskLedger, TaskProgress
+from shared.messages import AssembleDone, JobProgress, TaskLedger, TaskProgress
 
 LISTED = 2_000
 """Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""
@@ -22,6 +22,11 @@ LEAST = 100
 
 ERROR_LISTED = 200
 """Characters of a job's error in a list."""
+
+
+def result(job: Job) -> AssembleDone | None:
+    """What a job is to give: nothing before it is done, nor where its model was found to be wrong."""
+    return job.ledger.assembled if job.ledger.phase == "done" else None
 
 
 def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:

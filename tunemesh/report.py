@@ -54,6 +54,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     trials: int
     budget: int
+    stopped: bool
     latency_before_s: float
     latency_after_s: float
     rejected_s: float | None
@@ -76,6 +77,7 @@ def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[T
         target=progress.target,
         trials=progress.trials,
         budget=progress.budget,
+        stopped=progress.stopped,
         latency_before_s=validated.latency_before,
         latency_after_s=validated.latency_after,
         rejected_s=validated.rejected,

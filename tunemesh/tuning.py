@@ -13,7 +13,7 @@ from typing import get_args
 
 from shared import codec
 from shared.artifacts import ArtifactStore
-from shared.errors import BadInput, TunemeshError
+from shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
 from shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
 from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
@@ -180,15 +180,14 @@ def tune(
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
-        stopping = False
+        to_stop: set[str] | None = None
         try:
             for event in client.follow(ids):
                 supervise()
-                if early_stop is not None and early_stop.asked and not stopping:
-                    stopping = True
+                if early_stop is not None and early_stop.asked and to_stop is None:
+                    to_stop = set(ids)
                     watcher.note(STOPPING)
-                    for job in set(ids) - set(endings):
-                        client.cancel(job, keep=True)
+                to_stop = _stop(client, to_stop - set(endings)) if to_stop else to_stop
                 if event is None:
                     watcher.refresh()
                     continue
@@ -204,6 +203,17 @@ def tune(
         if mesh is not None and any(e.report is None and "cannot write" in e.error for e in endings.values()):
             watcher.note(f"the results are kept in {mesh.keep()}")
     return [endings[job] for job in ids]
+
+
+def _stop(client: Client, jobs: set[str]) -> set[str]:
+    """Ask for ``jobs`` to be stopped early. Returns those for which the broker could not be reached."""
+    for job in sorted(jobs):
+        try:
+            client.cancel(job, keep=True)
+        except (BrokerUnavailable, LinkDown):
+            return jobs
+        jobs = jobs - {job}
+    return jobs
 
 
 def _describe(layout: Layout, watcher: Watcher) -> None:

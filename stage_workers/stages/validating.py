@@ -11,8 +11,7 @@ from stage_workers.stages.trusting import Measured, Watch
 
 
 def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
-    """Latency before and after, watched like a profile, and whether the outputs agree. A tuned model that is
-    slower is rejected: few trials may not make up for what the graph optimisation changed for them.
+    """Latency before and after, watched like a profile, and whether the outputs agree.
 
     Raises:
         TunemeshError: the engine failed or refused, the store fails, or this worker has no device.
@@ -41,9 +40,8 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
     before, after = (statistics.median(outcome.latencies) for outcome in measured.outcomes)
     return ValidateDone(
         latency_before=before,
-        latency_after=min(before, after),
+        latency_after=after,
         largest_difference=max(each.largest_difference for each in found),
         equal=all(each.equal for each in found),
         drift=measured.drift,
-        rejected=after if after > before else None,
     )

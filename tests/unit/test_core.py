@@ -36,6 +36,7 @@ from shared.messages import (
     TaskLedger,
     TaskSpec,
     Timing,
+    UpdateWork,
     Usage,
     ValidateDone,
 )
@@ -67,27 +68,36 @@ def test_a_job_runs_through_all_stages_and_ends_with_exactly_its_trials() -> Non
 
 
 @pytest.mark.parametrize(
-    ("rejected", "result", "text"),
+    ("tuned", "result", "text"),
     [
-        (None, TUNED, "2000.000 ms -> 1000.000 ms (2.0x)"),
+        (1.0, TUNED, "2000.000 ms -> 1000.000 ms (2.0x)"),
+        (2.02, TUNED, "2000.000 ms -> 2020.000 ms (1.0x)"),
         (2.5, BLOB, "2000.000 ms, untuned: tuned it would take 2500.000 ms"),
     ],
 )
-def test_a_model_that_tuning_made_slower_is_not_handed_out(
-    rejected: float | None, result: Blob, text: str
-) -> None:
-    after = 1.0 if rejected is None else 2.0
-    world = World(
-        validated=ValidateDone(
-            latency_before=2.0, latency_after=after, largest_difference=0.0, equal=True, rejected=rejected
-        )
-    )
+def test_a_model_that_tuning_made_slower_is_not_handed_out(tuned: float, result: Blob, text: str) -> None:
+    found = ValidateDone(latency_before=2.0, latency_after=tuned, largest_difference=0.0, equal=True)
+    world = World(validated=found)
     world.publish(request())
     world.run("job")
     done = world.events[-1]
     assert (done.kind, done.text) == ("done", text)
     assert done.assembled is not None
+    assert done.validated is not None
     assert (done.assembled.tuned, done.assembled.untuned) == (result, BLOB)
+    said = (done.validated.latency_after, done.validated.rejected)
+    assert said == ((tuned, None) if result is TUNED else (2.0, tuned))
+
+
+def test_a_model_that_computes_something_else_is_not_handed_out() -> None:
+    wrong = ValidateDone(latency_before=1.0, latency_after=2.0, largest_difference=9.0, equal=False)
+    world = World(validated=wrong)
+    world.publish(request())
+    world.run("job")
+    assert "does not compute" in world.ledger("job").error
+    world.give(Arrived(7, Query(job="job"), reply_to="c", correlation_id="c"))
+    (answer,) = [each for each in world.log if isinstance(each, Answer)]
+    assert answer.snapshot.assembled is None
 
 
 def test_a_chunk_on_its_way_to_the_device_counts_neither_as_tried_nor_as_failed() -> None:
@@ -482,8 +492,13 @@ def test_stopping_early_leaves_out_what_was_not_begun() -> None:
         world.turn()
     started = sum(isinstance(each, Dispatch) and each.step.id.endswith("/build") for each in world.log)
     world.publish(Cancel(job="job", keep=True))
+    while not world.core.jobs["job"].ledger.stopped:
+        world.turn()
+    before = len(world.log)
     world.run("job")
     assert world.ledger("job").phase == "done"
+    updates = [each.step.work for each in world.log[before:] if isinstance(each, Dispatch)]
+    assert {work.want for work in updates if isinstance(work, UpdateWork)} == {0}
     # What was begun when the wish arrived, of 500 chunks; a few more were begun while it was on its way.
     assert 2 * started <= trials(world.ledger("job")) <= 2 * started + 20
     assert any("stopping early" in event.text for event in world.events)

@@ -10,9 +10,9 @@ from shared.engine import BuildOutcome
 from . import linking, preloading, schedules, spaces, targets, workloads
 
 LEFT_TO_LLVM = ("tirx.RemoveNoOp", "s_tir.RenormalizeSplitPattern", "tirx.CommonSubexprElim")
-"""Passes of TVM, by name, that scheduled kernels are lowered without. LLVM does the same work once more, and
-does it without them: the first two change no object file, for a twenty-fifth of the time to build it; without
-the third kernels are as fast, for as much again. A schedule is measured and used with the same passes."""
+"""Passes of TVM, by name, that candidates and tuned models are lowered without: LLVM does the same work once
+more. The first two change next to no object file, for a 25th of the time to build it; without the third
+kernels are as fast, for nearly as much again. A schedule is measured and used with the same passes."""
 
 
 def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
@@ -31,7 +31,7 @@ def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
 
 
 def left_out(target: str) -> list[str]:
-    """Names of the passes that TVM is to leave out where it compiles scheduled kernels for ``target``."""
+    """Names of the passes that TVM is to leave out of what is tuned for ``target``."""
     return [] if targets.is_gpu(target) else list(LEFT_TO_LLVM)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.errors import BadInput
 
-from . import models
+from . import kernels, models
 from .comparing import Array
 from .validating import flatten
 
@@ -23,7 +23,7 @@ def run_model(artifact: Path, signature: Path, inputs: Mapping[str, Array]) -> l
 
     try:
         wanted = models.unpack_signature(signature.read_bytes()).inputs
-        module = tvm.runtime.load_module(str(artifact))
+        module = kernels.load(artifact.read_bytes())
     except OSError as error:
         raise BadInput(f"cannot read the tuned model: {error}") from None
     if unknown := sorted(set(inputs) - {tensor.name for tensor in wanted}):

@@ -75,16 +75,15 @@ def _race(
     before: Callable[[], float], after: Callable[[], float], settings: Settings
 ) -> tuple[list[float], list[float], float]:
     """Latencies in seconds, and the share of its time that the tuned model had to wait for its core. The two
-    take turns, so that whatever else slows the machine down hits both; the faster one runs several times a
-    turn."""
+    take turns, so that whatever else slows the machine down hits both; in each they run for as long as one
+    repeat of a candidate, at least once."""
     slow, fast = before(), after()
     turns = max(LEAST_RUNS, min(settings.repeats * 3, int(UNTUNED_SECONDS / slow)))
-    # As many runs a turn as one repeat of a candidate takes.
-    runs = max(1, int(settings.min_repeat_ms / 1e3 / max(fast, 1e-6)))
+    runs_before, runs_after = (max(1, int(settings.min_repeat_ms / 1e3 / max(s, 1e-6))) for s in (slow, fast))
     latencies_before, latencies_after, waited = [], [], []
     for _ in range(turns):
-        latencies_before.append(before())
+        latencies_before.append(statistics.median(before() for _ in range(runs_before)))
         core = kernels.CoreWatch()
-        latencies_after.append(statistics.median(after() for _ in range(runs)))
+        latencies_after.append(statistics.median(after() for _ in range(runs_after)))
         waited.append(core.share())
     return latencies_before, latencies_after, statistics.median(waited)
