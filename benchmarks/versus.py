@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from benchmarks import evidence, markdown, matrix, table
-from benchmarks.evidence import TaskCurve
+from benchmarks.evidence import Evidence, TaskCurve
 from benchmarks.markdown import times
 from benchmarks.overhead import PARTS
-from benchmarks.plots.progress import progress
+from benchmarks.plots.progress import best_latency, progress
 from benchmarks.running import REMEASURED, Bench
 from benchmarks.summary import column, geometric_mean, paired_ratio, pairs
 from benchmarks.table import Row, number
@@ -101,8 +103,13 @@ def _moving(rows: Sequence[Row]) -> str:
 def _figures(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
     lines = []
     for section, rows in groups.items():
+        mesh = [row for row in rows if row["tuner"] == MESH]
         kept = {
-            tuner: bench.evidence(row for row in rows if row["tuner"] == tuner)
+            tuner: [
+                found
+                for row, against in pairs([row for row in rows if row["tuner"] == tuner], mesh)
+                if (found := _evidence(bench, row, against)) is not None
+            ]
             for tuner in bench.experiment.axis("tuner")
         }
         if all(kept.values()):
@@ -144,25 +151,29 @@ def _time_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> flo
     the other's whole time. Runs in which it never did count with their whole time, and at least as 1."""
     ratios = []
     for row, against in pairs(mesh, theirs):
-        own, other = evidence.load(bench.folder(row["run"])), evidence.load(bench.folder(against["run"]))
+        own, other = _evidence(bench, row, row), _evidence(bench, against, row)
         took, whole = number(against, "tuning_s"), number(row, "tuning_s")
-        if own is None or other is None or not own.curves or not other.curves or not took or not whole:
+        if own is None or other is None or not own.curves or not took or not whole:
             continue
-        last = _last(other.curves, {curve.task: curve.untuned for curve in own.curves})
+        if not other.curves or not all(curve.untuned or curve.measured for curve in other.curves):
+            continue
         began = min(bar.started for bar in own.bars if bar.stage in evidence.TASK_STAGES)
-        reached = _when(own.curves, last)
+        reached = _when(own.curves, best_latency(other.curves)[-1][1])
         ratios.append((reached - began) / took if reached is not None else max(whole / took, 1.0))
     return geometric_mean(ratios)
 
 
-def _last(curves: Sequence[TaskCurve], untuned: Mapping[str, float | None]) -> float:
-    """The sum over the tasks of weight times best latency in the end. What was never measured counts as
-    ``untuned``, which MetaSchedule does not measure; it leaves tasks out where trials are few."""
-    total = 0.0
-    for curve in curves:
-        best = min((each.latency for each in curve.measured), default=untuned.get(curve.task))
-        total += curve.weight * (best if best is not None else math.inf)
-    return total
+def _evidence(bench: Bench, row: Row, mesh: Row) -> Evidence | None:
+    """What a run left behind. MetaSchedule measures no untuned workload and leaves tasks out where trials
+    are few: these count as the mesh measured them untuned. Both have the same tasks in the same order."""
+    found, known = evidence.load(bench.folder(row["run"])), evidence.load(bench.folder(mesh["run"]))
+    if found is None or known is None or len(found.curves) != len(known.curves):
+        return found
+    curves = [
+        curve if curve.measured else msgspec.structs.replace(curve, untuned=same.untuned)
+        for curve, same in zip(found.curves, known.curves, strict=True)
+    ]
+    return msgspec.structs.replace(found, curves=curves)
 
 
 def _when(curves: Sequence[TaskCurve], latency: float) -> float | None:
