@@ -123,7 +123,7 @@ class Decider:
         self._desk.tell(job, phase, text)
 
     def can_stop(self, job: Job) -> bool:
-        """Whether there is something left to try, so that stopping early makes a difference."""
+        """Whether it is not too late to stop early: the model is not being assembled yet."""
         return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
 
     def stop(self, job: Job) -> None:

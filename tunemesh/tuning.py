@@ -22,7 +22,10 @@ from tunemesh.mesh import LocalMesh
 from tunemesh.places import Place
 from tunemesh.report import Report, save_results
 
-STOPPING = "stopping early: what is under way is finished and the best is kept; Ctrl-C again leaves at once"
+STOPPING = (
+    "stopping early: what is under way is finished and the best is kept, where something was measured;"
+    " Ctrl-C again leaves at once"
+)
 
 
 @dataclass(frozen=True, slots=True)
