@@ -17,7 +17,7 @@ lint: setup            ## format, lint, types, import rules; all of them, also a
 	done; \
 	exit $$status
 
-bench: setup           ## the measurements of docs/ on this machine
+bench: setup           ## what the mesh itself costs, measured on this machine
 	$(VENV)/python -m benchmarks
 
 bench-vs-metaschedule: setup  ## the short comparison with MetaSchedule, 15 min

@@ -30,7 +30,7 @@ def find(experiment: Experiment, source: Path, out: Path) -> dict[str, Path]:
     """
     if experiment.kind == "simulation":
         for scenario in experiment.axis("scenario"):
-            if Path(scenario).suffix and not (source.parent / scenario).is_file():
+            if not (source.parent / scenario).is_file():
                 raise BadInput(f"experiment {source}: there is no scenario {source.parent / scenario}")
         return {}
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from broker_config.roles import ROLES, Role
+from shared.errors import BadInput
 
 PORTS = range(15_000, 32_768)
 """Below Linux's ephemeral range, so that no outgoing connection takes a port while the node is down."""
@@ -35,7 +36,10 @@ def load_identity(folder: Path, keep_ports: bool) -> Identity:
     """
     path = folder / "identity.json"
     if path.exists():
-        known = msgspec.json.decode(path.read_bytes(), type=Identity)
+        try:
+            known = msgspec.json.decode(path.read_bytes(), type=Identity)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot read {path}: {error}; remove the folder to begin anew") from None
         taken = (known.amqp_port, known.management_port, known.dist_port, known.epmd_port)
         if keep_ports or all(_is_free(port) for port in taken):
             return known

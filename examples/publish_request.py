@@ -23,6 +23,7 @@ from typing import Any
 
 import msgpack
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError, UnroutableError
 
 VERSION = 1
@@ -109,7 +110,9 @@ def follow(mesh: Mesh, request: Map) -> Map:
             return _until_final(mesh)
         except UnroutableError:
             raise Problem(2, "this broker is not set up for Tunemesh: no queue takes requests") from None
-        except AMQPError as error:
+        except TimeoutError:  # the alarm
+            raise
+        except (AMQPError, AMQPConnectorException, OSError) as error:
             if not published:
                 # Known jobs are not started twice, but what is wrong here would hardly mend itself.
                 raise Problem(2, f"cannot use the broker: {_cause(error)}") from None

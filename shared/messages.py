@@ -398,8 +398,8 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     drift: Seconds = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
     rejected: Seconds | None = None
-    """Latency of the tuned model where it is slower than the untuned one, which then is the result: said by
-    the coordinator."""
+    """Latency of the tuned model where it is clearly slower than the untuned one, which then is the result:
+    said by the coordinator."""
 
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure"):

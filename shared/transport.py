@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import random
+import re
 import threading
 import time
 import uuid
@@ -595,13 +596,14 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 def _parameters(url: str, name: str, properties: Mapping[str, str | int]) -> pika.URLParameters:
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("amqp", "amqps") or not parts.hostname:
-            raise BadInput(
-                f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost"
-            )
         parameters = pika.URLParameters(url)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{redacted(url)!r} is no broker URL: {error}") from None
+    except (ValueError, TypeError):  # their texts may quote the password
+        parameters = None
+    if parameters is None or parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+        raise BadInput(
+            f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost,"
+            " with special characters of the password percent-encoded"
+        )
     parameters.heartbeat = HEARTBEAT
     parameters.blocked_connection_timeout = 120
     parameters.connection_attempts = 1
@@ -612,14 +614,8 @@ def _parameters(url: str, name: str, properties: Mapping[str, str | int]) -> pik
 
 
 def redacted(url: str) -> str:
-    """``url`` without its password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # brackets that do not match, for one
-        return "the address"
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)
+    """``url`` without its password, whatever that is made of."""
+    return re.sub(r"(//[^:/@]*):.*@", r"\1:***@", url)
 
 
 def _text(error: Any) -> str:

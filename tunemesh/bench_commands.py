@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from shared.errors import BadInput
+
 
 def bench(
     experiment: Annotated[Path, typer.Argument(help="A YAML file; see docs/benchmarks.md.")],
@@ -22,9 +24,14 @@ def bench(
 ) -> None:
     """Run an experiment unattended, going on where it was stopped, and render its report."""
     # matplotlib takes a second to import, and no other command needs it.
-    from benchmarks.experiment import load
-    from benchmarks.report import render
-    from benchmarks.running import Bench, load_results
+    try:
+        from benchmarks.experiment import load
+        from benchmarks.report import render
+        from benchmarks.running import Bench, load_results
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
+        raise BadInput("benchmarks are not part of this installation; run it from the repository") from None
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     loaded = load(experiment)

@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 a job failed, 2 bad usage or input."""
+"""The command line. Exit codes: 0 done, 1 a job failed or something is wrong, 2 bad usage or input, 130
+interrupted."""
 
 from __future__ import annotations
 
@@ -69,9 +70,15 @@ def main() -> NoReturn:
     except Exception as error:
         # Usage errors belong to the click inside typer, which is not public.
         message = getattr(error, "format_message", None)
-        if message is None:
+        if type(error).__name__ == "NoArgsIsHelpError" and message is not None:
+            print(message(), file=sys.stderr)
+            code = BadInput.exit_code
+        elif message is not None:
+            code = _complain(message(), BadInput.exit_code)
+        elif isinstance(error, OSError) and error.filename is not None:
+            code = _complain(f"cannot use {error.filename}: {error.strerror}", BadInput.exit_code)
+        else:
             raise
-        code = _complain(message(), BadInput.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -348,7 +355,9 @@ def cancel(
         client.cancel(job, keep)
         for event in client.follow([job]):
             if event is not None and event.kind in FINAL_KINDS:
-                print(f"{job}: {event.kind}")
+                print(f"{job}: {event.kind}" + (f": {event.text}" if event.text else ""))
+                if event.kind not in ("done", "cancelled"):
+                    raise typer.Exit(1)
 
 
 @app.command()

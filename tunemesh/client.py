@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -34,11 +36,16 @@ SILENCE = 5.0
 """Seconds without an event of a job after which the coordinator is asked. Events are not persistent: one that
 was sent while the client or the coordinator was away is lost, but what it said can be asked for."""
 
+UNANSWERED = 60.0
+"""Seconds without any answer after which that is said."""
+
 UNKNOWN = 12
 """Answers in a row that do not know a job, after which it counts as rejected. A coordinator that has just
 started may not have heard of it yet."""
 
 QUEUE = "client.own"
+
+log = logging.getLogger(__name__)
 
 
 class Client:
@@ -119,9 +126,15 @@ class Client:
         heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + 1.0)
         unknown = dict.fromkeys(jobs, 0)
         asked: dict[str, str] = {}
+        answered = time.monotonic()
         while heard:
             event: JobEvent | None = None
             message, correlation_id = self._next(idle)
+            if message is not None:
+                answered = time.monotonic()
+            elif time.monotonic() - answered > UNANSWERED:
+                log.warning("no coordinator has answered for %.0f s; waiting for one", UNANSWERED)
+                answered = math.inf
             match message:
                 case JobEvent() if correlation_id in heard:
                     # A request that could not even be read is refused without its job.

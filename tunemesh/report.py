@@ -5,6 +5,7 @@ The schema of ``report.json`` is described in ``docs/report.md``. Latencies and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -171,5 +172,6 @@ def write_file(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise TunemeshError(f"cannot write {path}: {error.strerror or error}") from None

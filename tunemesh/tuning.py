@@ -160,8 +160,8 @@ def tune(
         TunemeshError: the mesh could not go on.
     """
     models = [(path, read_model(path)) for path in paths]
-    _check_writable(plan_.out)
     ids = job_ids(paths, unique=plan_.place is not None)
+    _check_writable(plan_.out, ids)
     with ExitStack() as stack:
         supervise: Callable[[], None] = _nothing
         mesh: LocalMesh | None = None
@@ -177,6 +177,8 @@ def tune(
             place = plan_.place
         store = ArtifactStore(place.artifacts)
         client = stack.enter_context(Client(place.broker, ids))
+        if mesh is None:
+            client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, (path, model) in zip(ids, models, strict=True):
             client.submit(make_request(job, path, model, plan_, store))
@@ -248,14 +250,15 @@ def _ending(event: JobEvent, store: ArtifactStore, out: Path) -> Ending | None:
     return None
 
 
-def _check_writable(out: Path) -> None:
+def _check_writable(out: Path, ids: Sequence[str]) -> None:
     """Better now than after hours of tuning."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise BadInput(f"cannot write to {out}: {error.strerror or error}") from None
+    for folder in (out, *(out / job for job in ids if (out / job).exists())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise BadInput(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 def _nothing() -> None:
