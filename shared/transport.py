@@ -596,10 +596,11 @@ def _fail(future: Future[Any], error: BaseException) -> None:
 def _parameters(url: str, name: str, properties: Mapping[str, str | int]) -> pika.URLParameters:
     try:
         parts = urlsplit(url)
-        parameters = pika.URLParameters(url)
+        usable = parts.scheme in ("amqp", "amqps") and parts.hostname
+        parameters = pika.URLParameters(url) if usable else None
     except (ValueError, TypeError):  # their texts may quote the password
         parameters = None
-    if parameters is None or parts.scheme not in ("amqp", "amqps") or not parts.hostname:
+    if parameters is None:
         raise BadInput(
             f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost,"
             " with special characters of the password percent-encoded"

@@ -253,6 +253,8 @@ def test_a_simulation_is_reported_against_its_lower_bound(tmp_path: Path) -> Non
         folder.mkdir(parents=True)
         return run_simulation(work, work.run, folder, fake)
 
+    for name in ("one", "two"):
+        (tmp_path / name).touch()
     matrix = {"scenario": ["one", "two"], "strategy": ["sequential", "interleaved"], "seed": [0, 1]}
     bench = Bench(
         Experiment(name="s", kind="simulation", matrix=matrix), tmp_path / "s.yaml", tmp_path / "out"
