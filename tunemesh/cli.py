@@ -124,7 +124,9 @@ def tune(
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
     brings its own mesh. Ctrl-C stops early and keeps what was found; a second one leaves at once."""
     options.check_tenant(tenant, priority)
-    place = places.find(broker, artifacts) if places.named(broker) else None
+    place = places.find(broker, artifacts) if artifacts or places.named(broker) else None
+    if place is not None and (device is not None or builders is not None):
+        raise BadInput("--device and --builders are for a mesh of its own; a running one has its workers")
     wanted = tuning.Plan(
         target=target,
         trials=options.check_trials(trials),

@@ -31,8 +31,12 @@ Priority = Annotated[int, typer.Option(help="1 to 100: share among the tenant's 
 Lookahead = Annotated[
     int | None, typer.Option(help="0: never propose before all of the last round is measured.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>; by default the last core.")]
-Builders = Annotated[int | None, typer.Option(help="Build workers; by default as many as fit.")]
+Device = Annotated[
+    str | None, typer.Option(help="Of a mesh of its own: cpu:<cores> or cuda:<n>; by default the last core.")
+]
+Builders = Annotated[
+    int | None, typer.Option(help="Build workers of its own mesh; by default as many as fit.")
+]
 Broker = Annotated[
     str | None, typer.Option(help="amqp(s)://user:password@host:port/vhost of a running mesh.")
 ]

@@ -74,6 +74,8 @@ def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place
         BadInput: there is none.
     """
     broker = named(broker)
+    if artifacts and not broker:
+        raise BadInput(f"--artifacts is the store of a running mesh: give --broker (or {BROKER}) as well")
     artifacts = artifacts or os.environ.get(ARTIFACTS)
     if broker and (artifacts or not store):
         # Whoever gives an address gives it for what is to run.

@@ -225,6 +225,9 @@ def test_a_worker_with_the_rights_of_a_client_ends_with_the_reason(tunemesh: Run
 # -- Bad input ----------------------------------------------------------------------------------------------
 
 
+NOWHERE = ["--broker", "amqp://a:b@127.0.0.1:9/x", "--artifacts", "/tmp"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -249,10 +252,22 @@ def test_a_worker_with_the_rights_of_a_client_ends_with_the_reason(tunemesh: Run
         (["coordinator"], "no mesh is known"),
         (["tune", "{model}", "--chunk", "99"], "bad setting"),
         (["tune", "{model}", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["tune", "{model}", "--out", "{model}"], "cannot write to"),
+        (
+            ["tune", "{model}", *NOWHERE, "--device", "cpu:0"],
+            "--device and --builders are for a mesh of its own",
+        ),
+        (["tune", "{model}", "--artifacts", "/tmp"], "give --broker"),
+        (["up", "--folder", "{model}"], "cannot use"),
         (["tune"], "Missing argument"),
         (["status"], "no mesh is known"),
+        (["status", "--artifacts", "/tmp"], "give --broker"),
+        (
+            ["status", "--broker", "amqp://a:s/cret@x:1/v", "--artifacts", "/tmp"],
+            "'amqp://a:***@x:1/v' is no",
+        ),
         (["status", "--broker", "http://x", "--artifacts", "/tmp"], "is no broker URL"),
-        (["status", "--broker", "amqp://a:b@127.0.0.1:9/x", "--artifacts", "/tmp"], "cannot use the broker"),
+        (["status", *NOWHERE], "cannot use the broker"),
         (["worker", "build-gpu", "--broker", "amqp://x", "--artifacts", "/tmp"], "no worker's queue"),
         (["frobnicate"], "No such command"),
     ],
@@ -263,6 +278,14 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     ended = tunemesh(*[argument.format(model=mock_model) for argument in arguments])
     assert expected in complaint(ended)
     assert ended.returncode == 2
+
+
+def test_no_command_is_answered_by_the_help(tunemesh: Run) -> None:
+    for group in ([], ["broker"]):
+        ended = tunemesh(*group)
+        assert ended.stderr.startswith("Usage: ")
+        assert len(ended.stderr.splitlines()) > 5
+        assert ended.returncode == 2
 
 
 def test_an_unknown_target_is_one_line_and_exit_code_2(tunemesh: Run, mock_model: Path) -> None:

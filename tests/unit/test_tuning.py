@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
-from shared.errors import LinkDown
+import pytest
+
+from shared.errors import LinkDown, TunemeshError
 from tunemesh import tuning
 from tunemesh.client import Client
+from tunemesh.report import write_file
 
 
 class FlakyClient:
@@ -31,3 +35,9 @@ def test_the_wish_to_stop_early_is_repeated_until_the_broker_is_back() -> None:
         left = tuning._stop(cast(Client, client), left)
     assert left == set()
     assert client.told == ["a", "b"]
+
+
+def test_a_result_whose_folder_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "job").touch()
+    with pytest.raises(TunemeshError, match="cannot write"):
+        write_file(tmp_path / "job" / "model.so", b"")
