@@ -228,6 +228,8 @@ def arguments() -> argparse.Namespace:
     chosen = parser.parse_args()
     if not chosen.broker:
         parser.error("give --broker, or set TUNEMESH_BROKER_URL")
+    if chosen.artifacts is not None and ":/" in str(chosen.artifacts):
+        parser.error("--artifacts: this example knows folders only")
     if chosen.timeout < 1 or chosen.trials < 1:
         parser.error("--timeout and --trials must be at least 1")
     return chosen
