@@ -70,8 +70,9 @@ DEVICE_QUEUE_PATTERN = r"profile-[a-z0-9][a-z0-9-]{0,62}"
 MAX_MESSAGE_BYTES = 1024 * 1024
 """Largest body that a node takes. Properties and headers (the envelope) come on top and are not counted."""
 CONSUMER_TIMEOUT = 4 * 3600.0
-"""Seconds that a delivery may stay unacknowledged on our own nodes. The longest step that settings allow is 8
-candidates of 600 s; 4 h leaves room for it and still frees what a hanging worker holds."""
+"""Seconds that a delivery may stay unacknowledged on our own nodes. A step of 8 candidates that take
+600 s each stays below 4 h with its baseline, which still frees what a hanging worker holds; the rare one that
+does not comes again, and is answered from what the worker remembers."""
 DEAD_LETTERS = 1000
 DEAD_LETTER_BYTES = 128 * 1024 * 1024
 DEAD_LETTER_SECONDS = 7 * 24 * 3600

@@ -17,10 +17,19 @@ WIRE_VERSION = 1
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})\Z")]
+StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
+TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,40}\Z")]
+"""``-`` where a message is not about a task."""
+Name = Annotated[str, Meta(max_length=300)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+"""A duration or a latency; like the next two neither infinite nor NaN, since sums of them are kept."""
+Instant = Annotated[float, Meta(ge=0, le=1e11)]
+"""Unix time."""
+Drift = Annotated[float, Meta(ge=-1, le=1e9)]
+"""How much slower than usual a device was: 0.1 is 10 %."""
 
 Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
 
@@ -136,7 +145,7 @@ class SetStrategy(Message, frozen=True, kw_only=True, tag="set-strategy"):
 
     strategy: Annotated[str, Meta(min_length=1, max_length=500)]
     """As on the command line: a name, and what it takes behind a colon."""
-    at: float
+    at: Instant
     """When it was sent; of two the newer one holds."""
 
 
@@ -146,7 +155,7 @@ class SetStrategy(Message, frozen=True, kw_only=True, tag="set-strategy"):
 class TaskSpec(Struct, frozen=True, kw_only=True):
     """One distinct tensor workload of a job for one target."""
 
-    id: str
+    id: TaskId
     """Short and unique within the job: ``t00``, ``t01``, …"""
     name: str
     key: Sha256
@@ -188,12 +197,12 @@ class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: Count
     seconds: Seconds
     outcome: Outcome
-    latencies: list[float] = []
+    latencies: list[Seconds] = []
     median: Seconds = 0.0
     """Of ``latencies``."""
     spread: Seconds = 0.0
     """(largest - smallest) / median of ``latencies``."""
-    drift: float = 0.0
+    drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran around this measurement: 0.1 is 10 %."""
     attempts: Count = 1
     """Times it was measured: more than once when the first time was disturbed; 0 when the same binary had
@@ -208,8 +217,8 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     candidate: Candidate
     outcome: Outcome
-    latencies: list[float] = []
-    drift: float = 0.0
+    latencies: list[Seconds] = []
+    drift: Drift = 0.0
     attempts: Count = 1
     cut_short: bool = False
     error: str = ""
@@ -219,19 +228,19 @@ class Confirmed(Struct, frozen=True, kw_only=True):
     """One of the best few candidates of a task, measured again at its end, taking turns with the others."""
 
     hash: str
-    latencies: list[float]
+    latencies: list[Seconds]
 
 
 class Timing(Struct, frozen=True, kw_only=True):
     """When and where a step ran. ``waited`` is its time in the queue, all in seconds."""
 
-    step: str
+    step: StepId
     stage: Stage
-    resource: str
-    worker: str
-    started: float
-    finished: float
-    waited: float = 0.0
+    resource: Name
+    worker: Name
+    started: Instant
+    finished: Instant
+    waited: Seconds = 0.0
     size: Count = 1
     """Candidates that it dealt with; 1 where it is not about candidates."""
 
@@ -240,7 +249,7 @@ class History(Struct, frozen=True, kw_only=True):
     """What one ``model-update`` of a task has learned from, as kept in the artifact store: usually the round
     before. With lookahead the rest of a round comes with the history of the next."""
 
-    task: str
+    task: TaskId
     round: Count
     trials: list[Trial]
     timings: list[Timing]
@@ -291,9 +300,9 @@ class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
     artifacts: list[Built]
     baseline: bool = False
     confirm: bool = False
-    best: float | None = None
+    best: Seconds | None = None
     """The lowest latency of the task so far in seconds: what is much slower is cut short."""
-    untuned: float | None = None
+    untuned: Seconds | None = None
     """That of ``task.untuned``, once it was measured."""
 
 
@@ -303,7 +312,7 @@ class TaskRecords(Struct, frozen=True, kw_only=True):
     task: TaskSpec
     history: list[Blob]
     confirmed: list[Confirmed] = []
-    untuned: float | None = None
+    untuned: Seconds | None = None
     """Latency of the untuned workload in seconds: what a schedule has to beat."""
 
 
@@ -330,7 +339,7 @@ Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | Valida
 class Step(Message, frozen=True, kw_only=True, tag="step"):
     """One stage of one task (or one chunk of its batch) to be done by one worker."""
 
-    id: str
+    id: StepId
     """``job/task/round/chunk/stage``, with ``-`` where a part does not apply."""
     job: JobId
     engine: str
@@ -338,7 +347,7 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
     seed: int
     settings: Settings
     work: Work
-    task: str = "-"
+    task: TaskId = "-"
     round: Count = 0
     chunk: Count = 0
     attempt: Count = 0
@@ -371,9 +380,9 @@ class BuildDone(Struct, frozen=True, kw_only=True, tag="build"):
 
 class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
-    untuned: float | None = None
+    untuned: Seconds | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
-    drift: float = 0.0
+    drift: Drift = 0.0
     """The largest that was left after measuring again."""
 
 
@@ -391,11 +400,11 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     latency_before: Seconds
     latency_after: Seconds
     """Of the job's result: of the untuned model where the tuned one was ``rejected``."""
-    largest_difference: Seconds
+    largest_difference: Annotated[float, Meta(ge=0)]
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
     """Whether all outputs agree within the tolerances of their dtypes."""
-    drift: Seconds = 0.0
+    drift: Drift = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
     rejected: Seconds | None = None
     """Latency of the tuned model where it is clearly slower than the untuned one, which then is the result:
@@ -415,7 +424,7 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
     """What a worker made of a step. Published to ``tunemesh.results`` with key ``result.<stage>``."""
 
     job: JobId
-    task: str = "-"
+    task: TaskId = "-"
     round: Count = 0
     chunk: Count = 0
     timing: Timing
@@ -425,20 +434,20 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
 class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
     """Sent every few seconds by every worker to ``tunemesh.status``; not persistent."""
 
-    worker: str
+    worker: Name
     """Unique per worker process: ``<queue>@<host>:<pid>``."""
     queue: QueueName
-    host: str
-    slots: Count
+    host: Name
+    slots: Annotated[int, Meta(ge=0, le=1024)]
     """Steps that it does at once; 0 when it is leaving."""
-    targets: list[str] = []
+    targets: Annotated[list[Annotated[str, Meta(max_length=2000)]], Meta(max_length=8)] = []
     """Targets that its device profiles; empty for workers without a device."""
-    step: str | None = None
+    step: StepId | None = None
     """What it is doing now."""
     leaving: bool = False
-    cpus: list[Count] = []
+    cpus: Annotated[list[Count], Meta(max_length=4096)] = []
     """Cores of ``host`` that its work runs on, where that is limited; work on shared cores is shared out."""
-    drift: float = 0.0
+    drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
 
 
@@ -471,17 +480,17 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     trials: Count = 0
     """Trials tried."""
     outcomes: dict[str, Count] = {}
-    best: float | None = None
+    best: Seconds | None = None
     """Best measured latency in seconds."""
-    gain: float = 0.0
+    gain: Seconds = 0.0
     """Seconds of latency that the last round took off, per trial."""
-    untuned: float | None = None
+    untuned: Seconds | None = None
     last_error: str = ""
     exhausted: bool = False
     """Nothing new can be proposed."""
     remeasured: Count = 0
     """Trials that were measured more than once, because something disturbed the device."""
-    drift: float = 0.0
+    drift: Drift = 0.0
     """The largest that is left in a measurement."""
     pace: dict[Stage, Seconds] = {}
     """Learned durations: seconds of one ``model-update``, and per candidate in ``build`` and ``profile``."""
@@ -500,8 +509,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     request: Request
     revision: Count
     phase: Phase
-    accepted: float
-    finished: float | None = None
+    accepted: Instant
+    finished: Instant | None = None
     model: Blob | None = None
     tasks: list[TaskLedger] = []
     stopped: bool = False
@@ -533,15 +542,15 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     weight: Positive
     trials: Count
     outcomes: dict[str, Count]
-    untuned: float | None
-    best: float | None
+    untuned: Seconds | None
+    best: Seconds | None
     last_error: str
-    spread: float | None = None
+    spread: Seconds | None = None
     """(largest - smallest) / median of the repeats in which the best candidate was confirmed."""
     confirmed: Count = 0
     """Candidates that were measured again at the end, taking turns."""
     remeasured: Count = 0
-    drift: float = 0.0
+    drift: Drift = 0.0
     rounds_ahead: Count = 0
 
 
@@ -555,8 +564,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     trials: Count
     """Tried so far, with those of rounds under way."""
     budget: Count
-    accepted: float
-    finished: float | None
+    accepted: Instant
+    finished: Instant | None
     tasks: list[TaskProgress]
     usage: dict[str, Usage]
     tenant: str = ""
@@ -584,7 +593,7 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
     """``busy`` over slots and elapsed time."""
-    drift: float = 0.0
+    drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
 
 
@@ -609,7 +618,7 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
 
     job: JobId
     kind: EventKind
-    at: float
+    at: Instant
     text: str = ""
     """One line for people."""
     progress: JobProgress | None = None

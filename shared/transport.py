@@ -30,18 +30,41 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pika
+import pika.data
 import pika.exceptions
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
 from shared.codec import CONTENT_TYPE
-from shared.errors import BadInput, BrokerUnavailable, LinkDown, Unroutable
+from shared.errors import BadInput, BadMessage, BrokerUnavailable, LinkDown, Unroutable
+
+DecodeTable = Callable[[bytes, int], tuple[dict[str | bytes, Any], int]]
 
 HEARTBEAT = 10
 """Seconds. The broker drops a silent peer after two to three of them and requeues what it held."""
 
 BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between attempts to reconnect; the last one repeats."""
+
+LATEST = 10**14
+"""Milliseconds of Unix time that a sender's clock may show."""
+
+
+def _without_what_is_unreadable(decode: DecodeTable) -> DecodeTable:
+    """``decode`` with an empty table in place of an exception. pika decodes headers while it reads
+    from the socket, and gives the connection up over a date beyond the year 9999 or deep nesting, which
+    brokers pass on; the message would come again, for ever. Nothing that is needed is in headers."""
+
+    def table(encoded: bytes, offset: int) -> tuple[dict[str | bytes, Any], int]:
+        try:
+            return decode(encoded, offset)
+        except Exception:
+            return {}, offset + 4 + int.from_bytes(encoded[offset : offset + 4])
+
+    return table
+
+
+pika.data.decode_table = _without_what_is_unreadable(pika.data.decode_table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +98,6 @@ class Delivery:
     correlation_id: str | None
     sent_at: float | None
     """Seconds since the epoch, to the millisecond."""
-    redelivered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,8 +434,7 @@ class Link:
                 message_id=properties.message_id or "",
                 reply_to=properties.reply_to,
                 correlation_id=properties.correlation_id,
-                sent_at=sent / 1000 if isinstance(sent, int) else None,
-                redelivered=method.redelivered,
+                sent_at=sent / 1000 if isinstance(sent, int) and 0 <= sent <= LATEST else None,
             )
         )
 
@@ -428,6 +449,16 @@ class Link:
         now = time.time()
         self._published += 1
         self._pending[self._published] = _Pending(future, message.message_id)
+        try:
+            self._basic_publish(channel, message, now)
+        except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError):
+            raise  # the connection is done for
+        except Exception as error:  # an id that is too long, say: the next one may do
+            del self._pending[self._published]
+            self._published -= 1
+            _fail(future, BadMessage(f"{message.message_id[:100]} cannot be sent: {_text(error)}"))
+
+    def _basic_publish(self, channel: Channel, message: Outgoing, now: float) -> None:
         channel.basic_publish(
             message.exchange,
             message.key,

@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from broker_config import topology
 from shared import codec
+from shared.codec import clip
 from shared.errors import BadMessage, LinkDown, Unroutable
 from shared.messages import (
     BuildWork,
@@ -151,7 +152,7 @@ class Worker:
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
         started = time.monotonic()
         if step.engine in self._engines:
-            result = run_stage(step, self._context)
+            result = self._run(step)
         else:
             known = ", ".join(sorted(self._engines))
             result = Failure(error=f"{self._name} does not run engine {step.engine!r}, only {known}")
@@ -174,6 +175,15 @@ class Worker:
         if isinstance(done.result, Failure):
             log.warning("%s failed: %s", step.id, done.result.error)
         return done
+
+    def _run(self, step: Step) -> Result:
+        try:
+            return run_stage(step, self._context)
+        except Abandoned:
+            raise
+        except Exception as error:  # a defect of ours must not take every worker that gets the step
+            log.exception("%s failed", step.id)
+            return Failure(error=clip(f"{type(error).__name__}: {error}"))
 
     def _settle(self, delivery: Delivery, answer: Outgoing) -> None:
         """Publish ``answer``, and acknowledge ``delivery`` once the broker has confirmed it; else let it come

@@ -19,7 +19,6 @@ import resource
 import signal
 import socket
 import struct
-import sys
 import traceback
 from types import FrameType
 
@@ -154,7 +153,3 @@ def _die_with(parent: int, number: signal.Signals) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -32,7 +32,8 @@ class Patience:
         self._took: LRUCache[str, deque[float]] = LRUCache(TASKS_KEPT)
 
     def limit(self, task: str) -> float | None:
-        """Seconds of CPU time for the next build of ``task``; ``None`` while too little is known."""
+        """Seconds of CPU time for the next build of ``task``, by what others took on the clock;
+        ``None`` while too little is known."""
         took = self._took.get(task, ())
         return max(FACTOR * statistics.median(took), LEAST) if len(took) >= ENOUGH else None
 

@@ -193,6 +193,8 @@ def _canonical(target: str, engines: Sequence[str], sandbox: Caller) -> str:
     for engine in engines:
         try:
             answer = sandbox.call(engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
+            if isinstance(answer, CallFailure) and answer.kind == "crashed":  # killed, perhaps
+                answer = sandbox.call(engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
         except BadTarget as error:
             refusals.append(str(error))
             continue

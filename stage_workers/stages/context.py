@@ -79,13 +79,16 @@ class StageFailed(TunemeshError):
 def whole(
     step: Step, context: Context, method: str, args: Sequence[object], returns: type[T], limit: float
 ) -> T:
-    """Call an engine where all depends on the answer.
+    """Call an engine where all depends on the answer. One that crashes gets a second chance in a fresh
+    process: it may have been killed for something else.
 
     Raises:
         StageFailed: the call ended without one.
         TunemeshError: the engine refused.
     """
     answer = context.sandbox.call(step.engine, method, args, returns, limit)
+    if isinstance(answer, CallFailure) and answer.kind == "crashed":
+        answer = context.sandbox.call(step.engine, method, args, returns, limit)
     if isinstance(answer, CallFailure):
         raise StageFailed(f"engine {step.engine}, {method.replace('_', ' ')}: {answer.kind}: {answer.text}")
     return answer

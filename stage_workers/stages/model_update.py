@@ -9,7 +9,6 @@ import msgspec
 from shared.artifacts import ArtifactStore
 from shared.engine import Proposal
 from shared.messages import Blob, Candidate, History, Step, TaskState, UpdateDone, UpdateWork
-from stage_workers.sandbox import CallFailure
 from stage_workers.stages.context import UPDATE_LIMIT, Context, whole
 
 SEARCH_INLINE = 512 * 1024
@@ -20,9 +19,6 @@ MESSAGE_ROOM = 900 * 1024
 
 def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     """Give the engine its state and the trials of the last round; take its new state and the next batch.
-
-    An engine that crashes gets a second chance in a fresh process: an update is too much work to lose to
-    one bad moment, and deterministic, so that it cannot be done twice with different outcomes.
 
     Raises:
         TunemeshError: the engine failed twice or refused, or the store fails.
@@ -39,12 +35,12 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         step.seed,
         step.settings,
     )
-    first = context.sandbox.call(step.engine, "update", args, Proposal, UPDATE_LIMIT)
-    if isinstance(first, CallFailure):
-        first = whole(step, context, "update", args, Proposal, UPDATE_LIMIT)
-    candidates = [Candidate(index, name, schedule) for index, (name, schedule) in enumerate(first.schedules)]
+    proposal = whole(step, context, "update", args, Proposal, UPDATE_LIMIT)
+    candidates = [
+        Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
+    ]
     room = MESSAGE_ROOM - sum(len(each.schedule) + len(each.hash) for each in candidates)
-    search = _search_blob(first.search, min(room, SEARCH_INLINE), context.store)
+    search = _search_blob(proposal.search, min(room, SEARCH_INLINE), context.store)
     return UpdateDone(
         state=TaskState(search=search, history=history),
         candidates=candidates,

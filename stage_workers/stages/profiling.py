@@ -126,7 +126,11 @@ class _Kernels:
         step = self._step
         args = (self._workload, step.target, self._untuned, self.device, self._settings)
         limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
-        answer = _sound(self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit))
+        called = self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit)
+        if isinstance(called, CallFailure) and called.kind == "crashed":
+            # Killed for something else, perhaps; without it the task has no baseline.
+            called = self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit)
+        answer = _sound(called)
         if answer.outcome != "measured":
             return None
         self._baseline = statistics.median(answer.latencies)

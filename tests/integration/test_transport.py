@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, TypeVar
 
 import pytest
 
 from broker_config import topology
 from shared.errors import BadInput, BrokerUnavailable, LinkDown
-from shared.transport import Down, Link, Outgoing, Up
+from shared.transport import Delivery, Down, Link, Outgoing, Subscription, Up
 from tests.conftest import Broker
 
 QUEUE = "test.full"
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -23,7 +27,7 @@ def link(node: Broker) -> Iterator[Link]:
     link.close()
 
 
-def await_event(link: Link, kind: type[Up | Down]) -> Up | Down:
+def await_event(link: Link, kind: type[T]) -> T:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         event = link.next(0.2)
@@ -69,6 +73,26 @@ def test_a_user_that_lacks_a_right_does_not_try_for_ever(node: Broker) -> None:
             await_event(link, Up)
     finally:
         link.close()
+
+
+class Late(datetime):
+    """A date as only other clients can send it: milliseconds taken for seconds."""
+
+    def utctimetuple(self) -> time.struct_time:
+        return time.struct_time((2026, 1, 10**8, 0, 0, 0, 0, 1, 0))
+
+
+def test_headers_that_cannot_be_read_cost_the_headers_only(link: Link) -> None:
+    up = await_event(link, Up)
+    link.declare_queue(QUEUE).result(10)
+    link.consume(up, Subscription(QUEUE))
+    headers: list[dict[str, Any]] = [{"key": Late(2026, 1, 1)}, {"key": 1}]
+    for each in headers:
+        link.publish(Outgoing("", QUEUE, b"body", "id", "ledger", each)).result(10)
+    for _ in range(2):
+        delivery = await_event(link, Delivery)
+        assert delivery.body == b"body"
+        link.ack(delivery)
 
 
 @pytest.mark.parametrize(

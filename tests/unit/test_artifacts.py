@@ -78,11 +78,20 @@ def test_a_truncated_blob_is_refused_and_mended_by_the_next_writer(store: Artifa
     assert store.get(blob) == LARGE
 
 
-def test_a_blob_with_other_bytes_is_refused(store: ArtifactStore) -> None:
+def test_a_blob_with_other_bytes_is_refused_and_mended_by_the_next_writer(store: ArtifactStore) -> None:
     blob = store.put(LARGE)
     place(store, blob).write_bytes(LARGE[:-1] + b"!")
     with pytest.raises(ArtifactError, match="is damaged"):
         store.get(blob)
+    store.put(LARGE)
+    assert store.get(blob) == LARGE
+
+
+def test_whoever_claims_another_size_does_not_remove_a_blob(store: ArtifactStore) -> None:
+    blob = store.put(LARGE)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        store.get(Blob(blob.sha256, blob.size + 1))
+    assert store.get(blob) == LARGE
 
 
 @pytest.mark.parametrize(

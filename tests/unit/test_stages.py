@@ -12,7 +12,7 @@ import pytest
 from cachetools import LRUCache
 
 from shared.artifacts import ArtifactStore
-from shared.engine import ProfileOutcome, Proposal
+from shared.engine import ProfileOutcome, Proposal, Validated
 from shared.errors import TunemeshError
 from shared.messages import (
     AssembleDone,
@@ -173,8 +173,11 @@ def test_a_missing_artifact_is_a_failure(context: Context) -> None:
     assert "is not in" in expect(Failure, result).error
 
 
-def test_a_crash_in_import_is_a_failure_that_names_it(context: Context, sandbox: FakeSandbox) -> None:
-    sandbox.answers["import_model"] = [CallFailure("crashed", "killed by SIGSEGV")]
+def test_a_crash_in_import_is_tried_once_more_and_then_named(context: Context, sandbox: FakeSandbox) -> None:
+    crash = CallFailure("crashed", "killed by SIGSEGV")
+    sandbox.answers["import_model"] = [crash]
+    assert imported(context).tasks
+    sandbox.answers["import_model"] = [crash, crash]
     result = run_stage(step(ImportWork(model=context.store.put(MODEL))), context)
     assert "import model: crashed: killed by SIGSEGV" in expect(Failure, result).error
 
@@ -473,6 +476,24 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
     assert checked.latency_before == pytest.approx(3 * 0.9 + 0.5)
     assert checked.latency_after == pytest.approx(3 * 0.2 + 0.5)
     assert checked.equal
+
+
+@pytest.mark.parametrize("latencies", [[], [0.0, 0.0], [float("nan")]])
+def test_models_without_a_latency_are_a_failure(
+    context: Context, sandbox: FakeSandbox, latencies: list[float]
+) -> None:
+    blob = context.store.put(b"model")
+    found = Validated(before=[0.1], after=latencies, largest_difference=0.0, equal=True)
+    sandbox.answers["validate"] = [found]
+    result = run_stage(step(ValidateWork(tuned=blob, untuned=blob, signature=blob)), context)
+    assert "gave no latencies" in expect(Failure, result).error
+
+
+def test_a_baseline_that_was_killed_is_measured_again(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    sandbox.answers["profile_untuned"] = [CallFailure("crashed", "killed by SIGKILL")]
+    result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
+    assert expect(ProfileDone, result).untuned == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize(("looks", "runs", "drift"), [(4, 2, 0.0), (1000, 1, 0.5)])
