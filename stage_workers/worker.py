@@ -26,7 +26,7 @@ from stage_workers.leaving import Leaving
 from stage_workers.loop import Worker
 from stage_workers.sandbox import Abandoned, CallFailure, Sandbox
 from stage_workers.stages import Context
-from stage_workers.stages.context import Caller
+from stage_workers.stages.context import Caller, insist
 from stage_workers.status import StatusSender
 
 GIB = 2**30
@@ -192,9 +192,7 @@ def _canonical(target: str, engines: Sequence[str], sandbox: Caller) -> str:
     refusals = []
     for engine in engines:
         try:
-            answer = sandbox.call(engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
-            if isinstance(answer, CallFailure) and answer.kind == "crashed":  # killed, perhaps
-                answer = sandbox.call(engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
+            answer = insist(sandbox, engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
         except BadTarget as error:
             refusals.append(str(error))
             continue

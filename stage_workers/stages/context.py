@@ -76,19 +76,27 @@ class StageFailed(TunemeshError):
     """The step as a whole cannot be done; the text goes into its :class:`~shared.messages.Failure`."""
 
 
+def insist(
+    sandbox: Caller, engine: str, method: str, args: Sequence[object], returns: type[T], limit: float
+) -> T | CallFailure:
+    """Call an engine, and once more in a fresh process where the first one crashed or had no memory left: it
+    may have been killed for something else, or have grown with what it did before."""
+    answer = sandbox.call(engine, method, args, returns, limit)
+    if isinstance(answer, CallFailure) and answer.kind in ("crashed", "out-of-memory"):
+        answer = sandbox.call(engine, method, args, returns, limit)
+    return answer
+
+
 def whole(
     step: Step, context: Context, method: str, args: Sequence[object], returns: type[T], limit: float
 ) -> T:
-    """Call an engine where all depends on the answer. One that crashes gets a second chance in a fresh
-    process: it may have been killed for something else.
+    """Call an engine where all depends on the answer.
 
     Raises:
         StageFailed: the call ended without one.
         TunemeshError: the engine refused.
     """
-    answer = context.sandbox.call(step.engine, method, args, returns, limit)
-    if isinstance(answer, CallFailure) and answer.kind == "crashed":
-        answer = context.sandbox.call(step.engine, method, args, returns, limit)
+    answer = insist(context.sandbox, step.engine, method, args, returns, limit)
     if isinstance(answer, CallFailure):
         raise StageFailed(f"engine {step.engine}, {method.replace('_', ' ')}: {answer.kind}: {answer.text}")
     return answer

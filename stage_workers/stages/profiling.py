@@ -15,7 +15,7 @@ from shared.errors import ArtifactError
 from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
 from stage_workers.drift import THRESHOLD
 from stage_workers.sandbox import CallFailure
-from stage_workers.stages.context import Binary, Context
+from stage_workers.stages.context import Binary, Context, insist
 from stage_workers.stages.trusting import Measured, Watch, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -126,11 +126,7 @@ class _Kernels:
         step = self._step
         args = (self._workload, step.target, self._untuned, self.device, self._settings)
         limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
-        called = self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit)
-        if isinstance(called, CallFailure) and called.kind == "crashed":
-            # Killed for something else, perhaps; without it the task has no baseline.
-            called = self._sandbox.call(step.engine, "profile_untuned", args, ProfileOutcome, limit)
-        answer = _sound(called)
+        answer = _sound(insist(self._sandbox, step.engine, "profile_untuned", args, ProfileOutcome, limit))
         if answer.outcome != "measured":
             return None
         self._baseline = statistics.median(answer.latencies)
