@@ -76,6 +76,9 @@ SETTLE = 5.0
 SETTLE_EMPTY = 0.3
 """Seconds to wait after connecting when no job was delivered."""
 
+MOST_ROUNDS = 8_000
+"""Of a job: a ledger has 1 MiB, and keeps the address of what was measured in every round, some 80 bytes."""
+
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
 
@@ -234,10 +237,9 @@ class Core:
             else:
                 self._refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
             return
-        if len(request.model.data or b"") > INLINE_LIMIT:
+        if (why := _unfit(request)) is not None:
             out.append(Acknowledge(event.handle))
-            text = f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
-            self._refuse(event, request.job, text)
+            self._refuse(event, request.job, why)
             return
         ledger = Ledger(request=request, revision=0, phase="importing", accepted=self._desk.now)
         job = self._add_job(ledger)
@@ -425,6 +427,17 @@ class Core:
                 return
             self._recover()
         self._watch.tick()
+
+
+def _unfit(request: Request) -> str | None:
+    """Why the job could not be kept in messages."""
+    if len(request.model.data or b"") > INLINE_LIMIT:
+        return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
+    batch = request.settings.batch
+    if request.trials > MOST_ROUNDS * batch:
+        rounds = f"{request.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
+        return f"{rounds}: take larger batches or fewer trials"
+    return None
 
 
 def _same(known: Request, request: Request) -> bool:

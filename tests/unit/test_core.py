@@ -176,6 +176,16 @@ def test_the_same_request_twice_is_one_job() -> None:
     assert len(world.core.jobs) == 1
 
 
+def test_more_rounds_than_a_ledger_can_hold_are_refused_at_once() -> None:
+    world = World()
+    world.settle()
+    out = world.give(Arrived(10**6, request(trials=64_001, batch=8), reply_to="client.x"))
+    (told,) = [each for each in out if isinstance(each, Tell)]
+    assert told.event.kind == "rejected"
+    assert "64,001 trials in batches of 8 are more than 8,000 rounds" in told.event.text
+    assert any(isinstance(each, Acknowledge) for each in out)
+
+
 def test_another_request_of_the_same_id_is_refused_to_its_sender_only() -> None:
     world = World()
     world.publish(request())
