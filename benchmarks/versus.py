@@ -106,9 +106,9 @@ def _figures(bench: Bench, groups: dict[str, list[Row]]) -> list[str]:
         mesh = [row for row in rows if row["tuner"] == MESH]
         kept = {
             tuner: [
-                found
+                _with_untuned(found, evidence.load(bench.folder(against["run"])))
                 for row, against in pairs([row for row in rows if row["tuner"] == tuner], mesh)
-                if (found := _evidence(bench, row, against)) is not None
+                if (found := evidence.load(bench.folder(row["run"]))) is not None
             ]
             for tuner in bench.experiment.axis("tuner")
         }
@@ -151,10 +151,11 @@ def _time_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> flo
     the other's whole time. Runs in which it never did count with their whole time, and at least as 1."""
     ratios = []
     for row, against in pairs(mesh, theirs):
-        own, other = _evidence(bench, row, row), _evidence(bench, against, row)
+        own, other = evidence.load(bench.folder(row["run"])), evidence.load(bench.folder(against["run"]))
         took, whole = number(against, "tuning_s"), number(row, "tuning_s")
         if own is None or other is None or not own.curves or not took or not whole:
             continue
+        other = _with_untuned(other, own)
         if not other.curves or not all(curve.untuned or curve.measured for curve in other.curves):
             continue
         began = min(bar.started for bar in own.bars if bar.stage in evidence.TASK_STAGES)
@@ -163,15 +164,14 @@ def _time_ratio(bench: Bench, mesh: Sequence[Row], theirs: Sequence[Row]) -> flo
     return geometric_mean(ratios)
 
 
-def _evidence(bench: Bench, row: Row, mesh: Row) -> Evidence | None:
-    """What a run left behind. MetaSchedule measures no untuned workload and leaves tasks out where trials
-    are few: these count as the mesh measured them untuned. Both have the same tasks in the same order."""
-    found, known = evidence.load(bench.folder(row["run"])), evidence.load(bench.folder(mesh["run"]))
-    if found is None or known is None or len(found.curves) != len(known.curves):
+def _with_untuned(found: Evidence, mesh: Evidence | None) -> Evidence:
+    """MetaSchedule measures no untuned workload and leaves tasks out where trials are few: these count as the
+    mesh measured them untuned. Both have the same tasks in the same order."""
+    if mesh is None or len(found.curves) != len(mesh.curves):
         return found
     curves = [
         curve if curve.measured else msgspec.structs.replace(curve, untuned=same.untuned)
-        for curve, same in zip(found.curves, known.curves, strict=True)
+        for curve, same in zip(found.curves, mesh.curves, strict=True)
     ]
     return msgspec.structs.replace(found, curves=curves)
 

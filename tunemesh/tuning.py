@@ -192,7 +192,8 @@ def tune(
                 if early_stop is not None and early_stop.asked and to_stop is None:
                     to_stop = set(ids)
                     watcher.note(STOPPING)
-                to_stop = _stop(client, to_stop - set(endings)) if to_stop else to_stop
+                if to_stop:
+                    to_stop = _stop(client, to_stop - set(endings))
                 if event is None:
                     watcher.refresh()
                     continue

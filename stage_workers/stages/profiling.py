@@ -16,7 +16,7 @@ from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings,
 from stage_workers.drift import THRESHOLD
 from stage_workers.sandbox import CallFailure
 from stage_workers.stages.context import Binary, Context, insist
-from stage_workers.stages.trusting import Measured, Watch, spread
+from stage_workers.stages.trusting import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
 """Times ``profile_timeout`` that the untuned workload may take: it is measured once, may be a hundred times
@@ -217,6 +217,6 @@ def _sound(answer: ProfileOutcome | CallFailure) -> ProfileOutcome:
         )
     if answer.outcome != "measured":
         return answer
-    if answer.latencies and all(math.isfinite(each) and each > 0 for each in answer.latencies):
+    if comparable(answer.latencies):
         return answer
     return ProfileOutcome(outcome="run-failed", error=f"measured latencies make no sense: {answer.latencies}")

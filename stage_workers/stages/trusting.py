@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,11 @@ LESS = 0.02
 
 REFERENCE_LIMIT = 60.0
 """Seconds for a look at the reference: the first one compiles it."""
+
+
+def comparable(latencies: Sequence[float]) -> bool:
+    """Whether there are any, all of them above 0 and finite: only then their median says something."""
+    return bool(latencies) and all(math.isfinite(each) and each > 0 for each in latencies)
 
 
 def spread(outcomes: Sequence[ProfileOutcome]) -> float:

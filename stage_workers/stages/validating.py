@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Sequence
 
 from shared.engine import ProfileOutcome, Validated
 from shared.messages import Step, ValidateDone, ValidateWork
 from stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
-from stage_workers.stages.trusting import Measured, Watch
+from stage_workers.stages.trusting import Measured, Watch, comparable
 
 
 def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
@@ -32,7 +30,7 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
 
     def measure() -> list[ProfileOutcome]:
         found.append(whole(step, context, "validate", args, Validated, VALIDATE_LIMIT))
-        if not all(_sound(latencies) for latencies in (found[-1].before, found[-1].after)):
+        if not (comparable(found[-1].before) and comparable(found[-1].after)):
             raise StageFailed(f"engine {step.engine}, validate: gave no latencies above 0")
         return [
             ProfileOutcome(outcome="measured", latencies=latencies, waited=found[-1].waited)
@@ -49,8 +47,3 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         equal=all(each.equal for each in found),
         drift=measured.drift,
     )
-
-
-def _sound(latencies: Sequence[float]) -> bool:
-    """Whether a median of them can be divided by."""
-    return bool(latencies) and all(0 < each < math.inf for each in latencies)
