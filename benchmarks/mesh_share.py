@@ -1,8 +1,7 @@
 """What a mesh itself takes of a short job: CPU time of broker, coordinator and workers (without their
 sandboxes), and of the codec, as shares of the wall time from the request to the result.
 
-Jobs of 64 trials of one kernel, one after the other, on one mesh and one core. The first begins as soon as
-the broker listens, while everybody connects; the others find a mesh that is up. The messages of one more job
+Jobs of 64 trials of one kernel, one after the other, on one mesh and one core. The messages of one more job
 are tapped, which costs the broker something, and then encoded and decoded again, under the clock.
 
     python -m benchmarks.mesh_share [KERNEL ...]
@@ -76,8 +75,7 @@ def _measure(name: str, folder: Path) -> list[list[str]]:
             seconds, spent = _tune(mesh, model, number)
             cells = [f"{spent[part]:.2f}" for part in overhead.PARTS]
             share = (spent["broker"] + spent["coordinator"]) / seconds
-            state = "up" if number else "just started"
-            rows.append([f"{name}, mesh {state}", f"{seconds:.1f}", *cells, f"{share:.2%}"])
+            rows.append([f"{name}, job {number + 1}", f"{seconds:.1f}", *cells, f"{share:.2%}"])
         with contextlib.closing(_tap(mesh.node.url("admin"), plan.device_queue)) as tap:
             tap.start()
             seconds, _ = _tune(mesh, model, JOBS)
