@@ -16,10 +16,10 @@ LEFT_TO_LLVM = (
     "tirx.NarrowDataType",
 )
 """Passes of TVM, by name, that candidates and tuned models are lowered without. LLVM does the work of the
-first three once more: the first two change next to no object file, for a 25th of the time to build it; without
-the third kernels are as fast, for nearly as much again. The last makes indices 32 bits wide, which LLVM has to
-widen for every address: without it builds take a tenth less. A schedule is measured and used with the same
-passes."""
+first three once more: the first two change next to no object file, for a 25th of the time to build it;
+without the third kernels are as fast, for nearly as much again. The last makes indices 32 bits wide, which
+LLVM has to widen for every address: without it builds take a tenth less. A schedule is measured and used with
+the same passes."""
 
 
 def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
