@@ -128,6 +128,8 @@ class Subscription:
     queue: str
     prefetch: int = 0
     bindings: tuple[tuple[str, str], ...] | None = None
+    exclusive: bool = False
+    """Nobody else may consume from it. When somebody does, the link starts over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +402,7 @@ class Link:
                     lambda _c, method, properties, body: self._delivered(
                         epoch, subscription.queue, method, properties, body
                     ),
+                    exclusive=subscription.exclusive,
                     consumer_tag=f"{self.name} {subscription.queue}",
                     callback=lambda _: self._subscribe(rest, then),
                 ),
@@ -561,7 +564,7 @@ class Link:
     def _main_closed(self, _channel: Any, reason: Any) -> None:
         self._main = None
         text = _text(reason)
-        if getattr(reason, "reply_code", 0) == 403:
+        if getattr(reason, "reply_code", 0) == 403 and "exclusive use" not in text:
             self._refused = f"this user lacks a right that its role needs ({text})"
         self._start_over(text)
 

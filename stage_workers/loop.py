@@ -8,6 +8,7 @@ that a step which comes again after a lost connection is answered and not repeat
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Collection
 from concurrent import futures
@@ -84,6 +85,8 @@ class Worker:
         self._up: Up | None = None
         self._look_at = 0.0
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
+        self._is_device = re.fullmatch(topology.DEVICE_QUEUE_PATTERN, queue) is not None
+        self._standing_by = False
 
     def run(self) -> None:
         """Work until asked to leave."""
@@ -104,7 +107,6 @@ class Worker:
         match self._link.next(min(TURN, self._look_at - time.monotonic()) if self._up is not None else TURN):
             case Up() as up:
                 self._up, self._look_at = up, 0.0
-                self._status.send()
             case Down(reason):
                 self._up = None
                 log.warning("%s: connection lost (%s); reconnecting", self._name, reason)
@@ -113,21 +115,38 @@ class Worker:
 
     def _begin(self, up: Up) -> None:
         """Consume, once the sandbox is warm and the queue is there: the coordinator makes a device's queue
-        when it sees the device's worker."""
+        when it sees the device's worker. A device's queue has one worker; another one stands by."""
         self._look_at = time.monotonic() + LOOK_AGAIN
         if not self._sandbox.ready(0.0):
             self._look_at = time.monotonic() + WARM_LOOK
             return
         try:
-            self._link.depth(self._queue).result(ANSWER_LIMIT)
+            depth = self._link.depth(self._queue).result(ANSWER_LIMIT)
         except LookupError:
             self._status.send()
+            return
         except (LinkDown, TimeoutError):
-            pass
-        else:
-            self._link.consume(up, Subscription(self._queue, prefetch=1))
-            self._look_at = float("inf")
-            log.info("%s: waiting for steps", self._name)
+            return
+        if depth.consumers and self._is_device:
+            self._stand_by()
+            return
+        self._link.consume(up, Subscription(self._queue, prefetch=1, exclusive=self._is_device))
+        self._look_at = float("inf")
+        self._status.serving, self._standing_by = True, False
+        self._status.send()
+        log.info("%s: waiting for steps", self._name)
+
+    def _stand_by(self) -> None:
+        """Two machines on one queue would measure each other's candidates, under one target."""
+        self._status.serving = False
+        if not self._standing_by:
+            self._standing_by = True
+            log.warning(
+                "%s: %s has a worker already; this one stands by until that has left."
+                " Another device needs a queue of its own",
+                self._name,
+                self._queue,
+            )
 
     def _handle(self, delivery: Delivery) -> None:
         received = time.time()

@@ -22,7 +22,8 @@ LAST_WORD = 2.0
 
 
 class StatusSender:
-    """A thread that publishes the status of ``worker`` every ``interval`` seconds while the link is up."""
+    """A thread that publishes the status of ``worker`` every ``interval`` seconds while the link is up and
+    steps are taken."""
 
     def __init__(
         self,
@@ -37,6 +38,8 @@ class StatusSender:
         self.worker = worker
         self.step: str | None = None
         """Id of the step under way."""
+        self.serving = False
+        """Whether the worker takes steps. One that does not is not to be counted on."""
         self._link = link
         self._queue = queue
         self._targets = list(targets)
@@ -47,7 +50,7 @@ class StatusSender:
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
     def start(self) -> None:
-        """Send now and regularly."""
+        """Send regularly."""
         self._thread.start()
 
     def send(self) -> Future[None]:
@@ -58,13 +61,15 @@ class StatusSender:
         """Say that the worker is leaving; nothing is sent after that."""
         self._ended.set()
         self._thread.join(LAST_WORD)
+        if not self.serving:
+            return
         with contextlib.suppress(TunemeshError, TimeoutError):
             self._publish(leaving=True).result(LAST_WORD)
 
     def _run(self) -> None:
-        self.send()
         while not self._ended.wait(self._interval):
-            self.send()
+            if self.serving:
+                self.send()
 
     def _publish(self, leaving: bool) -> Future[None]:
         status = WorkerStatus(

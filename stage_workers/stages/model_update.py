@@ -13,8 +13,11 @@ from stage_workers.stages.context import UPDATE_LIMIT, Context, whole
 
 SEARCH_INLINE = 512 * 1024
 """Bytes of search state that travel in the message."""
-MESSAGE_ROOM = 900 * 1024
-"""Bytes that search state and candidates may take together, out of the 1 MiB of a message."""
+MESSAGE_ROOM = 700 * 1024
+"""Bytes for state and candidates, and for the latencies that the next update brings with them, out of the
+1 MiB of a message. The rest is for its error texts and timings."""
+LATENCY_BYTES = 9
+"""Of a number in MessagePack."""
 
 
 def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
@@ -39,8 +42,10 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     candidates = [
         Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
     ]
-    room = MESSAGE_ROOM - sum(len(each.schedule) + len(each.hash) for each in candidates)
-    search = _search_blob(proposal.search, min(room, SEARCH_INLINE), context.store)
+    taken = len(msgspec.msgpack.encode((candidates, history)))
+    coming = len(candidates) * step.settings.repeats * LATENCY_BYTES
+    room = min(MESSAGE_ROOM - taken - coming, SEARCH_INLINE)
+    search = _search_blob(proposal.search, room, context.store)
     return UpdateDone(
         state=TaskState(search=search, history=history),
         candidates=candidates,

@@ -103,3 +103,19 @@ def test_an_address_that_is_none_is_one_clear_line(url: str) -> None:
         Link(url, "test")
     assert "\n" not in str(caught.value)
     assert "p[w" not in str(caught.value)
+
+
+def test_a_queue_that_somebody_else_has_for_itself_costs_the_connection_and_not_the_link(
+    link: Link, node: Broker
+) -> None:
+    up = await_event(link, Up)
+    queue = f"{QUEUE}.exclusive"
+    link.declare_queue(queue).result(10)
+    link.consume(up, Subscription(queue, exclusive=True))
+    other = Link(node.url("admin"), "test_transport other")
+    other.start()
+    other.consume(await_event(other, Up), Subscription(queue, exclusive=True))
+    assert "exclusive use" in await_event(other, Down).reason
+    await_event(other, Up)
+    assert other.depth(queue).result(10).consumers == 1
+    other.close()

@@ -12,7 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -396,6 +396,38 @@ def test_a_device_has_one_worker(mesh: Mesh) -> None:
             _, error = second.communicate(timeout=20)
         assert second.returncode != 0
         assert f"in use by process {first.pid}".encode() in error
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, for two devices")
+def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
+    """Two hosts may have a ``profile-gpu-0`` each, which are not the same device."""
+    queue = topology.stage_queue("profile-cpu-6")
+    mesh.link.declare_queue(queue.name, queue.arguments).result(10)
+    mesh.link.bind(queue.name, topology.STEPS, queue.name).result(10)
+    one, other = sorted(os.sched_getaffinity(0))[:2]
+
+    def profiling(device: int, name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return mesh.worker(queue.name, device=f"cpu:{device}", targets=["mock"], name=name)
+
+    with mesh.worker(name="builder"):
+        task = mesh.task(QUICK)
+
+    def measured_by(number: int) -> str:
+        mesh.send(make_step(ProfileWork(task=task, artifacts=[], baseline=True), number), queue.name)
+        return mesh.await_results(1)[0].timing.worker
+
+    with profiling(one, "first") as first:
+        mesh.await_status(worker="first")
+        with profiling(other, "second") as second:
+            assert second.stderr is not None
+            assert any(b"stands by" in line for line in second.stderr)
+            mesh.statuses.clear()
+            assert {measured_by(number) for number in range(4)} == {"first"}
+            assert {status.worker for status in mesh.statuses} <= {"first"}
+            first.kill()
+            mesh.await_status(worker="second")
+            assert measured_by(4) == "second"
+    mesh.link.purge(queue.name).result(10)
 
 
 def test_a_device_whose_target_no_engine_knows_is_refused(mesh: Mesh) -> None:

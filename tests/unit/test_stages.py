@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from cachetools import LRUCache
 
+from shared import codec
 from shared.artifacts import ArtifactStore
 from shared.engine import ProfileOutcome, Proposal, Validated
 from shared.errors import TunemeshError
@@ -34,6 +35,7 @@ from shared.messages import (
     Step,
     TaskRecords,
     TaskSpec,
+    TaskState,
     Timing,
     Trial,
     UpdateDone,
@@ -213,6 +215,27 @@ def test_a_large_search_state_goes_to_the_store(context: Context, sandbox: FakeS
     ]
     inline = [proposed(context, task).state.search.data is not None for _ in range(3)]
     assert inline == [True, False, False]
+
+
+def test_what_comes_back_of_a_large_batch_of_a_long_job_fits_into_one_message(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    settings = Settings(batch=512, repeats=100)
+    proposals = [(f"{n:064}", b"x" * 500) for n in range(settings.batch)]
+    sandbox.answers["update"] = [Proposal(search=b"s" * 400_000, schedules=proposals)]
+    history = [Blob("0" * 64, 10_000) for _ in range(1_000)]
+    state = TaskState(search=context.store.put(b"s"), history=history)
+    work = UpdateWork(task=task, want=settings.batch, state=state)
+    done = expect(UpdateDone, run_stage(step(work, settings=settings), context))
+    assert len(done.candidates) == settings.batch
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[1e-3] * settings.repeats)
+        for each in done.candidates
+    ]
+    work = UpdateWork(task=task, want=settings.batch, state=done.state, trials=trials)
+    error_texts_and_timings = 150_000
+    assert len(codec.encode(step(work, settings=settings))) < codec.MAX_MESSAGE - error_texts_and_timings
 
 
 def test_a_crash_in_update_is_tried_once_more(context: Context, sandbox: FakeSandbox) -> None:
