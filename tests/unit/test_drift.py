@@ -106,7 +106,9 @@ def measured(*attempts: list[float]) -> tuple[Measured, list[list[float]]]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trusting, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(trusting, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(trusting, "WARM_UP", 0.0)
+    monkeypatch.setattr(trusting, "CALM_LIMIT", 0.0)
 
 
 def test_on_a_calm_device_every_candidate_is_measured_once(tmp_path: Path) -> None:
@@ -172,6 +174,29 @@ def test_nothing_is_measured_again_when_there_is_no_time_left_for_it(tmp_path: P
     watch(Device(lambda look: 1.0 if look == 1 else 1.5), tmp_path, drift).measure([candidate])
     assert candidate.attempts == 1
     assert candidate.drift > THRESHOLD
+
+
+def test_a_device_that_is_slow_at_first_is_kept_busy_until_it_is_as_fast_as_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As cores that have been idle are."""
+    monkeypatch.setattr(trusting, "WARM_UP", 60.0)
+    drift = Drift()
+    drift.seen([USUAL] * 5, -1e9)
+    device = Device(lambda look: max(1.0, 1.2 - look / 50))
+    candidate, _ = measured([1.0, 1.0, 1.0])
+    watch(device, tmp_path, drift).measure([candidate])
+    assert (candidate.attempts, candidate.drift < THRESHOLD) == (1, True)
+    assert device.looks == 8 + 1
+
+
+def test_warming_up_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trusting, "WARM_UP", 0.05)
+    drift = Drift()
+    drift.seen([USUAL] * 5, -1e9)
+    candidate, _ = measured([1.0, 1.0, 1.0])
+    watch(Device(lambda _: 1.2), tmp_path, drift).measure([candidate])
+    assert candidate.drift == pytest.approx(0.2)
 
 
 def test_a_candidate_whose_repeats_differ_is_measured_again_and_the_steadiest_attempt_counts(

@@ -47,7 +47,7 @@ from shared.messages import (
 from stage_workers import patience
 from stage_workers.engines import load
 from stage_workers.sandbox import CallFailure
-from stage_workers.stages import Context, run_stage
+from stage_workers.stages import Context, run_stage, trusting
 
 T = TypeVar("T")
 MODEL = b"""
@@ -90,6 +90,12 @@ class FakeSandbox:
             return function(*args)
         except RuntimeError as error:
             return CallFailure("raised", str(error))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WARM_UP", "CALM_LIMIT"):
+        monkeypatch.setattr(trusting, name, 0.0)
 
 
 @pytest.fixture
