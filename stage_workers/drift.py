@@ -26,7 +26,7 @@ USUAL_QUANTILE = 0.25
 EARNED = 1 / 3
 """Share of the time spent on measuring that may be spent on measuring again."""
 
-AT_FIRST = 0.5
+AT_FIRST = 2.0
 """Seconds for measuring again that there are before any was earned: about one attempt."""
 
 MOST_SAVED = 20.0

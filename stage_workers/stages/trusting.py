@@ -37,7 +37,7 @@ ATTEMPTS = 3
 """Times that a candidate is measured, at most."""
 
 PAUSES = (0.2, 0.5)
-"""Seconds to leave the device to whatever else had it before the second and the third attempt."""
+"""Seconds to wait for calm before the second and the third attempt at what something else disturbed."""
 
 LESS = 0.02
 """Drift by which the device must be calmer than it was for measuring again to be worth the time."""
@@ -162,8 +162,7 @@ class Watch:
         candidate.attempt()
         while candidate.unsteady and candidate.attempts < ATTEMPTS and self._drift.can_afford:
             began = time.monotonic()
-            time.sleep(PAUSES[candidate.attempts - 1])
-            self._look(WARM_UP)
+            self._look(PAUSES[candidate.attempts - 1])
             candidate.attempt()
             self._drift.spend(time.monotonic() - began)
 
