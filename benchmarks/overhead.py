@@ -9,6 +9,8 @@ import time
 import psutil
 
 PARTS = ("broker", "coordinator", "workers")
+REST = "rest"
+"""Sandboxes, and what is not of the mesh."""
 
 CALM = 0.03
 """Share of a core that a mesh without work takes at most, sandboxes included."""
@@ -19,8 +21,8 @@ CALM_LIMIT = 60.0
 
 
 def cpu_seconds() -> dict[str, float]:
-    """CPU seconds so far of the mesh that this process has started, by part; sandboxes are ``""``."""
-    spent = dict.fromkeys((*PARTS, ""), 0.0)
+    """CPU seconds so far of the mesh that this process has started, by part, and of the rest."""
+    spent = dict.fromkeys((*PARTS, REST), 0.0)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             times = process.cpu_times()
@@ -42,14 +44,14 @@ def wait_until_calm() -> None:
 
 
 def _part(name: str, command: list[str]) -> str:
-    """Which part of a mesh a process is; empty for sandboxes and what is not of the mesh."""
+    """Which part of a mesh a process is."""
     if name.startswith(("beam", "erl_", "inet_gethost", "epmd")):
         return "broker"
     if "tunemesh" not in command:
-        return ""
+        return REST
     match command[command.index("tunemesh") + 1 :]:
         case ["coordinator", *_]:
             return "coordinator"
         case ["worker", *_]:
             return "workers"
-    return ""
+    return REST

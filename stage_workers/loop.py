@@ -8,7 +8,6 @@ that a step which comes again after a lost connection is answered and not repeat
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Collection
 from concurrent import futures
@@ -85,7 +84,6 @@ class Worker:
         self._up: Up | None = None
         self._look_at = 0.0
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
-        self._is_device = re.fullmatch(topology.DEVICE_QUEUE_PATTERN, queue) is not None
         self._standing_by = False
 
     def run(self) -> None:
@@ -127,10 +125,11 @@ class Worker:
             return
         except (LinkDown, TimeoutError):
             return
-        if depth.consumers and self._is_device:
+        has_device = self._context.device is not None
+        if depth.consumers and has_device:
             self._stand_by()
             return
-        self._link.consume(up, Subscription(self._queue, prefetch=1, exclusive=self._is_device))
+        self._link.consume(up, Subscription(self._queue, prefetch=1, exclusive=has_device))
         self._look_at = float("inf")
         self._status.serving, self._standing_by = True, False
         self._status.send()
