@@ -8,6 +8,8 @@ the *input* raises :class:`~shared.errors.BadModel` or :class:`~shared.errors.Ba
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Protocol
 
 from msgspec import Struct
@@ -55,11 +57,24 @@ class Proposal(Struct, frozen=True, kw_only=True):
     best."""
 
 
+def latency(trial: Trial) -> float:
+    """The median of the repeats in seconds; infinite when the candidate failed."""
+    if trial.outcome != "measured" or not trial.latencies:
+        return math.inf
+    return statistics.median(trial.latencies)
+
+
+def estimate(trial: Trial) -> float:
+    """What to search by: the :func:`latency` without the drift of the device around it. A good candidate that
+    was measured in a bad moment is among those that are confirmed then, and not lost."""
+    return latency(trial) / (1 + trial.drift)
+
+
 def leaders(best: list[tuple[float, str, bytes]]) -> list[tuple[str, bytes]]:
     """What a :class:`Proposal` names after ``want=0``.
 
     Args:
-        best: latency in seconds, hash and schedule of measured candidates, best first.
+        best: :func:`estimate` in seconds, hash and schedule of measured candidates, best first.
 
     Returns:
         Hash and schedule of those between which noise may have decided; none where the first is far ahead.
@@ -182,7 +197,8 @@ class Engine(Protocol):
     ) -> ProfileOutcome:
         """Measure one candidate on ``device`` (``cpu`` or ``cuda:<n>``) and compare its outputs with those
         of ``untuned`` on the same inputs. Where the first repeat, or less, shows that it takes
-        ``settings.cut_short`` times ``best`` (seconds), that is all that is measured."""
+        ``settings.cut_short`` times ``best`` (seconds), that is all that is measured. A run that goes on for
+        ever may end the process by SIGPROF (``ITIMER_PROF``), which is a limit of time that was exceeded."""
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings

@@ -250,6 +250,8 @@ class Sandbox:
         if not os.WIFSIGNALED(status):
             return self._failed("crashed", f"exited with status {os.WEXITSTATUS(status)}")
         number = os.WTERMSIG(status)
+        if number == signal.SIGPROF:
+            return self._failed("timed-out", "exceeded the CPU time that its engine gave it")
         # C++ answers a failed allocation with an exception that nobody catches: libraries report and abort.
         if number == signal.SIGABRT and any(sign in self._tail() for sign in ("bad_alloc", "ut of memory")):
             return self._failed("out-of-memory", self._exceeded())

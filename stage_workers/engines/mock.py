@@ -40,7 +40,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
-import statistics
 import subprocess
 import time
 from collections.abc import Mapping
@@ -59,6 +58,8 @@ from shared.engine import (
     Proposal,
     TaskTrials,
     Validated,
+    estimate,
+    latency,
     leaders,
 )
 from shared.errors import BadModel, BadTarget
@@ -196,7 +197,7 @@ class MockEngine:
         measured = state.measured + b"".join(_digest(trial.candidate.hash) for trial in trials)
         known = {measured[i : i + DIGEST] for i in range(0, len(measured), DIGEST)}
         best = state.best + [
-            (statistics.median(trial.latencies), trial.candidate.hash, trial.candidate.schedule)
+            (estimate(trial), trial.candidate.hash, trial.candidate.schedule)
             for trial in trials
             if trial.outcome == "measured"
         ]
@@ -240,10 +241,10 @@ class MockEngine:
             return ProfileOutcome(outcome="run-failed", error=error)
         if _fails(work, chosen, "wrong-result"):
             return ProfileOutcome(outcome="wrong-result", error="output 0 differs by 1.0, allowed is 1e-05")
-        latency = _latency(work, chosen.point)
-        slow = best is not None and settings.cut_short is not None and latency >= settings.cut_short * best
+        took = _latency(work, chosen.point)
+        slow = best is not None and settings.cut_short is not None and took >= settings.cut_short * best
         repeats = 1 if slow else settings.repeats
-        return ProfileOutcome(outcome="measured", latencies=[latency] * repeats, cut_short=slow)
+        return ProfileOutcome(outcome="measured", latencies=[took] * repeats, cut_short=slow)
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
@@ -278,8 +279,7 @@ class MockEngine:
         after, records = before, []
         for each in tasks:
             task = msgspec.msgpack.decode(each.workload, type=Workload).task
-            measured = [statistics.median(t.latencies) for t in each.trials if t.outcome == "measured"]
-            best = min([task.untuned, *measured]) if each.apply else task.untuned
+            best = min([task.untuned, *map(latency, each.trials)]) if each.apply else task.untuned
             after -= task.weight * (task.untuned - best)
             records.append(
                 {"task": task.name, "untuned": task.untuned, "best": best, "trials": len(each.trials)}

@@ -21,7 +21,7 @@ import onnxruntime
 import pytest
 
 from examples import make_models
-from shared.engine import ExtractedTask, Imported, Proposal, TaskTrials
+from shared.engine import ExtractedTask, Imported, ProfileOutcome, Proposal, TaskTrials
 from shared.errors import BadModel, BadTarget
 from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
 from stage_workers.engines.metaschedule import (
@@ -33,6 +33,7 @@ from stage_workers.engines.metaschedule import (
     search_state,
     workloads,
 )
+from stage_workers.sandbox import CallFailure, Sandbox
 
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=2, min_repeat_ms=5, convolutions="as-given")
@@ -339,6 +340,20 @@ def test_a_closing_update_names_the_best_few(product: ExtractedTask, target: str
     assert closed.schedules == [first.schedules[0], first.schedules[2]]
 
 
+def test_what_was_measured_in_a_bad_moment_may_be_among_the_best_few(
+    product: ExtractedTask, target: str
+) -> None:
+    first = ENGINE.update(product.workload, target, None, [], 3, seed=1, settings=QUICK)
+    trials = [
+        msgspec.structs.replace(trial, latencies=[latency], drift=drift)
+        for trial, latency, drift in zip(
+            pretend(first.schedules, failures=0.0), (1.0e-3, 1.3e-3, 1.3e-3), (0.0, 0.0, 0.25), strict=True
+        )
+    ]
+    closed = ENGINE.update(product.workload, target, first.search, trials, 0, seed=1, settings=QUICK)
+    assert closed.schedules == [first.schedules[0], first.schedules[2]]
+
+
 def test_a_small_space_runs_out(imported: Imported, target: str) -> None:
     reshape = next(task for task in imported.tasks if task.name == "reshape")
     first = ENGINE.update(reshape.workload, target, None, [], 8, seed=1, settings=QUICK)
@@ -577,6 +592,23 @@ def test_a_kernel_much_slower_than_the_best_is_cut_short(
     # What is known of it is not far from the truth.
     whole = statistics.median(ENGINE.profile(*args, None).latencies)
     assert whole / 3 < statistics.median(profiled.latencies) < whole * 3
+
+
+@pytest.mark.parametrize(("best", "cut_short", "ended"), [(1e-6, 1.0, True), (1e-6, None, False)])
+def test_a_run_that_takes_for_ever_is_ended_with_its_process(
+    target: str, best: float, cut_short: float | None, ended: bool
+) -> None:
+    large = ENGINE.import_model(matrix_product(size=512).encode(), target, QUICK).tasks[0]
+    settings = msgspec.structs.replace(QUICK, repeats=1, cut_short=cut_short)
+    args = (large.workload, target, large.untuned, large.untuned, "cpu", settings, best)
+    with Sandbox(("metaschedule",), memory=4 * 2**30) as sandbox:
+        answer = sandbox.call("metaschedule", "profile", args, ProfileOutcome, 60.0)
+        if ended:
+            assert isinstance(answer, CallFailure)
+            assert answer.kind == "timed-out"
+        else:
+            assert isinstance(answer, ProfileOutcome)
+            assert answer.outcome == "measured"
 
 
 def test_a_kernel_that_raises_is_a_failed_run(

@@ -148,6 +148,12 @@ def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) 
     assert isinstance(sandbox.call("mock", "build", args, BuildOutcome, 1.0, 0.2), BuildOutcome)
 
 
+def test_an_engine_may_set_its_process_a_limit(sandbox: Sandbox) -> None:
+    threading.Timer(0.3, lambda: os.kill(sandbox.child_pid or 0, signal.SIGPROF)).start()
+    answer = failure(build(sandbox, HANG, 20.0))
+    assert (answer.kind, answer.text) == ("timed-out", "exceeded the CPU time that its engine gave it")
+
+
 def test_the_time_limit_ends_what_the_child_has_started(sandbox: Sandbox) -> None:
     found: list[psutil.Process] = []
     assert sandbox.child_pid is not None

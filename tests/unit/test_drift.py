@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,27 @@ def test_a_disturbance_that_gets_less_costs_two_more_attempts(tmp_path: Path) ->
     assert candidate.attempts == 3
     assert candidate.outcomes[0].latencies == [1.5, 1.5, 1.5]
     assert candidate.drift > THRESHOLD
+
+
+def test_calm_is_waited_for_no_longer_than_measuring_again_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trusting, "CALM_LIMIT", 60.0)
+
+    def measure() -> list[ProfileOutcome]:
+        time.sleep(0.05)
+        return [ProfileOutcome(outcome="measured", latencies=[2.0])]
+
+    candidate = Measured(measure)
+    began = time.monotonic()
+    watch(Device(lambda look: 1.0 if look == 1 else 1.5), tmp_path).measure([candidate])
+    assert time.monotonic() - began < 30
+    assert candidate.attempts == 1
+    # A device that is calm before that is worth it.
+    device = Device(lambda look: 1.5 if look in range(2, 50) else 1.0)
+    candidate = Measured(measure)
+    watch(device, tmp_path).measure([candidate])
+    assert (candidate.attempts, candidate.drift) == (2, 0.0)
 
 
 def test_nothing_is_measured_again_when_there_is_no_time_left_for_it(tmp_path: Path) -> None:

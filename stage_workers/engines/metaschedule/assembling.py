@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from shared.engine import Assembled, TaskTrials
+from shared.engine import Assembled, TaskTrials, latency
 from shared.errors import JobFailed
 from shared.messages import Settings, Trial
 
@@ -24,7 +24,6 @@ from . import (
     targets,
     workloads,
 )
-from .updating import latency
 
 log = logging.getLogger(__name__)
 

@@ -29,6 +29,11 @@ COLD = 10e-3
 """Seconds that the very first run may take longer at most: pages are touched for the first time."""
 HOPELESS = 2.0
 """Times slower than what is cut short, after which one run is enough."""
+ENDLESS = 50.0
+"""Times the best latency that the run which is checked may take on a CPU, in CPU time: then it is ended, with
+its process."""
+LEAST_ENDLESS = 0.1
+"""Seconds that it may take in any case: a new process costs twice as much."""
 GLANCE = 0.2
 """Part of a repeat that tells whether a candidate is clearly slower."""
 CLEARLY = 1.1
@@ -66,9 +71,10 @@ def profile(
 ) -> ProfileOutcome:
     """See :meth:`shared.engine.Engine.profile`."""
     arguments = workloads.arguments(workloads.load(workload)["main"])
+    limit = _endless(target, settings, best)
     try:
         with kernels.threads(target):
-            kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device))
+            kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device), limit)
             if isinstance(kernel, ProfileOutcome):
                 return kernel
             return _timed(kernel, settings, best)
@@ -149,15 +155,24 @@ def _agree(repeats: list[_Repeat]) -> bool:
     return abs(one - other) <= AGREE * (one + other) / 2
 
 
+def _endless(target: str, settings: Settings, best: float | None) -> float:
+    """Seconds of CPU time after which a single run is ended; 0 for never."""
+    if best is None or settings.cut_short is None or targets.is_gpu(target):
+        return 0.0
+    return targets.cores(target) * max(ENDLESS * best, LEAST_ENDLESS)
+
+
 def _checked(
-    artifact: bytes, arguments: list[Argument], device: str, reference: list[Array]
+    artifact: bytes, arguments: list[Argument], device: str, reference: list[Array], limit: float = 0.0
 ) -> _Kernel | ProfileOutcome:
-    """A kernel that was run once and computes the right thing, or what is wrong with it."""
+    """A kernel that was run once and computes the right thing, or what is wrong with it. A run that takes
+    more than ``limit`` seconds of CPU time (0: no limit) ends the process."""
     wrong = ""
     for _ in range(2):
         try:
             kernel = _Kernel(artifact, arguments, device, reference)
-            kernel.checked = kernel.run()
+            with kernels.ended_after(limit):
+                kernel.checked = kernel.run()
             wrong = _first_difference(arguments, kernel.outputs(), reference)
         except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
             return ProfileOutcome(outcome="run-failed", error=clip(str(error)))

@@ -6,10 +6,9 @@ import json
 import math
 from typing import Any
 
-from shared.engine import TaskTrials
+from shared.engine import TaskTrials, latency
 
 from . import schedules, workloads
-from .updating import latency
 from .workloads import Argument
 
 WORKLOAD_FILE = "database_workload.json"

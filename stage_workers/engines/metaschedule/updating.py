@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-
-from shared.engine import Proposal, leaders
+from shared.engine import Proposal, estimate, leaders
 from shared.messages import Settings, Trial
 
 from . import candidates, preloading, proposing, search_state, spaces, workloads
@@ -34,13 +31,6 @@ def update(
     return Proposal(search=search_state.encode(state), schedules=proposed)
 
 
-def latency(trial: Trial) -> float:
-    """The median of the repeats in seconds; infinite when the candidate failed."""
-    if trial.outcome != "measured" or not trial.latencies:
-        return math.inf
-    return statistics.median(trial.latencies)
-
-
 def _restore(workload: str, search: bytes | None) -> SearchState:
     if search is None:
         return SearchState(workload)
@@ -53,11 +43,11 @@ def _restore(workload: str, search: bytes | None) -> SearchState:
 def _learn(state: SearchState, workload: bytes, target: str, trials: list[Trial]) -> None:
     new = [trial for trial in trials if trial.candidate.hash not in state.seen]
     for trial in new:
-        state.tried(trial, latency(trial))
+        state.tried(trial, estimate(trial))
     recalled = candidates.recall(workload, target, [trial.candidate.schedule for trial in new])
     state.learn(
         [
-            Example(latency(trial), candidate.features)
+            Example(estimate(trial), candidate.features)
             for trial, candidate in zip(new, recalled, strict=True)
             if candidate is not None and len(candidate.features)
         ]
