@@ -452,6 +452,19 @@ def test_what_was_proposed_need_not_be_replayed(
     assert len(replayed) == 6
 
 
+def test_candidates_unroll_no_more_than_llvm_can_take(product: ExtractedTask, target: str) -> None:
+    proposal = ENGINE.update(product.workload, target, None, [], 32, seed=1, settings=QUICK)
+    steps = {
+        step
+        for _, schedule in proposal.schedules
+        for _, [_, step, *_], [key, *_], _ in (
+            each for each in schedules.unpack(schedule)[0] if each[0] == "Annotate"
+        )
+        if key == "pragma_auto_unroll_max_step"
+    }
+    assert max(steps) == 256
+
+
 def test_a_search_that_weighs_more_schedules_proposes_others(
     convolution: ExtractedTask, first_round: tuple[bytes, list[Trial]], target: str
 ) -> None:

@@ -6,6 +6,11 @@ from typing import Any
 
 from . import targets, workloads
 
+UNROLL_STEPS = (0, 16, 64, 256)
+"""Up to how many steps the loops of a candidate are unrolled on a CPU: it draws one of these. MetaSchedule
+itself goes up to 512. Such candidates take LLVM three to five times as long as others, and 64 trials each of
+six kernels (three seeds) found nothing faster with them."""
+
 TENSOR_CORE_DTYPES = frozenset({"float16", "bfloat16", "int8", "uint8"})
 
 
@@ -30,4 +35,18 @@ def generator(module: Any, target: str) -> Any:
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
-    return meta_schedule.space_generator.PostOrderApply(sch_rules=name, postprocs=name, mutator_probs=name)
+    return meta_schedule.space_generator.PostOrderApply(
+        sch_rules=_schedule_rules(name), postprocs=name, mutator_probs=name
+    )
+
+
+def _schedule_rules(name: str) -> Any:
+    """MetaSchedule's rules of that name, with :data:`UNROLL_STEPS` on a CPU."""
+    from tvm.s_tir.meta_schedule import schedule_rule
+
+    if name != "llvm":
+        return name
+    own = schedule_rule.ParallelizeVectorizeUnroll(
+        max_jobs_per_core=16, max_vectorize_extent=64, unroll_max_steps=UNROLL_STEPS, unroll_explicit=True
+    )
+    return [own if isinstance(rule, type(own)) else rule for rule in schedule_rule.ScheduleRule.create(name)]
