@@ -8,8 +8,8 @@ from . import targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
 """Up to how many steps the loops of a candidate are unrolled on a CPU: it draws one of these. MetaSchedule
-itself goes up to 512. Such candidates take LLVM three to five times as long as others, and 64 trials each of
-six kernels (three seeds) found nothing faster with them."""
+itself goes up to 512. Such candidates take LLVM three to five times as long as others, and 64 trials of six
+kernels (three seeds each) find as much without them."""
 
 TENSOR_CORE_DTYPES = frozenset({"float16", "bfloat16", "int8", "uint8"})
 
