@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from shared.artifacts import ArtifactStore
+from shared.engine import latency
 from shared.messages import AssembleDone, Confirmed, History, TaskRecords, Timing, Trial
 
 FILE = "evidence.json"
@@ -77,12 +78,7 @@ class TaskTrials(Struct, frozen=True, kw_only=True):
         if self.records.confirmed:
             # Only these were compared on equal terms.
             measured = [trial for trial in measured if self.confirmed(trial) is not None] or measured
-        return min(measured, key=lambda trial: self.confirmed(trial) or median(trial), default=None)
-
-
-def median(trial: Trial) -> float:
-    """Of the repeats, seconds."""
-    return statistics.median(trial.latencies)
+        return min(measured, key=lambda trial: self.confirmed(trial) or latency(trial), default=None)
 
 
 def read_trials(store: ArtifactStore, job: str, assembled: AssembleDone) -> list[TaskTrials]:
@@ -108,7 +104,7 @@ def curve(task: TaskTrials, untuned: float | None, zero: float) -> TaskCurve:
     for history in task.histories:
         times = trial_times(history)
         measured += [
-            Measured(at=at - zero, latency=median(trial))
+            Measured(at=at - zero, latency=latency(trial))
             for at, trial in zip(times, history.trials, strict=True)
             if trial.outcome == "measured"
         ]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.alone import Alone, CallFailed
-from benchmarks.evidence import TaskTrials, median
+from benchmarks.evidence import TaskTrials
 from benchmarks.summary import geometric_mean, geometric_spread
 from benchmarks.table import Value
 from benchmarks.work import Candidate
 from shared.artifacts import ArtifactStore
-from shared.engine import BuildOutcome, ProfileOutcome
+from shared.engine import BuildOutcome, ProfileOutcome, latency
 from shared.messages import Settings, Trial
 from stage_workers.stages.profiling import as_measured
 
@@ -115,7 +115,7 @@ def _candidate(each: Chosen, first: float | str, second: float | str) -> Candida
         task_name=each.task.records.task.name,
         hash=each.trial.candidate.hash,
         winner=each.winner,
-        mesh_s=median(each.trial),
+        mesh_s=latency(each.trial),
         confirmed_s=each.task.confirmed(each.trial),
         alone_first_s=first if isinstance(first, float) else None,
         alone_second_s=second if isinstance(second, float) else None,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 
 import msgspec
 
 from shared.artifacts import ArtifactStore
-from shared.engine import Assembled, TaskTrials
+from shared.engine import Assembled, TaskTrials, latency
 from shared.errors import ArtifactError
 from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, TaskRecords
 from stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
@@ -43,8 +43,8 @@ def _at_its_end(records: TaskRecords, store: ArtifactStore) -> TaskTrials:
         else t
         for t in trials
     ]
-    best = min((statistics.median(t.latencies) for t in trials if t.outcome == "measured"), default=None)
-    beaten = best is not None and records.untuned is not None and best >= records.untuned
+    best = min(map(latency, trials), default=math.inf)
+    beaten = records.untuned is not None and records.untuned <= best < math.inf
     return TaskTrials(workload=store.get(records.task.workload), trials=trials, apply=not beaten)
 
 

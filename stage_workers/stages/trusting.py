@@ -99,8 +99,8 @@ class Measured:
 
     @property
     def cost(self) -> float:
-        """Seconds that an attempt takes."""
-        return self.seconds / max(self.attempts, 1)
+        """Seconds that an attempt takes, by those there were."""
+        return self.seconds / self.attempts
 
     @property
     def suspect(self) -> bool:

@@ -23,7 +23,7 @@ HASH_BYTES = 8
 
 
 class Example(Struct, frozen=True, array_like=True):
-    """A trial as the cost model sees it. ``latency`` in seconds, infinite when it failed."""
+    """A trial as the cost model sees it: its :func:`~shared.engine.estimate`, infinite when it failed."""
 
     latency: float
     features: Features
@@ -48,7 +48,7 @@ class SearchState:
         round: proposals made so far.
         seen: hashes of all schedules tried.
         pending: hashes of the schedules that were proposed and whose trials have not come yet.
-        best: the fastest schedules, fastest first: latency in seconds, hash, schedule.
+        best: the fastest schedules, fastest first: estimate in seconds, hash, schedule.
         examples: what the cost model is fitted to, oldest first.
     """
 

@@ -46,7 +46,10 @@ def _schedule_rules(name: str) -> Any:
 
     if name != "llvm":
         return name
-    own = schedule_rule.ParallelizeVectorizeUnroll(
-        max_jobs_per_core=16, max_vectorize_extent=64, unroll_max_steps=UNROLL_STEPS, unroll_explicit=True
-    )
-    return [own if isinstance(rule, type(own)) else rule for rule in schedule_rule.ScheduleRule.create(name)]
+    unroll = schedule_rule.ParallelizeVectorizeUnroll
+    return [
+        unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
+        if isinstance(rule, unroll)
+        else rule
+        for rule in schedule_rule.ScheduleRule.create(name)
+    ]
