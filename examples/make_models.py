@@ -206,6 +206,75 @@ def tiny_residual() -> onnx.ModelProto:
     return net.model([1, 3, 24, 24], 10)
 
 
+def various_convolutions() -> onnx.ModelProto:
+    """Convolutions of many shapes on a 72x72 image, for what a cost model knows of kernels in general."""
+    net = Network("various_convolutions", seed=101)
+    layers = [  # channels, kernel, stride, depthwise
+        ((16, 32), 3, 1, False),
+        ((32, 32), 3, 1, True),
+        ((32, 96), 1, 1, False),
+        ((96, 96), 5, 2, True),
+        ((96, 40), 1, 1, False),
+        ((40, 80), 3, 1, False),
+        ((80, 80), 3, 2, False),
+        ((80, 240), 1, 1, False),
+        ((240, 240), 3, 1, True),
+        ((240, 160), 1, 1, False),
+        ((160, 48), 5, 1, False),
+        ((48, 192), 3, 1, False),
+    ]
+    x = "image"
+    for number, (channels, kernel, stride, depthwise) in enumerate(layers):
+        x = net.convolution(x, channels, kernel, stride, groups=channels[0] if depthwise else 1)
+        if number % 3 != 1:
+            x = net.node("Relu", [net.batch_norm(x, channels[1])])
+    x = net.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    x = net.node("Relu", [net.convolution(x, (192, 384), 1)])
+    x = net.node("Relu", [net.convolution(x, (384, 384), 3, groups=384)])
+    x = net.node("Relu", [net.convolution(x, (384, 256), 3)])
+    net.classifier(x, 256, 100)
+    return net.model([1, 16, 72, 72], 100)
+
+
+def encoder(name: str, tokens: int, width: int, heads: int, seed: int) -> onnx.ModelProto:
+    """A transformer's encoder block (Vaswani et al., arXiv:1706.03762) and a softmax over 2,000 classes."""
+    net = Network(name, seed)
+    each = width // heads
+
+    def normalised(x: str) -> str:
+        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
+        return net.node("LayerNormalization", [x, net.weight(ones), net.weight(zeros)], axis=-1)
+
+    def by_head(x: str, order: list[int]) -> str:
+        shape = net.weight(np.array([tokens, heads, each], np.int64))
+        return net.node("Transpose", [net.node("Reshape", [net.dense(x, (width, width)), shape])], perm=order)
+
+    y = normalised("image")
+    queries, keys, values = (by_head(y, order) for order in ([1, 0, 2], [1, 2, 0], [1, 0, 2]))
+    weights = net.node("MatMul", [queries, keys])
+    weights = net.node("Mul", [weights, net.weight(np.array(each**-0.5, np.float32))])
+    y = net.node("MatMul", [net.node("Softmax", [weights], axis=-1), values])
+    y = net.node("Transpose", [y], perm=[1, 0, 2])
+    y = net.node("Reshape", [y, net.weight(np.array([tokens, width], np.int64))])
+    x = net.node("Add", ["image", net.dense(y, (width, width))])
+    y = net.dense(normalised(x), (width, 4 * width))
+    y = net.node("Mul", [y, net.node("Sigmoid", [y])])
+    x = net.node("Add", [x, net.dense(y, (4 * width, width))])
+    x = net.node("MatMul", [x, net.normal((width, 2000), fan_in=width)])
+    net.node("Softmax", [x], output="logits", axis=-1)
+    return net.model([tokens, width], 2000)
+
+
+def encoder_196() -> onnx.ModelProto:
+    """196 tokens of 320 values, 5 heads."""
+    return encoder("encoder_196", 196, 320, 5, seed=102)
+
+
+def encoder_72() -> onnx.ModelProto:
+    """72 tokens of 448 values, 14 heads."""
+    return encoder("encoder_72", 72, 448, 14, seed=103)
+
+
 def one_convolution() -> onnx.ModelProto:
     """A single convolution, so a single task: a 3x3 one of 64 channels on a 28x28 image."""
     return single_convolution("one_convolution", 28, 3, seed=6)
@@ -279,6 +348,9 @@ MODELS = {
         tiny_mlp_mixer,
         tiny_separable,
         tiny_residual,
+        various_convolutions,
+        encoder_196,
+        encoder_72,
         one_convolution,
         matmul_128,
         matmul_512,

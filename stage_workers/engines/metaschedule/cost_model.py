@@ -10,10 +10,12 @@ where it was 0.22 (0.31) for a pointwise one, and 0.47 (0.60) where it was 0.36 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from . import prior
 
 Features = npt.NDArray[np.float16]
 """One row per store of a candidate; TVM takes logarithms, so half precision is enough."""
@@ -44,35 +46,61 @@ def extract(context: Any, candidates: Sequence[Any]) -> list[Features]:
     return [rows.numpy().astype(np.float16) for rows in extractor.extract_from(context, list(candidates))]
 
 
-def fit(features: Sequence[Features], latencies: Sequence[float]) -> Any:
-    """Trees fitted to latencies in seconds, infinite for candidates that failed; ``None`` when nothing was
-    measured yet. They predict the logarithm of a candidate's score: the best latency over its own."""
+class Model(NamedTuple):
+    """Predicts the logarithms of scores: the best latency over a candidate's own."""
+
+    trees: Any
+    """Fitted to what was measured of the task, or to what the prior leaves of it; ``None`` for the prior
+    alone."""
+    prior: bool
+    shift: float = 0.0
+    """Of the prior's predictions, which are relative to the best candidate there is."""
+
+    def predict(self, features: Sequence[Features]) -> npt.NDArray[np.float32]:
+        """One logarithm per candidate."""
+        rows = summaries(features)
+        if self.trees is None:
+            return prior.predict(rows)
+        margin = prior.predict(rows) + np.float32(self.shift) if self.prior else None
+        return np.asarray(self.trees.inplace_predict(rows, base_margin=margin), np.float32)
+
+
+def fit(features: Sequence[Features], latencies: Sequence[float], has_prior: bool) -> Model | None:
+    """The model that is fitted to latencies in seconds, infinite for candidates that failed; ``None`` when
+    nothing was measured yet, and there is no prior to begin with."""
     import xgboost
 
     best = min(latencies, default=np.inf)
     if not np.isfinite(best):
-        return None
+        return Model(None, True) if has_prior else None
     scores = np.log(np.maximum(best / np.asarray(latencies), LEAST_SCORE))
-    data = xgboost.DMatrix(_summaries(features), label=scores)
-    return xgboost.train({**PARAMETERS, "base_score": float(scores.mean())}, data, num_boost_round=ROUNDS)
+    rows = summaries(features)
+    data = xgboost.DMatrix(rows, label=scores)
+    shift = 0.0
+    if has_prior:
+        expected = prior.predict(rows)
+        shift = float(scores.mean() - expected.mean())
+        data.set_base_margin(expected + np.float32(shift))
+    trees = xgboost.train({**PARAMETERS, "base_score": float(scores.mean())}, data, num_boost_round=ROUNDS)
+    return Model(trees, has_prior, shift)
 
 
 class Predictor:
-    """What MetaSchedule asks for the scores of candidates: the fitted ``trees``; without any, chance.
+    """What MetaSchedule asks for the scores of candidates: the ``model``; without one, chance.
 
     Attributes:
         features: of the TVM schedules that it was asked about. Generations share some of their members.
     """
 
-    def __init__(self, trees: Any, random: np.random.Generator) -> None:
-        self._trees = trees
+    def __init__(self, model: Model | None, random: np.random.Generator) -> None:
+        self._model = model
         self._random = random
         self.features: dict[Any, Features] = {}
 
     @property
-    def fitted(self) -> bool:
-        """Whether there are trees."""
-        return self._trees is not None
+    def knows(self) -> bool:
+        """Whether there is a model."""
+        return self._model is not None
 
     def cost_model(self) -> Any:
         """As MetaSchedule takes it."""
@@ -82,16 +110,16 @@ class Predictor:
         return cost_model._PyCostModel(predict_func=self._predict)
 
     def _predict(self, context: Any, candidates: list[Any]) -> npt.NDArray[np.float64]:
-        if self._trees is None:
+        if self._model is None:
             return self._random.uniform(size=len(candidates))
         new = [each for each in candidates if each.sch not in self.features]
         for each, features in zip(new, extract(context, new), strict=True):
             self.features[each.sch] = features
-        scores = self._trees.inplace_predict(_summaries([self.features[each.sch] for each in candidates]))
+        scores = self._model.predict([self.features[each.sch] for each in candidates])
         return np.asarray(np.exp(scores), np.float64)
 
 
-def _summaries(features: Sequence[Features]) -> npt.NDArray[np.float32]:
+def summaries(features: Sequence[Features]) -> npt.NDArray[np.float32]:
     """One row per candidate: sum, largest, smallest and mean of each feature, and the number of stores."""
     tables = [each.astype(np.float32) for each in features]
     return np.stack(

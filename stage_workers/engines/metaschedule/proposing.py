@@ -21,6 +21,8 @@ LEAST_POPULATION = 32
 FEW_TRIALS = 128
 """With fewer the cost model does not know enough for a thorough search to pay: it finds no better
 candidates, and takes twice the time."""
+FIRST_POPULATION = 3
+"""Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
 """Part of the first population that comes from the best schedules measured so far."""
 SPARE = 2
@@ -35,14 +37,18 @@ def propose(
     state: SearchState, workload: bytes, target: str, want: int, seed: int, settings: Settings
 ) -> list[tuple[str, bytes]]:
     """Hash and schedule of up to ``want`` candidates that were never proposed, and count the round."""
-    trees = cost_model.fit([e.features for e in state.examples], [e.latency for e in state.examples])
+    model = cost_model.fit(
+        [example.features for example in state.examples],
+        [example.latency for example in state.examples],
+        has_prior=not targets.is_gpu(target),
+    )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
     fruitless = attempt = 0
     while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(seed, state, attempt)
         before = len(found)
-        predictor = Predictor(trees, np.random.default_rng(random_state))
+        predictor = Predictor(model, np.random.default_rng(random_state))
         for scheduled in _search(state, workload, target, want, settings, predictor, random_state):
             key = workloads.structural_hash(scheduled.mod)
             if len(found) < want and key not in known and key not in found:
@@ -69,7 +75,7 @@ def _search(
     from tvm.s_tir import meta_schedule
 
     # Without scores there is nothing to choose by, nor to evolve towards.
-    effort, generations = _effort(state, settings) if predictor.fitted else (1, 0)
+    effort, generations = _effort(state, settings) if predictor.knows else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
     parents = state.best[: int(population * MEASURED_SHARE)]
     strategy = meta_schedule.search_strategy.EvolutionarySearch(
@@ -97,7 +103,10 @@ def _search(
 
 def _effort(state: SearchState, settings: Settings) -> tuple[int, int]:
     """Schedules to weigh per candidate, and generations."""
-    population, generations = (2, 1) if len(state.seen) < FEW_TRIALS else (4, 2)
+    if not state.seen:
+        population, generations = FIRST_POPULATION, 0
+    else:
+        population, generations = (2, 1) if len(state.seen) < FEW_TRIALS else (4, 2)
     return (
         population if settings.population is None else settings.population,
         generations if settings.generations is None else settings.generations,
