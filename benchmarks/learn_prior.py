@@ -102,7 +102,8 @@ def rank_correlation(trees: Any, kernel: Kernel) -> float:
 
 
 def _scores(kernel: Kernel) -> npt.NDArray[np.float64]:
-    return np.log(np.maximum(kernel.latencies.min() / kernel.latencies, LEAST_SCORE))
+    scores: npt.NDArray[np.float64] = np.maximum(kernel.latencies.min() / kernel.latencies, LEAST_SCORE)
+    return np.log(scores)
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.intp]:

@@ -438,12 +438,12 @@ def test_the_first_candidates_are_chosen_by_what_is_known_of_other_kernels(
     product: ExtractedTask, target: str
 ) -> None:
     def typical(settings: Settings) -> float:
-        proposed = ENGINE.update(product.workload, target, None, [], 16, 1, settings).schedules
+        proposed = ENGINE.update(product.workload, target, None, [], 32, 1, settings).schedules
         trials = measure(product, target, proposed)
         return statistics.median(latency(trial) for trial in trials)
 
-    by_chance = Settings(population=1, generations=0)
-    assert typical(Settings(population=4)) < 0.7 * typical(by_chance)
+    all_that_are_drawn = Settings(population=1, generations=0)
+    assert typical(Settings(population=4)) < 0.7 * typical(all_that_are_drawn)
 
 
 def test_what_is_measured_overrules_what_is_known_of_other_kernels(
