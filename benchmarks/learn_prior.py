@@ -19,13 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.markdown import table
-from stage_workers.engines.metaschedule import MetaScheduleEngine, contexts, cost_model, prior, workloads
+from stage_workers.engines.metaschedule import (
+    MetaScheduleEngine,
+    candidates,
+    cost_model,
+    prior,
+    schedules,
+    workloads,
+)
 from stage_workers.engines.metaschedule.records import RECORD_FILE, WORKLOAD_FILE
 
 LEAST = 16
 """Measured candidates of a kernel from which it is learned from."""
 LEAST_SCORE = 0.01
-ROUNDS = 100
 
 
 class Kernel(NamedTuple):
@@ -57,7 +63,6 @@ def main() -> None:
 
 def kernels(folder: Path) -> Iterator[Kernel]:
     """The tasks of a result of which enough was measured."""
-    import tvm
     from tvm.s_tir import meta_schedule
 
     target = MetaScheduleEngine().resolve_target("native")
@@ -68,42 +73,28 @@ def kernels(folder: Path) -> Iterator[Kernel]:
     for number, records in enumerate(tasks.values()):
         if len(records) < LEAST:
             continue
-        module = records[0].workload.mod
-        info = meta_schedule.arg_info.ArgInfo.from_prim_func(module["main"])
-        candidates = []
-        for record in records:
-            scheduled = tvm.s_tir.Schedule(module)
-            record.trace.apply_to_schedule(scheduled, remove_postproc=False)
-            candidates.append(meta_schedule.MeasureCandidate(scheduled, info))
-        features = cost_model.extract(contexts.make(module, target), candidates)
+        workload = workloads.pack(records[0].workload.mod)
+        recalled = candidates.recall(workload, target, [schedules.pack(record.trace) for record in records])
+        known = [(each, record) for each, record in zip(recalled, records, strict=True) if each is not None]
         yield Kernel(
             name=folder.name if len(tasks) == 1 else f"{folder.name} {number}",
-            summaries=cost_model.summaries(features),
-            latencies=np.array([statistics.median(map(float, record.run_secs)) for record in records]),
+            summaries=cost_model.summaries([each.features for each, _ in known]),
+            latencies=np.array([statistics.median(map(float, record.run_secs)) for _, record in known]),
         )
 
 
 def fit(known: Sequence[Kernel]) -> Any:
     """Trees that predict the logarithms of scores; every kernel counts the same."""
-    import xgboost
-
-    scores = np.concatenate([_scores(kernel) for kernel in known])
+    scores = np.concatenate([cost_model.log_scores(kernel.latencies, LEAST_SCORE) for kernel in known])
     weights = np.concatenate([np.full(len(kernel.latencies), 1 / len(kernel.latencies)) for kernel in known])
     rows = np.concatenate([kernel.summaries for kernel in known])
-    data = xgboost.DMatrix(rows, label=scores, weight=weights / weights.mean())
-    parameters = {**cost_model.PARAMETERS, "base_score": float(scores.mean())}
-    return xgboost.train(parameters, data, num_boost_round=ROUNDS)
+    return cost_model.train(rows, scores, weight=weights / weights.mean())
 
 
 def rank_correlation(trees: Any, kernel: Kernel) -> float:
     """Spearman's, of predicted and measured speed; from -1 to 1."""
     predicted = trees.inplace_predict(kernel.summaries)
     return float(np.corrcoef(_ranks(predicted), _ranks(-kernel.latencies))[0, 1])
-
-
-def _scores(kernel: Kernel) -> npt.NDArray[np.float64]:
-    scores: npt.NDArray[np.float64] = np.maximum(kernel.latencies.min() / kernel.latencies, LEAST_SCORE)
-    return np.log(scores)
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.intp]:

@@ -68,21 +68,35 @@ class Model(NamedTuple):
 def fit(features: Sequence[Features], latencies: Sequence[float], has_prior: bool) -> Model | None:
     """The model that is fitted to latencies in seconds, infinite for candidates that failed; ``None`` when
     nothing was measured yet, and there is no prior to begin with."""
-    import xgboost
-
-    best = min(latencies, default=np.inf)
-    if not np.isfinite(best):
+    if not np.isfinite(min(latencies, default=np.inf)):
         return Model(None, True) if has_prior else None
-    scores = np.log(np.maximum(best / np.asarray(latencies), LEAST_SCORE))
+    scores = log_scores(latencies)
     rows = summaries(features)
-    data = xgboost.DMatrix(rows, label=scores)
-    shift = 0.0
+    shift, margin = 0.0, None
     if has_prior:
         expected = prior.predict(rows)
         shift = float(scores.mean() - expected.mean())
-        data.set_base_margin(expected + np.float32(shift))
-    trees = xgboost.train({**PARAMETERS, "base_score": float(scores.mean())}, data, num_boost_round=ROUNDS)
-    return Model(trees, has_prior, shift)
+        margin = expected + np.float32(shift)
+    return Model(train(rows, scores, base_margin=margin), has_prior, shift)
+
+
+def log_scores(latencies: npt.ArrayLike, least: float = LEAST_SCORE) -> npt.NDArray[np.float64]:
+    """Logarithms of scores, the best latency over each, of at least ``least``."""
+    known = np.asarray(latencies, np.float64)
+    scores: npt.NDArray[np.float64] = np.maximum(known.min() / known, least)
+    return np.log(scores)
+
+
+def train(rows: npt.NDArray[np.float32], scores: npt.NDArray[np.float64], **data: Any) -> Any:
+    """Trees that predict the logarithms of scores.
+
+    Args:
+        data: what else ``xgboost.DMatrix`` takes: weights of the rows, a margin to begin with.
+    """
+    import xgboost
+
+    parameters = {**PARAMETERS, "base_score": float(scores.mean())}
+    return xgboost.train(parameters, xgboost.DMatrix(rows, label=scores, **data), num_boost_round=ROUNDS)
 
 
 class Predictor:

@@ -105,8 +105,10 @@ def _effort(state: SearchState, settings: Settings) -> tuple[int, int]:
     """Schedules to weigh per candidate, and generations."""
     if not state.seen:
         population, generations = FIRST_POPULATION, 0
+    elif len(state.seen) < FEW_TRIALS:
+        population, generations = 2, 1
     else:
-        population, generations = (2, 1) if len(state.seen) < FEW_TRIALS else (4, 2)
+        population, generations = 4, 2
     return (
         population if settings.population is None else settings.population,
         generations if settings.generations is None else settings.generations,
