@@ -118,6 +118,10 @@ class Network:
         x = self.node("Relu", [self.dense(x, (features, hidden))])
         return self.dense(x, (hidden, features))
 
+    def layer_norm(self, x: str, width: int, output: str = "") -> str:
+        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
+        return self.node("LayerNormalization", [x, self.weight(ones), self.weight(zeros)], output, axis=-1)
+
     def model(self, shape: list[int], *output: int) -> onnx.ModelProto:
         """The checked model from ``image`` (of ``shape``) to ``logits`` (a row of ``output`` per image)."""
         graph = helper.make_graph(
@@ -241,15 +245,11 @@ def encoder(name: str, tokens: int, width: int, heads: int, seed: int) -> onnx.M
     net = Network(name, seed)
     each = width // heads
 
-    def normalised(x: str) -> str:
-        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
-        return net.node("LayerNormalization", [x, net.weight(ones), net.weight(zeros)], axis=-1)
-
     def by_head(x: str, order: list[int]) -> str:
         shape = net.weight(np.array([tokens, heads, each], np.int64))
         return net.node("Transpose", [net.node("Reshape", [net.dense(x, (width, width)), shape])], perm=order)
 
-    y = normalised("image")
+    y = net.layer_norm("image", width)
     queries, keys, values = (by_head(y, order) for order in ([1, 0, 2], [1, 2, 0], [1, 0, 2]))
     weights = net.node("MatMul", [queries, keys])
     weights = net.node("Mul", [weights, net.weight(np.array(each**-0.5, np.float32))])
@@ -257,7 +257,7 @@ def encoder(name: str, tokens: int, width: int, heads: int, seed: int) -> onnx.M
     y = net.node("Transpose", [y], perm=[1, 0, 2])
     y = net.node("Reshape", [y, net.weight(np.array([tokens, width], np.int64))])
     x = net.node("Add", ["image", net.dense(y, (width, width))])
-    y = net.dense(normalised(x), (width, 4 * width))
+    y = net.dense(net.layer_norm(x, width), (width, 4 * width))
     y = net.node("Mul", [y, net.node("Sigmoid", [y])])
     x = net.node("Add", [x, net.dense(y, (4 * width, width))])
     x = net.node("MatMul", [x, net.normal((width, 2000), fan_in=width)])
@@ -315,8 +315,7 @@ def softmax() -> onnx.ModelProto:
 def layer_norm() -> onnx.ModelProto:
     """Layer normalisation of 128 tokens of 768 values."""
     net = Network("layer_norm", seed=13)
-    ones, zeros = np.ones(768, np.float32), np.zeros(768, np.float32)
-    net.node("LayerNormalization", ["image", net.weight(ones), net.weight(zeros)], output="logits", axis=-1)
+    net.layer_norm("image", 768, output="logits")
     return net.model([1, 128, 768], 128, 768)
 
 
