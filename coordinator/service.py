@@ -61,10 +61,10 @@ from shared.transport import Delivery, Down, Link, Outgoing, QueueDepth, Subscri
 
 log = logging.getLogger(__name__)
 
-TICK = 0.25
+TICK = 0.5
 """Seconds between two ticks of the core."""
 
-CHECK = 1.0
+CHECK = 2.0
 """Seconds between two cross-checks of the stage queues."""
 
 REFRESH = 600.0

@@ -15,7 +15,7 @@ NO_DEVICE_AFTER = 60.0
 """Seconds after which a job whose target no device has ever served fails. One that was served once waits for
 the device to come back."""
 
-TELL_EVERY = 0.5
+TELL_EVERY = 1.0
 """Seconds between two progress events of a job, at least."""
 
 TELLS_PER_SECOND = 100

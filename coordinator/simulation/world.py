@@ -51,9 +51,9 @@ from shared.messages import (
     Timing,
 )
 
-TICK = 0.25
+TICK = 0.5
 STATUS = 2.0
-CHECK = 1.0
+CHECK = 2.0
 SUCCESSOR = 2.0
 """Seconds, as in the AMQP service and its workers; the last: until a successor is connected."""
 
