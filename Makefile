@@ -20,7 +20,7 @@ lint: setup            ## format, lint, types, import rules; all of them, also a
 bench: setup           ## what the mesh itself costs, measured on this machine
 	$(VENV)/python -m benchmarks
 
-bench-vs-metaschedule: setup  ## the short comparison with MetaSchedule, 18 min
+bench-vs-metaschedule: setup  ## the short comparison with MetaSchedule, 15 min
 	$(VENV)/tunemesh bench benchmarks/experiments/vs_metaschedule_short.yaml --out build/bench/vs_metaschedule_short
 	@sed -n '/^## Against/,/^## All/p' build/bench/vs_metaschedule_short/report.md
 
