@@ -30,8 +30,9 @@ from stage_workers.engines.metaschedule import (
 from stage_workers.engines.metaschedule.records import RECORD_FILE, WORKLOAD_FILE
 
 LEAST = 16
-"""Measured candidates of a kernel from which it is learned from."""
+"""Measured candidates that a kernel must have."""
 LEAST_SCORE = 0.01
+"""Of candidates that are slower than that times the best, whose score is 1."""
 
 
 class Kernel(NamedTuple):

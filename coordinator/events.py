@@ -24,6 +24,12 @@ from shared.messages import (
 Handle = int
 """Names a held delivery. Given by the shell, never reused."""
 
+TICK = 0.5
+"""Seconds between two :class:`Tick`."""
+
+CHECK = 2.0
+"""Seconds between two :class:`QueueSeen` of a stage queue."""
+
 
 # -- Events ------------------------------------------------------------------------------------------------
 
@@ -83,7 +89,7 @@ class SaveFailed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed; sent about four times a second."""
+    """Time passed; sent every :data:`TICK` seconds."""
 
 
 Event = Connected | CaughtUp | Arrived | WorkerSeen | QueueSeen | DispatchFailed | SaveFailed | Tick

@@ -23,6 +23,8 @@ from broker_config import topology
 from broker_config.declare import ensure_topology
 from coordinator.core import Core
 from coordinator.events import (
+    CHECK,
+    TICK,
     Acknowledge,
     Answer,
     Arrived,
@@ -60,12 +62,6 @@ from shared.messages import (
 from shared.transport import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
 
 log = logging.getLogger(__name__)
-
-TICK = 0.5
-"""Seconds between two ticks of the core."""
-
-CHECK = 2.0
-"""Seconds between two cross-checks of the stage queues."""
 
 REFRESH = 600.0
 """Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds

@@ -19,6 +19,8 @@ import simpy
 
 from coordinator.core import Core
 from coordinator.events import (
+    CHECK,
+    TICK,
     Acknowledge,
     Arrived,
     CaughtUp,
@@ -51,11 +53,10 @@ from shared.messages import (
     Timing,
 )
 
-TICK = 0.5
 STATUS = 2.0
-CHECK = 2.0
+"""Seconds between two statuses of a worker, as in the AMQP ones."""
 SUCCESSOR = 2.0
-"""Seconds, as in the AMQP service and its workers; the last: until a successor is connected."""
+"""Seconds until a successor of the coordinator is connected."""
 
 EPOCH = 1e6
 """What the core's clock shows at the start of the simulation."""

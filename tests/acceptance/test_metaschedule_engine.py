@@ -452,7 +452,7 @@ def test_what_is_measured_overrules_what_is_known_of_other_kernels(
     proposed = ENGINE.update(product.workload, target, None, [], 64, 1, QUICK).schedules
     recalled = candidates.recall(product.workload, target, [schedule for _, schedule in proposed])
     features = [candidate.features for candidate in recalled if candidate is not None]
-    usual = cost_model.Model(None, prior=True).predict(features)
+    usual = cost_model.Model(None, has_prior=True).predict(features)
     model = cost_model.fit(features, list(np.exp(usual)), has_prior=True)  # what looks fast is slow here
     assert model is not None
     assert np.corrcoef(model.predict(features), usual)[0, 1] < -0.5

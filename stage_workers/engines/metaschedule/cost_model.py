@@ -52,7 +52,7 @@ class Model(NamedTuple):
     trees: Any
     """Fitted to what was measured of the task, or to what the prior leaves of it; ``None`` for the prior
     alone."""
-    prior: bool
+    has_prior: bool
     shift: float = 0.0
     """Of the prior's predictions, which are relative to the best candidate there is."""
 
@@ -61,7 +61,7 @@ class Model(NamedTuple):
         rows = summaries(features)
         if self.trees is None:
             return prior.predict(rows)
-        margin = prior.predict(rows) + np.float32(self.shift) if self.prior else None
+        margin = prior.predict(rows) + np.float32(self.shift) if self.has_prior else None
         return np.asarray(self.trees.inplace_predict(rows, base_margin=margin), np.float32)
 
 
