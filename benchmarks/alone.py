@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from shared.errors import BadInput, TunemeshError
-from stage_workers.devices import DeviceLock, lock_device, parse_device
-from stage_workers.sandbox import CallFailure, Sandbox
+from tunemesh.shared.errors import BadInput, TunemeshError
+from tunemesh.stage_workers.devices.devices import DeviceLock, lock_device, parse_device
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 
 MEMORY = 4 * 2**30
 """Bytes, as a worker's sandbox has by default."""

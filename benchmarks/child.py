@@ -17,7 +17,7 @@ from benchmarks.metaschedule_run import run_metaschedule
 from benchmarks.remeasure import remeasure
 from benchmarks.simulation_run import run_simulation
 from benchmarks.work import RESULT, Result, Work
-from shared.errors import TunemeshError
+from tunemesh.shared.errors import TunemeshError
 
 
 def do(work: Work, folder: Path) -> Result:

@@ -14,11 +14,14 @@ import time
 
 import msgspec
 
-from broker_config import topology
-from broker_config.node import PrivateNode
-from shared import codec
-from shared.errors import BadMessage
-from shared.messages import (
+from tests.unit.world import BLOB, FakeWorker, World
+from tunemesh.broker_config import topology
+from tunemesh.broker_config.node import PrivateNode
+from tunemesh.children import Child, Children
+from tunemesh.client import Client
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadMessage
+from tunemesh.shared.messages import (
     FINAL_KINDS,
     Blob,
     BuildDone,
@@ -32,10 +35,7 @@ from shared.messages import (
     UpdateDone,
     WorkerStatus,
 )
-from shared.transport import Delivery, Link, Outgoing, Subscription
-from tests.unit.world import BLOB, FakeWorker, World
-from tunemesh.children import Child, Children
-from tunemesh.client import Client
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
 
 JOBS = 4
 TRIALS = 500

@@ -1,7 +1,7 @@
 """What measuring again is worth: candidates profiled while something takes the device's core now and then.
 
 A convolution's candidates go through the ``profile`` stage: on a calm core, and while a busy loop on
-the same core runs for one second of every three; with and without what ``stage_workers/stages/trusting.py``
+the same core runs for one second of every three; with and without what ``stage_workers/stages/trust.py``
 does.
 
     python -m benchmarks.disturbance
@@ -22,8 +22,8 @@ from pathlib import Path
 from unittest import mock
 
 from examples import make_models
-from shared.artifacts import ArtifactStore
-from shared.messages import (
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import (
     Blob,
     BuildDone,
     BuildWork,
@@ -41,8 +41,8 @@ from shared.messages import (
     UpdateWork,
     Work,
 )
-from stage_workers.sandbox import Sandbox
-from stage_workers.stages import Context, run_stage, trusting
+from tunemesh.stage_workers.sandbox.sandbox import Sandbox
+from tunemesh.stage_workers.stages import Context, run_stage, trust
 
 CANDIDATES = 16
 REPEATS = 3
@@ -142,7 +142,7 @@ def main() -> None:
             for policy in (True, False):
                 with contextlib.ExitStack() as stack:
                     for name in () if policy else ("THRESHOLD", "WAITED", "SPREAD"):
-                        stack.enter_context(mock.patch.object(trusting, name, math.inf))
+                        stack.enter_context(mock.patch.object(trust, name, math.inf))
                     stack.enter_context(busy(core))
                     for _ in range(REPEATS):
                         disturbed, seconds = bench.profile(task, built)

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from shared.artifacts import ArtifactStore
-from shared.engine import latency
-from shared.messages import AssembleDone, Confirmed, History, TaskRecords, Timing, Trial
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import AssembleDone, Confirmed, History, TaskRecords, Timing, Trial
+from tunemesh.stage_workers.engines.protocol import latency
 
 FILE = "evidence.json"
 TASK_STAGES = {"model-update": "update", "build": "build", "profile": "profile"}

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
-from coordinator.strategies import by_name
-from shared.errors import BadInput
-from shared.messages import EngineName, Settings
+from tunemesh.coordinator.scheduling.strategies import by_name
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import EngineName, Settings
 
 Kind = Literal["mesh", "simulation"]
 Count = Annotated[int, Meta(ge=0)]

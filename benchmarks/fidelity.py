@@ -13,10 +13,10 @@ from benchmarks.evidence import TaskTrials
 from benchmarks.summary import geometric_mean, geometric_spread
 from benchmarks.table import Value
 from benchmarks.work import Candidate
-from shared.artifacts import ArtifactStore
-from shared.engine import BuildOutcome, ProfileOutcome, latency
-from shared.messages import Settings, Trial
-from stage_workers.stages.profiling import as_measured
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import Settings, Trial
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, ProfileOutcome, latency
+from tunemesh.stage_workers.stages.profiling import as_measured
 
 
 @dataclass(frozen=True, slots=True)

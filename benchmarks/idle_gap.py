@@ -13,8 +13,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from shared.messages import Settings
 from tunemesh import tuning
+from tunemesh.shared.messages import Settings
 
 TASKS = 50
 STEP = 0.05

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.markdown import table
-from stage_workers.engines.metaschedule import (
+from tunemesh.stage_workers.engines.metaschedule import (
     MetaScheduleEngine,
     candidates,
     cost_model,
     prior,
     schedules,
-    workloads,
 )
-from stage_workers.engines.metaschedule.records import RECORD_FILE, WORKLOAD_FILE
+from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph.export import RECORD_FILE, WORKLOAD_FILE
 
 LEAST = 16
 """Measured candidates that a kernel must have."""

@@ -19,9 +19,9 @@ from benchmarks.matrix import Run
 from benchmarks.summary import geometric_mean
 from benchmarks.table import Value, by_name
 from benchmarks.work import Candidate, Result, Work
-from shared.artifacts import ArtifactStore
-from shared.messages import JobEvent
 from tunemesh import layout, tuning
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import JobEvent
 
 COLUMNS = (
     "jobs", "trials_done", "measured", "makespan_s", "steps_s", "tuning_s", "total_s", "stages_s",

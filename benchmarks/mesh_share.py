@@ -21,10 +21,13 @@ from benchmarks.alone import default_device
 from benchmarks.machine import cores_of
 from benchmarks.markdown import table
 from benchmarks.mesh_run import Recorder
-from broker_config import topology
 from examples import make_models
-from shared import codec
-from shared.messages import (
+from tunemesh import layout, tuning
+from tunemesh.broker_config import topology
+from tunemesh.mesh import LocalMesh
+from tunemesh.mesh_address import Place
+from tunemesh.shared import codec
+from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
     Ledger,
@@ -36,10 +39,7 @@ from shared.messages import (
     StepResult,
     WorkerStatus,
 )
-from shared.transport import Delivery, Link, Subscription
-from tunemesh import layout, tuning
-from tunemesh.mesh import LocalMesh
-from tunemesh.places import Place
+from tunemesh.shared.transport.link import Delivery, Link, Subscription
 
 KERNELS = ("matmul_128", "layer_norm")
 TRIALS = 64

@@ -23,10 +23,11 @@ from benchmarks.machine import cores_of
 from benchmarks.matrix import Run
 from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
-from shared.engine import Imported, TaskTrials
-from shared.messages import Candidate, Trial
-from stage_workers.engines.metaschedule import MetaScheduleEngine, assembling
 from tunemesh.report import write_file
+from tunemesh.shared.messages import Candidate, Trial
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.stage_workers.engines.protocol import Imported, TaskTrials
+from tunemesh.stage_workers.graph import assembly
 
 LLVM_AS_TVM_HAS_IT = {"opt-level": 3, "cl-opt": []}
 """What a target says of LLVM by default, in place of ``targets.LLVM_LEVEL`` and ``LLVM_OPTIONS``."""
@@ -52,7 +53,7 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         for stage, spent in tuned.stages.items():
             stages[stage] = stages.get(stage, 0.0) + spent
         # Compiled with the passes that it was measured with, all of them.
-        assembled = assembling.assemble(imported.model, target, tuned.best(), settings, left_out=())
+        assembled = assembly.assemble(imported.model, target, tuned.best(), settings, left_out=())
         write_file(folder / "tuned" / name / "model.so", assembled.tuned)
         write_file(folder / "tuned" / name / "signature.json", assembled.signature)
     os.sched_setaffinity(0, usable)
@@ -76,7 +77,7 @@ class _Tuning:
     def __init__(self, imported: Imported, target: str, run: Run) -> None:
         from tvm.s_tir import meta_schedule
 
-        from stage_workers.engines.metaschedule import targets, workloads
+        from tunemesh.stage_workers.graph import targets, workloads
 
         self._tasks = imported.tasks
         self._target = targets.load(target)
@@ -118,7 +119,7 @@ class _Tuning:
 
     def best(self) -> list[TaskTrials]:
         """Of every task its best schedule, as the mesh's own ``assemble`` takes it."""
-        from stage_workers.engines.metaschedule import schedules
+        from tunemesh.stage_workers.engines.metaschedule import schedules
 
         trials = [
             [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.experiment import Experiment
 from benchmarks.machine import ROOT
-from shared.errors import BadInput
 from tunemesh.layout import plan
+from tunemesh.shared.errors import BadInput
 
 MAKER = ROOT / "examples" / "make_models.py"
 MAKE_LIMIT = 300.0

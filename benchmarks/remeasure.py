@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.alone import Alone
 from benchmarks.experiment import settings_of
 from benchmarks.work import Remeasured, Work
-from shared.engine import Validated
+from tunemesh.stage_workers.engines.protocol import Validated
 
 TURN_LIMIT = 300.0
 """Seconds for one model in one round."""

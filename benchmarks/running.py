@@ -23,7 +23,7 @@ from benchmarks.experiment import Experiment
 from benchmarks.matrix import Run
 from benchmarks.table import Row, Table
 from benchmarks.work import Result, Work
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 Execute = Callable[[Work, Path, float], Result]
 """Does a piece of work in a folder, for at most so many seconds."""

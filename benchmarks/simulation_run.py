@@ -12,9 +12,9 @@ from benchmarks.evidence import Bar, Evidence
 from benchmarks.matrix import Run
 from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
-from coordinator import simulation
-from coordinator.simulation import Outcome, Scenario
-from shared.errors import BadInput
+from tunemesh.coordinator import simulation
+from tunemesh.coordinator.simulation import Outcome, Scenario
+from tunemesh.shared.errors import BadInput
 
 COLUMNS = (
     "jobs", "makespan_s", "lower_bound_s", "ratio", "use_update", "use_build", "use_profile",

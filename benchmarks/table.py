@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 Value = str | int | float | bool | None
 Row = dict[str, str]

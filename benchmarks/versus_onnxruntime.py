@@ -20,9 +20,9 @@ import numpy as np
 import onnxruntime
 
 from benchmarks import markdown
-from shared.messages import Settings
-from stage_workers.engines.metaschedule import MetaScheduleEngine
-from stage_workers.engines.metaschedule.kernels import load, threads
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.stage_workers.measuring.loading import load, threads
 
 TURNS = 20
 RUNS = 3

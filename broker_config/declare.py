@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from broker_config.topology import BINDINGS, EXCHANGES, QUEUES, Argument
-from shared.errors import BrokerUnavailable
+from tunemesh.broker_config.topology import BINDINGS, EXCHANGES, QUEUES, Argument
+from tunemesh.shared.errors import BrokerUnavailable
 
 FIX = "run `tunemesh broker definitions` and load its output with `rabbitmqctl import_definitions`"
 

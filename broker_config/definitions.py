@@ -9,8 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from broker_config.roles import RIGHTS, ROLES, Role
-from broker_config.topology import (
+from tunemesh.broker_config.roles import RIGHTS, ROLES, Role
+from tunemesh.broker_config.topology import (
     BINDINGS,
     CONSUMER_TIMEOUT,
     EXCHANGES,

@@ -27,11 +27,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from broker_config.definitions import Listener, definitions_json, rabbitmq_conf
-from broker_config.identity import Identity, load_identity, write_private
-from broker_config.roles import Role
-from broker_config.topology import VHOST
-from shared.errors import BrokerUnavailable
+from tunemesh.broker_config.credentials import Identity, load_identity, write_private
+from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
+from tunemesh.broker_config.roles import Role
+from tunemesh.broker_config.topology import VHOST
+from tunemesh.shared.errors import BrokerUnavailable
 
 LOOPBACK = "127.0.0.1"
 INSTALL_HINT = "install it with: sudo apt-get install --no-install-recommends rabbitmq-server"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from broker_config.topology import DEVICE_QUEUE_PATTERN, EVENTS, RESULTS, STAGE_QUEUE_PATTERN
+from tunemesh.broker_config.topology import DEVICE_QUEUE_PATTERN, EVENTS, RESULTS, STAGE_QUEUE_PATTERN
 
 Role = Literal["client", "worker", "coordinator", "monitor", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)

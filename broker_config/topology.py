@@ -40,7 +40,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.messages import Stage
+from tunemesh.shared.messages import Stage
 
 VHOST = "tunemesh"
 

@@ -5,7 +5,7 @@ Rules, in prose:
 1. **Nothing is kept.** Whatever the core knows comes from deliveries that it holds. On :class:`Connected` it
    forgets everything, and rebuilds it from what is delivered again.
 2. **Decide, save, act.** Every decision that must not be taken twice (accepting a job, granting trials to a
-   task, moving to the next phase) is a new ledger revision: see :mod:`coordinator.deciding`.
+   task, moving to the next phase) is a new ledger revision: see :mod:`coordinator.lifecycle`.
 3. **Steps are derived, not remembered.** ``pipeline.open_steps`` says which steps are due; those that are
    neither in flight nor ready become ready. So losing a step is mended by looking again.
 4. **Duplicates are dropped.** Ids are deterministic; a second result is acknowledged and ignored.
@@ -21,11 +21,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from coordinator import folding, outlook, pipeline, strategies, views
-from coordinator.deciding import Decider
-from coordinator.desk import Desk
-from coordinator.dispatching import Dispatcher
-from coordinator.events import (
+from tunemesh.coordinator.events import (
     Acknowledge,
     Answer,
     Arrived,
@@ -43,13 +39,19 @@ from coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from coordinator.jobs import Held, Job
-from coordinator.prediction import Durations
-from coordinator.resources import Resources
-from coordinator.watching import Watch
-from shared.artifacts import INLINE_LIMIT
-from shared.errors import BadInput
-from shared.messages import (
+from tunemesh.coordinator.jobs import forecast, progress, steps
+from tunemesh.coordinator.jobs import rounds as job_rounds
+from tunemesh.coordinator.jobs.job import Held, Job
+from tunemesh.coordinator.lifecycle import Decider
+from tunemesh.coordinator.scheduling import strategies
+from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
+from tunemesh.coordinator.scheduling.durations import Durations
+from tunemesh.coordinator.scheduling.resources import Resources
+from tunemesh.coordinator.state import Desk
+from tunemesh.coordinator.upkeep import Watch
+from tunemesh.shared.artifacts import INLINE_LIMIT
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import (
     AssembleDone,
     BuildDone,
     Cancel,
@@ -87,8 +89,8 @@ class Core:
     """All decisions of the coordinator.
 
     Args:
-        strategy: its name, as :func:`coordinator.strategies.by_name` takes it. A :class:`SetStrategy` that is
-            held by the broker overrides it.
+        strategy: its name, as :func:`~coordinator.scheduling.strategies.by_name` takes it. A
+            :class:`SetStrategy` that is held by the broker overrides it.
         make: makes a strategy from its name.
 
     Raises:
@@ -197,7 +199,7 @@ class Core:
         for job in list(self.jobs.values()):
             for task in job.ledger.tasks:
                 self._decider.drop_spent(job, task)
-            for ref in pipeline.open_steps(job):
+            for ref in steps.open_steps(job):
                 if ref.id in running:
                     self._desk.dispatcher.is_running(job, ref, running[ref.id], self._desk.now)
             self._decider.go_on(job)
@@ -288,7 +290,7 @@ class Core:
             return
         if not cancel.keep:
             self._decider.finish(job, "cancelled", "cancelled on request")
-        elif any(folding.current(job, task).best is not None for task in job.ledger.tasks):
+        elif any(job_rounds.current(job, task).best is not None for task in job.ledger.tasks):
             self._decider.stop(job)
         else:
             self._decider.finish(job, "cancelled", "cancelled on request, before anything was measured")
@@ -320,14 +322,14 @@ class Core:
         resources = self._resources.progress(self._desk.now)
         snapshot = Snapshot(strategy=self.strategy, jobs=[], resources=resources)
         if job_id is None:
-            listed = views.listed(self.jobs.values(), len(resources))
+            listed = progress.listed(self.jobs.values(), len(resources))
             left_out = len(self.jobs) - len(listed)
             snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
         elif (job := self.jobs.get(job_id)) is not None:
             snapshot = msgspec.structs.replace(
                 snapshot,
-                jobs=[views.progress(job)],
-                assembled=views.result(job),
+                jobs=[progress.progress(job)],
+                assembled=progress.result(job),
                 validated=job.ledger.validated,
             )
         self._desk.out.append(Answer(event.reply_to, event.correlation_id, snapshot))
@@ -341,7 +343,7 @@ class Core:
         flight = self._desk.dispatcher.ended(timing.step, max(timing.finished - timing.started, 0.0))
         if job is not None and not isinstance(message.result, Failure):
             task = job.task_ledger(message.task)
-            key = task.spec.key if task is not None else outlook.model_key(job)
+            key = task.spec.key if task is not None else forecast.model_key(job)
             elapsed = self._desk.now - flight.since if flight is not None else None
             self._desk.durations.learn(timing, key, elapsed)
         if flight is not None:
@@ -360,7 +362,7 @@ class Core:
             case UpdateDone() | BuildDone() | ProfileDone() if ledger.phase == "tuning":
                 return self._note_round(job, held)
             case Failure(error=error):
-                if not any(ref.id == message.timing.step for ref in pipeline.open_steps(job)):
+                if not any(ref.id == message.timing.step for ref in steps.open_steps(job)):
                     return False
                 place = "" if message.task == "-" else f" of {_task_name(job, message.task)}"
                 self._decider.finish(job, "failed", f"{message.timing.stage}{place}: {error}", [held])

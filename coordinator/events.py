@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.messages import (
+from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
     Ledger,

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
-from broker_config import topology
-from broker_config.declare import ensure_topology
-from coordinator.core import Core
-from coordinator.events import (
+from tunemesh.broker_config import topology
+from tunemesh.broker_config.declare import ensure_topology
+from tunemesh.coordinator.core import Core
+from tunemesh.coordinator.events import (
     CHECK,
     TICK,
     Acknowledge,
@@ -43,10 +43,9 @@ from coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from shared import codec
-from shared.declarations import Declarations
-from shared.errors import BadMessage, LinkDown, Unroutable
-from shared.messages import (
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
+from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
     Ledger,
@@ -59,7 +58,8 @@ from shared.messages import (
     StepResult,
     WorkerStatus,
 )
-from shared.transport import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
+from tunemesh.shared.transport.declarations import Declarations
+from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
 
 log = logging.getLogger(__name__)
 

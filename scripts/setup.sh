@@ -87,7 +87,7 @@ wanted=$(fingerprint "$python")
 if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$wanted" ] && "$VENV/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
-# Not needed: an allocator with which workers compile and propose faster (stage_workers/allocator.py).
+# Not needed: an allocator with which workers compile and propose faster (stage_workers/sandbox/allocator.py).
 compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || (install_packages libjemalloc2) ||
     say "going on without it, a little slower"
 say "installing Python packages into $VENV with $("$python" -V)"

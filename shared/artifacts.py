@@ -13,8 +13,8 @@ import uuid
 
 import fsspec
 
-from shared.errors import ArtifactError
-from shared.messages import Blob
+from tunemesh.shared.errors import ArtifactError
+from tunemesh.shared.messages import Blob
 
 INLINE_LIMIT = 64 * 1024
 """Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from shared.errors import BadMessage
-from shared.messages import (
+from tunemesh.shared.errors import BadMessage
+from tunemesh.shared.messages import (
     ERROR_TEXT_LIMIT,
     WIRE_VERSION,
     Cancel,

@@ -16,11 +16,11 @@ from typing import cast
 import msgspec
 from cachetools import LRUCache
 
-from broker_config import topology
-from shared import codec
-from shared.codec import clip
-from shared.errors import BadMessage, LinkDown, Unroutable
-from shared.messages import (
+from tunemesh.broker_config import topology
+from tunemesh.shared import codec
+from tunemesh.shared.codec import clip
+from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
+from tunemesh.shared.messages import (
     BuildWork,
     Failure,
     ProfileWork,
@@ -31,11 +31,11 @@ from shared.messages import (
     Timing,
     UpdateDone,
 )
-from shared.transport import Delivery, Down, Link, Outgoing, Subscription, Up
-from stage_workers.leaving import Leaving
-from stage_workers.sandbox import Abandoned, Sandbox
-from stage_workers.stages import Context, run_stage
-from stage_workers.status import StatusSender
+from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
+from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
+from tunemesh.stage_workers.shutdown import Leaving
+from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.status import StatusSender
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 
-from broker_config import topology
-from shared import codec
-from shared.errors import TunemeshError
-from shared.messages import WorkerStatus
-from shared.transport import Link, Outgoing
-from stage_workers.drift import Drift
+from tunemesh.broker_config import topology
+from tunemesh.shared import codec
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import WorkerStatus
+from tunemesh.shared.transport.link import Link, Outgoing
+from tunemesh.stage_workers.devices.drift import Drift
 
 EXPIRES = 10.0
 """Seconds after which nobody needs a status any more."""

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 import msgspec
 
-from broker_config import topology
-from shared import codec
-from shared.artifacts import ArtifactStore
-from shared.errors import BadInput, BadTarget
-from shared.messages import WIRE_VERSION
-from shared.transport import Link
-from stage_workers import allocator
-from stage_workers.devices import Device, lock_device, parse_device
-from stage_workers.engines import ENGINES
-from stage_workers.leaving import Leaving
-from stage_workers.loop import Worker
-from stage_workers.sandbox import Abandoned, CallFailure, Sandbox
-from stage_workers.stages import Context
-from stage_workers.stages.context import Caller, insist
-from stage_workers.status import StatusSender
+from tunemesh.broker_config import topology
+from tunemesh.shared import codec
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput, BadTarget
+from tunemesh.shared.messages import WIRE_VERSION
+from tunemesh.shared.transport.link import Link
+from tunemesh.stage_workers.devices.devices import Device, lock_device, parse_device
+from tunemesh.stage_workers.engines import ENGINES
+from tunemesh.stage_workers.loop import Worker
+from tunemesh.stage_workers.sandbox import allocator
+from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
+from tunemesh.stage_workers.shutdown import Leaving
+from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages.context import Caller, insist
+from tunemesh.stage_workers.status import StatusSender
 
 GIB = 2**30
 RESOLVE_LIMIT = 120.0

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import pytest
 
-from broker_config.definitions import Listener, definitions_json, rabbitmq_conf
-from broker_config.node import PrivateNode, installed
-from broker_config.roles import ROLES, Role
-from broker_config.topology import VHOST
+from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
+from tunemesh.broker_config.node import PrivateNode, installed
+from tunemesh.broker_config.roles import ROLES, Role
+from tunemesh.broker_config.topology import VHOST
 
 
 class Broker(Protocol):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 
 def bench(

@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from broker_config.definitions import definitions_json
-from broker_config.node import PrivateNode
-from broker_config.roles import ROLES
-from broker_config.topology import VHOST
-from shared.errors import BadInput
-from tunemesh import places
+from tunemesh import mesh_address
+from tunemesh.broker_config.definitions import definitions_json
+from tunemesh.broker_config.node import PrivateNode
+from tunemesh.broker_config.roles import ROLES
+from tunemesh.broker_config.topology import VHOST
+from tunemesh.shared.errors import BadInput
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,7 +25,7 @@ def start(
     folder: Annotated[Path | None, typer.Option(help="Where its data is kept.")] = None,
 ) -> None:
     """Run a private node until Ctrl-C. On the same folder it goes on where it stopped."""
-    home = folder if folder is not None else places.data_folder() / "node"
+    home = folder if folder is not None else mesh_address.data_folder() / "node"
     with PrivateNode(home) as node:
         for role in ROLES:
             print(f"{role:12} {node.url(role)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 GRACE = 1.0
 """Seconds that children get to finish by themselves after the first SIGTERM, before the second."""

@@ -17,11 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared.artifacts import ArtifactStore
-from shared.errors import BadInput, JobFailed, TunemeshError
-from shared.messages import FINAL_KINDS, JobEvent, Snapshot
-from stage_workers.drift import THRESHOLD
-from tunemesh import live, options, places, tuning
+from tunemesh import live, mesh_address, options, tuning
 from tunemesh.bench_commands import bench
 from tunemesh.broker_commands import broker_app
 from tunemesh.client import Client
@@ -30,7 +26,11 @@ from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.report import Report, save_results
 from tunemesh.service_commands import coordinator, worker
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
+from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
 from tunemesh.simulation_commands import record_trace, simulate
+from tunemesh.stage_workers.devices.drift import THRESHOLD
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
@@ -124,7 +124,7 @@ def tune(
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
     brings its own mesh. Ctrl-C stops early and keeps what was found; a second one leaves at once."""
     options.check_tenant(tenant, priority)
-    place = places.find(broker, artifacts) if artifacts or places.named(broker) else None
+    place = mesh_address.find(broker, artifacts) if artifacts or mesh_address.named(broker) else None
     if place is not None and (device is not None or builders is not None):
         raise BadInput("--device and --builders are for a mesh of its own; a running one has its workers")
     wanted = tuning.Plan(
@@ -184,13 +184,13 @@ def up(
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
 ) -> None:
     """Start a mesh on this machine and keep it running; submit, status and the others find it."""
-    home = folder if folder is not None else places.data_folder()
+    home = folder if folder is not None else mesh_address.data_folder()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     layout = plan(device, builders, keeps_apart(strategy))
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
     with LocalMesh(layout, target, tuning.check_engine(engine), strategy, home) as mesh:
-        place = places.Place(
+        place = mesh_address.Place(
             broker=mesh.url,
             artifacts=mesh.artifacts,
             worker_broker=mesh.node.url("worker"),
@@ -198,7 +198,7 @@ def up(
             ui=mesh.node.management_url,
             monitor_password=mesh.node.password("monitor"),
         )
-        note = places.leave_note(place)
+        note = mesh_address.leave_note(place)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
         print(f"broker     {place.broker}")
         print(f"artifacts  {place.artifacts}")
@@ -209,7 +209,7 @@ def up(
                 mesh.supervise()
                 time.sleep(0.2)
         finally:
-            places.remove_note(place)
+            mesh_address.remove_note(place)
 
 
 @app.command()
@@ -240,7 +240,7 @@ def submit(
 ) -> None:
     """Hand models to a running mesh and return at once. Prints the job ids."""
     options.check_tenant(tenant, priority)
-    place = places.find(broker, artifacts)
+    place = mesh_address.find(broker, artifacts)
     wanted = tuning.Plan(
         target=target,
         trials=options.check_trials(trials),
@@ -280,7 +280,7 @@ def status(
     as_json: options.AsJson = False,
 ) -> None:
     """Show jobs and resources."""
-    place = places.find(broker, artifacts, store=False)
+    place = mesh_address.find(broker, artifacts, store=False)
     with Client(place.broker) as client:
         snapshot = client.snapshot() if job is None else _known(client, job)
     if as_json:
@@ -311,7 +311,7 @@ def strategy(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Show or change how the coordinator chooses who goes next. It stays so after a restart."""
-    place = places.find(broker, artifacts, store=False)
+    place = mesh_address.find(broker, artifacts, store=False)
     with Client(place.broker) as client:
         snapshot = client.snapshot() if name is None else client.set_strategy(name)
     print(snapshot.strategy)
@@ -324,7 +324,7 @@ def watch(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Follow a job until it ends. Exit code 1 if it fails."""
-    place = places.find(broker, artifacts, store=False)
+    place = mesh_address.find(broker, artifacts, store=False)
     last: JobEvent | None = None
     with Client(place.broker, [job]) as client:
         _known(client, job)
@@ -349,7 +349,7 @@ def cancel(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Stop a job. What was found is dropped, unless --keep is given."""
-    place = places.find(broker, artifacts, store=False)
+    place = mesh_address.find(broker, artifacts, store=False)
     with Client(place.broker, [job]) as client:
         progress = _known(client, job).jobs[0]
         if progress.phase in FINAL_KINDS:
@@ -371,7 +371,7 @@ def fetch(
     as_json: options.AsJson = False,
 ) -> None:
     """Get the results of a finished job."""
-    place = places.find(broker, artifacts)
+    place = mesh_address.find(broker, artifacts)
     with Client(place.broker) as client:
         snapshot = _known(client, job)
     store = ArtifactStore(place.artifacts)

@@ -12,10 +12,10 @@ from types import TracebackType
 
 import msgspec
 
-from broker_config import topology
-from shared import codec
-from shared.errors import BadInput, BadMessage, BrokerUnavailable, TunemeshError, Unroutable
-from shared.messages import (
+from tunemesh.broker_config import topology
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadInput, BadMessage, BrokerUnavailable, TunemeshError, Unroutable
+from tunemesh.shared.messages import (
     FINAL_KINDS,
     Cancel,
     EventKind,
@@ -27,7 +27,7 @@ from shared.messages import (
     SetStrategy,
     Snapshot,
 )
-from shared.transport import Delivery, Link, Outgoing, Subscription
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
 
 PUBLISH_LIMIT = 30.0
 """Seconds that the broker may take to confirm a request."""

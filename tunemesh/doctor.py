@@ -9,9 +9,9 @@ import sys
 
 import msgspec
 
-from broker_config import node
-from shared.errors import TunemeshError
-from stage_workers import allocator
+from tunemesh.broker_config import node
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.stage_workers.sandbox import allocator
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "pika", "msgspec", "numpy")
 

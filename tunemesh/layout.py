@@ -11,9 +11,9 @@ import os
 import re
 from dataclasses import dataclass
 
-from broker_config import topology
-from shared.errors import BadInput
-from stage_workers.devices import parse_device
+from tunemesh.broker_config import topology
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.devices.devices import parse_device
 
 DISTURBED = (
     "WARNING: with the strategy uncontrolled builds and model updates run on the device's own cores."

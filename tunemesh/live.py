@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
+from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
 from tunemesh.tuning import Watcher
 
 PLAIN_EVERY = 10.0

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from broker_config import topology
-from broker_config.node import PrivateNode
-from broker_config.roles import Role
-from coordinator.strategies import by_name
-from shared.errors import BrokerUnavailable
+from tunemesh.broker_config import topology
+from tunemesh.broker_config.node import PrivateNode
+from tunemesh.broker_config.roles import Role
 from tunemesh.children import Child, Children
+from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.layout import Layout, fitting
+from tunemesh.shared.errors import BrokerUnavailable
 
 NODE_LIMIT = 90.0
 """Seconds that the private node may take to start."""

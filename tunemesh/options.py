@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from shared.errors import BadInput
-from shared.messages import Settings
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Settings
 
 Models = Annotated[
     list[Path], typer.Argument(help="ONNX files, Relax or TIR as JSON; YAML for the mock engine.")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from shared.artifacts import ArtifactStore
-from shared.errors import JobFailed, TunemeshError
-from shared.messages import AssembleDone, History, JobProgress, TaskRecords, Timing, ValidateDone
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import JobFailed, TunemeshError
+from tunemesh.shared.messages import AssembleDone, History, JobProgress, TaskRecords, Timing, ValidateDone
 
 REPORT_VERSION = 1
 

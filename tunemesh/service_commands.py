@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from shared.errors import BadInput
-from tunemesh import options, places
+from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
+from tunemesh.shared.errors import BadInput
 
 GIB = 2**30
 
@@ -26,12 +26,12 @@ def worker(
     artifacts: options.Artifacts = None,
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
-    from stage_workers.devices import parse_cores
-    from stage_workers.worker import WorkerConfig, run_worker
+    from tunemesh.stage_workers.devices.devices import parse_cores
+    from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
     if not 0 < memory < math.inf:
         raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
-    place = places.find(broker, artifacts)
+    place = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
         _several(queues, device, target, engine, cpus, memory, place)
         return
@@ -55,11 +55,11 @@ def _several(
     engine: list[str] | None,
     cpus: str | None,
     memory: float,
-    place: places.Place,
+    place: mesh_address.Place,
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
-    environment = {places.BROKER: place.worker_broker, places.ARTIFACTS: place.artifacts}
+    environment = {mesh_address.BROKER: place.worker_broker, mesh_address.ARTIFACTS: place.artifacts}
     children = Children()
     try:
         for queue in queues:
@@ -82,7 +82,7 @@ def coordinator(
     broker: options.Broker = None,
 ) -> None:
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
-    from coordinator.service import Service
+    from tunemesh.coordinator.service import Service
 
-    place = places.find(broker, None, store=False)
+    place = mesh_address.find(broker, None, store=False)
     raise typer.Exit(Service(place.coordinator_broker, strategy).run())

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shared.errors import BadInput, JobFailed
-from shared.messages import Settings
-from tunemesh import options, places, tuning
+from tunemesh import mesh_address, options, tuning
 from tunemesh.report import Report
+from tunemesh.shared.errors import BadInput, JobFailed
+from tunemesh.shared.messages import Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class Tuned:
         Raises:
             BadInput: an input is missing, unknown, or has the wrong shape or dtype.
         """
-        from stage_workers.engines.metaschedule.running import run_model
+        from tunemesh.stage_workers.graph.execution import run_model
 
         return run_model(self.folder / "model.so", self.folder / "signature.json", inputs)
 
@@ -121,7 +121,9 @@ class Model:
 
     def through(self, broker: str, artifacts: str) -> Model:
         """Use a running mesh instead of one of our own."""
-        return replace(self, plan=replace(self.plan, place=places.Place(broker=broker, artifacts=artifacts)))
+        return replace(
+            self, plan=replace(self.plan, place=mesh_address.Place(broker=broker, artifacts=artifacts))
+        )
 
     def tune(self, out: str | os.PathLike[str] | None = None) -> Tuned:
         """Tune, and wait for the result.

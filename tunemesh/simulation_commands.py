@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shared.errors import BadInput
 from tunemesh.report import write_file
+from tunemesh.shared.errors import BadInput
 
 if TYPE_CHECKING:
-    from coordinator.simulation import Outcome
+    from tunemesh.coordinator.simulation import Outcome
 
 
 def simulate(
@@ -34,8 +34,8 @@ def simulate(
 ) -> None:
     """Run the real coordinator core in virtual time, without a broker or a compiler."""
     # Workers and coordinators are started through the same command line, and need none of this.
-    from coordinator import simulation
-    from coordinator.simulation import Scenario
+    from tunemesh.coordinator import simulation
+    from tunemesh.coordinator.simulation import Scenario
 
     given = {
         "jobs": jobs,
@@ -71,7 +71,7 @@ def record_trace(
     source: Annotated[str, typer.Option(help="How it was recorded, for people.")] = "",
 ) -> None:
     """Make a trace for tunemesh simulate from the reports of real jobs."""
-    from coordinator import simulation
+    from tunemesh.coordinator import simulation
 
     said = source or f"{platform.machine()}, {platform.system()}, {time.strftime('%Y-%m-%d')}"
     recorded = simulation.record(reports, said)

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from shared import codec
-from shared.artifacts import ArtifactStore
-from shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
-from shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
 from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
-from tunemesh.places import Place
+from tunemesh.mesh_address import Place
 from tunemesh.report import Report, save_results
+from tunemesh.shared import codec
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
+from tunemesh.shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
 
 STOPPING = (
     "stopping early: what is under way is finished and the best is kept, where something was measured;"

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import msgspec
 
-from coordinator.simulation.outcome import Outcome, Slot, outcome_of
-from coordinator.simulation.scenario import Scenario, check, load_scenario
-from coordinator.simulation.trace import Trace, load_trace, record
-from coordinator.simulation.world import World
+from tunemesh.coordinator.simulation.outcome import Outcome, Slot, outcome_of
+from tunemesh.coordinator.simulation.scenario import Scenario, check, load_scenario
+from tunemesh.coordinator.simulation.trace import Trace, load_trace, record
+from tunemesh.coordinator.simulation.world import World
 
 
 def simulate(scenario: Scenario, **changes: object) -> Outcome:

@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from coordinator.simulation.scenario import Scenario
-from shared.messages import Step
+from tunemesh.coordinator.simulation.scenario import Scenario
+from tunemesh.shared.messages import Step
 
 
 def kind_of(resource: str, target: str) -> str:

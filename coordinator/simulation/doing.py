@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 
-from coordinator.simulation.drawing import Durations
-from coordinator.simulation.scenario import Scenario
-from shared.messages import (
+from tunemesh.coordinator.simulation.drawing import Durations
+from tunemesh.coordinator.simulation.scenario import Scenario
+from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
     Blob,

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 
-from coordinator.simulation.scenario import Scenario
-from coordinator.simulation.trace import TraceJob, TraceTask, load_trace
-from shared.messages import BuildWork, ProfileWork, Step, UpdateWork
+from tunemesh.coordinator.simulation.scenario import Scenario
+from tunemesh.coordinator.simulation.trace import TraceJob, TraceTask, load_trace
+from tunemesh.shared.messages import BuildWork, ProfileWork, Step, UpdateWork
 
 
 class Durations:

@@ -8,9 +8,9 @@ from collections import defaultdict
 
 from msgspec import Struct
 
-from coordinator.simulation.bounds import kind_of, lower_bound, speeds
-from coordinator.simulation.workers import Executed
-from coordinator.simulation.world import World
+from tunemesh.coordinator.simulation.bounds import kind_of, lower_bound, speeds
+from tunemesh.coordinator.simulation.workers import Executed
+from tunemesh.coordinator.simulation.world import World
 
 
 class Slot(Struct, frozen=True):

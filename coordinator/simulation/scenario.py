@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from coordinator import strategies
-from coordinator.simulation.trace import SHIPPED
-from shared.errors import BadInput
+from tunemesh.coordinator.scheduling import strategies
+from tunemesh.coordinator.simulation.trace import SHIPPED
+from tunemesh.shared.errors import BadInput
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from coordinator import strategies
-from coordinator.strategies import Load, Ready
+from tunemesh.coordinator.scheduling import strategies
+from tunemesh.coordinator.scheduling.strategies import Load, Ready
 
 
 class TimedStrategy:

@@ -16,8 +16,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from shared.errors import BadInput
-from shared.messages import Timing
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Timing
 
 TRACE_VERSION = 1
 SHIPPED = "recorded"
@@ -79,7 +79,9 @@ def load_trace(name: str | Path) -> Trace:
 
 @functools.cache
 def _shipped() -> Trace:
-    data = resources.files("coordinator.simulation").joinpath("traces", f"{SHIPPED}.json").read_bytes()
+    data = (
+        resources.files("tunemesh.coordinator.simulation").joinpath("traces", f"{SHIPPED}.json").read_bytes()
+    )
     return msgspec.json.decode(data, type=Trace)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coordinator.simulation.scenario import Scenario, device_queues
-from shared.messages import Step, WorkerStatus
+from tunemesh.coordinator.simulation.scenario import Scenario, device_queues
+from tunemesh.shared.messages import Step, WorkerStatus
 
 
 @dataclass(slots=True)

@@ -17,8 +17,8 @@ from typing import cast
 
 import simpy
 
-from coordinator.core import Core
-from coordinator.events import (
+from tunemesh.coordinator.core import Core
+from tunemesh.coordinator.events import (
     CHECK,
     TICK,
     Acknowledge,
@@ -34,13 +34,13 @@ from coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from coordinator.simulation import doing
-from coordinator.simulation.drawing import Durations
-from coordinator.simulation.scenario import Scenario
-from coordinator.simulation.timing import TimedStrategy
-from coordinator.simulation.workers import Executed, Worker, workers_of
-from shared.errors import TunemeshError
-from shared.messages import (
+from tunemesh.coordinator.simulation import doing
+from tunemesh.coordinator.simulation.drawing import Durations
+from tunemesh.coordinator.simulation.scenario import Scenario
+from tunemesh.coordinator.simulation.timing import TimedStrategy
+from tunemesh.coordinator.simulation.workers import Executed, Worker, workers_of
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import (
     FINAL_KINDS,
     Blob,
     Ledger,

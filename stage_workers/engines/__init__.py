@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 
-from shared.engine import Engine
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.engines.protocol import Engine
 
 ENGINES = ("metaschedule", "mock")
 
 _CLASSES = {
-    "metaschedule": ("stage_workers.engines.metaschedule", "MetaScheduleEngine"),
-    "mock": ("stage_workers.engines.mock", "MockEngine"),
+    "metaschedule": ("tunemesh.stage_workers.engines.metaschedule", "MetaScheduleEngine"),
+    "mock": ("tunemesh.stage_workers.engines.mock", "MockEngine"),
 }
 
 

@@ -48,7 +48,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from shared.engine import (
+from tunemesh.shared.errors import BadModel, BadTarget
+from tunemesh.shared.messages import Settings, Stage, Trial
+from tunemesh.stage_workers.engines.protocol import (
     CONFIRMED,
     Assembled,
     BuildOutcome,
@@ -62,8 +64,6 @@ from shared.engine import (
     latency,
     leaders,
 )
-from shared.errors import BadModel, BadTarget
-from shared.messages import Settings, Stage, Trial
 
 Trouble = Literal["crash", "hang", "memory", "error"]
 FailureKind = Literal[
@@ -159,7 +159,7 @@ class MockProgram(Struct, frozen=True, kw_only=True):
 
 
 class MockEngine:
-    """See the module's text. Implements :class:`shared.engine.Engine`."""
+    """See the module's text. Implements :class:`stage_workers.engines.protocol.Engine`."""
 
     def preload(self) -> None:
         """Nothing is slow to import."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared.codec import clip
-from shared.errors import TunemeshError
-from shared.messages import (
+from tunemesh.shared.codec import clip
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
     Failure,
@@ -15,13 +15,13 @@ from shared.messages import (
     UpdateWork,
     ValidateWork,
 )
-from stage_workers.stages.assembling import assemble
-from stage_workers.stages.building import build
-from stage_workers.stages.context import Context
-from stage_workers.stages.importing import import_model
-from stage_workers.stages.model_update import update_model
-from stage_workers.stages.profiling import profile
-from stage_workers.stages.validating import validate
+from tunemesh.stage_workers.stages.assembling import assemble
+from tunemesh.stage_workers.stages.building import build
+from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.importing import import_model
+from tunemesh.stage_workers.stages.model_update import update_model
+from tunemesh.stage_workers.stages.profiling import profile
+from tunemesh.stage_workers.stages.validating import validate
 
 
 def run_stage(step: Step, context: Context) -> Result:

@@ -6,11 +6,11 @@ import math
 
 import msgspec
 
-from shared.artifacts import ArtifactStore
-from shared.engine import Assembled, TaskTrials, latency
-from shared.errors import ArtifactError
-from shared.messages import AssembleDone, AssembleWork, Blob, History, Step, TaskRecords
-from stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import ArtifactError
+from tunemesh.shared.messages import AssembleDone, AssembleWork, Blob, History, Step, TaskRecords
+from tunemesh.stage_workers.engines.protocol import Assembled, TaskTrials, latency
+from tunemesh.stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
 
 _history_decoder = msgspec.msgpack.Decoder(History)
 

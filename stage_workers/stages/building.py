@@ -1,15 +1,15 @@
 """``build``: compile the candidates of a chunk, each in a sandbox call of its own. One that takes many times
-as long as its siblings is given up (:mod:`stage_workers.patience`)."""
+as long as its siblings is given up (:mod:`stage_workers.stages.build_limits`)."""
 
 from __future__ import annotations
 
 import time
 
-from shared.codec import clip
-from shared.engine import BuildOutcome
-from shared.messages import BuildDone, BuildWork, Built, Candidate, Step
-from stage_workers.sandbox import CallFailure
-from stage_workers.stages.context import Context
+from tunemesh.shared.codec import clip
+from tunemesh.shared.messages import BuildDone, BuildWork, Built, Candidate, Step
+from tunemesh.stage_workers.engines.protocol import BuildOutcome
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages.context import Context
 
 
 def build(step: Step, work: BuildWork, context: Context) -> BuildDone:

@@ -8,12 +8,12 @@ from typing import Protocol, TypeVar
 
 from cachetools import LRUCache
 
-from shared.artifacts import ArtifactStore
-from shared.errors import TunemeshError
-from shared.messages import Profiled, Step
-from stage_workers.drift import Drift
-from stage_workers.patience import Patience
-from stage_workers.sandbox import CallFailure
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import Profiled, Step
+from tunemesh.stage_workers.devices.drift import Drift
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages.build_limits import Patience
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Caller(Protocol):
         timeout: float,
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
-        """See :meth:`stage_workers.sandbox.Sandbox.call`."""
+        """See :meth:`stage_workers.sandbox.sandbox.Sandbox.call`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared.engine import Imported
-from shared.messages import ImportDone, ImportWork, Step, TaskSpec
-from stage_workers.stages.context import IMPORT_LIMIT, Context, whole
+from tunemesh.shared.messages import ImportDone, ImportWork, Step, TaskSpec
+from tunemesh.stage_workers.engines.protocol import Imported
+from tunemesh.stage_workers.stages.context import IMPORT_LIMIT, Context, whole
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:

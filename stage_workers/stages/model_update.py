@@ -6,10 +6,10 @@ import hashlib
 
 import msgspec
 
-from shared.artifacts import ArtifactStore
-from shared.engine import Proposal
-from shared.messages import Blob, Candidate, History, Step, TaskState, UpdateDone, UpdateWork
-from stage_workers.stages.context import UPDATE_LIMIT, Context, whole
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import Blob, Candidate, History, Step, TaskState, UpdateDone, UpdateWork
+from tunemesh.stage_workers.engines.protocol import Proposal
+from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, whole
 
 SEARCH_INLINE = 512 * 1024
 """Bytes of search state that travel in the message."""

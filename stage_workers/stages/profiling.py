@@ -9,14 +9,14 @@ from functools import partial
 
 import msgspec
 
-from shared.codec import clip
-from shared.engine import ProfileOutcome
-from shared.errors import ArtifactError
-from shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
-from stage_workers.drift import THRESHOLD
-from stage_workers.sandbox import CallFailure
-from stage_workers.stages.context import Binary, Context, insist
-from stage_workers.stages.trusting import Measured, Watch, comparable, spread
+from tunemesh.shared.codec import clip
+from tunemesh.shared.errors import ArtifactError
+from tunemesh.shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
+from tunemesh.stage_workers.devices.drift import THRESHOLD
+from tunemesh.stage_workers.engines.protocol import ProfileOutcome
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages.context import Binary, Context, insist
+from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
 """Times ``profile_timeout`` that the untuned workload may take: it is measured once, may be a hundred times

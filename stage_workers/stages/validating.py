@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from shared.engine import ProfileOutcome, Validated
-from shared.messages import Step, ValidateDone, ValidateWork
-from stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
-from stage_workers.stages.trusting import Measured, Watch, comparable
+from tunemesh.shared.messages import Step, ValidateDone, ValidateWork
+from tunemesh.stage_workers.engines.protocol import ProfileOutcome, Validated
+from tunemesh.stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
+from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable
 
 
 def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_config.node import server_binary
-from shared.errors import TunemeshError
+from tunemesh.broker_config.node import server_binary
+from tunemesh.shared.errors import TunemeshError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.artifacts import ArtifactStore
-from shared.errors import BrokerUnavailable
-from shared.messages import FINAL_KINDS, JobEvent, Request, Settings
 from tunemesh import client as client_module
 from tunemesh.children import Child
 from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import NODE_DEATHS, LocalMesh
 from tunemesh.report import histories, save_results
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Request, Settings
 from tunemesh.tuning import read_model
 
 MODEL = """

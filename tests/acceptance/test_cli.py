@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import LinkDown
-from shared.transport import Link, Outgoing
 from tests.acceptance.conftest import Run
 from tests.conftest import Broker
 from tunemesh.layout import plan
+from tunemesh.shared.errors import LinkDown
+from tunemesh.shared.transport.link import Link, Outgoing
 
 
 def complaint(ended: subprocess.CompletedProcess[str]) -> str:

@@ -8,13 +8,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from shared.messages import Settings
-from stage_workers.engines.metaschedule import MetaScheduleEngine, winograd
-from stage_workers.engines.metaschedule.convolutions import Convolution
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.stage_workers.graph import winograd
+from tunemesh.stage_workers.graph.convolutions import Convolution
 
 ENGINE = MetaScheduleEngine()
 TOLERANCE = 1e-4
-"""Of the largest output: as in :mod:`stage_workers.engines.metaschedule.comparing`."""
+"""Of the largest output: as in :mod:`stage_workers.measuring.comparison`."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def computed(proto: onnx.ModelProto, target: str, settings: Settings) -> tuple[l
 def run(library: bytes, data: np.ndarray) -> np.ndarray:
     import tvm
 
-    from stage_workers.engines.metaschedule.kernels import load
+    from tunemesh.stage_workers.measuring.loading import load
 
     result = tvm.relax.VirtualMachine(load(library), tvm.cpu())["main"](tvm.runtime.tensor(data))
     return np.asarray(result.numpy())

@@ -21,10 +21,9 @@ import onnxruntime
 import pytest
 
 from examples import make_models
-from shared.engine import ExtractedTask, Imported, ProfileOutcome, Proposal, TaskTrials, latency
-from shared.errors import BadModel, BadTarget
-from shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
-from stage_workers.engines.metaschedule import (
+from tunemesh.shared.errors import BadModel, BadTarget
+from tunemesh.shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
+from tunemesh.stage_workers.engines.metaschedule import (
     MetaScheduleEngine,
     building,
     candidates,
@@ -32,9 +31,17 @@ from stage_workers.engines.metaschedule import (
     proposing,
     schedules,
     search_state,
-    workloads,
 )
-from stage_workers.sandbox import CallFailure, Sandbox
+from tunemesh.stage_workers.engines.protocol import (
+    ExtractedTask,
+    Imported,
+    ProfileOutcome,
+    Proposal,
+    TaskTrials,
+    latency,
+)
+from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(repeats=2, min_repeat_ms=5, convolutions="as-given")
@@ -126,14 +133,14 @@ def in_fresh_process(code: str, hash_seed: int = 0) -> str:
 
 
 def test_naming_the_engine_does_not_import_tvm() -> None:
-    code = "import sys, stage_workers.engines.metaschedule; print('tvm' in sys.modules)"
+    code = "import sys, tunemesh.stage_workers.engines.metaschedule; print('tvm' in sys.modules)"
     assert in_fresh_process(code).strip() == "False"
 
 
 def test_preload_leaves_one_thread_and_skips_the_tensor_intrinsics() -> None:
     code = """
 import os, sys
-from stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
 MetaScheduleEngine().preload()
 print(len(os.listdir('/proc/self/task')), 'tvm.s_tir.tensor_intrin' in sys.modules, 'tvm' in sys.modules)
 """
@@ -151,7 +158,7 @@ def test_resolving_a_target_is_idempotent(given: str) -> None:
 
 
 def test_what_a_target_says_of_llvm_goes_before_what_is_usual_here() -> None:
-    from stage_workers.engines.metaschedule import targets
+    from tunemesh.stage_workers.graph import targets
 
     said = {"kind": "llvm", "opt-level": 1, "cl-opt": ["-vectorize-slp:bool=false"]}
     usual = targets.load(ENGINE.resolve_target("native")).attrs
@@ -370,8 +377,8 @@ PROPOSE = """
 import hashlib, sys
 from pathlib import Path
 import msgspec
-from shared.messages import Settings, Trial
-from stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.shared.messages import Settings, Trial
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
 engine = MetaScheduleEngine()
 engine.preload()
 workload, search, trials = (Path(path).read_bytes() for path in PATHS)
@@ -596,7 +603,7 @@ def test_a_kernel_that_writes_nothing_is_found_out(product: ExtractedTask, targe
     import tvm
     from tvm import te
 
-    from stage_workers.engines.metaschedule import building
+    from tunemesh.stage_workers.engines.metaschedule import building
 
     a, b = (te.placeholder((64, 64), name=name) for name in "ab")
     c = te.compute((64, 64), lambda i, j: a[i, j], name="c")
@@ -609,11 +616,11 @@ def test_a_kernel_that_writes_nothing_is_found_out(product: ExtractedTask, targe
 
 
 def test_inputs_that_a_kernel_has_written_over_are_made_again(product: ExtractedTask, target: str) -> None:
-    from stage_workers.engines.metaschedule import profiling
+    from tunemesh.stage_workers.measuring import kernels as kernels
 
     args = (product.workload, target, product.untuned, product.untuned, "cpu", QUICK)
     assert ENGINE.profile(*args, None).outcome == "measured"
-    for tensors in profiling._inputs.values():
+    for tensors in kernels._inputs.values():
         for tensor in tensors:
             tensor.copyfrom(tensor.numpy() * 0)
     assert ENGINE.profile(*args, None).outcome == "measured"
@@ -757,13 +764,13 @@ def assert_computes_the_same(model: bytes, compiled: bytes) -> None:
     """Against ONNX Runtime, the independent judge."""
     import tvm
 
-    from stage_workers.engines.metaschedule import kernels
+    from tunemesh.stage_workers.measuring import loading
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (value,) = session.get_inputs()
     image = np.random.default_rng(7).standard_normal(value.shape).astype(np.float32)
     expected = session.run(None, {value.name: image})[0]
-    machine = tvm.relax.VirtualMachine(kernels.load(compiled), tvm.cpu())
+    machine = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())
     got = machine["main"](tvm.runtime.tensor(image)).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 

@@ -10,7 +10,7 @@ import pytest
 
 import tunemesh
 from examples import make_models
-from shared.errors import BadInput, JobFailed
+from tunemesh.shared.errors import BadInput, JobFailed
 
 
 @pytest.fixture(scope="module")

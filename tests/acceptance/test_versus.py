@@ -12,7 +12,7 @@ from benchmarks.execution import in_child
 from benchmarks.experiment import Experiment
 from benchmarks.work import Work
 from examples import make_models
-from stage_workers.engines.metaschedule.running import run_model
+from tunemesh.stage_workers.graph.execution import run_model
 
 
 def test_metaschedule_tunes_the_same_tasks_and_its_model_runs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import table
 from benchmarks.running import CANDIDATES, REMEASURED, RUNS
-from broker_config.node import installed
+from tunemesh.broker_config.node import installed
 
 MODEL = """
 tasks:

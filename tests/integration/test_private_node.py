@@ -14,9 +14,9 @@ import pika
 import pytest
 from pika.exceptions import ProbableAuthenticationError
 
-from broker_config.node import PrivateNode, installed
-from broker_config.topology import COORDINATOR, LEDGER, LEDGER_KEY
-from shared.errors import BrokerUnavailable
+from tunemesh.broker_config.node import PrivateNode, installed
+from tunemesh.broker_config.topology import COORDINATOR, LEDGER, LEDGER_KEY
+from tunemesh.shared.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.skipif(
     not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
@@ -99,7 +99,7 @@ def test_a_node_keeps_to_its_cores_and_dies_with_its_parent(tmp_path: Path) -> N
     script = (
         "import sys, threading, time\n"
         "from pathlib import Path\n"
-        "from broker_config.node import PrivateNode\n"
+        "from tunemesh.broker_config.node import PrivateNode\n"
         "node = PrivateNode(Path(sys.argv[1]), cpus={0})\n"
         # A short-lived thread starts it: the node must live as long as the process, not as the thread.
         "starter = threading.Thread(target=node.start); starter.start(); starter.join()\n"

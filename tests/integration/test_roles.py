@@ -15,10 +15,10 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
-from broker_config import topology
-from broker_config.declare import ensure_topology
-from broker_config.roles import ROLES, Role
-from broker_config.topology import (
+from tunemesh.broker_config import topology
+from tunemesh.broker_config.declare import ensure_topology
+from tunemesh.broker_config.roles import ROLES, Role
+from tunemesh.broker_config.topology import (
     BUILD_CPU,
     COORDINATOR,
     DEAD,
@@ -35,7 +35,7 @@ from broker_config.topology import (
     stage_binding,
     stage_queue,
 )
-from shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BrokerUnavailable
 
 if TYPE_CHECKING:
     from tests.conftest import Broker

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.engine import BuildOutcome, Imported, ProfileOutcome
-from shared.errors import BadModel, BadTarget
-from shared.messages import Settings
-from stage_workers import allocator
-from stage_workers.engines import load
-from stage_workers.sandbox import Abandoned, CallFailure, Sandbox
+from tunemesh.shared.errors import BadModel, BadTarget
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines import load
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, Imported, ProfileOutcome
+from tunemesh.stage_workers.sandbox import allocator
+from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
 
 MEMORY = 512 * 2**20
 FAILURES = "{build-crash: {indices: [0]}, build-hang: {indices: [1]}, build-memory: {indices: [2]}}"
@@ -32,8 +32,8 @@ SCHEDULES = [each for _, each in ENGINE.update(TASK.workload, "mock", None, [], 
 
 WORKER = """
 import sys
-from stage_workers.sandbox import Sandbox
-from shared.engine import BuildOutcome, Imported
+from tunemesh.stage_workers.sandbox.sandbox import Sandbox
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, Imported
 with Sandbox(["mock"], memory=8 * 2**30) as sandbox:
     assert sandbox.ready(20)
     print("ready", flush=True)

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from broker_config import topology
-from shared.errors import BadInput, BrokerUnavailable, LinkDown
-from shared.transport import Delivery, Down, Link, Outgoing, Subscription, Up
 from tests.conftest import Broker
+from tunemesh.broker_config import topology
+from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown
+from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 
 QUEUE = "test.full"
 

@@ -21,10 +21,11 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from broker_config import topology
-from shared import codec
-from shared.artifacts import ArtifactStore
-from shared.messages import (
+from tests.conftest import Broker
+from tunemesh.broker_config import topology
+from tunemesh.shared import codec
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import (
     BuildDone,
     BuildWork,
     Candidate,
@@ -43,14 +44,13 @@ from shared.messages import (
     Work,
     WorkerStatus,
 )
-from shared.transport import Delivery, Link, Outgoing, Subscription
-from tests.conftest import Broker
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
 
 T = TypeVar("T")
 
 START = """
 import sys
-from stage_workers.worker import WorkerConfig, run_worker
+from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 import msgspec
 config = msgspec.json.decode(sys.argv[1], type=WorkerConfig)
 sys.exit(run_worker(config))

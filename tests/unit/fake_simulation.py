@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.matrix import Run
-from coordinator.simulation import Outcome, Slot
+from tunemesh.coordinator.simulation import Outcome, Slot
 
 
 def fake(_run: Run, _source: Path) -> Outcome:

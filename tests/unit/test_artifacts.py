@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.artifacts import INLINE_LIMIT, ArtifactStore
-from shared.errors import ArtifactError
-from shared.messages import Blob
+from tunemesh.shared.artifacts import INLINE_LIMIT, ArtifactStore
+from tunemesh.shared.errors import ArtifactError
+from tunemesh.shared.messages import Blob
 
 LARGE = bytes(range(256)) * 300
 assert len(LARGE) > INLINE_LIMIT

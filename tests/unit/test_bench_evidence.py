@@ -12,7 +12,7 @@ from benchmarks.evidence import Bar, Evidence, Measured, TaskCurve, TaskTrials
 from benchmarks.plots import bars, gantt, progress
 from benchmarks.plots import fidelity as fidelity_plot
 from benchmarks.work import Candidate as Remeasured
-from shared.messages import (
+from tunemesh.shared.messages import (
     Blob,
     Candidate,
     Confirmed,

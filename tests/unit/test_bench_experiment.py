@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import matrix, models
 from benchmarks.experiment import Experiment, load
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 STRATEGIES = ("sequential", "interleaved", "predictive")
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"

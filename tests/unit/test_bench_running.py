@@ -15,8 +15,8 @@ from benchmarks.experiment import Experiment
 from benchmarks.running import CANDIDATES, REMEASURED, RUNS, Bench, load_results
 from benchmarks.simulation_run import run_simulation
 from benchmarks.work import RESULT, Candidate, Remeasured, Result, Work
-from shared.errors import BadInput
 from tests.unit.fake_simulation import fake
+from tunemesh.shared.errors import BadInput
 
 SECONDS = {"sequential": 20.0, "interleaved": 10.0}
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import table
 from benchmarks.summary import geometric_mean, geometric_spread, paired_ratio, spread
 from benchmarks.table import Table
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 COLUMNS = ("run", "seconds", "error")
 

@@ -15,7 +15,7 @@ from benchmarks.experiment import Experiment, load
 from benchmarks.running import REMEASURED, REMEASURED_COLUMNS, Bench
 from benchmarks.table import Row
 from benchmarks.warm_workers import each_in_child
-from shared.errors import BadInput
+from tunemesh.shared.errors import BadInput
 
 EXPERIMENT = Experiment(
     name="versus",

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import ValidationError, convert
 
-from broker_config import topology
-from broker_config.declare import ensure_topology
-from broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
-from broker_config.identity import PORTS, load_identity
-from broker_config.node import PrivateNode
-from broker_config.roles import RIGHTS, ROLES, Role
-from shared.errors import BrokerUnavailable
-from shared.messages import QueueName
+from tunemesh.broker_config import topology
+from tunemesh.broker_config.credentials import PORTS, load_identity
+from tunemesh.broker_config.declare import ensure_topology
+from tunemesh.broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
+from tunemesh.broker_config.node import PrivateNode
+from tunemesh.broker_config.roles import RIGHTS, ROLES, Role
+from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.messages import QueueName
 
 PASSWORDS: dict[Role, str] = {role: f"secret of {role}" for role in ROLES}
 
@@ -207,6 +207,6 @@ def test_an_identity_stays_and_is_private(tmp_path: Path) -> None:
 def test_a_missing_server_is_reported_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker_config.node.os.access", lambda *_: False)
+    monkeypatch.setattr("tunemesh.broker_config.node.os.access", lambda *_: False)
     with pytest.raises(BrokerUnavailable, match=r"apt-get install .*rabbitmq-server"):
         PrivateNode(tmp_path).start()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coordinator import views
-from coordinator.events import (
+from tests.unit.world import BLOB, TUNED, World, request
+from tunemesh.coordinator.events import (
     Acknowledge,
     Answer,
     Arrived,
@@ -21,8 +21,9 @@ from coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from shared import codec
-from shared.messages import (
+from tunemesh.coordinator.jobs import progress
+from tunemesh.shared import codec
+from tunemesh.shared.messages import (
     Blob,
     BuildDone,
     BuildWork,
@@ -40,7 +41,6 @@ from shared.messages import (
     Usage,
     ValidateDone,
 )
-from tests.unit.world import BLOB, TUNED, World, request
 
 
 def trials(ledger: Ledger) -> int:
@@ -106,7 +106,7 @@ def test_a_chunk_on_its_way_to_the_device_counts_neither_as_tried_nor_as_failed(
     device = world.workers[2]
     while device.doing is None or device.doing[1].work.__class__.__name__ != "ProfileWork":
         world.turn()
-    task = views.progress(world.core.jobs["job"]).tasks[0]
+    task = progress.progress(world.core.jobs["job"]).tasks[0]
     assert (task.trials, task.outcomes) == (0, {})
 
 

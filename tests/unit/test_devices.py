@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BadInput
-from stage_workers import devices
-from stage_workers.devices import last_level_cache, lock_device, parse_cores, parse_device
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.devices import devices
+from tunemesh.stage_workers.devices.devices import last_level_cache, lock_device, parse_cores, parse_device
 
 CORES = sorted(os.sched_getaffinity(0))
 FIRST = CORES[0]
@@ -22,7 +22,7 @@ FIRST = CORES[0]
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from stage_workers.devices import lock_device, parse_device
+from tunemesh.stage_workers.devices.devices import lock_device, parse_device
 lock = lock_device(parse_device(sys.argv[1]), Path(sys.argv[2]))
 if len(sys.argv) > 3 and os.fork() == 0:
     time.sleep(float(sys.argv[3]))

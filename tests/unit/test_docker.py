@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from broker_config.definitions import Listener, rabbitmq_conf
-from broker_config.roles import ROLES
-from broker_config.topology import stage_queue
+from tunemesh.broker_config.definitions import Listener, rabbitmq_conf
+from tunemesh.broker_config.roles import ROLES
+from tunemesh.broker_config.topology import stage_queue
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"

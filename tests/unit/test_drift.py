@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.artifacts import ArtifactStore
-from shared.engine import ProfileOutcome
-from shared.messages import Settings, Step, ValidateWork
-from stage_workers.drift import AT_FIRST, THRESHOLD, WINDOW, Drift
-from stage_workers.sandbox import CallFailure
-from stage_workers.stages import trusting
-from stage_workers.stages.context import Context
-from stage_workers.stages.trusting import Measured, Watch
 from tests.unit.world import BLOB
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import Settings, Step, ValidateWork
+from tunemesh.stage_workers.devices.drift import AT_FIRST, THRESHOLD, WINDOW, Drift
+from tunemesh.stage_workers.engines.protocol import ProfileOutcome
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages import trust
+from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.trust import Measured, Watch
 
 USUAL = 1.4e-3
 
@@ -107,9 +107,9 @@ def measured(*attempts: list[float]) -> tuple[Measured, list[list[float]]]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trusting, "PAUSES", (0.0, 0.0))
-    monkeypatch.setattr(trusting, "WARM_UP", 0.0)
-    monkeypatch.setattr(trusting, "CALM_LIMIT", 0.0)
+    monkeypatch.setattr(trust, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(trust, "WARM_UP", 0.0)
+    monkeypatch.setattr(trust, "CALM_LIMIT", 0.0)
 
 
 def test_on_a_calm_device_every_candidate_is_measured_once(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_disturbance_that_gets_less_costs_two_more_attempts(tmp_path: Path) ->
 def test_calm_is_waited_for_no_longer_than_measuring_again_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trusting, "CALM_LIMIT", 60.0)
+    monkeypatch.setattr(trust, "CALM_LIMIT", 60.0)
 
     def measure() -> list[ProfileOutcome]:
         time.sleep(0.05)
@@ -202,7 +202,7 @@ def test_a_device_that_is_slow_at_first_is_kept_busy_until_it_is_as_fast_as_usua
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As cores that have been idle are."""
-    monkeypatch.setattr(trusting, "WARM_UP", 60.0)
+    monkeypatch.setattr(trust, "WARM_UP", 60.0)
     drift = Drift()
     drift.seen([USUAL] * 5, -1e9)
     device = Device(lambda look: max(1.0, 1.2 - look / 50))
@@ -213,7 +213,7 @@ def test_a_device_that_is_slow_at_first_is_kept_busy_until_it_is_as_fast_as_usua
 
 
 def test_warming_up_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trusting, "WARM_UP", 0.05)
+    monkeypatch.setattr(trust, "WARM_UP", 0.05)
     drift = Drift()
     drift.seen([USUAL] * 5, -1e9)
     candidate, _ = measured([1.0, 1.0, 1.0])

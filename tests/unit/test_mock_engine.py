@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.engine import ExtractedTask, Imported, TaskTrials
-from shared.errors import BadModel, BadTarget
-from shared.messages import Candidate, Settings, Trial
-from stage_workers.engines import load
-from stage_workers.engines.mock import MockEngine
+from tunemesh.shared.errors import BadModel, BadTarget
+from tunemesh.shared.messages import Candidate, Settings, Trial
+from tunemesh.stage_workers.engines import load
+from tunemesh.stage_workers.engines.mock import MockEngine
+from tunemesh.stage_workers.engines.protocol import ExtractedTask, Imported, TaskTrials
 
 SETTINGS = Settings()
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.heaps import ChangingHeap
-from coordinator.prediction import GUESS, Durations
-from shared.messages import Stage, Timing
+from tunemesh.coordinator.scheduling.durations import GUESS, Durations
+from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.shared.messages import Stage, Timing
 
 
 def timing(stage: Stage, seconds: float, size: int = 1, resource: str = "build-cpu") -> Timing:

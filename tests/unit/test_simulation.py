@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.simulation import Scenario, load_scenario, load_trace, record, simulate
-from coordinator.simulation.scenario import Away, Spread
-from coordinator.simulation.world import World
-from shared.errors import BadInput
-from shared.messages import Timing
+from tunemesh.coordinator.simulation import Scenario, load_scenario, load_trace, record, simulate
+from tunemesh.coordinator.simulation.scenario import Away, Spread
+from tunemesh.coordinator.simulation.world import World
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Timing
 
 FIXED = {
     "import": Spread(2.0),

@@ -11,11 +11,10 @@ import msgspec
 import pytest
 from cachetools import LRUCache
 
-from shared import codec
-from shared.artifacts import ArtifactStore
-from shared.engine import ProfileOutcome, Proposal, Validated
-from shared.errors import TunemeshError
-from shared.messages import (
+from tunemesh.shared import codec
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
     Blob,
@@ -44,10 +43,10 @@ from shared.messages import (
     ValidateWork,
     Work,
 )
-from stage_workers import patience
-from stage_workers.engines import load
-from stage_workers.sandbox import CallFailure
-from stage_workers.stages import Context, run_stage, trusting
+from tunemesh.stage_workers.engines import load
+from tunemesh.stage_workers.engines.protocol import ProfileOutcome, Proposal, Validated
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages import Context, build_limits, run_stage, trust
 
 T = TypeVar("T")
 MODEL = b"""
@@ -95,7 +94,7 @@ class FakeSandbox:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WARM_UP", "CALM_LIMIT"):
-        monkeypatch.setattr(trusting, name, 0.0)
+        monkeypatch.setattr(trust, name, 0.0)
 
 
 @pytest.fixture
@@ -280,18 +279,18 @@ def test_builds_of_a_task_get_a_limit_once_it_is_known_how_long_they_take(
     run_stage(step(BuildWork(task=task, candidates=candidates)), context)
     limits = sandbox.cpu_limits[-8:]
     assert limits[:4] == [None] * 4
-    assert limits[4:] == [patience.LEAST] * 4
+    assert limits[4:] == [build_limits.LEAST] * 4
 
 
 def test_patience_is_some_times_the_median_of_the_same_task() -> None:
-    known = patience.Patience()
+    known = build_limits.Patience()
     for seconds in (1.0, 3.0, 2.0):
         known.took("a", seconds)
     assert known.limit("a") is None
     known.took("a", 90.0)
-    assert known.limit("a") == patience.FACTOR * 2.5
+    assert known.limit("a") == build_limits.FACTOR * 2.5
     assert known.limit("b") is None
-    for number in range(patience.TASKS_KEPT):
+    for number in range(build_limits.TASKS_KEPT):
         known.took(f"other {number}", 1.0)
     assert known.limit("a") is None
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.strategies import Outlook, Ready, Strategy, by_name
-from shared.errors import BadInput
+from tunemesh.coordinator.scheduling.strategies import Outlook, Ready, Strategy, by_name
+from tunemesh.shared.errors import BadInput
 
 DEVICE = "profile:cpu"
 NAMES = ["sequential", "uncontrolled", "interleaved", "fair", "predictive"]

@@ -7,10 +7,10 @@ from typing import cast
 
 import pytest
 
-from shared.errors import LinkDown, TunemeshError
 from tunemesh import tuning
 from tunemesh.client import Client
 from tunemesh.report import write_file
+from tunemesh.shared.errors import LinkDown, TunemeshError
 
 
 class FlakyClient:

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import codec
-from shared.errors import BadMessage
-from shared.messages import (
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadMessage
+from tunemesh.shared.messages import (
     WIRE_VERSION,
     Blob,
     Cancel,

@@ -7,10 +7,10 @@ from typing import TypeVar, cast
 
 import pytest
 
-from shared.errors import BadInput, BadTarget
-from stage_workers.devices import Device
-from stage_workers.sandbox import CallFailure
-from stage_workers.worker import announced_targets, check_fits
+from tunemesh.shared.errors import BadInput, BadTarget
+from tunemesh.stage_workers.devices.devices import Device
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.worker import announced_targets, check_fits
 
 T = TypeVar("T")
 ENGINES = ["metaschedule", "mock"]

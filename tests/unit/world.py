@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from coordinator.core import Core
-from coordinator.events import (
+from tunemesh.coordinator.core import Core
+from tunemesh.coordinator.events import (
     Acknowledge,
     Arrived,
     CaughtUp,
@@ -31,7 +31,7 @@ from coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from shared.messages import (
+from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
     Blob,

@@ -3,7 +3,8 @@ when a function needs it, so that naming the engine costs nothing."""
 
 from __future__ import annotations
 
-from shared.engine import (
+from tunemesh.shared.messages import Settings, Trial
+from tunemesh.stage_workers.engines.protocol import (
     Assembled,
     BuildOutcome,
     Imported,
@@ -12,26 +13,25 @@ from shared.engine import (
     TaskTrials,
     Validated,
 )
-from shared.messages import Settings, Trial
 
 
 class MetaScheduleEngine:
-    """Implements :class:`shared.engine.Engine`; what the functions promise is written there."""
+    """Implements :class:`~stage_workers.engines.protocol.Engine`; what the functions promise is there."""
 
     def preload(self) -> None:
-        from . import preloading
+        from tunemesh.stage_workers.graph import preloading
 
         preloading.preload()
 
     def resolve_target(self, target: str) -> str:
-        from . import targets
+        from tunemesh.stage_workers.graph import targets
 
         return targets.resolve(target)
 
     def import_model(self, model: bytes, target: str, settings: Settings) -> Imported:
-        from . import importing
+        from tunemesh.stage_workers.graph import tasks as model_tasks
 
-        return importing.import_model(model, target, settings)
+        return model_tasks.import_model(model, target, settings)
 
     def update(
         self,
@@ -43,12 +43,12 @@ class MetaScheduleEngine:
         seed: int,
         settings: Settings,
     ) -> Proposal:
-        from . import updating
+        from tunemesh.stage_workers.engines.metaschedule import updating
 
         return updating.update(workload, target, search, trials, want, seed, settings)
 
     def build(self, workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
-        from . import building
+        from tunemesh.stage_workers.engines.metaschedule import building
 
         return building.build(workload, target, schedule)
 
@@ -62,16 +62,16 @@ class MetaScheduleEngine:
         settings: Settings,
         best: float | None,
     ) -> ProfileOutcome:
-        from . import profiling
+        from tunemesh.stage_workers.measuring import kernels
 
-        return profiling.profile(workload, target, artifact, untuned, device, settings, best)
+        return kernels.profile(workload, target, artifact, untuned, device, settings, best)
 
     def profile_untuned(
         self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
     ) -> ProfileOutcome:
-        from . import profiling
+        from tunemesh.stage_workers.measuring import kernels
 
-        return profiling.profile_untuned(workload, target, untuned, device, settings)
+        return kernels.profile_untuned(workload, target, untuned, device, settings)
 
     def confirm(
         self,
@@ -82,19 +82,19 @@ class MetaScheduleEngine:
         device: str,
         settings: Settings,
     ) -> list[ProfileOutcome]:
-        from . import profiling
+        from tunemesh.stage_workers.measuring import kernels
 
-        return profiling.confirm(workload, target, artifacts, untuned, device, settings)
+        return kernels.confirm(workload, target, artifacts, untuned, device, settings)
 
     def reference(self, target: str, device: str) -> list[float]:
-        from . import reference
+        from tunemesh.stage_workers.measuring import reference
 
         return reference.measure(target, device)
 
     def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
-        from . import assembling
+        from tunemesh.stage_workers.graph import assembly
 
-        return assembling.assemble(model, target, tasks, settings)
+        return assembly.assemble(model, target, tasks, settings)
 
     def validate(
         self,
@@ -106,6 +106,6 @@ class MetaScheduleEngine:
         seed: int,
         settings: Settings,
     ) -> Validated:
-        from . import validating
+        from tunemesh.stage_workers.graph import validation
 
-        return validating.validate(tuned, untuned, signature, target, device, seed, settings)
+        return validation.validate(tuned, untuned, signature, target, device, seed, settings)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.codec import clip
-from shared.engine import BuildOutcome
-
-from . import linking, preloading, schedules, spaces, targets, workloads
+from tunemesh.shared.codec import clip
+from tunemesh.stage_workers.engines.metaschedule import schedules, spaces
+from tunemesh.stage_workers.engines.protocol import BuildOutcome
+from tunemesh.stage_workers.graph import linking, preloading, targets, workloads
 
 LEFT_TO_LLVM = (
     "tirx.RemoveNoOp",
@@ -23,7 +23,7 @@ the same passes."""
 
 
 def build(workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
-    """Compile one candidate; see :meth:`shared.engine.Engine.build`."""
+    """Compile one candidate; see :meth:`stage_workers.engines.protocol.Engine.build`."""
     import tvm
 
     try:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
-from . import contexts, cost_model, schedules, workloads
-from .cost_model import Features
+from tunemesh.stage_workers.engines.metaschedule import contexts, cost_model, schedules
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Features
+from tunemesh.stage_workers.graph import workloads
 
 KEPT = 1024
 """Candidates whose traces and features a process keeps: some 10 KB each."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from . import spaces, targets
+from tunemesh.stage_workers.engines.metaschedule import spaces
+from tunemesh.stage_workers.graph import targets
 
 _quiet = logging.getLogger(f"{__name__}.metaschedule")
 _quiet.addHandler(logging.NullHandler())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import prior
+from tunemesh.stage_workers.engines.metaschedule import prior
 
 Features = npt.NDArray[np.float16]
 """One row per store of a candidate; TVM takes logarithms, so half precision is enough."""

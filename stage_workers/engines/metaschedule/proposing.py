@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from shared.messages import Settings
-
-from . import candidates, contexts, cost_model, schedules, targets, workloads
-from .candidates import Candidate
-from .cost_model import Predictor
-from .errors import first_line
-from .search_state import SearchState
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines.metaschedule import candidates, contexts, cost_model, schedules
+from tunemesh.stage_workers.engines.metaschedule.candidates import Candidate
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
+from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
+from tunemesh.stage_workers.graph import targets, workloads
+from tunemesh.stage_workers.graph.errors import first_line
 
 LEAST_POPULATION = 32
 FEW_TRIALS = 128

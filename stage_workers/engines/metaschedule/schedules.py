@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from . import workloads
+from tunemesh.stage_workers.graph import workloads
 
 
 def pack(trace: Any) -> bytes:

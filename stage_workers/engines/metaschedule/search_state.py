@@ -10,9 +10,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from shared.messages import Trial
-
-from .cost_model import Features
+from tunemesh.shared.messages import Trial
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Features
 
 BEST_KEPT = 64
 """Schedules that the next round may start from."""
@@ -23,7 +22,8 @@ HASH_BYTES = 8
 
 
 class Example(Struct, frozen=True, array_like=True):
-    """A trial as the cost model sees it: its :func:`~shared.engine.estimate`, infinite when it failed."""
+    """A trial as the cost model sees it: its :func:`~stage_workers.engines.protocol.estimate`, infinite when
+    it failed."""
 
     latency: float
     features: Features

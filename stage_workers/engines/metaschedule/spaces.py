@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import targets, workloads
+from tunemesh.stage_workers.graph import targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
 """Up to how many steps the loops of a candidate are unrolled on a CPU: it draws one of these. MetaSchedule

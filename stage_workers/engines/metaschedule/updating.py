@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shared.engine import Proposal, estimate, leaders
-from shared.messages import Settings, Trial
-
-from . import candidates, preloading, proposing, search_state, spaces, workloads
-from .search_state import Example, SearchState
+from tunemesh.shared.messages import Settings, Trial
+from tunemesh.stage_workers.engines.metaschedule import candidates, proposing, search_state, spaces
+from tunemesh.stage_workers.engines.metaschedule.search_state import Example, SearchState
+from tunemesh.stage_workers.engines.protocol import Proposal, estimate, leaders
+from tunemesh.stage_workers.graph import preloading, workloads
 
 
 def update(
@@ -18,7 +18,7 @@ def update(
     seed: int,
     settings: Settings,
 ) -> Proposal:
-    """See :meth:`shared.engine.Engine.update`."""
+    """See :meth:`stage_workers.engines.protocol.Engine.update`."""
     module = workloads.load(workload)
     if spaces.uses_tensor_cores(module, target):
         preloading.require_intrinsics()

@@ -1,0 +1,140 @@
+"""What came of the rounds of a task: trials, and the sums over them that the ledger keeps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+import msgspec
+
+from tunemesh.coordinator.jobs.job import Chunk, Job, Round, Task
+from tunemesh.shared.messages import Built, Candidate, Confirmed, Profiled, TaskLedger, Timing, Trial, Usage
+
+
+def trials_of(round_: Round) -> list[Trial]:
+    """The trials of a round, in the order of the batch: one per candidate that has failed to build or whose
+    profile is back."""
+    return [trial for number in sorted(round_.chunks) for trial in trials_of_chunk(round_, number)]
+
+
+def trials_of_chunk(round_: Round, number: int) -> list[Trial]:
+    """The same for one chunk."""
+    chunk = round_.chunks.get(number)
+    if chunk is None:
+        return []
+    if chunk.trials is None:
+        chunk.trials = _trials(chunk, round_.candidates(number))
+    return chunk.trials
+
+
+def _trials(chunk: Chunk, candidates: list[Candidate]) -> list[Trial]:
+    if chunk.built is None:
+        return []
+    built = {b.index: b for b in chunk.built.built}
+    profiled = {p.index: p for p in chunk.profiled.profiled} if chunk.profiled else {}
+    trials = []
+    for candidate in candidates:
+        made, seen = built.get(candidate.index), profiled.get(candidate.index)
+        failed = made is not None and made.outcome is not None
+        if failed or chunk.profiled is not None:
+            trials.append(_trial(candidate, made, seen))
+    return trials
+
+
+def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> Trial:
+    if made is not None and made.outcome is not None:
+        return Trial(candidate=candidate, outcome=made.outcome, error=made.error)
+    if seen is None or (seen.outcome == "measured" and not seen.latencies):
+        return Trial(candidate=candidate, outcome="run-failed", error="the worker reported nothing for it")
+    return Trial(
+        candidate=candidate,
+        outcome=seen.outcome,
+        latencies=seen.latencies,
+        drift=seen.drift,
+        attempts=seen.attempts,
+        cut_short=seen.cut_short,
+        error=seen.error,
+    )
+
+
+def fold(task: TaskLedger, number: int, round_: Round) -> TaskLedger:
+    """``task`` with what round ``number`` has brought so far."""
+    trials = trials_of(round_)
+    outcomes = dict(task.outcomes)
+    for trial in trials:
+        outcomes[trial.outcome] = outcomes.get(trial.outcome, 0) + 1
+    measured = [trial for trial in trials if trial.outcome == "measured"]
+    latencies = [statistics.median(trial.latencies) for trial in measured]
+    best = min(latencies + ([task.best] if task.best is not None else []), default=None)
+    saved = task.best - best if task.best is not None and best is not None else 0.0
+    errors = [t.error for t in trials if t.error]
+    untuned = [c.profiled.untuned for c in round_.chunks.values() if c.profiled and c.profiled.untuned]
+    proposal = round_.proposal
+    return msgspec.structs.replace(
+        task,
+        folded=number,
+        trials=task.trials + len(trials),
+        outcomes=outcomes,
+        best=best,
+        gain=saved / len(trials) if trials else 0.0,
+        untuned=untuned[0] if untuned else task.untuned,
+        last_error=errors[-1] if errors else task.last_error,
+        remeasured=task.remeasured + sum(trial.attempts > 1 for trial in trials),
+        drift=max([task.drift, *(trial.drift for trial in measured)]),
+        exhausted=task.exhausted or (proposal is not None and proposal.exhausted),
+    )
+
+
+def confirm(task: TaskLedger, round_: Round) -> TaskLedger:
+    """``task`` with the best few as they were measured again in its closing round."""
+    confirmed = [
+        Confirmed(hash=trial.candidate.hash, latencies=trial.latencies)
+        for trial in trials_of(round_)
+        if trial.outcome == "measured"
+    ]
+    best = min((statistics.median(each.latencies) for each in confirmed), default=task.best)
+    return msgspec.structs.replace(task, confirmed=confirmed, best=best)
+
+
+def closes(task: TaskLedger, number: int) -> bool:
+    """Whether round ``number`` is the one that closes the task: it confirms, and tries nothing new."""
+    return task.want == 0 and number == task.round
+
+
+def current(job: Job, task: TaskLedger) -> TaskLedger:
+    """``task`` as it stands now: the ledger plus what is held of the rounds under way."""
+    kept = job.task(task.spec.id)
+    if kept.seen is not None and kept.seen[0] is task:
+        return kept.seen[1]
+    now = task
+    for number in open_rounds(task, kept):
+        if not closes(task, number):
+            now = fold(now, number, kept.rounds[number])
+    kept.seen = task, now
+    return now
+
+
+def open_rounds(task: TaskLedger, kept: Task) -> list[int]:
+    """The rounds that are held and not yet part of the ledger's figures, oldest first."""
+    return [n for n in range(task.folded + 1, task.round + 1) if n in kept.rounds]
+
+
+def add_usage(usage: dict[str, Usage], timings: Iterable[Timing]) -> dict[str, Usage]:
+    """``usage`` with more steps."""
+    total = dict(usage)
+    for timing in timings:
+        before = total.get(timing.resource, Usage())
+        busy = max(timing.finished - timing.started, 0.0)
+        total[timing.resource] = Usage(steps=before.steps + 1, busy=before.busy + busy)
+    return total
+
+
+def current_usage(job: Job) -> dict[str, Usage]:
+    """Usage with the results held for rounds that the ledger does not yet contain."""
+    usage = job.ledger.usage
+    for task in job.ledger.tasks:
+        if not task.closed:
+            kept = job.task(task.spec.id)
+            for number in open_rounds(task, kept):
+                usage = add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
+    return usage

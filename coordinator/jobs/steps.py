@@ -1,0 +1,233 @@
+"""What a job needs next, and what is in it. Pure functions over a job's ledger and its held results."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tunemesh.coordinator.jobs import rounds as job_rounds
+from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
+from tunemesh.shared.messages import (
+    AssembleWork,
+    BuildWork,
+    ImportWork,
+    ProfileWork,
+    Stage,
+    Step,
+    StepResult,
+    TaskLedger,
+    TaskRecords,
+    Trial,
+    UpdateDone,
+    UpdateWork,
+    ValidateWork,
+    Work,
+)
+
+NEEDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
+"""Which queue serves a stage; ``profile`` and ``validate`` need a device of the right target."""
+
+FEEDS: dict[Stage, tuple[Stage, ...]] = {
+    "import": ("model-update", "build", "profile"),
+    "model-update": ("build", "profile"),
+    "build": ("profile",),
+    "profile": ("model-update", "build"),
+    "assemble": ("validate",),
+    "validate": (),
+}
+"""Which stages come after one, as a rule: up to the device, or from it up to the next build."""
+
+ERROR_ROOM = 128 * 1024
+"""Characters for the error texts of one round in a ``model-update`` step."""
+
+CONFIRM_CHUNK = 8
+"""The candidates to be confirmed are measured together, in one chunk."""
+
+
+def need_of(job: Job, stage: Stage) -> str:
+    """The kind of resource that a stage of the job needs."""
+    return NEEDS.get(stage) or f"profile:{job.ledger.request.target}"
+
+
+# -- Which steps --------------------------------------------------------------------------------------------
+
+
+def open_steps(job: Job) -> list[StepRef]:
+    """Every step of the job that is due and whose result is missing, whether or not it is on its way."""
+    ledger = job.ledger
+    match ledger.phase:
+        case "importing":
+            return [StepRef(job.id, "import")]
+        case "tuning":
+            return [ref for task in ledger.tasks for ref in task_steps(job, task)]
+        case "assembling":
+            return [StepRef(job.id, "assemble")]
+        case "validating":
+            return [StepRef(job.id, "validate")]
+    return []
+
+
+def task_steps(job: Job, task: TaskLedger) -> list[StepRef]:
+    """The same for one task. With lookahead two of its rounds may be under way."""
+    if task.round < 0 or task.closed:
+        return []
+    rounds = job.task(task.spec.id).rounds
+    due: list[StepRef] = []
+    for number in range(task.folded + 1, task.round + 1):
+        round_ = rounds.get(number)
+        if round_ is None or round_.update is None:
+            if number == task.round:
+                due.append(StepRef(job.id, "model-update", task.spec.id, number))
+            continue
+        due += [ref for chunk in range(round_.chunk_count()) for ref in chunk_steps(job, task, round_, chunk)]
+    return due
+
+
+def chunk_steps(job: Job, task: TaskLedger, round_: Round, chunk: int) -> list[StepRef]:
+    """The same for one chunk."""
+    stage = round_.stage(chunk)
+    return [StepRef(job.id, stage, task.spec.id, round_.number, chunk)] if stage is not None else []
+
+
+def steps_after(job: Job, task: TaskLedger, result: StepResult) -> list[StepRef]:
+    """The steps of a task that may have become due by a result of it."""
+    round_ = job.task(task.spec.id).rounds.get(result.round)
+    if isinstance(result.result, UpdateDone) or round_ is None:
+        return task_steps(job, task)
+    return chunk_steps(job, task, round_, result.chunk)
+
+
+def is_back(job: Job, task: TaskLedger) -> bool:
+    """Whether all rounds under way have nothing more to wait for."""
+    rounds = job.task(task.spec.id).rounds
+    return task.round >= 0 and all(
+        number in rounds and rounds[number].complete for number in range(task.folded + 1, task.round + 1)
+    )
+
+
+def is_spent(task: TaskLedger, kept: Task, number: int) -> bool:
+    """Whether a round has given all it had: it is part of the ledger's figures, and an update whose result is
+    held has learned from all of it."""
+    if number > task.folded:
+        return False
+    later = [n for n, each in kept.rounds.items() if n > number and each.update is not None]
+    if any(n > number + 1 for n in later):
+        return True
+    round_, after = kept.rounds[number], kept.rounds.get(number + 1)
+    if after is None or after.proposal is None:
+        return False
+    return round_.update is None or len(after.proposal.learned) == round_.chunk_count()
+
+
+def can_make(job: Job, ref: StepRef) -> bool:
+    """Whether everything that the step is made from is at hand.
+
+    Only a ``model-update`` after the first has sources: the round before, of which an update that looks ahead
+    takes what is back, and what an earlier one has left of the round before that.
+    """
+    if ref.stage != "model-update" or ref.round == 0:
+        return True
+    task = job.task_ledger(ref.task)
+    rounds = job.task(ref.task).rounds
+    before, older = rounds.get(ref.round - 1), rounds.get(ref.round - 2)
+    if task is None or before is None or before.update is None:
+        return False
+    if older is not None and not older.complete:
+        return False
+    return task.ahead or before.complete
+
+
+# -- Their content ------------------------------------------------------------------------------------------
+
+
+def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
+    """The message for a step. ``chunk_size`` is for the batch that a ``model-update`` proposes."""
+    request = job.ledger.request
+    return Step(
+        id=ref.id,
+        job=job.id,
+        engine=request.engine,
+        target=request.target,
+        seed=request.seed,
+        settings=request.settings,
+        work=_work(job, ref, chunk_size),
+        task=ref.task,
+        round=max(ref.round, 0),
+        chunk=max(ref.chunk, 0),
+        attempt=attempt,
+    )
+
+
+def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
+    ledger = job.ledger
+    match ref.stage:
+        case "import":
+            return ImportWork(model=ledger.request.model)
+        case "assemble":
+            assert ledger.model is not None
+            return AssembleWork(
+                model=ledger.model,
+                tasks=[
+                    TaskRecords(task=t.spec, history=t.history, confirmed=t.confirmed, untuned=t.untuned)
+                    for t in ledger.tasks
+                ],
+            )
+        case "validate":
+            assert ledger.assembled is not None
+            made = ledger.assembled
+            return ValidateWork(tuned=made.tuned, untuned=made.untuned, signature=made.signature)
+    task = job.task_ledger(ref.task)
+    assert task is not None
+    if ref.stage == "model-update":
+        return _update_work(task, job.task(ref.task), ref.round, chunk_size)
+    round_ = job.round(ref.task, ref.round)
+    if ref.stage == "build":
+        return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
+    built = round_.chunks[ref.chunk].built
+    assert built is not None
+    known = job_rounds.current(job, task)
+    return ProfileWork(
+        task=task.spec,
+        artifacts=[b for b in built.built if b.artifact is not None],
+        baseline=round_.wants_baseline(ref.chunk),
+        confirm=job_rounds.closes(task, ref.round),
+        best=known.best,
+        untuned=known.untuned,
+    )
+
+
+def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> UpdateWork:
+    before, older = kept.rounds.get(number - 1, Round(number - 1)), kept.rounds.get(number - 2)
+    sources: list[Held] = [before.update] if before.update is not None else []
+    trials: list[Trial] = []
+    if older is not None and before.proposal is not None:
+        rest = [n for n in range(older.chunk_count()) if n not in before.proposal.learned]
+        _collect(older, rest, sources, trials)
+    learns = sorted(before.back)
+    _collect(before, learns, sources, trials)
+    # A round that was cut before it began only learns.
+    want = 0 if task.limits.get(number) == 0 else task.want
+    return UpdateWork(
+        task=task.spec,
+        want=want,
+        state=before.proposal.state if before.proposal else None,
+        trials=_fitting(trials),
+        timings=[held.message.timing for held in sources],
+        learns=learns,
+        chunk_size=chunk_size if want else CONFIRM_CHUNK,
+    )
+
+
+def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list[Trial]) -> None:
+    for number in chunks:
+        chunk = round_.chunks.get(number, Chunk())
+        sources += [held for held in (chunk.build, chunk.profile) if held is not None]
+        trials += job_rounds.trials_of_chunk(round_, number)
+
+
+def _fitting(trials: list[Trial]) -> list[Trial]:
+    """The same trials, with error texts short enough for all of them to fit into one message."""
+    room = max(ERROR_ROOM // max(len(trials), 1), 100)
+    return [
+        trial if len(trial.error) <= room else msgspec.structs.replace(trial, error=trial.error[:room])
+        for trial in trials
+    ]

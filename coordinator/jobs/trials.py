@@ -1,0 +1,205 @@
+"""Decisions about trials: which task gets how many, when a task is closed. Each makes a new ledger revision.
+
+Pure functions from a job to the revision, or to ``None`` where there is nothing to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from tunemesh.coordinator.jobs import allocation, steps
+from tunemesh.coordinator.jobs import rounds as job_rounds
+from tunemesh.coordinator.jobs.job import Job, StepRef
+from tunemesh.coordinator.scheduling.durations import Durations
+from tunemesh.shared.messages import Ledger, TaskLedger, Timing, Usage
+
+TIMINGS_KEPT = 500
+"""Timings of job-wide and closing steps that a ledger keeps, so that it stays a message."""
+
+
+def granted(job: Job) -> int:
+    """Trials that are tried or under way. A round that proposed fewer than granted gives the rest back."""
+    total = 0
+    for task in job.ledger.tasks:
+        total += task.trials
+        if task.closed or task.round < 0:
+            continue
+        rounds = job.task(task.spec.id).rounds
+        for number in range(task.folded + 1, task.round + 1):
+            round_ = rounds.get(number)
+            proposal = round_.proposal if round_ else None
+            if job_rounds.closes(task, number):
+                continue
+            total += len(proposal.candidates) if proposal else task.want
+    return total
+
+
+def left(job: Job) -> int:
+    """Trials that can still be granted."""
+    return 0 if job.ledger.stopped else job.ledger.request.trials - granted(job)
+
+
+def standing(job: Job, task: TaskLedger) -> allocation.Standing:
+    """What the allocation needs to know of a task."""
+    now = job_rounds.current(job, task)
+    closing = task.round >= 0 and task.want == 0
+    busy = task.round >= 0 and not task.closed and (closing or not steps.is_back(job, task))
+    return allocation.Standing(
+        task=task.spec.id,
+        weight=task.spec.weight,
+        trials=now.trials,
+        rounds=task.round + 1,
+        busy=busy,
+        best=now.best,
+        gain=now.gain,
+        exhausted=now.exhausted or task.closed or closing,
+    )
+
+
+def decide(job: Job, durations: Durations) -> Ledger | None:
+    """Give out trials, close tasks when nothing is left to give, and move on to ``assembling`` when all are
+    closed."""
+    ledger = job.ledger
+    request = ledger.request
+    standings = [standing(job, task) for task in ledger.tasks]
+    given = dict(allocation.grants(standings, request.trials, left(job), request.settings.batch))
+    nothing_more = not given and not any(s.busy for s in standings)
+    tasks: list[TaskLedger] = []
+    usage = ledger.usage
+    for task in ledger.tasks:
+        want = given.get(task.spec.id)
+        if want is None and nothing_more and not task.closed:
+            if task.round < 0:
+                tasks.append(msgspec.structs.replace(task, closed=True))
+                continue
+            want = 0
+        if want is None:
+            tasks.append(task)
+            continue
+        folded, usage = _next_round(job, task, want, usage, durations)
+        tasks.append(folded)
+    phase = "assembling" if all(task.closed for task in tasks) else ledger.phase
+    if tasks == ledger.tasks and phase == ledger.phase:
+        return None
+    return msgspec.structs.replace(
+        ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage, phase=phase
+    )
+
+
+def look_ahead(
+    job: Job, durations: Durations, *, device_slots: int, build_slots: int, shared: bool
+) -> Ledger | None:
+    """Grant the next round of a task while its present one is still being measured, if the device would run
+    out of work before a model-update could bring more. For a job that is alone.
+
+    Args:
+        device_slots, build_slots: workers that profile and build for the job.
+        shared: builds and model updates run on the same cores, so that an update now would slow the builds
+            down that the device waits for.
+    """
+    ledger = job.ledger
+    request = ledger.request
+    rest = left(job)
+    if not request.settings.lookahead or rest <= 0 or not device_slots or not build_slots:
+        return None
+    building = profiling = 0.0
+    able: list[tuple[float, TaskLedger]] = []
+    for task in ledger.tasks:
+        if task.closed or task.round < 0 or not task.want:
+            continue
+        kept = job.task(task.spec.id)
+        newest = kept.rounds.get(task.round)
+        if newest is None or newest.proposal is None:
+            return None  # a proposal is on its way
+        for number in job_rounds.open_rounds(task, kept):
+            round_ = kept.rounds[number]
+            for chunk in range(round_.chunk_count()):
+                stage = round_.stage(chunk)
+                size = len(round_.candidates(chunk))
+                if stage == "build":
+                    building += durations.seconds("build", task.spec.key, size)
+                if stage is not None:
+                    profiling += durations.seconds("profile", task.spec.key, size)
+        standing_ = standing(job, task)
+        if _may_look_ahead(job, task) and allocation.may_go_on(standing_):
+            able.append((allocation.expected_gain(standing_), task))
+    if not able or (shared and building):
+        return None
+    _, task = max(able, key=lambda each: each[0])
+    if max(building / build_slots, profiling / device_slots) > durations.seconds(
+        "model-update", task.spec.key
+    ):
+        return None
+    batch = allocation.next_batch(request.trials, rest, len(ledger.tasks), request.settings.batch)
+    ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
+    ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)
+    tasks = [ahead if each is task else each for each in ledger.tasks]
+    return msgspec.structs.replace(ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage)
+
+
+def _may_look_ahead(job: Job, task: TaskLedger) -> bool:
+    """Whether the round under way is the only one, and something of it is back to learn from."""
+    rounds = job.task(task.spec.id).rounds
+    newest = rounds[task.round]
+    older = range(task.folded + 1, task.round)
+    return (
+        all(number in rounds and rounds[number].complete for number in older)
+        and not newest.complete
+        and bool(newest.back)
+    )
+
+
+def _next_round(
+    job: Job, task: TaskLedger, want: int, usage: dict[str, Usage], durations: Durations
+) -> tuple[TaskLedger, dict[str, Usage]]:
+    """``task`` with what its complete rounds have brought, and ``want`` trials granted to another one."""
+    kept = job.task(task.spec.id)
+    now = task
+    for number in job_rounds.open_rounds(task, kept):
+        if not kept.rounds[number].complete:
+            break
+        now = job_rounds.fold(now, number, kept.rounds[number])
+        usage = job_rounds.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
+    pace = durations.known(task.spec.key)
+    return msgspec.structs.replace(now, round=task.round + 1, want=want, ahead=False, pace=pace), usage
+
+
+def cut(job: Job, task: TaskLedger, running: Collection[StepRef]) -> TaskLedger:
+    """``task`` with its rounds under way ended after the last chunk that was begun: it is ``running``, or
+    something of it is back. A round that closes the task stays as it is."""
+    if task.closed or task.round < 0 or not task.want:
+        return task
+    rounds = job.task(task.spec.id).rounds
+    limits = {}
+    for number in range(task.folded + 1, task.round + 1):
+        begun = {ref.chunk for ref in running if (ref.task, ref.round) == (task.spec.id, number)}
+        if number in rounds:
+            begun.update(rounds[number].chunks)
+        limits[number] = max(begun, default=-1) + 1
+    return msgspec.structs.replace(task, limits=limits)
+
+
+def close(job: Job, task: TaskLedger) -> Ledger:
+    """The revision that closes ``task``: with the history in the state that its last update returned, and
+    with what was confirmed."""
+    round_ = job.task(task.spec.id).rounds[task.round]
+    assert round_.proposal is not None
+    timings = [held.message.timing for held in round_.held()]
+    closed = msgspec.structs.replace(
+        job_rounds.confirm(task, round_), closed=True, history=round_.proposal.state.history
+    )
+    ledger = job.ledger
+    return msgspec.structs.replace(
+        ledger,
+        revision=ledger.revision + 1,
+        tasks=[closed if t.spec.id == task.spec.id else t for t in ledger.tasks],
+        usage=job_rounds.add_usage(ledger.usage, timings),
+        timings=kept_timings(ledger.timings, timings),
+    )
+
+
+def kept_timings(before: list[Timing], more: list[Timing]) -> list[Timing]:
+    """Both, as far as a ledger has room for them."""
+    return (before + more)[:TIMINGS_KEPT]

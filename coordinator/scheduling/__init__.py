@@ -1,0 +1,1 @@
+"""Which ready step goes to which idle queue, and when."""

@@ -1,0 +1,146 @@
+"""Who goes next. A strategy orders the ready steps; it knows nothing of what a step does.
+
+The core asks a strategy only when a queue that serves ``need`` is idle, so the choice is made as late as
+possible. Strategies are pure (no clock, no chance) and take O(log n) per decision. How each chooses, and
+why, is told in ``docs/scheduling.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tunemesh.shared.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is predicted of a job. All in seconds."""
+
+    work: Mapping[str, float] = field(default_factory=dict)
+    """By need: how long its remaining steps would keep one worker busy."""
+    path: float = 0.0
+    """How long it would still take with all resources to itself, and as many as it can use."""
+
+    @property
+    def total(self) -> float:
+        """Remaining work on all resources."""
+        return sum(self.work.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A step that could start now."""
+
+    step: str
+    """Its id."""
+    job: str
+    need: str
+    """The kind of resource: ``model-update``, ``build-cpu`` or ``profile:<target>``."""
+    job_order: int
+    """Jobs are numbered in the order in which they were accepted."""
+    order: int
+    """Steps are numbered in the order in which they became ready."""
+    tenant: str = ""
+    priority: int = 10
+    feeds: tuple[str, ...] = ()
+    """The kinds of resources that its result will keep busy, one after the other; none for the last step."""
+    seconds: float = 0.0
+    """Predicted duration."""
+    outlook: Outlook = Outlook()
+    """Of its job, when the step became ready."""
+
+
+class Load(Protocol):
+    """What a strategy may know of the resources, by need."""
+
+    def slots(self, need: str) -> int:
+        """Steps that the live workers can do at once."""
+
+    def supply(self, need: str) -> float:
+        """Predicted seconds until a worker runs out of work: of all steps ready or in flight, per slot."""
+
+    def share_cores(self, one: str, other: str) -> bool:
+        """Whether work for the two runs on the same cores, so that each slows the other down."""
+
+
+class Strategy(Protocol):
+    """The order of the ready steps."""
+
+    name: str
+    """As given on the command line."""
+    controlled: bool
+    """Whether steps wait here until a queue is idle. If not, they are published at once."""
+    overlaps: bool
+    """Whether several steps may be in flight at all: what never overlaps gains nothing from lookahead."""
+    fits_chunks: bool
+    """Whether batches are cut into chunks of the predicted best size, instead of the largest allowed."""
+
+    def add(self, step: Ready) -> None:
+        """``step`` became ready."""
+
+    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+        """A queue for ``need`` is idle: the step to start there now, or ``None`` to leave it idle.
+
+        Args:
+            slowness: how many times as long as usual steps take on that queue.
+        """
+
+    def started(self, step: Ready) -> None:
+        """A step is in flight: one that was taken, or one that was found running after a restart."""
+
+    def ended(self, step: Ready, seconds: float | None) -> None:
+        """A step that had started is back after ``seconds`` of work; ``None``: it was lost, and may be added
+        again."""
+
+    def forget(self, job: str) -> None:
+        """``job`` has ended: drop its ready steps."""
+
+
+def by_name(text: str) -> Strategy:
+    """A fresh strategy.
+
+    Args:
+        text: its name; for ``fair`` also the shares of tenants, as in ``fair:gold=3,free=1``.
+
+    Raises:
+        BadInput: when there is none of this name, or it does not take what follows the colon.
+    """
+    from tunemesh.coordinator.scheduling.strategies.fair import Fair
+    from tunemesh.coordinator.scheduling.strategies.interleaved import Interleaved
+    from tunemesh.coordinator.scheduling.strategies.predictive import Predictive
+    from tunemesh.coordinator.scheduling.strategies.sequential import Sequential
+    from tunemesh.coordinator.scheduling.strategies.uncontrolled import Uncontrolled
+
+    name, colon, rest = text.partition(":")
+    if name == "fair":
+        return Fair(_shares(rest) if colon else {})
+    simple: dict[str, type[Interleaved] | type[Predictive] | type[Sequential] | type[Uncontrolled]] = {
+        "interleaved": Interleaved,
+        "predictive": Predictive,
+        "sequential": Sequential,
+        "uncontrolled": Uncontrolled,
+    }
+    if name not in simple:
+        known = ", ".join(sorted([*simple, "fair"]))
+        raise BadInput(f"unknown strategy {text!r}; there are: {known}")
+    if colon:
+        raise BadInput(f"strategy {name} takes nothing behind a colon; only fair does: fair:gold=3,free=1")
+    return simple[name]()
+
+
+def _shares(text: str) -> dict[str, float]:
+    """``gold=3,free=1`` as a mapping.
+
+    Raises:
+        BadInput: it is malformed.
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*([A-Za-z0-9][A-Za-z0-9_-]{0,63})\s*=\s*(\d{1,6}(?:\.\d{1,6})?)\s*", part)
+        if found is None or float(found[2]) <= 0:
+            raise BadInput(f"bad share {part!r}; expected TENANT=WEIGHT, as in fair:gold=3,free=1")
+        shares[found[1]] = float(found[2])
+    return shares

@@ -1,0 +1,138 @@
+"""Weighted fair shares of every kind of resource: between tenants, and between the jobs of a tenant.
+
+For each need, the tenant that has used least for its weight goes first, and within it the job that has used
+least for its priority (stride scheduling, Waldspurger and Weihl, 1995, in two levels). Who comes anew starts
+level with the least served, so that nobody saves up for later and nobody starves.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+
+from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.strategies import Load, Ready
+
+
+class _Shares:
+    """What some have used of one kind of resource, in seconds for their weight; and who of them waits."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, float] = {}
+        self._used: ChangingHeap[str] = ChangingHeap()
+        self._waiting: ChangingHeap[str] = ChangingHeap()
+
+    def enter(self, name: str, weight: float) -> None:
+        if name not in self._weights:
+            least = self._used.least()
+            self._weights[name] = weight
+            self._used.put(name, self._used.key(least) if least is not None else 0.0)
+
+    def leave(self, name: str) -> None:
+        self._weights.pop(name, None)
+        self._used.remove(name)
+        self._waiting.remove(name)
+
+    def charge(self, name: str, seconds: float) -> None:
+        if name in self._weights:
+            used = self._used.key(name) + seconds / self._weights[name]
+            self._used.put(name, used)
+            if name in self._waiting:
+                self._waiting.put(name, used)
+
+    def wait(self, name: str) -> None:
+        self._waiting.put(name, self._used.key(name))
+
+    def rest(self, name: str) -> None:
+        self._waiting.remove(name)
+
+    def next(self) -> str | None:
+        return self._waiting.least()
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+class _Need:
+    """One kind of resource: its tenants, their jobs, and the ready steps of these."""
+
+    def __init__(self) -> None:
+        self.tenants = _Shares()
+        self.jobs: dict[str, _Shares] = {}
+        self.steps: dict[str, list[tuple[int, Ready]]] = {}
+
+    def enter(self, step: Ready, weight: float) -> _Shares:
+        self.tenants.enter(step.tenant, weight)
+        jobs = self.jobs.setdefault(step.tenant, _Shares())
+        jobs.enter(step.job, step.priority)
+        return jobs
+
+    def pop(self) -> Ready | None:
+        tenant = self.tenants.next()
+        job = self.jobs[tenant].next() if tenant is not None else None
+        if tenant is None or job is None:
+            return None
+        _, step = heapq.heappop(self.steps[job])
+        if not self.steps[job]:
+            self.clear(tenant, job)
+        return step
+
+    def clear(self, tenant: str, job: str) -> None:
+        """The job has no ready steps here any more."""
+        self.steps.pop(job, None)
+        self.jobs[tenant].rest(job)
+        if self.jobs[tenant].next() is None:
+            self.tenants.rest(tenant)
+
+
+class Fair:
+    """O(log n) per decision."""
+
+    name = "fair"
+    controlled = True
+    overlaps = True
+    fits_chunks = False
+
+    def __init__(self, shares: Mapping[str, float]) -> None:
+        if shares:
+            self.name = "fair:" + ",".join(f"{tenant}={weight:g}" for tenant, weight in shares.items())
+        self._weights = shares
+        self._needs: dict[str, _Need] = {}
+
+    def add(self, step: Ready) -> None:
+        need = self._enter(step)
+        heapq.heappush(need.steps.setdefault(step.job, []), (step.order, step))
+        need.jobs[step.tenant].wait(step.job)
+        need.tenants.wait(step.tenant)
+
+    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+        known = self._needs.get(need)
+        return known.pop() if known is not None else None
+
+    def started(self, step: Ready) -> None:
+        # Charged in advance, so that a tenant does not get all of many idle devices at once.
+        self._enter(step)
+        self._charge(step, step.seconds)
+
+    def ended(self, step: Ready, seconds: float | None) -> None:
+        self._charge(step, (seconds or 0.0) - step.seconds)
+
+    def forget(self, job: str) -> None:
+        for need in self._needs.values():
+            for tenant, jobs in list(need.jobs.items()):
+                need.clear(tenant, job)
+                jobs.leave(job)
+                if not len(jobs):
+                    need.tenants.leave(tenant)
+                    del need.jobs[tenant]
+
+    def _enter(self, step: Ready) -> _Need:
+        need = self._needs.setdefault(step.need, _Need())
+        need.enter(step, self._weights.get(step.tenant, 1.0))
+        return need
+
+    def _charge(self, step: Ready, seconds: float) -> None:
+        need = self._needs[step.need]
+        need.tenants.charge(step.tenant, seconds)
+        if step.tenant in need.jobs:
+            need.jobs[step.tenant].charge(step.job, seconds)

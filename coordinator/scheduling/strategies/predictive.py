@@ -1,0 +1,149 @@
+"""Keeps the scarcest resource from running dry and finishes jobs early, by predicted durations.
+
+No tail at the end, no dry resource, early results, in this order: see ``docs/scheduling.md`` for the rules.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+
+from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.strategies import Load, Outlook, Ready
+
+TAIL = 2.0
+"""The end has begun when all that remains takes less than so many times the longest path of a job."""
+
+STEPS_AHEAD = 2.0
+"""A resource is about to run dry when its supply lasts less than so many steps that would refill it."""
+
+
+SCARCE = 0.9
+"""A resource is looked after by those that feed it when its remaining work lasts this share of theirs."""
+
+
+class _Lane:
+    """The ready steps with one need that feed the same resources."""
+
+    def __init__(self, feeds: tuple[str, ...]) -> None:
+        self.feeds = feeds
+        self.steps: dict[str, list[tuple[int, Ready]]] = {}
+        self.shortest: ChangingHeap[str] = ChangingHeap()
+        self.longest: ChangingHeap[str] = ChangingHeap()
+        """Jobs: that with the least remaining work first, and that with the longest path first."""
+
+    @property
+    def next_seconds(self) -> float:
+        """Predicted duration of the step that comes next."""
+        return self.steps[self.shortest.first()][0][1].seconds
+
+    def add(self, step: Ready) -> None:
+        if step.job not in self.steps:
+            self.steps[step.job] = []
+            self.rank(step.job, step.job_order, step.outlook)
+        heapq.heappush(self.steps[step.job], (step.order, step))
+
+    def rank(self, job: str, order: int, outlook: Outlook) -> None:
+        if job in self.steps:
+            self.shortest.put(job, (outlook.total, order))
+            self.longest.put(job, (-outlook.path, order))
+
+    def pop(self, job: str) -> Ready:
+        _, step = heapq.heappop(self.steps[job])
+        if not self.steps[job]:
+            self.drop(job)
+        return step
+
+    def drop(self, job: str) -> None:
+        self.steps.pop(job, None)
+        self.shortest.remove(job)
+        self.longest.remove(job)
+
+
+class Predictive:
+    """Lanes by need; O(log n) per decision, times the number of kinds of resources."""
+
+    name = "predictive"
+    controlled = True
+    overlaps = True
+    fits_chunks = True
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, dict[tuple[str, ...], _Lane]] = {}
+        self._outlooks: dict[str, Outlook] = {}
+        self._work: dict[str, float] = {}
+        self._flying: Counter[tuple[str, tuple[str, ...]]] = Counter()
+
+    def add(self, step: Ready) -> None:
+        self._expect(step.job, step.job_order, step.outlook)
+        lanes = self._lanes.setdefault(step.need, {})
+        lane = lanes.get(step.feeds) or lanes.setdefault(step.feeds, _Lane(step.feeds))
+        lane.add(step)
+
+    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+        lanes = [lane for lane in self._lanes.get(need, {}).values() if lane.steps]
+        if not lanes or self._updates_wait(need, lanes, load):
+            return None
+        lane, job = self._choose(need, lanes, load)
+        # A slow queue stays idle when the others would do all that is ready before it did this one step.
+        seconds = lane.steps[job][0][1].seconds
+        others = any(count for (busy, _), count in self._flying.items() if busy == need)
+        return None if others and seconds * slowness > load.supply(need) + seconds else lane.pop(job)
+
+    def started(self, step: Ready) -> None:
+        self._flying[step.need, step.feeds] += 1
+
+    def ended(self, step: Ready, seconds: float | None) -> None:
+        self._flying[step.need, step.feeds] -= 1
+
+    def forget(self, job: str) -> None:
+        self._expect(job, 0, Outlook())
+        self._outlooks.pop(job, None)
+        for lanes in self._lanes.values():
+            for lane in lanes.values():
+                lane.drop(job)
+
+    def _expect(self, job: str, order: int, outlook: Outlook) -> None:
+        """Note what is now predicted of a job, and what remains of all together."""
+        before = self._outlooks.get(job)
+        if before is outlook:
+            return
+        self._outlooks[job], work = outlook, before.work if before else {}
+        for need in work.keys() | outlook.work.keys():
+            change = outlook.work.get(need, 0.0) - work.get(need, 0.0)
+            self._work[need] = max(self._work.get(need, 0.0) + change, 0.0)
+        for lanes in self._lanes.values():
+            for lane in lanes.values():
+                lane.rank(job, order, outlook)
+
+    def _choose(self, need: str, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
+        lane = min(lanes, key=lambda each: each.longest.key(each.longest.first()))
+        job = lane.longest.first()
+        if TAIL * self._outlooks[job].path >= max(self._lasts(each, load) for each in [need, *self._work]):
+            return lane, job
+        dry = [self._runs_dry(need, lane, load) for lane in lanes]
+        lanes = [lane for lane, lasts in zip(lanes, dry, strict=True) if lasts == max(dry)]
+        lane = min(lanes, key=lambda each: each.shortest.key(each.shortest.first()))
+        return lane, lane.shortest.first()
+
+    def _lasts(self, need: str, load: Load) -> float:
+        """Seconds for which all remaining work of all jobs keeps the resource busy."""
+        return self._work.get(need, 0.0) / max(load.slots(need), 1)
+
+    def _runs_dry(self, need: str, lane: _Lane, load: Load) -> float:
+        """How long the scarcest resource lasts that the lane feeds, scarce and soon idle, or 0."""
+        soon = STEPS_AHEAD * lane.next_seconds
+        dry = (self._lasts(fed, load) for fed in lane.feeds if load.supply(fed) < soon)
+        return max((lasts for lasts in dry if lasts > SCARCE * self._lasts(need, load)), default=0.0)
+
+    def _updates_wait(self, need: str, lanes: list[_Lane], load: Load) -> bool:
+        """Whether these steps, which feed builds, should leave the cores to builds for a hungry device."""
+        for lane in lanes:
+            build = lane.feeds[0] if lane.feeds else need
+            if build == need or not load.share_cores(need, build):
+                continue
+            for feeds, builds in self._lanes.get(build, {}).items():
+                building = builds.steps or self._flying[build, feeds]
+                if building and feeds and need not in feeds and load.supply(feeds[0]) < lane.next_seconds:
+                    return True
+        return False

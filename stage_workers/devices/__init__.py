@@ -1,0 +1,1 @@
+"""Devices, their locks, and whether they are as fast as usual."""

@@ -1,0 +1,245 @@
+"""Devices by name, and the locks that keep each to one worker per machine.
+
+``cpu:2-3`` are cores, in the notation of ``taskset``; ``cuda:1`` is the GPU that ``nvidia-smi`` calls 1,
+whatever ``CUDA_VISIBLE_DEVICES`` says. A lock is held through an open file, by the worker and by all
+processes of its sandbox: when a worker is killed, its device is free only once its last child is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from tunemesh.shared.errors import BadInput
+
+DYING_OWNER = 10.0
+"""Seconds to wait for the children of an owner that is dead."""
+SMI_TIMEOUT = 30.0
+"""Seconds; the driver's first answer after boot is slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a profiling worker has for itself."""
+
+    name: str
+    """As given: ``cpu:2-3``, ``cuda:1``."""
+    inside: str
+    """As the engine in the sandbox sees it: ``cpu`` or ``cuda:0``."""
+    locks: tuple[str, ...]
+    """One lock per thing that nobody else may use: a core, a GPU."""
+    cores: frozenset[int] | None = None
+    """Cores that the sandbox runs on; ``None`` where the device is not a CPU."""
+    cache: int = 0
+    """Bytes of the cores' last-level cache; 0 where it is not known, or the device is not a CPU."""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """For the sandbox."""
+
+
+def parse_device(text: str) -> Device:
+    """The device called ``text``, which must be on this machine.
+
+    Raises:
+        BadInput: it is not the name of a device, or this machine or process does not have it.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "cpu":
+        cores = parse_cores(rest)
+        locks = tuple(f"core-{core}" for core in sorted(cores))
+        return Device(text, "cpu", locks, cores, last_level_cache(min(cores)))
+    if kind == "cuda" and re.fullmatch(r"\d{1,4}", rest):
+        return _cuda(text, int(rest))
+    raise BadInput(f"{text!r} is no device; expected cpu:<cores> such as cpu:0,2-3, or cuda:<number>")
+
+
+def parse_cores(text: str) -> frozenset[int]:
+    """Cores from a list such as ``0,2-3``.
+
+    Raises:
+        BadInput: it is no such list, or names a core that this process may not use.
+    """
+    cores: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip())
+        if found is None:
+            raise BadInput(f"{text!r} is no list of cores; expected something like 0,2-3")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise BadInput(f"{part.strip()!r} is no range of cores: it ends before it begins")
+        cores.update(range(first, last + 1))
+    usable = os.sched_getaffinity(0)
+    if missing := sorted(cores - usable):
+        names = f"core {missing[0]} is" if len(missing) == 1 else f"cores {_listed(missing)} are"
+        raise BadInput(
+            f"{names} not on this machine or not allowed to this process; it has {_listed(sorted(usable))}"
+        )
+    return frozenset(cores)
+
+
+def last_level_cache(core: int, folder: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Bytes of the largest cache of a core, shared or not; 0 where the kernel does not tell."""
+    sizes = [0]
+    for file in folder.glob(f"cpu{core}/cache/index*/size"):
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(file.read_text().strip().removesuffix("K")) * 1024)
+    return max(sizes)
+
+
+@dataclass(slots=True)
+class DeviceLock:
+    """The locks of one device, until :meth:`release`."""
+
+    descriptors: tuple[int, ...]
+    """Open files that hold the locks; hand them to every process that works on the device."""
+
+    def release(self) -> None:
+        """Let go. Others that were given :attr:`descriptors` still hold on."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors = ()
+
+
+def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
+    """Make ``device`` this process's own.
+
+    Waits up to :data:`DYING_OWNER` seconds when its last owner is dead but a child of it is not gone yet.
+
+    Args:
+        folder: where the lock files lie; the same for all users of this machine by default.
+
+    Raises:
+        BadInput: another process has it, named by its process id; or the lock files cannot be used.
+    """
+    place = _lock_folder() if folder is None else folder
+    taken: list[int] = []
+    try:
+        # In the order of their names, so that two workers never wait for each other.
+        for name in device.locks:
+            taken.append(_take(place / f"{name}.lock", device.name))
+    except BaseException:
+        for descriptor in taken:
+            os.close(descriptor)
+        raise
+    return DeviceLock(tuple(taken))
+
+
+def _take(path: Path, device: str) -> int:
+    try:
+        descriptor = _open(path)
+    except OSError as error:
+        raise BadInput(f"cannot lock device {device}: {path}: {error.strerror}") from None
+    deadline = time.monotonic() + DYING_OWNER
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(descriptor)
+            if time.monotonic() < deadline and not _alive(owner):
+                time.sleep(0.05)
+                continue
+            os.close(descriptor)
+            raise BadInput(
+                f"device {device} is in use by process {owner or 'unknown'} ({path.stem});"
+                " a device serves one worker at a time"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+
+def _open(path: Path) -> int:
+    """Open or make a lock file that every user may lock."""
+    with contextlib.suppress(FileNotFoundError):
+        # Without O_CREAT: the kernel refuses that for another user's file in a folder like /tmp.
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except FileExistsError:  # somebody was faster
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.fchmod(descriptor, 0o666)  # whatever the umask says
+    return descriptor
+
+
+def _owner(descriptor: int) -> int | None:
+    text = os.pread(descriptor, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # A dead process that its parent has not collected yet is dead.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return False
+
+
+def _lock_folder() -> Path:
+    """One folder for all users: under ``/run/lock`` where everybody may write there, else under ``/tmp``."""
+    root = Path("/run/lock")
+    if not (root.is_dir() and root.stat().st_mode & stat.S_IWOTH):
+        root = Path("/tmp")
+    folder = root / "tunemesh"
+    try:
+        folder.mkdir(exist_ok=True)
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o1777)  # whatever the umask says
+    except OSError as error:
+        raise BadInput(f"cannot use {folder} for device locks: {error.strerror}") from None
+    return folder
+
+
+def _cuda(name: str, index: int) -> Device:
+    gpus = _gpus()
+    if index not in gpus:
+        have = f"it has {_listed(sorted(gpus))}" if gpus else "nvidia-smi finds none"
+        raise BadInput(f"there is no GPU {index} on this machine; {have}")
+    uuid = gpus[index]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        allowed = [each.strip() for each in visible.split(",")]
+        if not any(each == str(index) or (len(each) > 4 and uuid.startswith(each)) for each in allowed):
+            raise BadInput(f"GPU {index} is not allowed to this process: CUDA_VISIBLE_DEVICES={visible}")
+    environment = {
+        # The order of nvidia-smi; by default CUDA counts the fastest first.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": str(index),
+    }
+    return Device(name, "cuda:0", (f"gpu-{uuid}",), environment=MappingProxyType(environment))
+
+
+def _gpus() -> dict[int, str]:
+    """UUID of every GPU by its number; empty without NVIDIA's driver."""
+    command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_TIMEOUT, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    pairs = (line.split(",") for line in done.stdout.splitlines() if line.count(",") == 1)
+    return {int(number): uuid.strip() for number, uuid in pairs}
+
+
+def _listed(cores: list[int]) -> str:
+    """``0-3,8``: the notation that :func:`parse_cores` reads."""
+    runs: list[list[int]] = []
+    for core in cores:
+        if runs and core == runs[-1][1] + 1:
+            runs[-1][1] = core
+        else:
+            runs.append([core, core])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

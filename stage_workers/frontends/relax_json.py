@@ -1,0 +1,105 @@
+"""Models in TVM's own JSON: a Relax module, or a single TIR function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunemesh.shared.errors import BadModel
+from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
+from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph.errors import first_line
+from tunemesh.stage_workers.graph.models import Signature, signature_of
+
+
+def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
+    """The Relax module of ``tvm.ir.save_json``'s text, and its signature.
+
+    Raises:
+        BadModel: when it is damaged, or holds something else.
+    """
+    module = _as_relax(_load(model))
+    main = module["main"]
+    inputs = [str(parameter.name) for parameter in main.params]
+    module = _bind(module, inputs, shapes)
+    result = module["main"].ret_ty
+    count = len(result.fields) if hasattr(result, "fields") else 1
+    return module, signature_of(module, inputs, [f"output{i}" for i in range(count)])
+
+
+def _load(model: bytes) -> Any:
+    import tvm
+
+    try:
+        return tvm.ir.load_json(model.decode())
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise BadModel(
+            f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"
+        ) from None
+
+
+def _as_relax(loaded: Any) -> Any:
+    import tvm
+
+    if isinstance(loaded, tvm.relax.Function):
+        return tvm.IRModule({"main": loaded})
+    if isinstance(loaded, tvm.tirx.PrimFunc):
+        return _wrap(loaded)
+    if isinstance(loaded, tvm.IRModule):
+        names = {str(name.name_hint): function for name, function in loaded.functions_items()}
+        if isinstance(names.get("main"), tvm.relax.Function):
+            return loaded
+        functions = list(names.values())
+        if len(functions) == 1 and isinstance(functions[0], tvm.tirx.PrimFunc):
+            return _wrap(functions[0])
+        raise BadModel("the TVM module has neither a Relax function main nor exactly one TIR function")
+    raise BadModel(f"the JSON holds a {type(loaded).__name__}, not a module or function")
+
+
+def _wrap(function: Any) -> Any:
+    """A Relax module whose ``main`` calls one TIR function, so that it is a model like any other."""
+    from tvm import relax
+
+    try:
+        arguments = workloads.arguments(function)
+    except ValueError as error:
+        raise BadModel(f"the TIR function cannot be tuned: {error}") from None
+    inputs = [argument for argument in arguments if not argument.output]
+    outputs = [argument for argument in arguments if argument.output]
+    if not outputs or arguments != inputs + outputs:
+        raise BadModel("the TIR function must write its last parameters, and only those")
+    # Rewriting the layout of an input would change what the function takes.
+    function = function.without_attr("layout_free_buffers").without_attr("global_symbol")
+    variables = [relax.Var(a.name, relax.TensorType(a.shape, a.dtype)) for a in inputs]
+    types = [relax.TensorType(a.shape, a.dtype) for a in outputs]
+    builder = relax.BlockBuilder()
+    with builder.function("main", variables):
+        with builder.dataflow():
+            call = relax.call_tir(
+                builder.add_func(function, "kernel"), variables, types if len(types) > 1 else types[0]
+            )
+            result = builder.emit_output(builder.emit(call))
+        builder.emit_func_output(result)
+    return builder.get()
+
+
+def _bind(module: Any, inputs: list[str], shapes: Shapes) -> Any:
+    """Replace the symbolic dimensions of the inputs by the sizes that the person gave."""
+    import tvm
+
+    types = [parameter.ty for parameter in module["main"].params]
+    tensors = {
+        name: ty.shape.values if isinstance(ty.shape, tvm.relax.ShapeExpr) else None
+        for name, ty in zip(inputs, types, strict=True)
+        if isinstance(ty, tvm.relax.TensorType)
+    }
+    declared = {
+        name: None if dims is None else [d.value if isinstance(d, tvm.tirx.IntImm) else None for d in dims]
+        for name, dims in tensors.items()
+    }
+    fixed = fix_shapes(declared, shapes)
+    sizes: dict[Any, int] = {}
+    for name, dims in tensors.items():
+        for dim, size in zip(dims or [], fixed[name], strict=dims is not None):
+            if isinstance(dim, tvm.tirx.Var) and sizes.setdefault(dim, size) != size:
+                raise BadModel(f"the dimension {dim.name} of the input {name} is {sizes[dim]} elsewhere")
+    return tvm.relax.transform.BindSymbolicVars(sizes, "main")(module) if sizes else module

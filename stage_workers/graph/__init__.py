@@ -1,0 +1,1 @@
+"""Whole models in TVM: optimise, extract tasks, assemble, validate, export."""

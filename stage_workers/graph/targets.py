@@ -1,0 +1,128 @@
+"""Targets: what code is generated for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from tunemesh.shared.errors import BadTarget
+
+log = logging.getLogger(__name__)
+
+LLVM_LEVEL = 2
+"""How much LLVM optimises, where the target does not say. TVM takes 3: a tenth to a fifth more time per
+candidate, for kernels that are 3 to 6 % slower (geometric mean of the first 12 candidates each of a matrix
+product and a convolution, Zen 4). Schedules have unrolled and vectorised already; some suffer from more."""
+
+LLVM_OPTIONS = ["-dag-maps-huge-region:uint=100"]
+"""Options of LLVM, where the target names none (``cl-opt``). This one: from how many memory accesses on a
+block is too large for the schedulers of instructions to look at every pair (1,000 otherwise). Unrolled
+schedules have such blocks: a tenth of all build time, five sixths of the worst; the kernels are as fast."""
+
+EXAMPLES = 'say native, a tag such as nvidia/nvidia-h100, or JSON such as {"kind": "llvm", "mcpu": "znver4"}'
+
+
+def resolve(target: str) -> str:
+    """The canonical JSON of a target; see :meth:`stage_workers.engines.protocol.Engine.resolve_target`."""
+    description = _describe(target.strip())
+    if description == "native":
+        description = _native()
+    if description == "cuda" or (isinstance(description, dict) and _lacks_arch(description)):
+        raise BadTarget(
+            "the target cuda needs an architecture: use a tag such as nvidia/nvidia-h100, "
+            'or {"kind": "cuda", "arch": "sm_90"}'
+        )
+    resolved = _plain(_make(description).export())
+    kind = resolved["kind"]
+    if kind not in ("llvm", "cuda"):
+        raise BadTarget(f"targets of kind {kind} are not supported, only llvm and cuda; {EXAMPLES}")
+    if kind == "llvm":
+        resolved.setdefault("num-cores", 1)
+    return json.dumps(resolved, sort_keys=True)
+
+
+def load(target: str) -> Any:
+    """The TVM target of a canonical JSON text."""
+    import tvm
+
+    attributes = json.loads(target)
+    if attributes["kind"] == "llvm":
+        attributes.setdefault("opt-level", LLVM_LEVEL)
+        attributes.setdefault("cl-opt", LLVM_OPTIONS)
+    return tvm.target.Target(attributes)
+
+
+def is_gpu(target: str) -> bool:
+    """Whether a canonical target is a GPU."""
+    return bool(json.loads(target)["kind"] == "cuda")
+
+
+def cores(target: str) -> int:
+    """Threads that a kernel for a canonical CPU target may use; 1 for a GPU, whose host code is serial."""
+    return int(json.loads(target).get("num-cores", 1))
+
+
+def device(name: str) -> Any:
+    """The TVM device of ``cpu`` or ``cuda:<n>``."""
+    import tvm
+
+    kind, _, index = name.partition(":")
+    return tvm.runtime.device(kind, int(index or 0))
+
+
+def _describe(target: str) -> str | dict[str, Any]:
+    if not target.startswith("{"):
+        return target
+    try:
+        description = json.loads(target)
+    except ValueError as error:
+        raise BadTarget(f"the target is not valid JSON: {error}") from None
+    if "kind" not in description and "tag" not in description:
+        raise BadTarget(f'the target {target} lacks "kind"; {EXAMPLES}')
+    return dict(description)
+
+
+def _lacks_arch(description: dict[str, Any]) -> bool:
+    return description.get("kind") == "cuda" and "arch" not in description
+
+
+def _native() -> dict[str, Any]:
+    """This machine's CPU, one core of it: a device profiles on its own cores, usually one."""
+    from tvm.target import codegen
+
+    return {"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu()), "num-cores": 1}
+
+
+def _make(description: str | dict[str, Any]) -> Any:
+    import tvm
+    from tvm.target import codegen
+
+    try:
+        target = tvm.target.Target(description)
+    except (ValueError, TypeError, RuntimeError) as error:
+        cause = str(error).split(" Target creation from")[0].split(" Known options")[0].rstrip(". ")
+        raise BadTarget(f"unknown target: {cause}; {EXAMPLES}") from None
+    mcpu = str(target.attrs.get("mcpu", ""))
+    # LLVM itself only warns, and then makes code for a CPU of its own choice.
+    if target.kind.name == "llvm" and mcpu and not codegen.llvm_is_valid_cpu(mcpu, _triple(target)):
+        raise BadTarget(f"LLVM knows no CPU {mcpu} for {_triple(target)}; {EXAMPLES}")
+    return target
+
+
+def _triple(target: Any) -> str:
+    from tvm.target import codegen
+
+    return str(target.attrs.get("mtriple", "") or codegen.llvm_get_system_triple())
+
+
+def _plain(value: Any) -> Any:
+    """A TVM container as Python's own; empty tags are dropped, they say nothing."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if not (k == "tag" and v == "")}
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    return [_plain(item) for item in value]

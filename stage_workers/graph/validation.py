@@ -1,0 +1,89 @@
+"""Run the tuned and the untuned model side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines.protocol import Validated
+from tunemesh.stage_workers.graph import models, targets
+from tunemesh.stage_workers.measuring import comparison, loading
+from tunemesh.stage_workers.measuring.comparison import Array
+
+UNTUNED_SECONDS = 10.0
+"""The untuned model is run for about so long, though never fewer than three times."""
+LEAST_RUNS = 3
+
+
+def validate(
+    tuned: bytes, untuned: bytes, signature: bytes, target: str, device: str, seed: int, settings: Settings
+) -> Validated:
+    """See :meth:`stage_workers.engines.protocol.Engine.validate`."""
+    inputs = [(tensor.shape, tensor.dtype) for tensor in models.unpack_signature(signature).inputs]
+    arrays = comparison.random_inputs(inputs, seed)
+    with loading.threads(target):
+        before = _Model(untuned, device, arrays)
+        after = _Model(tuned, device, arrays)
+        differences = [
+            comparison.largest_difference(got, expected)
+            for got, expected in zip(after.outputs(), before.outputs(), strict=True)
+        ]
+        latencies_before, latencies_after, waited = _race(before.run, after.run, settings)
+    return Validated(
+        before=latencies_before,
+        after=latencies_after,
+        largest_difference=max(difference for difference, _ in differences),
+        equal=all(equal for _, equal in differences),
+        waited=waited,
+    )
+
+
+class _Model:
+    """A loaded model with its inputs on the device, warmed up."""
+
+    def __init__(self, artifact: bytes, device: str, arrays: list[Array]) -> None:
+        import tvm
+
+        self._device = targets.device(device)
+        self._main = tvm.relax.VirtualMachine(loading.load(artifact), self._device)["main"]
+        self._inputs = [tvm.runtime.tensor(array, device=self._device) for array in arrays]
+        self.run()
+
+    def run(self) -> float:
+        """Run once; the wall time in seconds."""
+        self._device.sync()
+        start = time.perf_counter()
+        self._result = self._main(*self._inputs)
+        self._device.sync()
+        return time.perf_counter() - start
+
+    def outputs(self) -> list[Array]:
+        return flatten(self._result)
+
+
+def flatten(result: Any) -> list[Array]:
+    """The arrays in what a virtual machine returns: one tensor, or tuples of them."""
+    if hasattr(result, "numpy"):
+        return [result.numpy()]
+    return [array for field in result for array in flatten(field)]
+
+
+def _race(
+    before: Callable[[], float], after: Callable[[], float], settings: Settings
+) -> tuple[list[float], list[float], float]:
+    """Latencies in seconds, and the share of its time that the tuned model had to wait for its core. The two
+    take turns, so that whatever else slows the machine down hits both; in each they run for as long as one
+    repeat of a candidate, at least once."""
+    slow, fast = before(), after()
+    turns = max(LEAST_RUNS, min(settings.repeats * 3, int(UNTUNED_SECONDS / slow)))
+    runs_before, runs_after = (max(1, int(settings.min_repeat_ms / 1e3 / max(s, 1e-6))) for s in (slow, fast))
+    latencies_before, latencies_after, waited = [], [], []
+    for _ in range(turns):
+        latencies_before.append(statistics.median(before() for _ in range(runs_before)))
+        core = loading.CoreWatch()
+        latencies_after.append(statistics.median(after() for _ in range(runs_after)))
+        waited.append(core.share())
+    return latencies_before, latencies_after, statistics.median(waited)

@@ -1,0 +1,306 @@
+"""Measure kernels on a device and check what they compute."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import Any, NamedTuple
+
+from cachetools import LRUCache
+
+from tunemesh.shared.codec import clip
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines.protocol import WAITED, ProfileOutcome
+from tunemesh.stage_workers.graph import targets, workloads
+from tunemesh.stage_workers.graph.workloads import Argument
+from tunemesh.stage_workers.measuring import comparison, loading
+from tunemesh.stage_workers.measuring.comparison import Array
+
+INPUT_SEED = 0
+REFERENCES_KEPT = 8
+CONFIRM_ROUNDS = 2
+"""Times ``repeats`` that candidates which are close to each other take turns."""
+FIRST_RUNS = 2
+"""Single runs after the one that is checked; the fastest of them tells whether a candidate is hopeless."""
+CALL = 50e-6
+"""Seconds that a single run may take longer than the kernel: the way from Python and back, a cold cache."""
+COLD = 10e-3
+"""Seconds that the very first run may take longer at most: pages are touched for the first time."""
+HOPELESS = 2.0
+"""Times slower than what is cut short, after which one run is enough."""
+ENDLESS = 50.0
+"""Times the best latency that the run which is checked may take on a CPU, in CPU time: then it is ended, with
+its process."""
+LEAST_ENDLESS = 0.1
+"""Seconds that it may take in any case: a new process costs twice as much."""
+GLANCE = 0.2
+"""Part of a repeat that tells whether a candidate is clearly slower."""
+CLEARLY = 1.1
+"""Times slower than what is cut short that a candidate must be by less than a whole repeat, which may err by
+a few percent."""
+AGREE = 0.02
+"""(Larger - smaller) / mean up to which two repeats are as good as more of them."""
+CONFIRM_PART = 0.4
+"""Part of a repeat that a candidate is measured for in each turn of a confirmation: turns make up for it."""
+UNTUNED_SECONDS = 0.5
+"""An untuned kernel may be a thousand times slower than a tuned one; it is measured for about so long."""
+
+FLUSH = "cache_flush_cpu_non_first_arg"
+"""TVM's function that runs before every repeat."""
+FLUSHED_RUNS = 100
+"""Runs of a repeat with cold caches, at most."""
+
+INPUTS_KEPT = 2
+
+_inputs: LRUCache[tuple[object, ...], list[Any]] = LRUCache(INPUTS_KEPT)
+"""Tensors on a device by its name, shapes and dtypes: all candidates of a workload get the same ones."""
+
+_references: LRUCache[bytes, list[Array]] = LRUCache(REFERENCES_KEPT)
+"""Outputs of untuned kernels by their shared object: each is compared with every candidate."""
+
+
+def profile(
+    workload: bytes,
+    target: str,
+    artifact: bytes,
+    untuned: bytes,
+    device: str,
+    settings: Settings,
+    best: float | None,
+) -> ProfileOutcome:
+    """See :meth:`stage_workers.engines.protocol.Engine.profile`."""
+    arguments = workloads.arguments(workloads.load(workload)["main"])
+    limit = _endless(target, settings, best)
+    try:
+        with loading.threads(target):
+            kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device), limit)
+            if isinstance(kernel, ProfileOutcome):
+                return kernel
+            return _timed(kernel, settings, best)
+    except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
+        return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
+
+
+def confirm(
+    workload: bytes,
+    target: str,
+    artifacts: list[bytes],
+    untuned: bytes,
+    device: str,
+    settings: Settings,
+) -> list[ProfileOutcome]:
+    """See :meth:`stage_workers.engines.protocol.Engine.confirm`."""
+    arguments = workloads.arguments(workloads.load(workload)["main"])
+    with loading.threads(target):
+        reference = _reference(untuned, arguments, device)
+        checked = [_checked(artifact, arguments, device, reference) for artifact in artifacts]
+        good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
+        repeats: dict[int, list[_Repeat]] = {index: [] for index in good}
+        order = list(good)
+        for _ in range(CONFIRM_ROUNDS * settings.repeats):
+            for index in order:
+                repeats[index].append(good[index].measure(settings, CONFIRM_PART))
+            order = order[1:] + order[:1]
+    return [
+        _outcome(repeats[index]) if isinstance(each, _Kernel) else each for index, each in enumerate(checked)
+    ]
+
+
+class _Repeat(NamedTuple):
+    """Seconds per run, and the share of that time in which something else had the core."""
+
+    seconds: float
+    waited: float
+
+
+def _outcome(repeats: list[_Repeat], cut_short: bool = False) -> ProfileOutcome:
+    return ProfileOutcome(
+        outcome="measured",
+        latencies=[repeat.seconds for repeat in repeats],
+        # As of the latencies the median counts: a repeat that was disturbed alone does no harm.
+        waited=statistics.median(repeat.waited for repeat in repeats),
+        cut_short=cut_short,
+    )
+
+
+def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOutcome:
+    """All repeats, or no more than the first runs if these are too slow."""
+    slow = math.inf if best is None or settings.cut_short is None else settings.cut_short * best
+    clearly = CLEARLY * slow
+    if clearly < math.inf:
+        runs = [kernel.checked]
+        while runs[-1] >= clearly + CALL and len(runs) <= FIRST_RUNS and runs[0] < HOPELESS * clearly + COLD:
+            runs.append(kernel.run())
+        if runs[-1] >= clearly + CALL:
+            return _outcome([_Repeat(min(runs), 0.0)], cut_short=True)
+        glance = kernel.measure(settings, GLANCE)
+        if glance.seconds >= clearly and glance.waited <= WAITED:
+            return _outcome([glance], cut_short=True)
+    first = kernel.measure(settings)
+    # Those that are close to the best in the end are compared anew: they are confirmed.
+    if first.seconds >= slow and first.waited <= WAITED:
+        return _outcome([first], cut_short=True)
+    repeats = [first]
+    while len(repeats) < settings.repeats and not (settings.cut_short is not None and _agree(repeats)):
+        repeats.append(kernel.measure(settings))
+    return _outcome(repeats)
+
+
+def _agree(repeats: list[_Repeat]) -> bool:
+    """Whether these are two, and all but equal."""
+    if len(repeats) != 2:
+        return False
+    one, other = (repeat.seconds for repeat in repeats)
+    return abs(one - other) <= AGREE * (one + other) / 2
+
+
+def _endless(target: str, settings: Settings, best: float | None) -> float:
+    """Seconds of CPU time after which a single run is ended; 0 for never."""
+    if best is None or settings.cut_short is None or targets.is_gpu(target):
+        return 0.0
+    return targets.cores(target) * max(ENDLESS * best, LEAST_ENDLESS)
+
+
+def _checked(
+    artifact: bytes, arguments: list[Argument], device: str, reference: list[Array], limit: float = 0.0
+) -> _Kernel | ProfileOutcome:
+    """A kernel that was run once and computes the right thing, or what is wrong with it. A run that takes
+    more than ``limit`` seconds of CPU time (0: no limit) ends the process."""
+    wrong = ""
+    for _ in range(2):
+        try:
+            kernel = _Kernel(artifact, arguments, device, reference)
+            with loading.ended_after(limit):
+                kernel.checked = kernel.run()
+            wrong = _first_difference(arguments, kernel.outputs(), reference)
+        except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
+            return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
+        if not wrong:
+            return kernel
+        # A kernel before this one may have written over the inputs that they share: again, with fresh ones.
+        _inputs.clear()
+    return ProfileOutcome(outcome="wrong-result", error=wrong)
+
+
+def profile_untuned(
+    workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
+) -> ProfileOutcome:
+    """See :meth:`stage_workers.engines.protocol.Engine.profile_untuned`."""
+    arguments = workloads.arguments(workloads.load(workload)["main"])
+    try:
+        with loading.threads(target):
+            kernel = _Kernel(untuned, arguments, device, None)
+            core = loading.CoreWatch()
+            run = _Repeat(kernel.run(), core.share())
+            _references[untuned] = kernel.outputs()
+            if run.seconds >= UNTUNED_SECONDS / 2:
+                return _outcome([run])
+            repeats = min(settings.repeats, int(UNTUNED_SECONDS / run.seconds))
+            return _outcome([kernel.measure(settings) for _ in range(repeats)])
+    except Exception as error:  # as above
+        return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
+
+
+class _Kernel:
+    """A loaded kernel with its arguments on the device: the same random inputs for every kernel of a
+    workload, which share them, and poisoned outputs of its own."""
+
+    def __init__(
+        self, artifact: bytes, arguments: list[Argument], device: str, reference: list[Array] | None
+    ) -> None:
+        import tvm
+
+        self._module = loading.load(artifact)
+        self._device = targets.device(device)
+        inputs = iter(_inputs_on(device, arguments))
+        references = iter(reference if reference is not None else [None] * len(arguments))
+        self._tensors = [
+            tvm.runtime.tensor(comparison.poison(a.dtype, a.shape, next(references)), device=self._device)
+            if a.output
+            else next(inputs)
+            for a in arguments
+        ]
+        self._written = [i for i, argument in enumerate(arguments) if argument.output]
+        self.checked = 0.0
+        """Seconds of the run that was checked, the first one."""
+        self._seconds = math.inf
+        """Of a run, by the fastest repeat so far."""
+
+    def run(self) -> float:
+        """Run once; the wall time in seconds."""
+        self._device.sync()
+        start = time.perf_counter()
+        self._module["main"](*self._tensors)
+        self._device.sync()
+        return time.perf_counter() - start
+
+    def outputs(self) -> list[Array]:
+        return [self._tensors[i].numpy() for i in self._written]
+
+    def measure(self, settings: Settings, part: float = 1.0) -> _Repeat:
+        """One repeat, or that part of one."""
+        milliseconds = int(part * settings.min_repeat_ms)
+        core = loading.CoreWatch()
+        if settings.cache_flush and self._device.type == "cpu":
+            seconds = self._flushed(milliseconds)
+        else:
+            # How many runs fill the time is known but for the first repeat: then TVM has to try.
+            number = max(round(milliseconds / 1e3 / self._seconds), 1)
+            least = milliseconds if self._seconds == math.inf else milliseconds // 2
+            seconds = self._evaluate(number=number, milliseconds=least)[0]
+            self._seconds = min(self._seconds, seconds)
+        return _Repeat(seconds, core.share())
+
+    def _flushed(self, milliseconds: int) -> float:
+        """Median of the runs, of which each finds all tensors but the first in memory, not in a cache: as
+        many as fit into the time together with flushing, at least one."""
+        began = time.perf_counter()
+        runs = self._evaluate(prepare=FLUSH)
+        fitting = int(milliseconds / 1e3 / (time.perf_counter() - began))
+        if fitting > 1:
+            runs += self._evaluate(repeats=min(fitting, FLUSHED_RUNS) - 1, prepare=FLUSH)
+        return statistics.median(runs)
+
+    def _evaluate(
+        self, number: int = 1, repeats: int = 1, milliseconds: int = 0, prepare: str = ""
+    ) -> list[float]:
+        """Seconds per run of each repeat, of ``number`` runs, or of more where these take less than
+        ``milliseconds``: then they are thrown away and all begins anew. TVM runs the kernel once more before
+        it starts."""
+        evaluator = self._module.time_evaluator(
+            "main", self._device, number=number, repeat=repeats, min_repeat_ms=milliseconds, f_preproc=prepare
+        )
+        return [float(each) for each in evaluator(*self._tensors).results]
+
+
+def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
+    import tvm
+
+    taken = [(a.shape, a.dtype) for a in arguments if not a.output]
+    key = (device, *taken)
+    if key not in _inputs:
+        arrays = comparison.random_inputs(taken, INPUT_SEED)
+        _inputs[key] = [tvm.runtime.tensor(array, device=targets.device(device)) for array in arrays]
+    return _inputs[key]
+
+
+def _reference(untuned: bytes, arguments: list[Argument], device: str) -> list[Array]:
+    if untuned not in _references:
+        kernel = _Kernel(untuned, arguments, device, None)
+        kernel.run()
+        _references[untuned] = kernel.outputs()
+    return _references[untuned]
+
+
+def _first_difference(arguments: list[Argument], got: list[Array], reference: list[Array]) -> str:
+    """What is wrong with the outputs; empty when nothing is."""
+    written = [argument for argument in arguments if argument.output]
+    for argument, values, expected in zip(written, got, reference, strict=True):
+        difference, equal = comparison.largest_difference(values, expected)
+        if not equal:
+            return (
+                f"the output {argument.name} differs from the untuned workload's by up to {difference:g}"
+                f" ({argument.dtype}{list(argument.shape)})"
+            )
+    return ""

@@ -1,0 +1,156 @@
+"""The process that sandbox children are forked from, and what such a child does.
+
+The nursery imports an engine once (25 s for TVM) and then forks a child whenever the sandbox asks for one, in
+milliseconds. It has one child at a time and no threads. All of it dies with its worker: worker -> nursery ->
+child are tied by ``PR_SET_PDEATHSIG``, which the kernel delivers whatever the code is doing. The nursery uses
+its last moment to kill the child's group, and with it what the child has started.
+
+On the control socket the sandbox sends the child's socket (as a file descriptor); the nursery answers with
+the child's process id, and with its wait status once it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import struct
+import traceback
+from types import FrameType
+
+import msgspec
+
+from tunemesh.shared.codec import clip
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.sandbox import allocator, frames
+
+PR_SET_PDEATHSIG = 1
+NUMBER = struct.Struct("<q")
+_child: list[int] = []
+"""Process id of the present child, for the signal handler."""
+
+
+class NurserySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a nursery is told on its command line."""
+
+    parent: int
+    """Process id of the worker."""
+    control: int
+    """File descriptor of the control socket."""
+    preload: list[str]
+    """Engines to import before the first fork."""
+    memory: int
+    """Bytes of data that a child may allocate."""
+    cpus: list[int] | None
+    """Cores for the nursery and its children; all that the worker has when ``None``."""
+
+
+def main(argument: str) -> None:
+    """Run a nursery until its worker goes away."""
+    settings = msgspec.json.decode(argument, type=NurserySettings)
+    allocator.not_for_children()
+    _die_with(settings.parent, signal.SIGTERM)
+    if settings.cpus is not None:
+        os.sched_setaffinity(0, settings.cpus)
+    # Thread pools in the libraries (OpenMP, TVM) would count the machine's cores, not ours.
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    for name in settings.preload:
+        try:
+            engines.load(name).preload()
+        except Exception:  # the first call will say it to the person who asked for it
+            traceback.print_exc()
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGTERM, _orphaned)
+    with socket.socket(fileno=settings.control) as control:
+        while _raise_child(control, settings):
+            pass
+
+
+def _raise_child(control: socket.socket, settings: NurserySettings) -> bool:
+    """Fork one child and wait for its end. ``False`` when the worker is gone."""
+    request, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+    if not request:
+        return False
+    nursery = os.getpid()
+    _child.clear()
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        status = 1
+        try:
+            control.close()
+            with socket.socket(fileno=descriptors[0]) as worker:
+                _grow_up(nursery, settings)
+                _serve(worker)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(descriptors[0])
+    os.setpgid(pid, pid)
+    _child.append(pid)
+    control.sendall(NUMBER.pack(pid))
+    # The child's group ends with it, before its id can belong to somebody else: a linker, for example.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    _child.clear()
+    _, status = os.waitpid(pid, 0)
+    control.sendall(NUMBER.pack(status))
+    return True
+
+
+def _grow_up(nursery: int, settings: NurserySettings) -> None:
+    """What sets a child apart: its death signal, its group, its limits."""
+    _die_with(nursery, signal.SIGKILL)
+    os.setpgid(0, 0)
+    # RLIMIT_DATA, not RLIMIT_AS: CUDA reserves address space by the terabyte and never writes to it.
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    memory = settings.memory if hard == resource.RLIM_INFINITY else min(settings.memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # If the machine runs out of memory after all, this one goes first; not every container lets us say so.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("900")
+
+
+def _serve(worker: socket.socket) -> None:
+    while (frame := frames.receive(worker)) is not None:
+        reply = _answer(msgspec.msgpack.decode(frame, type=frames.Call))
+        del frame
+        frames.send(worker, msgspec.msgpack.encode(reply))
+
+
+def _answer(call: frames.Call) -> frames.Reply:
+    try:
+        engine = engines.load(call.engine)
+        args = frames.arguments_decoder(call.method).decode(call.args)
+        value = getattr(engine, call.method)(*args)
+        return frames.Reply("value", value=msgspec.Raw(msgspec.msgpack.encode(value)))
+    except TunemeshError as error:
+        return frames.Reply("refused", error=type(error).__name__, text=clip(str(error)))
+    except MemoryError:
+        return frames.Reply("out-of-memory")
+    except BaseException as error:  # SystemExit and the like are no way out of here
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" ({os.path.basename(place.filename)}:{place.lineno})"
+        return frames.Reply("raised", text=clip(f"{type(error).__name__}: {error}") + where)
+
+
+def _orphaned(_number: int, _frame: FrameType | None) -> None:
+    for pid in _child:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    os._exit(1)
+
+
+def _die_with(parent: int, number: signal.Signals) -> None:
+    """Ask the kernel for signal ``number`` when ``parent`` dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)

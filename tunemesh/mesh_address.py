@@ -1,0 +1,97 @@
+"""Where the running mesh is: from options, the environment, or the note that ``tunemesh up`` leaves (the last
+one, where there are several)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from tunemesh.shared.errors import BadInput
+
+BROKER = "TUNEMESH_BROKER_URL"
+ARTIFACTS = "TUNEMESH_ARTIFACTS"
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client needs to know of a mesh."""
+
+    broker: str
+    artifacts: str
+    worker_broker: str = ""
+    """The same broker for a worker, with that role's rights."""
+    coordinator_broker: str = ""
+    """And for a coordinator."""
+    ui: str = ""
+    """Address of the RabbitMQ management UI."""
+    monitor_password: str = ""
+    """For the UI's user ``monitor``."""
+
+
+def data_folder() -> Path:
+    """Where ``tunemesh up`` keeps its data by default."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "tunemesh"
+
+
+def leave_note(place: Place) -> Path:
+    """Write down where the mesh is, for this user only. Returns the file."""
+    path = _note()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch(mode=0o600)
+    path.write_bytes(_written(place))
+    return path
+
+
+def remove_note(place: Place) -> None:
+    """The mesh is no more; a note that another one has left since then stays."""
+    path = _note()
+    if path.exists() and path.read_bytes() == _written(place):
+        path.unlink()
+
+
+def _note() -> Path:
+    return data_folder() / "mesh.json"
+
+
+def _written(place: Place) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(place), indent=2)
+
+
+def named(broker: str | None) -> str | None:
+    """The broker that the person names, by option or in the environment."""
+    return broker or os.environ.get(BROKER)
+
+
+def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place:
+    """The mesh to use.
+
+    Args:
+        store: whether the artifact store is needed.
+
+    Raises:
+        BadInput: there is none.
+    """
+    broker = named(broker)
+    if artifacts and not broker:
+        raise BadInput(f"--artifacts is the store of a running mesh: give --broker (or {BROKER}) as well")
+    artifacts = artifacts or os.environ.get(ARTIFACTS)
+    if broker and (artifacts or not store):
+        # Whoever gives an address gives it for what is to run.
+        return Place(
+            broker=broker, artifacts=artifacts or "", worker_broker=broker, coordinator_broker=broker
+        )
+    note = _note()
+    if not note.exists():
+        missing = f"--artifacts (or {ARTIFACTS})" if broker else f"--broker (or {BROKER})"
+        raise BadInput(f"no mesh is known: give {missing}, or start one with: tunemesh up")
+    try:
+        place = msgspec.json.decode(note.read_bytes(), type=Place)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BadInput(f"cannot read {note}: {error}; remove it and start the mesh again") from None
+    if broker:
+        raise BadInput(
+            f"give --artifacts (or {ARTIFACTS}) as well: the artifact store that belongs to {BROKER}"
+        )
+    return place
