@@ -85,9 +85,9 @@ class Peer:
                 exchange=exchange,
                 key=key,
                 body=codec.encode(message),
-                message_id=codec.message_id(message),
-                type=codec.tag(message),
-                headers=codec.headers(message),
+                message_id=message.message_id(),
+                type=message.type_name,
+                headers=message.headers(),
                 mandatory=False,
                 expires=10.0 if isinstance(message, WorkerStatus) else None,
             )
@@ -154,7 +154,7 @@ def main() -> None:
                             model=BLOB,
                             target="mock",
                             trials=TRIALS,
-                            engine="mock",
+                            engines=["mock"],
                             settings=settings,
                         )
                     )

@@ -76,7 +76,7 @@ class Bench:
         step = Step(
             id="bench/t00/0/0/-",
             job="bench",
-            engine="metaschedule",
+            engines=["metaschedule"],
             target=self.target,
             seed=1,
             # All repeats of every candidate, so that there is time to be disturbed.

@@ -24,14 +24,13 @@ from benchmarks.mesh_run import Recorder
 from examples import make_models
 from tunemesh import layout, tuning
 from tunemesh.broker_config import topology
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import Place
 from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
-    Ledger,
-    Marker,
     Message,
     Request,
     Settings,

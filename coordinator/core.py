@@ -42,6 +42,7 @@ from tunemesh.coordinator.events import (
 from tunemesh.coordinator.jobs import forecast, progress, steps
 from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Held, Job
+from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.lifecycle import Decider
 from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
@@ -59,14 +60,12 @@ from tunemesh.shared.messages import (
     Failure,
     ImportDone,
     JobEvent,
-    Ledger,
     ProfileDone,
     Query,
     Request,
     SetStrategy,
     Snapshot,
     StepResult,
-    TaskLedger,
     UpdateDone,
     ValidateDone,
     WorkerStatus,
@@ -408,7 +407,7 @@ class Core:
         new = self._resources.seen(status, self._desk.now)
         if new:
             self._desk.out.append(Declare(status.queue))
-            if status.targets and self._settling_since is None:
+            if status.serves.targets and self._settling_since is None:
                 for job in list(self.jobs.values()):
                     if job.ledger.phase == "importing":
                         self._decider.go_on(job)

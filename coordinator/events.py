@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
-    Ledger,
     Query,
     Request,
     SetStrategy,

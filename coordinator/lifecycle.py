@@ -16,8 +16,9 @@ from tunemesh.coordinator.events import Save
 from tunemesh.coordinator.jobs import rounds, trials
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
+from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.state import Desk
-from tunemesh.shared.messages import Ledger, StepResult, TaskLedger, ValidateDone
+from tunemesh.shared.messages import StepResult, ValidateDone
 
 SLOWER = 1.05
 """Times the latency of the untuned model from which the tuned one is rejected: less may be noise."""

@@ -43,23 +43,24 @@ from tunemesh.coordinator.events import (
     Tick,
     WorkerSeen,
 )
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
-    Ledger,
-    Marker,
     Message,
     Query,
     Request,
     SetStrategy,
     Snapshot,
+    Step,
     StepResult,
     WorkerStatus,
 )
 from tunemesh.shared.transport.declarations import Declarations
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
+from tunemesh.shared.transport.names import process_name
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Service:
         self._handles = itertools.count(1)
         self._held: dict[Handle, _Held] = {}
         self._refreshing: dict[str, Handle] = {}
-        self._name = codec.identity("coordinator")
+        self._name = process_name("coordinator")
         self._epoch = 0
         self._active = False
         self._link = Link(
@@ -131,7 +132,7 @@ class Service:
         Raises:
             BrokerUnavailable: at the start only; a broker that goes away later is waited for.
         """
-        with Declarations(self._url, codec.identity("coordinator set-up"), CONNECT_LIMIT) as declarations:
+        with Declarations(self._url, process_name("coordinator set-up"), CONNECT_LIMIT) as declarations:
             ensure_topology(declarations)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
@@ -202,7 +203,7 @@ class Service:
                 self._apply(self._core.handle(CaughtUp(), time.time()))
             return
         handle = next(self._handles)
-        self._held[handle] = _Held(delivery, codec.tag(message), time.monotonic())
+        self._held[handle] = _Held(delivery, message.type_name, time.monotonic())
         if not isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger):
             raise AssertionError(f"unexpected {type(message).__name__}")
         event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
@@ -285,7 +286,7 @@ class Service:
         try:
             self._send(message, exchange, key, correlation_id=correlation_id, expires=60.0)
         except BadMessage as error:
-            log.warning("cannot send a %s: %s", codec.tag(message), error)
+            log.warning("cannot send a %s: %s", message.type_name, error)
             if isinstance(message, Snapshot):
                 refusal = JobEvent(job="unknown", kind="rejected", at=time.time(), text=f"no answer: {error}")
                 self._send(refusal, exchange, key, correlation_id=correlation_id, expires=60.0)
@@ -303,14 +304,14 @@ class Service:
             exchange=exchange,
             key=key,
             body=codec.encode(message),
-            message_id=codec.message_id(message),
-            type=codec.tag(message),
-            headers=codec.headers(message),
+            message_id=message.message_id(),
+            type=message.type_name,
+            headers=message.headers(),
             correlation_id=correlation_id,
             expires=expires,
             mandatory=expires is None,
         )
-        step = codec.step_id(message)
+        step = message.id if isinstance(message, Step) else None
         self._publish(outgoing, failed=lambda: self._link.events.put(DispatchFailed(step)) if step else None)
 
     def _publish(

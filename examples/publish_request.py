@@ -249,7 +249,7 @@ def run(chosen: argparse.Namespace) -> None:
         "model": to_blob(model, chosen.artifacts),
         "target": chosen.target,
         "trials": chosen.trials,
-        "engine": chosen.engine,
+        "engines": [chosen.engine],
         "name": chosen.model.name[:200],
     }
     try:

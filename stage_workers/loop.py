@@ -18,7 +18,6 @@ from cachetools import LRUCache
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
-from tunemesh.shared.codec import clip
 from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
 from tunemesh.shared.messages import (
     BuildWork,
@@ -31,6 +30,7 @@ from tunemesh.shared.messages import (
     Timing,
     UpdateDone,
 )
+from tunemesh.shared.text import clip
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Leaving
@@ -169,11 +169,12 @@ class Worker:
 
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
         started = time.monotonic()
-        if step.engine in self._engines:
+        missing = [engine for engine in step.engines if engine not in self._engines]
+        if not missing:
             result = self._run(step)
         else:
             known = ", ".join(sorted(self._engines))
-            result = Failure(error=f"{self._name} does not run engine {step.engine!r}, only {known}")
+            result = Failure(error=f"{self._name} does not run engine {missing[0]!r}, only {known}")
         timing = Timing(
             step=step.id,
             stage=_stage(step),
@@ -278,8 +279,8 @@ def _outgoing(done: StepResult, step: Step) -> Outgoing:
         exchange=topology.RESULTS,
         key=topology.result_key(done.timing.stage),
         body=codec.encode(done),
-        message_id=codec.message_id(done),
-        type=codec.tag(done),
-        headers=codec.headers(done),
+        message_id=done.message_id(),
+        type=done.type_name,
+        headers=done.headers(),
         correlation_id=step.job,
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import Future
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.shared.messages import WorkerStatus
+from tunemesh.shared.messages import Serves, WorkerStatus
 from tunemesh.shared.transport.link import Link, Outgoing
 from tunemesh.stage_workers.devices.drift import Drift
 
@@ -30,7 +30,7 @@ class StatusSender:
         link: Link,
         worker: str,
         queue: str,
-        targets: Sequence[str],
+        serves: Serves,
         interval: float,
         cpus: Collection[int] = (),
         drift: Drift | None = None,
@@ -42,7 +42,7 @@ class StatusSender:
         """Whether the worker takes steps. One that does not is not to be counted on."""
         self._link = link
         self._queue = queue
-        self._targets = list(targets)
+        self._serves = serves
         self._interval = interval
         self._cpus = sorted(cpus)
         self._drift = drift
@@ -77,7 +77,7 @@ class StatusSender:
             queue=self._queue,
             host=socket.gethostname(),
             slots=0 if leaving else 1,
-            targets=self._targets,
+            serves=self._serves,
             step=self.step,
             leaving=leaving,
             cpus=self._cpus,
@@ -88,9 +88,9 @@ class StatusSender:
                 exchange=topology.STATUS,
                 key="",
                 body=codec.encode(status),
-                message_id=codec.message_id(status),
-                type=codec.tag(status),
-                headers=codec.headers(status),
+                message_id=status.message_id(),
+                type=status.type_name,
+                headers=status.headers(),
                 expires=EXPIRES,
                 mandatory=False,
             )

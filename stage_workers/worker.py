@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import msgspec
 
 from tunemesh.broker_config import topology
-from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BadTarget
-from tunemesh.shared.messages import WIRE_VERSION
+from tunemesh.shared.messages import WIRE_VERSION, Serves
 from tunemesh.shared.transport.link import Link
+from tunemesh.shared.transport.names import process_name
 from tunemesh.stage_workers.devices.devices import Device, lock_device, parse_device
 from tunemesh.stage_workers.engines import ENGINES
 from tunemesh.stage_workers.loop import Worker
@@ -136,7 +136,7 @@ def _work_cores(config: WorkerConfig, device: Device | None) -> frozenset[int]:
 
 def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> int:
     link = Link(config.broker, f"worker {config.queue}", properties=_properties(config))
-    name = config.name or codec.identity(config.queue)
+    name = config.name or process_name(config.queue)
     context = (
         Context(sandbox, store, device.inside, cache=device.cache)
         if device is not None
@@ -150,8 +150,9 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
                 check_fits(device, targets[0])
             link.start(config.connect_timeout)
             cpus = _work_cores(config, device)
+            serves = Serves(engines=[] if device is not None else engines, targets=targets)
             status = StatusSender(
-                link, name, config.queue, targets, config.status_interval, cpus, context.drift
+                link, name, config.queue, serves, config.status_interval, cpus, context.drift
             )
             Worker(config.queue, engines, link, sandbox, context, status, leaving).run()
         except Abandoned:

@@ -28,6 +28,7 @@ from tunemesh.shared.messages import (
     Snapshot,
 )
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
+from tunemesh.shared.transport.names import process_name
 
 PUBLISH_LIMIT = 30.0
 """Seconds that the broker may take to confirm a request."""
@@ -60,7 +61,7 @@ class Client:
         bindings = tuple((topology.EVENTS, topology.event_key(job, "*")) for job in jobs)
         self._link = Link(
             url,
-            codec.identity("client"),
+            process_name("client"),
             properties={"role": "client"},
             subscriptions=[Subscription(QUEUE, bindings=bindings)],
         )
@@ -174,9 +175,9 @@ class Client:
             exchange=topology.REQUESTS,
             key=key,
             body=codec.encode(message),
-            message_id=f"{codec.message_id(message)}/{uuid.uuid4().hex[:8]}",
-            type=codec.tag(message),
-            headers=codec.headers(message),
+            message_id=f"{message.message_id()}/{uuid.uuid4().hex[:8]}",
+            type=message.type_name,
+            headers=message.headers(),
             correlation_id=correlation_id,
             reply_to=self._link.own_queue(QUEUE),
             expires=60.0 if isinstance(message, Query) else None,

@@ -17,10 +17,10 @@ from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import Place
 from tunemesh.report import Report, save_results
-from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
 from tunemesh.shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
+from tunemesh.shared.text import clip
 
 STOPPING = (
     "stopping early: what is under way is finished and the best is kept, where something was measured;"
@@ -123,8 +123,8 @@ def make_request(job: str, path: Path, model: bytes, plan: Plan, store: Artifact
         model=store.put(model),
         target=plan.target,
         trials=plan.trials,
-        engine=plan.engine,
-        name=codec.clip(path.name, NAME_LIMIT),
+        engines=[plan.engine],
+        name=clip(path.name, NAME_LIMIT),
         tenant=plan.tenant,
         priority=plan.priority,
         seed=plan.seed,

@@ -9,18 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tunemesh.coordinator.events import Handle
+from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.strategies import Outlook
-from tunemesh.shared.messages import (
-    BuildDone,
-    Candidate,
-    Ledger,
-    ProfileDone,
-    Stage,
-    StepResult,
-    TaskLedger,
-    Trial,
-    UpdateDone,
-)
+from tunemesh.shared.messages import BuildDone, Candidate, ProfileDone, Stage, StepResult, Trial, UpdateDone
 
 
 @dataclass(frozen=True, slots=True)

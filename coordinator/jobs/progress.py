@@ -9,7 +9,8 @@ import msgspec
 
 from tunemesh.coordinator.jobs import rounds
 from tunemesh.coordinator.jobs.job import Job
-from tunemesh.shared.messages import AssembleDone, JobProgress, TaskLedger, TaskProgress
+from tunemesh.coordinator.jobs.ledger import TaskLedger
+from tunemesh.shared.messages import AssembleDone, JobProgress, TaskProgress
 
 LISTED = 2_000
 """Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 from tunemesh.coordinator.jobs.job import Chunk, Job, Round, Task
-from tunemesh.shared.messages import Built, Candidate, Confirmed, Profiled, TaskLedger, Timing, Trial, Usage
+from tunemesh.coordinator.jobs.ledger import TaskLedger
+from tunemesh.shared.messages import Built, Candidate, Confirmed, Profiled, Timing, Trial, Usage
 
 
 def trials_of(round_: Round) -> list[Trial]:

@@ -6,6 +6,7 @@ import msgspec
 
 from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
+from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
@@ -14,7 +15,6 @@ from tunemesh.shared.messages import (
     Stage,
     Step,
     StepResult,
-    TaskLedger,
     TaskRecords,
     Trial,
     UpdateDone,
@@ -145,16 +145,25 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
     return Step(
         id=ref.id,
         job=job.id,
-        engine=request.engine,
+        engines=_engines(job, ref),
         target=request.target,
         seed=request.seed,
         settings=request.settings,
+        options=request.options,
         work=_work(job, ref, chunk_size),
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
         attempt=attempt,
     )
+
+
+def _engines(job: Job, ref: StepRef) -> list[str]:
+    """Those that whoever does the step must serve."""
+    task = job.task_ledger(ref.task)
+    if task is None or task.spec.engine is None:
+        return job.ledger.request.engines
+    return [task.spec.engine]
 
 
 def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:

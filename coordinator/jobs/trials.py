@@ -12,8 +12,9 @@ import msgspec
 from tunemesh.coordinator.jobs import allocation, steps
 from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
+from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.shared.messages import Ledger, TaskLedger, Timing, Usage
+from tunemesh.shared.messages import Timing, Usage
 
 TIMINGS_KEPT = 500
 """Timings of job-wide and closing steps that a ledger keeps, so that it stays a message."""

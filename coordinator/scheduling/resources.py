@@ -93,8 +93,8 @@ class Resources:
         """A worker told how it is. Returns whether its queue is new."""
         new = status.queue not in self.queues
         queue = self.queues.setdefault(status.queue, Queue(status.queue, first_seen=now))
-        if status.targets and status.targets != queue.targets:
-            self._serve(queue, status.targets)
+        if status.serves.targets and status.serves.targets != queue.targets:
+            self._serve(queue, status.serves.targets)
         known = queue.workers.pop(status.worker, None)
         if not status.leaving:
             queue.workers[status.worker] = Worker(status, now)

@@ -72,6 +72,7 @@ def _spec(job: str, number: int, durations: Durations) -> TaskSpec:
         name=name,
         # Tasks of different jobs are different ones: they may differ in complexity.
         key=hashlib.sha256(f"{job}/{name}".encode()).hexdigest(),
+        engine="mock",
         weight=durations.weight(job, name),
         workload=NOTHING,
         untuned=NOTHING,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tunemesh.coordinator.simulation.scenario import Scenario, device_queues
-from tunemesh.shared.messages import Step, WorkerStatus
+from tunemesh.shared.messages import Serves, Step, WorkerStatus
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Worker:
             queue=self.queue,
             host=f"{self.queue}-{self.number}",
             slots=0 if leaving else 1,
-            targets=[self.target] if self.target is not None else [],
+            serves=Serves(engines=["mock"]) if self.target is None else Serves(targets=[self.target]),
             step=self.running.step.id if self.running is not None else None,
             leaving=leaving,
         )

@@ -34,6 +34,7 @@ from tunemesh.coordinator.events import (
     Tick,
     WorkerSeen,
 )
+from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.coordinator.simulation import doing
 from tunemesh.coordinator.simulation.drawing import Durations
 from tunemesh.coordinator.simulation.scenario import Scenario
@@ -43,7 +44,6 @@ from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
     FINAL_KINDS,
     Blob,
-    Ledger,
     Request,
     Result,
     Settings,
@@ -218,7 +218,7 @@ class World:
                 trials=scenario.tasks * scenario.rounds * scenario.batch,
                 tenant=scenario.tenants[number % len(scenario.tenants)],
                 priority=scenario.priorities[number % len(scenario.priorities)],
-                engine="mock",
+                engines=["mock"],
                 settings=Settings(batch=scenario.batch, chunk=scenario.chunk, lookahead=scenario.lookahead),
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunemesh.shared.codec import clip
+from tunemesh.shared.text import clip
 
 
 def first_line(error: BaseException) -> str:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
-from tunemesh.shared.codec import clip
 from tunemesh.shared.messages import Settings
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import WAITED, ProfileOutcome
 from tunemesh.stage_workers.graph import targets, workloads
 from tunemesh.stage_workers.graph.workloads import Argument

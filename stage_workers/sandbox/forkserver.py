@@ -24,8 +24,8 @@ from types import FrameType
 
 import msgspec
 
-from tunemesh.shared.codec import clip
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers import engines
 from tunemesh.stage_workers.sandbox import allocator, frames
 

@@ -27,8 +27,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from tunemesh.shared import errors
-from tunemesh.shared.codec import clip
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.forkserver import NUMBER, NurserySettings
 

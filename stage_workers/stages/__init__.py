@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tunemesh.shared.codec import clip
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
     AssembleWork,
@@ -15,6 +14,7 @@ from tunemesh.shared.messages import (
     UpdateWork,
     ValidateWork,
 )
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.stages.assembling import assemble
 from tunemesh.stage_workers.stages.building import build
 from tunemesh.stage_workers.stages.context import Context

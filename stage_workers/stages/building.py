@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import time
 
-from tunemesh.shared.codec import clip
 from tunemesh.shared.messages import BuildDone, BuildWork, Built, Candidate, Step
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import BuildOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
@@ -27,7 +27,7 @@ def _build(step: Step, task: str, workload: bytes, candidate: Candidate, context
     started = time.monotonic()
     args = (workload, step.target, candidate.schedule)
     limit, patience = step.settings.build_timeout, context.patience.limit(task)
-    answer = context.sandbox.call(step.engine, "build", args, BuildOutcome, limit, patience)
+    answer = context.sandbox.call(step.engines[0], "build", args, BuildOutcome, limit, patience)
     seconds = time.monotonic() - started
     context.patience.took(task, seconds)
     if isinstance(answer, CallFailure):

@@ -96,7 +96,9 @@ def whole(
         StageFailed: the call ended without one.
         TunemeshError: the engine refused.
     """
-    answer = insist(context.sandbox, step.engine, method, args, returns, limit)
+    answer = insist(context.sandbox, step.engines[0], method, args, returns, limit)
     if isinstance(answer, CallFailure):
-        raise StageFailed(f"engine {step.engine}, {method.replace('_', ' ')}: {answer.kind}: {answer.text}")
+        raise StageFailed(
+            f"engine {step.engines[0]}, {method.replace('_', ' ')}: {answer.kind}: {answer.text}"
+        )
     return answer

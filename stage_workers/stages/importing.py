@@ -23,6 +23,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             name=task.name,
             key=task.key,
             weight=task.weight,
+            engine=step.engines[0],
             constants=imported.constants,
             workload=context.store.put(task.workload, inline=False),
             untuned=context.store.put(task.untuned, inline=False),

@@ -9,9 +9,9 @@ from functools import partial
 
 import msgspec
 
-from tunemesh.shared.codec import clip
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.engines.protocol import ProfileOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
@@ -126,7 +126,9 @@ class _Kernels:
         step = self._step
         args = (self._workload, step.target, self._untuned, self.device, self._settings)
         limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
-        answer = _sound(insist(self._sandbox, step.engine, "profile_untuned", args, ProfileOutcome, limit))
+        answer = _sound(
+            insist(self._sandbox, step.engines[0], "profile_untuned", args, ProfileOutcome, limit)
+        )
         if answer.outcome != "measured":
             return None
         self._baseline = statistics.median(answer.latencies)
@@ -155,7 +157,7 @@ class _Kernels:
             return program
         step = self._step
         args = (self._workload, step.target, program, self._untuned, self.device, self._settings, best)
-        answer = self._sandbox.call(step.engine, "profile", args, ProfileOutcome, self._limit(best))
+        answer = self._sandbox.call(step.engines[0], "profile", args, ProfileOutcome, self._limit(best))
         self._warm = not isinstance(answer, CallFailure)
         return _sound(answer)
 
@@ -178,7 +180,7 @@ class _Kernels:
             step = self._step
             args = (self._workload, step.target, sound, self._untuned, self.device, self._settings)
             limit = step.settings.profile_timeout * max(len(sound), 1)
-            answer = self._sandbox.call(step.engine, "confirm", args, list[ProfileOutcome], limit)
+            answer = self._sandbox.call(step.engines[0], "confirm", args, list[ProfileOutcome], limit)
             if not isinstance(answer, CallFailure) and len(answer) == len(artifacts):
                 return [_sound(each) for each in answer]
         return [self._measure(built, None) for built in artifacts]

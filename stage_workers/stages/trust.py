@@ -213,7 +213,7 @@ class Watch:
     def _reference(self) -> list[float]:
         """Latencies of the reference kernel; none when it cannot be measured, which is no reason to stop."""
         args = (self._step.target, self._device)
-        answer = self._sandbox.call(self._step.engine, "reference", args, list[float], REFERENCE_LIMIT)
+        answer = self._sandbox.call(self._step.engines[0], "reference", args, list[float], REFERENCE_LIMIT)
         if isinstance(answer, CallFailure):
             log.warning("no reference on %s: %s: %s", self._device, answer.kind, answer.text)
             return []

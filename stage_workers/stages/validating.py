@@ -31,7 +31,7 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
     def measure() -> list[ProfileOutcome]:
         found.append(whole(step, context, "validate", args, Validated, VALIDATE_LIMIT))
         if not (comparable(found[-1].before) and comparable(found[-1].after)):
-            raise StageFailed(f"engine {step.engine}, validate: gave no latencies above 0")
+            raise StageFailed(f"engine {step.engines[0]}, validate: gave no latencies above 0")
         return [
             ProfileOutcome(outcome="measured", latencies=latencies, waited=found[-1].waited)
             for latencies in (found[-1].before, found[-1].after)

@@ -50,7 +50,7 @@ def submit(client: Client, mesh: LocalMesh, folder: Path, jobs: list[str]) -> No
                 model=store.put(read_model(path)),
                 target="mock",
                 trials=TRIALS,
-                engine="mock",
+                engines=["mock"],
                 seed=seed,
                 settings=Settings(chunk=4, batch=16),
             )

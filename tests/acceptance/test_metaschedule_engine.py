@@ -377,7 +377,7 @@ PROPOSE = """
 import hashlib, sys
 from pathlib import Path
 import msgspec
-from tunemesh.shared.messages import Settings, Trial
+from tunemesh.shared.messages import (Settings, Trial)
 from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
 engine = MetaScheduleEngine()
 engine.preload()

@@ -178,7 +178,7 @@ def mesh(node: Broker, tmp_path: Path) -> Iterator[Mesh]:
 
 def make_step(work: Work, number: int = 0, **fields: object) -> Step:
     stage = str(work.__struct_config__.tag)
-    known = {"engine": "mock", "target": "mock", "settings": Settings(build_timeout=2.0, profile_timeout=2.0)}
+    known = {"engines": ["mock"], "target": "mock", "settings": Settings(build_timeout=2.0, profile_timeout=2.0)}
     return Step(id=f"{JOB}/t00/0/{number}/{stage}", job=JOB, seed=1, work=work, **{**known, **fields})  # type: ignore[arg-type]
 
 
@@ -286,7 +286,7 @@ def test_whole_steps_fail_with_one_line(mesh: Mesh) -> None:
         assert "killed by SIGSEGV" in mesh.do(make_step(work), Failure).error
         assert (
             "does not run engine 'metaschedule'"
-            in mesh.do(make_step(work, engine="metaschedule"), Failure).error
+            in mesh.do(make_step(work, engines=["metaschedule"]), Failure).error
         )
         assert (
             "needs a device"

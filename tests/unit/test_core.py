@@ -22,6 +22,7 @@ from tunemesh.coordinator.events import (
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs import progress
+from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Blob,
@@ -30,11 +31,9 @@ from tunemesh.shared.messages import (
     Built,
     Cancel,
     Failure,
-    Ledger,
     Query,
     SetStrategy,
     StepResult,
-    TaskLedger,
     TaskSpec,
     Timing,
     UpdateWork,

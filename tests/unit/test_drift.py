@@ -94,7 +94,7 @@ class Device:
 def watch(device: object, tmp_path: Path, drift: Drift | None = None) -> Watch:
     work = ValidateWork(tuned=BLOB, untuned=BLOB, signature=BLOB)
     step = Step(
-        id="j/t/0/0/profile", job="j", engine="mock", target="mock", seed=0, settings=Settings(), work=work
+        id="j/t/0/0/profile", job="j", engines=["mock"], target="mock", seed=0, settings=Settings(), work=work
     )
     context = Context(device, ArtifactStore(str(tmp_path)), "cpu", drift or Drift())  # type: ignore[arg-type]
     return Watch(step, "cpu", context)

@@ -116,7 +116,7 @@ def step(work: Work, number: int = 0, target: str = "mock", settings: Settings |
     return Step(
         id=f"job/t00/{number}/-/x",
         job="job",
-        engine="mock",
+        engines=["mock"],
         target=target,
         seed=5,
         settings=settings or Settings(),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
@@ -22,8 +23,6 @@ from tunemesh.shared.messages import (
     Blob,
     Cancel,
     JobEvent,
-    Ledger,
-    Marker,
     Message,
     Query,
     Request,
@@ -149,7 +148,7 @@ def assert_contains(whole: Any, part: Any) -> None:
 def test_a_minimal_request_gets_the_documented_defaults() -> None:
     request = decoded(REQUEST, Request)
     assert request == Request(
-        job="job-1", model=Blob("0" * 64, 100_000), target="native", trials=64, engine="metaschedule",
+        job="job-1", model=Blob("0" * 64, 100_000), target="native", trials=64, engines=["metaschedule"],
         name="", seed=0,
         settings=Settings(
             batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=None, build_timeout=20.0,

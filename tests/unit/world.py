@@ -31,6 +31,7 @@ from tunemesh.coordinator.events import (
     Tick,
     WorkerSeen,
 )
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
@@ -42,14 +43,13 @@ from tunemesh.shared.messages import (
     ImportDone,
     ImportWork,
     JobEvent,
-    Ledger,
-    Marker,
     Message,
     Profiled,
     ProfileDone,
     ProfileWork,
     Request,
     Result,
+    Serves,
     Settings,
     Step,
     StepResult,
@@ -70,7 +70,7 @@ TARGET = "mock"
 
 def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
     made = msgspec.convert(settings, Settings)
-    return Request(job=job, model=BLOB, target=TARGET, trials=trials, engine="mock", settings=made)
+    return Request(job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made)
 
 
 @dataclass
@@ -89,7 +89,7 @@ class FakeWorker:
             queue=self.queue,
             host="host",
             slots=0 if leaving else 1,
-            targets=targets,
+            serves=Serves(targets=targets) if targets else Serves(engines=["mock"]),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
         )

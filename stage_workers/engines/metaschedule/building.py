@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunemesh.shared.codec import clip
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.metaschedule import schedules, spaces
 from tunemesh.stage_workers.engines.protocol import BuildOutcome
 from tunemesh.stage_workers.graph import linking, preloading, targets, workloads

@@ -1,0 +1,88 @@
+"""The decisions taken for a job, as messages of the coordinator to itself."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant, Message, Seconds, Stage
+from tunemesh.shared.messages.progress import Phase, Usage
+from tunemesh.shared.messages.requests import Request
+from tunemesh.shared.messages.results import AssembleDone, ValidateDone
+from tunemesh.shared.messages.tasks import Confirmed, TaskSpec, Timing
+
+
+class TaskLedger(Struct, frozen=True, kw_only=True):
+    """Where one task stands."""
+
+    spec: TaskSpec
+    round: int = -1
+    """The last round whose ``model-update`` was decided; -1 before the first."""
+    want: Count = 0
+    """Trials granted to that round; 0 closes the task."""
+    ahead: bool = False
+    """That round was decided before the one before was back."""
+    rounds_ahead: Count = 0
+    """How many rounds were."""
+    folded: int = -1
+    """The last round that the figures below contain."""
+    trials: Count = 0
+    """Trials tried."""
+    outcomes: dict[str, Count] = {}
+    best: Seconds | None = None
+    """Best measured latency in seconds."""
+    gain: Seconds = 0.0
+    """Seconds of latency that the last round took off, per trial."""
+    untuned: Seconds | None = None
+    last_error: str = ""
+    exhausted: bool = False
+    """Nothing new can be proposed."""
+    remeasured: Count = 0
+    """Trials that were measured more than once, because something disturbed the device."""
+    drift: Drift = 0.0
+    """The largest that is left in a measurement."""
+    pace: dict[Stage, Seconds] = {}
+    """Learned durations: seconds of one ``model-update``, and per candidate in ``build`` and ``profile``."""
+    confirmed: list[Confirmed] = []
+    limits: dict[int, Count] = {}
+    """Of a job that was stopped early, by round: how many of its chunks are done, the others are left out."""
+    history: list[Blob] = []
+    """Filled when the task is closed."""
+    closed: bool = False
+
+
+class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
+    """The decisions taken for one job. The coordinator publishes each revision to its own queue *before*
+    it acts on it and keeps the newest unacknowledged, so that a successor decides nothing twice."""
+
+    request: Request
+    revision: Count
+    phase: Phase
+    accepted: Instant
+    finished: Instant | None = None
+    model: Blob | None = None
+    tasks: list[TaskLedger] = []
+    stopped: bool = False
+    """Nothing new is tried any more, whatever the request says."""
+    usage: dict[str, Usage] = {}
+    timings: list[Timing] = []
+    """Steps that are in no history: of the job as a whole, and those that close its tasks."""
+    assembled: AssembleDone | None = None
+    validated: ValidateDone | None = None
+    error: str = ""
+
+    def message_id(self) -> str:
+        return f"{self.request.job}/ledger/{self.revision}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"job": self.request.job, "phase": self.phase, "revision": self.revision}
+
+
+class Marker(Message, frozen=True, kw_only=True, tag="marker"):
+    """Published by the coordinator to its own queue when it connects. Once it comes back, everything that was
+    requeued has been delivered again."""
+
+    coordinator: str
+    epoch: int
+
+    def message_id(self) -> str:
+        return f"{self.coordinator}/{self.epoch}/marker"

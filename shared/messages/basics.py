@@ -1,0 +1,110 @@
+"""What all messages are made of. MessagePack on the wire.
+
+The prose version, for clients in other languages, is ``docs/wire-format.md``. Rules that hold for all:
+
+- A message is a MessagePack map with a ``type`` and a ``version``. Unknown fields are skipped.
+- Times are seconds since the Unix epoch; durations and latencies are seconds.
+- Bytes that may be large are a :class:`Blob`: inline while small, else in the artifact store.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+WIRE_VERSION = 1
+
+
+JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
+
+
+QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})\Z")]
+
+
+StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
+
+
+TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,40}\Z")]
+"""``-`` where a message is not about a task."""
+
+
+Name = Annotated[str, Meta(max_length=300)]
+
+
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+"""A duration or a latency; like the next two neither infinite nor NaN, since sums of them are kept."""
+
+
+Instant = Annotated[float, Meta(ge=0, le=1e11)]
+"""Unix time."""
+
+
+Drift = Annotated[float, Meta(ge=-1, le=1e9)]
+"""How much slower than usual a device was: 0.1 is 10 %."""
+
+
+Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
+
+
+EngineName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+"""That of its entry point."""
+
+Options = dict[str, bool | int | float | str]
+"""What an engine, or the graph, can be told by name; each checks its own."""
+
+
+Headers = dict[str, str | int]
+"""AMQP headers."""
+
+ERROR_TEXT_LIMIT = 2000
+"""Characters of an error text that are kept; the middle of a longer one is cut out."""
+
+
+NAME_LIMIT = 200
+"""Characters of a job's name."""
+
+
+class Blob(Struct, frozen=True, omit_defaults=True):
+    """Bytes by content.
+
+    ``data`` holds them when they are small; without it they lie in the artifact store under
+    ``<root>/<first two hex digits>/<sha256>``. Readers check the hash in both cases.
+    """
+
+    sha256: Sha256
+    size: Count
+    data: bytes | None = None
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all messages have in common. A reader refuses a ``version`` that it does not know."""
+
+    version: int = WIRE_VERSION
+
+    @property
+    def type_name(self) -> str:
+        """The ``type`` on the wire, also in the AMQP properties."""
+        return tag_of(self)
+
+    def message_id(self) -> str:
+        """A deterministic id: the same message again has the same one, so that duplicates show."""
+        return self.type_name
+
+    def headers(self) -> Headers:
+        """What a person reads in the management UI without decoding the body."""
+        return {"version": self.version}
+
+
+def tag_of(struct: Struct | type[Struct]) -> str:
+    """The ``type`` that a struct, or its class, has on the wire."""
+    return str(struct.__struct_config__.tag)

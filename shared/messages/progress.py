@@ -1,0 +1,122 @@
+"""What clients are told."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from tunemesh.shared.messages.basics import Count, Drift, Headers, Instant, JobId, Message, Positive, Seconds
+from tunemesh.shared.messages.results import AssembleDone, ValidateDone
+from tunemesh.shared.messages.tasks import Timing
+
+Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """What a job has used of one resource."""
+
+    steps: Count = 0
+    busy: Seconds = 0.0
+
+
+class TaskProgress(Struct, frozen=True, kw_only=True):
+    """One task as a client sees it; latencies in seconds."""
+
+    id: str
+    name: str
+    weight: Positive
+    trials: Count
+    outcomes: dict[str, Count]
+    untuned: Seconds | None
+    best: Seconds | None
+    last_error: str
+    spread: Seconds | None = None
+    """(largest - smallest) / median of the repeats in which the best candidate was confirmed."""
+    confirmed: Count = 0
+    """Candidates that were measured again at the end, taking turns."""
+    remeasured: Count = 0
+    drift: Drift = 0.0
+    rounds_ahead: Count = 0
+
+
+class JobProgress(Struct, frozen=True, kw_only=True):
+    """One job as a client sees it."""
+
+    job: JobId
+    name: str
+    phase: Phase
+    target: str
+    trials: Count
+    """Tried so far, with those of rounds under way."""
+    budget: Count
+    accepted: Instant
+    finished: Instant | None
+    tasks: list[TaskProgress]
+    usage: dict[str, Usage]
+    tenant: str = ""
+    priority: Count = 10
+    stopped: bool = False
+    """Somebody has asked to stop early, and to keep what was found."""
+    timings: list[Timing] = []
+    """Once the job has ended: its steps that are in no history."""
+    waiting: str = ""
+    """Why nothing moves, when nothing can: for example that no device serves the target."""
+    error: str = ""
+
+
+class ResourceProgress(Struct, frozen=True, kw_only=True):
+    """One resource as a client sees it."""
+
+    queue: str
+    slots: Count
+    """Of its live workers."""
+    workers: list[str]
+    targets: list[str]
+    running: list[str]
+    """Ids of the steps in flight."""
+    busy: Seconds
+    """Seconds of work reported since the coordinator started."""
+    utilisation: Annotated[float, Meta(ge=0)]
+    """``busy`` over slots and elapsed time."""
+    drift: Drift = 0.0
+    """How much slower than usual the device's reference kernel ran last."""
+
+
+class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
+    """The answer to a :class:`Query`."""
+
+    strategy: str
+    jobs: list[JobProgress]
+    resources: list[ResourceProgress]
+    assembled: AssembleDone | None = None
+    """Addresses of the results, when one finished job was asked for."""
+    validated: ValidateDone | None = None
+    left_out: int = 0
+    """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
+
+
+EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]
+
+
+class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
+    """Something happened to a job. Published to ``tunemesh.events`` with key ``job.<id>.<kind>``."""
+
+    job: JobId
+    kind: EventKind
+    at: Instant
+    text: str = ""
+    """One line for people."""
+    progress: JobProgress | None = None
+    resources: list[ResourceProgress] = []
+    assembled: AssembleDone | None = None
+    validated: ValidateDone | None = None
+
+    def message_id(self) -> str:
+        return f"{self.job}/{self.kind}/{self.at:.6f}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"job": self.job, "kind": self.kind}
+
+
+FINAL_KINDS: tuple[EventKind, ...] = ("rejected", "done", "failed", "cancelled")

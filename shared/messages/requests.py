@@ -1,0 +1,132 @@
+"""What clients send."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from tunemesh.shared.messages.basics import (
+    NAME_LIMIT,
+    Blob,
+    EngineName,
+    Headers,
+    Instant,
+    JobId,
+    Message,
+    Options,
+    Positive,
+)
+
+
+class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a job is tuned. Every field has a default that suits most models."""
+
+    batch: Annotated[int, Meta(ge=1, le=512)] = 32
+    """Candidates proposed per round."""
+    chunk: Annotated[int, Meta(ge=1, le=8)] = 8
+    """Candidates per build or profile step, at most: a strategy may make smaller chunks."""
+    population: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Schedules that the cost model weighs at a time, per candidate that it proposes. ``None``: 2 while fewer
+    than 128 trials of the task are known, then 4."""
+    generations: Annotated[int, Meta(ge=0, le=16)] | None = None
+    """Times that the search lets them evolve before it proposes. ``None``: once, then twice, likewise."""
+    lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
+    """Rounds that a proposal may be behind the measurements, when the device would idle otherwise."""
+    repeats: Annotated[int, Meta(ge=1, le=100)] = 3
+    """Timed repeats of a candidate; the median counts."""
+    min_repeat_ms: Annotated[int, Meta(ge=0, le=10_000)] = 50
+    """A repeat runs the kernel as often as this takes, in milliseconds."""
+    cut_short: Annotated[float, Meta(ge=1, le=1000)] | None = 1.0
+    """One repeat is enough of a candidate that takes so many times as long as the best of its task, and less
+    than one where a few runs show that clearly; of others two that agree within 2 %. ``None``: all repeats,
+    always."""
+    cache_flush: bool | None = None
+    """Flush all tensors but the first from the CPU's caches before every run; ``None``: where the model's
+    constants do not fit the last-level cache, and so come from memory in every run of the model."""
+    build_timeout: Annotated[float, Meta(gt=0, le=600)] = 20.0
+    """Seconds that one candidate may take to build."""
+    profile_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    """Seconds that one candidate may take to profile."""
+    convolutions: Literal["winograd", "as-given"] = "winograd"
+    """What becomes of convolutions on a CPU: ``winograd`` computes those of 3x3 by Winograd's algorithm where
+    that is faster, and the whole model with channels last then."""
+    shapes: dict[str, list[Positive]] = {}
+    """Input name to shape, for models with dynamic shapes."""
+
+
+class Request(Message, frozen=True, kw_only=True, tag="request"):
+    """Tune this model. Published by a client to ``tunemesh.requests``."""
+
+    job: JobId
+    """Chosen by the client, unique; the same request twice is one job."""
+    model: Blob
+    target: Annotated[str, Meta(min_length=1, max_length=2000)]
+    """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
+    trials: Annotated[int, Meta(ge=1, le=1_000_000)]
+    """Budget of the whole job."""
+    engines: Annotated[list[EngineName], Meta(min_length=1, max_length=8)] = field(
+        default_factory=lambda: ["metaschedule"]
+    )
+    """Who tunes. A task goes to the first of them that takes it; what none takes stays untuned."""
+    options: Annotated[dict[str, Options], Meta(max_length=9)] = {}
+    """By the name of an engine, or ``graph``: what it is told."""
+    name: Annotated[str, Meta(max_length=NAME_LIMIT)] = ""
+    """For people: usually the model's file name."""
+    tenant: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z")] = ""
+    """On whose account; the strategy ``fair`` gives each tenant its share."""
+    priority: Annotated[int, Meta(ge=1, le=100)] = 10
+    """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    settings: Settings = Settings()
+
+    def message_id(self) -> str:
+        return f"{self.job}/request"
+
+    def headers(self) -> Headers:
+        return super().headers() | {
+            "job": self.job,
+            "engines": ",".join(self.engines),
+            "target": self.target,
+            "trials": self.trials,
+        }
+
+
+class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
+    """Stop a job."""
+
+    job: JobId
+    keep: bool = False
+    """Whether to keep what was found: steps under way are finished, nothing new is tried, and the model is
+    made with the best so far. Otherwise, or where nothing was measured yet, all of it is dropped."""
+
+    def message_id(self) -> str:
+        return f"{self.job}/cancel"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"job": self.job}
+
+
+class Query(Message, frozen=True, kw_only=True, tag="query"):
+    """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
+
+    job: JobId | None = None
+
+    def headers(self) -> Headers:
+        return super().headers() | ({"job": self.job} if self.job else {})
+
+
+class SetStrategy(Message, frozen=True, kw_only=True, tag="set-strategy"):
+    """Go on with another strategy. The coordinator holds the newest, so that its successor goes on with it
+    too."""
+
+    strategy: Annotated[str, Meta(min_length=1, max_length=500)]
+    """As on the command line: a name, and what it takes behind a colon."""
+    at: Instant
+    """When it was sent; of two the newer one holds."""
+
+    def message_id(self) -> str:
+        return f"set-strategy/{self.at:.6f}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"strategy": self.strategy}

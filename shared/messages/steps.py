@@ -1,0 +1,120 @@
+"""Work for a worker."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from tunemesh.shared.messages.basics import (
+    Blob,
+    Count,
+    EngineName,
+    Headers,
+    JobId,
+    Message,
+    Options,
+    Positive,
+    Seconds,
+    StepId,
+    TaskId,
+    tag_of,
+)
+from tunemesh.shared.messages.requests import Settings
+from tunemesh.shared.messages.tasks import Built, Candidate, TaskRecords, TaskSpec, TaskState, Timing, Trial
+
+
+class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
+    """Turn the model into tasks."""
+
+    model: Blob
+
+
+class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
+    """Learn from the last round and propose the next. ``want=0`` closes the task: learn, and name the best
+    few candidates of all, to be confirmed."""
+
+    task: TaskSpec
+    want: Count
+    state: TaskState | None = None
+    trials: list[Trial] = []
+    timings: list[Timing] = []
+    learns: list[Count] = []
+    """Chunks of the last round whose trials are among ``trials``. The rest comes with the next update."""
+    chunk_size: Positive = 8
+    """Candidates per chunk that the batch will be cut into."""
+
+
+class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
+    """Build these candidates."""
+
+    task: TaskSpec
+    candidates: list[Candidate]
+
+
+class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
+    """Measure what was built. ``baseline`` asks to measure ``task.untuned`` as well; ``confirm`` to let the
+    candidates take turns, repeat by repeat, because they are close to each other."""
+
+    task: TaskSpec
+    artifacts: list[Built]
+    baseline: bool = False
+    confirm: bool = False
+    best: Seconds | None = None
+    """The lowest latency of the task so far in seconds: what is much slower is cut short."""
+    untuned: Seconds | None = None
+    """That of ``task.untuned``, once it was measured."""
+
+
+class AssembleWork(Struct, frozen=True, kw_only=True, tag="assemble"):
+    """Compile the whole model with the best records."""
+
+    model: Blob
+    """The optimised model as ``import`` left it."""
+    tasks: list[TaskRecords]
+
+
+class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):
+    """Run tuned and untuned model on the same inputs."""
+
+    tuned: Blob
+    untuned: Blob
+    signature: Blob
+    """Names, shapes and dtypes of the inputs, in the engine's own format."""
+
+
+Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork
+
+
+class Step(Message, frozen=True, kw_only=True, tag="step"):
+    """One stage of one task (or one chunk of its batch) to be done by one worker."""
+
+    id: StepId
+    """``job/task/round/chunk/stage``, with ``-`` where a part does not apply."""
+    job: JobId
+    engines: list[EngineName]
+    """Those that a worker must serve to do it: the task's, or all of the job. None where only the target
+    counts: what is measured or compared is the same whoever made it."""
+    target: str
+    seed: int
+    settings: Settings
+    work: Work
+    task: TaskId = "-"
+    round: Count = 0
+    chunk: Count = 0
+    options: dict[str, Options] = {}
+    """Those of the request."""
+    attempt: Count = 0
+    """How often it was sent before. Not part of the id: the same step again gives the same result."""
+
+    def message_id(self) -> str:
+        return f"{self.id}#{self.attempt}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {
+            "stage": tag_of(self.work),
+            "job": self.job,
+            "task": self.task,
+            "round": self.round,
+            "chunk": self.chunk,
+            "attempt": self.attempt,
+            "target": self.target,
+        }

@@ -1,0 +1,150 @@
+"""Tasks, their candidates, and what became of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from tunemesh.shared.messages.basics import (
+    Blob,
+    Count,
+    Drift,
+    EngineName,
+    Instant,
+    Name,
+    Positive,
+    Seconds,
+    Sha256,
+    Stage,
+    StepId,
+    TaskId,
+)
+
+Outcome = Literal[
+    "measured", "build-failed", "build-timed-out", "run-failed", "run-timed-out", "wrong-result"
+]
+
+
+class TaskSpec(Struct, frozen=True, kw_only=True):
+    """One distinct tensor workload of a job for one target."""
+
+    id: TaskId
+    """Short and unique within the job: ``t00``, ``t01``, …"""
+    name: str
+    key: Sha256
+    """Hash of workload and target: equal keys are the same task, across jobs too."""
+    weight: Positive
+    """How often the model runs it."""
+    engine: EngineName | None = "metaschedule"
+    """Which of the job's engines tunes it; ``None``: none takes it, and it stays untuned."""
+    constants: Count = 0
+    """Bytes of constants of the whole model."""
+    workload: Blob
+    """The unscheduled workload, in the engine's own format."""
+    untuned: Blob
+    """The workload built without tuning: the baseline to beat and the reference for outputs."""
+
+
+class Candidate(Struct, frozen=True):
+    """One schedule in a batch."""
+
+    index: Count
+    """Position in the batch of its round."""
+    hash: str
+    """Structural hash of the scheduled workload; no two trials of a task share one."""
+    schedule: bytes
+    """The schedule, in the engine's own format."""
+
+
+class Built(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one candidate in ``build``: an artifact, or an outcome with its error."""
+
+    index: Count
+    seconds: Seconds
+    artifact: Blob | None = None
+    outcome: Outcome | None = None
+    error: str = ""
+
+
+class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one candidate in ``profile``. ``latencies`` has one entry per repeat, in seconds."""
+
+    index: Count
+    seconds: Seconds
+    outcome: Outcome
+    latencies: list[Seconds] = []
+    median: Seconds = 0.0
+    """Of ``latencies``."""
+    spread: Seconds = 0.0
+    """(largest - smallest) / median of ``latencies``."""
+    drift: Drift = 0.0
+    """How much slower than usual the device's reference kernel ran around this measurement: 0.1 is 10 %."""
+    attempts: Count = 1
+    """Times it was measured: more than once when the first time was disturbed; 0 when the same binary had
+    been measured for the job before, and these are its latencies."""
+    cut_short: bool = False
+    """Its first runs were so slow that ``latencies`` has only these."""
+    error: str = ""
+
+
+class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A candidate that was tried, whatever came of it."""
+
+    candidate: Candidate
+    outcome: Outcome
+    latencies: list[Seconds] = []
+    drift: Drift = 0.0
+    attempts: Count = 1
+    cut_short: bool = False
+    error: str = ""
+
+
+class Confirmed(Struct, frozen=True, kw_only=True):
+    """One of the best few candidates of a task, measured again at its end, taking turns with the others."""
+
+    hash: str
+    latencies: list[Seconds]
+
+
+class Timing(Struct, frozen=True, kw_only=True):
+    """When and where a step ran. ``waited`` is its time in the queue, all in seconds."""
+
+    step: StepId
+    stage: Stage
+    resource: Name
+    worker: Name
+    started: Instant
+    finished: Instant
+    waited: Seconds = 0.0
+    size: Count = 1
+    """Candidates that it dealt with; 1 where it is not about candidates."""
+
+
+class History(Struct, frozen=True, kw_only=True):
+    """What one ``model-update`` of a task has learned from, as kept in the artifact store: usually the round
+    before. With lookahead the rest of a round comes with the history of the next."""
+
+    task: TaskId
+    round: Count
+    trials: list[Trial]
+    timings: list[Timing]
+
+
+class TaskState(Struct, frozen=True, kw_only=True):
+    """Everything that a worker needs to go on with a task. Travels inside ``model-update`` messages."""
+
+    search: Blob
+    """The engine's own state: best traces, cost model, measured hashes, random state."""
+    history: list[Blob] = []
+    """One :class:`History` per finished round."""
+
+
+class TaskRecords(Struct, frozen=True, kw_only=True):
+    """A closed task and where its measured schedules lie."""
+
+    task: TaskSpec
+    history: list[Blob]
+    confirmed: list[Confirmed] = []
+    untuned: Seconds | None = None
+    """Latency of the untuned workload in seconds: what a schedule has to beat."""

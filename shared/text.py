@@ -1,0 +1,19 @@
+"""Texts for people: cut to a length, on one line, without what a terminal would take for a command."""
+
+from __future__ import annotations
+
+from tunemesh.shared.messages.basics import ERROR_TEXT_LIMIT
+
+
+def clip(text: str, limit: int = ERROR_TEXT_LIMIT) -> str:
+    """``text`` cut to ``limit`` characters; what is lost is its middle."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2 - 5
+    return f"{text[:half]} [...] {text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """``text`` with ``?`` in place of control characters, but for line ends and tabs: it may come from
+    anybody, and goes to a terminal."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
