@@ -50,7 +50,6 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.state import Desk
 from tunemesh.coordinator.upkeep import Watch
-from tunemesh.shared.artifacts import INLINE_LIMIT
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     AssembleDone,
@@ -70,6 +69,7 @@ from tunemesh.shared.messages import (
     ValidateDone,
     WorkerStatus,
 )
+from tunemesh.shared.messages.requests import INLINE_LIMIT
 
 SETTLE = 5.0
 """Seconds to wait for workers' status after connecting, when there are jobs to recover."""
