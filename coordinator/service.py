@@ -33,7 +33,6 @@ from tunemesh.coordinator.events import (
     Declare,
     Dispatch,
     DispatchFailed,
-    Handle,
     Instruction,
     Purge,
     QueueSeen,
@@ -43,7 +42,7 @@ from tunemesh.coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger, Marker
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
 from tunemesh.shared.messages import (

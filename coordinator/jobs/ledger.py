@@ -10,6 +10,9 @@ from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
 from tunemesh.shared.messages.tasks import Confirmed, TaskSpec, Timing
 
+Handle = int
+"""Names a held delivery. Given by the shell, never reused."""
+
 
 class TaskLedger(Struct, frozen=True, kw_only=True):
     """Where one task stands."""

@@ -24,7 +24,9 @@ from tunemesh.coordinator.events import (
     Declare,
     Dispatch,
     Instruction,
+    Log,
     Purge,
+    PutAside,
     QueueSeen,
     Save,
     Tell,
@@ -106,6 +108,7 @@ class World:
         latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True
     )
     rng: random.Random = field(default_factory=lambda: random.Random(0))
+    defects_expected: bool = False
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
 
     def __post_init__(self) -> None:
@@ -117,6 +120,7 @@ class World:
         self.workers = [FakeWorker(q, f"{q}@host:{i}") for i, q in enumerate(self.queues)]
         self.events: list[JobEvent] = []
         self.log: list[Instruction] = []
+        self.dead: dict[int, str] = {}
         self.profiled: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.largest_backlog = 0
         self.start_coordinator()
@@ -127,7 +131,7 @@ class World:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
         self.core = Core(self.strategy)
         self.delivered.clear()
-        self.give(Connected())
+        self.give(Connected(wall=self.now + 1e6))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
             del self.coordinator[handle]
         self.publish(Marker(coordinator="world", epoch=0))
@@ -146,10 +150,16 @@ class World:
                 case Acknowledge(handle):
                     self.coordinator.pop(handle, None)
                     self.delivered.discard(handle)
+                case PutAside(handle, reason):
+                    self.dead[handle] = reason
+                    self.coordinator.pop(handle, None)
+                    self.delivered.discard(handle)
                 case Tell(event, None):
                     self.events.append(event)
                 case Purge(queue):
                     self.stage[queue].clear()
+                case Log("error", text) if not self.defects_expected:
+                    raise AssertionError(text)
                 case Declare() | _:
                     pass
         return instructions
@@ -243,6 +253,7 @@ class World:
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
+                        engine="mock",
                         workload=BLOB,
                         untuned=BLOB,
                     )
