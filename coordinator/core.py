@@ -33,6 +33,7 @@ from tunemesh.coordinator.events import (
     QueueSeen,
     SaveFailed,
     Tick,
+    Unreadable,
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.job import Job, StepRef
@@ -115,8 +116,11 @@ class Core:
                 if state.missing.pop(queue, None) is not None:
                     state.log("info", f"queue {queue} is there again")
                 self._resources.checked(queue, ready, consumers, state.now)
-            case QueueMissing(queue, cause):
-                self._upkeep.queue_missing(queue, cause)
+            case QueueMissing(queue, cause, refused):
+                self._upkeep.queue_missing(queue, cause, refused)
+            case Unreadable(step, reason):
+                if self._resources.in_flight(step):
+                    self._lifecycle.senseless(step, "a worker", reason)
             case Tick():
                 self._tick()
             case DispatchFailed(step, cause):
@@ -252,7 +256,7 @@ def _job_of(event: Event) -> str | None:
             return request.job
         case Arrived(message=message):
             return getattr(message, "job", None)
-        case DispatchFailed(step):
+        case DispatchFailed(step) | Unreadable(step):
             return step.partition("/")[0]
         case SaveFailed(job):
             return job

@@ -73,10 +73,19 @@ class QueueSeen(Struct, frozen=True, tag=True):
 
 
 class QueueMissing(Struct, frozen=True, tag=True):
-    """The cross-check again: a stage queue is not there, or cannot be declared; ``cause`` says why."""
+    """The cross-check again: a stage queue is not there; ``cause`` says why."""
 
     queue: str
     cause: str
+    refused: bool = False
+    """It cannot be declared either."""
+
+
+class Unreadable(Struct, frozen=True, tag=True):
+    """The result of a step could not even be decoded, and was dead-lettered."""
+
+    step: str
+    reason: str
 
 
 class DispatchFailed(Struct, frozen=True, tag=True):
@@ -104,6 +113,7 @@ Event = (
     | WorkerSeen
     | QueueSeen
     | QueueMissing
+    | Unreadable
     | DispatchFailed
     | SaveFailed
     | Tick

@@ -50,12 +50,15 @@ class Upkeep:
                 job = lost.step.partition("/")[0]
                 self._lifecycle.guarded(job, self._lifecycle.worker_lost, lost.worker, lost.step)
 
-    def queue_missing(self, queue: str, cause: str) -> None:
+    def queue_missing(self, queue: str, cause: str, refused: bool) -> None:
         """A stage queue is not there: what was in it is lost, and it is declared again. Said once."""
         state = self._state
-        if state.missing.get(queue) != cause:
+        if refused or queue not in state.missing:
+            if state.missing.get(queue) != cause:
+                state.log("warning", f"queue {queue} is not there: {cause}")
             state.missing[queue] = cause
-            state.log("warning", f"queue {queue} is not there: {cause}")
+        if refused:
+            return
         state.resources.checked(queue, 0, 0, state.now)
         doing = state.resources.running()
         for flight in list(state.resources.flights()):

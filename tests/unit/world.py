@@ -134,7 +134,7 @@ class World:
         self.give(Connected(wall=self.now + 1e6))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
             del self.coordinator[handle]
-        self.publish(Marker(coordinator="world", epoch=0))
+        self.publish(Marker(start="world"))
         self.report()
 
     def give(self, event: object) -> list[Instruction]:
