@@ -23,17 +23,21 @@ from tunemesh.coordinator.events import (
     Connected,
     Declare,
     Dispatch,
+    DispatchFailed,
     Instruction,
     Log,
     Purge,
     PutAside,
     QueueSeen,
     Save,
+    SaveFailed,
     Tell,
     Tick,
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
@@ -121,6 +125,7 @@ class World:
         self.events: list[JobEvent] = []
         self.log: list[Instruction] = []
         self.dead: dict[int, str] = {}
+        self.failed: list[DispatchFailed | SaveFailed] = []
         self.profiled: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.largest_backlog = 0
         self.start_coordinator()
@@ -142,6 +147,10 @@ class World:
         self.log.extend(instructions)
         for instruction in instructions:
             match instruction:
+                case Dispatch(queue, step) if why := _too_large(step):
+                    self.failed.append(DispatchFailed(step.id, why))
+                case Save(ledger) if why := _too_large(ledger):
+                    self.failed.append(SaveFailed(ledger.request.job, why))
                 case Dispatch(queue, step):
                     self.stage[queue].append((next(self.ids), step))
                     self.largest_backlog = max(self.largest_backlog, self.backlog(queue))
@@ -162,6 +171,8 @@ class World:
                     raise AssertionError(text)
                 case Declare() | _:
                     pass
+        while self.failed:
+            self.give(self.failed.pop(0))
         return instructions
 
     def backlog(self, queue: str) -> int:
@@ -191,7 +202,7 @@ class World:
                 self.give(WorkerSeen(worker.status()))
 
     def check(self) -> None:
-        for queue in self.queues:
+        for queue in dict.fromkeys([*self.queues, *self.core.resources.queues]):
             consumers = sum(w.alive for w in self.workers if w.queue == queue)
             self.give(QueueSeen(queue, len(self.stage[queue]), consumers))
 
@@ -335,3 +346,11 @@ class World:
 
 def _number(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def _too_large(message: Message) -> str:
+    try:
+        codec.encode(message)
+    except BadMessage as error:
+        return str(error)
+    return ""
