@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tunemesh.coordinator.jobs.job import StepRef
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.strategies import Ready
 from tunemesh.shared.messages import ResourceProgress, Timing, WorkerStatus
@@ -27,7 +26,6 @@ MISSING_AFTER = 15.0
 class Flight:
     """A step that was published and whose result has not been seen."""
 
-    ref: StepRef
     ready: Ready
     queue: str
     since: float
@@ -40,6 +38,15 @@ class Worker:
 
     status: WorkerStatus
     seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker that fell silent, and the step that it was doing."""
+
+    worker: str
+    queue: str
+    step: str | None
 
 
 @dataclass(slots=True)
@@ -86,6 +93,7 @@ class Resources:
         self._idle: dict[str, ChangingHeap[str]] = {}
         self._slots: Counter[str] = Counter()
         self._shared: dict[tuple[str, str], bool] = {}
+        self._lost: list[Lost] = []
 
     # -- What is seen ---------------------------------------------------------------------------------------
 
@@ -118,11 +126,22 @@ class Resources:
         for queue in self.queues.values():
             self._drop(queue, [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT], now)
 
+    def take_lost(self) -> list[Lost]:
+        """The workers that were lost since this was last asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def knows(self, worker: str, queue: str) -> bool:
+        """Whether a worker of that queue is alive."""
+        found = self.queues.get(queue)
+        return found is not None and worker in found.workers
+
     def _drop(self, queue: Queue, gone: list[Worker], now: float) -> None:
         if not gone:
             return
         for worker in gone:
             del queue.workers[worker.status.worker]
+            self._lost.append(Lost(worker.status.worker, queue.name, worker.status.step))
         self._changed(queue, -sum(worker.status.slots for worker in gone), now)
 
     def _serve(self, queue: Queue, targets: list[str]) -> None:
@@ -159,8 +178,8 @@ class Resources:
     def start(self, flight: Flight) -> None:
         """A step was published."""
         queue = self.queues.setdefault(flight.queue, Queue(flight.queue, first_seen=flight.since))
-        queue.flights[flight.ref.id] = flight
-        self._by_step[flight.ref.id] = queue
+        queue.flights[flight.ready.step] = flight
+        self._by_step[flight.ready.step] = queue
         self._sort(queue)
 
     def end(self, step: str) -> Flight | None:
@@ -212,7 +231,7 @@ class Resources:
             doing = {worker.status.step for worker in queue.workers.values()}
             for flight in list(queue.flights.values()):
                 fresh = queue.workers and queue.checked > flight.since
-                if flight.ref.id in doing or queue.ready or not fresh:
+                if flight.ready.step in doing or queue.ready or not fresh:
                     flight.missing_since = None
                 elif flight.missing_since is None:
                     flight.missing_since = now
