@@ -304,7 +304,7 @@ def test_a_job_that_needs_more_than_can_ever_be_held_fails_at_once(monkeypatch: 
     world.publish(request(trials=40, batch=8, chunk=1))
     world.run("job")
     said = (
-        "its 4 tasks would have the coordinator hold 74 results at once; 60 are allowed: take larger chunks"
+        "its 4 tasks would have the coordinator hold 74 results at once; 60 are allowed: "
     )
     assert world.ledger("job").error.startswith(said)
 
