@@ -1,4 +1,4 @@
-"""Kill -9 whatever runs, from the first second on, and count what comes of it (``python -m benchmarks.chaos``).
+"""Kill -9 whatever runs, from the first second on, and see what comes of it (``python -m benchmarks.chaos``).
 
 Thirty mock jobs on a broker, a coordinator, and workers with their fork servers and sandboxes. Any of them is
 killed at any moment, 300 times; in between the broker is away for two minutes. Every job must end, with every
