@@ -46,7 +46,7 @@ from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.lifecycle import Decider
 from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
-from tunemesh.coordinator.scheduling.durations import Durations
+from tunemesh.coordinator.scheduling.durations import Durations, seconds_of
 from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.state import Desk
 from tunemesh.coordinator.upkeep import Watch
@@ -340,14 +340,15 @@ class Core:
         """Note a result. Returns its job, or ``None`` when the result is of no use any more."""
         job = self.jobs.get(message.job)
         timing = message.timing
-        flight = self._desk.dispatcher.ended(timing.step, max(timing.finished - timing.started, 0.0))
+        seconds = seconds_of(timing)
+        flight = self._desk.dispatcher.ended(timing.step, seconds)
         if job is not None and not isinstance(message.result, Failure):
             key = forecast.key_of(job, message.task)
-            elapsed = self._desk.now - flight.since if flight is not None else None
+            elapsed = self._resources.elapsed(flight, self._desk.now) if flight is not None else None
             self._desk.durations.learn(timing, key, elapsed)
         if flight is not None:
             slowness = self._desk.durations.slowness(timing.stage, timing.resource)
-            self._resources.account(timing, slowness)
+            self._resources.account(flight.queue, seconds, slowness)
         if job is None or job.ended or not self._note(job, Held(handle, message)):
             self._desk.out.append(Acknowledge(handle))
             return None

@@ -195,13 +195,15 @@ class Decider:
         desk = self._desk
         if not desk.dispatcher.strategy.overlaps or desk.active != 1 or job.saved < job.ledger.revision:
             return
-        build, device = job_steps.need_of(job, "build"), job_steps.need_of(job, "profile")
+        engines = job_steps.engines_at_work(job)
+        builds = [job_steps.need_for(job, "build", [engine]) for engine in engines]
+        updates = [job_steps.need_for(job, "model-update", [engine]) for engine in engines]
         decided = trials.look_ahead(
             job,
             desk.durations,
-            device_slots=desk.resources.slots(device),
-            build_slots=desk.resources.slots(build),
-            shared=desk.resources.share_cores(build, job_steps.need_of(job, "model-update")),
+            device_slots=desk.resources.slots(job_steps.need_of(job, "profile")),
+            build_slots=min(desk.resources.slots(build) for build in builds),
+            shared=any(map(desk.resources.share_cores, builds, updates)),
         )
         if decided is not None:
             self._save_tasks(job, decided)

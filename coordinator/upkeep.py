@@ -6,10 +6,8 @@ from __future__ import annotations
 from tunemesh.coordinator.events import Acknowledge, Purge
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Decider
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import Desk
-
-LOST_AFTER = 3.0
-"""Seconds after which the steps of a device without a worker go to another device."""
 
 NO_DEVICE_AFTER = 60.0
 """Seconds after which a job whose target no device has ever served fails. One that was served once waits for
@@ -64,16 +62,12 @@ class Watch:
 
     def _leave_lost_devices(self) -> None:
         """Steps on a device without a worker go to another device of the same target, if there is one.
-        Otherwise they stay in its queue until it is back."""
+        Otherwise they stay in its queue until it is back. The same for other queues."""
         desk = self._desk
-        for queue in list(desk.resources.queues.values()):
-            lost = queue.empty_since is not None and desk.now - queue.empty_since > LOST_AFTER
-            if not lost or not queue.flights:
-                continue
-            if desk.resources.slots(next(iter(queue.flights.values())).ready.need):
-                desk.out.append(Purge(queue.name))
-                for step in list(queue.flights):
-                    self.give_up(step)
+        for queue in desk.resources.deserted(desk.now):
+            desk.out.append(Purge(queue.name))
+            for step in list(queue.flights):
+                self.give_up(step)
 
     def _forget_old(self, job: Job) -> None:
         desk = self._desk
@@ -82,7 +76,7 @@ class Watch:
                 desk.out.append(Acknowledge(job.handle))
             del desk.jobs[job.id]
 
-    def _watch(self, job: Job, dead: set[str], tell_every: float) -> None:
+    def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""
         desk = self._desk
         if job.ledger.phase == "importing" and job.waiting_since is not None:
@@ -90,7 +84,7 @@ class Watch:
             since = job.waiting_since
             # With the first revision after acceptance the target was served.
             if since is not None and not job.ledger.revision and desk.now - since > NO_DEVICE_AFTER:
-                served = sorted({q.targets[0] for q in desk.resources.queues.values() if q.targets})
+                served = desk.resources.served_targets()
                 text = (
                     f"{job.waiting}; devices here serve: {', '.join(served) or 'none, there is no device'}."
                     " Start one: tunemesh worker profile-NAME --device D --target T"
@@ -104,7 +98,18 @@ class Watch:
         if job.changed and desk.now - job.told >= tell_every:
             desk.tell(job, "progress", job.waiting)
 
-    def _why_waiting(self, job: Job, dead: set[str]) -> str:
-        """The queues that the job needs and that have no worker."""
-        needs = [need for need in self._desk.dispatcher.needs_of(job.id) if need in dead]
-        return f"waiting for a worker for {', '.join(needs)}" if needs else ""
+    def _why_waiting(self, job: Job, dead: set[Need]) -> str:
+        """What the job needs and nobody does: where workers are missing, and where an engine is."""
+        missing, texts = [], []
+        for need in self._desk.dispatcher.needs_of(job.id):
+            if need not in dead:
+                continue
+            served = self._desk.resources.served_engines(need.kind)
+            if not served:
+                missing.append(need.kind)
+                continue
+            engines = f"engine{'s' * (len(need.engines) > 1)} {', '.join(need.engines)}"
+            texts.append(f"a worker that serves {engines} on {need.kind}; served there: {', '.join(served)}")
+        if missing:
+            texts.insert(0, f"a worker for {', '.join(dict.fromkeys(missing))}")
+        return f"waiting for {'; and for '.join(texts)}" if texts else ""

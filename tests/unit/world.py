@@ -82,6 +82,8 @@ class FakeWorker:
     alive: bool = True
     doing: tuple[int, Step] | None = None
 
+    engines: tuple[str, ...] = ("mock",)
+
     def status(self, leaving: bool = False) -> WorkerStatus:
         targets = [TARGET] if self.queue.startswith("profile-") else []
         return WorkerStatus(
@@ -89,7 +91,7 @@ class FakeWorker:
             queue=self.queue,
             host="host",
             slots=0 if leaving else 1,
-            serves=Serves(targets=targets) if targets else Serves(engines=["mock"]),
+            serves=Serves(targets=targets) if targets else Serves(engines=[*self.engines]),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
         )
@@ -243,6 +245,7 @@ class World:
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
+                        engine=step.engines[i % len(step.engines)],
                         workload=BLOB,
                         untuned=BLOB,
                     )
