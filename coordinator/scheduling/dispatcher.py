@@ -8,12 +8,17 @@ from collections.abc import Iterator
 
 from tunemesh.coordinator.scheduling.needs import Need, Tally
 from tunemesh.coordinator.scheduling.queues import Flight, Queue
+from tunemesh.coordinator.scheduling.recent import Recent
 from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.scheduling.strategies import Ready, Strategy
 
 TURNS_KEPT = 1024
 """Needs of which it is kept when they had their last turn. Those whose turn was longest ago are left out,
 which changes nothing: they are first."""
+
+
+ATTEMPTS_KEPT = 10_000
+"""Steps that were lost of which it is kept how often."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Dispatcher:
         self.strategy = strategy
         self.resources = resources
         self._ready: dict[str, Ready] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts: Recent[str, int] = Recent(ATTEMPTS_KEPT)
         self._orders = 0
         self._steps: dict[str, set[str]] = {}
         """By job: its steps that are ready or in flight."""
@@ -118,7 +123,7 @@ class Dispatcher:
                 del self._ready[ready.step]
                 self.strategy.started(ready)
                 self.resources.start(ready, queue.name, now)
-                yield Send(queue.name, ready.step, ready.job, self._attempts.get(ready.step, 0))
+                yield Send(queue.name, ready.step, ready.job, self._attempts.get(ready.step) or 0)
 
     def _open_queue(self, need: Need) -> Queue | None:
         return self.resources.idle(need) if self.strategy.controlled else self.resources.least_loaded(need)
@@ -143,14 +148,14 @@ class Dispatcher:
         ready = self._ready.pop(step, None)
         if ready is not None:
             self._count(ready, -1)
-        self._attempts.pop(step, None)
+        self._attempts.drop(step)
         return self._land(step, seconds)
 
     def lost(self, step: str) -> Flight | None:
         """A step in flight will not come back; it may be made ready again, as a further attempt."""
         flight = self._land(step, None)
         if flight is not None:
-            self._attempts[step] = self._attempts.get(step, 0) + 1
+            self._attempts.put(step, (self._attempts.get(step) or 0) + 1)
         return flight
 
     def forget(self, job: str) -> None:

@@ -25,6 +25,10 @@ class Recent(Generic[K, V]):
         self._values.move_to_end(key)
         return self._values[key]
 
+    def drop(self, key: K) -> None:
+        """Forget a value, if it is there."""
+        self._values.pop(key, None)
+
     def put(self, key: K, value: V) -> V | None:
         """Returns the value that had to go for it, if any had to."""
         self._values[key] = value
