@@ -82,7 +82,10 @@ class FakeWorker:
     alive: bool = True
     doing: tuple[int, Step] | None = None
 
-    engines: tuple[str, ...] = ("mock",)
+    @property
+    def engines(self) -> list[str]:
+        """Those in the name of the queue."""
+        return [engine for engine in self.queue.partition(".")[2].split("+") if engine] + ["mock"]
 
     def status(self, leaving: bool = False) -> WorkerStatus:
         targets = [TARGET] if self.queue.startswith("profile-") else []
@@ -91,7 +94,7 @@ class FakeWorker:
             queue=self.queue,
             host="host",
             slots=0 if leaving else 1,
-            serves=Serves(targets=targets) if targets else Serves(engines=[*self.engines]),
+            serves=Serves(targets=targets) if targets else Serves(engines=self.engines),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
         )
