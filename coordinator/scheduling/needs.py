@@ -70,9 +70,11 @@ class Tally:
                 as if there were one.
             compete: whether some worker serves both of two needs.
         """
-        needs = self._kinds.get(need.kind, {})
-        if not slots:
-            return needs[need].seconds if need in needs else 0.0
+        needs = self._kinds.get(need.kind)
+        if needs is None:
+            return 0.0
+        if not slots or (len(needs) == 1 and need in needs):
+            return needs[need].seconds / max(slots, 1) if need in needs else 0.0
         return (
             sum(each.seconds for other, each in needs.items() if other == need or compete(need, other))
             / slots

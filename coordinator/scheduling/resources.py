@@ -240,11 +240,12 @@ class Resources:
 
     def idle(self, need: Need) -> Queue | None:
         """An idle queue for ``need``: the fastest, and of these the emptiest."""
-        pools = [pool for pool in self._pools_for(need) if pool.idle.least() is not None]
-        if not pools:
-            return None
-        pool = min(pools, key=lambda pool: pool.idle.key(pool.idle.first())) if len(pools) > 1 else pools[0]
-        return pool.queues[pool.idle.first()]
+        best: tuple[float, int, str] | None = None
+        for pool in self._pools.get(need.kind, ()):
+            name = pool.idle.least() if pool.serves(need) else None
+            if name is not None and (best is None or pool.idle.key(name) < best):
+                best = pool.idle.key(name)
+        return self.queues[best[2]] if best is not None else None
 
     def least_loaded(self, need: Need) -> Queue | None:
         """The live queue for ``need`` with the fewest flights per slot, idle or not."""
@@ -253,7 +254,11 @@ class Resources:
 
     def slots(self, need: Need) -> int:
         """Steps that the live workers for ``need`` can do at once."""
-        return sum(pool.slots for pool in self._pools_for(need))
+        slots = 0
+        for pool in self._pools.get(need.kind, ()):
+            if pool.serves(need):
+                slots += pool.slots
+        return slots
 
     def compete(self, one: Need, other: Need) -> bool:
         """Whether some live worker serves both needs."""
