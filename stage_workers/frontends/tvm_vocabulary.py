@@ -11,7 +11,7 @@ TVM_VERSION = "0.27"
 CONTAINERS = frozenset({"ffi.Array", "ffi.Map"})
 """Their data is a list of node numbers."""
 
-LEAVES = {
+LEAVES: dict[str, tuple[type, ...]] = {
     "None": (type(None),),
     "bool": (bool,),
     "int": (int,),
