@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunemesh.shared.messages import ImportDone, ImportWork, Step, TaskSpec
 from tunemesh.stage_workers.engines.protocol import Imported
+from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 from tunemesh.stage_workers.stages.context import Context, whole
 
 
@@ -13,7 +14,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     Raises:
         TunemeshError: the model or the target cannot be used, or the store fails.
     """
-    model = context.store.get(work.model)
+    model = context.store.get(work.model, limit=MODEL_BYTES)
     args = (model, step.target, step.settings)
     imported = whole(step, context, "import_model", args, Imported, step.settings.import_timeout)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
