@@ -18,7 +18,17 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
     Raises:
         BadModel: when it is damaged, or holds something else.
     """
-    module = _as_relax(_load(model))
+    loaded = _load(model)
+    try:
+        return _imported(loaded, shapes)
+    except BadModel:
+        raise
+    except Exception as error:  # a module that its own classes find inconsistent
+        raise BadModel(f"the TVM JSON model is not valid: {first_line(error)}") from None
+
+
+def _imported(loaded: Any, shapes: Shapes) -> tuple[Any, Signature]:
+    module = _as_relax(loaded)
     main = module["main"]
     inputs = [str(parameter.name) for parameter in main.params]
     module = _bind(module, inputs, shapes)

@@ -74,7 +74,7 @@ def checked(model: bytes) -> str:
         well_formed = False
     if not well_formed:
         raise BadModel(
-            "the JSON is not a module of TVM (as tvm.ir.save_json writes it): truncated or damaged"
+            "the JSON is not a module of this TVM (as tvm.ir.save_json writes it): it is truncated or damaged"
         )
     limits.require(len(nodes), limits.GRAPH_NODES, "nodes of TVM's JSON")
     _Graph(nodes, clip(printable(str(version)), 40)).check(root)
@@ -122,10 +122,10 @@ class _Graph:
         """
         self._root = root
         self._check_calls()
+        if self._kind(root) not in ROOTS:
+            raise BadModel(f"the JSON holds a {_short(self._kind(root))}, not a module or function")
         for number, node in enumerate(self._nodes):
             self._check_node(number, node)
-        if self._kind(root) not in ROOTS:
-            raise BadModel(f"the JSON holds a {self._kind(root)}, not a module or function")
         for number, node in enumerate(self._nodes):
             if node["type"] == "ir.GlobalVar" and number not in self._functions:
                 name = self._text(node["data"]["name_hint"])
@@ -139,8 +139,6 @@ class _Graph:
             if node["type"] == "ir.Op" and (name := str(node.get("data"))) not in OPERATORS:
                 callee = _callee(self._nodes, number)
                 self._refuse(f"calls {_short(name)}" + (f" ({callee})" if callee else ""))
-            if node["type"] == "relax.expr.ExternFunc":
-                self._refuse(f"calls the external function {_symbol(self._nodes, node)}")
 
     def _check_node(self, number: int, node: Node) -> None:
         kind, data = node["type"], node.get("data")
@@ -157,8 +155,10 @@ class _Graph:
             for name, value in data.items():
                 if name not in fields:
                     self._check_value(kind, name, value)
+        elif kind == "relax.expr.ExternFunc":
+            self._refuse(f"calls the external function {_symbol(self._nodes, node)}")
         else:
-            self._refuse(f"holds a {kind}")
+            self._refuse(f"holds a {_short(kind)}")
         if rule := self._rules.get(kind):
             try:
                 rule(data)
@@ -219,6 +219,11 @@ class _Graph:
             if self._kind(name) != "ir.GlobalVar" or self._kind(function) not in FUNCTIONS:
                 self._refuse(f"has a {self._kind(function)} among its functions")
         self._functions = {name for name, _ in functions}
+        names = {number: self._text(name) for name, number in self._items(data["global_var_map_"])}
+        if names != {
+            number: self._text(self._nodes[number]["data"]["name_hint"]) for number in self._functions
+        }:
+            self._refuse("has functions without a name, or names without a function")
         if self._items(data["global_infos"]):
             self._refuse("names devices")
 

@@ -43,6 +43,7 @@ ir.TensorRegion: span ty source region
 ir.Tuple: span ty fields
 ir.TupleGetItem: span ty tuple_value
 ir.TupleType: span fields
+ir.Type: span
 ir.Var: span ty name
 prim.Add: span ty a b
 prim.And: span ty a b
