@@ -146,7 +146,7 @@ class Graph:
 
 def short(value: object) -> str:
     """Something of the model, fit to be printed in a line."""
-    return clip(printable(str(value)), 80)
+    return clip(" ".join(printable(str(value)).split()), 80)
 
 
 def damaged(number: int, what: str) -> BadModel:

@@ -102,4 +102,4 @@ def _described(part: _Part) -> str:
 
 def _name(*names: str) -> str:
     """The first that is one, fit to be printed."""
-    return next((clip(printable(name), 80) for name in names if name), "without a name")
+    return next((clip(" ".join(printable(name).split()), 80) for name in names if name), "without a name")

@@ -214,7 +214,7 @@ def test_an_operator_is_refused_even_where_it_is_not_called() -> None:
 
 def test_control_characters_of_the_model_do_not_reach_the_terminal() -> None:
     graph = Graph()
-    assert "\x1b" not in refusal(graph, relax(graph, graph.call("\x1b[2Jnone")))
+    assert "\x1b" not in refusal(graph, relax(graph, graph.call("\x1b[2J\nnone")))
 
 
 def test_a_function_that_the_module_does_not_have_is_not_looked_for_elsewhere() -> None:
@@ -242,6 +242,14 @@ def test_names_of_functions_cannot_clash_with_symbols_of_the_loader(name: str) -
     graph = Graph()
     attributes = graph.map(graph.text("global_symbol"), graph.text(name))
     assert "has a function named" in refusal(graph, relax(graph, graph.integer(1), attributes))
+
+
+@pytest.mark.parametrize("name", ['x;}\n#include "/etc/passwd"', "a(b)", 'a"', "a\\\n"])
+def test_names_of_variables_cannot_end_a_line_of_source(name: str) -> None:
+    graph = Graph()
+    dtype = graph.add("ir.PrimType", span=0, dtype="float32")
+    root = relax(graph, graph.add("ir.Var", span=0, ty=dtype, name=graph.text(name)))
+    assert "has a variable named" in refusal(graph, root)
 
 
 @pytest.mark.parametrize(
