@@ -111,6 +111,7 @@ def test_steps_go_on_while_the_clock_jumps(jump: float) -> None:
     world.publish(request(trials=40, batch=8, chunk=2))
     for turn in range(200):
         if turn % 20 == 10:
+            world.report()
             world.now += jump
             world.give(Tick())
             assert [each.slots for each in world.core.resources.progress(world.now)] == [1, 1, 1]
