@@ -16,13 +16,10 @@ import fsspec
 
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Blob
+from tunemesh.shared.messages.requests import INLINE_LIMIT
 from tunemesh.shared.storage import Storage, storage_for
 
 log = logging.getLogger(__name__)
-
-INLINE_LIMIT = 64 * 1024
-"""Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
-largest message."""
 
 READ_PAUSES = (0.1, 0.4, 1.5)
 """Seconds before each further attempt to read a blob that did not match: a network file system shows a file
