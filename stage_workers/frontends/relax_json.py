@@ -21,7 +21,7 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
     loaded = _load(model)
     try:
         return _imported(loaded, shapes)
-    except BadModel:
+    except (BadModel, MemoryError):
         raise
     except Exception as error:  # a module that its own classes find inconsistent
         raise BadModel(f"the TVM JSON model is not valid: {first_line(error)}") from None
@@ -45,6 +45,8 @@ def _load(model: bytes) -> Any:
     try:
         # Not tvm.ir.load_json, which parses and renames what was checked.
         loaded = from_json_graph_str(text)
+    except MemoryError:
+        raise
     except Exception as error:  # loaders of types raise what they like
         raise BadModel(
             f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"

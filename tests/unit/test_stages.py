@@ -192,7 +192,7 @@ def test_a_crash_in_import_is_tried_once_more_and_then_named(context: Context, s
 def test_a_job_says_how_long_its_import_may_take(context: Context, sandbox: FakeSandbox) -> None:
     work = ImportWork(model=context.store.put(MODEL))
     expect(ImportDone, run_stage(step(work, settings=Settings(import_timeout=7.0)), context))
-    assert sandbox.calls == [("import_model", 7.0)]
+    assert ("import_model", 7.0) in sandbox.calls
 
 
 def test_a_model_that_is_too_large_to_import_is_not_even_fetched(context: Context) -> None:
