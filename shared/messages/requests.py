@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds that one candidate may take to build."""
     profile_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
     """Seconds that one candidate may take to profile."""
+    import_timeout: Annotated[float, Meta(gt=0, le=14_400)] = 900.0
+    """Seconds that reading the model, optimising its graph and compiling it untuned may take."""
     convolutions: Literal["winograd", "as-given"] = "winograd"
     """What becomes of convolutions on a CPU: ``winograd`` computes those of 3x3 by Winograd's algorithm where
     that is faster, and the whole model with channels last then."""

@@ -17,7 +17,6 @@ from tunemesh.stage_workers.stages.build_limits import Patience
 
 T = TypeVar("T")
 
-IMPORT_LIMIT = 900.0
 UPDATE_LIMIT = 1800.0
 ASSEMBLE_LIMIT = 3600.0
 VALIDATE_LIMIT = 900.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tunemesh.shared.messages import ImportDone, ImportWork, Step, TaskSpec
 from tunemesh.stage_workers.engines.protocol import Imported
-from tunemesh.stage_workers.stages.context import IMPORT_LIMIT, Context, whole
+from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
+from tunemesh.stage_workers.stages.context import Context, whole
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
@@ -13,9 +14,9 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     Raises:
         TunemeshError: the model or the target cannot be used, or the store fails.
     """
-    model = context.store.get(work.model)
+    model = context.store.get(work.model, limit=MODEL_BYTES)
     args = (model, step.target, step.settings)
-    imported = whole(step, context, "import_model", args, Imported, IMPORT_LIMIT)
+    imported = whole(step, context, "import_model", args, Imported, step.settings.import_timeout)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     tasks = [
         TaskSpec(
