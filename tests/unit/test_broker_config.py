@@ -20,7 +20,7 @@ from tunemesh.broker_config.declare import ensure_topology
 from tunemesh.broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import RIGHTS, ROLES, Role
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerRefused, BrokerUnavailable
 from tunemesh.shared.messages import QueueName
 
 PASSWORDS: dict[Role, str] = {role: f"secret of {role}" for role in ROLES}
@@ -191,7 +191,7 @@ def test_what_is_missing_is_named_with_the_remedy() -> None:
 def test_a_different_topology_is_not_used() -> None:
     broker = FakeBroker(set(EVERYTHING), configure=True)
     broker.differing = topology.COORDINATOR
-    with pytest.raises(BrokerUnavailable, match="queue coordinator has other arguments"):
+    with pytest.raises(BrokerRefused, match="queue coordinator has other arguments"):
         ensure_topology(broker)
 
 
@@ -208,5 +208,5 @@ def test_a_missing_server_is_reported_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunemesh.broker_config.node.os.access", lambda *_: False)
-    with pytest.raises(BrokerUnavailable, match=r"apt-get install .*rabbitmq-server"):
+    with pytest.raises(BadInput, match=r"apt-get install .*rabbitmq-server"):
         PrivateNode(tmp_path).start()
