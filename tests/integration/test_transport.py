@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Broker
 from tunemesh.broker_config import topology
-from tunemesh.shared.errors import BadInput, BrokerRefused, BrokerUnavailable, LinkDown
+from tunemesh.shared.errors import BadInput, BrokerRefused, LinkDown
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 
 QUEUE = "test.full"
