@@ -45,6 +45,8 @@ PRELOAD_LIMIT = 300.0
 that when all workers of a machine start together."""
 LEAST_WAIT = 0.01
 """Seconds between two looks at a child's CPU time; the kernel counts in such steps."""
+ATTEMPTS = 3
+"""Times that a call is made whose fork server is killed meanwhile: what runs in a child does not do that."""
 TURN = 1.0
 """Seconds between two looks at a fork server that is awaited."""
 
@@ -134,18 +136,26 @@ class Sandbox:
         request = msgspec.msgpack.encode(
             frames.Call(engine, method, msgspec.Raw(msgspec.msgpack.encode(list(args))))
         )
-        while (child := self._child_by(time.monotonic() + TURN)) is None:
-            pass
-        self._processes.forget_output()
-        deadline = time.monotonic() + timeout
-        try:
-            reply = self._exchange(child, request, deadline, cpu_limit)
-        except TimeoutError as error:
-            return self._failed("timed-out", str(error) or f"exceeded {timeout:g} s")
-        except frames.TooLong as error:
-            return self._failed("crashed", f"{error}; it may allocate {self._memory:,}")
-        except Gone:
-            return self._death()
+        for attempt in range(1, ATTEMPTS + 1):
+            while (child := self._child_by(time.monotonic() + TURN)) is None:
+                pass
+            self._processes.forget_output()
+            deadline = time.monotonic() + timeout
+            try:
+                reply = self._exchange(child, request, deadline, cpu_limit)
+                break
+            except TimeoutError as error:
+                return self._failed("timed-out", str(error) or f"exceeded {timeout:g} s")
+            except frames.TooLong as error:
+                return self._failed("crashed", f"{error}; it may allocate {self._memory:,}")
+            except Gone:
+                status = self._processes.wait_status()
+                if status is not None:
+                    return self._death(status)
+                failure = self._failed("crashed", "the sandbox's processes were killed")
+                if attempt == ATTEMPTS:
+                    return failure
+                log.warning("the fork server ended during %s; calling again", method)
         match reply.kind:
             case "value":
                 try:
@@ -191,11 +201,8 @@ class Sandbox:
         except msgspec.DecodeError as error:
             raise Gone from error
 
-    def _death(self) -> CallFailure:
+    def _death(self, status: int) -> CallFailure:
         """The child has ended in the middle of a call: say how."""
-        status = self._processes.wait_status()
-        if status is None:
-            return self._failed("crashed", "the sandbox's process was killed")
         if not os.WIFSIGNALED(status):
             return self._failed("crashed", f"exited with status {os.WEXITSTATUS(status)}")
         number, tail = os.WTERMSIG(status), self._processes.tail()

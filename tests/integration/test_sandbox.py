@@ -188,10 +188,33 @@ def test_a_process_that_dies_while_idle_is_replaced(sandbox: Sandbox, victim: st
         assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
 
-def test_a_fork_server_that_dies_in_a_call_costs_that_call(sandbox: Sandbox) -> None:
+def test_a_call_whose_fork_server_is_killed_is_made_again(sandbox: Sandbox) -> None:
     forkserver = forkserver_of(sandbox)
     threading.Timer(0.3, forkserver.kill).start()
-    assert failure(build(sandbox, HANG)).kind == "crashed"
+    began = time.monotonic()
+    # It hangs as before, and has its full time again.
+    assert failure(build(sandbox, HANG, 1.5)) == CallFailure("timed-out", "exceeded 1.5 s")
+    assert time.monotonic() - began > 1.7
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_a_call_whose_fork_server_is_killed_every_time_fails_in_the_end(sandbox: Sandbox) -> None:
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.2):
+            for each in psutil.Process().children():
+                if each.children():  # it has forked, so that a call runs
+                    each.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        answer = failure(build(sandbox, HANG, 30.0))
+    finally:
+        ended.set()
+        thread.join()
+    assert (answer.kind, answer.text) == ("crashed", "the sandbox's processes were killed")
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
 
