@@ -19,7 +19,7 @@ from tunemesh.shared.errors import BadModel, BadTarget
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.engines import load
 from tunemesh.stage_workers.engines.protocol import BuildOutcome, Imported, ProfileOutcome
-from tunemesh.stage_workers.sandbox import allocator
+from tunemesh.stage_workers.sandbox import allocator, frames
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
 
 MEMORY = 512 * 2**20
@@ -283,13 +283,18 @@ def test_a_machine_without_room_for_a_process_is_nobodys_failure(
     assert refusals[0] == 3
 
 
-def test_a_child_that_announces_more_than_it_may_allocate_is_killed_and_reported(sandbox: Sandbox) -> None:
+def test_a_child_that_announces_too_much_is_killed_and_reported(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it says is not collected: the worker would need the memory."""
-    child = sandbox.child_pid
-    target = "mock" + "x" * (MEMORY // 2 + 100)
-    answer = failure(sandbox.call("mock", "resolve_target", (target,), str, 20))
-    assert answer.kind in ("out-of-memory", "crashed")
-    assert sandbox.child_pid != child
+    child, real = psutil.Process(sandbox.child_pid), frames.receive
+    with monkeypatch.context() as patch:
+        # An honest child cannot reach its own limit.
+        patch.setattr(frames, "receive", lambda peer, _limit, deadline: real(peer, 10_000, deadline))
+        answer = failure(sandbox.call("mock", "resolve_target", ("mock" * 5_000,), str, 20))
+    assert answer.kind == "crashed"
+    assert answer.text == "announced 20,011 bytes; it may allocate 536,870,912"
+    assert not wait_until_gone([child], 1.0)
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
 
