@@ -92,10 +92,15 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
         }
 
 
+Asked = Annotated[str, Meta(max_length=200)]
+"""The id of a job that somebody asks about. A text that is no id is a job that nobody knows, and no bad message:
+people mistype."""
+
+
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     """Stop a job."""
 
-    job: JobId
+    job: Asked
     keep: bool = False
     """Whether to keep what was found: steps under way are finished, nothing new is tried, and the model is
     made with the best so far. Otherwise, or where nothing was measured yet, all of it is dropped."""
@@ -110,7 +115,7 @@ class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
 class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
 
-    job: JobId | None = None
+    job: Asked | None = None
 
     def headers(self) -> Headers:
         return super().headers() | ({"job": self.job} if self.job else {})
