@@ -41,7 +41,7 @@ from tunemesh.coordinator.events import (
 )
 from tunemesh.coordinator.jobs import forecast, progress, steps
 from tunemesh.coordinator.jobs import rounds as job_rounds
-from tunemesh.coordinator.jobs.job import Held, Job
+from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.lifecycle import Decider
 from tunemesh.coordinator.scheduling import strategies
@@ -50,7 +50,6 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.state import Desk
 from tunemesh.coordinator.upkeep import Watch
-from tunemesh.shared.artifacts import INLINE_LIMIT
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     AssembleDone,
@@ -71,6 +70,7 @@ from tunemesh.shared.messages import (
     WorkerStatus,
     too_many_rounds,
 )
+from tunemesh.shared.messages.requests import INLINE_LIMIT
 
 SETTLE = 5.0
 """Seconds to wait for workers' status after connecting, when there are jobs to recover."""
@@ -146,7 +146,7 @@ class Core:
                 self._desk.now = self._settling_since = now
         desk = self._desk
         if self._settling_since is None:
-            desk.out.extend(desk.dispatcher.fill(desk.jobs, now))
+            desk.out.extend(self._decider.dispatch(send) for send in desk.dispatcher.fill(now))
         out, desk.out = desk.out, []
         return out
 
@@ -155,7 +155,7 @@ class Core:
     def _forget(self) -> None:
         self._resources.drop_flights()
         durations = Durations()
-        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources, durations)
+        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources)
         self._desk = Desk(self._resources, durations, dispatcher)
         self._decider = Decider(self._desk)
         self._watch = Watch(self._desk, self._decider)
@@ -198,7 +198,8 @@ class Core:
                 self._decider.drop_spent(job, task)
             for ref in steps.open_steps(job):
                 if ref.id in running:
-                    self._desk.dispatcher.is_running(job, ref, running[ref.id], self._desk.now)
+                    ready = forecast.ready(job, ref, self._desk.durations)
+                    self._desk.dispatcher.is_running(ready, running[ref.id], self._desk.now)
             self._decider.go_on(job)
         for event in stash:
             if not isinstance(event.message, StepResult):
@@ -339,8 +340,7 @@ class Core:
         timing = message.timing
         flight = self._desk.dispatcher.ended(timing.step, max(timing.finished - timing.started, 0.0))
         if job is not None and not isinstance(message.result, Failure):
-            task = job.task_ledger(message.task)
-            key = task.spec.key if task is not None else forecast.model_key(job)
+            key = forecast.key_of(job, message.task)
             elapsed = self._desk.now - flight.since if flight is not None else None
             self._desk.durations.learn(timing, key, elapsed)
         if flight is not None:
@@ -415,9 +415,10 @@ class Core:
         if flight is None:
             return
         self._desk.look_again = True
-        job = self.jobs.get(flight.ref.job)
+        job = self.jobs.get(flight.ready.job)
         if cause and job is not None and not job.ended:
-            self._decider.finish(job, "failed", f"{flight.ref.stage}: {cause}")
+            stage = StepRef.parse(step).stage
+            self._decider.finish(job, "failed", f"{stage}: {cause}")
 
     def _tick(self) -> None:
         self._resources.expire(self._desk.now)

@@ -12,11 +12,12 @@ from typing import Literal
 
 import msgspec
 
-from tunemesh.coordinator.events import Save
-from tunemesh.coordinator.jobs import rounds, trials
+from tunemesh.coordinator.events import Dispatch, Save
+from tunemesh.coordinator.jobs import forecast, rounds, trials
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
+from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.state import Desk
 from tunemesh.shared.messages import StepResult, ValidateDone
 
@@ -58,8 +59,16 @@ class Decider:
 
     def _make_ready(self, job: Job, steps: list[StepRef]) -> None:
         for ref in steps:
-            if job.may_act(ref.task) and job_steps.can_make(job, ref):
-                self._desk.dispatcher.make_ready(job, ref)
+            known = self._desk.dispatcher.has(ref.id)
+            if not known and job.may_act(ref.task) and job_steps.can_make(job, ref):
+                self._desk.dispatcher.make_ready(forecast.ready(job, ref, self._desk.durations))
+
+    def dispatch(self, send: Send) -> Dispatch:
+        """The message for a step that a queue is free for."""
+        desk, job, ref = self._desk, self._desk.jobs[send.job], StepRef.parse(send.step)
+        fitting = desk.dispatcher.strategy.fits_chunks
+        chunk_size = forecast.chunk_size(job, ref, desk.durations, fitting=fitting)
+        return Dispatch(send.queue, job_steps.make_step(job, ref, send.attempt, chunk_size))
 
     def drop_spent(self, job: Job, task: TaskLedger) -> None:
         """Acknowledge the rounds that have given all they had."""
@@ -132,7 +141,8 @@ class Decider:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
         begun."""
         desk = self._desk
-        running = {flight.ref for flight in desk.resources.flights() if flight.ref.job == job.id}
+        flights = desk.resources.flights()
+        running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
         for task in tasks:
             for number, limit in task.limits.items():

@@ -42,7 +42,7 @@ class Watch:
         if not 0 <= desk.now - self._looked < LOOK_EVERY:
             self._looked = desk.now
             for flight in list(desk.resources.missing(desk.now)):
-                self.give_up(flight.ref.id)
+                self.give_up(flight.ready.step)
             self._leave_lost_devices()
         if desk.look_again:
             desk.look_again = False

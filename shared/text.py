@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tunemesh.shared.messages.basics import ERROR_TEXT_LIMIT
+ERROR_TEXT_LIMIT = 2000
+"""Characters of an error text that are kept; the middle of a longer one is cut out."""
 
 
 def clip(text: str, limit: int = ERROR_TEXT_LIMIT) -> str:

@@ -5,13 +5,19 @@ Nothing here is of its own making: all of it can be rebuilt from messages that a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast, get_args
 
 from tunemesh.coordinator.events import Handle
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.strategies import Outlook
 from tunemesh.shared.messages import BuildDone, Candidate, ProfileDone, Stage, StepResult, Trial, UpdateDone
+
+_STEP_ID = re.compile(
+    r"(?P<job>[^/]+)/(?P<task>.+)/(?P<round>-|[0-9]{1,9})/(?P<chunk>-|[0-9]{1,9})/(?P<stage>[a-z-]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,21 @@ class StepRef:
         """``job/task/round/chunk/stage``, ``-`` where a part does not apply."""
         parts = (n if n >= 0 else "-" for n in (self.round, self.chunk))
         return f"{self.job}/{self.task}/{'/'.join(map(str, parts))}/{self.stage}"
+
+    @classmethod
+    def parse(cls, step: str) -> StepRef:
+        """The parts of an id. Only a task's name may have slashes in it.
+
+        Raises:
+            ValueError: it is no id of a step.
+        """
+        found = _STEP_ID.fullmatch(step)
+        if found is not None and found["stage"] in get_args(Stage):
+            round_, chunk = (-1 if found[part] == "-" else int(found[part]) for part in ("round", "chunk"))
+            ref = cls(found["job"], cast(Stage, found["stage"]), found["task"], round_, chunk)
+            if ref.id == step:
+                return ref
+        raise ValueError(f"{step!r} is no id of a step: job/task/round/chunk/stage")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 
-from tunemesh.coordinator.events import Dispatch
-from tunemesh.coordinator.jobs import forecast
-from tunemesh.coordinator.jobs import steps as job_steps
-from tunemesh.coordinator.jobs.job import Job, StepRef
-from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Flight, Queue, Resources
 from tunemesh.coordinator.scheduling.strategies import Ready, Strategy
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Send:
+    """A step is to be published to a queue, and counts as in flight there from now on."""
+
+    queue: str
+    step: str
+    """Its id."""
+    job: str
+    attempt: int
+    """How often it was sent before."""
 
 
 class Dispatcher:
     """The ready steps of all jobs, in the order of a strategy, and the resources they wait for. It is also
     the :class:`~coordinator.scheduling.strategies.Load` that strategies see."""
 
-    def __init__(self, strategy: Strategy, resources: Resources, durations: Durations) -> None:
+    def __init__(self, strategy: Strategy, resources: Resources) -> None:
         self.strategy = strategy
         self.resources = resources
-        self.durations = durations
-        self._ready: dict[str, tuple[StepRef, Ready]] = {}
+        self._ready: dict[str, Ready] = {}
         self._attempts: dict[str, int] = {}
         self._orders = 0
         self._steps: dict[str, set[str]] = {}
@@ -56,45 +63,42 @@ class Dispatcher:
         self.strategy = strategy
         for flight in self.resources.flights():
             strategy.started(flight.ready)
-        for _, ready in sorted(self._ready.values(), key=lambda entry: entry[1].order):
+        for ready in sorted(self._ready.values(), key=lambda ready: ready.order):
             strategy.add(ready)
 
-    def make_ready(self, job: Job, ref: StepRef) -> None:
+    def has(self, step: str) -> bool:
+        """Whether a step is ready or in flight."""
+        return step in self._ready or self.resources.in_flight(step)
+
+    def make_ready(self, ready: Ready) -> None:
         """A step is due. Nothing happens if it is ready or in flight already."""
-        step = ref.id
-        if step in self._ready or self.resources.in_flight(step):
+        if self.has(ready.step):
             return
-        ready = self._as_ready(job, ref, step)
-        self._ready[step] = (ref, ready)
+        ready = self._numbered(ready)
+        self._ready[ready.step] = ready
         self._count(ready, 1)
         self.strategy.add(ready)
 
-    def is_running(self, job: Job, ref: StepRef, queue: str, now: float) -> None:
+    def is_running(self, ready: Ready, queue: str, now: float) -> None:
         """A worker was found to be at this step already."""
-        ready = self._as_ready(job, ref, ref.id)
+        ready = self._numbered(ready)
         self._count(ready, 1)
         self.strategy.started(ready)
-        self.resources.start(Flight(ref, ready, queue, now))
+        self.resources.start(Flight(ready, queue, now))
 
-    def fill(self, jobs: dict[str, Job], now: float) -> Iterator[Dispatch]:
+    def fill(self, now: float) -> Iterator[Send]:
         """Steps for every idle queue, until all are busy or nothing is left for them."""
         for need in self.needs:
             while (queue := self._open_queue(need)) is not None:
                 ready = self.strategy.take(need, self, queue.slowness)
                 if ready is None:
                     break
-                entry = self._ready.get(ready.step)
-                job = jobs.get(ready.job)
-                if entry is None or job is None or entry[1] is not ready:
+                if self._ready.get(ready.step) is not ready:
                     continue  # its result came after all, from a worker that was thought lost
-                ref = entry[0]
                 del self._ready[ready.step]
-                step = job_steps.make_step(
-                    job, ref, self._attempts.get(ready.step, 0), self._chunk_size(job, ref)
-                )
                 self.strategy.started(ready)
-                self.resources.start(Flight(ref, ready, queue.name, now))
-                yield Dispatch(queue.name, step)
+                self.resources.start(Flight(ready, queue.name, now))
+                yield Send(queue.name, ready.step, ready.job, self._attempts.get(ready.step, 0))
 
     def _open_queue(self, need: str) -> Queue | None:
         return self.resources.idle(need) if self.strategy.controlled else self.resources.least_loaded(need)
@@ -102,9 +106,9 @@ class Dispatcher:
     def ended(self, step: str, seconds: float) -> Flight | None:
         """The result of a step is here, after ``seconds`` of work: it is neither in flight nor ready any
         more."""
-        entry = self._ready.pop(step, None)
-        if entry is not None:
-            self._count(entry[1], -1)
+        ready = self._ready.pop(step, None)
+        if ready is not None:
+            self._count(ready, -1)
         self._attempts.pop(step, None)
         return self._land(step, seconds)
 
@@ -123,9 +127,9 @@ class Dispatcher:
     def withdraw(self, job: str) -> None:
         """The job's ready steps are not due any more, or have to be made ready again."""
         for step in list(self._steps.get(job, ())):
-            entry = self._ready.pop(step, None)
-            if entry is not None:
-                self._count(entry[1], -1)
+            ready = self._ready.pop(step, None)
+            if ready is not None:
+                self._count(ready, -1)
 
     def needs_of(self, job: str) -> list[str]:
         """What the job's steps, ready or in flight, need."""
@@ -154,35 +158,6 @@ class Dispatcher:
         if not steps:
             del self._steps[ready.job], self._needs[ready.job]
 
-    def _as_ready(self, job: Job, ref: StepRef, step: str) -> Ready:
+    def _numbered(self, ready: Ready) -> Ready:
         self._orders += 1
-        request = job.ledger.request
-        return Ready(
-            step=step,
-            job=job.id,
-            need=job_steps.need_of(job, ref.stage),
-            job_order=job.order,
-            order=self._orders,
-            tenant=request.tenant,
-            priority=request.priority,
-            feeds=tuple(job_steps.need_of(job, stage) for stage in job_steps.FEEDS[ref.stage]),
-            seconds=self.durations.seconds(ref.stage, _key(job, ref), _size(job, ref)),
-            outlook=forecast.outlook(job, self.durations),
-        )
-
-    def _chunk_size(self, job: Job, ref: StepRef) -> int:
-        settings = job.ledger.request.settings
-        if not self.strategy.fits_chunks or ref.stage != "model-update":
-            return settings.chunk
-        return self.durations.chunk_size(_key(job, ref), settings.batch, settings.chunk)
-
-
-def _key(job: Job, ref: StepRef) -> str:
-    task = job.task_ledger(ref.task)
-    return task.spec.key if task is not None else forecast.model_key(job)
-
-
-def _size(job: Job, ref: StepRef) -> int:
-    if ref.chunk < 0:
-        return 1
-    return len(job.round(ref.task, ref.round).candidates(ref.chunk))
+        return dataclasses.replace(ready, order=self._orders)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tunemesh.coordinator.jobs.job import StepRef
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.strategies import Ready
 from tunemesh.shared.messages import ResourceProgress, Timing, WorkerStatus
@@ -27,7 +26,6 @@ MISSING_AFTER = 15.0
 class Flight:
     """A step that was published and whose result has not been seen."""
 
-    ref: StepRef
     ready: Ready
     queue: str
     since: float
@@ -159,8 +157,8 @@ class Resources:
     def start(self, flight: Flight) -> None:
         """A step was published."""
         queue = self.queues.setdefault(flight.queue, Queue(flight.queue, first_seen=flight.since))
-        queue.flights[flight.ref.id] = flight
-        self._by_step[flight.ref.id] = queue
+        queue.flights[flight.ready.step] = flight
+        self._by_step[flight.ready.step] = queue
         self._sort(queue)
 
     def end(self, step: str) -> Flight | None:
@@ -212,7 +210,7 @@ class Resources:
             doing = {worker.status.step for worker in queue.workers.values()}
             for flight in list(queue.flights.values()):
                 fresh = queue.workers and queue.checked > flight.since
-                if flight.ref.id in doing or queue.ready or not fresh:
+                if flight.ready.step in doing or queue.ready or not fresh:
                     flight.missing_since = None
                 elif flight.missing_since is None:
                     flight.missing_since = now

@@ -22,7 +22,8 @@ import pytest
 
 from examples import make_models
 from tunemesh.shared.errors import BadModel, BadTarget
-from tunemesh.shared.messages import ERROR_TEXT_LIMIT, Candidate, Settings, Trial
+from tunemesh.shared.messages import Candidate, Settings, Trial
+from tunemesh.shared.text import ERROR_TEXT_LIMIT
 from tunemesh.stage_workers.engines.metaschedule import (
     MetaScheduleEngine,
     building,

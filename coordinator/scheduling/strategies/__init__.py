@@ -41,8 +41,8 @@ class Ready:
     """The kind of resource: ``model-update``, ``build-cpu`` or ``profile:<target>``."""
     job_order: int
     """Jobs are numbered in the order in which they were accepted."""
-    order: int
-    """Steps are numbered in the order in which they became ready."""
+    order: int = 0
+    """Steps are numbered in the order in which they became ready, by the dispatcher."""
     tenant: str = ""
     priority: int = 10
     feeds: tuple[str, ...] = ()
