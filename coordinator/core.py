@@ -68,6 +68,7 @@ from tunemesh.shared.messages import (
     UpdateDone,
     ValidateDone,
     WorkerStatus,
+    too_many_rounds,
 )
 from tunemesh.shared.messages.requests import INLINE_LIMIT
 
@@ -76,9 +77,6 @@ SETTLE = 5.0
 
 SETTLE_EMPTY = 0.3
 """Seconds to wait after connecting when no job was delivered."""
-
-MOST_ROUNDS = 8_000
-"""Of a job: a ledger has 1 MiB, and keeps the address of what was measured in every round, some 80 bytes."""
 
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
@@ -435,11 +433,7 @@ def _unfit(request: Request) -> str | None:
     """Why the job could not be kept in messages."""
     if len(request.model.data or b"") > INLINE_LIMIT:
         return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
-    batch = request.settings.batch
-    if request.trials > MOST_ROUNDS * batch:
-        rounds = f"{request.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
-        return f"{rounds}: take larger batches or fewer trials"
-    return None
+    return too_many_rounds(request.trials, request.settings.batch)
 
 
 def _same(known: Request, request: Request) -> bool:

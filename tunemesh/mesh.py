@@ -30,7 +30,7 @@ class LocalMesh:
     Args:
         layout: who runs where.
         target: what the device is to be tuned for, as the person gave it.
-        engine: engine that the workers prepare for.
+        engines: those that the workers serve.
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
 
@@ -42,13 +42,13 @@ class LocalMesh:
         self,
         layout: Layout,
         target: str,
-        engine: str = "metaschedule",
+        engines: Sequence[str] = ("metaschedule",),
         strategy: str = "interleaved",
         folder: Path | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
-        self._engine = engine
+        self._engines = tuple(engines)
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._temporary = folder is None
@@ -135,7 +135,8 @@ class LocalMesh:
         self._worker(layout.device_queue, profile, others | layout.device_cpus)
 
     def _worker(self, name: str, arguments: Sequence[str], cpus: frozenset[int]) -> None:
-        self._start(name, "worker", ["worker", *arguments, "--engine", self._engine], cpus)
+        engines = [argument for each in self._engines for argument in ("--engine", each)]
+        self._start(name, "worker", ["worker", *arguments, *engines], cpus)
 
     def _start(self, name: str, role: Role, arguments: list[str], cpus: frozenset[int]) -> None:
         environment = {"TUNEMESH_BROKER_URL": self.node.url(role), "TUNEMESH_ARTIFACTS": self.artifacts}

@@ -31,14 +31,14 @@ def worker(
 
     if not 0 < memory < math.inf:
         raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
-    place = mesh_address.find(broker, artifacts)
+    address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
-        _several(queues, device, target, engine, cpus, memory, place)
+        _several(queues, device, target, engine, cpus, memory, address)
         return
     config = WorkerConfig(
-        broker=place.worker_broker,
+        broker=address.worker_broker,
         queue=queues[0],
-        artifacts=place.artifacts,
+        artifacts=address.artifacts,
         engines=tuple(engine or ["metaschedule"]),
         device=device,
         targets=(target,) if device is not None else (),
@@ -55,11 +55,11 @@ def _several(
     engine: list[str] | None,
     cpus: str | None,
     memory: float,
-    place: mesh_address.Place,
+    address: mesh_address.MeshAddress,
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
-    environment = {mesh_address.BROKER: place.worker_broker, mesh_address.ARTIFACTS: place.artifacts}
+    environment = {mesh_address.BROKER: address.worker_broker, mesh_address.ARTIFACTS: address.artifacts}
     children = Children()
     try:
         for queue in queues:
@@ -84,5 +84,5 @@ def coordinator(
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from tunemesh.coordinator.service import Service
 
-    place = mesh_address.find(broker, None, store=False)
-    raise typer.Exit(Service(place.coordinator_broker, strategy).run())
+    address = mesh_address.find(broker, None, store=False)
+    raise typer.Exit(Service(address.coordinator_broker, strategy).run())

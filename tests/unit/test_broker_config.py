@@ -47,6 +47,29 @@ def test_dead_letters_cannot_fill_the_disk() -> None:
     assert {"x-max-length", "x-max-length-bytes", "x-message-ttl"} <= set(queue.arguments)
 
 
+@pytest.mark.parametrize("name", ["client.own.1f2e3d", "client.x", "client." + "x" * 248])
+def test_answers_go_into_a_queue_of_a_client(name: str) -> None:
+    assert topology.is_reply_queue(name)
+    assert may("client", "configure", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(queue.name for queue in topology.QUEUES),
+        *("profile-gpu-0", "coordinator.status.1f", "monitor.1", "amq.gen-1", ""),
+        *("client", "client.", "clientx", "xclient.a", "client.a\n", "client. a", "client." + "x" * 249),
+    ],
+)
+def test_answers_go_into_no_other_queue(name: str) -> None:
+    assert not topology.is_reply_queue(name)
+
+
+def test_the_broker_dead_letters_nothing_that_coordinators_did_not_read() -> None:
+    queue = next(queue for queue in topology.QUEUES if queue.name == topology.COORDINATOR)
+    assert "x-dead-letter-exchange" not in queue.arguments
+
+
 def test_no_queue_drops_what_was_delivered_often() -> None:
     for queue in (*topology.QUEUES, topology.stage_queue("profile-gpu-0")):
         assert queue.arguments["x-queue-type"] == "classic"

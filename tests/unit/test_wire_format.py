@@ -126,6 +126,39 @@ def test_every_field_of_a_message_is_documented(kind: type[Message]) -> None:
     assert set(kind.__struct_encode_fields__) - {"version"} <= rows
 
 
+def _parts(of: Any, found: set[type]) -> None:
+    """All structs that a message is made of."""
+    if isinstance(of, msgspec.inspect.StructType):
+        if of.cls in found:
+            return
+        found.add(of.cls)
+        for field in of.fields:
+            _parts(field.type, found)
+    for inner in ("type", "key_type", "value_type", "item_type"):
+        _parts(getattr(of, inner, None), found) if hasattr(of, inner) else None
+    for each in getattr(of, "types", ()):
+        _parts(each, found)
+
+
+def _all_parts() -> list[type]:
+    found: set[type] = set()
+    for kind in KINDS:
+        _parts(msgspec.inspect.type_info(kind), found)
+    return sorted(found - set(KINDS), key=lambda struct: struct.__name__)
+
+
+@pytest.mark.parametrize("struct", _all_parts(), ids=lambda struct: struct.__name__)
+def test_every_field_of_their_parts_is_documented(struct: Any) -> None:
+    tables = "\n".join(line for line in DOCUMENT.read_text().splitlines() if line.startswith("|"))
+    words = {word for quoted in re.findall(r"`(.*?)`", tables) for word in re.findall(r"\w+", quoted)}
+    assert set(struct.__struct_encode_fields__) <= words
+
+
+def test_settings_are_documented_as_they_are() -> None:
+    section = DOCUMENT.read_text().split("*Settings:*")[1].split("*Options*")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(Settings.__struct_fields__)
+
+
 def assert_contains(whole: Any, part: Any) -> None:
     """``whole`` says everything that ``part`` says; defaults that are left out count as said."""
     if isinstance(part, dict):
@@ -149,7 +182,7 @@ def test_a_minimal_request_gets_the_documented_defaults() -> None:
     request = decoded(REQUEST, Request)
     assert request == Request(
         job="job-1", model=Blob("0" * 64, 100_000), target="native", trials=64, engines=["metaschedule"],
-        name="", seed=0,
+        options={}, name="", tenant="", priority=10, seed=0,
         settings=Settings(
             batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=None, build_timeout=20.0,
             profile_timeout=10.0, shapes={},
@@ -183,6 +216,8 @@ def _structs(value: Any, name: str = "") -> list[Plain]:
         return [found for each in value for found in _structs(each)]
     if not isinstance(value, dict):
         return []
+    if name == "options":
+        return []
     inner = [found for key, each in value.items() for found in _structs(each, key)]
     return inner if name in ("shapes", "outcomes", "usage", "files", "pace") else [value, *inner]
 
@@ -202,7 +237,8 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "model": {"sha256": "1" * 64, "size": 2, "data": data},
         "target": "t",
         "trials": 1,
-        "engine": "metaschedule",
+        "engines": ["metaschedule"],
+        "options": {},
         "name": "",
         "tenant": "",
         "priority": 10,
@@ -238,7 +274,14 @@ def test_the_other_messages_of_a_client() -> None:
         ({"seed": -1}, "$.seed"),
         ({"seed": 2**31}, "$.seed"),
         ({"name": "x" * 201}, "$.name"),
-        ({"engine": "other"}, "$.engine"),
+        ({"engines": []}, "$.engines"),
+        ({"engines": ["e"] * 9}, "$.engines"),
+        ({"engines": ["Not a name"]}, "$.engines[0]"),
+        ({"engines": "mock"}, "$.engines"),
+        ({"options": {"mock": 1}}, "$.options"),
+        ({"options": {"mock": {"x": None}}}, "$.options"),
+        ({"options": {"mock": {"x": [1]}}}, "$.options"),
+        ({"options": {f"e{n}": {} for n in range(10)}}, "$.options"),
         ({"tenant": "no spaces"}, "$.tenant"),
         ({"priority": 0}, "$.priority"),
         ({"priority": 101}, "$.priority"),
@@ -328,10 +371,13 @@ def test_a_message_of_exactly_the_limit_is_read() -> None:
 
 
 def test_a_stranger_cannot_write_into_our_logs() -> None:
-    body = msgpack.packb(REQUEST | {"engine": "x\nERROR everything is lost\x1b[2J" + "y" * 100_000})
-    text = reason(body)
-    assert r"Invalid enum value 'x\nERROR everything is lost\x1b[2J" in text
-    assert text.endswith("at `$.engine`")
+    options = {"x\nERROR everything is lost\x1b[2J" + "y" * 100_000: 1}
+    reason(msgpack.packb(REQUEST | {"options": options}))
+    step = next(example for tag, example in EXAMPLES if tag == "step")
+    work = step["work"] | {"type": "x\nERROR everything is lost\x1b[2J" + "y" * 100_000}
+    text = reason(msgpack.packb(step | {"work": work}))
+    assert r"Invalid value 'x ERROR everything is lost?[2J" in text
+    assert text.endswith("at `$.work.type`")
     reason(msgpack.packb(REQUEST | {"type": "x\r\n" * 1000}))
 
 
