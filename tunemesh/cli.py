@@ -8,13 +8,11 @@ broker or the coordinator is away: trying again may help; 130 interrupted.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -28,12 +26,14 @@ from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.service_commands import coordinator, worker
+from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.simulation_commands import record_trace, simulate
+from tunemesh.stopping import terminated, until_terminated
 from tunemesh.terminal import add_row, complain, print_json, table
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM."""
+"""Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
 
 SERVICES = ("worker", "coordinator", "up")
 """Commands that run for long and say what they do."""
@@ -51,12 +51,10 @@ app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and wh
 def main() -> NoReturn:
     """Run the command line and exit."""
     # Who asks a question wants its answer alone.
-    level = logging.INFO if sys.argv[1:2] and sys.argv[1] in SERVICES else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    logs.setup(default="info" if sys.argv[1:2] and sys.argv[1] in SERVICES else "warning")
     # Also where SIGINT is ignored, as it is for what a script has put into the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         code = _run()
         sys.stdout.flush()
@@ -96,10 +94,6 @@ def _run() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _terminated(_signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 app.command()(tune_commands.tune)
 
 
@@ -111,8 +105,11 @@ def up(
     strategy: options.Strategy = "interleaved",
     builders: options.Builders = None,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
 ) -> None:
     """Start a mesh on this machine and keep it running; submit, status and the others find it."""
+    logs.setup(log_level, log_format, "mesh")
     engines = engine_names(engine)
     check_engines(engines)
     home = folder if folder is not None else mesh_address.data_folder()
@@ -120,7 +117,7 @@ def up(
     layout = plan(device, builders, keeps_apart(strategy))
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
-    with LocalMesh(layout, target, engines, strategy, home) as mesh:
+    with until_terminated(), LocalMesh(layout, target, engines, strategy, home) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,
