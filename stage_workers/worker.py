@@ -182,6 +182,8 @@ def _check(config: WorkerConfig) -> None:
         raise BadInput(f"a worker on {config.queue} needs a device and the targets that it serves")
     if not config.queue.startswith("profile-") and config.device:
         raise BadInput(f"a worker on {config.queue} has no device; devices have queues profile-<device>")
+    if config.targets and not config.device:
+        raise BadInput(f"a worker on {config.queue} has no target: only devices have")
     if config.cpus is not None and not (config.cpus and config.cpus <= os.sched_getaffinity(0)):
         raise BadInput(f"cores {sorted(config.cpus)} are not all on this machine and allowed to this process")
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 NODE_LIMIT = 90.0
 """Seconds that the private node may take to start."""
 
-NODE_DEATHS, WITHIN = 5, 60.0
+NODE_DEATHS, WITHIN = 5, 120.0
 """Times that the private node may end by itself in so many seconds: one that does cannot come back. That
 somebody kills it does not count."""
 

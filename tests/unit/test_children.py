@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +95,15 @@ def test_a_child_gets_its_own_secret_and_no_other(
     assert "canary" not in text
     assert "TUNEMESH_BROKER_URL=amqp://worker:own@host" in text
     assert (tmp_path / "arguments").read_text() == "-P -m tunemesh worker\n"
+
+
+def test_the_command_line_is_not_misled_by_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
+    for name in ("queue", "random", "logging", "typer"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    command = [sys.executable, "-m", "tunemesh", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
 
 
 def test_modules_of_the_working_folder_shadow_nothing_in_a_child(
