@@ -306,7 +306,7 @@ def test_a_child_that_announces_too_much_is_killed_and_reported(
         patch.setattr(frames, "receive", lambda peer, _limit, deadline: real(peer, 10_000, deadline))
         answer = failure(sandbox.call("mock", "resolve_target", ("mock" * 5_000,), str, 20))
     assert answer.kind == "crashed"
-    assert answer.text == "announced 20,011 bytes; it may allocate 536,870,912"
+    assert answer.text == "announced 20,012 bytes; it may allocate 536,870,912"
     assert not wait_until_gone([child], 1.0)
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
