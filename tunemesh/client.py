@@ -44,6 +44,9 @@ CONNECT_LIMIT = 3.0
 ANSWER_LIMIT = 5.0
 """Seconds that a coordinator is given to take or refuse a request, before that is left for later."""
 
+FIRST_SILENCE = 1.0
+"""The same at the beginning: what happened before is asked for soon."""
+
 UNANSWERED = 60.0
 """Seconds without any answer after which that is said."""
 
@@ -164,8 +167,7 @@ class Client:
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
         """Events of ``jobs``, whose requests were published, until all have ended; ``None`` about every
         ``idle`` seconds without one. A job that the coordinator does not know counts as rejected."""
-        # What happened before is asked for soon; later only when nothing is heard.
-        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + 1.0)
+        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + FIRST_SILENCE)
         unknown = dict.fromkeys(jobs, 0)
         asked: dict[str, str] = {}
         answered = time.monotonic()

@@ -85,7 +85,7 @@ def test_a_target_that_is_not_the_mock_engines_is_said_at_once() -> None:
 def test_an_engine_that_is_not_installed_is_known_to_a_mesh_elsewhere_at_most(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(network())
     plan = tuning.Plan(target="native", trials=1, out=tmp_path, engines=("magic",))
-    with pytest.raises(BadInput, match="there is no engine 'magic'; installed: .*mock"):
+    with pytest.raises(BadInput, match=r"there is no engine 'magic'; installed: .*mock"):
         tuning.read_models([tmp_path / "m.onnx"], plan)
     there = MeshAddress(broker="amqp://x", artifacts="/x")
     elsewhere = tuning.Plan(target="native", trials=1, out=tmp_path, engines=("magic",), address=there)

@@ -47,6 +47,7 @@ def link(monkeypatch: pytest.MonkeyPatch) -> FakeLink:
     link = FakeLink()
     monkeypatch.setattr(client_module, "Link", lambda *_, **__: link)
     monkeypatch.setattr(client_module, "SILENCE", 0.0)
+    monkeypatch.setattr(client_module, "FIRST_SILENCE", 0.0)
     return link
 
 
