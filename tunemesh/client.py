@@ -133,11 +133,8 @@ class Client:
         """How the mesh is doing, or one job of it.
 
         Raises:
-            BadInput: ``job`` cannot be the id of a job.
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        if job is not None:
-            check_job_id(job)
         return self._await(self._ask(job), timeout)
 
     def _await(self, asked: str, timeout: float) -> Snapshot:
