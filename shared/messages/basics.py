@@ -19,7 +19,17 @@ WIRE_VERSION = 1
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 
-QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})\Z")]
+
+_ENGINE = "[a-z][a-z0-9-]{0,39}"
+
+QueueName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^((model-update|build-cpu)(\.{_ENGINE}(\+{_ENGINE}){{0,4}})?"
+        r"|profile-[a-z0-9][a-z0-9-]{0,62})\Z"
+    ),
+]
+"""With the engines of its workers where these are not those that come with Tunemesh: ``build-cpu.toy``."""
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
 
@@ -45,7 +55,8 @@ Drift = Annotated[float, Meta(gt=-1, le=1e9)]
 
 Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
 
-EngineName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+
+EngineName = Annotated[str, Meta(pattern=rf"^{_ENGINE}\Z")]
 """That of its entry point."""
 
 Options = dict[str, bool | int | float | str]

@@ -16,7 +16,7 @@ from pika.exceptions import ProbableAuthenticationError
 
 from tunemesh.broker_config.node import PrivateNode, installed
 from tunemesh.broker_config.topology import COORDINATOR, LEDGER, LEDGER_KEY
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
 pytestmark = pytest.mark.skipif(
     not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
@@ -91,7 +91,7 @@ def test_two_nodes_run_side_by_side() -> None:
 
 
 def test_one_folder_has_one_node(tmp_path: Path) -> None:
-    with PrivateNode(tmp_path), pytest.raises(BrokerUnavailable, match="another process runs"):
+    with PrivateNode(tmp_path), pytest.raises(BadInput, match=rf"another process \({os.getpid()}\) runs"):
         PrivateNode(tmp_path).start()
 
 

@@ -36,7 +36,7 @@ from tunemesh.broker_config.topology import (
     stage_binding,
     stage_queue,
 )
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
     from tests.conftest import Broker
@@ -283,7 +283,7 @@ def test_a_missing_queue_is_named_and_an_administrator_restores_it(node: Broker)
         with pytest.raises(BrokerUnavailable, match="lacks queue build-cpu"):
             ensure_topology(PikaDeclarer(worker))
         admin.channel().queue_declare(BUILD_CPU, durable=True, arguments={"x-max-length": 1})
-        with pytest.raises(BrokerUnavailable, match="topology is not Tunemesh's"):
+        with pytest.raises(BrokerRefused, match="topology is not Tunemesh's"):
             ensure_topology(PikaDeclarer(admin))
         admin.channel().queue_delete(BUILD_CPU)
         ensure_topology(PikaDeclarer(admin))
