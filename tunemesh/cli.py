@@ -8,7 +8,6 @@ broker or the coordinator is away: trying again may help; 130 interrupted.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import signal
 import sys
@@ -28,15 +27,13 @@ from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.service_commands import coordinator, worker
+from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.simulation_commands import record_trace, simulate
 from tunemesh.terminal import add_row, complain, print_json, table
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM."""
-
-SERVICES = ("worker", "coordinator", "up")
-"""Commands that run for long and say what they do."""
 
 app = typer.Typer(
     add_completion=False,
@@ -50,10 +47,6 @@ app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and wh
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    # Who asks a question wants its answer alone.
-    level = logging.INFO if sys.argv[1:2] and sys.argv[1] in SERVICES else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
     # Also where SIGINT is ignored, as it is for what a script has put into the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
@@ -71,6 +64,8 @@ def main() -> NoReturn:
 def _run() -> int:
     """Run the command line. Returns the exit code."""
     try:
+        # Who asks a question wants its answer alone. Commands that run for long set up what they say.
+        logs.setup(os.environ.get(logs.LEVEL_VARIABLE) or "warning")
         code = app(standalone_mode=False)
     except typer.Exit as error:
         return error.exit_code
@@ -111,8 +106,11 @@ def up(
     strategy: options.Strategy = "interleaved",
     builders: options.Builders = None,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
 ) -> None:
     """Start a mesh on this machine and keep it running; submit, status and the others find it."""
+    logs.setup(log_level, log_format, "up")
     engines = engine_names(engine)
     check_engines(engines)
     home = folder if folder is not None else mesh_address.data_folder()

@@ -38,8 +38,9 @@ SILENCE = 5.0
 """Seconds without an event of a job after which the coordinator is asked. Events are not persistent: one that
 was sent while the client or the coordinator was away is lost, but what it said can be asked for."""
 
-CONNECT_LIMIT = 3.0
-"""Seconds until a broker that does not answer is an error."""
+CONNECT_LIMIT = 5.0
+"""Seconds that a broker may take to answer. That nothing listens at its address, or that it refuses, shows
+earlier."""
 
 ANSWER_LIMIT = 5.0
 """Seconds that a coordinator is given to take or refuse a request, before that is left for later."""

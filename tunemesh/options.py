@@ -37,4 +37,12 @@ Broker = Annotated[
     str | None, typer.Option(help="amqp(s)://user:password@host:port/vhost of a running mesh.")
 ]
 Artifacts = Annotated[str | None, typer.Option(help="Its artifact store: a folder or an fsspec URL.")]
+LogLevel = Annotated[
+    str | None,
+    typer.Option(help="debug, info, warning or error; by default TUNEMESH_LOG_LEVEL, else info."),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(help="text, or json: an object per line; by default TUNEMESH_LOG_FORMAT, else text."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -10,6 +10,7 @@ import typer
 
 from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
+from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput
 
 GIB = 2**30
@@ -24,11 +25,14 @@ def worker(
     memory: Annotated[float, typer.Option(help="GiB that engine code may allocate.")] = 4.0,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
+    logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     if not 0 < memory < math.inf:
         raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
     address = mesh_address.find(broker, artifacts)
@@ -60,6 +64,7 @@ def _several(
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
     environment = {mesh_address.BROKER: address.worker_broker, mesh_address.ARTIFACTS: address.artifacts}
+    environment |= logs.for_children()
     children = Children()
     try:
         for queue in queues:
@@ -80,9 +85,12 @@ def _several(
 def coordinator(
     strategy: options.Strategy = "interleaved",
     broker: options.Broker = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
 ) -> None:
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from tunemesh.coordinator.service import Service
 
+    logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     raise typer.Exit(Service(address.coordinator_broker, strategy).run())

@@ -314,11 +314,19 @@ def test_a_broker_that_is_away_is_said_soon_and_trying_again_may_help(
     arguments = [argument.format(model=mock_model) for argument in command]
     started = time.monotonic()
     ended = tunemesh(*arguments, *(NOWHERE if command != SUBMIT else ()))
-    assert "cannot use the broker" in complaint(ended)
+    assert "cannot reach the broker" in complaint(ended)
     assert ended.returncode == 75
     assert (
         time.monotonic() - started < 3 + 4
     )  # a Python process takes a second or two to start, and more here
+
+
+@pytest.mark.parametrize("command", ["worker", "coordinator", "up"])
+def test_an_unknown_log_level_is_refused(tunemesh: Run, command: str) -> None:
+    queues = ("build-cpu",) if command == "worker" else ()
+    ended = tunemesh(command, *queues, "--log-level", "loud")
+    assert "there is no log level 'loud'" in complaint(ended)
+    assert ended.returncode == 2
 
 
 def test_nobody_who_reads_on_is_no_error(tunemesh: Run) -> None:
