@@ -136,6 +136,23 @@ def can_make(job: Job, ref: StepRef) -> bool:
     return task.ahead or before.complete
 
 
+def to_be_held(job: Job) -> int:
+    """Deliveries that the job has the coordinator hold, those included that its rounds under way will bring:
+    its ledger, and for every round the proposal and two results of each chunk."""
+    if job.ended:
+        return 1
+    total = 2
+    settings = job.ledger.request.settings
+    for task in job.ledger.tasks:
+        if task.closed or task.round < 0:
+            continue
+        kept = job.task(task.spec.id).rounds
+        total += sum(1 + 2 * round_.chunk_count() for round_ in kept.values())
+        if task.round not in kept:
+            total += 1 + 2 * -(-task.want // settings.chunk)
+    return total
+
+
 # -- Their content ------------------------------------------------------------------------------------------
 
 
@@ -189,6 +206,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     if ref.stage == "model-update":
         return _update_work(task, job.task(ref.task), ref.round, chunk_size)
     round_ = job.round(ref.task, ref.round)
+    assert round_ is not None
     if ref.stage == "build":
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
     built = round_.chunks[ref.chunk].built
@@ -230,7 +248,7 @@ def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list
     for number in chunks:
         chunk = round_.chunks.get(number, Chunk())
         sources += [held for held in (chunk.build, chunk.profile) if held is not None]
-        trials += job_rounds.trials_of_chunk(round_, number)
+        trials += round_.trials(number)
 
 
 def _fitting(trials: list[Trial]) -> list[Trial]:

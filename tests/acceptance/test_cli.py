@@ -246,7 +246,7 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
         ([*TUNE, "--device", "tpu:0"], "'tpu:0' is no device"),
         ([*TUNE, "--shape", "x=a,b"], "--shape 'x=a,b' should look like"),
         ([*TUNE, "--option", "size=3"], "--option 'size=3' should look like"),
-        ([*TUNE, "--option", "toy.size=3"], "options for 'toy'; those of this job can be for mock, graph"),
+        ([*TUNE, "--option", "toy.size=3"], "it has options for toy, which is none of its engines"),
         ([*TUNE, "--engine", "magic"], "there is no engine 'magic'; installed: "),
         (["up", "--engine", "magic"], "there is no engine 'magic'; installed: "),
         ([*TUNE, "--engine", "No Engine"], "'No Engine' is no name of an engine"),

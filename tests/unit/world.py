@@ -23,15 +23,21 @@ from tunemesh.coordinator.events import (
     Connected,
     Declare,
     Dispatch,
+    DispatchFailed,
     Instruction,
+    Log,
     Purge,
+    PutAside,
     QueueSeen,
     Save,
+    SaveFailed,
     Tell,
     Tick,
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
@@ -106,6 +112,7 @@ class World:
         latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True
     )
     rng: random.Random = field(default_factory=lambda: random.Random(0))
+    defects_expected: bool = False
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
 
     def __post_init__(self) -> None:
@@ -117,6 +124,8 @@ class World:
         self.workers = [FakeWorker(q, f"{q}@host:{i}") for i, q in enumerate(self.queues)]
         self.events: list[JobEvent] = []
         self.log: list[Instruction] = []
+        self.dead: dict[int, str] = {}
+        self.failed: list[DispatchFailed | SaveFailed] = []
         self.profiled: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.largest_backlog = 0
         self.start_coordinator()
@@ -127,10 +136,10 @@ class World:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
         self.core = Core(self.strategy)
         self.delivered.clear()
-        self.give(Connected())
+        self.give(Connected(wall=self.now + 1e6))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
             del self.coordinator[handle]
-        self.publish(Marker(coordinator="world", epoch=0))
+        self.publish(Marker(start="world"))
         self.report()
 
     def give(self, event: object) -> list[Instruction]:
@@ -138,6 +147,10 @@ class World:
         self.log.extend(instructions)
         for instruction in instructions:
             match instruction:
+                case Dispatch(queue, step) if why := _too_large(step):
+                    self.failed.append(DispatchFailed(step.id, why))
+                case Save(ledger) if why := _too_large(ledger):
+                    self.failed.append(SaveFailed(ledger.request.job, why))
                 case Dispatch(queue, step):
                     self.stage[queue].append((next(self.ids), step))
                     self.largest_backlog = max(self.largest_backlog, self.backlog(queue))
@@ -146,12 +159,20 @@ class World:
                 case Acknowledge(handle):
                     self.coordinator.pop(handle, None)
                     self.delivered.discard(handle)
+                case PutAside(handle, reason):
+                    self.dead[handle] = reason
+                    self.coordinator.pop(handle, None)
+                    self.delivered.discard(handle)
                 case Tell(event, None):
                     self.events.append(event)
                 case Purge(queue):
                     self.stage[queue].clear()
+                case Log("error", text) if not self.defects_expected:
+                    raise AssertionError(text)
                 case Declare() | _:
                     pass
+        while self.failed:
+            self.give(self.failed.pop(0))
         return instructions
 
     def backlog(self, queue: str) -> int:
@@ -181,7 +202,7 @@ class World:
                 self.give(WorkerSeen(worker.status()))
 
     def check(self) -> None:
-        for queue in self.queues:
+        for queue in dict.fromkeys([*self.queues, *self.core.resources.queues]):
             consumers = sum(w.alive for w in self.workers if w.queue == queue)
             self.give(QueueSeen(queue, len(self.stage[queue]), consumers))
 
@@ -243,6 +264,7 @@ class World:
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
+                        engine="mock",
                         workload=BLOB,
                         untuned=BLOB,
                     )
@@ -324,3 +346,11 @@ class World:
 
 def _number(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def _too_large(message: Message) -> str:
+    try:
+        codec.encode(message)
+    except BadMessage as error:
+        return str(error)
+    return ""
