@@ -21,15 +21,15 @@ from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
-from tunemesh.shared.messages import StepResult, UpdateWork, ValidateDone
+from tunemesh.shared.messages import ImportDone, StepResult, UpdateWork, ValidateDone
 from tunemesh.shared.text import clip
 
 SLOWER = 1.05
 """Times the latency of the untuned model from which the tuned one is rejected: less may be noise."""
 
-MOST_HELD = 40_000
-"""Results that the coordinator means to hold at once, those that are on their way included. Up to that number
-rounds are begun; the broker delivers no more than 65,535 to one consumer before it is answered."""
+MOST_HELD = 50_000
+"""Results that the coordinator means to hold at once, those to come included: so many jobs are tuned at
+a time. The broker delivers no more than 65,535 to one consumer before some are answered."""
 
 LOST_TRIES = 3
 """Workers that may be lost during one step, and senseless results that may be given of it: then its job
@@ -73,14 +73,22 @@ class Lifecycle:
         for ref in due:
             if dispatcher.has(ref.id) or not job.may_act(ref.task) or not job_steps.can_make(job, ref):
                 continue
-            if ref.stage == "model-update" and not self._has_room(job, ref):
+            if ref.stage == "model-update" and not self._admit(job):
                 continue
             dispatcher.make_ready(forecast.ready(job, ref, self._state.durations))
 
-    def _has_room(self, job: Job, ref: StepRef) -> bool:
-        """Whether what a new round will bring can be held, too. What only learns or confirms always can."""
-        task = job.task_ledger(ref.task)
-        return task is None or not task.want or self._state.held < MOST_HELD
+    def _admit(self, job: Job) -> bool:
+        """Whether what the job's rounds will bring can be held, too. A job is let in as a whole: none of its
+        tasks goes on before all have begun."""
+        if job.admitted:
+            return True
+        state, needed = self._state, job_steps.to_be_held(job)
+        job.admitted = any(job.held()) or not state.held or state.held + needed <= MOST_HELD
+        if not job.admitted:
+            state.look_again = True
+            return False
+        state.held += needed
+        return True
 
     def send(self, send: Send) -> None:
         """Publish a step that a queue is free for."""
@@ -168,6 +176,16 @@ class Lifecycle:
         state.dispatcher.forget(job.id)
         state.tell(job, phase, text)
         state.log("info" if phase == "done" else "warning", f"{phase}: {text}", job=job.id)
+
+    def imported(self, job: Job, done: ImportDone, held: Held) -> None:
+        """The model is cut into tasks. Those that no engine takes stay untuned."""
+        tasks = [TaskLedger(spec=spec, closed=spec.engine is None) for spec in done.tasks]
+        self.revise(job, [held], phase="tuning", model=done.model, tasks=tasks)
+        needed = job_steps.to_be_held(job)
+        if needed > MOST_HELD:
+            text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
+            advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
+            self.finish(job, "failed", f"{text}; {advice}")
 
     def can_stop(self, job: Job) -> bool:
         """Whether it is not too late to stop early: the model is not being assembled yet."""

@@ -165,9 +165,8 @@ class Results:
                 text = f"{message.timing.stage}{place}: {error}"
                 self._lifecycle.finish(job, "failed", text, [held])
                 return True
-            case ImportDone(model=model, tasks=tasks) if ledger.phase == "importing":
-                tasks_ = [TaskLedger(spec=spec) for spec in tasks]
-                self._lifecycle.revise(job, [held], phase="tuning", model=model, tasks=tasks_)
+            case ImportDone() as imported if ledger.phase == "importing":
+                self._lifecycle.imported(job, imported, held)
                 return True
             case AssembleDone() as assembled if ledger.phase == "assembling":
                 self._lifecycle.revise(job, [held], phase="validating", assembled=assembled)

@@ -60,7 +60,7 @@ class State:
     active: int = 0
     """Jobs that have not ended."""
     held: int = 0
-    """Results, and what else of the jobs will have to be held before it can be acknowledged, about."""
+    """Deliveries that have to be held at most for all jobs that are admitted, about."""
     look_again: bool = False
     """A step in flight was lost: see which are due."""
     missing: dict[str, str] = field(default_factory=dict)

@@ -75,8 +75,9 @@ class Upkeep:
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
                 self.give_up(flight.ready.step)
             self._leave_lost_devices()
-        before, state.held = state.held, sum(steps.to_be_held(job) for job in state.jobs.values())
-        if state.look_again or state.held < before:
+        going_on = [job for job in state.jobs.values() if job.admitted and not job.ended]
+        state.held = sum(steps.to_be_held(job) for job in going_on)
+        if state.look_again:
             state.look_again = False
             for job in list(state.jobs.values()):
                 self._lifecycle.guarded(job.id, self._lifecycle.go_on, job)

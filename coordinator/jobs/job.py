@@ -265,6 +265,8 @@ class Job:
         """Deliveries to acknowledge once a revision is saved."""
         self.decided: dict[str, int] = {}
         """By task, ``-`` for the job itself: the revision to be saved before its next step may start."""
+        self.admitted = False
+        """Whether its rounds may begin."""
         self.waiting = ""
         """Why nothing moves, for people."""
         self.waiting_since: float | None = None

@@ -137,20 +137,11 @@ def can_make(job: Job, ref: StepRef) -> bool:
 
 
 def to_be_held(job: Job) -> int:
-    """Deliveries that the job has the coordinator hold, those included that its rounds under way will bring:
-    its ledger, and for every round the proposal and two results of each chunk."""
-    if job.ended:
-        return 1
-    total = 2
+    """Deliveries that the coordinator has to hold for all open tasks of the job at once, at most: of each the
+    proposal of a round, two results of each of its chunks, and the next proposal."""
     settings = job.ledger.request.settings
-    for task in job.ledger.tasks:
-        if task.closed or task.round < 0:
-            continue
-        kept = job.task(task.spec.id).rounds
-        total += sum(1 + 2 * round_.chunk_count() for round_ in kept.values())
-        if task.round not in kept:
-            total += 1 + 2 * -(-task.want // settings.chunk)
-    return total
+    by_task = 2 + 2 * -(-settings.batch // settings.chunk)
+    return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
 
 
 # -- Their content ------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from tunemesh.coordinator.events import (
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.journal.records import Entry, Start
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
@@ -125,9 +126,13 @@ class World:
         self.events: list[JobEvent] = []
         self.log: list[Instruction] = []
         self.dead: dict[int, str] = {}
+        self.records: list[Start | Entry] = []
+        """All events since the beginning, and what followed from them."""
         self.failed: list[DispatchFailed | SaveFailed] = []
         self.profiled: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.largest_backlog = 0
+        self.behind = 0.0
+        """Seconds by which the wall clock of the next coordinator is behind."""
         self.start_coordinator()
 
     # -- The coordinator -------------------------------------------------------------------------------------
@@ -135,8 +140,9 @@ class World:
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
         self.core = Core(self.strategy)
+        self.records.append(Start(self.strategy))
         self.delivered.clear()
-        self.give(Connected(wall=self.now + 1e6))
+        self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
             del self.coordinator[handle]
         self.publish(Marker(start="world"))
@@ -145,6 +151,7 @@ class World:
     def give(self, event: object) -> list[Instruction]:
         instructions = self.core.handle(event, self.now)  # type: ignore[arg-type]
         self.log.extend(instructions)
+        self.records.append(Entry(self.now, event, instructions))  # type: ignore[arg-type]
         for instruction in instructions:
             match instruction:
                 case Dispatch(queue, step) if why := _too_large(step):
@@ -174,6 +181,10 @@ class World:
         while self.failed:
             self.give(self.failed.pop(0))
         return instructions
+
+    def does(self, event: object) -> list[Instruction]:
+        """What follows from an event, but for what is only logged."""
+        return [each for each in self.give(event) if not isinstance(each, Log)]
 
     def backlog(self, queue: str) -> int:
         """Steps that wait in a queue although every live worker of it is busy."""
