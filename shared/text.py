@@ -18,3 +18,8 @@ def printable(text: str) -> str:
     """``text`` with ``?`` in place of control characters, but for line ends and tabs: it may come from
     anybody, and goes to a terminal."""
     return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, printable."""
+    return printable(" ".join(text.split()))

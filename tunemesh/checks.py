@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
-from tunemesh.shared.messages import EngineName, Options
+from tunemesh.shared.messages import EngineName
 from tunemesh.stage_workers import engines
 
 ONNX_FIRST_BYTE = b"\x08"
@@ -28,9 +28,6 @@ LOOKED_AT = 4096
 MOCK = "mock"
 TVM_ENGINES = ("metaschedule",)
 """Engines whose targets are TVM's."""
-
-GRAPH = "graph"
-"""The component of options that is no engine."""
 
 
 def check_engine_name(name: str) -> str:
@@ -52,16 +49,6 @@ def check_engines(names: Sequence[str]) -> None:
     for name in names:
         if name not in _installed():
             raise BadInput(f"there is no engine {name!r}; installed: {', '.join(_installed())}")
-
-
-def check_options(options: Mapping[str, Options], names: Sequence[str]) -> None:
-    """Raises:
-    BadInput: options for a component that the job does not have.
-    """
-    for component in options:
-        if component not in (*names, GRAPH):
-            known = ", ".join([*names, GRAPH])
-            raise BadInput(f"there are options for {component!r}; those of this job can be for {known}")
 
 
 def check_model(path: Path, model: bytes, names: Sequence[str]) -> None:

@@ -35,9 +35,6 @@ from tunemesh.terminal import add_row, complain, print_json, table
 INTERRUPTED = 130
 """Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
 
-SERVICES = ("worker", "coordinator", "up")
-"""Commands that run for long and say what they do."""
-
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -50,8 +47,6 @@ app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and wh
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    # Who asks a question wants its answer alone.
-    logs.setup(default="info" if sys.argv[1:2] and sys.argv[1] in SERVICES else "warning")
     # Also where SIGINT is ignored, as it is for what a script has put into the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, terminated)
@@ -69,6 +64,8 @@ def main() -> NoReturn:
 def _run() -> int:
     """Run the command line. Returns the exit code."""
     try:
+        # Who asks a question wants its answer alone. Commands that run for long set up what they say.
+        logs.setup(default="warning")
         code = app(standalone_mode=False)
     except typer.Exit as error:
         return error.exit_code
@@ -109,7 +106,7 @@ def up(
     log_format: options.LogFormat = None,
 ) -> None:
     """Start a mesh on this machine and keep it running; submit, status and the others find it."""
-    logs.setup(log_level, log_format, "mesh")
+    logs.setup(log_level, log_format, "up")
     engines = engine_names(engine)
     check_engines(engines)
     home = folder if folder is not None else mesh_address.data_folder()

@@ -38,11 +38,15 @@ SILENCE = 5.0
 """Seconds without an event of a job after which the coordinator is asked. Events are not persistent: one that
 was sent while the client or the coordinator was away is lost, but what it said can be asked for."""
 
-CONNECT_LIMIT = 3.0
-"""Seconds until a broker that does not answer is an error."""
+CONNECT_LIMIT = 5.0
+"""Seconds that a broker may take to answer. That nothing listens at its address, or that it refuses, shows
+earlier."""
 
 ANSWER_LIMIT = 5.0
 """Seconds that a coordinator is given to take or refuse a request, before that is left for later."""
+
+FIRST_SILENCE = 1.0
+"""The same at the beginning: what happened before is asked for soon."""
 
 UNANSWERED = 60.0
 """Seconds without any answer after which that is said."""
@@ -130,11 +134,8 @@ class Client:
         """How the mesh is doing, or one job of it.
 
         Raises:
-            BadInput: ``job`` cannot be the id of a job.
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        if job is not None:
-            check_job_id(job)
         return self._await(self._ask(job), timeout)
 
     def _await(self, asked: str, timeout: float) -> Snapshot:
@@ -164,8 +165,7 @@ class Client:
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
         """Events of ``jobs``, whose requests were published, until all have ended; ``None`` about every
         ``idle`` seconds without one. A job that the coordinator does not know counts as rejected."""
-        # What happened before is asked for soon; later only when nothing is heard.
-        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + 1.0)
+        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + FIRST_SILENCE)
         unknown = dict.fromkeys(jobs, 0)
         asked: dict[str, str] = {}
         answered = time.monotonic()

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from tunemesh import live, mesh_address, options, tables
-from tunemesh.client import Client
+from tunemesh.client import Client, check_job_id
 from tunemesh.report import save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed
@@ -26,6 +26,8 @@ def status(
     as_json: options.AsJson = False,
 ) -> None:
     """Show jobs and resources."""
+    if job is not None:
+        check_job_id(job)
     address = mesh_address.find(broker, artifacts, store=False)
     with Client(address.broker) as client:
         snapshot = client.snapshot() if job is None else _known(client, job)
@@ -113,6 +115,7 @@ def fetch(
     as_json: options.AsJson = False,
 ) -> None:
     """Get the results of a finished job."""
+    check_job_id(job)
     address = mesh_address.find(broker, artifacts)
     with Client(address.broker) as client:
         snapshot = _known(client, job)

@@ -43,6 +43,6 @@ LogLevel = Annotated[
 ]
 LogFormat = Annotated[
     str | None,
-    typer.Option(help="text or json, a line each; by default TUNEMESH_LOG_FORMAT, else text."),
+    typer.Option(help="text, or json: an object per line; by default TUNEMESH_LOG_FORMAT, else text."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -34,7 +34,7 @@ def worker(
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
-    logs.setup(log_level, log_format, f"worker {' '.join(queues)}")
+    logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     if not 0 < memory < math.inf:
         raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
     address = mesh_address.find(broker, artifacts)

@@ -62,7 +62,8 @@ class Tuned:
     def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """Run the model on this machine. ``inputs`` by name; returns the outputs in the model's order.
 
-        The first call loads the model, and TVM with it.
+        The first call loads the model, and TVM with it (0.4 s for a small network). Every call costs some
+        25 us more than the model itself (Zen 5, 12 KB of inputs): they are checked and copied.
 
         Raises:
             BadInput: an input is missing, unknown, or has the wrong shape or dtype; the model cannot be read.

@@ -21,7 +21,7 @@ from tunemesh.mesh_address import MeshAddress
 from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
-from tunemesh.shared.messages import NAME_LIMIT, JobEvent, Options, Request, Settings, too_many_rounds
+from tunemesh.shared.messages import NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
 
 STOPPING = (
@@ -118,12 +118,11 @@ def read_models(paths: Sequence[Path], plan: Plan) -> list[tuple[Path, bytes]]:
     """
     if plan.address is None:
         checks.check_engines(plan.engines)  # elsewhere there may be others
-    checks.check_options(plan.options, plan.engines)
-    if (why := too_many_rounds(plan.trials, plan.settings.batch)) is not None:
-        raise BadInput(why)
     models = [(path, _read(path)) for path in paths]
     for path, model in models:
         checks.check_model(path, model, plan.engines)
+        if problem := make_request("job", path, Blob("0" * 64, len(model)), plan).problem():
+            raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
 
@@ -149,11 +148,11 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, path: Path, model: bytes, plan: Plan, store: ArtifactStore) -> Request:
-    """The message for one model; a large one goes through the store."""
+def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
+    """The message for one model."""
     return Request(
         job=job,
-        model=store.put(model),
+        model=model,
         target=plan.target,
         trials=plan.trials,
         engines=list(plan.engines),
@@ -178,7 +177,7 @@ def submit(paths: Sequence[Path], plan: Plan, address: MeshAddress) -> list[Subm
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, model, plan, store))
+            client.submit(make_request(job, path, store.put(model), plan))
         answers = client.answers(ids)
     return [_submitted(job, answers.get(job)) for job in ids]
 
@@ -226,7 +225,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, model, plan, store))
+            client.submit(make_request(job, path, store.put(model), plan))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)

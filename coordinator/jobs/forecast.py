@@ -14,7 +14,8 @@ from tunemesh.shared.messages import Stage
 def ready(job: Job, ref: StepRef, durations: Durations) -> Ready:
     """A step of the job as the dispatcher takes it."""
     request = job.ledger.request
-    size = len(job.round(ref.task, ref.round).candidates(ref.chunk)) if ref.chunk >= 0 else 1
+    round_ = job.round(ref.task, ref.round)
+    size = len(round_.candidates(ref.chunk)) if round_ is not None and ref.chunk >= 0 else 1
     return Ready(
         step=ref.id,
         job=job.id,
@@ -39,9 +40,7 @@ def chunk_size(job: Job, ref: StepRef, durations: Durations, *, fitting: bool) -
 
 def outlook(job: Job, durations: Durations) -> Outlook:
     """What is predicted of ``job`` with its present ledger; computed once per revision."""
-    if job.outlook is None or job.outlook[0] is not job.ledger:
-        job.outlook = job.ledger, _predict(job, durations)
-    return job.outlook[1]
+    return job.forecast(lambda: _predict(job, durations))
 
 
 def _predict(job: Job, durations: Durations) -> Outlook:

@@ -136,6 +136,14 @@ def can_make(job: Job, ref: StepRef) -> bool:
     return task.ahead or before.complete
 
 
+def to_be_held(job: Job) -> int:
+    """Deliveries that the coordinator has to hold for all open tasks of the job at once, at most: of each the
+    proposal of a round, two results of each of its chunks, and the next proposal."""
+    settings = job.ledger.request.settings
+    by_task = 2 + 2 * -(-settings.batch // settings.chunk)
+    return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
+
+
 # -- Their content ------------------------------------------------------------------------------------------
 
 
@@ -189,6 +197,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     if ref.stage == "model-update":
         return _update_work(task, job.task(ref.task), ref.round, chunk_size)
     round_ = job.round(ref.task, ref.round)
+    assert round_ is not None
     if ref.stage == "build":
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
     built = round_.chunks[ref.chunk].built
@@ -230,7 +239,7 @@ def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list
     for number in chunks:
         chunk = round_.chunks.get(number, Chunk())
         sources += [held for held in (chunk.build, chunk.profile) if held is not None]
-        trials += job_rounds.trials_of_chunk(round_, number)
+        trials += round_.trials(number)
 
 
 def _fitting(trials: list[Trial]) -> list[Trial]:

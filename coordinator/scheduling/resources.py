@@ -40,6 +40,15 @@ class Worker:
     seen: float
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker that fell silent, and the step that it was doing."""
+
+    worker: str
+    queue: str
+    step: str | None
+
+
 @dataclass(slots=True)
 class Queue:
     """A stage queue, its workers and its flights."""
@@ -84,6 +93,7 @@ class Resources:
         self._idle: dict[str, ChangingHeap[str]] = {}
         self._slots: Counter[str] = Counter()
         self._shared: dict[tuple[str, str], bool] = {}
+        self._lost: list[Lost] = []
 
     # -- What is seen ---------------------------------------------------------------------------------------
 
@@ -116,11 +126,22 @@ class Resources:
         for queue in self.queues.values():
             self._drop(queue, [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT], now)
 
+    def take_lost(self) -> list[Lost]:
+        """The workers that were lost since this was last asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def knows(self, worker: str, queue: str) -> bool:
+        """Whether a worker of that queue is alive."""
+        found = self.queues.get(queue)
+        return found is not None and worker in found.workers
+
     def _drop(self, queue: Queue, gone: list[Worker], now: float) -> None:
         if not gone:
             return
         for worker in gone:
             del queue.workers[worker.status.worker]
+            self._lost.append(Lost(worker.status.worker, queue.name, worker.status.step))
         self._changed(queue, -sum(worker.status.slots for worker in gone), now)
 
     def _serve(self, queue: Queue, targets: list[str]) -> None:

@@ -31,14 +31,7 @@ from tunemesh.shared.messages.progress import (
     TaskProgress,
     Usage,
 )
-from tunemesh.shared.messages.requests import (
-    Cancel,
-    Query,
-    Request,
-    SetStrategy,
-    Settings,
-    too_many_rounds,
-)
+from tunemesh.shared.messages.requests import Cancel, Query, Request, SetStrategy, Settings
 from tunemesh.shared.messages.results import (
     AssembleDone,
     BuildDone,
@@ -138,5 +131,4 @@ __all__ = [
     "ValidateWork",
     "Work",
     "WorkerStatus",
-    "too_many_rounds",
 ]

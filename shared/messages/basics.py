@@ -19,7 +19,6 @@ WIRE_VERSION = 1
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 
-
 _ENGINE = "[a-z][a-z0-9-]{0,39}"
 
 QueueName = Annotated[
@@ -54,7 +53,6 @@ Drift = Annotated[float, Meta(gt=-1, le=1e9)]
 """How much slower than usual a device was: 0.1 is 10 %."""
 
 Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
-
 
 EngineName = Annotated[str, Meta(pattern=rf"^{_ENGINE}\Z")]
 """That of its entry point."""

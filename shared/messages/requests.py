@@ -103,18 +103,6 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = {}
 
 
-MOST_ROUNDS = 8_000
-"""Of a job: a ledger has 1 MiB, and keeps the address of what was measured in every round, some 80 bytes."""
-
-
-def too_many_rounds(trials: int, batch: int) -> str | None:
-    """Why a job with so many trials in such batches could not be kept in messages, if it could not."""
-    if trials <= MOST_ROUNDS * batch:
-        return None
-    rounds = f"{trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
-    return f"{rounds}: take larger batches or fewer trials"
-
-
 class Request(Message, frozen=True, kw_only=True, tag="request"):
     """Tune this model. Published by a client to ``tunemesh.requests``."""
 

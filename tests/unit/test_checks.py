@@ -92,21 +92,24 @@ def test_an_engine_that_is_not_installed_is_known_to_a_mesh_elsewhere_at_most(tm
     assert tuning.read_models([tmp_path / "m.onnx"], elsewhere)
 
 
-def test_options_are_for_components_of_the_job() -> None:
-    checks.check_options({"graph": {"x": 1}, "mock": {}}, ["mock"])
-    with pytest.raises(
-        BadInput, match="options for 'metaschedule'; those of this job can be for mock, graph"
-    ):
-        checks.check_options({"metaschedule": {}}, ["mock"])
-
-
-def test_a_job_of_too_many_rounds_is_said_at_once(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(network())
-    plan = tuning.Plan(target="native", trials=8001, out=tmp_path, settings=Settings(batch=1))
-    with pytest.raises(
-        BadInput, match="8,001 trials in batches of 1 are more than 8,000 rounds: take larger"
-    ):
-        tuning.read_models([tmp_path / "m.onnx"], plan)
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"trials": 8001, "settings": Settings(batch=1)},
+            "8,001 trials in batches of 1 are more than 8,000 rounds: take larger",
+        ),
+        ({"options": {"toy": {"x": 1}}}, "it has options for toy, which is none of its engines"),
+        ({"engines": ("mock", "mock")}, "it names an engine twice"),
+    ],
+)
+def test_what_the_coordinator_would_reject_is_said_at_once(
+    tmp_path: Path, fields: dict[str, object], said: str
+) -> None:
+    (tmp_path / "m").write_text("tasks: []")
+    values = {"target": "mock", "trials": 1, "out": tmp_path, "engines": ("mock",), **fields}
+    with pytest.raises(BadInput, match=f"bad request: {said}"):
+        tuning.read_models([tmp_path / "m"], tuning.Plan(**values))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
