@@ -184,7 +184,7 @@ def test_a_queue_that_is_deleted_under_its_consumer_is_named_at_once(
 @pytest.mark.parametrize(("old", "new"), [("worker:", "worker:no"), ("/tunemesh", "/nowhere")])
 def test_a_login_or_a_virtual_host_that_the_broker_refuses_is_final(node: Broker, old: str, new: str) -> None:
     began = time.monotonic()
-    with pytest.raises(BrokerRefused, match="refuses this user name|virtual host does not exist") as caught:
+    with pytest.raises(BrokerRefused, match=r"refuses this user name|virtual host does not exist") as caught:
         Link(node.url("worker").replace(old, new), "test_transport").start(timeout=None)
     assert caught.value.exit_code == 2
     assert time.monotonic() - began < 10
