@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -67,6 +68,16 @@ def forkserver_of(sandbox: Sandbox) -> psutil.Process:
     assert forkserver is not None
     assert forkserver.ppid() == os.getpid()
     return forkserver
+
+
+def fork_servers() -> list[psutil.Process]:
+    """Those of this process. It has other children as well: a broker for other tests, say."""
+    found = []
+    for each in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("sandbox.forkserver" in argument for argument in each.cmdline()):
+                found.append(each)
+    return found
 
 
 def wait_until_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
@@ -217,7 +228,7 @@ def test_a_call_whose_fork_server_is_killed_every_time_fails_in_the_end(sandbox:
 
     def kill() -> None:
         while not ended.wait(0.2):
-            for each in psutil.Process().children():
+            for each in fork_servers():
                 if each.children():  # it has forked, so that a call runs
                     each.kill()
 
@@ -239,7 +250,7 @@ def test_a_fork_server_that_is_killed_while_it_starts_is_nobodys_failure(moment:
         killed = 0
         for _ in range(5):
             time.sleep(moment)
-            for each in psutil.Process().children():
+            for each in fork_servers():
                 each.kill()
                 killed += 1
             sandbox.ready(0.2)
@@ -253,7 +264,7 @@ def test_a_call_waits_for_a_fork_server_that_keeps_being_killed() -> None:
 
         def kill() -> None:
             for _ in range(6):
-                for each in psutil.Process().children():
+                for each in fork_servers():
                     each.kill()
                 time.sleep(0.1)
             ended.set()
