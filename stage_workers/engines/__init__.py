@@ -16,6 +16,11 @@ _CLASSES = {
 }
 
 
+def names() -> tuple[str, ...]:
+    """Names of the engines that are installed here, whether they can be loaded or not."""
+    return ENGINES
+
+
 @functools.cache
 def load(name: str) -> Engine:
     """The engine called ``name``, one instance per process. Its module is imported on first use.
