@@ -101,6 +101,12 @@ class PrivateNode:
         return self._server.pid if self._server is not None and self._server.poll() is None else None
 
     @property
+    def killed(self) -> bool:
+        """Whether the node has ended because somebody sent it a signal, and not by itself."""
+        code = self._server.poll() if self._server is not None else None
+        return code is not None and code in (-signal.SIGKILL, -signal.SIGTERM)
+
+    @property
     def log(self) -> Path:
         """The node's log file."""
         return self.folder / "log" / "node.log"

@@ -28,24 +28,31 @@ _ours: list[logging.Handler] = []
 _chosen: dict[str, str] = {}
 
 
-def setup(level: str | None = None, form: str | None = None, process: str | None = None) -> None:
+def setup(
+    level: str | None = None, form: str | None = None, process: str | None = None, default: str = "info"
+) -> None:
     """Log to standard error from now on. May be called again.
 
     Args:
-        level: one of :data:`LEVELS`; by default that of the environment, else ``info``.
+        level: one of :data:`LEVELS`; by default that of the environment, else ``default``.
         form: one of :data:`FORMATS`; by default that of the environment, else ``text``.
         process: what this process is called in JSON lines.
+        default: the level where nobody has chosen one.
 
     Raises:
         BadInput: there is no such level or format.
     """
-    level = level or os.environ.get(LEVEL_VARIABLE) or "info"
-    form = form or os.environ.get(FORMAT_VARIABLE) or "text"
+    chosen = {
+        LEVEL_VARIABLE: level or os.environ.get(LEVEL_VARIABLE) or "",
+        FORMAT_VARIABLE: form or os.environ.get(FORMAT_VARIABLE) or "",
+    }
+    level, form = chosen[LEVEL_VARIABLE] or default, chosen[FORMAT_VARIABLE] or "text"
     if level.lower() not in LEVELS:
         raise BadInput(f"there is no log level {level!r}; known: {', '.join(LEVELS)}")
     if form.lower() not in FORMATS:
         raise BadInput(f"there is no log format {form!r}; known: {', '.join(FORMATS)}")
-    _chosen.update({LEVEL_VARIABLE: level.lower(), FORMAT_VARIABLE: form.lower()})
+    _chosen.clear()
+    _chosen.update({name: value for name, value in chosen.items() if value})
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(process) if form.lower() == "json" else Text())
     root = logging.getLogger()
@@ -59,7 +66,7 @@ def setup(level: str | None = None, form: str | None = None, process: str | None
 
 
 def for_children() -> Mapping[str, str]:
-    """The environment that makes a child process log as this one does."""
+    """The environment that makes child processes log as somebody has chosen for this one."""
     return dict(_chosen)
 
 

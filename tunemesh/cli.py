@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -30,10 +29,11 @@ from tunemesh.service_commands import coordinator, worker
 from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.simulation_commands import record_trace, simulate
+from tunemesh.stopping import terminated, until_terminated
 from tunemesh.terminal import add_row, complain, print_json, table
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM."""
+"""Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
 
 app = typer.Typer(
     add_completion=False,
@@ -49,7 +49,7 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     # Also where SIGINT is ignored, as it is for what a script has put into the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         code = _run()
         sys.stdout.flush()
@@ -65,7 +65,7 @@ def _run() -> int:
     """Run the command line. Returns the exit code."""
     try:
         # Who asks a question wants its answer alone. Commands that run for long set up what they say.
-        logs.setup(os.environ.get(logs.LEVEL_VARIABLE) or "warning")
+        logs.setup(default="warning")
         code = app(standalone_mode=False)
     except typer.Exit as error:
         return error.exit_code
@@ -91,10 +91,6 @@ def _run() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _terminated(_signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 app.command()(tune_commands.tune)
 
 
@@ -118,7 +114,7 @@ def up(
     layout = plan(device, builders, keeps_apart(strategy))
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
-    with LocalMesh(layout, target, engines, strategy, home) as mesh:
+    with until_terminated(), LocalMesh(layout, target, engines, strategy, home) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,

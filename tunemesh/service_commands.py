@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
 from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput
+from tunemesh.stopping import until_terminated
 
 GIB = 2**30
 
@@ -37,7 +39,8 @@ def worker(
         raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
-        _several(queues, device, target, engine, cpus, memory, address)
+        with until_terminated():
+            _several(queues, device, target, engine, cpus, memory, address)
         return
     config = WorkerConfig(
         broker=address.worker_broker,
@@ -49,7 +52,8 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
     )
-    raise typer.Exit(run_worker(config))
+    with until_terminated():
+        raise typer.Exit(run_worker(config))
 
 
 def _several(
@@ -63,8 +67,12 @@ def _several(
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
-    environment = {mesh_address.BROKER: address.worker_broker, mesh_address.ARTIFACTS: address.artifacts}
-    environment |= logs.for_children()
+    # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        mesh_address.BROKER: address.worker_broker,
+        mesh_address.ARTIFACTS: address.artifacts,
+    }
     children = Children()
     try:
         for queue in queues:
@@ -93,4 +101,5 @@ def coordinator(
 
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
-    raise typer.Exit(Service(address.coordinator_broker, strategy).run())
+    with until_terminated():
+        raise typer.Exit(Service(address.coordinator_broker, strategy).run())

@@ -13,7 +13,7 @@ rest of the process does. The owner reads *events* from a queue (:class:`Up`, :c
   (:mod:`shared.transport.operations`).
 - What a link waits for is in the log, at once and then every half minute.
 
-Longer than other files: it is one connection's state, and all of it belongs to one thread.
+Longer than other files: it is the state of one connection, and all of it belongs to one thread.
 """
 
 from __future__ import annotations
@@ -27,18 +27,16 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
-import pika
 import pika.exceptions
 from pika.adapters.select_connection import SelectConnection
 from pika.channel import Channel
 
-from tunemesh.shared.codec import CONTENT_TYPE
-from tunemesh.shared.errors import BadMessage, BrokerRefused, BrokerUnavailable, LinkDown, Unroutable
+from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable, LinkDown
 from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.address import parameters_for, redacted
+from tunemesh.shared.transport.confirms import Confirms
 from tunemesh.shared.transport.operations import Operation, Operations, fail, finish
 from tunemesh.shared.transport.refusals import final_refusal, nobody_there, text_of
 from tunemesh.shared.transport.values import Delivery, Down, Event, Outgoing, QueueDepth, Subscription, Up
@@ -52,13 +50,6 @@ NOBODY_THERE = 2.0
 
 LATEST = 10**14
 """Milliseconds of Unix time that a sender's clock may show."""
-
-
-@dataclass(slots=True)
-class _Pending:
-    future: Future[None]
-    message_id: str
-    returned: str | None = None
 
 
 class Link:
@@ -98,8 +89,7 @@ class Link:
         self._refused: str | None = None
         self._connection: SelectConnection | None = None
         self._main: Channel | None = None
-        self._pending: dict[int, _Pending] = {}
-        self._published = 0
+        self._confirms = Confirms(name)
         self._operations = Operations(name)
         self._commands: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
@@ -255,7 +245,7 @@ class Link:
     def close(self, timeout: float = 5.0) -> None:
         """Wait for outstanding confirms, then leave."""
         deadline = time.monotonic() + timeout
-        while self._pending and self._up.is_set() and time.monotonic() < deadline:
+        while self._confirms.outstanding and self._up.is_set() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._closing = True
 
@@ -313,9 +303,9 @@ class Link:
 
     def _main_opened(self, channel: Channel) -> None:
         self._main = channel
-        self._published = 0
+        self._confirms.begin()
         channel.add_on_close_callback(self._main_closed)
-        channel.add_on_return_callback(self._returned)
+        channel.add_on_return_callback(self._confirms.returned)
         channel.add_on_cancel_callback(self._cancelled)
         channel.confirm_delivery(self._confirmed, callback=lambda _: self._open_side())
 
@@ -401,60 +391,10 @@ class Link:
         if epoch not in (None, self._epoch):
             fail(future, LinkDown("the connection is another one by now"))
             return
-        now = time.time()
-        self._published += 1
-        self._pending[self._published] = _Pending(future, message.message_id)
-        try:
-            self._basic_publish(channel, message, now)
-        except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError):
-            raise  # the connection is done for
-        except Exception as error:  # an id that is too long, say: the next one may do
-            del self._pending[self._published]
-            self._published -= 1
-            fail(future, BadMessage(f"{message.message_id[:100]} cannot be sent: {text_of(error)}"))
-
-    def _basic_publish(self, channel: Channel, message: Outgoing, now: float) -> None:
-        channel.basic_publish(
-            message.exchange,
-            message.key,
-            message.body,
-            pika.BasicProperties(
-                content_type=CONTENT_TYPE,
-                headers={**message.headers, "sent-at-ms": int(now * 1000)},
-                delivery_mode=2 if message.expires is None else 1,
-                correlation_id=message.correlation_id,
-                reply_to=message.reply_to,
-                expiration=None if message.expires is None else str(int(message.expires * 1000)),
-                message_id=message.message_id,
-                timestamp=int(now),
-                type=message.type,
-                app_id=self.name,
-            ),
-            mandatory=message.mandatory,
-        )
-
-    def _returned(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        # The broker sends the return just before the confirm of the same message.
-        for pending in self._pending.values():
-            if pending.message_id == properties.message_id:
-                pending.returned = f"no queue takes {method.routing_key!r} of {method.exchange!r}"
-                return
+        self._confirms.publish(channel, message, future)
 
     def _confirmed(self, frame: Any) -> None:
-        tag, multiple = frame.method.delivery_tag, getattr(frame.method, "multiple", False)
-        tags = [t for t in self._pending if t <= tag] if multiple else [tag]
-        refused = isinstance(frame.method, pika.spec.Basic.Nack)
-        for each in tags:
-            pending = self._pending.pop(each, None)
-            if pending is None:
-                continue
-            if refused:
-                fail(pending.future, LinkDown("the broker refused the message"))
-            elif pending.returned:
-                fail(pending.future, Unroutable(pending.returned))
-            else:
-                finish(pending.future, None)
-        if refused:
+        if not self._confirms.confirmed(frame):
             # As rare as a lost connection, and owners are prepared for that.
             self._start_over("the broker refused a message")
 
@@ -534,9 +474,7 @@ class Link:
             connection.ioloop.stop()
 
     def _fail_everything(self, reason: str) -> None:
-        pending, self._pending = self._pending, {}
-        for each in pending.values():
-            fail(each.future, LinkDown(f"connection lost: {reason}"))
+        self._confirms.fail_all(reason)
         self._operations.fail_all(reason)
 
     def _call(self, function: Callable[[], None]) -> None:

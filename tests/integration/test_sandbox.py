@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -179,6 +180,18 @@ def test_what_the_child_wrote_is_in_the_error(sandbox: Sandbox) -> None:
     assert failure(build(sandbox, HANG)).text == "killed by SIGABRT: ld: cannot find -lm"
 
 
+def test_a_child_that_dies_while_it_is_written_to_costs_that_call(sandbox: Sandbox) -> None:
+    """And not the worker, whose process has imported the command line."""
+    importlib.import_module("tunemesh.cli")
+    assert sandbox.child_pid is not None
+    child = psutil.Process(sandbox.child_pid)
+    child.suspend()  # so that the socket fills up
+    threading.Timer(0.3, child.kill).start()
+    answer = failure(sandbox.call("mock", "resolve_target", ("mock" + "x" * 50_000_000,), str, 20))
+    assert (answer.kind, answer.text) == ("crashed", "killed by SIGKILL")
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
 @pytest.mark.parametrize("victim", ["child", "forkserver"])
 def test_a_process_that_dies_while_idle_is_replaced(sandbox: Sandbox, victim: str) -> None:
     forkserver = forkserver_of(sandbox)
@@ -293,7 +306,7 @@ def test_a_child_that_announces_too_much_is_killed_and_reported(
         patch.setattr(frames, "receive", lambda peer, _limit, deadline: real(peer, 10_000, deadline))
         answer = failure(sandbox.call("mock", "resolve_target", ("mock" * 5_000,), str, 20))
     assert answer.kind == "crashed"
-    assert answer.text == "announced 20,011 bytes; it may allocate 536,870,912"
+    assert answer.text == "announced 20,012 bytes; it may allocate 536,870,912"
     assert not wait_until_gone([child], 1.0)
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 

@@ -14,7 +14,13 @@ import pytest
 
 from tunemesh.shared.errors import BadInput, Unavailable
 from tunemesh.stage_workers.devices import devices
-from tunemesh.stage_workers.devices.devices import last_level_cache, lock_device, parse_cores, parse_device
+from tunemesh.stage_workers.devices.devices import (
+    last_level_cache,
+    lock_device,
+    owner_of,
+    parse_cores,
+    parse_device,
+)
 
 CORES = sorted(os.sched_getaffinity(0))
 FIRST = CORES[0]

@@ -10,7 +10,7 @@ import pytest
 from tunemesh.shared.errors import BadInput, BadTarget
 from tunemesh.stage_workers.devices.devices import Device
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.worker import announced_targets, check_fits
+from tunemesh.stage_workers.targets import announced_targets, check_fits
 
 T = TypeVar("T")
 ENGINES = ["metaschedule", "mock"]
@@ -56,10 +56,29 @@ def test_different_targets_are_refused() -> None:
         announced_targets(["mock", "mock2"], ENGINES, resolver)
 
 
-def test_an_engine_that_dies_over_it_is_named() -> None:
-    resolver = Resolver({("metaschedule", "native"): CallFailure("crashed", "killed by SIGSEGV")})
-    with pytest.raises(BadInput, match="killed by SIGSEGV"):
+def test_an_engine_that_cannot_run_at_all_is_named() -> None:
+    resolver = Resolver({("metaschedule", "native"): CallFailure("raised", "ImportError: no module tvm")})
+    with pytest.raises(BadInput, match=r"engine metaschedule cannot look at .*: ImportError: no module tvm"):
         announced_targets(["native"], ENGINES, resolver)
+
+
+def test_an_engine_whose_process_is_killed_over_it_is_asked_again_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Dying(Resolver):
+        deaths = 2
+
+        def call(
+            self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+        ) -> T | CallFailure:
+            if self.deaths:
+                self.deaths -= 1
+                return CallFailure("crashed", "the sandbox's processes were killed")
+            return super().call(engine, method, args, returns, timeout)
+
+    resolver = Dying({("metaschedule", "native"): "{}"})
+    assert announced_targets(["native"], ENGINES, resolver) == ["{}", "native"]
+    assert "processes were killed; trying again" in caplog.text
 
 
 def test_a_worker_without_a_device_announces_nothing() -> None:
