@@ -313,13 +313,15 @@ class Lifecycle:
         state = self._state
         if not state.dispatcher.strategy.overlaps or state.active != 1 or job.saved < job.ledger.revision:
             return
-        build, device = job_steps.need_of(job, "build"), job_steps.need_of(job, "profile")
+        engines = job_steps.engines_at_work(job)
+        builds = [job_steps.need_for(job, "build", [engine]) for engine in engines]
+        updates = [job_steps.need_for(job, "model-update", [engine]) for engine in engines]
         decided = trials.look_ahead(
             job,
             state.durations,
-            device_slots=state.resources.slots(device),
-            build_slots=state.resources.slots(build),
-            shared=state.resources.share_cores(build, job_steps.need_of(job, "model-update")),
+            device_slots=state.resources.slots(job_steps.need_of(job, "profile")),
+            build_slots=min(state.resources.slots(build) for build in builds),
+            shared=any(map(state.resources.share_cores, builds, updates)),
         )
         if decided is not None:
             self._save_tasks(job, decided)

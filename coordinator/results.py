@@ -9,6 +9,7 @@ from tunemesh.coordinator.jobs import forecast, steps
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.scheduling.durations import seconds_of
 from tunemesh.coordinator.state import State
 from tunemesh.shared.messages import (
     AssembleDone,
@@ -43,14 +44,15 @@ class Results:
             self._senseless(handle, message, why)
             return None
         timing = message.timing
-        flight = state.dispatcher.ended(timing.step, max(timing.finished - timing.started, 0.0))
+        seconds = seconds_of(timing)
+        flight = state.dispatcher.ended(timing.step, seconds)
         state.is_over(timing.step)
         if job is not None and not isinstance(message.result, Failure):
-            elapsed = state.now - flight.since if flight is not None else None
+            elapsed = state.resources.elapsed(flight, state.now) if flight is not None else None
             state.durations.learn(timing, forecast.key_of(job, message.task), elapsed)
         if flight is not None:
             slowness = state.durations.slowness(timing.stage, timing.resource)
-            state.resources.account(timing, slowness)
+            state.resources.account(flight.queue, seconds, slowness)
         if job is None or job.ended or not self._note(job, Held(handle, message)):
             state.out.append(Acknowledge(handle))
             return None

@@ -7,10 +7,8 @@ from tunemesh.coordinator.events import Acknowledge, Declare, Purge
 from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import State
-
-LOST_AFTER = 3.0
-"""Seconds after which the steps of a device without a worker go to another device."""
 
 NO_DEVICE_AFTER = 60.0
 """Seconds after which a job whose target no device has ever served fails. One that was served once waits for
@@ -96,17 +94,13 @@ class Upkeep:
 
     def _leave_lost_devices(self) -> None:
         """Steps on a device without a worker go to another device of the same target, if there is one.
-        Otherwise they stay in its queue until it is back."""
+        Otherwise they stay in its queue until it is back. The same for other queues."""
         state = self._state
-        for queue in list(state.resources.queues.values()):
-            lost = queue.empty_since is not None and state.now - queue.empty_since > LOST_AFTER
-            if not lost or not queue.flights:
-                continue
-            if state.resources.slots(next(iter(queue.flights.values())).ready.need):
-                state.log("warning", f"{queue.name} has no worker: its steps go to another queue")
-                state.out.append(Purge(queue.name))
-                for step in list(queue.flights):
-                    self.give_up(step)
+        for queue in state.resources.deserted(state.now):
+            state.log("warning", f"{queue.name} has no worker: its steps go to another queue")
+            state.out.append(Purge(queue.name))
+            for step in list(queue.flights):
+                self.give_up(step)
 
     def _forget_old(self) -> None:
         """Ended jobs can be asked about for a while, and not too many of them."""
@@ -124,7 +118,7 @@ class Upkeep:
                 state.out.append(Acknowledge(job.handle))
             del state.jobs[job.id]
 
-    def _watch(self, job: Job, dead: set[str], tell_every: float) -> None:
+    def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""
         state = self._state
         if job.ledger.phase == "importing" and job.waiting_since is not None:
@@ -132,7 +126,7 @@ class Upkeep:
             since = job.waiting_since
             # With the first revision after acceptance the target was served.
             if since is not None and not job.ledger.revision and state.now - since > NO_DEVICE_AFTER:
-                served = sorted({q.targets[0] for q in state.resources.queues.values() if q.targets})
+                served = state.resources.served_targets()
                 text = (
                     f"{job.waiting}; devices here serve: {', '.join(served) or 'none, there is no device'}."
                     " Start one: tunemesh worker profile-NAME --device D --target T"
@@ -147,11 +141,22 @@ class Upkeep:
         if job.changed and state.now - job.told >= tell_every:
             state.tell(job, "progress", job.waiting)
 
-    def _why_waiting(self, job: Job, dead: set[str]) -> str:
-        """The queues that the job needs and that have no worker."""
+    def _why_waiting(self, job: Job, dead: set[Need]) -> str:
+        """What the job needs and nobody does: where workers are missing, and where an engine is."""
         state = self._state
-        needs = [need for need in state.dispatcher.needs_of(job.id) if need in dead]
-        if not needs:
+        missing, texts = [], []
+        for need in state.dispatcher.needs_of(job.id):
+            if need not in dead:
+                continue
+            served = state.resources.served_engines(need.kind)
+            if not served:
+                missing.append(need.kind)
+                continue
+            engines = f"engine{'s' * (len(need.engines) > 1)} {', '.join(need.engines)}"
+            texts.append(f"a worker that serves {engines} on {need.kind}; served there: {', '.join(served)}")
+        if missing:
+            texts.insert(0, f"a worker for {', '.join(dict.fromkeys(missing))}")
+        if not texts:
             return ""
         gone = [f"; queue {queue} is not there: {cause}" for queue, cause in sorted(state.missing.items())]
-        return f"waiting for a worker for {', '.join(needs)}{''.join(gone)}"
+        return f"waiting for {'; and for '.join(texts)}{''.join(gone)}"

@@ -7,6 +7,7 @@ import math
 from tunemesh.coordinator.jobs import allocation, steps
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.scheduling.durations import Durations
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Outlook, Ready
 from tunemesh.shared.messages import Stage
 
@@ -19,11 +20,11 @@ def ready(job: Job, ref: StepRef, durations: Durations) -> Ready:
     return Ready(
         step=ref.id,
         job=job.id,
-        need=steps.need_of(job, ref.stage),
+        need=steps.need_of(job, ref.stage, ref.task),
         job_order=job.order,
         tenant=request.tenant,
         priority=request.priority,
-        feeds=tuple(steps.need_of(job, stage) for stage in steps.FEEDS[ref.stage]),
+        feeds=steps.feeds(job, ref.stage, ref.task),
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
         outlook=outlook(job, durations),
     )
@@ -56,12 +57,17 @@ def _predict(job: Job, durations: Durations) -> Outlook:
 
     update, build, profile = mean("model-update"), mean("build"), mean("profile")
     last = durations.seconds("assemble", own), durations.seconds("validate", own)
-    work: dict[str, float] = {}
+    shares = steps.engines_at_work(job)
+    work: dict[Need, float] = {}
     path = 0.0
 
     def add(stage: Stage, seconds: float) -> None:
-        need = steps.need_of(job, stage)
-        work[need] = work.get(need, 0.0) + seconds
+        if stage in ("model-update", "build"):
+            parts = [(steps.need_for(job, stage, [e]), n / shares.total()) for e, n in shares.items()]
+        else:
+            parts = [(steps.need_of(job, stage), 1.0)]
+        for need, part in parts:
+            work[need] = work.get(need, 0.0) + part * seconds
 
     if ledger.phase == "importing":
         first = durations.seconds("import", own)

@@ -32,6 +32,7 @@ from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.shared.messages import (
     BuildDone,
     Built,
+    ImportDone,
     Query,
     Request,
     Serves,
@@ -303,9 +304,7 @@ def test_a_job_that_needs_more_than_can_ever_be_held_fails_at_once(monkeypatch: 
     world = World(tasks=4)
     world.publish(request(trials=40, batch=8, chunk=1))
     world.run("job")
-    said = (
-        "its 4 tasks would have the coordinator hold 74 results at once; 60 are allowed: "
-    )
+    said = "its 4 tasks would have the coordinator hold 74 results at once; 60 are allowed: "
     assert world.ledger("job").error.startswith(said)
 
 
@@ -396,3 +395,24 @@ def test_a_request_without_sense_changes_nothing(monkeypatch: pytest.MonkeyPatch
         assert isinstance(told, Tell)
         assert said in told.event.text
     assert world.core.jobs == {}
+
+
+def test_tasks_that_no_engine_takes_stay_untuned_and_the_others_get_all_trials() -> None:
+    world = World(tasks=3)
+    whole = world.result
+
+    def result(worker: FakeWorker, step: Step) -> StepResult:
+        right = whole(worker, step)
+        if isinstance(right.result, ImportDone):
+            first, *rest = right.result.tasks
+            tasks = [msgspec.structs.replace(first, engine=None), *rest]
+            return msgspec.structs.replace(right, result=msgspec.structs.replace(right.result, tasks=tasks))
+        return right
+
+    world.result = result  # type: ignore[method-assign]
+    world.publish(request(trials=30, batch=8))
+    world.run("job")
+    ledger = world.ledger("job")
+    assert ledger.phase == "done"
+    assert ledger.tasks[0].trials == 0
+    assert sum(task.trials for task in ledger.tasks) == 30

@@ -89,6 +89,11 @@ class FakeWorker:
     alive: bool = True
     doing: tuple[int, Step] | None = None
 
+    @property
+    def engines(self) -> list[str]:
+        """Those in the name of the queue."""
+        return [engine for engine in self.queue.partition(".")[2].split("+") if engine] + ["mock"]
+
     def status(self, leaving: bool = False) -> WorkerStatus:
         targets = [TARGET] if self.queue.startswith("profile-") else []
         return WorkerStatus(
@@ -96,7 +101,7 @@ class FakeWorker:
             queue=self.queue,
             host="host",
             slots=0 if leaving else 1,
-            serves=Serves(targets=targets) if targets else Serves(engines=["mock"]),
+            serves=Serves(targets=targets) if targets else Serves(engines=self.engines),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
         )
@@ -275,7 +280,7 @@ class World:
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
-                        engine="mock",
+                        engine=step.engines[i % len(step.engines)],
                         workload=BLOB,
                         untuned=BLOB,
                     )
