@@ -102,9 +102,10 @@ class PrivateNode:
 
     @property
     def killed(self) -> bool:
-        """Whether the node has ended because somebody sent it a signal, and not by itself."""
+        """Whether the node has ended because somebody ended it. It answers SIGTERM with an orderly stop and
+        status 0; what stops it by itself gives another status."""
         code = self._server.poll() if self._server is not None else None
-        return code is not None and code in (-signal.SIGKILL, -signal.SIGTERM)
+        return code is not None and code in (0, -signal.SIGKILL, -signal.SIGTERM)
 
     @property
     def log(self) -> Path:

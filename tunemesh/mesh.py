@@ -31,6 +31,9 @@ NODE_DEATHS, WITHIN = 5, 120.0
 somebody kills it does not count."""
 
 
+NODE_STEADY = 20.0
+"""Seconds after which a node that was started again has done well."""
+
 NODE_RESTARTS = (0.2, 1.0, 5.0)
 """Seconds between two starts of the private node; the last one repeats."""
 
@@ -116,8 +119,11 @@ class LocalMesh:
         """
         if self.node.pid is None:
             self._start_node_again()
-        elif self._watch is not None:
-            self._watch.look()
+        else:
+            if time.monotonic() > self._node_due + NODE_STEADY:
+                self._node_retry.succeeded("the private RabbitMQ node runs")
+            if self._watch is not None:
+                self._watch.look()
         self._children.supervise()
 
     def _start_node_again(self) -> None:
@@ -159,9 +165,10 @@ class LocalMesh:
                 self.node.wait_ready(timeout=0.5)
                 return
             except BrokerUnavailable:
-                if self.node.pid is None or time.monotonic() > deadline:
+                ended_by_itself = self.node.pid is None and not self.node.killed
+                if ended_by_itself or time.monotonic() > deadline:
                     raise
-                self._children.supervise()
+                self.supervise()
 
     def _start_children(self) -> None:
         layout = self._layout

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +105,54 @@ def test_what_happens_to_a_mesh(mesh: LocalMesh) -> None:
     assert until(
         mesh,
         lambda: (mesh.folder / "logs" / "build-0.log").read_text().count("waiting for steps") > before,
+    )
+
+
+def test_a_node_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:
+    mesh = LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path / "mesh")
+
+    def kill() -> None:
+        for pause in (0.3, 2.0):
+            while mesh.node.pid is None:
+                time.sleep(0.01)
+            time.sleep(pause)
+            os.kill(mesh.node.pid, signal.SIGKILL)
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with mesh:
+        thread.join()
+        assert until(mesh, lambda: at_work(mesh))
+
+
+def test_a_mesh_whose_children_are_killed_from_the_first_second_on_comes_up(mesh: LocalMesh) -> None:
+    rng = random.Random(3)
+    kills = 0
+    deadline = time.monotonic() + 12
+    while time.monotonic() < deadline:
+        family = [psutil.Process(pid) for pid in mesh.pids.values()]
+        for each in list(family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family += each.children(recursive=True)
+        if family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rng.choice(family).kill()
+                kills += 1
+        mesh.supervise()
+        time.sleep(rng.uniform(0.05, 0.4))
+    assert kills > 20
+    texts = {name: (mesh.folder / "logs" / f"{name}.log") for name in mesh.pids}
+    before = {name: path.read_text().count("waiting for steps") for name, path in texts.items()}
+    for pid in mesh.pids.values():
+        os.kill(pid, signal.SIGKILL)
+    assert until(
+        mesh,
+        lambda: all(
+            path.read_text().count("waiting for steps") > before[name]
+            for name, path in texts.items()
+            if name != "coordinator"
+        ),
     )
 
 

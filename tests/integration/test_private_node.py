@@ -54,7 +54,7 @@ def publish(node: PrivateNode, body: bytes) -> None:
         channel.basic_publish(LEDGER, LEDGER_KEY, body, PERSISTENT, mandatory=True)
 
 
-@pytest.mark.parametrize("how", ["killed", "crashed"])
+@pytest.mark.parametrize("how", ["killed", "crashed", "told to stop"])
 def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_path: Path, how: str) -> None:
     with PrivateNode(tmp_path / "with space") as node:
         url = node.url("coordinator")
@@ -63,8 +63,9 @@ def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_
             node.kill()
         else:
             assert node.pid is not None
-            os.kill(node.pid, signal.SIGKILL)
-            assert within(10, lambda: node.pid is None)
+            os.kill(node.pid, signal.SIGTERM if how == "told to stop" else signal.SIGKILL)
+            assert within(20, lambda: node.pid is None)
+            assert node.killed
         assert node.pid is None
         node.start()
         node.wait_ready()
@@ -127,5 +128,6 @@ def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
         with pytest.raises(BrokerUnavailable, match=r"ended with status .*log: ") as caught:
             node.wait_ready(30)
         assert "\n" not in str(caught.value)
+        assert not node.killed
     finally:
         node.close()

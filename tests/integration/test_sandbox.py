@@ -20,7 +20,8 @@ from tunemesh.shared.errors import BadModel, BadTarget
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.engines import load
 from tunemesh.stage_workers.engines.protocol import BuildOutcome, Imported, ProfileOutcome
-from tunemesh.stage_workers.sandbox import allocator, frames
+from tunemesh.stage_workers.sandbox import allocator, frames, processes
+from tunemesh.stage_workers.sandbox import sandbox as sandbox_module
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
 
 MEMORY = 512 * 2**20
@@ -276,6 +277,23 @@ def test_an_abort_ends_the_wait_for_a_fork_server_that_cannot_start(
             build(sandbox, GOOD)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["the fork server has ended (exited with status 1); trying again"]
+
+
+def test_a_fork_server_that_hangs_is_started_again_and_an_old_one_is_not(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "PRELOAD_LIMIT", 2.0)
+    monkeypatch.setattr(processes, "GONE_LIMIT", 1.0)
+    time.sleep(2.2)
+    forkserver = forkserver_of(sandbox)
+    assert failure(build(sandbox, CRASH)).kind == "crashed"
+    sandbox.ready(0.0)  # the next child is not there yet
+    assert sandbox.ready(2.0)
+    assert forkserver_of(sandbox) == forkserver
+    forkserver.suspend()
+    os.kill(sandbox.child_pid or 0, signal.SIGKILL)
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+    assert forkserver_of(sandbox) != forkserver
 
 
 def test_a_machine_without_room_for_a_process_is_nobodys_failure(

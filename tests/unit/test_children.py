@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -95,6 +96,20 @@ def test_a_child_gets_its_own_secret_and_no_other(
     assert "canary" not in text
     assert "TUNEMESH_BROKER_URL=amqp://worker:own@host" in text
     assert (tmp_path / "arguments").read_text() == "-P -m tunemesh worker\n"
+
+
+def test_children_log_as_their_mesh_does(
+    family: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.logs, "for_children", lambda: {"TUNEMESH_LOG_FORMAT": "json"})
+    command = ["worker", "build-cpu", "--engine", "mock", "--broker", "amqp://x:y@127.0.0.1:9/z"]
+    family.start(Child("build-0", [*command, "--artifacts", str(tmp_path)], {}, log=tmp_path / "log"))
+    deadline = time.monotonic() + 20
+    while not (lines := (tmp_path / "log").read_text().splitlines()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first = json.loads(lines[0])
+    assert (first["process"], first["level"]) == ("worker build-cpu", "info")
+    assert "connecting to the broker" in first["message"]
 
 
 def test_the_command_line_is_not_misled_by_the_folder_that_it_is_started_in(tmp_path: Path) -> None:
