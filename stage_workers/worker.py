@@ -15,13 +15,14 @@ import msgspec
 
 from tunemesh.broker_config import topology
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, BadTarget
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import WIRE_VERSION, Serves
 from tunemesh.shared.transport.link import Link
 from tunemesh.shared.transport.names import process_name
+from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.devices.devices import Device, lock_device, parse_device
-from tunemesh.stage_workers.engines import ENGINES
 from tunemesh.stage_workers.loop import Worker
+from tunemesh.stage_workers.platforms.protocol import Platform, TargetCall
 from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
 from tunemesh.stage_workers.shutdown import Leaving
@@ -49,7 +50,7 @@ class WorkerConfig:
     device: str | None = None
     """``cpu:<cores>`` or ``cuda:<number>``; for ``profile-…`` queues, and only for them."""
     targets: tuple[str, ...] = ()
-    """What the device is, in any form that one of the engines knows: ``native``, a tag, JSON. Several forms
+    """What the device is, in any form: ``native``, a tag, JSON. Several forms
     must mean the same. Announced with the canonical form first."""
     cpus: frozenset[int] | None = None
     """Cores for the worker, and for its sandbox unless a ``cpu:`` device has its own. ``None``: all, except
@@ -84,7 +85,9 @@ def run_worker(config: WorkerConfig) -> int:
     try:
         usable = os.sched_getaffinity(0)
         sandbox = Sandbox(
-            config.engines,
+            # What it serves: on a device that is the target, whoever made a kernel.
+            config.engines if device is None else (),
+            platforms=sorted({platforms.name_of(target) for target in config.targets}),
             memory=config.memory,
             cpus=device.cores if device is not None and device.cores else config.cpus,
             environment=device.environment if device is not None else allocator.environment(),
@@ -103,9 +106,10 @@ def run_worker(config: WorkerConfig) -> int:
 
 
 def _check(config: WorkerConfig) -> None:
+    installed = engines.names()
     for engine in config.engines:
-        if engine not in ENGINES:
-            raise BadInput(f"there is no engine {engine!r}; known: {', '.join(ENGINES)}")
+        if engine not in installed:
+            raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
     if not re.fullmatch(topology.STAGE_QUEUE_PATTERN, config.queue):
         raise BadInput(
             f"{config.queue!r} is no worker's queue; known: model-update, build-cpu, profile-<device>"
@@ -142,19 +146,19 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
         if device is not None
         else Context(sandbox, store)
     )
-    engines = list(dict.fromkeys((*config.engines, "mock")))
+    served = list(dict.fromkeys((*config.engines, "mock")))
     with Leaving(config.grace, sandbox.abort) as leaving:
         try:
-            targets = announced_targets(config.targets, engines, sandbox)
+            targets = announced_targets(config.targets, sandbox)
             if device is not None:
                 check_fits(device, targets[0])
             link.start(config.connect_timeout)
             cpus = _work_cores(config, device)
-            serves = Serves(engines=[] if device is not None else engines, targets=targets)
+            serves = Serves(engines=[] if device is not None else served, targets=targets)
             status = StatusSender(
                 link, name, config.queue, serves, config.status_interval, cpus, context.drift
             )
-            Worker(config.queue, engines, link, sandbox, context, status, leaving).run()
+            Worker(config.queue, served, link, sandbox, context, status, leaving).run()
         except Abandoned:
             pass  # asked to leave before it was connected
         finally:
@@ -162,13 +166,13 @@ def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, san
     return 0
 
 
-def announced_targets(targets: Sequence[str], engines: Sequence[str], sandbox: Caller) -> list[str]:
+def announced_targets(targets: Sequence[str], sandbox: Caller) -> list[str]:
     """The canonical form of ``targets``, then the forms that were given: requests may name any of them.
 
     Raises:
-        BadInput: no engine knows one of them, or they mean different things.
+        BadInput: one of them is unknown, or they mean different things.
     """
-    canonical = list(dict.fromkeys(_canonical(target, engines, sandbox) for target in targets))
+    canonical = list(dict.fromkeys(_canonical(target, sandbox) for target in targets))
     if len(canonical) > 1:
         raise BadInput(f"a device has one target, but these differ: {', '.join(canonical)}")
     return list(dict.fromkeys((*canonical, *targets)))
@@ -183,24 +187,18 @@ def check_fits(device: Device, target: str) -> None:
     try:
         kind = msgspec.json.decode(target, type=dict[str, msgspec.Raw])["kind"]
     except (msgspec.DecodeError, KeyError):
-        return  # an engine without kinds of devices
+        return  # a platform without kinds of devices
     wanted = {b'"llvm"': "cpu", b'"cuda"': "cuda"}.get(bytes(kind))
     if wanted is not None and wanted != device.name.partition(":")[0]:
         raise BadInput(f"device {device.name} cannot run target {target}; give a {wanted}:… device")
 
 
-def _canonical(target: str, engines: Sequence[str], sandbox: Caller) -> str:
-    refusals = []
-    for engine in engines:
-        try:
-            answer = insist(sandbox, engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
-        except BadTarget as error:
-            refusals.append(str(error))
-            continue
-        if isinstance(answer, CallFailure):
-            raise BadInput(f"engine {engine} cannot look at target {target!r}: {answer.kind}: {answer.text}")
-        return answer
-    raise BadTarget(refusals[0])
+def _canonical(target: str, sandbox: Caller) -> str:
+    platform = platforms.name_of(target)
+    answer = insist(sandbox, platform, Platform.resolve_target, TargetCall(target=target), RESOLVE_LIMIT)
+    if isinstance(answer, CallFailure):
+        raise BadInput(f"cannot look at target {target!r}: {answer.kind}: {answer.text}")
+    return answer.canonical
 
 
 def _properties(config: WorkerConfig) -> dict[str, str | int]:

@@ -45,17 +45,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Shapes = Annotated[list[str] | None, typer.Option("--shape", help="NAME=1,3,224,224 for a dynamic input.")]
 Batch = Annotated[int | None, typer.Option(help="Candidates per round.")]
 Chunk = Annotated[int | None, typer.Option(help="Candidates per build or profile step, at most 8.")]
-Population = Annotated[int | None, typer.Option(help="Schedules that the search weighs per candidate.")]
-Generations = Annotated[int | None, typer.Option(help="Times that it lets them evolve.")]
 Repeats = Annotated[int | None, typer.Option(help="Timed repeats of a candidate.")]
 MinRepeat = Annotated[int | None, typer.Option("--min-repeat-ms", help="Duration of one repeat.")]
 CutShort = Annotated[
     float | None,
     typer.Option(help="Stop measuring what is so many times slower than the best; 0: never."),
-]
-Convolutions = Annotated[
-    str | None,
-    typer.Option(help="winograd: 3x3 on a CPU by Winograd's algorithm where that is faster; or as-given."),
 ]
 CacheFlush = Annotated[
     bool | None,
@@ -70,12 +64,9 @@ def make_settings(
     shapes: list[str] | None,
     batch: int | None,
     chunk: int | None,
-    population: int | None,
-    generations: int | None,
     repeats: int | None,
     min_repeat_ms: int | None,
     cut_short: float | None,
-    convolutions: str | None,
     cache_flush: bool | None,
     build_timeout: float | None,
     profile_timeout: float | None,
@@ -89,15 +80,12 @@ def make_settings(
     given = {
         "batch": batch,
         "chunk": chunk,
-        "population": population,
-        "generations": generations,
         "repeats": repeats,
         "min_repeat_ms": min_repeat_ms,
         "cache_flush": cache_flush,
         "build_timeout": build_timeout,
         "profile_timeout": profile_timeout,
         "lookahead": lookahead,
-        "convolutions": convolutions,
         "shapes": dict(map(_shape, shapes or [])),
     }
     given = {name: value for name, value in given.items() if value is not None}

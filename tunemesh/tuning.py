@@ -19,7 +19,7 @@ from tunemesh.mesh_address import Place
 from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
-from tunemesh.shared.messages import NAME_LIMIT, EngineName, JobEvent, Request, Settings
+from tunemesh.shared.messages import NAME_LIMIT, EngineName, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
 
 STOPPING = (
@@ -41,6 +41,8 @@ class Plan:
     tenant: str = ""
     priority: int = 10
     settings: Settings = field(default_factory=Settings)
+    options: dict[str, Options] = field(default_factory=dict)
+    """By the name of an engine, or ``graph``."""
     strategy: str = "interleaved"
     builders: int | None = None
     place: Place | None = None
@@ -129,6 +131,7 @@ def make_request(job: str, path: Path, model: bytes, plan: Plan, store: Artifact
         priority=plan.priority,
         seed=plan.seed,
         settings=plan.settings,
+        options=plan.options,
     )
 
 

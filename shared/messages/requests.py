@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
@@ -26,11 +26,6 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Candidates proposed per round."""
     chunk: Annotated[int, Meta(ge=1, le=8)] = 8
     """Candidates per build or profile step, at most: a strategy may make smaller chunks."""
-    population: Annotated[int, Meta(ge=1, le=64)] | None = None
-    """Schedules that the cost model weighs at a time, per candidate that it proposes. ``None``: 2 while fewer
-    than 128 trials of the task are known, then 4."""
-    generations: Annotated[int, Meta(ge=0, le=16)] | None = None
-    """Times that the search lets them evolve before it proposes. ``None``: once, then twice, likewise."""
     lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
     """Rounds that a proposal may be behind the measurements, when the device would idle otherwise."""
     repeats: Annotated[int, Meta(ge=1, le=100)] = 3
@@ -48,9 +43,6 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Seconds that one candidate may take to build."""
     profile_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
     """Seconds that one candidate may take to profile."""
-    convolutions: Literal["winograd", "as-given"] = "winograd"
-    """What becomes of convolutions on a CPU: ``winograd`` computes those of 3x3 by Winograd's algorithm where
-    that is faster, and the whole model with channels last then."""
     shapes: dict[str, list[Positive]] = {}
     """Input name to shape, for models with dynamic shapes."""
 

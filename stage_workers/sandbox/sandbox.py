@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -42,6 +42,7 @@ LEAST_WAIT = 0.01
 TAIL = 600
 """Characters of a dead child's output that go into the error text."""
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 
@@ -75,6 +76,7 @@ class Sandbox:
 
     Args:
         preload: engines to import before the first call; others are imported by the call that needs them.
+        platforms: those to import before the first call.
         memory: bytes of data that a child may allocate.
         cpus: cores for the children.
         environment: added to this process's environment.
@@ -85,12 +87,14 @@ class Sandbox:
         self,
         preload: Sequence[str] = (),
         *,
+        platforms: Sequence[str] = (),
         memory: int,
         cpus: Collection[int] | None = None,
         environment: Mapping[str, str] | None = None,
         held: Sequence[int] = (),
     ) -> None:
         self._preload = list(preload)
+        self._platforms = list(platforms)
         self._memory = memory
         self._cpus = None if cpus is None else sorted(cpus)
         self._environment = {**os.environ, **(environment or {})}
@@ -129,6 +133,7 @@ class Sandbox:
                 parent=os.getpid(),
                 control=theirs.fileno(),
                 preload=self._preload,
+                platforms=self._platforms,
                 memory=self._memory,
                 cpus=self._cpus,
             )
@@ -163,27 +168,32 @@ class Sandbox:
 
     def call(
         self,
-        engine: str,
-        method: str,
-        args: Sequence[object],
-        returns: type[T],
+        callee: str,
+        method: Callable[[Any, C], T],
+        record: C,
         timeout: float,
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
-        """Call ``engine.method(*args)`` in the child; ``timeout`` seconds count from when it is ready.
-        ``cpu_limit`` counts only those in which it has a core, so that it means the same on a busy machine.
+        """Call a method of the engine or the platform that is called ``callee``, in the child.
+
+        Args:
+            method: that of the protocol: ``Engine.build``, ``Platform.profile``.
+            record: its argument.
+            timeout: seconds from when the child is ready.
+            cpu_limit: seconds in which it has a core, so that they mean the same on a busy machine.
 
         Raises:
-            TunemeshError: what the engine raised on purpose (``BadModel``, ``BadTarget``).
+            TunemeshError: what was raised on purpose (``BadModel``, ``BadTarget``).
             Abandoned: the sandbox was aborted meanwhile.
         """
-        request = msgspec.msgpack.encode(
-            frames.Call(engine, method, msgspec.Raw(msgspec.msgpack.encode(list(args))))
-        )
+        protocol = frames.protocol_of(method)
+        who = f"{protocol.lower()} {callee}"
+        call = frames.Call(protocol, callee, method.__name__, msgspec.Raw(msgspec.msgpack.encode(record)))
+        request = msgspec.msgpack.encode(call)
         try:
             child = self._fresh_child()
         except _Gone:
-            return self._failed("crashed", f"engine {engine} could not be started")
+            return self._failed("crashed", f"{who} could not be started")
         self._output.truncate(0)
         deadline = time.monotonic() + timeout
         try:
@@ -195,9 +205,10 @@ class Sandbox:
         match reply.kind:
             case "value":
                 try:
-                    return msgspec.msgpack.decode(reply.value, type=returns)
+                    value: T = msgspec.msgpack.decode(reply.value, type=frames.answer_type(method))
+                    return value
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    return CallFailure("raised", f"engine {engine} gave an invalid answer: {error}")
+                    return CallFailure("raised", f"{who} gave an invalid answer: {error}")
             case "refused":
                 raise _refusal(reply)
             case "out-of-memory":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import pytest
@@ -26,6 +26,7 @@ from tunemesh.shared.messages import (
     History,
     ImportDone,
     ImportWork,
+    Options,
     Profiled,
     ProfileDone,
     ProfileWork,
@@ -43,11 +44,21 @@ from tunemesh.shared.messages import (
     ValidateWork,
     Work,
 )
-from tunemesh.stage_workers.engines import load
-from tunemesh.stage_workers.engines.protocol import ProfileOutcome, Proposal, Validated
+from tunemesh.stage_workers import engines, platforms
+from tunemesh.stage_workers.engines.protocol import Proposal
+from tunemesh.stage_workers.platforms.protocol import (
+    ConfirmCall,
+    ProfileCall,
+    ProfileOutcome,
+    ReferenceOutcome,
+    UntunedCall,
+    Validated,
+)
+from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages import Context, build_limits, run_stage, trust
 
+C = TypeVar("C")
 T = TypeVar("T")
 MODEL = b"""
 tasks:
@@ -57,7 +68,7 @@ tasks:
 
 
 class FakeSandbox:
-    """Calls the mock engine directly; ``answers`` come first, method by method."""
+    """Calls engines and platforms directly; ``answers`` come first, method by method."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[object]] = {}
@@ -68,25 +79,26 @@ class FakeSandbox:
 
     def call(
         self,
-        engine: str,
-        method: str,
-        args: Sequence[object],
-        returns: type[T],
+        callee: str,
+        method: Callable[[Any, C], T],
+        record: C,
         timeout: float,
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
-        self.calls.append((method, timeout))
+        name = method.__name__
+        self.calls.append((name, timeout))
         self.cpu_limits.append(cpu_limit)
-        if method.startswith(("profile", "confirm")):
-            self.flushed[method] = next(arg.cache_flush for arg in args if isinstance(arg, Settings))
-        if self.answers.get(method):
-            answer = self.answers[method].pop(0)
+        if isinstance(record, ProfileCall | UntunedCall | ConfirmCall):
+            self.flushed[name] = record.settings.cache_flush
+        if self.answers.get(name):
+            answer = self.answers[name].pop(0)
             if isinstance(answer, TunemeshError):
                 raise answer
             return cast(T, answer)
-        function: Callable[..., T] = getattr(load(engine), method)
+        load = engines.load if frames.protocol_of(method) == "Engine" else platforms.load
+        function: Callable[[C], T] = getattr(load(callee), name)
         try:
-            return function(*args)
+            return function(record)
         except RuntimeError as error:
             return CallFailure("raised", str(error))
 
@@ -152,6 +164,7 @@ def trials_of(candidates: list[Candidate], latency: float = 0.2) -> list[Trial]:
     return [Trial(candidate=each, outcome="measured", latencies=[latency]) for each in candidates]
 
 
+SLOW, CALM = (ReferenceOutcome(latencies=[seconds] * 5) for seconds in (1.5e-3, 1e-3))
 TIMING = Timing(step="s", stage="build", resource="build-cpu", worker="w", started=1.0, finished=2.0)
 
 
@@ -162,17 +175,51 @@ def test_import_names_the_tasks_in_order_and_stores_the_model(context: Context) 
     assert context.store.get(done.model)
 
 
+def test_a_bad_model_is_a_failure_in_one_line(context: Context) -> None:
+    result = run_stage(step(ImportWork(model=context.store.put(b"tasks: ["))), context)
+    error = expect(Failure, result).error
+    assert "YAML" in error
+    assert "\n" not in error
+
+
 @pytest.mark.parametrize(
-    ("model", "target", "cause"),
-    [(b"tasks: [", "mock", "YAML"), (MODEL, "llvm", "unknown target 'llvm'")],
+    ("options", "cause"),
+    [
+        ({"mock": {"speed": 3}}, "mock has no option 'speed'"),
+        ({"graph": {"convolutions": "as-given"}}, "graph has no option 'convolutions'"),
+        ({"metaschedule": {"population": 4}}, "options for 'metaschedule', but the job has only mock, graph"),
+    ],
 )
-def test_a_bad_model_or_target_is_a_failure_in_one_line(
-    context: Context, model: bytes, target: str, cause: str
+def test_an_option_that_nobody_knows_is_a_failure_in_one_line(
+    context: Context, options: dict[str, Options], cause: str
 ) -> None:
-    result = run_stage(step(ImportWork(model=context.store.put(model)), target=target), context)
+    work = ImportWork(model=context.store.put(MODEL))
+    result = run_stage(msgspec.structs.replace(step(work), options=options), context)
     error = expect(Failure, result).error
     assert cause in error
     assert "\n" not in error
+
+
+def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox: FakeSandbox) -> None:
+    work = msgspec.structs.replace(
+        step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
+    )
+    sandbox.answers["takes"] = [True, False, False]
+    tasks = expect(ImportDone, run_stage(work, context)).tasks
+    assert [task.engine for task in tasks] == ["metaschedule", None]
+    assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
+
+
+def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:
+    sandbox.answers["takes"] = [False, False]
+    model = imported(context)
+    records = [TaskRecords(task=task, history=[]) for task in model.tasks]
+    work = AssembleWork(model=model.model, tasks=records)
+    done = expect(AssembleDone, run_stage(step(work), context))
+    assert context.store.get(done.tuned) == context.store.get(done.untuned)
+    assert {"part", "export"}.isdisjoint(name for name, _ in sandbox.calls)
+    result = run_stage(step(UpdateWork(task=model.tasks[0], want=4)), context)
+    assert "no engine takes the task t00 (a)" in expect(Failure, result).error
 
 
 def test_a_missing_artifact_is_a_failure(context: Context) -> None:
@@ -209,6 +256,45 @@ def test_an_update_keeps_the_finished_round_in_the_store(context: Context) -> No
     assert history == History(task="t00", round=0, trials=trials, timings=[TIMING])
     assert not {each.hash for each in first.candidates} & {each.hash for each in second.candidates}
     assert expect(UpdateDone, run_stage(step(work, 1), context)) == second
+
+
+def close(context: Context, task: TaskSpec, trials: list[Trial]) -> list[Candidate]:
+    """The candidates that a closing update names; half of the trials are in the history before it."""
+    half = len(trials) // 2
+    before = UpdateWork(task=task, want=1, trials=trials[:half])
+    state = expect(UpdateDone, run_stage(step(before, 1), context)).state
+    work = UpdateWork(task=task, want=0, state=state, trials=trials[half:])
+    return expect(UpdateDone, run_stage(step(work, 2), context)).candidates
+
+
+def test_a_closing_update_names_the_best_few_that_are_close_to_each_other(context: Context) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 9).candidates
+    latencies = [3.0, 1.09, 2.0, 1.0, 1.05, 1.2, 1.08, 1.02, 1.07]
+    trials = [trials_of([each], latencies[each.index])[0] for each in candidates]
+    named = close(context, task, trials)
+    assert [each.hash for each in named] == [candidates[number].hash for number in (3, 7, 4, 8)]
+    assert [each.index for each in named] == [0, 1, 2, 3]
+
+
+def test_there_is_nothing_to_confirm_when_one_candidate_is_far_ahead(context: Context) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 3).candidates
+    trials = [trials_of([each], 1.0 + each.index / 5)[0] for each in candidates]
+    assert close(context, task, trials) == []
+    failed = [msgspec.structs.replace(trial, outcome="run-failed") for trial in trials]
+    assert close(context, task, failed) == []
+
+
+def test_what_was_measured_in_a_bad_moment_may_be_among_the_best_few(context: Context) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 3).candidates
+    trials = [
+        msgspec.structs.replace(trials_of([each], latency)[0], drift=drift)
+        for each, latency, drift in zip(candidates, (1.0e-3, 1.3e-3, 1.3e-3), (0.0, 0.0, 0.25), strict=True)
+    ]
+    named = close(context, task, trials)
+    assert [each.hash for each in named] == [candidates[0].hash, candidates[2].hash]
 
 
 def test_a_large_search_state_goes_to_the_store(context: Context, sandbox: FakeSandbox) -> None:
@@ -399,7 +485,7 @@ def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_aga
     sandbox.answers["profile"] = [CallFailure("crashed", "killed by SIGSEGV")]
     assert expect(ProfileDone, run_stage(work, context)).profiled[0].outcome == "run-failed"
     context.drift.seen([1e-3] * 5, 0.0)
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * 100
+    sandbox.answers["reference"] = [SLOW] * 100
     disturbed = expect(ProfileDone, run_stage(work, context)).profiled[0]
     assert (disturbed.outcome, disturbed.attempts) == ("measured", 1)
     assert disturbed.drift > 0.1
@@ -419,7 +505,7 @@ def test_of_what_a_disturbance_met_only_what_may_be_close_to_the_best_is_measure
     built = compiled(context, task, 1)
     sandbox.answers["profile"] = [ProfileOutcome(outcome="measured", latencies=[slower * 1e-3])] * 3
     # Two looks, each believed the second time only, and then it is calm.
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * 4 + [[1e-3] * 5] * 10
+    sandbox.answers["reference"] = [SLOW] * 4 + [CALM] * 10
     context.drift.seen([1e-3] * 5, 0.0)
     work = step(ProfileWork(task=task, artifacts=built, best=1e-3), settings=Settings(cut_short=cut_short))
     assert expect(ProfileDone, run_stage(work, context)).profiled[0].attempts == attempts
@@ -471,7 +557,8 @@ def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(
     task = imported(context).tasks[0]
     sandbox.answers["profile_untuned"] = [CallFailure("timed-out", "exceeded 100 s")]
     result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
-    assert expect(ProfileDone, result) == ProfileDone(profiled=[], untuned=None)
+    done = ProfileDone(profiled=[], untuned=None, untuned_error="exceeded 100 s")
+    assert expect(ProfileDone, result) == done
 
 
 def test_profiling_without_a_device_is_a_failure(context: Context, sandbox: FakeSandbox) -> None:
@@ -530,7 +617,7 @@ def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
 ) -> None:
     model = imported(context)
     done = expect(AssembleDone, run_stage(step(AssembleWork(model=model.model, tasks=[])), context))
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * looks + [[1e-3] * 5] * 10
+    sandbox.answers["reference"] = [SLOW] * looks + [CALM] * 10
     context.drift.seen([1e-3] * 5, 0.0)
     work = ValidateWork(tuned=done.tuned, untuned=done.untuned, signature=done.signature)
     checked = expect(ValidateDone, run_stage(step(work), context))
