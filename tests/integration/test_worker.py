@@ -178,9 +178,8 @@ def mesh(node: Broker, tmp_path: Path) -> Iterator[Mesh]:
 
 def make_step(work: Work, number: int = 0, **fields: object) -> Step:
     stage = str(work.__struct_config__.tag)
-    known = {"engines": ["mock"], "target": "mock", "settings": Settings(build_timeout=2.0,
-    profile_timeout=2.0)} return Step(id=f"{JOB}/t00/0/{number}/{stage}", job=JOB, seed=1, work=work,
-    **{**known, **fields})  # type: ignore[arg-type]
+    known = {"engines": ["mock"], "target": "mock", "settings": Settings(build_timeout=2.0, profile_timeout=2.0)}
+    return Step(id=f"{JOB}/t00/0/{number}/{stage}", job=JOB, seed=1, work=work, **{**known, **fields})  # type: ignore[arg-type]
 
 
 def expect(kind: type[T], result: Result) -> T:
@@ -431,12 +430,13 @@ def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
     mesh.link.purge(queue.name).result(10)
 
 
-def test_a_device_whose_target_no_engine_knows_is_refused(mesh: Mesh) -> None:
+def test_a_device_whose_target_is_unknown_is_refused(mesh: Mesh) -> None:
     options = {"device": f"cpu:{min(os.sched_getaffinity(0))}", "targets": ["abacus"]}
     with mesh.worker("profile-cpu-8", **options) as process:
         _, error = process.communicate(timeout=20)
     assert process.returncode != 0
-    assert b"unknown target 'abacus'" in error
+    assert b"unknown target" in error
+    assert b"abacus" in error
 
 
 def await_connection(broker: Broker, pid: int) -> str:
