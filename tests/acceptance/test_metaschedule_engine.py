@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.acceptance.direct import (
     ENGINE,
@@ -35,13 +36,12 @@ from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import ERROR_TEXT_LIMIT, Candidate, Options, Trial
 from tunemesh.stage_workers.engines.metaschedule import (
     candidates,
-    cost_model,
-    prior,
+    contexts,
     proposing,
     schedules,
     search_state,
 )
-from tunemesh.stage_workers.engines.protocol import ExportCall, Proposal, TaskTrials
+from tunemesh.stage_workers.engines.protocol import ExportCall, Proposal, TaskRef, TaskTrials
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +118,46 @@ def test_candidates_whose_trials_come_late_are_learned_and_not_proposed_again(
     assert state.pending == {name for each in (ahead, third) for name, _ in each.schedules}
 
 
+def test_an_error_of_the_search_is_not_the_end_of_the_space(
+    product: ExtractedTask, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> object:
+        raise RuntimeError("InternalError: the search fell over")
+
+    monkeypatch.setattr(contexts, "make", fail)
+    with pytest.raises(RuntimeError, match="the search fell over"):
+        update(product.workload, target, None, [], 8)
+
+
+def sorted_values() -> bytes:
+    """A model that is nothing but a sort."""
+    made = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("TopK", ["x", "k"], ["values", "indices"]),
+                helper.make_node("Exp", ["values"], ["z"]),
+            ],
+            "sorted",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, (8, 100))],
+            [helper.make_tensor_value_info("z", TensorProto.FLOAT, (8, 5))],
+            [numpy_helper.from_array(np.array([5]), "k")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    made.ir_version = 8
+    return made.SerializeToString()
+
+
+def test_it_takes_what_it_has_a_search_space_for(imported: Imported, target: str) -> None:
+    def takes(task: ExtractedTask, target: str) -> bool:
+        return ENGINE.takes(TaskRef(workload=task.workload, target=target, name=task.name, key=task.key))
+
+    assert all(takes(task, target) for task in imported.tasks)
+    assert not takes(imported.tasks[0], "mock")
+    taken = {task.name: takes(task, target) for task in import_model(sorted_values(), target).tasks}
+    assert taken == {"topk": False, "exp": True}
+
+
 def test_a_small_space_runs_out(imported: Imported, target: str) -> None:
     reshape = next(task for task in imported.tasks if task.name == "reshape")
     first = update(reshape.workload, target, None, [], 8)
@@ -192,50 +232,6 @@ def test_a_process_without_memory_or_with_that_of_another_task_proposes_the_same
     assert rounds(product, forget) == remembered
     candidates._kept.clear()
     assert rounds(product, poison) == remembered
-
-
-def test_the_first_candidates_are_chosen_by_what_is_known_of_other_kernels(
-    product: ExtractedTask, target: str
-) -> None:
-    def typical(options: Options) -> float:
-        proposed = update(product.workload, target, None, [], 32, options=options).schedules
-        trials = measure(product, target, proposed)
-        return statistics.median(trial.latency for trial in trials)
-
-    all_that_are_drawn: Options = {"population": 1, "generations": 0}
-    assert typical({"population": 4}) < 0.7 * typical(all_that_are_drawn)
-
-
-def test_the_prior_is_an_argument(product: ExtractedTask, target: str) -> None:
-    shipped = prior.shipped()
-    usual = update(product.workload, target, None, [], 8)
-    assert update(product.workload, target, None, [], 8, prior=shipped) == usual
-    features = [
-        candidate.features
-        for candidate in candidates.recall(product.workload, target, [each for _, each in usual.schedules])
-        if candidate is not None
-    ]
-    rows = cost_model.summaries(features)
-    # Ranks the other way round.
-    other = cost_model.train(rows, -prior.load(shipped).predict(rows).astype(np.float64))
-    assert update(product.workload, target, None, [], 8, prior=bytes(other.save_raw("ubj"))) != usual
-
-
-def test_what_is_measured_overrules_what_is_known_of_other_kernels(
-    product: ExtractedTask, target: str
-) -> None:
-    proposed = update(product.workload, target, None, [], 64).schedules
-    recalled = candidates.recall(product.workload, target, [schedule for _, schedule in proposed])
-    features = [candidate.features for candidate in recalled if candidate is not None]
-    usual = cost_model.Model(None, prior.load(prior.shipped())).predict(features)
-    model = cost_model.fit(
-        features, list(np.exp(usual)), prior.load(prior.shipped())
-    )  # what looks fast is slow here
-    assert model is not None
-    assert np.corrcoef(model.predict(features), usual)[0, 1] < -0.5
-    without = cost_model.fit(features, list(np.exp(usual)), None)
-    assert without is not None
-    assert not np.allclose(model.predict(features), without.predict(features))
 
 
 def test_what_was_proposed_need_not_be_replayed(
