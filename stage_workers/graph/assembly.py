@@ -11,7 +11,7 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import compilation, models, optimisation, options, workloads
+from tunemesh.stage_workers.graph import compilation, convolutions, models, optimisation, options, workloads
 from tunemesh.stage_workers.graph.options import GraphOptions
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
@@ -34,7 +34,8 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     module, signature = models.unpack(call.model)
     # What there would be without Tunemesh.
     as_given = optimisation.optimise(module, target, AS_GIVEN)
-    optimised = as_given if given == AS_GIVEN else optimisation.optimise(module, target, given)
+    rewritten = convolutions.wanted(target, given)
+    optimised = optimisation.optimise(module, target, given) if rewritten else as_given
     with _tuned(optimised, call.tasks) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
@@ -112,9 +113,10 @@ def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:
                 return relax.call_dps_packed(symbols[call.args[0]], call.args[1], list(call.ty_args))
             return call
 
-    caller = Caller(module)
     changed = module.clone()
-    changed["main"] = caller.visit_expr(module["main"])
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            changed[name] = Caller(module).visit_expr(function)
     for name in symbols:
         del changed[name]
     return changed
