@@ -12,12 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from tunemesh.broker_config.topology import DEVICE_QUEUE_PATTERN, EVENTS, RESULTS, STAGE_QUEUE_PATTERN
+from tunemesh.broker_config.topology import (
+    DEVICE_QUEUE_PATTERN,
+    ENGINE_QUEUE_PATTERN,
+    EVENTS,
+    RESULTS,
+    STAGE_QUEUE_PATTERN,
+)
 
 Role = Literal["client", "worker", "coordinator", "monitor", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 NOTHING = "^$"
+_WORKERS_QUEUES = rf"{DEVICE_QUEUE_PATTERN}|{ENGINE_QUEUE_PATTERN}"
+"""Queues that come with their workers."""
 ANYTHING = ".*"
 
 
@@ -57,12 +65,11 @@ RIGHTS: Mapping[Role, Rights] = {
         read=rf"^{STAGE_QUEUE_PATTERN}$",
         topics=(TopicRight(RESULTS, write=r"^result\.[a-z-]+$", read=NOTHING),),
     ),
-    # Declares device queues and its own; replies to clients' queues through the default exchange.
+    # Declares the queues that come with workers and its own; replies to clients' queues through the default
+    # exchange.
     "coordinator": Rights(
-        configure=rf"^({DEVICE_QUEUE_PATTERN}|coordinator\..+)$",
-        write=(
-            rf"^(tunemesh\.(ledger|steps|events|dead)|amq\.default|{DEVICE_QUEUE_PATTERN}|coordinator\..+)$"
-        ),
+        configure=rf"^({_WORKERS_QUEUES}|coordinator\..+)$",
+        write=(rf"^(tunemesh\.(ledger|steps|events|dead)|amq\.default|{_WORKERS_QUEUES}|coordinator\..+)$"),
         read=rf"^(coordinator|coordinator\..+|{STAGE_QUEUE_PATTERN}|tunemesh\.(steps|status))$",
         topics=(TopicRight(EVENTS, write=r"^job\..+", read=NOTHING),),
     ),

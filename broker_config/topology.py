@@ -6,9 +6,14 @@ Where a message goes::
     worker       -> tunemesh.results  (topic:  result.<stage>)         -> coordinator
     coordinator  -> tunemesh.ledger   (direct: ledger)                 -> coordinator
     coordinator  -> tunemesh.steps    (direct: name of the queue) -> model-update, build-cpu, profile-<device>
+                                                                     (for further engines: see below)
     worker       -> tunemesh.status   (fanout)    -> coordinator.<id>, monitor.<id>
     coordinator  -> tunemesh.events   (topic:  job.<id>.<kind>)        -> client.<id>, monitor.<id>
     anyone's undecodable message -> tunemesh.dead (fanout)             -> dead-letter
+
+Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve the same engines. Those of
+``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others have a
+queue that names them, as ``build-cpu.toy``: see :func:`work_queue`.
 
 All queues are classic, durable queues. Measured on RabbitMQ 3.10.8 (one node, one core of a two-core VM,
 bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries held
@@ -36,7 +41,7 @@ nodes of a cluster, is not there: confirmed messages survive the death of the no
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,9 +68,17 @@ BUILD_CPU = "build-cpu"
 MODEL_UPDATE = "model-update"
 DEAD_LETTER = "dead-letter"
 
-STAGE_QUEUE_PATTERN = r"(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})"
-"""The same names as :data:`shared.messages.QueueName`, without the anchors."""
 DEVICE_QUEUE_PATTERN = r"profile-[a-z0-9][a-z0-9-]{0,62}"
+_ENGINE = r"[a-z][a-z0-9-]{0,39}"
+ENGINE_QUEUE_PATTERN = rf"(model-update|build-cpu)\.{_ENGINE}(\+{_ENGINE}){{0,4}}"
+"""Queues of workers that serve other engines than those that come with Tunemesh."""
+STAGE_QUEUE_PATTERN = rf"(model-update|build-cpu|{ENGINE_QUEUE_PATTERN}|{DEVICE_QUEUE_PATTERN})"
+"""The same names as :data:`shared.messages.QueueName`, without the anchors."""
+
+MOCK = "mock"
+"""The engine that every worker serves."""
+OWN_ENGINES = frozenset({"metaschedule", MOCK})
+"""Those that come with Tunemesh."""
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 """Largest body that a node takes. Properties and headers (the envelope) come on top and are not counted."""
@@ -119,7 +132,8 @@ _WORKING: Mapping[str, Argument] = {"x-queue-type": "classic", "x-dead-letter-ex
 
 
 def stage_queue(name: str) -> Queue:
-    """The queue of one resource: ``model-update``, ``build-cpu`` or ``profile-<device>``.
+    """The queue of one resource: ``model-update``, ``build-cpu`` (both perhaps with engines: see
+    :func:`work_queue`) or ``profile-<device>``.
 
     Raises:
         ValueError: the name is none of these.
@@ -141,6 +155,27 @@ def device_queue(device: str) -> str:
         ValueError: the device's name is not made of lower-case letters, digits and hyphens.
     """
     return stage_queue(f"profile-{device}").name
+
+
+def work_queue(resource: str, engines: Collection[str]) -> str:
+    """Name of the queue that a worker takes its steps from.
+
+    Workers that serve exactly :data:`OWN_ENGINES` share the queue of their resource. Others have one that
+    names their engines: ``build-cpu.toy``, ``build-cpu.metaschedule+toy``. :data:`MOCK`, which every worker
+    serves, is named only where it is the only one: ``model-update.mock``. For what measures it is the same
+    which engine made a kernel: a device always has one queue.
+
+    Args:
+        resource: ``model-update``, ``build-cpu`` or ``profile-<device>``.
+        engines: those that the worker serves.
+
+    Raises:
+        ValueError: there is no such resource, a name is not that of an engine, or there are more than five.
+    """
+    served = {*engines, MOCK}
+    if resource in (MODEL_UPDATE, BUILD_CPU) and served != OWN_ENGINES:
+        resource = f"{resource}.{'+'.join(sorted(served - {MOCK}) or [MOCK])}"
+    return stage_queue(resource).name
 
 
 def result_key(stage: Stage) -> str:
@@ -177,7 +212,7 @@ QUEUES = (
         },
     ),
 )
-"""Queues that always exist; those of devices come with their workers."""
+"""Queues that always exist; those of devices and of further engines come with their workers."""
 
 BINDINGS = (
     Binding(REQUESTS, COORDINATOR, REQUEST_KEY),

@@ -1,14 +1,17 @@
 """The vocabulary of the core: what can happen, and what can be done about it.
 
-``Core.handle(event, now)`` takes one event and returns instructions. All are frozen values, so a log of
-events can be replayed and a test can compare whole lists.
+``Core.handle(event, now)`` takes one event and returns instructions. All are frozen values that can be
+written down: so a log of events can be replayed (:mod:`coordinator.journal`), and a test can compare whole
+lists.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
-from tunemesh.coordinator.jobs.ledger import Ledger
+from msgspec import Struct
+
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
@@ -21,33 +24,33 @@ from tunemesh.shared.messages import (
     WorkerStatus,
 )
 
-Handle = int
-"""Names a held delivery. Given by the shell, never reused."""
-
 TICK = 0.5
 """Seconds between two :class:`Tick`."""
 
 CHECK = 2.0
 """Seconds between two :class:`QueueSeen` of a stage queue."""
 
+Level = Literal["debug", "info", "warning", "error"]
+
 
 # -- Events ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(Struct, frozen=True, tag=True):
     """The coordinator is (again) connected, or has become the active one. Whatever was held was requeued and
     will arrive anew."""
 
+    wall: float
+    """What the clock on the wall shows, in seconds since the Unix epoch. Until the next connection all
+    instants that people are told follow from it and from ``now``, which never jumps."""
 
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
+
+class CaughtUp(Struct, frozen=True, tag=True):
     """Everything that was requeued before :class:`Connected` has arrived again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A message was delivered and is held until an :class:`Acknowledge`."""
+class Arrived(Struct, frozen=True, tag=True):
+    """A message was delivered and is held until an :class:`Acknowledge` or :class:`PutAside`."""
 
     handle: Handle
     message: Request | Cancel | Query | SetStrategy | StepResult | Ledger
@@ -55,15 +58,13 @@ class Arrived:
     correlation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSeen:
+class WorkerSeen(Struct, frozen=True, tag=True):
     """A worker told how it is."""
 
     status: WorkerStatus
 
 
-@dataclass(frozen=True, slots=True)
-class QueueSeen:
+class QueueSeen(Struct, frozen=True, tag=True):
     """The cross-check: what the broker shows of a stage queue."""
 
     queue: str
@@ -71,71 +72,96 @@ class QueueSeen:
     consumers: int
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchFailed:
+class QueueMissing(Struct, frozen=True, tag=True):
+    """The cross-check again: a stage queue is not there; ``cause`` says why."""
+
+    queue: str
+    cause: str
+    refused: bool = False
+    """It cannot be declared either."""
+
+
+class Unreadable(Struct, frozen=True, tag=True):
+    """The result of a step could not even be decoded, and was dead-lettered."""
+
+    step: str
+    reason: str
+
+
+class DispatchFailed(Struct, frozen=True, tag=True):
     """A step could not be routed to its queue, or with a ``cause``, could not be made into a message."""
 
     step: str
     cause: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SaveFailed:
+class SaveFailed(Struct, frozen=True, tag=True):
     """The ledger of a job cannot be made into a message; ``cause`` says why."""
 
     job: str
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True, tag=True):
     """Time passed; sent every :data:`TICK` seconds."""
 
 
-Event = Connected | CaughtUp | Arrived | WorkerSeen | QueueSeen | DispatchFailed | SaveFailed | Tick
+Event = (
+    Connected
+    | CaughtUp
+    | Arrived
+    | WorkerSeen
+    | QueueSeen
+    | QueueMissing
+    | Unreadable
+    | DispatchFailed
+    | SaveFailed
+    | Tick
+)
 
 
 # -- Instructions ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Struct, frozen=True, tag=True):
     """Publish a step to a stage queue."""
 
     queue: str
     step: Step
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(Struct, frozen=True, tag=True):
     """Publish a ledger revision to the coordinator's own queue. Its arrival there is the confirmation."""
 
     ledger: Ledger
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(Struct, frozen=True, tag=True):
     """Done with a held delivery."""
 
     handle: Handle
 
 
-@dataclass(frozen=True, slots=True)
-class Declare:
+class PutAside(Struct, frozen=True, tag=True):
+    """Dead-letter a held delivery: it makes no sense."""
+
+    handle: Handle
+    reason: str
+
+
+class Declare(Struct, frozen=True, tag=True):
     """Create a stage queue for a worker that has announced itself."""
 
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class Purge:
+class Purge(Struct, frozen=True, tag=True):
     """Empty the queue of a lost device: its steps go elsewhere."""
 
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True, tag=True):
     """Tell whoever listens to the job, or with ``reply_to``, only the one who asked."""
 
     event: JobEvent
@@ -144,8 +170,7 @@ class Tell:
     """``None``: the job's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True, tag=True):
     """Answer a query."""
 
     reply_to: str
@@ -153,4 +178,14 @@ class Answer:
     snapshot: Snapshot
 
 
-Instruction = Dispatch | Save | Acknowledge | Declare | Purge | Tell | Answer
+class Log(Struct, frozen=True, tag=True):
+    """Write to the coordinator's log what has happened, and to whom."""
+
+    level: Level
+    text: str
+    job: str = ""
+    step: str = ""
+    worker: str = ""
+
+
+Instruction = Dispatch | Save | Acknowledge | PutAside | Declare | Purge | Tell | Answer | Log

@@ -2,33 +2,45 @@
 
 A revision is published to the coordinator's own queue, and only when it comes back are the steps that
 follow from it dispatched and the messages that led to it acknowledged. A crash in between leaves either the
-old ledger with all its sources or the new one.
+old ledger with all its sources or the new one. Which revision may follow which is in
+:mod:`coordinator.jobs.states`; what is in none of its tables raises and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
 
-from tunemesh.coordinator.events import Save
-from tunemesh.coordinator.jobs import rounds, trials
+from tunemesh.coordinator.events import Dispatch, Save
+from tunemesh.coordinator.jobs import forecast, rounds, states, trials
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
-from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
-from tunemesh.coordinator.state import Desk
-from tunemesh.shared.messages import StepResult, ValidateDone
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
+from tunemesh.coordinator.scheduling.dispatcher import Send
+from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
+from tunemesh.shared.messages import ImportDone, StepResult, UpdateWork, ValidateDone
+from tunemesh.shared.text import clip
 
 SLOWER = 1.05
 """Times the latency of the untuned model from which the tuned one is rejected: less may be noise."""
 
+MOST_HELD = 50_000
+"""Results that the coordinator means to hold at once, those to come included: so many jobs are tuned at
+a time. The broker delivers no more than 65,535 to one consumer before some are answered."""
 
-class Decider:
+LOST_TRIES = 3
+"""Workers that may be lost during one step, and senseless results that may be given of it: then its job
+fails, before it takes every worker there is."""
+
+
+class Lifecycle:
     """Takes the decisions of all jobs."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: State) -> None:
+        self._state = state
 
     def go_on(self, job: Job) -> None:
         """Decide what can be decided, and make ready what is due."""
@@ -56,17 +68,47 @@ class Decider:
         if task is not None and job.ledger.phase == "tuning":
             self._make_ready(job, job_steps.steps_after(job, task, result))
 
-    def _make_ready(self, job: Job, steps: list[StepRef]) -> None:
-        for ref in steps:
-            if job.may_act(ref.task) and job_steps.can_make(job, ref):
-                self._desk.dispatcher.make_ready(job, ref)
+    def _make_ready(self, job: Job, due: list[StepRef]) -> None:
+        dispatcher = self._state.dispatcher
+        for ref in due:
+            if dispatcher.has(ref.id) or not job.may_act(ref.task) or not job_steps.can_make(job, ref):
+                continue
+            if ref.stage == "model-update" and not self._admit(job):
+                continue
+            dispatcher.make_ready(forecast.ready(job, ref, self._state.durations))
+
+    def _admit(self, job: Job) -> bool:
+        """Whether what the job's rounds will bring can be held, too. A job is let in as a whole: none of its
+        tasks goes on before all have begun."""
+        if job.admitted:
+            return True
+        state, needed = self._state, job_steps.to_be_held(job)
+        job.admitted = any(job.held()) or not state.held or state.held + needed <= MOST_HELD
+        if not job.admitted:
+            state.look_again = True
+            return False
+        state.held += needed
+        return True
+
+    def send(self, send: Send) -> None:
+        """Publish a step that a queue is free for."""
+        state, job, ref = self._state, self._state.jobs[send.job], StepRef.parse(send.step)
+        fitting = state.dispatcher.strategy.fits_chunks
+        chunk_size = forecast.chunk_size(job, ref, state.durations, fitting=fitting)
+        step = job_steps.make_step(job, ref, send.attempt, chunk_size)
+        if isinstance(step.work, UpdateWork):
+            state.remember_asked(step.id, step.work)
+        if send.attempt:
+            text = f"sent again to {send.queue}, for the {send.attempt}. time"
+            state.log("info", text, job=job.id, step=step.id)
+        state.out.append(Dispatch(send.queue, step))
 
     def drop_spent(self, job: Job, task: TaskLedger) -> None:
         """Acknowledge the rounds that have given all they had."""
         kept = job.task(task.spec.id)
         if len(kept.rounds) > 1 and job.may_act(task.spec.id):
             for number in [n for n in kept.rounds if job_steps.is_spent(task, kept, n)]:
-                self._desk.release(kept.rounds.pop(number).held())
+                self._state.release(kept.drop(number))
 
     def revise(self, job: Job, sources: Iterable[Held], **changes: object) -> None:
         """A revision of the job as a whole, made from ``sources``."""
@@ -92,15 +134,14 @@ class Decider:
             )
             self.finish(job, "failed", text, [held], validated)
             return
-        text = f"{before * 1e3:.3f} ms -> {after * 1e3:.3f} ms ({before / max(after, 1e-12):.1f}x)"
+        text = f"{before * 1e3:.3f} ms -> {after * 1e3:.3f} ms ({before / after:.1f}x)"
         made = job.ledger.assembled
         # Few trials may not make up for what the graph optimisation changed for their sake.
         if after > SLOWER * before and made is not None:
             text = f"{before * 1e3:.3f} ms, untuned: tuned it would take {after * 1e3:.3f} ms"
             validated = msgspec.structs.replace(validated, latency_after=before, rejected=after)
             made = msgspec.structs.replace(made, tuned=made.untuned)
-            job.ledger = msgspec.structs.replace(job.ledger, assembled=made)
-        self.finish(job, "done", text, [held], validated)
+        self.finish(job, "done", text, [held], validated, assembled=made)
 
     def finish(
         self,
@@ -109,20 +150,42 @@ class Decider:
         text: str,
         sources: Iterable[Held] = (),
         validated: ValidateDone | None = None,
+        **changes: object,
     ) -> None:
         """The last revision of a job. Everything held for it is released once that is saved."""
+        state = self._state
+        text = clip(text, ERROR_LIMIT)
         held = list(job.held())
         tasks = [task if task.closed else rounds.current(job, task) for task in job.ledger.tasks]
-        usage = rounds.current_usage(job)
-        job.ledger = msgspec.structs.replace(job.ledger, tasks=tasks, usage=usage)
-        error = "" if phase == "done" else text
-        now = self._desk.now
-        self.revise(job, sources, phase=phase, error=error, finished=now, validated=validated)
+        changes = {
+            "tasks": tasks,
+            "usage": rounds.current_usage(job),
+            "phase": phase,
+            "error": "" if phase == "done" else text,
+            # A clock may have been set back since the job was accepted by another coordinator.
+            "finished": max(state.instant, job.ledger.accepted),
+            "validated": validated,
+            **changes,
+        }
+        usage = rounds.add_usage(rounds.current_usage(job), [each.message.timing for each in sources])
+        self.revise(job, sources, **{**changes, "usage": usage})
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
-        job.tasks.clear()
+        for task in tasks:
+            job.drop_task(task.spec.id)
         job.waiting = ""
-        self._desk.dispatcher.forget(job.id)
-        self._desk.tell(job, phase, text)
+        state.dispatcher.forget(job.id)
+        state.tell(job, phase, text)
+        state.log("info" if phase == "done" else "warning", f"{phase}: {text}", job=job.id)
+
+    def imported(self, job: Job, done: ImportDone, held: Held) -> None:
+        """The model is cut into tasks. Those that no engine takes stay untuned."""
+        tasks = [TaskLedger(spec=spec, closed=spec.engine is None) for spec in done.tasks]
+        self.revise(job, [held], phase="tuning", model=done.model, tasks=tasks)
+        needed = job_steps.to_be_held(job)
+        if needed > MOST_HELD:
+            text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
+            advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
+            self.finish(job, "failed", f"{text}; {advice}")
 
     def can_stop(self, job: Job) -> bool:
         """Whether it is not too late to stop early: the model is not being assembled yet."""
@@ -131,49 +194,114 @@ class Decider:
     def stop(self, job: Job) -> None:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
         begun."""
-        desk = self._desk
-        running = {flight.ref for flight in desk.resources.flights() if flight.ref.job == job.id}
+        state = self._state
+        flights = state.resources.flights()
+        running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
-        for task in tasks:
-            for number, limit in task.limits.items():
-                if (round_ := job.task(task.spec.id).rounds.get(number)) is not None:
-                    round_.limit = limit
         stopped = msgspec.structs.replace(
             job.ledger, revision=job.ledger.revision + 1, stopped=True, tasks=tasks
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
-        desk.dispatcher.withdraw(job.id)
-        desk.tell(job, "progress", "stopping early: what is under way is finished")
+        for task in tasks:
+            job.task(task.spec.id).cut(task.limits)
+        state.dispatcher.withdraw(job.id)
+        state.tell(job, "progress", "stopping early: what is under way is finished")
+        state.log("info", "stopping early, on request", job=job.id)
 
-    def cannot_save(self, job: Job, cause: str) -> None:
-        """The ledger of ``job`` is too large: what made it so cannot be part of its last revision."""
-        job.ledger = msgspec.structs.replace(job.ledger, tasks=[], timings=[], assembled=None)
+    def fail_bare(self, job: Job, cause: str) -> None:
+        """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
+        its last revision."""
+        job.become(msgspec.structs.replace(job.ledger, tasks=[], timings=[], assembled=None))
         self.finish(job, "failed", cause)
 
     def target_is_served(self, job: Job) -> bool:
         """Whether a device is known for the job; takes over the canonical name of its target. From that
         revision on it is known that there was one."""
         request = job.ledger.request
-        canonical = self._desk.resources.canonical(request.target)
+        canonical = self._state.resources.canonical(request.target)
         if canonical is None:
             job.waiting = f"no device serves target {request.target}"
-            job.waiting_since = job.waiting_since or self._desk.now
+            if job.waiting_since is None:
+                job.waiting_since = self._state.now
             return False
         job.waiting, job.waiting_since = "", None
         if canonical != request.target or not job.ledger.revision:
             self.revise(job, (), request=msgspec.structs.replace(request, target=canonical))
         return True
 
+    # -- What goes wrong ------------------------------------------------------------------------------------
+
+    def worker_lost(self, worker: str, step: str) -> None:
+        """A worker fell silent while it did a step that is still in flight."""
+        job, trouble = self._troubled(step)
+        if job is None:
+            return
+        trouble.lost.add(worker)
+        count = len(trouble.lost)
+        self._state.log("warning", f"worker lost during {step} ({count})", job=job.id, worker=worker)
+        if count >= LOST_TRIES:
+            text = f"{count} workers were lost while they did it, the last one {worker}; see its log"
+            self.finish(job, "failed", f"{_named(job, step)}: {text}")
+
+    def senseless(self, step: str, worker: str, why: str) -> None:
+        """A worker gave a result for a step in flight that is no answer to it: it is done again."""
+        job, trouble = self._troubled(step)
+        self._state.dispatcher.lost(step)
+        self._state.look_again = True
+        if job is None:
+            return
+        trouble.senseless += 1
+        if trouble.senseless >= LOST_TRIES:
+            text = f"{trouble.senseless} results made no sense, the last one of {worker}: {why}"
+            self.finish(job, "failed", f"{_named(job, step)}: {text}")
+
+    def _troubled(self, step: str) -> tuple[Job | None, Trouble]:
+        job = self._state.jobs.get(StepRef.parse(step).job)
+        if job is None or job.ended:
+            return None, Trouble()
+        return job, self._state.trouble.setdefault(step, Trouble())
+
+    def guarded(
+        self,
+        job: str | None,
+        action: Callable[..., object],
+        *arguments: object,
+        handle: Handle | None = None,
+    ) -> None:
+        """Do ``action``. What goes wrong in it is a defect of ours: it fails ``job``, sets its message
+        (``handle``) aside, and changes nothing else."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            self._contain(error, self._state.jobs.get(job or ""), handle)
+
+    def _contain(self, error: Exception, job: Job | None, handle: Handle | None) -> None:
+        state = self._state
+        cause = f"a defect of the coordinator: {type(error).__name__}: {error}"
+        place = "".join(traceback.format_exception(error))
+        state.log("error", f"{cause}\n{place}", job=job.id if job is not None else "")
+        if handle is not None:
+            state.put_aside(handle, cause)
+        if job is None or job.ended:
+            return
+        begun = len(state.out)
+        try:
+            self.finish(job, "failed", cause)
+        except Exception as again:
+            del state.out[begun:]
+            state.log("error", f"{type(again).__name__}: {again}", job=job.id)
+            self.fail_bare(job, cause)
+
+    # -- Trials ---------------------------------------------------------------------------------------------
+
     def _decide(self, job: Job) -> None:
         for task in job.ledger.tasks:
-            if task.closed or task.round < 0 or task.want or not job_steps.is_back(job, task):
+            if states.search_state(task) != "closing" or not job_steps.is_back(job, task):
                 continue
             self._save(job, trials.close(job, task), task.spec.id)
-            kept = job.tasks.pop(task.spec.id)
-            job.releases.extend(
-                (job.ledger.revision, held.handle) for each in kept.rounds.values() for held in each.held()
-            )
-        decided = trials.decide(job, self._desk.durations)
+            released = [(job.ledger.revision, held.handle) for held in job.drop_task(task.spec.id)]
+            job.releases.extend(released)
+        decided = trials.decide(job, self._state.durations)
         if decided is None:
             return
         if decided.phase == "assembling" and (cause := _nothing_measured(decided)):
@@ -182,16 +310,18 @@ class Decider:
         self._save_tasks(job, decided)
 
     def _look_ahead(self, job: Job) -> None:
-        desk = self._desk
-        if not desk.dispatcher.strategy.overlaps or desk.active != 1 or job.saved < job.ledger.revision:
+        state = self._state
+        if not state.dispatcher.strategy.overlaps or state.active != 1 or job.saved < job.ledger.revision:
             return
-        build, device = job_steps.need_of(job, "build"), job_steps.need_of(job, "profile")
+        engines = job_steps.engines_at_work(job)
+        builds = [job_steps.need_for(job, "build", [engine]) for engine in engines]
+        updates = [job_steps.need_for(job, "model-update", [engine]) for engine in engines]
         decided = trials.look_ahead(
             job,
-            desk.durations,
-            device_slots=desk.resources.slots(device),
-            build_slots=desk.resources.slots(build),
-            shared=desk.resources.share_cores(build, job_steps.need_of(job, "model-update")),
+            state.durations,
+            device_slots=state.resources.slots(job_steps.need_of(job, "profile")),
+            build_slots=min(state.resources.slots(build) for build in builds),
+            shared=any(map(state.resources.share_cores, builds, updates)),
         )
         if decided is not None:
             self._save_tasks(job, decided)
@@ -202,11 +332,25 @@ class Decider:
         self._save(job, decided, *changed, "-")
 
     def _save(self, job: Job, ledger: Ledger, *concerns: str) -> None:
-        """Publish a revision; what ``concerns`` names waits until it is back."""
-        job.ledger = ledger
+        """Publish a revision; what ``concerns`` names waits until it is back.
+
+        Raises:
+            IllegalMove: it does not follow from the present one. Nothing has changed then.
+        """
+        states.check_move(job.ledger, ledger)
+        if ledger.phase != job.ledger.phase and ledger.phase not in states.FINAL:
+            self._state.log("info", f"{ledger.phase}", job=job.id)
+        job.become(ledger)
         job.changed = True
         job.decided.update(dict.fromkeys(concerns, ledger.revision))
-        self._desk.out.append(Save(ledger))
+        self._state.out.append(Save(ledger))
+
+
+def _named(job: Job, step: str) -> str:
+    """A step for people: its stage, and the task that it is of."""
+    ref = StepRef.parse(step)
+    task = job.task_ledger(ref.task)
+    return f"{ref.stage} of {ref.task} ({task.spec.name})" if task is not None else ref.stage
 
 
 def _nothing_measured(ledger: Ledger) -> str:

@@ -12,11 +12,13 @@ import os
 import signal
 import socket
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from tunemesh.broker_config import topology
@@ -33,17 +35,22 @@ from tunemesh.coordinator.events import (
     Declare,
     Dispatch,
     DispatchFailed,
-    Handle,
+    Event,
     Instruction,
+    Log,
     Purge,
+    PutAside,
+    QueueMissing,
     QueueSeen,
     Save,
     SaveFailed,
     Tell,
     Tick,
+    Unreadable,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger, Marker
+from tunemesh.coordinator.journal.records import Journal
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
 from tunemesh.shared.messages import (
@@ -73,12 +80,22 @@ CONNECT_LIMIT = 60.0
 
 STATUS_QUEUE = "coordinator.status"
 
+PREFETCH = 65_535
+"""Deliveries that the coordinator can hold: the most that AMQP knows. It stops beginning new work long before
+(``lifecycle.MOST_HELD``), since what it could not be given would never be answered."""
+
+STATUS_PREFETCH = 1_000
+"""Statuses on their way; they are answered at once."""
+
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
     topology.REQUESTS: (Request, Cancel, Query, SetStrategy),
     topology.RESULTS: (StepResult,),
     topology.LEDGER: (Ledger, StepResult, SetStrategy, Marker),
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
+
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 @dataclass(slots=True)
@@ -100,15 +117,21 @@ class Service:
     Args:
         url: broker URL of a user with the role *coordinator* (or more).
         strategy: name of the strategy to start with, unless another one was set on this broker.
+        journal: file in which all events and what follows from them are written down; none by default.
+
+    Raises:
+        BadInput: there is no such strategy, or the journal cannot be written.
     """
 
-    def __init__(self, url: str, strategy: str = "interleaved") -> None:
+    def __init__(self, url: str, strategy: str = "interleaved", journal: Path | None = None) -> None:
         self._core = Core(strategy)
+        self._journal = Journal(journal, strategy) if journal is not None else None
         self._handles = itertools.count(1)
         self._held: dict[Handle, _Held] = {}
         self._refreshing: dict[str, Handle] = {}
         self._name = process_name("coordinator")
         self._epoch = 0
+        self._marker = Marker(start="")
         self._active = False
         self._link = Link(
             url,
@@ -120,8 +143,8 @@ class Service:
                 "strategy": strategy,
             },
             subscriptions=[
-                Subscription(STATUS_QUEUE, bindings=((topology.STATUS, ""),)),
-                Subscription(topology.COORDINATOR),
+                Subscription(STATUS_QUEUE, STATUS_PREFETCH, bindings=((topology.STATUS, ""),)),
+                Subscription(topology.COORDINATOR, PREFETCH),
             ],
         )
         self._url = url
@@ -152,18 +175,20 @@ class Service:
                 case Down(reason):
                     log.warning("connection lost: %s", reason)
                 case Delivery():
-                    self._delivered(event)
-                case QueueSeen() | DispatchFailed() | SaveFailed():
-                    self._apply(self._core.handle(event, time.time()))
+                    self._guarded(event)
+                case QueueSeen() | QueueMissing() | Unreadable() | DispatchFailed() | SaveFailed():
+                    self._give(event)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
-                self._apply(self._core.handle(Tick(), time.time()))
+                self._give(Tick())
                 self._refresh(now)
             if now >= next_check:
                 next_check = now + CHECK
                 self._check_queues()
         self._link.close()
+        if self._journal is not None:
+            self._journal.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
 
@@ -171,6 +196,21 @@ class Service:
         self._link.events.put(_Leave())
 
     # -- In -------------------------------------------------------------------------------------------------
+
+    def _guarded(self, delivery: Delivery) -> None:
+        """Deal with a delivery. One that cannot be dealt with must not come again, and again."""
+        try:
+            self._delivered(delivery)
+        except Exception as error:
+            log.error("a defect of the coordinator: %s", traceback.format_exc())
+            self._put_aside(delivery, f"a defect of the coordinator: {type(error).__name__}: {error}")
+
+    def _give(self, event: Event) -> None:
+        now = time.monotonic()
+        instructions = self._core.handle(event, now)
+        if self._journal is not None:
+            self._journal.record(now, event, instructions)
+        self._apply(instructions)
 
     def _delivered(self, delivery: Delivery) -> None:
         if delivery.queue == STATUS_QUEUE:
@@ -180,7 +220,7 @@ class Service:
             except BadMessage as error:
                 log.warning("ignored a status: %s", error)
             else:
-                self._apply(self._core.handle(WorkerSeen(status), time.time()))
+                self._give(WorkerSeen(status))
             return
         if not self._active:
             # Until now another coordinator may have been the active one. It then took the marker.
@@ -200,26 +240,22 @@ class Service:
         if isinstance(message, Marker):
             self._link.ack(delivery)
             if message == self._marker:  # not that of an earlier connection, or of another coordinator
-                self._apply(self._core.handle(CaughtUp(), time.time()))
+                self._give(CaughtUp())
             return
         handle = next(self._handles)
         self._held[handle] = _Held(delivery, message.type_name, time.monotonic())
-        if not isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger):
-            raise AssertionError(f"unexpected {type(message).__name__}")
+        assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
         event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
-        self._apply(self._core.handle(event, time.time()))
-
-    @property
-    def _marker(self) -> Marker:
-        return Marker(coordinator=self._name, epoch=self._epoch)
+        self._give(event)
 
     def _begin(self) -> None:
         """Start afresh. When the marker comes back, everything that was waiting is here."""
-        self._apply(self._core.handle(Connected(), time.time()))
+        self._give(Connected(wall=time.time()))
+        self._marker = Marker(start=uuid.uuid4().hex)
         self._send(self._marker, topology.LEDGER, topology.LEDGER_KEY, correlation_id=None)
 
-    def _put_aside(self, delivery: Delivery, reason: str) -> None:
-        """Dead-letter what cannot be decoded, with the reason, and tell a client that asked for answers."""
+    def _put_aside(self, delivery: Delivery, reason: str, kind: str = "undecodable") -> None:
+        """Dead-letter a message, with the reason, and tell a client that asked for answers."""
         log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)
         body = delivery.body[: codec.MAX_MESSAGE]
         letter = Outgoing(
@@ -227,10 +263,13 @@ class Service:
             key="",
             body=body,
             message_id=delivery.message_id,
-            type="undecodable",
+            type=kind,
             headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
         )
         self._publish(letter, lambda: self._link.ack(delivery))
+        if delivery.exchange == topology.RESULTS and kind == "undecodable":
+            step = delivery.message_id.removesuffix("/result")
+            self._link.events.put(Unreadable(step, reason))
         if delivery.reply_to:
             rejected = JobEvent(job="unknown", kind="rejected", at=time.time(), text=reason[:500])
             self._tell(rejected, "", delivery.reply_to, delivery.correlation_id)
@@ -245,7 +284,9 @@ class Service:
             seen = depth.result()
             self._link.events.put(QueueSeen(name, seen.ready, seen.consumers))
         elif isinstance(error, LookupError):
-            self._declare(name)
+            self._link.events.put(QueueMissing(name, "somebody has deleted it"))
+        elif not isinstance(error, LinkDown):
+            self._link.events.put(QueueMissing(name, f"the broker refuses to show it: {error}", refused=True))
 
     # -- Out ------------------------------------------------------------------------------------------------
 
@@ -264,7 +305,15 @@ class Service:
                 case Declare(queue):
                     self._declare(queue)
                 case Purge(queue):
-                    self._link.purge(queue)
+                    self._link.purge(queue).add_done_callback(partial(_report, f"cannot purge {queue}"))
+                case PutAside(handle, reason):
+                    held = self._held.pop(handle, None)
+                    if held is not None:
+                        self._put_aside(held.delivery, reason, kind="senseless")
+                case Log(level, text, job, step, worker):
+                    named = next((name for name in (step, job, worker) if name), "mesh")
+                    fields = {"job": job, "step": step, "worker": worker}
+                    log.log(LEVELS[level], "%s: %s", named, text, extra=fields)
                 case Tell(event, None):
                     self._tell(event, topology.EVENTS, topology.event_key(event.job, event.kind), event.job)
                 case Tell(event, str(reply_to), correlation_id):
@@ -339,8 +388,15 @@ class Service:
     def _declare(self, queue: str) -> None:
         wanted = topology.stage_queue(queue)
         binding = topology.stage_binding(queue)
-        self._link.declare_queue(wanted.name, wanted.arguments)
-        self._link.bind(binding.queue, binding.exchange, binding.key)
+
+        def refused(done: Future[None]) -> None:
+            error = done.exception()
+            if error is not None and not isinstance(error, LinkDown):
+                cause = f"it cannot be declared: {error}"
+                self._link.events.put(QueueMissing(queue, cause, refused=True))
+
+        self._link.declare_queue(wanted.name, wanted.arguments).add_done_callback(refused)
+        self._link.bind(binding.queue, binding.exchange, binding.key).add_done_callback(refused)
 
     def _release(self, handle: Handle) -> None:
         held = self._held.pop(handle, None)
@@ -365,3 +421,9 @@ class Service:
                 headers={"copy": "held for long"},
             )
             self._publish(copy)
+
+
+def _report(what: str, done: Future[None]) -> None:
+    error = done.exception()
+    if error is not None and not isinstance(error, LinkDown):
+        log.warning("%s: %s", what, error)

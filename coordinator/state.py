@@ -1,17 +1,19 @@
-"""What the parts of the core have in common between two events."""
+"""What the core knows between two events, and the instructions that it is about to give."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tunemesh.coordinator.events import Acknowledge, Instruction, Tell
+from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, PutAside, Tell
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Held, Job
+from tunemesh.coordinator.jobs.ledger import Handle
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress
+from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress, UpdateWork
+from tunemesh.shared.text import clip
 
 RESOURCES_TOLD = 64
 """Resources that an event lists at most, so that it stays small; a snapshot lists all."""
@@ -19,26 +21,94 @@ RESOURCES_TOLD = 64
 RESOURCES_FRESH = 0.5
 """Seconds for which what was said of the resources can be said again."""
 
+REJECTED_KEPT = 1000
+"""Rejected requests that can be asked about."""
+
+ASKED_KEPT = 4
+"""Ways in which one step may have been asked for: what an update learns from grows while it waits."""
+
+ERROR_LIMIT = 1000
+"""Characters of the error of a job: its ledger and all that is told of it repeat it."""
+
+Asked = tuple[tuple[int, ...], int]
+"""Of a ``model-update``: the chunks that it learns from, and the size of the chunks that it proposes."""
+
 
 @dataclass(slots=True)
-class Desk:
-    """The picture that the core has, and the instructions that it is about to give."""
+class Trouble:
+    """What went wrong with one step, whoever did it."""
+
+    lost: set[str] = field(default_factory=set)
+    """Workers that were lost while they did it."""
+    senseless: int = 0
+    """Results that made no sense."""
+
+
+@dataclass(slots=True)
+class State:
+    """The picture that the core has."""
 
     resources: Resources
     durations: Durations
     dispatcher: Dispatcher
     now: float = 0.0
+    """Seconds of a clock that never jumps; only differences count."""
+    epoch: float = 0.0
+    """Unix time when that clock showed 0, as it was when the coordinator connected."""
     jobs: dict[str, Job] = field(default_factory=dict)
     out: list[Instruction] = field(default_factory=list)
     active: int = 0
     """Jobs that have not ended."""
+    held: int = 0
+    """Deliveries that have to be held at most for all jobs that are admitted, about."""
     look_again: bool = False
     """A step in flight was lost: see which are due."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Stage queues that are not there, and why they cannot be made."""
+    trouble: dict[str, Trouble] = field(default_factory=dict)
+    """By step in flight."""
+    asked: dict[str, list[Asked]] = field(default_factory=dict)
+    """By ``model-update`` in flight."""
+    rejected: dict[str, str] = field(default_factory=dict)
+    """By job: why its request was not accepted; the newest last."""
     _told: tuple[float, list[ResourceProgress]] = (-1e9, [])
+
+    @property
+    def instant(self) -> float:
+        """This moment for people: Unix time."""
+        return max(self.epoch + self.now, 0.0)
 
     def release(self, held: Iterable[Held]) -> None:
         """Acknowledge results that are of no use any more."""
         self.out.extend(Acknowledge(each.handle) for each in held)
+
+    def put_aside(self, handle: Handle, reason: str) -> None:
+        """Dead-letter a message."""
+        self.out.append(PutAside(handle, clip(reason, ERROR_LIMIT)))
+
+    def log(self, level: Level, text: str, *, job: str = "", step: str = "", worker: str = "") -> None:
+        """Have it written to the log."""
+        self.out.append(Log(level, text, job=job, step=step, worker=worker))
+
+    def remember_asked(self, step: str, work: UpdateWork) -> None:
+        """Note what an update was asked for: its answer has to agree with one of the ways."""
+        ways = self.asked.setdefault(step, [])
+        way = tuple(work.learns), work.chunk_size
+        if way not in ways:
+            ways.append(way)
+            del ways[:-ASKED_KEPT]
+
+    def is_over(self, step: str) -> None:
+        """The step needs no answer any more."""
+        self.trouble.pop(step, None)
+        self.asked.pop(step, None)
+
+    def remember_rejected(self, job: str, text: str) -> None:
+        """Note why a request was not accepted, for whoever asks later."""
+        self.rejected.pop(job, None)
+        self.rejected[job] = text
+        if len(self.rejected) > REJECTED_KEPT:
+            del self.rejected[next(iter(self.rejected))]
 
     def tell(self, job: Job, kind: EventKind, text: str) -> None:
         """Tell whoever listens to ``job``."""
@@ -46,7 +116,7 @@ class Desk:
         event = JobEvent(
             job=job.id,
             kind=kind,
-            at=self.now,
+            at=self.instant,
             text=text,
             progress=progress.progress(job),
             resources=self._resources(),

@@ -3,13 +3,12 @@ news."""
 
 from __future__ import annotations
 
-from tunemesh.coordinator.events import Acknowledge, Purge
+from tunemesh.coordinator.events import Acknowledge, Declare, Purge
+from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
-from tunemesh.coordinator.lifecycle import Decider
-from tunemesh.coordinator.state import Desk
-
-LOST_AFTER = 3.0
-"""Seconds after which the steps of a device without a worker go to another device."""
+from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.scheduling.needs import Need
+from tunemesh.coordinator.state import State
 
 NO_DEVICE_AFTER = 60.0
 """Seconds after which a job whose target no device has ever served fails. One that was served once waits for
@@ -24,87 +23,140 @@ TELLS_PER_SECOND = 100
 KEEP_FINISHED = 24 * 3600.0
 """Seconds for which finished jobs can be asked about."""
 
+MOST_FINISHED = 5_000
+"""Finished jobs that can be asked about. Their ledgers are held, too."""
+
 LOOK_EVERY = 1.0
 """Seconds between two looks at the workers."""
 
 
-class Watch:
+class Upkeep:
     """Looks after workers and jobs on every tick."""
 
-    def __init__(self, desk: Desk, decider: Decider) -> None:
-        self._desk = desk
-        self._decider = decider
+    def __init__(self, state: State, lifecycle: Lifecycle) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
         self._looked = -1e9
 
-    def tick(self) -> None:
-        """Time has passed."""
-        desk = self._desk
-        if not 0 <= desk.now - self._looked < LOOK_EVERY:
-            self._looked = desk.now
-            for flight in list(desk.resources.missing(desk.now)):
-                self.give_up(flight.ref.id)
+    def workers(self) -> None:
+        """Time has passed: some may have fallen silent."""
+        state = self._state
+        state.resources.expire(state.now)
+        for lost in state.resources.take_lost():
+            state.log("warning", f"worker lost from {lost.queue}: nothing is heard of it", worker=lost.worker)
+            if lost.step is not None and state.resources.in_flight(lost.step):
+                job = lost.step.partition("/")[0]
+                self._lifecycle.guarded(job, self._lifecycle.worker_lost, lost.worker, lost.step)
+
+    def queue_missing(self, queue: str, cause: str, refused: bool) -> None:
+        """A stage queue is not there: what was in it is lost, and it is declared again. Said once."""
+        state = self._state
+        if refused or queue not in state.missing:
+            if state.missing.get(queue) != cause:
+                state.log("warning", f"queue {queue} is not there: {cause}")
+            state.missing[queue] = cause
+        if refused:
+            return
+        state.resources.checked(queue, 0, 0, state.now)
+        doing = state.resources.running()
+        for flight in list(state.resources.flights()):
+            if flight.queue == queue and flight.ready.step not in doing:
+                self.give_up(flight.ready.step)
+        state.out.append(Declare(queue))
+
+    def jobs(self) -> None:
+        """Time has passed: send again what is lost, end what waits in vain, tell news."""
+        state = self._state
+        if not 0 <= state.now - self._looked < LOOK_EVERY:
+            self._looked = state.now
+            for flight in list(state.resources.missing(state.now)):
+                state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
+                self.give_up(flight.ready.step)
             self._leave_lost_devices()
-        if desk.look_again:
-            desk.look_again = False
-            for job in list(desk.jobs.values()):
-                self._decider.go_on(job)
-        desk.active = sum(not job.ended for job in desk.jobs.values())
-        dead = {need for need in desk.dispatcher.needs if not desk.resources.slots(need)}
-        tell_every = max(TELL_EVERY, desk.active / TELLS_PER_SECOND)
-        for job in list(desk.jobs.values()):
-            if job.ended:
-                self._forget_old(job)
-            else:
-                self._watch(job, dead, tell_every)
+        going_on = [job for job in state.jobs.values() if job.admitted and not job.ended]
+        state.held = sum(steps.to_be_held(job) for job in going_on)
+        if state.look_again:
+            state.look_again = False
+            for job in list(state.jobs.values()):
+                self._lifecycle.guarded(job.id, self._lifecycle.go_on, job)
+        state.active = sum(not job.ended for job in state.jobs.values())
+        dead = {need for need in state.dispatcher.needs if not state.resources.slots(need)}
+        tell_every = max(TELL_EVERY, state.active / TELLS_PER_SECOND)
+        for job in list(state.jobs.values()):
+            if not job.ended:
+                self._lifecycle.guarded(job.id, self._watch, job, dead, tell_every)
+        self._forget_old()
 
     def give_up(self, step: str) -> None:
         """A step in flight was lost: it will be sent again."""
-        if self._desk.dispatcher.lost(step) is not None:
-            self._desk.look_again = True
+        if self._state.dispatcher.lost(step) is not None:
+            self._state.look_again = True
 
     def _leave_lost_devices(self) -> None:
         """Steps on a device without a worker go to another device of the same target, if there is one.
-        Otherwise they stay in its queue until it is back."""
-        desk = self._desk
-        for queue in list(desk.resources.queues.values()):
-            lost = queue.empty_since is not None and desk.now - queue.empty_since > LOST_AFTER
-            if not lost or not queue.flights:
-                continue
-            if desk.resources.slots(next(iter(queue.flights.values())).ready.need):
-                desk.out.append(Purge(queue.name))
-                for step in list(queue.flights):
-                    self.give_up(step)
+        Otherwise they stay in its queue until it is back. The same for other queues."""
+        state = self._state
+        for queue in state.resources.deserted(state.now):
+            state.log("warning", f"{queue.name} has no worker: its steps go to another queue")
+            state.out.append(Purge(queue.name))
+            for step in list(queue.flights):
+                self.give_up(step)
 
-    def _forget_old(self, job: Job) -> None:
-        desk = self._desk
-        if job.ledger.finished is not None and desk.now - job.ledger.finished > KEEP_FINISHED:
+    def _forget_old(self) -> None:
+        """Ended jobs can be asked about for a while, and not too many of them."""
+        state = self._state
+        ended = [job for job in state.jobs.values() if job.ended and job.saved >= job.ledger.revision]
+        for job in ended:
+            if job.ended_since is None:
+                job.ended_since = state.now
+        ended.sort(key=lambda job: job.ended_since or 0.0)
+        surplus = len(ended) - MOST_FINISHED
+        for number, job in enumerate(ended):
+            if number >= surplus and state.now - (job.ended_since or 0.0) <= KEEP_FINISHED:
+                break
             if job.handle is not None:
-                desk.out.append(Acknowledge(job.handle))
-            del desk.jobs[job.id]
+                state.out.append(Acknowledge(job.handle))
+            del state.jobs[job.id]
 
-    def _watch(self, job: Job, dead: set[str], tell_every: float) -> None:
+    def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""
-        desk = self._desk
+        state = self._state
         if job.ledger.phase == "importing" and job.waiting_since is not None:
-            self._decider.go_on(job)
+            self._lifecycle.go_on(job)
             since = job.waiting_since
             # With the first revision after acceptance the target was served.
-            if since is not None and not job.ledger.revision and desk.now - since > NO_DEVICE_AFTER:
-                served = sorted({q.targets[0] for q in desk.resources.queues.values() if q.targets})
+            if since is not None and not job.ledger.revision and state.now - since > NO_DEVICE_AFTER:
+                served = state.resources.served_targets()
                 text = (
                     f"{job.waiting}; devices here serve: {', '.join(served) or 'none, there is no device'}."
                     " Start one: tunemesh worker profile-NAME --device D --target T"
                 )
-                self._decider.finish(job, "failed", text)
+                self._lifecycle.finish(job, "failed", text)
                 return
         elif dead or job.waiting:
             reason = self._why_waiting(job, dead)
             if reason != job.waiting:
                 job.waiting, job.changed = reason, True
-        if job.changed and desk.now - job.told >= tell_every:
-            desk.tell(job, "progress", job.waiting)
+                state.log("info", reason or "goes on", job=job.id)
+        if job.changed and state.now - job.told >= tell_every:
+            state.tell(job, "progress", job.waiting)
 
-    def _why_waiting(self, job: Job, dead: set[str]) -> str:
-        """The queues that the job needs and that have no worker."""
-        needs = [need for need in self._desk.dispatcher.needs_of(job.id) if need in dead]
-        return f"waiting for a worker for {', '.join(needs)}" if needs else ""
+    def _why_waiting(self, job: Job, dead: set[Need]) -> str:
+        """What the job needs and nobody does: where workers are missing, and where an engine is."""
+        state = self._state
+        missing, texts = [], []
+        for need in state.dispatcher.needs_of(job.id):
+            if need not in dead:
+                continue
+            served = state.resources.served_engines(need.kind)
+            if not served:
+                missing.append(need.kind)
+                continue
+            engines = f"engine{'s' * (len(need.engines) > 1)} {', '.join(need.engines)}"
+            texts.append(f"a worker that serves {engines} on {need.kind}; served there: {', '.join(served)}")
+        if missing:
+            texts.insert(0, f"a worker for {', '.join(dict.fromkeys(missing))}")
+        if not texts:
+            return ""
+        gone = [f"; queue {queue} is not there: {cause}" for queue, cause in sorted(state.missing.items())]
+        return f"waiting for {'; and for '.join(texts)}{''.join(gone)}"

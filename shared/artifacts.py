@@ -15,10 +15,7 @@ import fsspec
 
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Blob
-
-INLINE_LIMIT = 64 * 1024
-"""Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
-largest message."""
+from tunemesh.shared.messages.requests import INLINE_LIMIT
 
 
 class ArtifactStore:

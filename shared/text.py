@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tunemesh.shared.messages.basics import ERROR_TEXT_LIMIT
+ERROR_TEXT_LIMIT = 2000
+"""Characters of an error text that are kept; the middle of a longer one is cut out."""
 
 
 def clip(text: str, limit: int = ERROR_TEXT_LIMIT) -> str:
@@ -17,3 +18,8 @@ def printable(text: str) -> str:
     """``text`` with ``?`` in place of control characters, but for line ends and tabs: it may come from
     anybody, and goes to a terminal."""
     return "".join(each if each.isprintable() or each in "\n\t" else "?" for each in text)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, printable."""
+    return printable(" ".join(text.split()))

@@ -5,24 +5,50 @@ from __future__ import annotations
 import math
 
 from tunemesh.coordinator.jobs import allocation, steps
-from tunemesh.coordinator.jobs.job import Job
+from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.coordinator.scheduling.strategies import Outlook
+from tunemesh.coordinator.scheduling.needs import Need
+from tunemesh.coordinator.scheduling.strategies import Outlook, Ready
 from tunemesh.shared.messages import Stage
+
+
+def ready(job: Job, ref: StepRef, durations: Durations) -> Ready:
+    """A step of the job as the dispatcher takes it."""
+    request = job.ledger.request
+    round_ = job.round(ref.task, ref.round)
+    size = len(round_.candidates(ref.chunk)) if round_ is not None and ref.chunk >= 0 else 1
+    return Ready(
+        step=ref.id,
+        job=job.id,
+        need=steps.need_of(job, ref.stage, ref.task),
+        job_order=job.order,
+        tenant=request.tenant,
+        priority=request.priority,
+        feeds=steps.feeds(job, ref.stage, ref.task),
+        seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
+        outlook=outlook(job, durations),
+    )
+
+
+def chunk_size(job: Job, ref: StepRef, durations: Durations, *, fitting: bool) -> int:
+    """Candidates per chunk of the batch that a ``model-update`` proposes: the largest allowed, or with
+    ``fitting`` the predicted best."""
+    settings = job.ledger.request.settings
+    if not fitting or ref.stage != "model-update":
+        return settings.chunk
+    return durations.chunk_size(key_of(job, ref.task), settings.batch, settings.chunk)
 
 
 def outlook(job: Job, durations: Durations) -> Outlook:
     """What is predicted of ``job`` with its present ledger; computed once per revision."""
-    if job.outlook is None or job.outlook[0] is not job.ledger:
-        job.outlook = job.ledger, _predict(job, durations)
-    return job.outlook[1]
+    return job.forecast(lambda: _predict(job, durations))
 
 
 def _predict(job: Job, durations: Durations) -> Outlook:
     ledger = job.ledger
     request = ledger.request
     batch = request.settings.batch
-    own = model_key(job)
+    own = key_of(job, "-")
     open_tasks = [task for task in ledger.tasks if not task.closed]
     keys = [task.spec.key for task in open_tasks] or [own]
 
@@ -31,12 +57,17 @@ def _predict(job: Job, durations: Durations) -> Outlook:
 
     update, build, profile = mean("model-update"), mean("build"), mean("profile")
     last = durations.seconds("assemble", own), durations.seconds("validate", own)
-    work: dict[str, float] = {}
+    shares = steps.engines_at_work(job)
+    work: dict[Need, float] = {}
     path = 0.0
 
     def add(stage: Stage, seconds: float) -> None:
-        need = steps.need_of(job, stage)
-        work[need] = work.get(need, 0.0) + seconds
+        if stage in ("model-update", "build"):
+            parts = [(steps.need_for(job, stage, [e]), n / shares.total()) for e, n in shares.items()]
+        else:
+            parts = [(steps.need_of(job, stage), 1.0)]
+        for need, part in parts:
+            work[need] = work.get(need, 0.0) + part * seconds
 
     if ledger.phase == "importing":
         first = durations.seconds("import", own)
@@ -61,6 +92,8 @@ def _predict(job: Job, durations: Durations) -> Outlook:
     return Outlook(work, path + last[1])
 
 
-def model_key(job: Job) -> str:
-    """The key under which the durations of job-wide stages are learned: that of the model."""
-    return job.ledger.request.model.sha256
+def key_of(job: Job, task: str) -> str:
+    """The key under which the durations of a task's steps are learned; for job-wide stages that of the
+    model."""
+    ledger = job.task_ledger(task)
+    return ledger.spec.key if ledger is not None else job.ledger.request.model.sha256

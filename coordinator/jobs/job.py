@@ -5,13 +5,31 @@ Nothing here is of its own making: all of it can be rebuilt from messages that a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast, get_args
 
-from tunemesh.coordinator.events import Handle
-from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
+from tunemesh.coordinator.jobs.states import FINAL
 from tunemesh.coordinator.scheduling.strategies import Outlook
-from tunemesh.shared.messages import BuildDone, Candidate, ProfileDone, Stage, StepResult, Trial, UpdateDone
+from tunemesh.shared.messages import (
+    BuildDone,
+    Built,
+    Candidate,
+    Profiled,
+    ProfileDone,
+    Stage,
+    StepResult,
+    Trial,
+    UpdateDone,
+)
+from tunemesh.shared.messages.basics import step_id
+
+_STEP_ID = re.compile(
+    r"(?P<job>[^/]+)/(?P<task>.+)/(?P<round>-|[0-9]{1,9})/(?P<chunk>-|[0-9]{1,9})/(?P<stage>[a-z-]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +44,24 @@ class StepRef:
 
     @property
     def id(self) -> str:
-        """``job/task/round/chunk/stage``, ``-`` where a part does not apply."""
-        parts = (n if n >= 0 else "-" for n in (self.round, self.chunk))
-        return f"{self.job}/{self.task}/{'/'.join(map(str, parts))}/{self.stage}"
+        """See :func:`~shared.messages.basics.step_id`."""
+        round_, chunk = (number if number >= 0 else None for number in (self.round, self.chunk))
+        return step_id(self.job, self.task, round_, chunk, self.stage)
+
+    @classmethod
+    def parse(cls, step: str) -> StepRef:
+        """The parts of an id. Only a task's name may have slashes in it.
+
+        Raises:
+            ValueError: it is no id of a step.
+        """
+        found = _STEP_ID.fullmatch(step)
+        if found is not None and found["stage"] in get_args(Stage):
+            round_, chunk = (-1 if found[part] == "-" else int(found[part]) for part in ("round", "chunk"))
+            ref = cls(found["job"], cast(Stage, found["stage"]), found["task"], round_, chunk)
+            if ref.id == step:
+                return ref
+        raise ValueError(f"{step!r} is no id of a step: job/task/round/chunk/stage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,61 +72,81 @@ class Held:
     message: StepResult
 
 
-@dataclass(slots=True)
 class Chunk:
     """A part of a batch on its way through build and profile."""
 
-    build: Held | None = None
-    profile: Held | None = None
-    trials: list[Trial] | None = None
-    """What has come of it so far, once computed; ``None`` again when more comes."""
+    __slots__ = ("build", "profile")
+
+    def __init__(self) -> None:
+        self.build: Held | None = None
+        self.profile: Held | None = None
 
     @property
     def built(self) -> BuildDone | None:
-        return (
-            self.build.message.result
-            if self.build and isinstance(self.build.message.result, BuildDone)
-            else None
-        )
+        result = self.build.message.result if self.build is not None else None
+        return result if isinstance(result, BuildDone) else None
 
     @property
     def profiled(self) -> ProfileDone | None:
-        result = self.profile.message.result if self.profile else None
+        result = self.profile.message.result if self.profile is not None else None
         return result if isinstance(result, ProfileDone) else None
 
+    def held(self) -> Iterator[Held]:
+        """What is not yet acknowledged of it, in the order of the stages."""
+        yield from (each for each in (self.build, self.profile) if each is not None)
 
-@dataclass(slots=True)
+
 class Round:
-    """One round of one task: the proposal, and what has come back of its chunks."""
+    """One round of one task: the proposal, and what has come back of its chunks.
 
-    number: int
-    limit: int | None = None
-    """How many of its chunks are done, where the job was stopped early."""
-    update: Held | None = None
-    chunks: dict[int, Chunk] = field(default_factory=dict)
-    back: set[int] = field(default_factory=set)
-    """The chunks that have nothing more to wait for."""
+    Args:
+        number: from 0.
+        limit: how many of its chunks are done, where the job was stopped early.
+    """
+
+    def __init__(self, number: int, limit: int | None = None) -> None:
+        self.number = number
+        self._limit = limit
+        self._update: Held | None = None
+        self._chunks: dict[int, Chunk] = {}
+        self._back: set[int] = set()
+        self._trials: dict[int, list[Trial]] = {}
+
+    @property
+    def update(self) -> Held | None:
+        """The result that proposed it."""
+        return self._update
+
+    @property
+    def chunks(self) -> Mapping[int, Chunk]:
+        """Those of which something has come back, by number."""
+        return self._chunks
+
+    @property
+    def back(self) -> Collection[int]:
+        """The chunks that have nothing more to wait for."""
+        return self._back
 
     @property
     def proposal(self) -> UpdateDone | None:
-        result = self.update.message.result if self.update else None
+        result = self._update.message.result if self._update is not None else None
         return result if isinstance(result, UpdateDone) else None
 
     @property
     def complete(self) -> bool:
         """Whether it has nothing more to wait for."""
-        return self.update is not None and len(self.back) == self.chunk_count()
+        return self._update is not None and len(self._back) == self.chunk_count()
 
     def place(self, held: Held) -> bool:
         """Put a result of this round in its place. Returns whether the place was free; if not, it is a
         duplicate."""
         message = held.message
         if isinstance(message.result, UpdateDone):
-            free = self.update is None
-            self.update = self.update or held
+            free = self._update is None
+            self._update = self._update or held
             return free
-        chunk = self.chunks.setdefault(message.chunk, Chunk())
-        chunk.trials = None
+        chunk = self._chunks.setdefault(message.chunk, Chunk())
+        self._trials.pop(message.chunk, None)
         if isinstance(message.result, BuildDone):
             free = chunk.build is None
             chunk.build = chunk.build or held
@@ -101,12 +154,16 @@ class Round:
             free = chunk.profile is None
             chunk.profile = chunk.profile or held
         if self.stage(message.chunk) is None:
-            self.back.add(message.chunk)
+            self._back.add(message.chunk)
         return free
+
+    def cut(self, limit: int) -> None:
+        """Leave out the chunks from number ``limit`` on."""
+        self._limit = limit
 
     def stage(self, chunk: int) -> Stage | None:
         """What a chunk needs next, or ``None`` when it is back."""
-        state = self.chunks.get(chunk)
+        state = self._chunks.get(chunk)
         built = state.built if state is not None else None
         if state is None or built is None:
             return "build"
@@ -121,12 +178,10 @@ class Round:
 
     def held(self) -> Iterator[Held]:
         """Everything of this round that is not yet acknowledged, in the order of the stages."""
-        if self.update is not None:
-            yield self.update
-        for chunk in self.chunks.values():
-            for held in (chunk.build, chunk.profile):
-                if held is not None:
-                    yield held
+        if self._update is not None:
+            yield self._update
+        for chunk in self._chunks.values():
+            yield from chunk.held()
 
     def candidates(self, chunk: int) -> list[Candidate]:
         """The part of the batch that goes out as ``chunk``."""
@@ -139,77 +194,178 @@ class Round:
         """Chunks that the batch is cut into, but for those that are left out."""
         proposal = self.proposal
         count = -(-len(proposal.candidates) // proposal.chunk_size) if proposal is not None else 0
-        return count if self.limit is None else min(count, self.limit)
+        return count if self._limit is None else min(count, self._limit)
+
+    def trials(self, number: int) -> list[Trial]:
+        """What has come of a chunk: one trial per candidate that has failed to build or whose profile is
+        back."""
+        chunk = self._chunks.get(number)
+        if chunk is None:
+            return []
+        if number not in self._trials:
+            self._trials[number] = _trials(chunk, self.candidates(number))
+        return self._trials[number]
 
 
-@dataclass(slots=True)
 class Task:
     """One task of a job: its rounds by number. Only those are kept that have not given all they had."""
 
-    rounds: dict[int, Round] = field(default_factory=dict)
-    seen: tuple[TaskLedger, TaskLedger] | None = None
-    """A ledger, and how the task stood with what was held on top of it; ``None`` again when more comes."""
+    def __init__(self) -> None:
+        self._rounds: dict[int, Round] = {}
+        self._derived: tuple[TaskLedger, TaskLedger] | None = None
+
+    @property
+    def rounds(self) -> Mapping[int, Round]:
+        return self._rounds
+
+    def place(self, held: Held, limit: int | None) -> bool:
+        """Put a result in its place; ``limit`` is that of its round. Returns whether the place was free."""
+        number = held.message.round
+        self._derived = None
+        return self._rounds.setdefault(number, Round(number, limit)).place(held)
+
+    def drop(self, number: int) -> list[Held]:
+        """Forget a round. Returns what was held of it."""
+        self._derived = None
+        return list(self._rounds.pop(number).held())
+
+    def cut(self, limits: Mapping[int, int]) -> None:
+        """The job is stopped early: leave out what was not begun."""
+        self._derived = None
+        for number, limit in limits.items():
+            if number in self._rounds:
+                self._rounds[number].cut(limit)
+
+    def derived(self, ledger: TaskLedger, derive: Callable[[], TaskLedger]) -> TaskLedger:
+        """What ``derive`` makes of ``ledger`` and of what is held; made anew only when one of the two is
+        another than before."""
+        if self._derived is None or self._derived[0] is not ledger:
+            self._derived = ledger, derive()
+        return self._derived[1]
 
 
-@dataclass(slots=True)
+_EMPTY = Task()
+
+
 class Job:
-    """An accepted request."""
+    """An accepted request.
 
-    ledger: Ledger
-    """The newest revision, perhaps not yet back from the broker."""
-    order: int
-    """Jobs are numbered in the order in which they were accepted."""
-    saved: int = -1
-    """The newest revision that came back: it is safe to act on it."""
-    handle: Handle | None = None
-    """The delivery of that revision."""
-    releases: list[tuple[int, Handle]] = field(default_factory=list)
-    """Deliveries to acknowledge once a revision is saved."""
-    decided: dict[str, int] = field(default_factory=dict)
-    """By task (``-`` for the job itself): the revision that must be saved before its next step may start."""
-    tasks: dict[str, Task] = field(default_factory=dict)
-    waiting: str = ""
-    """Why nothing moves, for people."""
-    waiting_since: float | None = None
-    index: tuple[Ledger, dict[str, TaskLedger]] | None = None
-    """The tasks of that revision by id."""
-    outlook: tuple[Ledger, Outlook] | None = None
-    """What was predicted with that revision."""
-    told: float = 0.0
-    """When progress was last told."""
-    changed: bool = True
-    """Whether there is something new to tell."""
+    Args:
+        ledger: the newest revision, perhaps not yet back from the broker.
+        order: jobs are numbered in the order in which they were accepted.
+    """
+
+    def __init__(self, ledger: Ledger, order: int) -> None:
+        self.order = order
+        self.saved = -1
+        """The newest revision that came back: it is safe to act on it."""
+        self.handle: Handle | None = None
+        """The delivery of that revision."""
+        self.releases: list[tuple[int, Handle]] = []
+        """Deliveries to acknowledge once a revision is saved."""
+        self.decided: dict[str, int] = {}
+        """By task, ``-`` for the job itself: the revision to be saved before its next step may start."""
+        self.admitted = False
+        """Whether its rounds may begin."""
+        self.waiting = ""
+        """Why nothing moves, for people."""
+        self.waiting_since: float | None = None
+        self.told = -math.inf
+        """When progress was last told."""
+        self.changed = True
+        """Whether there is something new to tell."""
+        self.ended_since: float | None = None
+        """When this coordinator first knew that it has ended."""
+        self._tasks: dict[str, Task] = {}
+        self.become(ledger)
+
+    def become(self, ledger: Ledger) -> None:
+        """Go on with another revision."""
+        self._earlier, self._ledger = getattr(self, "_ledger", ledger), ledger
+        self._index = {task.spec.id: task for task in ledger.tasks}
+        self._forecast: Outlook | None = None
+
+    def revert(self) -> None:
+        """Go back to the revision before: the newest one could not be kept."""
+        self.become(self._earlier)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
 
     @property
     def id(self) -> str:
-        return self.ledger.request.job
+        return self._ledger.request.job
 
     @property
     def ended(self) -> bool:
-        return self.ledger.phase in ("done", "failed", "cancelled")
+        return self._ledger.phase in FINAL
 
     def may_act(self, task: str) -> bool:
         """Whether what was last decided for ``task`` is saved."""
         return self.saved >= self.decided.get(task, 0)
 
     def task(self, task: str) -> Task:
-        return self.tasks.setdefault(task, Task())
+        """What is held of a task."""
+        return self._tasks.get(task, _EMPTY)
 
-    def round(self, task: str, number: int) -> Round:
-        """A round of a task, made if it is not there."""
-        rounds = self.task(task).rounds
-        if number not in rounds:
-            ledger = self.task_ledger(task)
-            rounds[number] = Round(number, ledger.limits.get(number) if ledger is not None else None)
-        return rounds[number]
+    def round(self, task: str, number: int) -> Round | None:
+        """A round of a task, where something is held of it."""
+        return self.task(task).rounds.get(number)
+
+    def place(self, held: Held) -> bool:
+        """Put a result of a round in its place. Returns whether the place was free."""
+        message = held.message
+        ledger = self._index.get(message.task)
+        limit = ledger.limits.get(message.round) if ledger is not None else None
+        return self._tasks.setdefault(message.task, Task()).place(held, limit)
+
+    def drop_task(self, task: str) -> list[Held]:
+        """Forget a task. Returns what was held of it."""
+        dropped = self._tasks.pop(task, _EMPTY)
+        return [held for round_ in dropped.rounds.values() for held in round_.held()]
 
     def task_ledger(self, task: str) -> TaskLedger | None:
-        if self.index is None or self.index[0] is not self.ledger:
-            self.index = self.ledger, {t.spec.id: t for t in self.ledger.tasks}
-        return self.index[1].get(task)
+        return self._index.get(task)
 
     def held(self) -> Iterator[Held]:
         """All results held for this job."""
-        for task in self.tasks.values():
+        for task in self._tasks.values():
             for round_ in task.rounds.values():
                 yield from round_.held()
+
+    def forecast(self, predict: Callable[[], Outlook]) -> Outlook:
+        """What ``predict`` says of it, asked once per revision."""
+        if self._forecast is None:
+            self._forecast = predict()
+        return self._forecast
+
+
+def _trials(chunk: Chunk, candidates: list[Candidate]) -> list[Trial]:
+    if chunk.built is None:
+        return []
+    built = {b.index: b for b in chunk.built.built}
+    profiled = {p.index: p for p in chunk.profiled.profiled} if chunk.profiled else {}
+    trials = []
+    for candidate in candidates:
+        made, seen = built.get(candidate.index), profiled.get(candidate.index)
+        failed = made is not None and made.outcome is not None
+        if failed or chunk.profiled is not None:
+            trials.append(_trial(candidate, made, seen))
+    return trials
+
+
+def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> Trial:
+    if made is not None and made.outcome is not None:
+        return Trial(candidate=candidate, outcome=made.outcome, error=made.error)
+    if seen is None:
+        return Trial(candidate=candidate, outcome="run-failed", error="the worker reported nothing for it")
+    return Trial(
+        candidate=candidate,
+        outcome=seen.outcome,
+        latencies=seen.latencies,
+        drift=seen.drift,
+        attempts=seen.attempts,
+        cut_short=seen.cut_short,
+        error=seen.error,
+    )

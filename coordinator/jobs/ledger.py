@@ -10,6 +10,9 @@ from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
 from tunemesh.shared.messages.tasks import Confirmed, TaskSpec, Timing
 
+Handle = int
+"""Names a held delivery. Given by the shell, never reused."""
+
 
 class TaskLedger(Struct, frozen=True, kw_only=True):
     """Where one task stands."""
@@ -81,8 +84,8 @@ class Marker(Message, frozen=True, kw_only=True, tag="marker"):
     """Published by the coordinator to its own queue when it connects. Once it comes back, everything that was
     requeued has been delivered again."""
 
-    coordinator: str
-    epoch: int
+    start: str
+    """Different for every connection of every coordinator: that of another one says nothing."""
 
     def message_id(self) -> str:
-        return f"{self.coordinator}/{self.epoch}/marker"
+        return f"{self.start}/marker"

@@ -7,55 +7,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tunemesh.coordinator.jobs.job import Chunk, Job, Round, Task
+from tunemesh.coordinator.jobs.job import Job, Round, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
-from tunemesh.shared.messages import Built, Candidate, Confirmed, Profiled, Timing, Trial, Usage
+from tunemesh.shared.messages import Confirmed, Timing, Trial, Usage
+from tunemesh.shared.text import clip
+
+LAST_ERROR = 500
+"""Characters of the last error of a task: its ledger has to hold those of all tasks."""
 
 
 def trials_of(round_: Round) -> list[Trial]:
-    """The trials of a round, in the order of the batch: one per candidate that has failed to build or whose
-    profile is back."""
-    return [trial for number in sorted(round_.chunks) for trial in trials_of_chunk(round_, number)]
-
-
-def trials_of_chunk(round_: Round, number: int) -> list[Trial]:
-    """The same for one chunk."""
-    chunk = round_.chunks.get(number)
-    if chunk is None:
-        return []
-    if chunk.trials is None:
-        chunk.trials = _trials(chunk, round_.candidates(number))
-    return chunk.trials
-
-
-def _trials(chunk: Chunk, candidates: list[Candidate]) -> list[Trial]:
-    if chunk.built is None:
-        return []
-    built = {b.index: b for b in chunk.built.built}
-    profiled = {p.index: p for p in chunk.profiled.profiled} if chunk.profiled else {}
-    trials = []
-    for candidate in candidates:
-        made, seen = built.get(candidate.index), profiled.get(candidate.index)
-        failed = made is not None and made.outcome is not None
-        if failed or chunk.profiled is not None:
-            trials.append(_trial(candidate, made, seen))
-    return trials
-
-
-def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> Trial:
-    if made is not None and made.outcome is not None:
-        return Trial(candidate=candidate, outcome=made.outcome, error=made.error)
-    if seen is None or (seen.outcome == "measured" and not seen.latencies):
-        return Trial(candidate=candidate, outcome="run-failed", error="the worker reported nothing for it")
-    return Trial(
-        candidate=candidate,
-        outcome=seen.outcome,
-        latencies=seen.latencies,
-        drift=seen.drift,
-        attempts=seen.attempts,
-        cut_short=seen.cut_short,
-        error=seen.error,
-    )
+    """The trials of a round so far, in the order of the batch."""
+    return [trial for number in sorted(round_.chunks) for trial in round_.trials(number)]
 
 
 def fold(task: TaskLedger, number: int, round_: Round) -> TaskLedger:
@@ -79,7 +42,7 @@ def fold(task: TaskLedger, number: int, round_: Round) -> TaskLedger:
         best=best,
         gain=saved / len(trials) if trials else 0.0,
         untuned=untuned[0] if untuned else task.untuned,
-        last_error=errors[-1] if errors else task.last_error,
+        last_error=clip(errors[-1], LAST_ERROR) if errors else task.last_error,
         remeasured=task.remeasured + sum(trial.attempts > 1 for trial in trials),
         drift=max([task.drift, *(trial.drift for trial in measured)]),
         exhausted=task.exhausted or (proposal is not None and proposal.exhausted),
@@ -105,13 +68,14 @@ def closes(task: TaskLedger, number: int) -> bool:
 def current(job: Job, task: TaskLedger) -> TaskLedger:
     """``task`` as it stands now: the ledger plus what is held of the rounds under way."""
     kept = job.task(task.spec.id)
-    if kept.seen is not None and kept.seen[0] is task:
-        return kept.seen[1]
+    return kept.derived(task, lambda: _folded(task, kept))
+
+
+def _folded(task: TaskLedger, kept: Task) -> TaskLedger:
     now = task
     for number in open_rounds(task, kept):
         if not closes(task, number):
             now = fold(now, number, kept.rounds[number])
-    kept.seen = task, now
     return now
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
 
 from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
@@ -23,8 +27,8 @@ from tunemesh.shared.messages import (
     Work,
 )
 
-NEEDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
-"""Which queue serves a stage; ``profile`` and ``validate`` need a device of the right target."""
+KINDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
+"""Which kind of resource does a stage; ``profile`` and ``validate`` need a device of the right target."""
 
 FEEDS: dict[Stage, tuple[Stage, ...]] = {
     "import": ("model-update", "build", "profile"),
@@ -43,9 +47,45 @@ CONFIRM_CHUNK = 8
 """The candidates to be confirmed are measured together, in one chunk."""
 
 
-def need_of(job: Job, stage: Stage) -> str:
-    """The kind of resource that a stage of the job needs."""
-    return NEEDS.get(stage) or f"profile:{job.ledger.request.target}"
+def engines_of(job: Job, stage: Stage, task: str = "-") -> list[str]:
+    """Those that whoever does the step must serve: the task's, or for the model as a whole all of the job's.
+    None on a device: what is measured or compared is the same whoever made it."""
+    if stage in ("profile", "validate"):
+        return []
+    ledger = job.task_ledger(task)
+    if stage in ("import", "assemble") or ledger is None or ledger.spec.engine is None:
+        return job.ledger.request.engines
+    return [ledger.spec.engine]
+
+
+def engines_at_work(job: Job) -> Counter[str]:
+    """Engines of the job's open tasks, with the number of these; before there are tasks all of the job's."""
+    open_ = [task.spec.id for task in job.ledger.tasks if not task.closed]
+    return Counter(
+        [engine for task in open_ for engine in engines_of(job, "build", task)] or job.ledger.request.engines
+    )
+
+
+def need_of(job: Job, stage: Stage, task: str = "-") -> Need:
+    """What a stage of the job, or of one of its tasks, needs."""
+    return need_for(job, stage, engines_of(job, stage, task))
+
+
+def need_for(job: Job, stage: Stage, engines: Iterable[str]) -> Need:
+    """What a stage of the job needs with these engines."""
+    kind = KINDS.get(stage)
+    return Need.of(kind, engines) if kind is not None else Need(f"profile:{job.ledger.request.target}")
+
+
+def feeds(job: Job, stage: Stage, task: str = "-") -> tuple[Need, ...]:
+    """What the steps need that usually follow."""
+    needs: list[Need] = []
+    for after in FEEDS[stage]:
+        if after in ("model-update", "build") and job.task_ledger(task) is None:
+            needs += [need_for(job, after, [engine]) for engine in job.ledger.request.engines]
+        else:
+            needs.append(need_of(job, after, task))
+    return tuple(needs)
 
 
 # -- Which steps --------------------------------------------------------------------------------------------
@@ -136,6 +176,14 @@ def can_make(job: Job, ref: StepRef) -> bool:
     return task.ahead or before.complete
 
 
+def to_be_held(job: Job) -> int:
+    """Deliveries that the coordinator has to hold for all open tasks of the job at once, at most: of each the
+    proposal of a round, two results of each of its chunks, and the next proposal."""
+    settings = job.ledger.request.settings
+    by_task = 2 + 2 * -(-settings.batch // settings.chunk)
+    return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
+
+
 # -- Their content ------------------------------------------------------------------------------------------
 
 
@@ -145,7 +193,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
     return Step(
         id=ref.id,
         job=job.id,
-        engines=_engines(job, ref),
+        engines=engines_of(job, ref.stage, ref.task) or engines_of(job, "build", ref.task),
         target=request.target,
         seed=request.seed,
         settings=request.settings,
@@ -156,14 +204,6 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
         chunk=max(ref.chunk, 0),
         attempt=attempt,
     )
-
-
-def _engines(job: Job, ref: StepRef) -> list[str]:
-    """Those that whoever does the step must serve."""
-    task = job.task_ledger(ref.task)
-    if task is None or task.spec.engine is None:
-        return job.ledger.request.engines
-    return [task.spec.engine]
 
 
 def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
@@ -189,6 +229,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     if ref.stage == "model-update":
         return _update_work(task, job.task(ref.task), ref.round, chunk_size)
     round_ = job.round(ref.task, ref.round)
+    assert round_ is not None
     if ref.stage == "build":
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
     built = round_.chunks[ref.chunk].built
@@ -230,7 +271,7 @@ def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list
     for number in chunks:
         chunk = round_.chunks.get(number, Chunk())
         sources += [held for held in (chunk.build, chunk.profile) if held is not None]
-        trials += job_rounds.trials_of_chunk(round_, number)
+        trials += round_.trials(number)
 
 
 def _fitting(trials: list[Trial]) -> list[Trial]:

@@ -64,7 +64,9 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
     closed."""
     ledger = job.ledger
     request = ledger.request
-    standings = [standing(job, task) for task in ledger.tasks]
+    # What no engine takes was closed before it began.
+    begun = [task for task in ledger.tasks if task.round >= 0 or not task.closed]
+    standings = [standing(job, task) for task in begun]
     given = dict(allocation.grants(standings, request.trials, left(job), request.settings.batch))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from tunemesh.coordinator.scheduling.recent import Recent
 from tunemesh.shared.messages import Stage, Timing
 
 WEIGHT = 0.25
@@ -21,17 +22,55 @@ GUESS = 1.0
 OVERHEAD = 0.005
 """Share of a step's duration that sending, awaiting and answering it may take."""
 
+LONGEST_STEP = 24 * 3600.0
+"""Seconds; what took longer by the clocks of its worker is taken for a clock that jumped."""
+
+PACES_KEPT = 30_000
+"""Paces of tasks and stages that are kept, some 10,000 tasks; those not used for longest go first."""
+
+QUEUES_KEPT = 4_000
+"""Queues whose slowness is kept, for each stage."""
+
 PER_CANDIDATE: frozenset[Stage] = frozenset({"build", "profile"})
+
+
+def seconds_of(timing: Timing) -> float:
+    """How long a step took, by the clock of its worker: neither negative nor beyond all measure, even where
+    that clock jumped."""
+    return _sane(timing.finished - timing.started)
+
+
+class _Slowness:
+    """How many times as long as on others steps of one stage take on each queue."""
+
+    def __init__(self) -> None:
+        self._queues: Recent[str, float] = Recent(QUEUES_KEPT)
+        self._total = 0.0
+
+    def learn(self, queue: str, ratio: float | None) -> None:
+        """``ratio``: by how much a step took longer than expected, if anything was expected."""
+        before = self._queues.get(queue)
+        now = 1.0 if before is None else before
+        if ratio is not None:
+            now = min(max(_moved(now, ratio), 0.01), 100.0)
+        dropped = self._queues.put(queue, now)
+        self._total += now - (before or 0.0) - (dropped or 0.0)
+
+    def of(self, queue: str) -> float:
+        """Compared with the mean of all queues."""
+        own = self._queues.get(queue)
+        count = len(self._queues)
+        # The total of many additions is not exact; none of its parts is below 0.01.
+        return own * count / max(self._total, 0.01 * count) if own is not None and count > 1 else 1.0
 
 
 class Durations:
     """Moving averages of durations, by task and stage, by stage, and the slowness of each queue."""
 
     def __init__(self) -> None:
-        self._paces: dict[tuple[str, Stage], float] = {}
+        self._paces: Recent[tuple[str, Stage], float] = Recent(PACES_KEPT)
         self._stages: dict[Stage, float] = {}
-        self._slowness: dict[Stage, dict[str, float]] = {}
-        self._slowness_total: dict[Stage, float] = {}
+        self._slowness: dict[Stage, _Slowness] = {}
         self._overhead = 0.0
 
     def learn(self, timing: Timing, key: str, elapsed: float | None = None) -> None:
@@ -42,38 +81,30 @@ class Durations:
             key: of its task; of its job for stages without one.
             elapsed: seconds from the dispatch to the result, if they are known.
         """
-        seconds = max(timing.finished - timing.started, 0.0)
-        if elapsed is not None and elapsed >= seconds:
+        seconds = seconds_of(timing)
+        if elapsed is not None and (elapsed := _sane(elapsed)) >= seconds:
             self._overhead += WEIGHT * (elapsed - seconds - self._overhead)
         parts = max(timing.size, 1) if timing.stage in PER_CANDIDATE else 1
         expected = self._paces.get((key, timing.stage))
-        pace = seconds / parts / self._compare(timing, seconds / parts, expected)
-        self._paces[key, timing.stage] = _moved(expected, pace)
+        slowness = self._slowness.setdefault(timing.stage, _Slowness())
+        slowness.learn(timing.resource, seconds / parts / expected if expected else None)
+        # What a queue adds by being slow is not the task's.
+        pace = seconds / parts / slowness.of(timing.resource)
+        self._paces.put((key, timing.stage), _moved(expected, pace))
         self._stages[timing.stage] = _moved(self._stages.get(timing.stage), pace)
-
-    def _compare(self, timing: Timing, pace: float, expected: float | None) -> float:
-        """Learn how slow the queue is, and return it: what a queue adds by being slow is not the task's."""
-        queues = self._slowness.setdefault(timing.stage, {})
-        total = self._slowness_total.get(timing.stage, 0.0)
-        before = queues.get(timing.resource)
-        now = 1.0 if before is None else before
-        if expected:
-            now = min(max(_moved(now, pace / expected), 0.01), 100.0)
-        queues[timing.resource] = now
-        self._slowness_total[timing.stage] = total + now - (before or 0.0)
-        return self.slowness(timing.stage, timing.resource)
 
     def recall(self, key: str, pace: Mapping[Stage, float]) -> None:
         """Take over what a ledger says of a task, unless more is known by now."""
         for stage, seconds in pace.items():
-            if (key, stage) not in self._paces:
-                self._paces[key, stage] = seconds
-                self._stages.setdefault(stage, seconds)
+            if self._paces.get((key, stage)) is None:
+                self._paces.put((key, stage), _sane(seconds))
+                self._stages.setdefault(stage, _sane(seconds))
 
     def known(self, key: str) -> dict[Stage, float]:
         """The paces of a task, for its ledger."""
         stages: tuple[Stage, ...] = ("model-update", "build", "profile")
-        return {stage: self._paces[key, stage] for stage in stages if (key, stage) in self._paces}
+        paces = ((stage, self._paces.get((key, stage))) for stage in stages)
+        return {stage: pace for stage, pace in paces if pace is not None}
 
     def seconds(self, stage: Stage, key: str, size: int = 1) -> float:
         """Predicted duration of a step with ``size`` candidates on a queue of usual speed."""
@@ -84,10 +115,8 @@ class Durations:
 
     def slowness(self, stage: Stage, queue: str) -> float:
         """How many times as long as on the mean of all queues steps of ``stage`` take on ``queue``."""
-        queues = self._slowness.get(stage, {})
-        if queue not in queues or len(queues) < 2:
-            return 1.0
-        return queues[queue] * len(queues) / self._slowness_total[stage]
+        known = self._slowness.get(stage)
+        return known.of(queue) if known is not None else 1.0
 
     def chunk_size(self, key: str, batch: int, limit: int) -> int:
         """Candidates per chunk, so that a batch is soonest through build and profile.
@@ -105,6 +134,10 @@ class Durations:
         soonest = math.sqrt(batch * self._overhead / (build + profile))
         cheap = self._overhead / (OVERHEAD * max(build, profile))
         return max(1, min(limit, round(max(soonest, cheap))))
+
+
+def _sane(seconds: float) -> float:
+    return min(max(seconds, 0.0), LONGEST_STEP) if math.isfinite(seconds) else 0.0
 
 
 def _moved(average: float | None, value: float) -> float:

@@ -2,19 +2,22 @@
 
 A queue is *idle* while the steps in flight on it (published, result not yet seen) are fewer than the slots
 of its live workers. The coordinator counts; a passive declare and the workers' status are the cross-check.
-The idle queues of every need are kept in order, so that a thousand devices cost no more per step than one.
+Queues that serve the same needs form a *pool*, whose idle queues are kept in order, so that a thousand
+devices cost no more per step than one.
+
+``now`` is in seconds everywhere, and only its differences count: see :mod:`coordinator.scheduling.clock`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from tunemesh.coordinator.jobs.job import StepRef
-from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.clock import Clock
+from tunemesh.coordinator.scheduling.needs import Need
+from tunemesh.coordinator.scheduling.queues import Flight, Lost, Pool, Queue, Worker
 from tunemesh.coordinator.scheduling.strategies import Ready
-from tunemesh.shared.messages import ResourceProgress, Timing, WorkerStatus
+from tunemesh.shared.messages import ResourceProgress, WorkerStatus
 
 WORKER_SILENT = 8.0
 """Seconds without a status after which a worker counts as gone (four times the usual interval)."""
@@ -22,59 +25,14 @@ WORKER_SILENT = 8.0
 MISSING_AFTER = 15.0
 """Seconds after which a step that no queue and no worker has is taken for lost."""
 
+LOST_AFTER = 3.0
+"""Seconds after which the steps of a queue without a worker go to another queue."""
 
-@dataclass(slots=True)
-class Flight:
-    """A step that was published and whose result has not been seen."""
+FORGET_AFTER = 600.0
+"""Seconds after which a queue without workers and steps is forgotten."""
 
-    ref: StepRef
-    ready: Ready
-    queue: str
-    since: float
-    missing_since: float | None = None
-
-
-@dataclass(slots=True)
-class Worker:
-    """The last that was heard of a worker."""
-
-    status: WorkerStatus
-    seen: float
-
-
-@dataclass(slots=True)
-class Queue:
-    """A stage queue, its workers and its flights."""
-
-    name: str
-    workers: dict[str, Worker] = field(default_factory=dict)
-    flights: dict[str, Flight] = field(default_factory=dict)
-    targets: list[str] = field(default_factory=list)
-    """What its device serves; remembered while the device is lost."""
-    ready: int = 0
-    """Messages waiting in it at the last cross-check."""
-    foreign: int = 0
-    """Those of them that were more than the flights of that moment: somebody else's. A step that was just
-    published still shows as waiting, and must not count once it is done."""
-    checked: float = 0.0
-    empty_since: float | None = None
-    """Since when it has had no worker."""
-    first_seen: float = 0.0
-    steps: int = 0
-    busy: float = 0.0
-    slowness: float = 1.0
-    """How many times as long as usual steps take on it."""
-    slots: int = 0
-    """Of its live workers."""
-
-    @property
-    def free(self) -> int:
-        return self.slots - len(self.flights) - self.foreign
-
-    @property
-    def needs(self) -> list[str]:
-        """What it can be asked for."""
-        return [f"profile:{target}" for target in self.targets] or [self.name]
+SHARED_KEPT = 256
+"""Answers to :meth:`Resources.share_cores` that are kept."""
 
 
 class Resources:
@@ -82,85 +40,137 @@ class Resources:
 
     def __init__(self) -> None:
         self.queues: dict[str, Queue] = {}
+        self._clock = Clock()
         self._by_step: dict[str, Queue] = {}
-        self._idle: dict[str, ChangingHeap[str]] = {}
-        self._slots: Counter[str] = Counter()
-        self._shared: dict[tuple[str, str], bool] = {}
+        self._pools: dict[str, list[Pool]] = {}
+        """By kind of resource."""
+        self._shared: dict[tuple[Need, Need], bool] = {}
+        self._lost: list[Lost] = []
 
     # -- What is seen ---------------------------------------------------------------------------------------
 
     def seen(self, status: WorkerStatus, now: float) -> bool:
         """A worker told how it is. Returns whether its queue is new."""
+        time = self._clock.read(now)
         new = status.queue not in self.queues
-        queue = self.queues.setdefault(status.queue, Queue(status.queue, first_seen=now))
-        if status.serves.targets and status.serves.targets != queue.targets:
-            self._serve(queue, status.serves.targets)
+        if new and status.leaving:
+            return False
+        queue = self._queue(status.queue, time)
         known = queue.workers.pop(status.worker, None)
         if not status.leaving:
-            queue.workers[status.worker] = Worker(status, now)
-        change = (0 if status.leaving else status.slots) - (known.status.slots if known is not None else 0)
-        self._changed(queue, change, now)
+            queue.workers[status.worker] = Worker(status, time)
+        self._heard(queue, known.status if known else None, None if status.leaving else status, time)
         return new
 
     def checked(self, name: str, ready: int, consumers: int, now: float) -> None:
         """The broker's view. Without a consumer the workers are gone, however recent their status."""
+        time = self._clock.read(now)
         queue = self.queues.get(name)
         if queue is None:
             return
-        queue.checked, queue.ready = now, ready
+        queue.checked, queue.ready = time, ready
         queue.foreign = max(ready - len(queue.flights), 0)
         if consumers == 0:
-            self._drop(queue, [w for w in queue.workers.values() if now - w.seen > 1.0], now)
-        self._changed(queue, 0, now)
+            self._drop(queue, [w for w in queue.workers.values() if time - w.seen > 1.0], time)
+        self._sort(queue)
 
     def expire(self, now: float) -> None:
-        """Forget workers that have been silent for too long."""
-        for queue in self.queues.values():
-            self._drop(queue, [w for w in queue.workers.values() if now - w.seen > WORKER_SILENT], now)
+        """Forget workers that have been silent for too long, and queues that nothing is left of."""
+        time = self._clock.read(now)
+        for queue in list(self.queues.values()):
+            self._drop(queue, [w for w in queue.workers.values() if time - w.seen > WORKER_SILENT], time)
+            empty_since = queue.empty_since
+            if empty_since is not None and not queue.flights and time - empty_since > FORGET_AFTER:
+                self._leave_pool(queue)
+                del self.queues[queue.name]
 
-    def _drop(self, queue: Queue, gone: list[Worker], now: float) -> None:
-        if not gone:
-            return
+    def take_lost(self) -> list[Lost]:
+        """The workers that were lost since this was last asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def knows(self, worker: str, queue: str) -> bool:
+        """Whether a worker of that queue is alive."""
+        found = self.queues.get(queue)
+        return found is not None and worker in found.workers
+
+    def _queue(self, name: str, time: float) -> Queue:
+        """A queue, made if it is not there."""
+        if name not in self.queues:
+            self.queues[name] = Queue(name, first_seen=time, empty_since=time)
+            self._join_pool(self.queues[name])
+        return self.queues[name]
+
+    def _drop(self, queue: Queue, gone: list[Worker], time: float) -> None:
         for worker in gone:
             del queue.workers[worker.status.worker]
-        self._changed(queue, -sum(worker.status.slots for worker in gone), now)
+            self._lost.append(Lost(worker.status.worker, queue.name, worker.status.step))
+            self._heard(queue, worker.status, None, time)
 
-    def _serve(self, queue: Queue, targets: list[str]) -> None:
-        """It serves other needs than before."""
-        for need in queue.needs:
-            self._slots[need] -= queue.slots
-            self._idle.setdefault(need, ChangingHeap()).remove(queue.name)
-        queue.targets = targets
-        for need in queue.needs:
-            self._slots[need] += queue.slots
-
-    def _changed(self, queue: Queue, change: int, now: float) -> None:
-        """It has ``change`` more slots than before."""
-        queue.empty_since = None if queue.workers else (queue.empty_since or now)
-        if change:
-            queue.slots += change
-            for need in queue.needs:
-                self._slots[need] += change
-            self._shared.clear()
+    def _heard(
+        self, queue: Queue, before: WorkerStatus | None, after: WorkerStatus | None, time: float
+    ) -> None:
+        """One of its workers came, changed or went."""
+        if before is not None and after is not None and _same_for_us(before, after):
+            return
+        slots, served = queue.slots, queue.serves
+        queue.heard(before, after)
+        if queue.workers:
+            queue.empty_since = None
+        elif queue.empty_since is None:
+            queue.empty_since = time
+        if queue.pool is not None:
+            queue.pool.slots += queue.slots - slots
+        if queue.serves != served:
+            self._leave_pool(queue)
+            self._join_pool(queue)
+        self._shared.clear()
         self._sort(queue)
+
+    def _join_pool(self, queue: Queue) -> None:
+        kinds, engines = queue.kinds, queue.engines
+        for pool in self._pools.get(kinds[0], ()) if kinds else ():
+            if (pool.kinds, pool.engines) == (kinds, engines):
+                break
+        else:
+            pool = Pool(kinds, engines)
+            for kind in kinds:
+                self._pools.setdefault(kind, []).append(pool)
+        pool.queues[queue.name] = queue
+        pool.slots += queue.slots
+        queue.pool = pool
+        self._sort(queue)
+
+    def _leave_pool(self, queue: Queue) -> None:
+        pool, queue.pool = queue.pool, None
+        if pool is None:
+            return
+        del pool.queues[queue.name]
+        pool.slots -= queue.slots
+        pool.idle.remove(queue.name)
+        if not pool.queues:
+            for kind in pool.kinds:
+                self._pools[kind].remove(pool)
+                if not self._pools[kind]:
+                    del self._pools[kind]
 
     def _sort(self, queue: Queue) -> None:
         """Put it where it belongs among the idle ones: the fastest first, then the emptiest."""
-        free = queue.free
-        for need in queue.needs:
-            heap = self._idle.setdefault(need, ChangingHeap())
-            if free > 0:
-                heap.put(queue.name, (round(queue.slowness, 2), -free, queue.name))
-            else:
-                heap.remove(queue.name)
+        if queue.pool is None:
+            return
+        if queue.free > 0:
+            queue.pool.idle.put(queue.name, (round(queue.slowness, 2), -queue.free, queue.name))
+        else:
+            queue.pool.idle.remove(queue.name)
 
     # -- What is in flight ----------------------------------------------------------------------------------
 
-    def start(self, flight: Flight) -> None:
-        """A step was published."""
-        queue = self.queues.setdefault(flight.queue, Queue(flight.queue, first_seen=flight.since))
-        queue.flights[flight.ref.id] = flight
-        self._by_step[flight.ref.id] = queue
+    def start(self, ready: Ready, name: str, now: float) -> None:
+        """A step was published to a queue."""
+        time = self._clock.read(now)
+        queue = self._queue(name, time)
+        queue.flights[ready.step] = Flight(ready, name, time)
+        self._by_step[ready.step] = queue
         self._sort(queue)
 
     def end(self, step: str) -> Flight | None:
@@ -172,13 +182,18 @@ class Resources:
         self._sort(queue)
         return flight
 
-    def account(self, timing: Timing, slowness: float) -> None:
-        """Add the work of a step to its queue's total."""
-        queue = self.queues.get(timing.resource)
+    def elapsed(self, flight: Flight, now: float) -> float:
+        """Seconds since a step was published."""
+        return self._clock.read(now) - flight.since
+
+    def account(self, name: str, seconds: float, slowness: float) -> None:
+        """Add the work of a step to its queue's total. ``slowness``: as it is known now."""
+        queue = self.queues.get(name)
         if queue is not None:
             queue.steps += 1
-            queue.busy += max(timing.finished - timing.started, 0.0)
+            queue.busy += seconds
             queue.slowness = slowness
+            self._sort(queue)
 
     def in_flight(self, step: str) -> bool:
         return step in self._by_step
@@ -206,65 +221,104 @@ class Resources:
 
     def missing(self, now: float) -> Iterator[Flight]:
         """Flights that neither the broker nor any worker has had for :data:`MISSING_AFTER` seconds."""
+        time = self._clock.read(now)
         for queue in self.queues.values():
             if not queue.flights:
                 continue
             doing = {worker.status.step for worker in queue.workers.values()}
             for flight in list(queue.flights.values()):
                 fresh = queue.workers and queue.checked > flight.since
-                if flight.ref.id in doing or queue.ready or not fresh:
+                if flight.ready.step in doing or queue.ready or not fresh:
                     flight.missing_since = None
                 elif flight.missing_since is None:
-                    flight.missing_since = now
-                elif now - flight.missing_since > MISSING_AFTER:
+                    flight.missing_since = time
+                elif time - flight.missing_since > MISSING_AFTER:
                     yield flight
+
+    def deserted(self, now: float) -> list[Queue]:
+        """Queues with steps in flight but no worker for :data:`LOST_AFTER` seconds, where others could do
+        some of these steps. Where none could, they stay until a worker is back."""
+        time = self._clock.read(now)
+        return [
+            queue
+            for queue in self.queues.values()
+            if queue.flights
+            and queue.empty_since is not None
+            and time - queue.empty_since > LOST_AFTER
+            and any(self.slots(flight.ready.need) for flight in queue.flights.values())
+        ]
 
     # -- What is free ---------------------------------------------------------------------------------------
 
-    def idle(self, need: str) -> Queue | None:
+    def idle(self, need: Need) -> Queue | None:
         """An idle queue for ``need``: the fastest, and of these the emptiest."""
-        heap = self._idle.get(need)
-        name = heap.least() if heap is not None else None
-        return self.queues[name] if name is not None else None
+        best: tuple[float, int, str] | None = None
+        for pool in self._pools.get(need.kind, ()):
+            name = pool.idle.least() if pool.serves(need) else None
+            if name is not None and (best is None or pool.idle.key(name) < best):
+                best = pool.idle.key(name)
+        return self.queues[best[2]] if best is not None else None
 
-    def least_loaded(self, need: str) -> Queue | None:
+    def least_loaded(self, need: Need) -> Queue | None:
         """The live queue for ``need`` with the fewest flights per slot, idle or not."""
-        live = [q for q in self.queues.values() if q.slots and need in q.needs]
+        live = [q for pool in self._pools_for(need) for q in pool.queues.values() if q.slots]
         return min(live, key=lambda q: (len(q.flights) / q.slots, q.name), default=None)
 
-    def slots(self, need: str) -> int:
+    def slots(self, need: Need) -> int:
         """Steps that the live workers for ``need`` can do at once."""
-        return self._slots[need]
+        slots = 0
+        for pool in self._pools.get(need.kind, ()):
+            if pool.serves(need):
+                slots += pool.slots
+        return slots
 
-    def share_cores(self, one: str, other: str) -> bool:
+    def compete(self, one: Need, other: Need) -> bool:
+        """Whether some live worker serves both needs."""
+        return any(pool.slots and pool.serves(other) for pool in self._pools_for(one))
+
+    def served_engines(self, kind: str) -> list[str]:
+        """Engines that the live workers of a kind of resource serve, in alphabetical order."""
+        return sorted({engine for pool in self._pools.get(kind, ()) if pool.slots for engine in pool.engines})
+
+    def served_targets(self) -> list[str]:
+        """Targets of all devices that are known, lost ones too, by their canonical names."""
+        return sorted({queue.targets[0] for queue in self.queues.values() if queue.targets})
+
+    def canonical(self, target: str) -> str | None:
+        """The canonical form of ``target`` as a device announces it (its first), or ``None``."""
+        for pool in self._pools.get(f"profile:{target}", ()):
+            return pool.kinds[0].partition(":")[2]
+        return None
+
+    def share_cores(self, one: Need, other: Need) -> bool:
         """Whether the workers for the two needs have fewer cores than slots together, on some host."""
         if (one, other) not in self._shared:
+            if len(self._shared) >= SHARED_KEPT:
+                self._shared.clear()
             self._shared[one, other] = self._find_shared(one, other)
         return self._shared[one, other]
 
-    def _find_shared(self, one: str, other: str) -> bool:
+    def _find_shared(self, one: Need, other: Need) -> bool:
         cores: dict[str, set[int]] = {}
-        slots: dict[str, Counter[str]] = {}
-        for queue in self.queues.values():
-            for need in {one, other}.intersection(queue.needs):
-                for worker in queue.workers.values():
-                    status = worker.status
-                    cores.setdefault(status.host, set()).update(status.cpus)
-                    slots.setdefault(status.host, Counter())[need] += status.slots
+        slots: dict[str, Counter[Need]] = {}
+        for need in {one, other}:
+            for pool in self._pools_for(need):
+                for queue in pool.queues.values():
+                    for worker in queue.workers.values():
+                        status = worker.status
+                        cores.setdefault(status.host, set()).update(status.cpus)
+                        slots.setdefault(status.host, Counter())[need] += status.slots
         return any(
             len(used) == len({one, other}) and cores[host] and used.total() > len(cores[host])
             for host, used in slots.items()
         )
 
-    def canonical(self, target: str) -> str | None:
-        """The canonical form of ``target`` as a device announces it (its first), or ``None``."""
-        for queue in self.queues.values():
-            if target in queue.targets:
-                return queue.targets[0]
-        return None
+    def _pools_for(self, need: Need) -> list[Pool]:
+        return [pool for pool in self._pools.get(need.kind, ()) if pool.serves(need)]
 
     def progress(self, now: float) -> list[ResourceProgress]:
         """All resources as a client sees them."""
+        time = self._clock.read(now)
         return [
             ResourceProgress(
                 queue=queue.name,
@@ -273,8 +327,13 @@ class Resources:
                 targets=queue.targets,
                 running=sorted(queue.flights),
                 busy=queue.busy,
-                utilisation=queue.busy / max((now - queue.first_seen) * max(queue.slots, 1), 1e-9),
+                utilisation=queue.busy / max((time - queue.first_seen) * max(queue.slots, 1), 1e-9),
                 drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)
         ]
+
+
+def _same_for_us(one: WorkerStatus, other: WorkerStatus) -> bool:
+    """Whether a worker can be given the same as before."""
+    return (one.slots, one.serves, one.host, one.cpus) == (other.slots, other.serves, other.host, other.cpus)

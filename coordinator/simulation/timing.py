@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from tunemesh.coordinator.scheduling import strategies
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Load, Ready
 
 
@@ -27,7 +28,7 @@ class TimedStrategy:
         self._inner.add(step)
         self.seconds += perf_counter() - began
 
-    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
         began = perf_counter()
         step = self._inner.take(need, load, slowness)
         self.seconds += perf_counter() - began

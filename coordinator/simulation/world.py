@@ -139,7 +139,7 @@ class World:
     def _connect(self) -> None:
         self._core = Core(self.scenario.strategy, self._timed)
         self._epoch += 1
-        self._give(Connected())
+        self._give(Connected(wall=EPOCH))
         for handle, message in list(self._held.items()):
             self._give(Arrived(handle, message))
         self._give(CaughtUp())

@@ -1,7 +1,6 @@
 """What travels over the broker: one struct per message. Each file has one direction."""
 
 from tunemesh.shared.messages.basics import (
-    ERROR_TEXT_LIMIT,
     NAME_LIMIT,
     WIRE_VERSION,
     Blob,
@@ -70,7 +69,6 @@ from tunemesh.shared.messages.tasks import (
 )
 
 __all__ = [
-    "ERROR_TEXT_LIMIT",
     "FINAL_KINDS",
     "NAME_LIMIT",
     "WIRE_VERSION",

@@ -13,62 +13,57 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-WIRE_VERSION = 1
+from tunemesh.shared.text import ERROR_TEXT_LIMIT
 
+WIRE_VERSION = 1
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 
+_ENGINE = "[a-z][a-z0-9-]{0,39}"
 
-QueueName = Annotated[str, Meta(pattern=r"^(model-update|build-cpu|profile-[a-z0-9][a-z0-9-]{0,62})\Z")]
-
+QueueName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^((model-update|build-cpu)(\.{_ENGINE}(\+{_ENGINE}){{0,4}})?"
+        r"|profile-[a-z0-9][a-z0-9-]{0,62})\Z"
+    ),
+]
+"""With the engines of its workers where these are not those that come with Tunemesh: ``build-cpu.toy``."""
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
-
 
 TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,40}\Z")]
 """``-`` where a message is not about a task."""
 
-
 Name = Annotated[str, Meta(max_length=300)]
-
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 
-Count = Annotated[int, Meta(ge=0)]
-
-
-Positive = Annotated[int, Meta(ge=1)]
-
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
 
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 """A duration or a latency; like the next two neither infinite nor NaN, since sums of them are kept."""
 
-
 Instant = Annotated[float, Meta(ge=0, le=1e11)]
 """Unix time."""
 
-
-Drift = Annotated[float, Meta(ge=-1, le=1e9)]
+Drift = Annotated[float, Meta(gt=-1, le=1e9)]
 """How much slower than usual a device was: 0.1 is 10 %."""
-
 
 Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
 
-
-EngineName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+EngineName = Annotated[str, Meta(pattern=rf"^{_ENGINE}\Z")]
 """That of its entry point."""
 
 Options = dict[str, bool | int | float | str]
 """What an engine, or the graph, can be told by name; each checks its own."""
 
-
 Headers = dict[str, str | int]
 """AMQP headers."""
 
-ERROR_TEXT_LIMIT = 2000
-"""Characters of an error text that are kept; the middle of a longer one is cut out."""
-
+ErrorText = Annotated[str, Meta(max_length=2 * ERROR_TEXT_LIMIT)]
 
 NAME_LIMIT = 200
 """Characters of a job's name."""
@@ -103,6 +98,13 @@ class Message(Struct, frozen=True, kw_only=True, tag_field="type"):
     def headers(self) -> Headers:
         """What a person reads in the management UI without decoding the body."""
         return {"version": self.version}
+
+
+def step_id(job: str, task: str, round_: int | None, chunk: int | None, stage: Stage) -> str:
+    """``job/task/round/chunk/stage``, with ``-`` where a part does not apply. The same step always has the
+    same id."""
+    parts = ("-" if part is None else part for part in (round_, chunk))
+    return f"{job}/{task}/{'/'.join(map(str, parts))}/{stage}"
 
 
 def tag_of(struct: Struct | type[Struct]) -> str:

@@ -94,6 +94,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     validated: ValidateDone | None = None
     left_out: int = 0
     """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
+    rejected: str = ""
+    """Why the request for the one job that was asked for was rejected lately, if it was."""
 
 
 EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct, field
 
 from tunemesh.shared.messages.basics import (
@@ -17,6 +18,19 @@ from tunemesh.shared.messages.basics import (
     Options,
     Positive,
 )
+
+INLINE_LIMIT = 64 * 1024
+"""Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
+largest message."""
+
+MOST_ROUNDS = 8_000
+"""Of a job: a ledger has 1 MiB, and keeps the address of what was measured in every round, some 80 bytes."""
+
+LARGEST_REQUEST = 128 * 1024
+"""Bytes of a request without its model. Every ledger of the job repeats it."""
+
+GRAPH = "graph"
+"""Whose options are for the model as a whole, and not for an engine."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -71,6 +85,23 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     settings: Settings = Settings()
+
+    def problem(self) -> str:
+        """Why the job could not be kept in messages, in one line; nothing if it can."""
+        if len(self.model.data or b"") > INLINE_LIMIT:
+            return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
+        batch = self.settings.batch
+        if self.trials > MOST_ROUNDS * batch:
+            rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
+            return f"{rounds}: take larger batches or fewer trials"
+        if len(set(self.engines)) < len(self.engines):
+            return "it names an engine twice"
+        if strange := set(self.options) - {*self.engines, GRAPH}:
+            return f"it has options for {min(strange)}, which is none of its engines"
+        rest = len(msgspec.msgpack.encode(self)) - len(self.model.data or b"")
+        if rest > LARGEST_REQUEST:
+            return f"it has {rest:,} bytes beside the model; {LARGEST_REQUEST:,} are allowed"
+        return ""
 
     def message_id(self) -> str:
         return f"{self.job}/request"

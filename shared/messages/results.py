@@ -1,7 +1,13 @@
-"""What a worker made of a step."""
+"""What a worker made of a step.
+
+Decoding checks the form of a result. Whether it makes sense as the answer to a step is a second check, which
+every kind of result has: ``problem`` says in one line why it is no answer, or nothing.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -10,20 +16,47 @@ from tunemesh.shared.messages.basics import (
     Blob,
     Count,
     Drift,
+    ErrorText,
     Headers,
     JobId,
     Message,
     Positive,
     Seconds,
     TaskId,
+    step_id,
     tag_of,
 )
-from tunemesh.shared.messages.tasks import Built, Candidate, Profiled, TaskSpec, TaskState, Timing
+from tunemesh.shared.messages.tasks import (
+    BUILD_FAILURES,
+    Built,
+    Candidate,
+    Profiled,
+    TaskSpec,
+    TaskState,
+    Timing,
+)
+from tunemesh.shared.text import clip
+
+MOST_TASKS = 10_000
+"""Of one job. Real models have up to a few hundred."""
+
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
+"""Names in a folder of results that a further file may not have."""
 
 
 class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
-    tasks: list[TaskSpec]
+    tasks: Annotated[list[TaskSpec], Meta(max_length=MOST_TASKS)]
+
+    def problem(self, engines: Collection[str]) -> str:
+        """Why this is no answer to an ``import`` for a job with these engines."""
+        ids = [task.id for task in self.tasks]
+        if len(set(ids)) < len(ids) or "-" in ids:
+            return "its tasks do not have different names"
+        if strange := {task.engine for task in self.tasks} - {None, *engines}:
+            return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
+        return ""
 
 
 class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
@@ -37,19 +70,74 @@ class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
     exhausted: bool = False
     """Fewer than wanted: there is nothing new to propose."""
 
+    def problem(self, want: int, round_: int, chunks: int, largest: int) -> str:
+        """Why this is no answer to a ``model-update``.
+
+        Args:
+            want: candidates that were asked for; 0 in the update that closes a task.
+            round_: number of the update, from 0.
+            chunks: chunks of the round before, whose trials it could learn from.
+            largest: candidates that a chunk may have.
+        """
+        count = len(self.candidates)
+        if count > (want or largest):
+            return f"it has {count} candidates, asked were {want or largest} at most"
+        if [each.index for each in self.candidates] != list(range(count)):
+            return "its candidates are not numbered from 0 on"
+        if len({each.hash for each in self.candidates}) < count:
+            return "it proposes a candidate twice"
+        if self.exhausted != (count < want):
+            return f"it has {count} of {want} candidates and says exhausted: {self.exhausted}"
+        if len(set(self.learned)) < len(self.learned) or any(each >= chunks for each in self.learned):
+            return "it has learned from chunks that there are not"
+        if len(self.state.history) > round_:
+            return f"it has a history of {len(self.state.history)} rounds after {round_}"
+        if self.chunk_size > largest:
+            return f"it wants chunks of {self.chunk_size}, the largest allowed is {largest}"
+        return ""
+
 
 class BuildDone(Struct, frozen=True, kw_only=True, tag="build"):
     built: list[Built]
+
+    def problem(self, asked: Collection[int]) -> str:
+        """Why this is no answer to a ``build`` of the candidates with these indices."""
+        if why := _not_those([each.index for each in self.built], asked):
+            return why
+        for each in self.built:
+            if (each.artifact is None) == (each.outcome is None):
+                return f"candidate {each.index} has not either an artifact or an outcome"
+            if each.outcome is not None and each.outcome not in BUILD_FAILURES:
+                return f"candidate {each.index} has outcome {each.outcome}, which no build has"
+        return ""
 
 
 class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
     untuned: Seconds | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
-    untuned_error: str = ""
+    untuned_error: ErrorText = ""
     """Why the untuned workload could not be measured, where it was asked for."""
     drift: Drift = 0.0
     """The largest that was left after measuring again."""
+
+    def problem(self, asked: Collection[int], baseline: bool) -> str:
+        """Why this is no answer to a ``profile`` of the candidates with these indices.
+
+        Args:
+            baseline: whether the untuned workload was to be measured, too.
+        """
+        if why := _not_those([each.index for each in self.profiled], asked):
+            return why
+        for each in self.profiled:
+            measured = each.outcome == "measured"
+            if measured != bool(each.latencies):
+                return f"candidate {each.index} is {each.outcome}, with {len(each.latencies)} latencies"
+            if not all(latency > 0 for latency in each.latencies):
+                return f"candidate {each.index} has a latency that is not above 0"
+        if self.untuned is not None and (not baseline or self.untuned <= 0):
+            return "it has a latency of the untuned workload that was not asked for, or is not above 0"
+        return ""
 
 
 class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
@@ -60,6 +148,13 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
     """Further files for the person, by name: the tuning database, for example."""
     records: Blob
     """MessagePack list of :class:`TaskRecords`: every task with everything that was measured."""
+
+    def problem(self) -> str:
+        """Why this is no answer to an ``assemble``."""
+        for name in self.files:
+            if re.fullmatch(FILE_NAME, name) is None or name in OWN_FILES:
+                return f"{clip(name, 60)!r} is no name for a further file"
+        return ""
 
 
 class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
@@ -76,11 +171,19 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     """Latency of the tuned model where it is clearly slower than the untuned one, which then is the result:
     said by the coordinator."""
 
+    def problem(self) -> str:
+        """Why this is no answer to a ``validate``."""
+        if self.rejected is not None:
+            return "it says that the model was rejected, which is not for a worker to say"
+        if not (self.latency_before > 0 and self.latency_after > 0):
+            return "a latency is not above 0"
+        return ""
+
 
 class Failure(Struct, frozen=True, kw_only=True, tag="failure"):
     """The step as a whole could not be done; trying it again would not help."""
 
-    error: str
+    error: ErrorText
 
 
 Result = ImportDone | UpdateDone | BuildDone | ProfileDone | AssembleDone | ValidateDone | Failure
@@ -95,6 +198,22 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
     chunk: Count = 0
     timing: Timing
     result: Result
+
+    def problem(self) -> str:
+        """Why it contradicts itself, whatever was asked."""
+        stage = self.timing.stage
+        with_round = stage in ("model-update", "build", "profile")
+        with_chunk = stage in ("build", "profile")
+        step = step_id(
+            self.job, self.task, self.round if with_round else None, self.chunk if with_chunk else None, stage
+        )
+        if step != self.timing.step or with_round == (self.task == "-"):
+            return f"it is for step {self.timing.step}, but says that it is for {step}"
+        if tag_of(self.result) not in (stage, "failure"):
+            return f"it answers the stage {stage} with a result of {tag_of(self.result)}"
+        if self.timing.finished < self.timing.started:
+            return "it was finished before it was started"
+        return ""
 
     def message_id(self) -> str:
         return f"{self.timing.step}/result"
@@ -111,3 +230,15 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
             "queue-ms": round(self.timing.waited * 1000),
             "busy-ms": round((self.timing.finished - self.timing.started) * 1000),
         }
+
+
+def _not_those(found: list[int], asked: Collection[int]) -> str:
+    """Why these are not the candidates that were asked for, each once."""
+    if sorted(found) == sorted(asked):
+        return ""
+    return f"it answers for candidates {_listed(found)}, asked were {_listed(asked)}"
+
+
+def _listed(indices: Collection[int]) -> str:
+    shown = [str(index) for index in sorted(indices)[:10]]
+    return ", ".join(shown) + (", ..." if len(indices) > len(shown) else "") if shown else "none"

@@ -45,6 +45,14 @@ class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
     drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
 
+    def problem(self) -> str:
+        """Why it makes no sense, in one line; nothing if it does."""
+        device = self.queue.startswith("profile-")
+        if device != bool(self.serves.targets):
+            count = len(self.serves.targets)
+            return f"a worker on {self.queue} serves {count} targets; it is devices that serve some"
+        return ""
+
     def message_id(self) -> str:
         return f"{self.worker}/status"
 

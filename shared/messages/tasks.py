@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import (
     Blob,
     Count,
     Drift,
     EngineName,
+    ErrorText,
     Instant,
     Name,
     Positive,
+    QueueName,
     Seconds,
     Sha256,
     Stage,
@@ -38,7 +40,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """Hash of workload and target: equal keys are the same task, across jobs too."""
     weight: Positive
     """How often the model runs it."""
-    engine: EngineName | None = "metaschedule"
+    engine: EngineName | None = None
     """Which of the job's engines tunes it; ``None``: none takes it, and it stays untuned."""
     constants: Count = 0
     """Bytes of constants of the whole model."""
@@ -48,12 +50,15 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """The workload built without tuning: the baseline to beat and the reference for outputs."""
 
 
+BUILD_FAILURES: frozenset[Outcome] = frozenset({"build-failed", "build-timed-out"})
+
+
 class Candidate(Struct, frozen=True):
     """One schedule in a batch."""
 
     index: Count
     """Position in the batch of its round."""
-    hash: str
+    hash: Annotated[str, Meta(min_length=1, max_length=200)]
     """Structural hash of the scheduled workload; no two trials of a task share one."""
     schedule: bytes
     """The schedule, in the engine's own format."""
@@ -66,7 +71,7 @@ class Built(Struct, frozen=True, kw_only=True, omit_defaults=True):
     seconds: Seconds
     artifact: Blob | None = None
     outcome: Outcome | None = None
-    error: str = ""
+    error: ErrorText = ""
 
 
 class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +92,7 @@ class Profiled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     been measured for the job before, and these are its latencies."""
     cut_short: bool = False
     """Its first runs were so slow that ``latencies`` has only these."""
-    error: str = ""
+    error: ErrorText = ""
 
 
 class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,7 +104,7 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     drift: Drift = 0.0
     attempts: Count = 1
     cut_short: bool = False
-    error: str = ""
+    error: ErrorText = ""
 
     @property
     def latency(self) -> float:
@@ -127,7 +132,7 @@ class Timing(Struct, frozen=True, kw_only=True):
 
     step: StepId
     stage: Stage
-    resource: Name
+    resource: QueueName
     worker: Name
     started: Instant
     finished: Instant

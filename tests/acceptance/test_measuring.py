@@ -25,7 +25,8 @@ from tests.acceptance.direct import (
     update,
     validate,
 )
-from tunemesh.shared.messages import ERROR_TEXT_LIMIT, Settings
+from tunemesh.shared.messages import Settings
+from tunemesh.shared.text import ERROR_TEXT_LIMIT
 from tunemesh.stage_workers.graph import compilation, linking
 from tunemesh.stage_workers.measuring import kernels, loading
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported, Platform, ProfileOutcome

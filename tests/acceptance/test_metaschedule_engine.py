@@ -33,7 +33,8 @@ from tests.acceptance.direct import (
     update,
 )
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import ERROR_TEXT_LIMIT, Candidate, Options, Trial
+from tunemesh.shared.messages import Candidate, Options, Trial
+from tunemesh.shared.text import ERROR_TEXT_LIMIT
 from tunemesh.stage_workers.engines.metaschedule import (
     candidates,
     contexts,

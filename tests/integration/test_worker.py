@@ -178,11 +178,8 @@ def mesh(node: Broker, tmp_path: Path) -> Iterator[Mesh]:
 
 def make_step(work: Work, number: int = 0, **fields: object) -> Step:
     stage = str(work.__struct_config__.tag)
-    known = {
-        "engines": ["mock"],
-        "target": "mock",
-        "settings": Settings(build_timeout=2.0, profile_timeout=2.0),
-    }
+    limits = Settings(build_timeout=2.0, profile_timeout=2.0)
+    known = {"engines": ["mock"], "target": "mock", "settings": limits}
     return Step(id=f"{JOB}/t00/0/{number}/{stage}", job=JOB, seed=1, work=work, **{**known, **fields})  # type: ignore[arg-type]
 
 

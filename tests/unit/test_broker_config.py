@@ -74,10 +74,10 @@ def test_a_worker_touches_nothing_but_its_work() -> None:
         assert may("worker", "write", f"tunemesh.{name}")
     for name in ("tunemesh.steps", "tunemesh.requests", "tunemesh.events", "amq.default", "coordinator"):
         assert not may("worker", "write", name)
-    for name in ("build-cpu", "model-update", "profile-gpu-0"):
+    for name in ("build-cpu", "model-update", "profile-gpu-0", "build-cpu.toy", "model-update.a+b"):
         assert may("worker", "read", name)
         assert not may("worker", "configure", name)
-    for name in ("coordinator", "dead-letter", "xbuild-cpu", "build-cpu-2", "client.a"):
+    for name in ("coordinator", "dead-letter", "xbuild-cpu", "build-cpu-2", "build-cpu.", "client.a"):
         assert not may("worker", "read", name)
 
 
@@ -86,6 +86,57 @@ def test_a_client_reaches_its_own_queue_and_the_requests_only() -> None:
         assert may("client", right, "client.1f")
         for name in ("client", "clientx", "coordinator", "build-cpu", "tunemesh.steps", "amq.default"):
             assert not may("client", right, name)
+
+
+ENGINES = st.from_regex(r"[a-z][a-z0-9-]{0,39}", fullmatch=True)
+
+
+@pytest.mark.parametrize(
+    ("resource", "engines", "queue"),
+    [
+        ("build-cpu", ["metaschedule", "mock"], "build-cpu"),
+        ("build-cpu", ["metaschedule"], "build-cpu"),
+        ("model-update", ["mock", "metaschedule"], "model-update"),
+        ("model-update", ["mock"], "model-update.mock"),
+        ("build-cpu", [], "build-cpu.mock"),
+        ("build-cpu", ["toy", "mock"], "build-cpu.toy"),
+        ("build-cpu", ["toy", "metaschedule", "mock"], "build-cpu.metaschedule+toy"),
+        ("profile-gpu-0", ["toy"], "profile-gpu-0"),
+        ("profile-gpu-0", [], "profile-gpu-0"),
+    ],
+)
+def test_workers_that_serve_other_engines_have_a_queue_of_their_own(
+    resource: str, engines: list[str], queue: str
+) -> None:
+    assert topology.work_queue(resource, engines) == queue
+
+
+@given(st.sampled_from(["model-update", "build-cpu"]), st.sets(ENGINES, max_size=5))
+def test_every_queue_for_engines_is_one_that_all_roles_know(resource: str, engines: set[str]) -> None:
+    queue = topology.work_queue(resource, engines)
+    assert convert(queue, QueueName) == queue
+    assert len(queue) <= 255  # AMQP
+    assert may("worker", "read", queue)
+    own = engines | {"mock"} == topology.OWN_ENGINES
+    assert may("coordinator", "configure", queue) is not own
+    assert may("coordinator", "write", queue) is not own
+    # A queue is declared with a dead-letter exchange by whoever may read it.
+    assert may("coordinator", "read", queue)
+
+
+@given(st.lists(st.sets(ENGINES, max_size=5), min_size=2, max_size=2))
+def test_workers_share_a_queue_if_and_only_if_they_serve_the_same_engines(engines: list[set[str]]) -> None:
+    one, other = (topology.work_queue("build-cpu", each) for each in engines)
+    assert (one == other) is (engines[0] | {"mock"} == engines[1] | {"mock"})
+
+
+@pytest.mark.parametrize(
+    ("resource", "engines"),
+    [("build", ["toy"]), ("build-cpu", ["Toy"]), ("build-cpu", ["a.b"]), ("build-cpu", [*"abcdef"])],
+)
+def test_what_makes_no_name_of_a_queue_is_refused(resource: str, engines: list[str]) -> None:
+    with pytest.raises(ValueError, match="not the name of a stage queue"):
+        topology.work_queue(resource, engines)
 
 
 def test_only_the_admin_may_change_the_fixed_topology() -> None:

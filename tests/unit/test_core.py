@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from tunemesh.coordinator.events import (
 )
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
+from tunemesh.coordinator.journal.replay import replay
 from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Blob,
@@ -31,8 +33,10 @@ from tunemesh.shared.messages import (
     Built,
     Cancel,
     Failure,
+    ImportWork,
     Query,
     SetStrategy,
+    Step,
     StepResult,
     TaskSpec,
     Timing,
@@ -153,17 +157,26 @@ def test_everything_is_acknowledged_in_the_end_but_the_last_ledger() -> None:
 def test_nothing_is_dispatched_before_the_ledger_is_back() -> None:
     world = World()
     world.settle()
-    out = world.give(Arrived(10**6, request()))
-    assert [type(i) for i in out] == [Save, Tell]
-    save = out[0]
+    asked = request()
+    save, told = world.does(Arrived(10**6, asked))
     assert isinstance(save, Save)
-    out = world.give(Arrived(10**6 + 1, save.ledger))
-    assert [type(i) for i in out] == [Acknowledge, Save]  # a device serves the target
-    assert out[0] == Acknowledge(10**6)
-    save = out[1]
-    assert isinstance(save, Save)
-    out = world.give(Arrived(10**6 + 2, save.ledger))
-    assert [type(i) for i in out] == [Acknowledge, Dispatch]
+    assert isinstance(told, Tell)
+    assert (told.event.kind, told.event.text) == ("accepted", "job: 20 trials for mock")
+    accepted = save.ledger
+    assert accepted == Ledger(request=asked, revision=0, phase="importing", accepted=accepted.accepted)
+    # A device serves the target: that is saved, and only then the model is imported.
+    served = msgspec.structs.replace(accepted, revision=1)
+    assert world.does(Arrived(10**6 + 1, accepted)) == [Acknowledge(10**6), Save(served)]
+    step = Step(
+        id="job/-/-/-/import",
+        job="job",
+        engines=["mock"],
+        target="mock",
+        seed=0,
+        settings=asked.settings,
+        work=ImportWork(model=BLOB),
+    )
+    assert world.does(Arrived(10**6 + 2, served)) == [Acknowledge(10**6 + 1), Dispatch("build-cpu", step)]
 
 
 def test_the_same_request_twice_is_one_job() -> None:
@@ -438,6 +451,8 @@ def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
         assert learned(world.ledger(job)) == count
     kept = sorted(type(message).__name__ for message in world.coordinator.values())
     assert kept == ["Ledger"] * len(jobs) + ["SetStrategy"] * (switch is not None)
+    # The whole story once more, from what was written down.
+    assert list(replay(world.records)) == []
     if switch is not None:
         assert world.core.strategy == switch[1]
     elif not kills and strategy != "uncontrolled":
@@ -560,12 +575,12 @@ def test_another_strategy_is_taken_over_by_a_successor_and_an_unknown_one_is_ref
     world.settle()
     world.pass_time(1.0)
     assert world.core.strategy == "fair:gold=3"
-    answers = world.give(Arrived(10**6, SetStrategy(strategy="best", at=3.0), reply_to="client.1"))
+    answers = world.does(Arrived(10**6, SetStrategy(strategy="best", at=3.0), reply_to="client.1"))
     assert [type(each) for each in answers] == [Acknowledge, Tell]
     assert "unknown strategy 'best'; there are: fair, interleaved" in answers[1].event.text  # type: ignore[union-attr]
     for at, cause in ((1.0, "fair:gold=3 was set later"), (world.now + 1e9, "lies in the future")):
         late = Arrived(10**6, SetStrategy(strategy="sequential", at=at), "client.1", "asked")
-        acknowledged, told = world.give(late)
+        acknowledged, told = world.does(late)
         assert isinstance(acknowledged, Acknowledge)
         assert isinstance(told, Tell)
         assert (told.event.kind, told.reply_to, told.correlation_id) == ("rejected", "client.1", "asked")

@@ -229,7 +229,7 @@ def timing(step: str, stage: str, seconds: float, size: int = 1) -> Timing:
     return Timing(
         step=step,
         stage=stage,
-        resource="r",
+        resource="build-cpu",
         worker="w",
         started=started,
         finished=started + seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Outlook, Ready, Strategy, by_name
 from tunemesh.shared.errors import BadInput
 
-DEVICE = "profile:cpu"
+BUILD, UPDATE, DEVICE = Need("build-cpu"), Need("model-update"), Need("profile:cpu")
+GPU = Need("profile:gpu")
 NAMES = ["sequential", "uncontrolled", "interleaved", "fair", "predictive"]
 
 
@@ -21,17 +24,21 @@ NAMES = ["sequential", "uncontrolled", "interleaved", "fair", "predictive"]
 class FakeLoad:
     """Resources as a test wants them."""
 
-    slots_of: dict[str, int] = field(default_factory=dict)
-    supplies: dict[str, float] = field(default_factory=dict)
+    slots_of: dict[Need, int] = field(default_factory=dict)
+    supplies: dict[Need, float] = field(default_factory=dict)
     shared: bool = False
+    competing: tuple[tuple[Need, Need], ...] = ()
 
-    def slots(self, need: str) -> int:
+    def slots(self, need: Need) -> int:
         return self.slots_of.get(need, 1)
 
-    def supply(self, need: str) -> float:
+    def supply(self, need: Need) -> float:
         return self.supplies.get(need, 0.0)
 
-    def share_cores(self, one: str, other: str) -> bool:
+    def compete(self, one: Need, other: Need) -> bool:
+        return (one, other) in self.competing or (other, one) in self.competing
+
+    def share_cores(self, one: Need, other: Need) -> bool:
         return self.shared
 
 
@@ -41,13 +48,13 @@ orders = itertools.count(1)
 
 def step(
     job: str = "a",
-    need: str = "build-cpu",
+    need: Need = BUILD,
     *,
     tenant: str = "",
     priority: int = 10,
     feeds: str = "",
     seconds: float = 1.0,
-    work: dict[str, float] | None = None,
+    work: dict[Need, float] | None = None,
     path: float = 0.0,
 ) -> Ready:
     order = next(orders)
@@ -59,13 +66,13 @@ def step(
         order=order,
         tenant=tenant,
         priority=priority,
-        feeds=tuple(feeds.split()),
+        feeds=tuple(map(Need, feeds.split())),
         seconds=seconds,
         outlook=Outlook(work or {}, path),
     )
 
 
-def take(strategy: Strategy, need: str = "build-cpu", load: FakeLoad = LOAD, slowness: float = 1.0) -> Ready:
+def take(strategy: Strategy, need: Need = BUILD, load: FakeLoad = LOAD, slowness: float = 1.0) -> Ready:
     taken = strategy.take(need, load, slowness)
     assert taken is not None
     strategy.started(taken)
@@ -74,11 +81,11 @@ def take(strategy: Strategy, need: str = "build-cpu", load: FakeLoad = LOAD, slo
 
 @pytest.mark.parametrize("name", NAMES)
 @given(
-    steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["build-cpu", "model-update", DEVICE]))),
+    steps=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([BUILD, UPDATE, DEVICE]))),
     ended=st.sets(st.sampled_from("abc")),
 )
 def test_every_step_is_taken_once_but_those_of_jobs_that_have_ended(
-    name: str, steps: list[tuple[str, str]], ended: set[str]
+    name: str, steps: list[tuple[str, Need]], ended: set[str]
 ) -> None:
     strategy = by_name(name)
     added = [step(job, need) for job, need in steps]
@@ -89,7 +96,7 @@ def test_every_step_is_taken_once_but_those_of_jobs_that_have_ended(
     taken: list[Ready] = []
     for job in ["", *"abc"]:
         strategy.forget(job)  # by now it has had all of its steps
-        for need in ("build-cpu", "model-update", DEVICE) * (len(added) + 1):
+        for need in (BUILD, UPDATE, DEVICE) * (len(added) + 1):
             ready = strategy.take(need, LOAD, 1.0)
             if ready is not None:
                 assert ready.need == need
@@ -146,9 +153,9 @@ def test_sequential_has_one_step_in_flight_and_serves_the_oldest_job() -> None:
     strategy.add(younger)
     strategy.add(older)
     assert take(strategy) is older
-    assert strategy.take("build-cpu", LOAD, 1.0) is None
+    assert strategy.take(BUILD, LOAD, 1.0) is None
     strategy.ended(older, 1.0)
-    assert strategy.take("build-cpu", LOAD, 1.0) is None  # job a may still have something to come
+    assert strategy.take(BUILD, LOAD, 1.0) is None  # job a may still have something to come
     strategy.forget("a")
     assert take(strategy) is younger
 
@@ -210,30 +217,30 @@ def test_predictive_takes_the_longest_path_first_when_the_end_is_near() -> None:
 
 def test_predictive_feeds_the_resource_that_is_about_to_run_dry() -> None:
     strategy = by_name("predictive")
-    work = {"profile:cpu": 500.0, "profile:gpu": 100.0}
+    work = {DEVICE: 500.0, GPU: 100.0}
     for_cpu = step("a", feeds="profile:cpu", work=work)
-    for_gpu = step("b", feeds="profile:gpu", work=work | {"profile:cpu": 900.0})
+    for_gpu = step("b", feeds="profile:gpu", work=work | {DEVICE: 900.0})
     for each in (for_cpu, for_gpu):
         strategy.add(each)
-    hungry_gpu = FakeLoad(supplies={"profile:cpu": 30.0, "profile:gpu": 0.5})
+    hungry_gpu = FakeLoad(supplies={DEVICE: 30.0, GPU: 0.5})
     assert take(strategy, load=hungry_gpu) is for_gpu
     assert take(strategy, load=hungry_gpu) is for_cpu
 
 
 def test_predictive_looks_past_the_next_stage_to_the_device_that_runs_dry() -> None:
     strategy = by_name("predictive")
-    work = {"model-update": 100.0, "profile:cpu": 95.0, "profile:gpu": 95.0}
-    short = step("a", "model-update", feeds="build-cpu profile:cpu", work={"build-cpu": 1.0})
-    long = step("b", "model-update", feeds="build-cpu profile:gpu", work=work)
+    work = {UPDATE: 100.0, DEVICE: 95.0, GPU: 95.0}
+    short = step("a", UPDATE, feeds="build-cpu profile:cpu", work={BUILD: 1.0})
+    long = step("b", UPDATE, feeds="build-cpu profile:gpu", work=work)
     for each in (short, long):
         strategy.add(each)
-    supplies = {"build-cpu": 9.0, "profile:cpu": 30.0, "profile:gpu": 0.5}
-    assert take(strategy, "model-update", FakeLoad(supplies=supplies)) is long
+    supplies = {BUILD: 9.0, DEVICE: 30.0, GPU: 0.5}
+    assert take(strategy, UPDATE, FakeLoad(supplies=supplies)) is long
 
 
 def test_predictive_lets_no_job_wait_for_its_end_to_feed_what_is_not_scarce() -> None:
     strategy = by_name("predictive")
-    profile = step("a", DEVICE, feeds="model-update build-cpu", work={DEVICE: 500.0, "model-update": 5.0})
+    profile = step("a", DEVICE, feeds="model-update build-cpu", work={DEVICE: 500.0, UPDATE: 5.0})
     validate = step("b", DEVICE, work={DEVICE: 1.0})
     strategy.add(profile)
     strategy.add(validate)
@@ -242,18 +249,18 @@ def test_predictive_lets_no_job_wait_for_its_end_to_feed_what_is_not_scarce() ->
 
 def test_predictive_lets_updates_wait_on_shared_cores_while_builds_can_feed_a_hungry_device() -> None:
     strategy = by_name("predictive")
-    build = step("a", "build-cpu", feeds=DEVICE)
-    update = step("b", "model-update", feeds="build-cpu", seconds=2.0)
+    build = step("a", BUILD, feeds="profile:cpu")
+    update = step("b", UPDATE, feeds="build-cpu", seconds=2.0)
     strategy.add(build)
     strategy.add(update)
     hungry = FakeLoad(supplies={DEVICE: 1.0}, shared=True)
-    assert strategy.take("model-update", hungry, 1.0) is None
-    assert strategy.take("model-update", FakeLoad(supplies={DEVICE: 9.0}, shared=True), 1.0) is update
+    assert strategy.take(UPDATE, hungry, 1.0) is None
+    assert strategy.take(UPDATE, FakeLoad(supplies={DEVICE: 9.0}, shared=True), 1.0) is update
     strategy.add(update)
     assert take(strategy, load=hungry) is build
-    assert strategy.take("model-update", hungry, 1.0) is None  # the build is in flight
+    assert strategy.take(UPDATE, hungry, 1.0) is None  # the build is in flight
     strategy.ended(build, 1.0)
-    assert strategy.take("model-update", hungry, 1.0) is update
+    assert strategy.take(UPDATE, hungry, 1.0) is update
 
 
 def test_predictive_leaves_a_slow_device_idle_when_a_fast_one_is_done_sooner() -> None:
@@ -265,3 +272,28 @@ def test_predictive_leaves_a_slow_device_idle_when_a_fast_one_is_done_sooner() -
     assert take(strategy, DEVICE, few, slowness=0.5) is first
     assert strategy.take(DEVICE, few, 10.0) is None
     assert strategy.take(DEVICE, FakeLoad(supplies={DEVICE: 100.0}), 10.0) is last
+
+
+def test_predictive_counts_the_work_of_all_engines_that_share_workers() -> None:
+    """Else a job seems to be at its end, and the longest path goes first, while others fill its builders."""
+    ours, theirs = Need("build-cpu", ("a",)), Need("build-cpu", ("b",))
+    long, short = step("a", ours, work={ours: 20.0}, path=15.0), step("b", ours, work={ours: 2.0}, path=1.0)
+    other = step("c", theirs, work={theirs: 12.0}, path=1.0)
+    for load, first in ((FakeLoad(), long), (FakeLoad(competing=((ours, theirs),)), short)):
+        strategy = by_name("predictive")
+        for each in (short, long, other):
+            strategy.add(each)
+        assert strategy.take(ours, load, 1.0) is first
+
+
+def test_predictive_lets_updates_wait_for_the_builds_of_other_engines_on_the_same_workers() -> None:
+    ours, theirs = Need("build-cpu", ("a",)), Need("build-cpu", ("b",))
+    update = dataclasses.replace(step("a", Need("model-update", ("a",)), seconds=2.0), feeds=(ours, DEVICE))
+    for load, taken in (
+        (FakeLoad(shared=True), update),
+        (FakeLoad(shared=True, competing=((ours, theirs),)), None),
+    ):
+        strategy = by_name("predictive")
+        strategy.add(step("b", theirs, feeds="profile:cpu"))
+        strategy.add(update)
+        assert strategy.take(update.need, load, 1.0) is taken

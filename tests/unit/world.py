@@ -23,15 +23,22 @@ from tunemesh.coordinator.events import (
     Connected,
     Declare,
     Dispatch,
+    DispatchFailed,
     Instruction,
+    Log,
     Purge,
+    PutAside,
     QueueSeen,
     Save,
+    SaveFailed,
     Tell,
     Tick,
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.journal.records import Entry, Start
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
@@ -82,6 +89,11 @@ class FakeWorker:
     alive: bool = True
     doing: tuple[int, Step] | None = None
 
+    @property
+    def engines(self) -> list[str]:
+        """Those in the name of the queue."""
+        return [engine for engine in self.queue.partition(".")[2].split("+") if engine] + ["mock"]
+
     def status(self, leaving: bool = False) -> WorkerStatus:
         targets = [TARGET] if self.queue.startswith("profile-") else []
         return WorkerStatus(
@@ -89,7 +101,7 @@ class FakeWorker:
             queue=self.queue,
             host="host",
             slots=0 if leaving else 1,
-            serves=Serves(targets=targets) if targets else Serves(engines=["mock"]),
+            serves=Serves(targets=targets) if targets else Serves(engines=self.engines),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
         )
@@ -106,6 +118,7 @@ class World:
         latency_before=2.0, latency_after=1.0, largest_difference=0.0, equal=True
     )
     rng: random.Random = field(default_factory=lambda: random.Random(0))
+    defects_expected: bool = False
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
 
     def __post_init__(self) -> None:
@@ -117,8 +130,14 @@ class World:
         self.workers = [FakeWorker(q, f"{q}@host:{i}") for i, q in enumerate(self.queues)]
         self.events: list[JobEvent] = []
         self.log: list[Instruction] = []
+        self.dead: dict[int, str] = {}
+        self.records: list[Start | Entry] = []
+        """All events since the beginning, and what followed from them."""
+        self.failed: list[DispatchFailed | SaveFailed] = []
         self.profiled: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self.largest_backlog = 0
+        self.behind = 0.0
+        """Seconds by which the wall clock of the next coordinator is behind."""
         self.start_coordinator()
 
     # -- The coordinator -------------------------------------------------------------------------------------
@@ -126,18 +145,24 @@ class World:
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
         self.core = Core(self.strategy)
+        self.records.append(Start(self.strategy))
         self.delivered.clear()
-        self.give(Connected())
+        self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
             del self.coordinator[handle]
-        self.publish(Marker(coordinator="world", epoch=0))
+        self.publish(Marker(start="world"))
         self.report()
 
     def give(self, event: object) -> list[Instruction]:
         instructions = self.core.handle(event, self.now)  # type: ignore[arg-type]
         self.log.extend(instructions)
+        self.records.append(Entry(self.now, event, instructions))  # type: ignore[arg-type]
         for instruction in instructions:
             match instruction:
+                case Dispatch(queue, step) if why := _too_large(step):
+                    self.failed.append(DispatchFailed(step.id, why))
+                case Save(ledger) if why := _too_large(ledger):
+                    self.failed.append(SaveFailed(ledger.request.job, why))
                 case Dispatch(queue, step):
                     self.stage[queue].append((next(self.ids), step))
                     self.largest_backlog = max(self.largest_backlog, self.backlog(queue))
@@ -146,13 +171,25 @@ class World:
                 case Acknowledge(handle):
                     self.coordinator.pop(handle, None)
                     self.delivered.discard(handle)
+                case PutAside(handle, reason):
+                    self.dead[handle] = reason
+                    self.coordinator.pop(handle, None)
+                    self.delivered.discard(handle)
                 case Tell(event, None):
                     self.events.append(event)
                 case Purge(queue):
                     self.stage[queue].clear()
+                case Log("error", text) if not self.defects_expected:
+                    raise AssertionError(text)
                 case Declare() | _:
                     pass
+        while self.failed:
+            self.give(self.failed.pop(0))
         return instructions
+
+    def does(self, event: object) -> list[Instruction]:
+        """What follows from an event, but for what is only logged."""
+        return [each for each in self.give(event) if not isinstance(each, Log)]
 
     def backlog(self, queue: str) -> int:
         """Steps that wait in a queue although every live worker of it is busy."""
@@ -181,7 +218,7 @@ class World:
                 self.give(WorkerSeen(worker.status()))
 
     def check(self) -> None:
-        for queue in self.queues:
+        for queue in dict.fromkeys([*self.queues, *self.core.resources.queues]):
             consumers = sum(w.alive for w in self.workers if w.queue == queue)
             self.give(QueueSeen(queue, len(self.stage[queue]), consumers))
 
@@ -243,6 +280,7 @@ class World:
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
+                        engine=step.engines[i % len(step.engines)],
                         workload=BLOB,
                         untuned=BLOB,
                     )
@@ -324,3 +362,11 @@ class World:
 
 def _number(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def _too_large(message: Message) -> str:
+    try:
+        codec.encode(message)
+    except BadMessage as error:
+        return str(error)
+    return ""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.errors import BadInput
 
 
@@ -19,7 +20,7 @@ from tunemesh.shared.errors import BadInput
 class Outlook:
     """What is predicted of a job. All in seconds."""
 
-    work: Mapping[str, float] = field(default_factory=dict)
+    work: Mapping[Need, float] = field(default_factory=dict)
     """By need: how long its remaining steps would keep one worker busy."""
     path: float = 0.0
     """How long it would still take with all resources to itself, and as many as it can use."""
@@ -37,16 +38,15 @@ class Ready:
     step: str
     """Its id."""
     job: str
-    need: str
-    """The kind of resource: ``model-update``, ``build-cpu`` or ``profile:<target>``."""
+    need: Need
     job_order: int
     """Jobs are numbered in the order in which they were accepted."""
-    order: int
-    """Steps are numbered in the order in which they became ready."""
+    order: int = 0
+    """Steps are numbered in the order in which they became ready, by the dispatcher."""
     tenant: str = ""
     priority: int = 10
-    feeds: tuple[str, ...] = ()
-    """The kinds of resources that its result will keep busy, one after the other; none for the last step."""
+    feeds: tuple[Need, ...] = ()
+    """Those of the steps that its result will lead to, one after the other; none for the last step."""
     seconds: float = 0.0
     """Predicted duration."""
     outlook: Outlook = Outlook()
@@ -56,13 +56,17 @@ class Ready:
 class Load(Protocol):
     """What a strategy may know of the resources, by need."""
 
-    def slots(self, need: str) -> int:
+    def slots(self, need: Need) -> int:
         """Steps that the live workers can do at once."""
 
-    def supply(self, need: str) -> float:
-        """Predicted seconds until a worker runs out of work: of all steps ready or in flight, per slot."""
+    def supply(self, need: Need) -> float:
+        """Predicted seconds until a worker runs out of work: of all steps ready or in flight that these
+        workers could do, per slot."""
 
-    def share_cores(self, one: str, other: str) -> bool:
+    def compete(self, one: Need, other: Need) -> bool:
+        """Whether some worker serves both."""
+
+    def share_cores(self, one: Need, other: Need) -> bool:
         """Whether work for the two runs on the same cores, so that each slows the other down."""
 
 
@@ -81,7 +85,7 @@ class Strategy(Protocol):
     def add(self, step: Ready) -> None:
         """``step`` became ready."""
 
-    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
         """A queue for ``need`` is idle: the step to start there now, or ``None`` to leave it idle.
 
         Args:

@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Mapping
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Load, Ready
 
 
@@ -53,8 +54,8 @@ class _Shares:
         return len(self._weights)
 
 
-class _Need:
-    """One kind of resource: its tenants, their jobs, and the ready steps of these."""
+class _Account:
+    """One need: its tenants, their jobs, and the ready steps of these."""
 
     def __init__(self) -> None:
         self.tenants = _Shares()
@@ -97,7 +98,7 @@ class Fair:
         if shares:
             self.name = "fair:" + ",".join(f"{tenant}={weight:g}" for tenant, weight in shares.items())
         self._weights = shares
-        self._needs: dict[str, _Need] = {}
+        self._needs: dict[Need, _Account] = {}
 
     def add(self, step: Ready) -> None:
         need = self._enter(step)
@@ -105,7 +106,7 @@ class Fair:
         need.jobs[step.tenant].wait(step.job)
         need.tenants.wait(step.tenant)
 
-    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
         known = self._needs.get(need)
         return known.pop() if known is not None else None
 
@@ -118,21 +119,23 @@ class Fair:
         self._charge(step, (seconds or 0.0) - step.seconds)
 
     def forget(self, job: str) -> None:
-        for need in self._needs.values():
-            for tenant, jobs in list(need.jobs.items()):
-                need.clear(tenant, job)
+        for need, account in list(self._needs.items()):
+            for tenant, jobs in list(account.jobs.items()):
+                account.clear(tenant, job)
                 jobs.leave(job)
                 if not len(jobs):
-                    need.tenants.leave(tenant)
-                    del need.jobs[tenant]
+                    account.tenants.leave(tenant)
+                    del account.jobs[tenant]
+            if not account.jobs:
+                del self._needs[need]
 
-    def _enter(self, step: Ready) -> _Need:
-        need = self._needs.setdefault(step.need, _Need())
+    def _enter(self, step: Ready) -> _Account:
+        need = self._needs.setdefault(step.need, _Account())
         need.enter(step, self._weights.get(step.tenant, 1.0))
         return need
 
     def _charge(self, step: Ready, seconds: float) -> None:
-        need = self._needs[step.need]
-        need.tenants.charge(step.tenant, seconds)
-        if step.tenant in need.jobs:
-            need.jobs[step.tenant].charge(step.job, seconds)
+        account = self._needs.get(step.need)
+        if account is not None and step.tenant in account.jobs:
+            account.tenants.charge(step.tenant, seconds)
+            account.jobs[step.tenant].charge(step.job, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Load, Ready
 
 
@@ -16,14 +17,19 @@ class Interleaved:
     fits_chunks = False
 
     def __init__(self) -> None:
-        self._heaps: dict[str, list[tuple[int, Ready]]] = {}
+        self._heaps: dict[Need, list[tuple[int, Ready]]] = {}
 
     def add(self, step: Ready) -> None:
         heapq.heappush(self._heaps.setdefault(step.need, []), (step.order, step))
 
-    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
         heap = self._heaps.get(need)
-        return heapq.heappop(heap)[1] if heap else None
+        if heap is None:
+            return None
+        _, step = heapq.heappop(heap)
+        if not heap:
+            del self._heaps[need]
+        return step
 
     def started(self, step: Ready) -> None:
         """Nothing to note: queues are independent of each other."""
@@ -32,7 +38,10 @@ class Interleaved:
         """As above."""
 
     def forget(self, job: str) -> None:
-        for need, heap in self._heaps.items():
+        for need, heap in list(self._heaps.items()):
             # Cut down, a heap may be out of order. Jobs end too seldom for the time to matter.
-            self._heaps[need] = [entry for entry in heap if entry[1].job != job]
-            heapq.heapify(self._heaps[need])
+            left = [entry for entry in heap if entry[1].job != job]
+            heapq.heapify(left)
+            self._heaps[need] = left
+            if not left:
+                del self._heaps[need]

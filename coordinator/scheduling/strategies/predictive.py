@@ -9,6 +9,7 @@ import heapq
 from collections import Counter
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.needs import Need, Tally
 from tunemesh.coordinator.scheduling.strategies import Load, Outlook, Ready
 
 TAIL = 2.0
@@ -25,7 +26,7 @@ SCARCE = 0.9
 class _Lane:
     """The ready steps with one need that feed the same resources."""
 
-    def __init__(self, feeds: tuple[str, ...]) -> None:
+    def __init__(self, feeds: tuple[Need, ...]) -> None:
         self.feeds = feeds
         self.steps: dict[str, list[tuple[int, Ready]]] = {}
         self.shortest: ChangingHeap[str] = ChangingHeap()
@@ -69,10 +70,10 @@ class Predictive:
     fits_chunks = True
 
     def __init__(self) -> None:
-        self._lanes: dict[str, dict[tuple[str, ...], _Lane]] = {}
+        self._lanes: dict[Need, dict[tuple[Need, ...], _Lane]] = {}
         self._outlooks: dict[str, Outlook] = {}
-        self._work: dict[str, float] = {}
-        self._flying: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self._work = Tally()
+        self._flying: Counter[tuple[Need, tuple[Need, ...]]] = Counter()
 
     def add(self, step: Ready) -> None:
         self._expect(step.job, step.job_order, step.outlook)
@@ -80,7 +81,7 @@ class Predictive:
         lane = lanes.get(step.feeds) or lanes.setdefault(step.feeds, _Lane(step.feeds))
         lane.add(step)
 
-    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
         lanes = [lane for lane in self._lanes.get(need, {}).values() if lane.steps]
         if not lanes or self._updates_wait(need, lanes, load):
             return None
@@ -95,28 +96,35 @@ class Predictive:
 
     def ended(self, step: Ready, seconds: float | None) -> None:
         self._flying[step.need, step.feeds] -= 1
+        if not self._flying[step.need, step.feeds]:
+            del self._flying[step.need, step.feeds]
 
     def forget(self, job: str) -> None:
         self._expect(job, 0, Outlook())
         self._outlooks.pop(job, None)
-        for lanes in self._lanes.values():
-            for lane in lanes.values():
+        for need, lanes in list(self._lanes.items()):
+            for feeds, lane in list(lanes.items()):
                 lane.drop(job)
+                if not lane.steps:
+                    del lanes[feeds]
+            if not lanes:
+                del self._lanes[need]
 
     def _expect(self, job: str, order: int, outlook: Outlook) -> None:
         """Note what is now predicted of a job, and what remains of all together."""
         before = self._outlooks.get(job)
         if before is outlook:
             return
-        self._outlooks[job], work = outlook, before.work if before else {}
-        for need in work.keys() | outlook.work.keys():
-            change = outlook.work.get(need, 0.0) - work.get(need, 0.0)
-            self._work[need] = max(self._work.get(need, 0.0) + change, 0.0)
+        self._outlooks[job] = outlook
+        for need, seconds in before.work.items() if before is not None else ():
+            self._work.remove(need, seconds)
+        for need, seconds in outlook.work.items():
+            self._work.add(need, seconds)
         for lanes in self._lanes.values():
             for lane in lanes.values():
                 lane.rank(job, order, outlook)
 
-    def _choose(self, need: str, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
+    def _choose(self, need: Need, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
         lane = min(lanes, key=lambda each: each.longest.key(each.longest.first()))
         job = lane.longest.first()
         if TAIL * self._outlooks[job].path >= max(self._lasts(each, load) for each in [need, *self._work]):
@@ -126,24 +134,34 @@ class Predictive:
         lane = min(lanes, key=lambda each: each.shortest.key(each.shortest.first()))
         return lane, lane.shortest.first()
 
-    def _lasts(self, need: str, load: Load) -> float:
-        """Seconds for which all remaining work of all jobs keeps the resource busy."""
-        return self._work.get(need, 0.0) / max(load.slots(need), 1)
+    def _lasts(self, need: Need, load: Load) -> float:
+        """Seconds for which all remaining work of all jobs keeps the workers for the need busy."""
+        return self._work.seconds(need, load.slots(need), load.compete)
 
-    def _runs_dry(self, need: str, lane: _Lane, load: Load) -> float:
+    def _runs_dry(self, need: Need, lane: _Lane, load: Load) -> float:
         """How long the scarcest resource lasts that the lane feeds, scarce and soon idle, or 0."""
         soon = STEPS_AHEAD * lane.next_seconds
         dry = (self._lasts(fed, load) for fed in lane.feeds if load.supply(fed) < soon)
         return max((lasts for lasts in dry if lasts > SCARCE * self._lasts(need, load)), default=0.0)
 
-    def _updates_wait(self, need: str, lanes: list[_Lane], load: Load) -> bool:
+    def _updates_wait(self, need: Need, lanes: list[_Lane], load: Load) -> bool:
         """Whether these steps, which feed builds, should leave the cores to builds for a hungry device."""
         for lane in lanes:
             build = lane.feeds[0] if lane.feeds else need
             if build == need or not load.share_cores(need, build):
                 continue
-            for feeds, builds in self._lanes.get(build, {}).items():
-                building = builds.steps or self._flying[build, feeds]
-                if building and feeds and need not in feeds and load.supply(feeds[0]) < lane.next_seconds:
-                    return True
+            others = [
+                n for n in self._lanes if n.kind == build.kind and (n == build or load.compete(build, n))
+            ]
+            if any(self._hungry(other, need, lane.next_seconds, load) for other in others):
+                return True
+        return False
+
+    def _hungry(self, build: Need, update: Need, soon: float, load: Load) -> bool:
+        """Whether a build is ready or running that feeds a device which runs dry ``soon``."""
+        for feeds, builds in self._lanes[build].items():
+            building = builds.steps or self._flying[build, feeds]
+            to_device = feeds and update.kind not in {fed.kind for fed in feeds}
+            if building and to_device and load.supply(feeds[0]) < soon:
+                return True
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Load, Ready
 
 
@@ -18,7 +19,7 @@ class Sequential:
 
     def __init__(self) -> None:
         self._jobs: ChangingHeap[str] = ChangingHeap()
-        self._steps: dict[str, dict[str, list[tuple[int, Ready]]]] = {}
+        self._steps: dict[str, dict[Need, list[tuple[int, Ready]]]] = {}
         self._running: set[str] = set()
 
     def add(self, step: Ready) -> None:
@@ -26,7 +27,7 @@ class Sequential:
         heap = self._steps.setdefault(step.job, {}).setdefault(step.need, [])
         heapq.heappush(heap, (step.order, step))
 
-    def take(self, need: str, load: Load, slowness: float) -> Ready | None:
+    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
         oldest = self._jobs.least()
         if self._running or oldest is None:
             return None

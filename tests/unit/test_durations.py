@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunemesh.coordinator.scheduling.durations import GUESS, Durations
+from tunemesh.coordinator.scheduling.durations import (
+    GUESS,
+    LONGEST_STEP,
+    PACES_KEPT,
+    Durations,
+    seconds_of,
+)
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
+from tunemesh.coordinator.scheduling.recent import Recent
 from tunemesh.shared.messages import Stage, Timing
 
 
@@ -92,6 +99,78 @@ def test_chunks_are_small_where_candidates_take_long_and_large_where_overhead_co
 
 def test_chunks_are_as_large_as_allowed_until_something_is_learned() -> None:
     assert Durations().chunk_size("t", batch=32, limit=8) == 8
+
+
+ANY_TIME = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["build", "profile", "model-update"]),
+            st.sampled_from(["profile-a", "profile-b", "profile-c"]),
+            ANY_TIME,
+            ANY_TIME,
+            st.integers(0, 10**9),
+            st.none() | ANY_TIME,
+        ),
+        min_size=1,
+    ),
+    pace=ANY_TIME,
+)
+def test_whatever_clocks_say_predictions_stay_sound(
+    steps: list[tuple[Stage, str, float, float, int, float | None]], pace: float
+) -> None:
+    durations = Durations()
+    durations.recall("t", {"build": pace})
+    for stage, resource, started, finished, size, elapsed in steps:
+        seen = Timing(
+            step="s",
+            stage=stage,
+            resource=resource,
+            worker="w",
+            started=started,
+            finished=finished,
+            size=size,
+        )
+        durations.learn(seen, "t", elapsed)
+        assert 0 <= seconds_of(seen) <= LONGEST_STEP
+    for stage in ("build", "profile", "model-update"):
+        assert 0 <= durations.seconds(stage, "t", 8) < 1e9
+        for resource in ("profile-a", "profile-b", "profile-c", "other"):
+            assert 1e-6 < durations.slowness(stage, resource) < 1e6
+    assert 1 <= durations.chunk_size("t", batch=32, limit=8) <= 8
+
+
+def test_a_clock_that_went_back_teaches_no_negative_time() -> None:
+    durations = Durations()
+    durations.learn(timing("build", -3600.0), "t")
+    assert durations.seconds("build", "t") == 0.0
+    assert seconds_of(timing("build", -3600.0)) == 0.0
+
+
+def test_what_is_learned_is_bounded_and_what_is_used_stays() -> None:
+    durations = Durations()
+    durations.learn(timing("build", 7.0), "first")
+    for number in range(PACES_KEPT + 100):
+        durations.learn(timing("build", 2.0, resource=f"profile-{number}"), str(number))
+        if number % 1000 == 0:
+            assert durations.known("first") == {"build": 7.0}
+    assert durations.known("0") == {}
+    assert durations.known("first") == {"build": 7.0}
+    assert durations.slowness("build", "profile-0") == 1.0
+    assert durations.slowness("build", f"profile-{PACES_KEPT}") == pytest.approx(1.0)
+
+
+def test_recent_keeps_as_many_as_it_may_and_tells_what_had_to_go() -> None:
+    recent: Recent[str, int] = Recent(2)
+    assert (recent.put("a", 1), recent.put("b", 2), recent.get("a")) == (None, None, 1)
+    assert recent.put("c", 3) == 2
+    assert (recent.get("a"), recent.get("b"), recent.get("c"), len(recent)) == (1, None, 3, 2)
+    assert recent.put("a", 4) is None
+    recent.drop("a")
+    recent.drop("never there")
+    assert len(recent) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 5))))

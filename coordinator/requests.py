@@ -1,0 +1,167 @@
+"""What clients ask for: jobs, their end, how things are, another strategy. And what was decided for jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
+from tunemesh.coordinator.jobs import progress, rounds
+from tunemesh.coordinator.jobs.job import Job
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger
+from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.scheduling.strategies import Strategy
+from tunemesh.coordinator.state import State
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
+
+AHEAD = 3600.0
+"""Seconds by which the clock of whoever sets a strategy may be ahead."""
+
+
+class Requests:
+    """Deals with all that clients send, and with ledgers that come back.
+
+    Args:
+        make: makes a strategy from its name.
+    """
+
+    def __init__(self, state: State, lifecycle: Lifecycle, make: Callable[[str], Strategy]) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
+        self._make_strategy = make
+        self._orders = 0
+        self._set_strategy: tuple[SetStrategy, Handle] | None = None
+
+    def arrived(self, event: Arrived) -> None:
+        """A message of a client."""
+        match event.message:
+            case Request() as request:
+                self._request(event, request)
+            case Cancel() as cancel:
+                self._cancel(event.handle, cancel)
+            case Query(job=job_id):
+                self._state.out.append(Acknowledge(event.handle))
+                self._answer(event, job_id)
+            case SetStrategy() as wanted:
+                self._strategy(event, wanted)
+
+    def ledger(self, handle: Handle, ledger: Ledger) -> Job | None:
+        """A revision came back: it is safe to act on it. Returns its job, or ``None`` when a newer one is
+        known."""
+        out = self._state.out
+        job = self._state.jobs.get(ledger.request.job)
+        if job is None:
+            job = self._add_job(ledger)
+        if ledger.revision <= job.saved:
+            out.append(Acknowledge(handle))
+            return None
+        if job.handle is not None:
+            out.append(Acknowledge(job.handle))
+        job.handle, job.saved = handle, ledger.revision
+        if ledger.revision > job.ledger.revision:
+            job.become(ledger)
+        out.extend(Acknowledge(source) for revision, source in job.releases if revision <= job.saved)
+        job.releases = [r for r in job.releases if r[0] > job.saved]
+        return job
+
+    def _add_job(self, ledger: Ledger) -> Job:
+        self._orders += 1
+        job = Job(ledger, self._orders)
+        self._state.jobs[job.id] = job
+        return job
+
+    def _request(self, event: Arrived, request: Request) -> None:
+        state = self._state
+        known = state.jobs.get(request.job)
+        if known is not None:
+            state.out.append(Acknowledge(event.handle))
+            if _same(known.ledger.request, request):
+                phase = known.ledger.phase
+                kind: EventKind = phase if phase in ("done", "failed", "cancelled") else "accepted"
+                state.tell(known, kind, known.ledger.error or f"job {request.job} is known already")
+            else:
+                self._refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
+            return
+        if why := request.problem():
+            state.out.append(Acknowledge(event.handle))
+            self._refuse(event, request.job, why)
+            state.remember_rejected(request.job, why)
+            state.log("info", f"rejected: {why}", job=request.job)
+            return
+        ledger = Ledger(request=request, revision=0, phase="importing", accepted=state.instant)
+        job = self._add_job(ledger)
+        job.releases.append((0, event.handle))
+        state.out.append(Save(ledger))
+        text = f"{request.name or request.job}: {request.trials} trials for {request.target}"
+        state.tell(job, "accepted", text)
+        state.log("info", f"accepted: {text}", job=job.id)
+
+    def _refuse(self, event: Arrived, job: str, text: str) -> None:
+        """Only to the one who asked: other listeners may follow another job of this id."""
+        if event.reply_to:
+            rejected = JobEvent(job=job, kind="rejected", at=self._state.instant, text=text)
+            correlation_id = event.correlation_id if job == "unknown" else job
+            self._state.out.append(Tell(rejected, event.reply_to, correlation_id))
+
+    def _cancel(self, handle: Handle, cancel: Cancel) -> None:
+        job = self._state.jobs.get(cancel.job)
+        if job is None or job.ended or (cancel.keep and not self._lifecycle.can_stop(job)):
+            self._state.out.append(Acknowledge(handle))
+            return
+        if not cancel.keep:
+            self._lifecycle.finish(job, "cancelled", "cancelled on request")
+        elif any(rounds.current(job, task).best is not None for task in job.ledger.tasks):
+            self._lifecycle.stop(job)
+        else:
+            text = "cancelled on request, before anything was measured"
+            self._lifecycle.finish(job, "cancelled", text)
+        job.releases.append((job.ledger.revision, handle))
+
+    def _strategy(self, event: Arrived, wanted: SetStrategy) -> None:
+        """Hold the newest, so that a successor is told too."""
+        state = self._state
+        held = self._set_strategy
+        try:
+            strategy = self._make_strategy(wanted.strategy)
+            if wanted.at > state.instant + AHEAD:
+                raise BadInput("its time lies in the future; it is in seconds since the epoch")
+            if held is not None and held[0].at > wanted.at:
+                raise BadInput(f"{held[0].strategy} was set later, by the clock of whoever set it")
+        except BadInput as error:
+            state.out.append(Acknowledge(event.handle))
+            self._refuse(event, "unknown", str(error))
+            return
+        if held is not None:
+            state.out.append(Acknowledge(held[1]))
+        self._set_strategy = wanted, event.handle
+        state.dispatcher.switch(strategy)
+        state.log("info", f"strategy {strategy.name}")
+        self._answer(event, None)
+
+    def _answer(self, event: Arrived, job_id: str | None) -> None:
+        if event.reply_to is None:
+            return
+        state = self._state
+        resources = state.resources.progress(state.now)
+        snapshot = Snapshot(strategy=state.dispatcher.strategy.name, jobs=[], resources=resources)
+        if job_id is None:
+            listed = progress.listed(state.jobs.values(), len(resources))
+            left_out = len(state.jobs) - len(listed)
+            snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
+        elif (job := state.jobs.get(job_id)) is not None:
+            snapshot = msgspec.structs.replace(
+                snapshot,
+                jobs=[progress.progress(job)],
+                assembled=progress.result(job),
+                validated=job.ledger.validated,
+            )
+        else:
+            snapshot = msgspec.structs.replace(snapshot, rejected=state.rejected.get(job_id, ""))
+        state.out.append(Answer(event.reply_to, event.correlation_id, snapshot))
+
+
+def _same(known: Request, request: Request) -> bool:
+    """Whether two requests are one. The target may have been made canonical meanwhile."""
+    return msgspec.structs.replace(known, target=request.target) == request

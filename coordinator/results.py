@@ -1,0 +1,211 @@
+"""What workers give back: whether it makes sense, where it belongs, and what is to be learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tunemesh.coordinator.events import Acknowledge, Arrived
+from tunemesh.coordinator.jobs import forecast, steps
+from tunemesh.coordinator.jobs.job import Held, Job
+from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
+from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.scheduling.durations import seconds_of
+from tunemesh.coordinator.state import State
+from tunemesh.shared.messages import (
+    AssembleDone,
+    BuildDone,
+    Failure,
+    ImportDone,
+    ProfileDone,
+    StepResult,
+    UpdateDone,
+    ValidateDone,
+)
+from tunemesh.shared.messages.basics import step_id
+
+_ORDER = (UpdateDone, BuildDone, ProfileDone)
+"""Results of a round in the order of its stages: each says what the next one was asked for."""
+
+
+class Results:
+    """Deals with the results of steps."""
+
+    def __init__(self, state: State, lifecycle: Lifecycle) -> None:
+        self._state = state
+        self._lifecycle = lifecycle
+        self._recovering = False
+
+    def take(self, handle: Handle, message: StepResult) -> Job | None:
+        """Note a result. Returns its job, or ``None`` when the result is of no use any more."""
+        state = self._state
+        job = state.jobs.get(message.job)
+        why = message.problem() or (self._problem(job, message) if job is not None else "")
+        if why:
+            self._senseless(handle, message, why)
+            return None
+        timing = message.timing
+        seconds = seconds_of(timing)
+        flight = state.dispatcher.ended(timing.step, seconds)
+        state.is_over(timing.step)
+        if job is not None and not isinstance(message.result, Failure):
+            elapsed = state.resources.elapsed(flight, state.now) if flight is not None else None
+            state.durations.learn(timing, forecast.key_of(job, message.task), elapsed)
+        if flight is not None:
+            slowness = state.durations.slowness(timing.stage, timing.resource)
+            state.resources.account(flight.queue, seconds, slowness)
+        if job is None or job.ended or not self._note(job, Held(handle, message)):
+            state.out.append(Acknowledge(handle))
+            return None
+        job.changed = True
+        return job
+
+    def recover(self, results: Iterable[Arrived]) -> None:
+        """Put what was delivered again in its place. Proposals come first: what has no proposal is of no use
+        any more."""
+        for job in self._state.jobs.values():
+            for task in job.ledger.tasks:
+                self._state.durations.recall(task.spec.key, task.pace)
+        self._recovering = True
+        for event in sorted(results, key=_in_order):
+            assert isinstance(event.message, StepResult)
+            arguments = event.handle, event.message
+            self._lifecycle.guarded(event.message.job, self.take, *arguments, handle=event.handle)
+        self._recovering = False
+
+    def resume(self, job: Job) -> None:
+        """Go on with a job that was recovered."""
+        state = self._state
+        running = state.resources.running()
+        for task in job.ledger.tasks:
+            self._lifecycle.drop_spent(job, task)
+        for ref in steps.open_steps(job):
+            if ref.id in running:
+                ready = forecast.ready(job, ref, state.durations)
+                state.dispatcher.is_running(ready, running[ref.id], state.now)
+        self._lifecycle.go_on(job)
+
+    # -- Sense ----------------------------------------------------------------------------------------------
+
+    def _senseless(self, handle: Handle, message: StepResult, why: str) -> None:
+        """Set the result aside. The step that it claims to be for is done again, and the one whose id it
+        carries, if that is another one."""
+        state, timing = self._state, message.timing
+        state.put_aside(handle, f"a senseless result of {timing.worker}: {why}")
+        state.log("warning", f"a result makes no sense: {why}", job=message.job, worker=timing.worker)
+        stage = timing.stage
+        claimed = (
+            step_id(message.job, message.task, message.round, message.chunk, stage),
+            step_id(message.job, message.task, message.round, None, stage),
+            step_id(message.job, message.task, None, None, stage),
+        )
+        for step in dict.fromkeys((timing.step, *claimed)):
+            if state.resources.in_flight(step):
+                self._lifecycle.senseless(step, timing.worker, why)
+
+    def _problem(self, job: Job, message: StepResult) -> str:
+        """Why a result is no answer to what its step asked for; nothing where it is, or is of no use
+        anyway."""
+        ledger, task = job.ledger, job.task_ledger(message.task)
+        match message.result:
+            case ImportDone() as imported if ledger.phase == "importing":
+                return imported.problem(ledger.request.engines)
+            case AssembleDone() as assembled if ledger.phase == "assembling":
+                return assembled.problem()
+            case ValidateDone() as validated if ledger.phase == "validating":
+                return validated.problem()
+            case UpdateDone() | BuildDone() | ProfileDone() if ledger.phase == "tuning":
+                if task is None:
+                    return f"the job has no task {message.task}"
+                return "" if task.closed else self._problem_of_round(job, task, message)
+        return ""
+
+    def _problem_of_round(self, job: Job, task: TaskLedger, message: StepResult) -> str:
+        if message.round > task.round:
+            return f"round {message.round} has not begun"
+        kept = job.task(task.spec.id)
+        round_ = kept.rounds.get(message.round)
+        match message.result:
+            case UpdateDone() as update:
+                if round_ is not None and round_.update is not None:
+                    return ""  # a duplicate
+                return self._problem_of_update(job, task, message, update)
+            case BuildDone() as build if round_ is not None and round_.update is not None:
+                return build.problem([each.index for each in round_.candidates(message.chunk)])
+            case ProfileDone() as profile if round_ is not None and round_.update is not None:
+                chunk = round_.chunks.get(message.chunk)
+                if chunk is None or chunk.built is None:
+                    return "its candidates are not built"
+                asked = [each.index for each in chunk.built.built if each.artifact is not None]
+                return profile.problem(asked, round_.wants_baseline(message.chunk))
+        return ""
+
+    def _problem_of_update(self, job: Job, task: TaskLedger, message: StepResult, update: UpdateDone) -> str:
+        settings = job.ledger.request.settings
+        # What an older round was asked for is not known any more: it was looked at when it was new. A round
+        # that was cut meanwhile may have been asked for before that.
+        if message.round == task.round and task.limits.get(message.round) != 0:
+            largest = settings.chunk if task.want else steps.CONFIRM_CHUNK
+            if why := update.problem(task.want, message.round, settings.batch, largest):
+                return why
+        ways = self._state.asked.get(message.timing.step)
+        if ways is not None and (tuple(update.learned), update.chunk_size) not in ways:
+            return f"it has learned from chunks {update.learned}, which it was not asked to"
+        return ""
+
+    # -- Places ---------------------------------------------------------------------------------------------
+
+    def _note(self, job: Job, held: Held) -> bool:
+        """Put a result in its place. Returns whether it is held; what is not is a duplicate or stale."""
+        message, ledger = held.message, job.ledger
+        match message.result:
+            case UpdateDone() | BuildDone() | ProfileDone() if ledger.phase == "tuning":
+                return self._note_round(job, held)
+            case Failure(error=error):
+                if not any(ref.id == message.timing.step for ref in steps.open_steps(job)):
+                    return False
+                place = "" if message.task == "-" else f" of {_task_name(job, message.task)}"
+                text = f"{message.timing.stage}{place}: {error}"
+                self._lifecycle.finish(job, "failed", text, [held])
+                return True
+            case ImportDone() as imported if ledger.phase == "importing":
+                self._lifecycle.imported(job, imported, held)
+                return True
+            case AssembleDone() as assembled if ledger.phase == "assembling":
+                self._lifecycle.revise(job, [held], phase="validating", assembled=assembled)
+                return True
+            case ValidateDone() as validated if ledger.phase == "validating":
+                self._lifecycle.validated(job, validated, held)
+                return True
+        return False
+
+    def _note_round(self, job: Job, held: Held) -> bool:
+        message = held.message
+        task = job.task_ledger(message.task)
+        if task is None or task.closed or message.round > task.round:
+            return False
+        round_ = job.round(message.task, message.round)
+        if isinstance(message.result, UpdateDone):
+            if round_ is None and message.round < task.round and not self._recovering:
+                return False  # the update of a round that is spent
+            if not job.place(held):
+                return False
+            if not self._recovering:
+                self._lifecycle.drop_spent(job, task)
+            return True
+        if round_ is None or round_.update is None:
+            return False  # its round is spent
+        if message.chunk >= round_.chunk_count():
+            return False  # left out when the job was stopped early
+        return job.place(held)
+
+
+def _in_order(event: Arrived) -> tuple[bool, int, int]:
+    result = event.message.result if isinstance(event.message, StepResult) else None
+    place = next((number for number, kind in enumerate(_ORDER) if isinstance(result, kind)), len(_ORDER))
+    number = event.message.round if isinstance(event.message, StepResult) else 0
+    return not isinstance(result, UpdateDone), number, place
+
+
+def _task_name(job: Job, task: str) -> str:
+    ledger = job.task_ledger(task)
+    return f"{task} ({ledger.spec.name})" if ledger else task
