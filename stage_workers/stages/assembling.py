@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Sequence
 
 import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
+from tunemesh.shared.messages.results import FILE_NAME, OWN_FILES
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
 from tunemesh.stage_workers.options import GRAPH
@@ -22,6 +25,8 @@ from tunemesh.stage_workers.stages.context import (
     whole,
 )
 from tunemesh.stage_workers.stages.histories import read_trials
+
+log = logging.getLogger(__name__)
 
 
 def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
@@ -86,7 +91,7 @@ def _exported(
     ended: Sequence[tuple[TaskRecords, list[Trial]]], step: Step, context: Context
 ) -> dict[str, bytes]:
     """The files of all engines that took a task. Where two call one the same, the later one's has its name in
-    front."""
+    front. What has a name that no result may have is left out."""
     files: dict[str, bytes] = {}
     for engine in step.engines:
         tasks = [
@@ -98,5 +103,9 @@ def _exported(
             continue
         call = ExportCall(target=step.target, tasks=tasks)
         exported = whole(context, engine, Engine.export, call, EXPORT_LIMIT)
-        files |= {f"{engine}-{name}" if name in files else name: d for name, d in exported.files.items()}
+        for name, data in exported.files.items():
+            if name in OWN_FILES or not re.fullmatch(FILE_NAME, name):
+                log.warning("%s: engine %s exports a file %r: left out", step.id, engine, name)
+            else:
+                files[f"{engine}-{name}" if name in files else name] = data
     return files
