@@ -32,7 +32,7 @@ def main() -> None:
             target="mock",
             trials=TRIALS,
             out=folder / "out",
-            engine="mock",
+            engines=("mock",),
             builders=1,
             settings=Settings(chunk=1, batch=8),
         )

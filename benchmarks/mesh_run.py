@@ -80,7 +80,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         trials=run.trials,
         out=folder / "tuned",
         device=device,
-        engine=experiment.engine,
+        engines=(experiment.engine,),
         seed=run.seed,
         settings=settings,
         options=experiment.options,

@@ -26,7 +26,7 @@ from tunemesh import layout, tuning
 from tunemesh.broker_config import topology
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.mesh import LocalMesh
-from tunemesh.mesh_address import Place
+from tunemesh.mesh_address import MeshAddress
 from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Cancel,
@@ -69,7 +69,7 @@ def _measure(name: str, folder: Path) -> list[list[str]]:
     model.write_bytes(make_models.MODELS[name]().SerializeToString())
     plan = layout.plan(default_device(), 1, layout.keeps_apart("sequential"))
     rows = []
-    with LocalMesh(plan, "native", "metaschedule", "sequential", folder / "mesh") as mesh:
+    with LocalMesh(plan, "native", ["metaschedule"], "sequential", folder / "mesh") as mesh:
         for number in range(JOBS):
             seconds, spent = _tune(mesh, model, number)
             cells = [f"{spent[part]:.2f}" for part in overhead.PARTS]
@@ -122,7 +122,7 @@ def _tune(mesh: LocalMesh, model: Path, seed: int) -> tuple[float, dict[str, flo
         out=model.parent / "tuned",
         seed=seed,
         settings=Settings(lookahead=0),
-        place=Place(broker=mesh.url, artifacts=mesh.artifacts),
+        address=MeshAddress(broker=mesh.url, artifacts=mesh.artifacts),
     )
     recorder = Recorder(others=frozenset(os.sched_getaffinity(0)))
     (ending,) = tuning.tune([model], plan, recorder)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tunemesh.broker_config.topology import BINDINGS, EXCHANGES, QUEUES, Argument
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
 FIX = "run `tunemesh broker definitions` and load its output with `rabbitmqctl import_definitions`"
 
@@ -68,14 +68,15 @@ def ensure_topology(broker: Declarer) -> None:
     publishing. Declaring sets up neither roles nor policies; only the definitions do.
 
     Raises:
-        BrokerUnavailable: something is missing and may not be declared, or exists with other properties.
+        BrokerUnavailable: something is missing that this user may not declare; somebody else may.
+        BrokerRefused: something exists with other properties.
     """
     try:
         _declare(broker)
     except PermissionError:
         _check(broker)
     except ValueError as error:
-        raise BrokerUnavailable(
+        raise BrokerRefused(
             f"the broker's topology is not Tunemesh's ({error}); delete what differs, then {FIX}"
         ) from error
 

@@ -31,7 +31,7 @@ from tunemesh.broker_config.credentials import Identity, load_identity, write_pr
 from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
 from tunemesh.broker_config.roles import Role
 from tunemesh.broker_config.topology import VHOST
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
 LOOPBACK = "127.0.0.1"
 INSTALL_HINT = "install it with: sudo apt-get install --no-install-recommends rabbitmq-server"
@@ -101,6 +101,13 @@ class PrivateNode:
         return self._server.pid if self._server is not None and self._server.poll() is None else None
 
     @property
+    def killed(self) -> bool:
+        """Whether the node has ended because somebody ended it. It answers SIGTERM with an orderly stop and
+        status 0; what stops it by itself gives another status."""
+        code = self._server.poll() if self._server is not None else None
+        return code is not None and code in (0, -signal.SIGKILL, -signal.SIGTERM)
+
+    @property
     def log(self) -> Path:
         """The node's log file."""
         return self.folder / "log" / "node.log"
@@ -118,7 +125,7 @@ class PrivateNode:
         """Start the node and return at once; :meth:`wait_ready` says when it can be used.
 
         Raises:
-            BrokerUnavailable: RabbitMQ is not installed, or another process has a node on this folder.
+            BadInput: RabbitMQ is not installed, or another process has a node on this folder.
         """
         if self.pid is not None:
             return
@@ -183,14 +190,20 @@ class PrivateNode:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take_lock(self) -> None:
-        lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held as long as the node runs
+        lock = open(self.folder / "lock", "a+")  # noqa: SIM115 - held as long as the node runs
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read(32).strip()
             lock.close()
-            raise BrokerUnavailable(
-                f"another process runs a RabbitMQ node in {self.folder}; stop it or choose another folder"
+            raise BadInput(
+                f"another process ({owner or 'unknown'}) runs a RabbitMQ node in {self.folder}:"
+                " use its mesh, or stop it, or choose another folder"
             ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
         self._lock = lock
 
     def _write_configuration(self, identity: Identity) -> None:
@@ -279,7 +292,7 @@ def server_binary() -> str:
     for place in places:
         if os.access(place, os.X_OK):
             return str(place)
-    raise BrokerUnavailable(f"RabbitMQ is not installed on this machine; {INSTALL_HINT}")
+    raise BadInput(f"RabbitMQ is not installed on this machine; {INSTALL_HINT}")
 
 
 def _epmd_binary() -> str:
@@ -289,14 +302,14 @@ def _epmd_binary() -> str:
         return found
     for place in sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"), reverse=True):
         return str(place)
-    raise BrokerUnavailable(f"Erlang's epmd is missing; {INSTALL_HINT}")
+    raise BadInput(f"Erlang's epmd is missing; {INSTALL_HINT}")
 
 
 def installed() -> bool:
     """Whether this machine has what a private node needs."""
     try:
         server_binary(), _epmd_binary()
-    except BrokerUnavailable:
+    except BadInput:
         return False
     return True
 

@@ -68,6 +68,9 @@ BUILD_CPU = "build-cpu"
 MODEL_UPDATE = "model-update"
 DEAD_LETTER = "dead-letter"
 
+REPLY_QUEUE_PATTERN = r"client\.[!-~]+"
+REPLY_QUEUE_LENGTH = 255
+"""Characters that a routing key may have."""
 DEVICE_QUEUE_PATTERN = r"profile-[a-z0-9][a-z0-9-]{0,62}"
 _ENGINE = r"[a-z][a-z0-9-]{0,39}"
 ENGINE_QUEUE_PATTERN = rf"(model-update|build-cpu)\.{_ENGINE}(\+{_ENGINE}){{0,4}}"
@@ -157,6 +160,16 @@ def device_queue(device: str) -> str:
     return stage_queue(f"profile-{device}").name
 
 
+def is_reply_queue(name: str) -> bool:
+    """Whether an answer may go into the queue of this name: only into one that is a client's own.
+
+    Whoever sends a message names the queue for its answer, and the coordinator publishes it through the
+    default exchange, which reaches every queue. A right cannot say which: the broker looks at routing keys of
+    topic exchanges only.
+    """
+    return re.fullmatch(REPLY_QUEUE_PATTERN, name) is not None and len(name) <= REPLY_QUEUE_LENGTH
+
+
 def work_queue(resource: str, engines: Collection[str]) -> str:
     """Name of the queue that a worker takes its steps from.
 
@@ -199,7 +212,9 @@ EXCHANGES = (
 )
 
 QUEUES = (
-    Queue(COORDINATOR, {**_WORKING, "x-single-active-consumer": True}),
+    # Without a dead-letter exchange: all that the broker itself would put there are expired queries, which
+    # interest nobody. Bad messages are put there by the coordinator, with the reason.
+    Queue(COORDINATOR, {"x-queue-type": "classic", "x-single-active-consumer": True}),
     stage_queue(MODEL_UPDATE),
     stage_queue(BUILD_CPU),
     Queue(

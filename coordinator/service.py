@@ -52,7 +52,7 @@ from tunemesh.coordinator.events import (
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, Marker
 from tunemesh.coordinator.journal.records import Journal
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
+from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown, Unroutable
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
@@ -65,6 +65,7 @@ from tunemesh.shared.messages import (
     StepResult,
     WorkerStatus,
 )
+from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.declarations import Declarations
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
 from tunemesh.shared.transport.names import process_name
@@ -74,9 +75,6 @@ log = logging.getLogger(__name__)
 REFRESH = 600.0
 """Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds
 one for 30 minutes."""
-
-CONNECT_LIMIT = 60.0
-"""Seconds until a broker that does not answer at the start is an error."""
 
 STATUS_QUEUE = "coordinator.status"
 
@@ -152,14 +150,15 @@ class Service:
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. Returns the exit code.
 
+        A broker that is away, or that lacks a queue, is waited for, and the log says so.
+
         Raises:
-            BrokerUnavailable: at the start only; a broker that goes away later is waited for.
+            BrokerRefused: the broker refuses this user, or has other things under our names.
         """
-        with Declarations(self._url, process_name("coordinator set-up"), CONNECT_LIMIT) as declarations:
-            ensure_topology(declarations)
+        self._set_up()
+        self._link.start(timeout=None)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
-        self._link.start(CONNECT_LIMIT)
         log.info("coordinator is up")
         next_tick = next_check = 0.0
         while True:
@@ -191,6 +190,17 @@ class Service:
             self._journal.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
+
+    def _set_up(self) -> None:
+        """Declare what this user may, once the broker is there; else wait until somebody else has."""
+        retry = Retry(log)
+        while True:
+            try:
+                with Declarations(self._url, process_name("coordinator set-up"), None) as declarations:
+                    ensure_topology(declarations)
+                return
+            except (BrokerUnavailable, LinkDown) as error:
+                time.sleep(retry.failed(str(error)))
 
     def _signalled(self, _signum: int, _frame: FrameType | None) -> None:
         self._link.events.put(_Leave())

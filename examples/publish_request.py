@@ -167,7 +167,12 @@ def _line(job: str, event: Map) -> str:
         words.append(f"{progress['phase']}, {progress['trials']} of {progress['budget']} trials")
     if event.get("text"):
         words.append(event["text"])
-    return "; ".join(words)
+    return _printable("; ".join(words))
+
+
+def _printable(text: str) -> str:
+    """Texts come from others, and go to a terminal: nothing in them may be obeyed there."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
 
 
 # -- The artifact store ------------------------------------------------------------------------------------
@@ -219,7 +224,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--target", default="native", help="as a device of the mesh serves it (native)")
     parser.add_argument("--trials", type=int, default=256, help="budget (256)")
-    parser.add_argument("--engine", default="metaschedule", choices=["metaschedule", "mock"])
+    parser.add_argument("--engine", default="metaschedule", help="as the mesh serves it (metaschedule)")
     parser.add_argument(
         "--artifacts", type=Path, default=environment("TUNEMESH_ARTIFACTS"), help="the store's folder"
     )
@@ -295,7 +300,7 @@ def main() -> int:
         )
         return 1
     except Problem as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {_printable(str(problem))}", file=sys.stderr)
         return problem.code
     return 0
 

@@ -6,7 +6,11 @@ it as it is.
 
 
 class TunemeshError(Exception):
-    """The root of the tree. The command line prints the text and exits with :attr:`exit_code`."""
+    """The root of the tree. The command line prints the text and exits with :attr:`exit_code`.
+
+    That is 1 where something went wrong, 2 where trying again cannot help (:class:`BadInput`), and 75 where
+    it may help (:class:`Unavailable`).
+    """
 
     exit_code = 1
 
@@ -29,8 +33,19 @@ class BadMessage(TunemeshError):
     """A message that breaks the wire format. It is dead-lettered with this text as the reason."""
 
 
-class BrokerUnavailable(BadInput):
-    """The broker is not there, refuses the login, or lacks the virtual host or the topology."""
+class Unavailable(TunemeshError):
+    """Something that is needed is away and may come back. The same command may succeed later: 75 is
+    ``EX_TEMPFAIL`` of ``sysexits.h``, "try again". Coordinators and workers do not end with it: they wait."""
+
+    exit_code = 75
+
+
+class BrokerUnavailable(Unavailable):
+    """The broker does not answer, or lacks a part of the topology that somebody may declare again."""
+
+
+class BrokerRefused(BadInput):
+    """The broker refuses for good: this login, this virtual host, or a right that the role needs."""
 
 
 class LinkDown(TunemeshError):

@@ -30,10 +30,11 @@ from tunemesh.shared.messages import (
     Timing,
     UpdateDone,
 )
+from tunemesh.shared.messages.basics import tag_of
 from tunemesh.shared.text import clip
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
-from tunemesh.stage_workers.shutdown import Leaving
+from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context, run_stage
 from tunemesh.stage_workers.status import StatusSender
 
@@ -43,6 +44,8 @@ REMEMBERED = 8
 """Results kept for steps that come again."""
 LOOK_AGAIN = 1.0
 """Seconds between two looks whether the queue is there, and before a result is offered again."""
+MOST_WAITED = 1e6
+"""Seconds that a step can have waited; a clock that is further off says nothing."""
 WARM_LOOK = 0.05
 """Seconds between two looks whether the sandbox is warm."""
 TURN = 0.5
@@ -56,7 +59,7 @@ class Worker:
 
     Args:
         queue: where its steps come from.
-        engines: those that it runs; a step for another one fails.
+        engines: those that it runs; a step for another one is put aside.
         link: started.
         sandbox: started; a step is taken once it is warm.
         status: not started yet.
@@ -70,7 +73,7 @@ class Worker:
         sandbox: Sandbox,
         context: Context,
         status: StatusSender,
-        leaving: Leaving,
+        shutdown: Shutdown,
     ) -> None:
         self._queue = queue
         self._engines = engines
@@ -79,23 +82,25 @@ class Worker:
         self._context = context
         self._status = status
         self._name = status.worker
-        self._leaving = leaving
+        self._shutdown = shutdown
         self._memory = _Memory()
         self._up: Up | None = None
         self._look_at = 0.0
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
         self._standing_by = False
+        self._missed_queue = False
 
     def run(self) -> None:
         """Work until asked to leave."""
-        self._leaving.wake = lambda: self._link.events.put(None)
+        self._shutdown.wake = lambda: self._link.events.put(None)
         self._status.start()
         try:
-            while not self._leaving.asked:
+            while not self._shutdown.asked:
                 self._turn()
         except Abandoned:
-            pass  # the last wish of a second signal
+            log.info("%s: told to leave at once; its step is handed back", self._name)
         finally:
+            log.info("%s: leaving", self._name, extra={"worker": self._name})
             self._link.stop_consuming()
             self._status.leave()
 
@@ -107,7 +112,12 @@ class Worker:
                 self._up, self._look_at = up, 0.0
             case Down(reason):
                 self._up = None
-                log.warning("%s: connection lost (%s); reconnecting", self._name, reason)
+                log.warning(
+                    "%s: connection lost (%s); reconnecting",
+                    self._name,
+                    reason,
+                    extra={"worker": self._name},
+                )
             case Delivery() as delivery:
                 self._handle(delivery)
 
@@ -121,7 +131,7 @@ class Worker:
         try:
             depth = self._link.depth(self._queue).result(ANSWER_LIMIT)
         except LookupError:
-            self._status.send()
+            self._announce_without_queue()
             return
         except (LinkDown, TimeoutError):
             return
@@ -131,9 +141,21 @@ class Worker:
             return
         self._link.consume(up, Subscription(self._queue, prefetch=1, exclusive=has_device))
         self._look_at = float("inf")
-        self._status.serving, self._standing_by = True, False
+        self._status.serving, self._standing_by, self._missed_queue = True, False, False
         self._status.send()
-        log.info("%s: waiting for steps", self._name)
+        log.info("%s: waiting for steps", self._name, extra={"worker": self._name})
+
+    def _announce_without_queue(self) -> None:
+        """The coordinator declares the queue of a worker that it hears of."""
+        self._status.send()
+        if not self._missed_queue:
+            self._missed_queue = True
+            log.warning(
+                "%s: queue %s is not there; waiting for the coordinator to declare it",
+                self._name,
+                self._queue,
+                extra={"worker": self._name},
+            )
 
     def _stand_by(self) -> None:
         """Two machines on one queue would measure each other's candidates, under one target."""
@@ -154,6 +176,13 @@ class Worker:
         except BadMessage as error:
             self._put_aside(delivery, str(error))
             return
+        unserved = [engine for engine in step.engines if engine not in self._engines]
+        if unserved:
+            # No failure of the job: the coordinator misses the step after a while, and sends it again.
+            served = ", ".join(sorted(self._engines))
+            reason = f"{self._name} does not serve engine {unserved[0]!r}, only {served}"
+            self._put_aside(delivery, reason, kind="not-served")
+            return
         done = self._memory.recall(step)
         if done is None:
             self._status.step = step.id
@@ -169,20 +198,16 @@ class Worker:
 
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
         started = time.monotonic()
-        missing = [engine for engine in step.engines if engine not in self._engines]
-        if not missing:
-            result = self._run(step)
-        else:
-            known = ", ".join(sorted(self._engines))
-            result = Failure(error=f"{self._name} does not run engine {missing[0]!r}, only {known}")
+        result = self._run(step)
+        seconds = time.monotonic() - started
         timing = Timing(
             step=step.id,
             stage=_stage(step),
             resource=self._queue,
             worker=self._name,
             started=received,
-            finished=received + time.monotonic() - started,
-            waited=max(received - sent_at, 0.0) if sent_at is not None else 0.0,
+            finished=received + seconds,
+            waited=waited(sent_at, received),
             size=_size(step, result),
         )
         done = _result(step, timing, result)
@@ -191,8 +216,11 @@ class Worker:
             codec.decode(codec.encode(done), StepResult)
         except BadMessage as error:
             done = _result(step, timing, Failure(error=f"the result of {step.id} cannot be sent: {error}"))
+        about = {"job": step.job, "step": step.id, "worker": self._name}
         if isinstance(done.result, Failure):
-            log.warning("%s failed: %s", step.id, done.result.error)
+            log.warning("%s failed after %.3f s: %s", step.id, seconds, done.result.error, extra=about)
+        else:
+            log.debug("%s done in %.3f s: %s", step.id, seconds, tag_of(done.result), extra=about)
         return done
 
     def _run(self, step: Step) -> Result:
@@ -200,15 +228,19 @@ class Worker:
             return run_stage(step, self._context)
         except Abandoned:
             raise
+        except MemoryError:
+            # This process's own, and no fault of the step: it comes again when this worker has ended.
+            log.error("%s: no memory left in the worker itself; leaving", step.id, extra={"step": step.id})
+            raise
         except Exception as error:  # a defect of ours must not take every worker that gets the step
-            log.exception("%s failed", step.id)
+            log.exception("%s failed", step.id, extra={"job": step.job, "step": step.id})
             return Failure(error=clip(f"{type(error).__name__}: {error}"))
 
     def _settle(self, delivery: Delivery, answer: Outgoing) -> None:
         """Publish ``answer``, and acknowledge ``delivery`` once the broker has confirmed it; else let it come
         again."""
         future = self._link.publish(answer)
-        while not (future.done() or self._leaving.now):
+        while not (future.done() or self._shutdown.now):
             # Bounded by the link: it gives up a silent broker after 30 s, a blocked one after 120 s.
             futures.wait([future], TURN)
         error = future.exception() if future.done() else LinkDown("leaving before the broker confirmed")
@@ -220,15 +252,15 @@ class Worker:
             time.sleep(LOOK_AGAIN)
         self._link.hand_back(delivery)
 
-    def _put_aside(self, delivery: Delivery, reason: str) -> None:
-        """Dead-letter what cannot be decoded, together with the reason."""
-        log.warning("dead-lettered a message from %s: %s", delivery.queue, reason)
+    def _put_aside(self, delivery: Delivery, reason: str, kind: str = "undecodable") -> None:
+        """Dead-letter what cannot be decoded or done here, together with the reason."""
+        log.warning("dead-lettered %s from %s: %s", delivery.message_id[:200], delivery.queue, reason)
         letter = Outgoing(
             exchange=topology.DEAD,
             key="",
             body=delivery.body,
             message_id=delivery.message_id,
-            type="undecodable",
+            type=kind,
             headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
         )
         self._settle(delivery, letter)
@@ -250,6 +282,11 @@ class _Memory:
         if known is None or msgspec.structs.replace(known, attempt=step.attempt) != step:
             return None
         return done
+
+
+def waited(sent_at: float | None, received: float) -> float:
+    """Seconds between sending, by the sender's clock, and receiving, by ours; they may differ by decades."""
+    return min(max(received - sent_at, 0.0), MOST_WAITED) if sent_at is not None else 0.0
 
 
 def _result(step: Step, timing: Timing, result: Result) -> StepResult:

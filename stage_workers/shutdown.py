@@ -14,7 +14,7 @@ from tunemesh.stage_workers.sandbox.sandbox import Abandoned
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Leaving:
+class Shutdown:
     """Turns the first signal into :attr:`asked`, and the second one, or ``grace`` seconds, into :attr:`now`.
 
     The handlers only set flags and fill a queue; a thread does what may take a lock. Until :attr:`wake` is
@@ -22,23 +22,23 @@ class Leaving:
 
     Args:
         grace: seconds between being asked to leave and having to.
-        abort: ends the step under way; called in another thread.
     """
 
-    def __init__(self, grace: float, abort: Callable[[], None]) -> None:
+    def __init__(self, grace: float) -> None:
         self.asked = False
         """Finish the present step and leave."""
         self.now = False
         """Leave now."""
         self.wake: Callable[[], None] | None = None
         """Called in the signal handler to make the loop look at once."""
+        self.abort: Callable[[], None] | None = None
+        """Ends the step under way; called in another thread."""
         self._grace = grace
-        self._abort = abort
         self._signals: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._previous: dict[signal.Signals, Any] = {}
-        self._watcher = threading.Thread(target=self._watch, name="leaving", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="shutdown", daemon=True)
 
-    def __enter__(self) -> Leaving:
+    def __enter__(self) -> Shutdown:
         self._watcher.start()
         self._previous = {each: signal.signal(each, self._caught) for each in _SIGNALS}
         return self
@@ -68,4 +68,5 @@ class Leaving:
         except queue.Empty:
             pass
         self.now = True
-        self._abort()
+        if self.abort is not None:
+            self.abort()

@@ -5,34 +5,38 @@ The loop itself is :mod:`stage_workers.loop`.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-import msgspec
+from typing import TypeVar
 
 from tunemesh.broker_config import topology
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import ArtifactError, BadInput, Unavailable
 from tunemesh.shared.messages import WIRE_VERSION, Serves
+from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.link import Link
 from tunemesh.shared.transport.names import process_name
 from tunemesh.stage_workers import engines, platforms
-from tunemesh.stage_workers.devices.devices import Device, lock_device, parse_device
+from tunemesh.stage_workers.devices.devices import Device, DeviceLock, lock_device, parse_device
 from tunemesh.stage_workers.loop import Worker
-from tunemesh.stage_workers.platforms.protocol import Platform, TargetCall
 from tunemesh.stage_workers.sandbox import allocator
-from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
-from tunemesh.stage_workers.shutdown import Leaving
+from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
+from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
-from tunemesh.stage_workers.stages.context import Caller, insist
 from tunemesh.stage_workers.status import StatusSender
+from tunemesh.stage_workers.targets import announced_targets, check_fits
+
+log = logging.getLogger(__name__)
 
 GIB = 2**30
-RESOLVE_LIMIT = 120.0
-"""Seconds to look at a target: TVM may ask the driver about the device."""
+RESOURCE_PATTERN = rf"({topology.MODEL_UPDATE}|{topology.BUILD_CPU}|{topology.DEVICE_QUEUE_PATTERN})"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class WorkerConfig:
     broker: str
     """``amqp://worker:password@host:port/vhost``."""
     queue: str
-    """``model-update``, ``build-cpu`` or ``profile-<device>``."""
+    """What it does: ``model-update``, ``build-cpu`` or ``profile-<device>``."""
     artifacts: str
     """URL or folder of the artifact store, shared with coordinator and clients."""
     engines: tuple[str, ...] = ("metaschedule",)
@@ -61,48 +65,107 @@ class WorkerConfig:
     """Seconds between two status messages."""
     grace: float = 20.0
     """Seconds that the present step is given to finish when the worker is asked to leave."""
-    connect_timeout: float = 60.0
-    """Seconds until a broker that does not answer at the start is an error."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
+
+    @property
+    def served(self) -> list[str]:
+        """All engines that it serves."""
+        return list(dict.fromkeys((*self.engines, topology.MOCK)))
+
+    @property
+    def work_queue(self) -> str:
+        """The queue that its steps come from: workers that serve other engines have one of their own."""
+        return topology.work_queue(self.queue, self.served)
 
 
 def run_worker(config: WorkerConfig) -> int:
     """Work until SIGTERM or SIGINT, and return the exit status. Belongs into the main thread.
 
     The first signal lets the present step finish within ``grace`` seconds, a second one hands it back now.
+    What is away (the broker, a dead owner's device, the driver, the sandbox's processes) is waited for, for
+    ever, and the log says so.
 
     Raises:
-        BadInput: something in ``config`` cannot be used: the device is taken, the broker refuses (its
-            subclass ``BrokerUnavailable``), an engine or a core does not exist.
-        ArtifactError: the artifact store's URL cannot be used.
+        BadInput: something in ``config`` cannot be used, and trying again would not help: the device is
+            taken, an engine, a core or the target does not exist, the broker refuses (its
+            subclass ``BrokerRefused``).
     """
     _check(config)
-    store = ArtifactStore(config.artifacts)
-    device = parse_device(config.device) if config.device is not None else None
-    lock = lock_device(device) if device is not None else None
-    held = lock.descriptors if lock is not None else ()
-    try:
-        usable = os.sched_getaffinity(0)
-        sandbox = Sandbox(
-            # What it serves: on a device that is the target, whoever made a kernel.
-            config.engines if device is None else (),
-            platforms=sorted({platforms.name_of(target) for target in config.targets}),
-            memory=config.memory,
-            cpus=device.cores if device is not None and device.cores else config.cpus,
-            environment=device.environment if device is not None else allocator.environment(),
-            held=held,
-        )
-        os.sched_setaffinity(0, _own_cores(config, device, usable))
+    with Shutdown(config.grace) as shutdown:
         try:
-            sandbox.start()
-            return _work(config, store, device, sandbox)
-        finally:
-            sandbox.stop()
-            os.sched_setaffinity(0, usable)
+            store = _persist(lambda: _store(config.artifacts), OSError)
+            if config.device is None:
+                return _run_with(config, store, None, (), shutdown)
+            text = config.device
+            device = _persist(lambda: parse_device(text), Unavailable)
+            lock: DeviceLock = lock_device(device)
+            try:
+                return _run_with(config, store, device, lock.descriptors, shutdown)
+            finally:
+                lock.release()
+        except Abandoned:
+            return 0  # asked to leave before it was at work
+
+
+def _run_with(
+    config: WorkerConfig,
+    store: ArtifactStore,
+    device: Device | None,
+    held: tuple[int, ...],
+    shutdown: Shutdown,
+) -> int:
+    usable = os.sched_getaffinity(0)
+    sandbox = Sandbox(
+        # What it serves: on a device that is the target, whoever made a kernel.
+        config.engines if device is None else (),
+        platforms=sorted({platforms.name_of(target) for target in config.targets}),
+        memory=config.memory,
+        cpus=device.cores if device is not None and device.cores else config.cpus,
+        environment=device.environment if device is not None else allocator.environment(),
+        held=held,
+    )
+    shutdown.abort = sandbox.abort
+    try:
+        os.sched_setaffinity(0, _own_cores(config, device, usable))
+        sandbox.start()
+        _work(config, store, device, sandbox, shutdown)
     finally:
-        if lock is not None:
-            lock.release()
+        sandbox.stop()
+        os.sched_setaffinity(0, usable)
+    return 0
+
+
+def _work(
+    config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox, shutdown: Shutdown
+) -> None:
+    queue, name = config.work_queue, config.name or process_name(config.work_queue)
+    context = (
+        Context(sandbox, store, device.inside, cache=device.cache)
+        if device is not None
+        else Context(sandbox, store)
+    )
+    link = Link(config.broker, f"worker {queue}", properties=_properties(config))
+    try:
+        link.begin()
+        targets = announced_targets(config.targets, sandbox)
+        if device is not None:
+            check_fits(device, targets[0])
+        log.info(
+            "%s: started; queue %s, engines %s, device %s, target %s",
+            name,
+            queue,
+            ", ".join(config.served),
+            config.device or "none",
+            targets[0] if targets else "any",
+            extra={"worker": name},
+        )
+        serves = Serves(engines=[] if device is not None else config.served, targets=targets)
+        cpus = _work_cores(config, device)
+        status = StatusSender(link, name, queue, serves, config.status_interval, cpus, context.drift)
+        Worker(queue, config.served, link, sandbox, context, status, shutdown).run()
+    finally:
+        link.close()
 
 
 def _check(config: WorkerConfig) -> None:
@@ -110,16 +173,39 @@ def _check(config: WorkerConfig) -> None:
     for engine in config.engines:
         if engine not in installed:
             raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
-    if not re.fullmatch(topology.STAGE_QUEUE_PATTERN, config.queue):
+    if not re.fullmatch(RESOURCE_PATTERN, config.queue):
         raise BadInput(
             f"{config.queue!r} is no worker's queue; known: model-update, build-cpu, profile-<device>"
         )
+    try:
+        topology.work_queue(config.queue, config.served)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     if config.queue.startswith("profile-") and not (config.device and config.targets):
         raise BadInput(f"a worker on {config.queue} needs a device and the targets that it serves")
     if not config.queue.startswith("profile-") and config.device:
         raise BadInput(f"a worker on {config.queue} has no device; devices have queues profile-<device>")
+    if config.targets and not config.device:
+        raise BadInput(f"a worker on {config.queue} has no target: only devices have")
     if config.cpus is not None and not (config.cpus and config.cpus <= os.sched_getaffinity(0)):
         raise BadInput(f"cores {sorted(config.cpus)} are not all on this machine and allowed to this process")
+
+
+def _store(url: str) -> ArtifactStore:
+    try:
+        return ArtifactStore(url)
+    except ArtifactError as error:
+        raise BadInput(str(error)) from None
+
+
+def _persist(attempt: Callable[[], T], away: type[Exception]) -> T:
+    """The value of ``attempt``, which is made again for as long as it raises ``away``."""
+    retry = Retry(log)
+    while True:
+        try:
+            return attempt()
+        except away as error:
+            time.sleep(retry.failed(str(error)))
 
 
 def _own_cores(config: WorkerConfig, device: Device | None, usable: Iterable[int]) -> frozenset[int]:
@@ -138,74 +224,11 @@ def _work_cores(config: WorkerConfig, device: Device | None) -> frozenset[int]:
     return cores if len(cores) < (os.cpu_count() or 0) else frozenset()
 
 
-def _work(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> int:
-    link = Link(config.broker, f"worker {config.queue}", properties=_properties(config))
-    name = config.name or process_name(config.queue)
-    context = (
-        Context(sandbox, store, device.inside, cache=device.cache)
-        if device is not None
-        else Context(sandbox, store)
-    )
-    served = list(dict.fromkeys((*config.engines, "mock")))
-    with Leaving(config.grace, sandbox.abort) as leaving:
-        try:
-            targets = announced_targets(config.targets, sandbox)
-            if device is not None:
-                check_fits(device, targets[0])
-            link.start(config.connect_timeout)
-            cpus = _work_cores(config, device)
-            serves = Serves(engines=[] if device is not None else served, targets=targets)
-            status = StatusSender(
-                link, name, config.queue, serves, config.status_interval, cpus, context.drift
-            )
-            Worker(config.queue, served, link, sandbox, context, status, leaving).run()
-        except Abandoned:
-            pass  # asked to leave before it was connected
-        finally:
-            link.close()
-    return 0
-
-
-def announced_targets(targets: Sequence[str], sandbox: Caller) -> list[str]:
-    """The canonical form of ``targets``, then the forms that were given: requests may name any of them.
-
-    Raises:
-        BadInput: one of them is unknown, or they mean different things.
-    """
-    canonical = list(dict.fromkeys(_canonical(target, sandbox) for target in targets))
-    if len(canonical) > 1:
-        raise BadInput(f"a device has one target, but these differ: {', '.join(canonical)}")
-    return list(dict.fromkeys((*canonical, *targets)))
-
-
-def check_fits(device: Device, target: str) -> None:
-    """A GPU's kernels do not run on a CPU, nor the other way round.
-
-    Raises:
-        BadInput: ``target`` (canonical) is for another kind of device.
-    """
-    try:
-        kind = msgspec.json.decode(target, type=dict[str, msgspec.Raw])["kind"]
-    except (msgspec.DecodeError, KeyError):
-        return  # a platform without kinds of devices
-    wanted = {b'"llvm"': "cpu", b'"cuda"': "cuda"}.get(bytes(kind))
-    if wanted is not None and wanted != device.name.partition(":")[0]:
-        raise BadInput(f"device {device.name} cannot run target {target}; give a {wanted}:… device")
-
-
-def _canonical(target: str, sandbox: Caller) -> str:
-    platform = platforms.name_of(target)
-    answer = insist(sandbox, platform, Platform.resolve_target, TargetCall(target=target), RESOLVE_LIMIT)
-    if isinstance(answer, CallFailure):
-        raise BadInput(f"cannot look at target {target!r}: {answer.kind}: {answer.text}")
-    return answer.canonical
-
-
 def _properties(config: WorkerConfig) -> dict[str, str | int]:
     """What the management UI shows of the connection."""
     return {
         "role": "worker",
-        "queue": config.queue,
+        "queue": config.work_queue,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": WIRE_VERSION,

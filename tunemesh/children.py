@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import signal
 import subprocess
 import sys
@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tunemesh.shared import environment as environments
+from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput
+
+log = logging.getLogger(__name__)
 
 GRACE = 1.0
 """Seconds that children get to finish by themselves after the first SIGTERM, before the second."""
@@ -31,6 +35,7 @@ class Child:
     name: str
     arguments: list[str]
     environment: Mapping[str, str]
+    """Added to the little that children get of this process's environment (:mod:`shared.environment`)."""
     cpus: frozenset[int] | None = None
     log: Path | None = None
     """Its output; ``None`` to leave it on this process's."""
@@ -45,21 +50,22 @@ class Child:
         command = ["setpriv", "--pdeathsig", "TERM", "--"]
         if self.cpus is not None:
             command += ["taskset", "--cpu-list", ",".join(map(str, sorted(self.cpus)))]
-        command += [sys.executable, "-m", "tunemesh", *self.arguments]
-        log: IO[bytes] | None = self.log.open("ab") if self.log is not None else None
+        # -P: a module in the folder that this process was started in is not taken for one of Python's.
+        command += [sys.executable, "-P", "-m", "tunemesh", *self.arguments]
+        output: IO[bytes] | None = self.log.open("ab") if self.log is not None else None
         try:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.environment},
+                stdout=output,
+                stderr=output,
+                env=environments.for_child({**logs.for_children(), **self.environment}),
                 # Ctrl-C is for this process alone, which then stops its children in order.
                 start_new_session=True,
             )
         finally:
-            if log is not None:
-                log.close()
+            if output is not None:
+                output.close()
         self.started = time.monotonic()
 
     def last_line(self) -> str:
@@ -98,7 +104,7 @@ class Children:
         for child in self.children:
             if child.process is None:
                 if now >= child.due:
-                    child.start()
+                    self._start_again(child)
                 continue
             code = child.process.poll()
             if code is None:
@@ -107,9 +113,21 @@ class Children:
                 raise BadInput(f"{child.name}: {child.last_line()}")
             if now - child.started > 60:
                 child.restarts = 0
-            child.due = now + RESTARTS[min(child.restarts, len(RESTARTS) - 1)]
-            child.restarts += 1
             child.process = None
+            self._rest(child)
+            log.warning("%s has ended (%s); starting it again", child.name, _ending(code))
+
+    def _start_again(self, child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:  # this machine has no room for a process now
+            log.warning("cannot start %s now: %s", child.name, error)
+            self._rest(child)
+
+    @staticmethod
+    def _rest(child: Child) -> None:
+        child.due = time.monotonic() + RESTARTS[min(child.restarts, len(RESTARTS) - 1)]
+        child.restarts += 1
 
     def stop(self) -> None:
         """Ask all to leave, then insist."""
@@ -122,3 +140,7 @@ class Children:
             while time.monotonic() < deadline and any(process.poll() is None for process in alive):
                 time.sleep(0.02)
         self.children.clear()
+
+
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"

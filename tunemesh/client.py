@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     Cancel,
     EventKind,
     JobEvent,
+    JobId,
     JobProgress,
     Message,
     Query,
@@ -37,6 +38,16 @@ SILENCE = 5.0
 """Seconds without an event of a job after which the coordinator is asked. Events are not persistent: one that
 was sent while the client or the coordinator was away is lost, but what it said can be asked for."""
 
+CONNECT_LIMIT = 5.0
+"""Seconds that a broker may take to answer. That nothing listens at its address, or that it refuses, shows
+earlier."""
+
+ANSWER_LIMIT = 5.0
+"""Seconds that a coordinator is given to take or refuse a request, before that is left for later."""
+
+FIRST_SILENCE = 1.0
+"""The same at the beginning: what happened before is asked for soon."""
+
 UNANSWERED = 60.0
 """Seconds without any answer after which that is said."""
 
@@ -49,15 +60,34 @@ QUEUE = "client.own"
 log = logging.getLogger(__name__)
 
 
+def check_job_id(text: str) -> None:
+    """Raises:
+    BadInput: ``text`` cannot be the id of a job.
+    """
+    try:
+        msgspec.convert(text, JobId)
+    except msgspec.ValidationError:
+        raise BadInput(
+            f"{text!r} is no id of a job: those are letters, digits, - and _, at most 64"
+        ) from None
+
+
 class Client:
     """One connection for requests, their events and queries. A context manager.
 
     Args:
         url: broker URL of a user with the role *client* (or more).
         jobs: ids of the jobs whose events are wanted; their requests may be published later.
+        connect_limit: seconds until a broker that does not answer is an error.
+
+    Raises:
+        BadInput: what is given cannot be the id of a job.
     """
 
-    def __init__(self, url: str, jobs: Collection[str] = ()) -> None:
+    def __init__(self, url: str, jobs: Collection[str] = (), connect_limit: float = CONNECT_LIMIT) -> None:
+        for job in jobs:
+            check_job_id(job)
+        self._connect_limit = connect_limit
         bindings = tuple((topology.EVENTS, topology.event_key(job, "*")) for job in jobs)
         self._link = Link(
             url,
@@ -67,7 +97,7 @@ class Client:
         )
 
     def __enter__(self) -> Client:
-        self._link.start()
+        self._link.start(self._connect_limit)
         return self
 
     def __exit__(
@@ -83,6 +113,18 @@ class Client:
             BrokerUnavailable: the broker has no place for it.
         """
         self._confirmed(self._publish(request, topology.REQUEST_KEY, request.job))
+
+    def answers(self, jobs: Collection[str], timeout: float = ANSWER_LIMIT) -> dict[str, JobEvent]:
+        """What the coordinator said first of ``jobs``, whose requests were published: that they are accepted,
+        or rejected and why. Those are left out of which nothing was heard in ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        heard: dict[str, JobEvent] = {}
+        while set(jobs) - set(heard) and (left := deadline - time.monotonic()) > 0:
+            message, correlation_id = self._next(left)
+            if isinstance(message, JobEvent):
+                event = _named(message, correlation_id, jobs)
+                heard.setdefault(event.job, event)
+        return heard
 
     def cancel(self, job: str, keep: bool = False) -> None:
         """Ask for a job to be stopped; with ``keep`` it ends with the best that was found so far."""
@@ -123,8 +165,7 @@ class Client:
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
         """Events of ``jobs``, whose requests were published, until all have ended; ``None`` about every
         ``idle`` seconds without one. A job that the coordinator does not know counts as rejected."""
-        # What happened before is asked for soon; later only when nothing is heard.
-        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + 1.0)
+        heard = dict.fromkeys(jobs, time.monotonic() - SILENCE + FIRST_SILENCE)
         unknown = dict.fromkeys(jobs, 0)
         asked: dict[str, str] = {}
         answered = time.monotonic()
@@ -137,12 +178,11 @@ class Client:
                 log.warning("no coordinator has answered for %.0f s; waiting for one", UNANSWERED)
                 answered = math.inf
             match message:
-                case JobEvent() if correlation_id in heard:
-                    # A request that could not even be read is refused without its job.
-                    event = msgspec.structs.replace(message, job=correlation_id)
+                case JobEvent():
+                    event = _named(message, correlation_id, heard)
                 case Snapshot() if correlation_id in asked:
                     job = asked.pop(correlation_id)
-                    event = _as_event(message)
+                    event = _as_event(message, job)
                     if event is None and job in heard:
                         unknown[job] += 1
                         if unknown[job] == UNKNOWN:
@@ -206,8 +246,17 @@ class Client:
             raise TunemeshError(f"the coordinator sent something unreadable: {error}") from None
 
 
-def _as_event(snapshot: Snapshot) -> JobEvent | None:
+def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -> JobEvent:
+    """``event`` with its job. A request that could not even be read is refused without it."""
+    if correlation_id is None or correlation_id not in jobs:
+        return event
+    return msgspec.structs.replace(event, job=correlation_id)
+
+
+def _as_event(snapshot: Snapshot, job: str) -> JobEvent | None:
     """What the newest event of the job that was asked for would have said; ``None`` if it is not known."""
+    if not snapshot.jobs and snapshot.rejected:
+        return JobEvent(job=job, kind="rejected", at=time.time(), text=snapshot.rejected)
     if not snapshot.jobs:
         return None
     progress = snapshot.jobs[0]

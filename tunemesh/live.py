@@ -7,125 +7,14 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
+from tunemesh.tables import estimate, failures, jobs_table, latency, left, resources_table, seconds
+from tunemesh.terminal import plain, say
 from tunemesh.tuning import Watcher
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of one job when the output is no terminal."""
-
-
-def seconds(value: float | None) -> str:
-    """A duration for people: ``12 s``, ``3 min 05 s``, ``1 h 02 min``."""
-    if value is None:
-        return "-"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-def latency(value: float | None) -> str:
-    """A latency for people, from seconds."""
-    if value is None:
-        return "-"
-    if value < 1e-3:
-        return f"{value * 1e6:.1f} us"
-    return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
-
-
-def estimate(progress: JobProgress) -> tuple[float | None, float | None]:
-    """Summed latency of all tasks before and now, in seconds, each task by its weight; ``None`` before all
-    have been measured. What the whole model takes is measured at the end."""
-    if not progress.tasks or any(task.untuned is None for task in progress.tasks):
-        return None, None
-    before = sum(task.weight * (task.untuned or 0.0) for task in progress.tasks)
-    now = sum(
-        task.weight * min(task.untuned or 0.0, task.best if task.best is not None else float("inf"))
-        for task in progress.tasks
-    )
-    return before, now
-
-
-def failures(progress: JobProgress) -> str:
-    """Failed trials by kind, most frequent first."""
-    counts: dict[str, int] = {}
-    for task in progress.tasks:
-        for outcome, count in task.outcomes.items():
-            if outcome != "measured":
-                counts[outcome] = counts.get(outcome, 0) + count
-    return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items(), key=lambda item: -item[1])) or "-"
-
-
-def left(progress: JobProgress, now: float) -> float | None:
-    """Seconds that the remaining trials take at the rate so far."""
-    if progress.trials < 1 or progress.finished is not None or progress.stopped:
-        return None
-    return (now - progress.accepted) / progress.trials * (progress.budget - progress.trials)
-
-
-def jobs_table(jobs: list[JobProgress], now: float) -> Table:
-    """One row per job."""
-    table = Table(title="jobs", title_justify="left", expand=True)
-    for name in ("job", "phase", "tasks", "trials", "best / untuned", "speed-up", "failed", "time", "left"):
-        table.add_column(name, overflow="fold")
-    for job in jobs:
-        before, after = estimate(job)
-        measured = sum(task.best is not None for task in job.tasks)
-        table.add_row(
-            job.job,
-            f"{job.phase}, stopping" if job.stopped and job.phase == "tuning" else job.phase,
-            f"{measured}/{len(job.tasks)}" if job.tasks else "-",
-            f"{job.trials}/{job.budget}",
-            f"{latency(after)} / {latency(before)}",
-            f"{before / after:.1f}x" if before and after else "-",
-            failures(job),
-            seconds((job.finished or now) - job.accepted),
-            seconds(left(job, now)),
-        )
-        if job.waiting or job.error:
-            table.add_row("", Text(job.error or job.waiting, style="red" if job.error else "yellow"))
-    return table
-
-
-def tasks_table(job: JobProgress) -> Table:
-    """One row per task of a job."""
-    table = Table(title=f"tasks of {job.job}", title_justify="left", expand=True)
-    for name in ("task", "name", "weight", "trials", "best", "untuned", "outcomes"):
-        table.add_column(name, overflow="fold")
-    for task in job.tasks:
-        outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(task.outcomes.items()))
-        row = (
-            task.id,
-            task.name,
-            str(task.weight),
-            str(task.trials),
-            latency(task.best),
-            latency(task.untuned),
-        )
-        table.add_row(*row, outcomes)
-        if task.last_error:
-            table.add_row("", Text(task.last_error.splitlines()[-1][:200], style="yellow"))
-    return table
-
-
-def resources_table(resources: list[ResourceProgress]) -> Table:
-    """One row per stage queue."""
-    table = Table(title="resources", title_justify="left", expand=True)
-    for name in ("queue", "workers", "doing", "utilisation"):
-        table.add_column(name, overflow="fold")
-    for resource in resources:
-        table.add_row(
-            resource.queue,
-            str(len(resource.workers)),
-            ", ".join(resource.running) or "idle",
-            f"{min(resource.utilisation, 1.0):.0%}",
-        )
-    return table
 
 
 class LiveView(Watcher):
@@ -160,7 +49,7 @@ class LiveView(Watcher):
     def note(self, text: str) -> None:
         """One line on what is going on, before there are jobs to show."""
         if self._live is None:
-            self._console.print(text, highlight=False)
+            say(self._console, text)
         self._note = text
         self.refresh()
 
@@ -179,9 +68,8 @@ class LiveView(Watcher):
         if self._live is not None:
             now = time.time()
             parts = [jobs_table(list(self._jobs.values()), now), resources_table(self._resources)]
-            self._live.update(
-                Group(Text(self._note, style="dim"), *(parts if self._jobs else [])), refresh=True
-            )
+            shown = Group(plain(self._note, "dim"), *(parts if self._jobs else []))
+            self._live.update(shown, refresh=True)
 
     def _line(self, event: JobEvent) -> None:
         progress = event.progress
@@ -202,5 +90,5 @@ class LiveView(Watcher):
             if not final and (rest := left(progress, time.time())) is not None:
                 parts.append(f"{seconds(rest)} left")
         if event.text:
-            parts.append(event.text)
-        self._console.print(", ".join(parts), highlight=False, soft_wrap=True)
+            parts.append(" ".join(event.text.split()))
+        say(self._console, ", ".join(parts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -15,13 +16,26 @@ from tunemesh.broker_config.roles import Role
 from tunemesh.children import Child, Children
 from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.layout import Layout, fitting
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.shared.retry import Retry
+from tunemesh.stage_workers.devices.devices import owner_of, parse_device
+from tunemesh.topology_watch import TopologyWatch
+
+log = logging.getLogger(__name__)
 
 NODE_LIMIT = 90.0
 """Seconds that the private node may take to start."""
 
-NODE_DEATHS, WITHIN = 5, 60.0
-"""Times that the private node may die in so many seconds: one that does cannot come back."""
+NODE_DEATHS, WITHIN = 5, 120.0
+"""Times that the private node may end by itself in so many seconds: one that does cannot come back. That
+somebody kills it does not count."""
+
+
+NODE_STEADY = 20.0
+"""Seconds after which a node that was started again has done well."""
+
+NODE_RESTARTS = (0.2, 1.0, 5.0)
+"""Seconds between two starts of the private node; the last one repeats."""
 
 
 class LocalMesh:
@@ -30,7 +44,7 @@ class LocalMesh:
     Args:
         layout: who runs where.
         target: what the device is to be tuned for, as the person gave it.
-        engine: engine that the workers prepare for.
+        engines: those that the workers serve.
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
 
@@ -42,29 +56,35 @@ class LocalMesh:
         self,
         layout: Layout,
         target: str,
-        engine: str = "metaschedule",
+        engines: Sequence[str] = ("metaschedule",),
         strategy: str = "interleaved",
         folder: Path | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
-        self._engine = engine
+        self._engines = tuple(engines)
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._temporary = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder
+        self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
         self.node = PrivateNode(self.folder / "node", cpus=layout.other_cpus)
         self._deaths: list[float] = []
+        self._node_retry = Retry(log, NODE_RESTARTS)
+        self._node_due = 0.0
+        self._watch: TopologyWatch | None = None
         self._children = Children()
 
     def __enter__(self) -> LocalMesh:
         try:
+            self._check_device()
             # Children connect as soon as the broker listens; their own start takes as long as its.
             self.node.start()
             self._start_children()
             self._wait_for_node()
+            self._watch = TopologyWatch(self.node.url("admin"))
+            self._watch.start()
         except BaseException:
             self._stop()
             raise
@@ -98,13 +118,40 @@ class LocalMesh:
             BrokerUnavailable: the node dies whenever it is started.
         """
         if self.node.pid is None:
-            now = time.monotonic()
+            self._start_node_again()
+        else:
+            if time.monotonic() > self._node_due + NODE_STEADY:
+                self._node_retry.succeeded("the private RabbitMQ node runs")
+            if self._watch is not None:
+                self._watch.look()
+        self._children.supervise()
+
+    def _start_node_again(self) -> None:
+        now = time.monotonic()
+        if now < self._node_due:
+            return
+        if not self.node.killed:
             self._deaths = [*(at for at in self._deaths if now - at < WITHIN), now]
-            if len(self._deaths) >= NODE_DEATHS:
-                raise BrokerUnavailable(f"the private RabbitMQ node keeps ending: {self.node.last_words()}")
+        if len(self._deaths) >= NODE_DEATHS:
+            raise BrokerUnavailable(f"the private RabbitMQ node keeps ending: {self.node.last_words()}")
+        self._node_due = now + self._node_retry.failed("the private RabbitMQ node has ended")
+        try:
             # The same folder and ports, so that everybody finds it again and nothing is lost.
             self.node.start()
-        self._children.supervise()
+        except OSError as error:  # no room on the disk, or for a process
+            log.warning("cannot start the private RabbitMQ node now: %s", error)
+
+    def _check_device(self) -> None:
+        """Raises:
+        BadInput: somebody measures on the device already.
+        """
+        owner = owner_of(parse_device(self._layout.device))
+        if owner is not None:
+            raise BadInput(
+                f"device {self._layout.device} is taken: a mesh is running here already (process {owner});"
+                " use it (tunemesh submit, or tunemesh tune --broker URL --artifacts FOLDER),"
+                " or choose another device with --device"
+            )
 
     def keep(self) -> Path:
         """Keep the temporary folder after all: results could not be written elsewhere."""
@@ -118,9 +165,10 @@ class LocalMesh:
                 self.node.wait_ready(timeout=0.5)
                 return
             except BrokerUnavailable:
-                if self.node.pid is None or time.monotonic() > deadline:
+                ended_by_itself = self.node.pid is None and not self.node.killed
+                if ended_by_itself or time.monotonic() > deadline:
                     raise
-                self._children.supervise()
+                self.supervise()
 
     def _start_children(self) -> None:
         layout = self._layout
@@ -135,15 +183,18 @@ class LocalMesh:
         self._worker(layout.device_queue, profile, others | layout.device_cpus)
 
     def _worker(self, name: str, arguments: Sequence[str], cpus: frozenset[int]) -> None:
-        self._start(name, "worker", ["worker", *arguments, "--engine", self._engine], cpus)
+        engines = [argument for each in self._engines for argument in ("--engine", each)]
+        self._start(name, "worker", ["worker", *arguments, *engines], cpus)
 
     def _start(self, name: str, role: Role, arguments: list[str], cpus: frozenset[int]) -> None:
         environment = {"TUNEMESH_BROKER_URL": self.node.url(role), "TUNEMESH_ARTIFACTS": self.artifacts}
-        log = self.folder / "logs" / f"{name}.log"
-        self._children.start(Child(name, arguments, environment, cpus, log))
+        output = self.folder / "logs" / f"{name}.log"
+        self._children.start(Child(name, arguments, environment, cpus, output))
 
     def _stop(self) -> None:
         """Workers first, so that they hand back their steps; the broker last."""
+        if self._watch is not None:
+            self._watch.stop()
         self._children.stop()
         if self._temporary:
             self.node.kill()  # nothing on it is needed any more, and an orderly stop takes 6 s

@@ -14,7 +14,7 @@ BROKER = "TUNEMESH_BROKER_URL"
 ARTIFACTS = "TUNEMESH_ARTIFACTS"
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class MeshAddress(msgspec.Struct, frozen=True, kw_only=True):
     """What a client needs to know of a mesh."""
 
     broker: str
@@ -35,19 +35,19 @@ def data_folder() -> Path:
     return Path(home) / "tunemesh"
 
 
-def leave_note(place: Place) -> Path:
+def leave_note(address: MeshAddress) -> Path:
     """Write down where the mesh is, for this user only. Returns the file."""
     path = _note()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
-    path.write_bytes(_written(place))
+    path.write_bytes(_written(address))
     return path
 
 
-def remove_note(place: Place) -> None:
+def remove_note(address: MeshAddress) -> None:
     """The mesh is no more; a note that another one has left since then stays."""
     path = _note()
-    if path.exists() and path.read_bytes() == _written(place):
+    if path.exists() and path.read_bytes() == _written(address):
         path.unlink()
 
 
@@ -55,8 +55,8 @@ def _note() -> Path:
     return data_folder() / "mesh.json"
 
 
-def _written(place: Place) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(place), indent=2)
+def _written(address: MeshAddress) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(address), indent=2)
 
 
 def named(broker: str | None) -> str | None:
@@ -64,7 +64,7 @@ def named(broker: str | None) -> str | None:
     return broker or os.environ.get(BROKER)
 
 
-def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place:
+def find(broker: str | None, artifacts: str | None, store: bool = True) -> MeshAddress:
     """The mesh to use.
 
     Args:
@@ -79,7 +79,7 @@ def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place
     artifacts = artifacts or os.environ.get(ARTIFACTS)
     if broker and (artifacts or not store):
         # Whoever gives an address gives it for what is to run.
-        return Place(
+        return MeshAddress(
             broker=broker, artifacts=artifacts or "", worker_broker=broker, coordinator_broker=broker
         )
     note = _note()
@@ -87,11 +87,11 @@ def find(broker: str | None, artifacts: str | None, store: bool = True) -> Place
         missing = f"--artifacts (or {ARTIFACTS})" if broker else f"--broker (or {BROKER})"
         raise BadInput(f"no mesh is known: give {missing}, or start one with: tunemesh up")
     try:
-        place = msgspec.json.decode(note.read_bytes(), type=Place)
+        address = msgspec.json.decode(note.read_bytes(), type=MeshAddress)
     except (OSError, msgspec.DecodeError) as error:
         raise BadInput(f"cannot read {note}: {error}; remove it and start the mesh again") from None
     if broker:
         raise BadInput(
             f"give --artifacts (or {ARTIFACTS}) as well: the artifact store that belongs to {BROKER}"
         )
-    return place
+    return address

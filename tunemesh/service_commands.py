@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from typing import Annotated
 
@@ -10,7 +11,9 @@ import typer
 
 from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
+from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput
+from tunemesh.stopping import until_terminated
 
 GIB = 2**30
 
@@ -24,28 +27,33 @@ def worker(
     memory: Annotated[float, typer.Option(help="GiB that engine code may allocate.")] = 4.0,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
+    logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     if not 0 < memory < math.inf:
         raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
-    place = mesh_address.find(broker, artifacts)
+    address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
-        _several(queues, device, target, engine, cpus, memory, place)
+        with until_terminated():
+            _several(queues, device, target, engine, cpus, memory, address)
         return
     config = WorkerConfig(
-        broker=place.worker_broker,
+        broker=address.worker_broker,
         queue=queues[0],
-        artifacts=place.artifacts,
+        artifacts=address.artifacts,
         engines=tuple(engine or ["metaschedule"]),
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
     )
-    raise typer.Exit(run_worker(config))
+    with until_terminated():
+        raise typer.Exit(run_worker(config))
 
 
 def _several(
@@ -55,11 +63,16 @@ def _several(
     engine: list[str] | None,
     cpus: str | None,
     memory: float,
-    place: mesh_address.Place,
+    address: mesh_address.MeshAddress,
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
-    environment = {mesh_address.BROKER: place.worker_broker, mesh_address.ARTIFACTS: place.artifacts}
+    # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        mesh_address.BROKER: address.worker_broker,
+        mesh_address.ARTIFACTS: address.artifacts,
+    }
     children = Children()
     try:
         for queue in queues:
@@ -80,9 +93,13 @@ def _several(
 def coordinator(
     strategy: options.Strategy = "interleaved",
     broker: options.Broker = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
 ) -> None:
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from tunemesh.coordinator.service import Service
 
-    place = mesh_address.find(broker, None, store=False)
-    raise typer.Exit(Service(place.coordinator_broker, strategy).run())
+    logs.setup(log_level, log_format, "coordinator")
+    address = mesh_address.find(broker, None, store=False)
+    with until_terminated():
+        raise typer.Exit(Service(address.coordinator_broker, strategy).run())

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tunemesh.report import write_file
 from tunemesh.shared.errors import BadInput
+from tunemesh.terminal import add_row, print_json, say, table
 
 if TYPE_CHECKING:
     from tunemesh.coordinator.simulation import Outcome
@@ -60,7 +60,7 @@ def simulate(
         plain: list[dict[str, Any]] = [msgspec.to_builtins(outcome) for outcome in outcomes]
         for each in plain:
             del each["timeline"]
-        print(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode())
+        print_json(plain)
     else:
         _print(outcomes)
 
@@ -83,13 +83,14 @@ def record_trace(
 def _print(outcomes: list[Outcome]) -> None:
     console = Console()
     kinds = list(outcomes[0].utilisation)
-    table = Table(title="in virtual time", title_justify="left")
     headers = ["strategy", "makespan", "/ bound", "mean end", "p95 end"]
     headers += [*kinds, "lost", "us/decision", "us/step"]
-    for name in headers:
-        table.add_column(name, justify="left" if name == "strategy" else "right", overflow="fold")
+    made = table("in virtual time", headers)
+    for column in made.columns[1:]:
+        column.justify = "right"
     for outcome in outcomes:
-        table.add_row(
+        add_row(
+            made,
             outcome.strategy,
             f"{outcome.makespan:,.1f} s",
             f"{outcome.ratio:.4f}",
@@ -100,7 +101,7 @@ def _print(outcomes: list[Outcome]) -> None:
             f"{outcome.decision_us:.1f}",
             f"{outcome.core_us:.0f}",
         )
-    console.print(table)
+    console.print(made)
     for outcome in outcomes:
         kind, share = outcome.scarcest
         lines = [
@@ -111,16 +112,15 @@ def _print(outcomes: list[Outcome]) -> None:
         if len(outcome.device_seconds) > 1:
             parts = ", ".join(f"{name or '-'} {used:,.1f} s" for name, used in outcome.device_seconds.items())
             lines.append(f"  device time while all tenants had jobs: {parts}")
-        console.print("\n".join(lines), highlight=False, soft_wrap=True)
+        say(console, "\n".join(lines))
     slow = next((o for o in outcomes if o.strategy == "sequential"), None)
     if slow is not None and len(outcomes) > 1:
         for outcome in outcomes:
             if outcome is slow:
                 continue
             gained, ideal = slow.makespan / outcome.makespan, slow.makespan / outcome.lower_bound
-            console.print(
+            say(
+                console,
                 f"{outcome.strategy} is {gained:.2f} times as fast as sequential,"
                 f" {gained / ideal:.3f} of the ideal {ideal:.2f}",
-                highlight=False,
-                soft_wrap=True,
             )

@@ -5,27 +5,34 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal
 
-from tunemesh.client import Client
+from tunemesh import checks
+from tunemesh.client import CONNECT_LIMIT, Client
 from tunemesh.early_stop import EarlyStop
-from tunemesh.layout import DISTURBED, Layout, keeps_apart, plan
+from tunemesh.layout import DISTURBED, Layout, keeps_apart
+from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
-from tunemesh.mesh_address import Place
+from tunemesh.mesh_address import MeshAddress
 from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
-from tunemesh.shared.messages import NAME_LIMIT, EngineName, JobEvent, Options, Request, Settings
+from tunemesh.shared.messages import NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
 
 STOPPING = (
     "stopping early: what is under way is finished and the best is kept, where something was measured;"
     " Ctrl-C again leaves at once"
 )
+
+
+OWN_BROKER_LIMIT = 20.0
+"""Seconds that the broker of a mesh of our own may take to answer: it shares the machine with all that has
+just been started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +43,17 @@ class Plan:
     trials: int
     out: Path
     device: str | None = None
-    engine: EngineName = "metaschedule"
+    engines: tuple[str, ...] = ("metaschedule",)
+    """A task goes to the first of them that takes it."""
+    options: Mapping[str, Options] = field(default_factory=dict)
+    """By engine, or ``graph``: what it is told."""
     seed: int = 0
     tenant: str = ""
     priority: int = 10
     settings: Settings = field(default_factory=Settings)
-    options: dict[str, Options] = field(default_factory=dict)
-    """By the name of an engine, or ``graph``."""
     strategy: str = "interleaved"
     builders: int | None = None
-    place: Place | None = None
+    address: MeshAddress | None = None
     """A running mesh to use instead of one of our own."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
@@ -53,6 +61,16 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise BadInput(f"the seed must be between 0 and {2**31 - 1:,}, not {self.seed}")
+        if not 1 <= self.trials <= 1_000_000:
+            raise BadInput(f"trials must be between 1 and 1,000,000, not {self.trials}")
+        if not 1 <= len(self.target) <= 2000:
+            raise BadInput(f"a target has 1 to 2,000 characters, not {len(self.target):,}")
+        if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?", self.tenant):
+            raise BadInput(f"a tenant must be letters, digits, - and _, at most 64, not {self.tenant!r}")
+        if not 1 <= self.priority <= 100:
+            raise BadInput(f"the priority must be between 1 and 100, not {self.priority}")
+        if not 1 <= len(self.engines) <= 8:
+            raise BadInput(f"a job has 1 to 8 engines, not {len(self.engines)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +98,36 @@ class Watcher:
         """Called about twice a second."""
 
 
-def read_model(path: Path) -> bytes:
-    """The bytes of a model file.
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a request that was published."""
+
+    job: str
+    answer: Literal["accepted", "rejected", "queued"]
+    """``queued``: no coordinator has answered yet; the request waits for one."""
+    text: str = ""
+    """Why it was rejected."""
+
+
+def read_models(paths: Sequence[Path], plan: Plan) -> list[tuple[Path, bytes]]:
+    """The bytes of the model files, after all that can be checked without a mesh.
 
     Raises:
-        BadInput: it cannot be read.
+        BadInput: a model cannot be read; no engine of the plan can make anything of it, of the target or of
+            the options; or the job is too large.
     """
+    if plan.address is None:
+        checks.check_engines(plan.engines)  # elsewhere there may be others
+    models = [(path, _read(path)) for path in paths]
+    for path, model in models:
+        checks.check_model(path, model, plan.engines)
+        if problem := make_request("job", path, Blob("0" * 64, len(model)), plan).problem():
+            raise BadInput(f"bad request: {problem}")
+    checks.check_target(plan.target, plan.engines)
+    return models
+
+
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
@@ -106,85 +148,84 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def check_engine(name: str) -> EngineName:
-    """The engine of this name.
-
-    Raises:
-        BadInput: there is none.
-    """
-    for known in get_args(EngineName):
-        if name == known:
-            return known  # type: ignore[no-any-return]
-    raise BadInput(f"there is no engine {name!r}; known: {', '.join(get_args(EngineName))}")
-
-
-def make_request(job: str, path: Path, model: bytes, plan: Plan, store: ArtifactStore) -> Request:
-    """The message for one model; a large one goes through the store."""
+def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
+    """The message for one model."""
     return Request(
         job=job,
-        model=store.put(model),
+        model=model,
         target=plan.target,
         trials=plan.trials,
-        engines=[plan.engine],
+        engines=list(plan.engines),
+        options=dict(plan.options),
         name=clip(path.name, NAME_LIMIT),
         tenant=plan.tenant,
         priority=plan.priority,
         seed=plan.seed,
         settings=plan.settings,
-        options=plan.options,
     )
 
 
-def submit(paths: Sequence[Path], plan_: Plan, place: Place) -> list[str]:
-    """Hand models to a running mesh. Returns the ids of the jobs.
+def submit(paths: Sequence[Path], plan: Plan, address: MeshAddress) -> list[Submitted]:
+    """Hand models to a running mesh, and wait for a few seconds for what its coordinator says.
 
     Raises:
-        BadInput: a model cannot be read, or the broker cannot be used.
+        BadInput: a model or the target cannot be used.
+        BrokerUnavailable: the broker cannot be used.
     """
-    models = [(path, read_model(path)) for path in paths]
+    models = read_models(paths, replace(plan, address=address))
     ids = job_ids(paths, unique=True)
-    store = ArtifactStore(place.artifacts)
-    with Client(place.broker) as client:
+    store = ArtifactStore(address.artifacts)
+    with Client(address.broker, ids) as client:
         for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, model, plan_, store))
-    return ids
+            client.submit(make_request(job, path, store.put(model), plan))
+        answers = client.answers(ids)
+    return [_submitted(job, answers.get(job)) for job in ids]
+
+
+def _submitted(job: str, answer: JobEvent | None) -> Submitted:
+    if answer is None:
+        return Submitted(job, "queued")
+    if answer.kind == "rejected":
+        return Submitted(job, "rejected", answer.text)
+    return Submitted(job, "accepted")
 
 
 def tune(
-    paths: Sequence[Path], plan_: Plan, watcher: Watcher, early_stop: EarlyStop | None = None
+    paths: Sequence[Path], plan: Plan, watcher: Watcher, early_stop: EarlyStop | None = None
 ) -> list[Ending]:
     """Tune all models at once. Every model is a job; one that fails does not affect the others.
 
-    Results are written to ``plan_.out/<job>/``. Once ``early_stop`` is asked for nothing new is tried, and
+    Results are written to ``plan.out/<job>/``. Once ``early_stop`` is asked for nothing new is tried, and
     the results are the best so far.
 
     Raises:
         BadInput: something that was handed in cannot be used; nothing was started.
         TunemeshError: the mesh could not go on.
     """
-    models = [(path, read_model(path)) for path in paths]
-    ids = job_ids(paths, unique=plan_.place is not None)
-    _check_writable(plan_.out, ids)
+    models = read_models(paths, plan)
+    ids = job_ids(paths, unique=plan.address is not None)
+    _check_writable(plan.out, ids)
     with ExitStack() as stack:
         supervise: Callable[[], None] = _nothing
         mesh: LocalMesh | None = None
-        if plan_.place is None:
-            layout = plan(plan_.device, plan_.builders, keeps_apart(plan_.strategy))
+        if plan.address is None:
+            layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
             _describe(layout, watcher)
-            mesh = LocalMesh(layout, plan_.target, plan_.engine, plan_.strategy, plan_.folder)
+            mesh = LocalMesh(layout, plan.target, plan.engines, plan.strategy, plan.folder)
             stack.enter_context(mesh)
-            place, supervise = Place(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
+            address, supervise = MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
             password = mesh.node.password("monitor")
             watcher.note(f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {password}")
         else:
-            place = plan_.place
-        store = ArtifactStore(place.artifacts)
-        client = stack.enter_context(Client(place.broker, ids))
+            address = plan.address
+        store = ArtifactStore(address.artifacts)
+        limit = CONNECT_LIMIT if mesh is None else OWN_BROKER_LIMIT
+        client = stack.enter_context(Client(address.broker, ids, limit))
         if mesh is None:
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, model, plan_, store))
+            client.submit(make_request(job, path, store.put(model), plan))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
@@ -201,7 +242,7 @@ def tune(
                     watcher.refresh()
                     continue
                 watcher.event(event)
-                ending = _ending(event, store, plan_.out)
+                ending = _ending(event, store, plan.out)
                 if ending is not None:
                     endings[event.job] = ending
         except KeyboardInterrupt:

@@ -34,31 +34,62 @@ GRAPH = "graph"
 
 
 class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a job is tuned. Every field has a default that suits most models."""
+    """How a job is tuned. Every field has a default that suits most models. The options of the command line
+    are made from the fields: a ``description`` is the help text."""
 
-    batch: Annotated[int, Meta(ge=1, le=512)] = 32
-    """Candidates proposed per round."""
-    chunk: Annotated[int, Meta(ge=1, le=8)] = 8
-    """Candidates per build or profile step, at most: a strategy may make smaller chunks."""
-    lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
-    """Rounds that a proposal may be behind the measurements, when the device would idle otherwise."""
-    repeats: Annotated[int, Meta(ge=1, le=100)] = 3
-    """Timed repeats of a candidate; the median counts."""
-    min_repeat_ms: Annotated[int, Meta(ge=0, le=10_000)] = 50
-    """A repeat runs the kernel as often as this takes, in milliseconds."""
-    cut_short: Annotated[float, Meta(ge=1, le=1000)] | None = 1.0
-    """One repeat is enough of a candidate that takes so many times as long as the best of its task, and less
-    than one where a few runs show that clearly; of others two that agree within 2 %. ``None``: all repeats,
-    always."""
-    cache_flush: bool | None = None
-    """Flush all tensors but the first from the CPU's caches before every run; ``None``: where the model's
-    constants do not fit the last-level cache, and so come from memory in every run of the model."""
-    build_timeout: Annotated[float, Meta(gt=0, le=600)] = 20.0
-    """Seconds that one candidate may take to build."""
-    profile_timeout: Annotated[float, Meta(gt=0, le=600)] = 10.0
-    """Seconds that one candidate may take to profile."""
-    shapes: dict[str, list[Positive]] = {}
-    """Input name to shape, for models with dynamic shapes."""
+    batch: Annotated[int, Meta(ge=1, le=512, description="Candidates proposed per round.")] = 32
+    chunk: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=8,
+            description="Candidates per build or profile step, at most: a strategy may make smaller chunks.",
+        ),
+    ] = 8
+    lookahead: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1,
+            description="Rounds that a proposal may be behind the measurements, when the device would idle"
+            " otherwise. 0: never propose before all of the last round is measured.",
+        ),
+    ] = 1
+    repeats: Annotated[
+        int, Meta(ge=1, le=100, description="Timed repeats of a candidate; the median counts.")
+    ] = 3
+    min_repeat_ms: Annotated[
+        int,
+        Meta(
+            ge=0, le=10_000, description="A repeat runs the kernel as often as this takes, in milliseconds."
+        ),
+    ] = 50
+    cut_short: Annotated[
+        Annotated[float, Meta(ge=1, le=1000)] | None,
+        Meta(
+            description="One repeat is enough of a candidate that takes so many times as long as the best of"
+            " its task, and less than one where a few runs show that clearly; of others two that agree within"
+            " 2 %. none: all repeats, always."
+        ),
+    ] = 1.0
+    cache_flush: Annotated[
+        bool | None,
+        Meta(
+            description="Flush all tensors but the first from the CPU's caches before every run; by default"
+            " where the model's constants do not fit the last-level cache, and so come from memory in every"
+            " run."
+        ),
+    ] = None
+    build_timeout: Annotated[
+        float, Meta(gt=0, le=600, description="Seconds that one candidate may take to build.")
+    ] = 20.0
+    profile_timeout: Annotated[
+        float, Meta(gt=0, le=600, description="Seconds that one candidate may take to profile.")
+    ] = 10.0
+    shapes: Annotated[
+        dict[str, list[Positive]],
+        Meta(description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes."),
+    ] = {}
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -115,10 +146,15 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
         }
 
 
+Asked = Annotated[str, Meta(max_length=200)]
+"""The id of a job that somebody asks about. A text that is no id is a job that nobody knows, and no bad
+message: people mistype."""
+
+
 class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
     """Stop a job."""
 
-    job: JobId
+    job: Asked
     keep: bool = False
     """Whether to keep what was found: steps under way are finished, nothing new is tried, and the model is
     made with the best so far. Otherwise, or where nothing was measured yet, all of it is dropped."""
@@ -133,7 +169,7 @@ class Cancel(Message, frozen=True, kw_only=True, tag="cancel"):
 class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
 
-    job: JobId | None = None
+    job: Asked | None = None
 
     def headers(self) -> Headers:
         return super().headers() | ({"job": self.job} if self.job else {})

@@ -17,15 +17,18 @@ LIMIT = 15.0
 class Declarations:
     """A short-lived connection that declares. A context manager.
 
+    Args:
+        timeout: seconds that the broker may take to answer; ``None`` waits for ever, with a word in the log.
+
     Refusals come as ``PermissionError`` (403), ``LookupError`` (404) and ``ValueError`` (exists otherwise).
     """
 
-    def __init__(self, url: str, name: str, timeout: float) -> None:
+    def __init__(self, url: str, name: str, timeout: float | None) -> None:
         self._link = Link(url, name, properties={"role": "setup"})
         self._timeout = timeout
 
     def __enter__(self) -> Declarations:
-        self._link.start(self._timeout)
+        self._link.start(self._timeout, patience=None)
         return self
 
     def __exit__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import stat
@@ -19,10 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, Unavailable
+from tunemesh.shared.retry import Retry
 
-DYING_OWNER = 10.0
-"""Seconds to wait for the children of an owner that is dead."""
+log = logging.getLogger(__name__)
+
+LOCK_BACKOFF = (0.05, 0.1, 0.5, 1.0)
+"""Seconds between two attempts at the lock of an owner that is dead."""
 SMI_TIMEOUT = 30.0
 """Seconds; the driver's first answer after boot is slow."""
 
@@ -50,6 +54,7 @@ def parse_device(text: str) -> Device:
 
     Raises:
         BadInput: it is not the name of a device, or this machine or process does not have it.
+        Unavailable: whether this machine has it cannot be known now.
     """
     kind, _, rest = text.partition(":")
     if kind == "cpu":
@@ -111,7 +116,7 @@ class DeviceLock:
 def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
     """Make ``device`` this process's own.
 
-    Waits up to :data:`DYING_OWNER` seconds when its last owner is dead but a child of it is not gone yet.
+    Waits where its last owner is dead but a child of it is not gone yet, for as long as that takes.
 
     Args:
         folder: where the lock files lie; the same for all users of this machine by default.
@@ -132,28 +137,50 @@ def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
     return DeviceLock(tuple(taken))
 
 
+def owner_of(device: Device, folder: Path | None = None) -> int | None:
+    """The process that has ``device``, or a part of it, now; ``None`` if it is free, or its owner is dead."""
+    place = _lock_folder() if folder is None else folder
+    for name in device.locks:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(place / f"{name}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = _owner(descriptor)
+                if owner.alive:
+                    return owner.pid
+            finally:
+                os.close(descriptor)
+    return None
+
+
 def _take(path: Path, device: str) -> int:
     try:
         descriptor = _open(path)
     except OSError as error:
         raise BadInput(f"cannot lock device {device}: {path}: {error.strerror}") from None
-    deadline = time.monotonic() + DYING_OWNER
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = _owner(descriptor)
-            if time.monotonic() < deadline and not _alive(owner):
-                time.sleep(0.05)
-                continue
-            os.close(descriptor)
-            raise BadInput(
-                f"device {device} is in use by process {owner or 'unknown'} ({path.stem});"
-                " a device serves one worker at a time"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        return descriptor
+    retry, locked = Retry(log, LOCK_BACKOFF), False
+    try:
+        while not locked:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                owner = _owner(descriptor)
+                if owner.alive:
+                    raise BadInput(
+                        f"device {device} is in use by process {owner} ({path.stem});"
+                        " a device serves one worker at a time"
+                    ) from None
+                # Its children hold the lock until the kernel, or a driver, has let go of them.
+                what = f"device {device} is not free: its last owner, process {owner}, is dead"
+                time.sleep(retry.failed(f"{what}, but something of it still runs"))
+        retry.succeeded(f"device {device} is free")
+        _write_name(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _open(path: Path) -> int:
@@ -169,24 +196,47 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _owner(descriptor: int) -> int | None:
-    text = os.pread(descriptor, 32, 0).strip()
-    return int(text) if text.isdigit() else None
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """The process that wrote its name into a lock file. Process ids are given again, so the file says as well
+    when it was born."""
+
+    pid: int | None
+    born: str = ""
+
+    def __str__(self) -> str:
+        return str(self.pid or "unknown")
+
+    @property
+    def alive(self) -> bool:
+        """Whether that process still runs. One that its parent has not collected yet is dead."""
+        fields = _stat(self.pid) if self.pid is not None else None
+        return fields is not None and fields[0] not in ("Z", "X") and fields[BORN] == self.born
 
 
-def _alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
+BORN = 19
+"""Index of a process's start time (clock ticks since boot) among the fields behind its name."""
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields behind the name in ``/proc/<pid>/stat``; ``None`` when there is no such process."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    # A dead process that its parent has not collected yet is dead.
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _owner(descriptor: int) -> _Owner:
+    fields = os.pread(descriptor, 64, 0).decode(errors="replace").split()
+    if len(fields) != 2 or not fields[0].isdigit():
+        return _Owner(None)  # it has the lock and has not written its name yet
+    return _Owner(int(fields[0]), fields[1])
+
+
+def _write_name(descriptor: int) -> None:
+    fields = _stat(os.getpid())
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()} {fields[BORN] if fields else ''}\n".encode(), 0)
 
 
 def _lock_folder() -> Path:
@@ -224,12 +274,21 @@ def _cuda(name: str, index: int) -> Device:
 
 
 def _gpus() -> dict[int, str]:
-    """UUID of every GPU by its number; empty without NVIDIA's driver."""
+    """UUID of every GPU by its number; empty without NVIDIA's driver.
+
+    Raises:
+        Unavailable: the driver does not answer now.
+    """
     command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_TIMEOUT, check=True)
-    except (OSError, subprocess.SubprocessError):
+    except FileNotFoundError:
         return {}
+    except subprocess.CalledProcessError as error:
+        said = " ".join((error.stdout or error.stderr or "").split()) or f"status {error.returncode}"
+        raise Unavailable(f"nvidia-smi does not name the GPUs of this machine: {said[:300]}") from None
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"nvidia-smi does not name the GPUs of this machine: {error}") from None
     pairs = (line.split(",") for line in done.stdout.splitlines() if line.count(",") == 1)
     return {int(number): uuid.strip() for number, uuid in pairs}
 

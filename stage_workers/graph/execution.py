@@ -13,34 +13,48 @@ from tunemesh.stage_workers.measuring import loading
 from tunemesh.stage_workers.measuring.comparison import Array
 
 
-def run_model(artifact: Path, signature: Path, inputs: Mapping[str, Array]) -> list[Array]:
-    """The outputs of the model for ``inputs`` (by name), in the order of the model.
+class Program:
+    """A model that is loaded, and runs as often as it is asked to.
+
+    Args:
+        artifact: the model as a shared object.
+        signature: names, shapes and dtypes of its inputs.
 
     Raises:
-        BadInput: a file cannot be read; an input is missing or unknown, or has another shape or dtype.
+        BadInput: a file cannot be read.
     """
-    import tvm
 
-    try:
-        wanted = models.unpack_signature(signature.read_bytes()).inputs
-        module = loading.load(artifact.read_bytes())
-    except OSError as error:
-        raise BadInput(f"cannot read the tuned model: {error}") from None
-    if unknown := sorted(set(inputs) - {tensor.name for tensor in wanted}):
-        raise BadInput(
-            f"the model has no input {unknown[0]!r}; its inputs: {', '.join(t.name for t in wanted)}"
-        )
-    device = tvm.cpu()
-    arguments: list[Any] = []
-    for tensor in wanted:
-        given = inputs.get(tensor.name)
-        if given is None:
-            raise BadInput(f"input {tensor.name!r} is missing")
-        if tuple(given.shape) != tuple(tensor.shape) or str(given.dtype) != tensor.dtype:
-            raise BadInput(
-                f"input {tensor.name!r} is {given.dtype}{list(given.shape)},"
-                f" the model takes {tensor.dtype}{list(tensor.shape)}"
-            )
-        arguments.append(tvm.runtime.tensor(given, device=device))
-    machine = tvm.relax.VirtualMachine(module, device)
-    return flatten(machine["main"](*arguments))
+    def __init__(self, artifact: Path, signature: Path) -> None:
+        import tvm
+
+        try:
+            self._wanted = models.unpack_signature(signature.read_bytes()).inputs
+            module = loading.load(artifact.read_bytes())
+        except OSError as error:
+            raise BadInput(f"cannot read the tuned model: {error}") from None
+        self._device = tvm.cpu()
+        self._main = tvm.relax.VirtualMachine(module, self._device)["main"]
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """The outputs of the model for ``inputs`` (by name), in the order of the model.
+
+        Raises:
+            BadInput: an input is missing or unknown, or has another shape or dtype.
+        """
+        import tvm
+
+        if unknown := sorted(set(inputs) - {tensor.name for tensor in self._wanted}):
+            known = ", ".join(tensor.name for tensor in self._wanted)
+            raise BadInput(f"the model has no input {unknown[0]!r}; its inputs: {known}")
+        arguments: list[Any] = []
+        for tensor in self._wanted:
+            given = inputs.get(tensor.name)
+            if given is None:
+                raise BadInput(f"input {tensor.name!r} is missing")
+            if tuple(given.shape) != tuple(tensor.shape) or str(given.dtype) != tensor.dtype:
+                raise BadInput(
+                    f"input {tensor.name!r} is {given.dtype}{list(given.shape)},"
+                    f" the model takes {tensor.dtype}{list(tensor.shape)}"
+                )
+            arguments.append(tvm.runtime.tensor(given, device=self._device))
+        return flatten(self._main(*arguments))

@@ -1,12 +1,12 @@
 """The process that sandbox children are forked from, and what such a child does.
 
-The nursery imports an engine once (25 s for TVM) and then forks a child whenever the sandbox asks for one, in
-milliseconds. It has one child at a time and no threads. All of it dies with its worker: worker -> nursery ->
-child are tied by ``PR_SET_PDEATHSIG``, which the kernel delivers whatever the code is doing. The nursery uses
-its last moment to kill the child's group, and with it what the child has started.
+The fork server imports an engine once (25 s for TVM) and then forks a child whenever the sandbox asks for
+one, in milliseconds. It has one child at a time and no threads. All of it dies with its worker: worker, fork
+server and child are tied by ``PR_SET_PDEATHSIG``, which the kernel delivers whatever the code is doing. The
+fork server uses its last moment to kill the child's group, and with it what the child has started.
 
-On the control socket the sandbox sends the child's socket (as a file descriptor); the nursery answers with
-the child's process id, and with its wait status once it has ended.
+On the control socket the sandbox sends the child's socket (as a file descriptor); the fork server answers
+with the child's process id, and with its wait status once it has ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ctypes
 import gc
 import os
 import resource
+import shutil
 import signal
 import socket
 import struct
@@ -36,10 +37,12 @@ PR_SET_PDEATHSIG = 1
 NUMBER = struct.Struct("<q")
 _child: list[int] = []
 """Process id of the present child, for the signal handler."""
+_scratch: list[str] = []
+"""The folder that nobody needs once the worker is gone, for the same."""
 
 
-class NurserySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a nursery is told on its command line."""
+class ForkserverSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fork server is told on its command line."""
 
     parent: int
     """Process id of the worker."""
@@ -47,17 +50,19 @@ class NurserySettings(msgspec.Struct, frozen=True, kw_only=True):
     """File descriptor of the control socket."""
     preload: list[str]
     """Engines to import before the first fork."""
-    platforms: list[str] = []
+    platforms: list[str]
     """Platforms, likewise."""
+    scratch: str
+    """The working folder: empty, and theirs alone."""
     memory: int
     """Bytes of data that a child may allocate."""
     cpus: list[int] | None
-    """Cores for the nursery and its children; all that the worker has when ``None``."""
+    """Cores for the fork server and its children; all that the worker has when ``None``."""
 
 
 def main(argument: str) -> None:
-    """Run a nursery until its worker goes away."""
-    settings = msgspec.json.decode(argument, type=NurserySettings)
+    """Run a fork server until its worker goes away."""
+    settings = msgspec.json.decode(argument, type=ForkserverSettings)
     allocator.not_for_children()
     _die_with(settings.parent, signal.SIGTERM)
     if settings.cpus is not None:
@@ -70,9 +75,10 @@ def main(argument: str) -> None:
         _prepare(platforms.load, name)
     gc.collect()
     gc.freeze()
+    _scratch.append(settings.scratch)
     signal.signal(signal.SIGTERM, _orphaned)
     with socket.socket(fileno=settings.control) as control:
-        while _raise_child(control, settings):
+        while _fork_child(control, settings):
             pass
 
 
@@ -83,12 +89,12 @@ def _prepare(load: Callable[[str], Engine | Platform], name: str) -> None:
         traceback.print_exc()
 
 
-def _raise_child(control: socket.socket, settings: NurserySettings) -> bool:
+def _fork_child(control: socket.socket, settings: ForkserverSettings) -> bool:
     """Fork one child and wait for its end. ``False`` when the worker is gone."""
     request, descriptors, _, _ = socket.recv_fds(control, 1, 1)
     if not request:
         return False
-    nursery = os.getpid()
+    forkserver = os.getpid()
     _child.clear()
     pid = os.fork()
     if pid == 0:
@@ -97,8 +103,8 @@ def _raise_child(control: socket.socket, settings: NurserySettings) -> bool:
         try:
             control.close()
             with socket.socket(fileno=descriptors[0]) as worker:
-                _grow_up(nursery, settings)
-                _serve(worker)
+                _limit_child(forkserver, settings)
+                _serve(worker, settings.memory)
             status = 0
         finally:
             os._exit(status)
@@ -116,9 +122,9 @@ def _raise_child(control: socket.socket, settings: NurserySettings) -> bool:
     return True
 
 
-def _grow_up(nursery: int, settings: NurserySettings) -> None:
+def _limit_child(forkserver: int, settings: ForkserverSettings) -> None:
     """What sets a child apart: its death signal, its group, its limits."""
-    _die_with(nursery, signal.SIGKILL)
+    _die_with(forkserver, signal.SIGKILL)
     os.setpgid(0, 0)
     # RLIMIT_DATA, not RLIMIT_AS: CUDA reserves address space by the terabyte and never writes to it.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -130,8 +136,8 @@ def _grow_up(nursery: int, settings: NurserySettings) -> None:
         file.write("900")
 
 
-def _serve(worker: socket.socket) -> None:
-    while (frame := frames.receive(worker)) is not None:
+def _serve(worker: socket.socket, memory: int) -> None:
+    while (frame := frames.receive(worker, memory)) is not None:
         reply = _answer(msgspec.msgpack.decode(frame, type=frames.Call))
         del frame
         frames.send(worker, msgspec.msgpack.encode(reply))
@@ -157,6 +163,8 @@ def _orphaned(_number: int, _frame: FrameType | None) -> None:
     for pid in _child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+    for folder in _scratch:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 

@@ -72,6 +72,10 @@ def answer_type(method: Callable[..., object]) -> Any:
     return typing.get_type_hints(method)["return"]
 
 
+class TooLong(Exception):
+    """The peer announces a frame that is longer than it may be."""
+
+
 def send(peer: socket.socket, frame: bytes) -> None:
     """Send one frame; raises OSError (``TimeoutError`` included) as the socket does."""
     if len(frame) < _BLOCK:
@@ -81,15 +85,25 @@ def send(peer: socket.socket, frame: bytes) -> None:
         peer.sendall(frame)
 
 
-def receive(peer: socket.socket, deadline: float | None = None) -> bytes | None:
+def receive(peer: socket.socket, limit: int, deadline: float | None = None) -> bytes | None:
     """The next frame; ``None`` when the peer is gone, in the middle of a frame or not.
 
+    Args:
+        limit: bytes that a frame may have. Models of some gigabytes pass through, so this is what a child may
+            allocate: an honest one cannot send more, and a mad one cannot make its worker collect more.
+
     Raises:
+        TooLong: it is longer than ``limit``; nothing of it was read.
         TimeoutError: it is not complete at ``deadline`` (monotonic seconds).
         ConnectionError: as the socket says.
     """
     head = receive_exactly(peer, _LENGTH.size, deadline)
-    return None if head is None else receive_exactly(peer, _LENGTH.unpack(head)[0], deadline)
+    if head is None:
+        return None
+    size = int(_LENGTH.unpack(head)[0])
+    if size > limit:
+        raise TooLong(f"announced {size:,} bytes")
+    return receive_exactly(peer, size, deadline)
 
 
 def receive_exactly(peer: socket.socket, size: int, deadline: float | None = None) -> bytes | None:

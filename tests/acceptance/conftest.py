@@ -37,6 +37,14 @@ def _broker_is_installed() -> None:
         pytest.skip(str(error))
 
 
+def complaint(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refusal consists of."""
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return lines[0]
+
+
 @pytest.fixture
 def tunemesh(tmp_path: Path) -> Run:
     """Run ``tunemesh`` with a home of its own; returns what it printed and its exit code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from tunemesh import client as client_module
 from tunemesh.children import Child
 from tunemesh.client import Client
 from tunemesh.layout import plan
-from tunemesh.mesh import NODE_DEATHS, LocalMesh
+from tunemesh.mesh import LocalMesh
 from tunemesh.report import histories, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable
@@ -35,7 +36,7 @@ LIMIT = 150.0
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[LocalMesh]:
-    with LocalMesh(plan(None), "mock", "mock", folder=tmp_path / "mesh") as running:
+    with LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path / "mesh") as running:
         yield running
 
 
@@ -192,15 +193,20 @@ def test_a_job_that_nobody_knows_is_not_followed_for_ever(
     assert "does not know job nobody" in events[0].text
 
 
-def test_a_broker_that_cannot_come_back_ends_the_mesh(
-    mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_that_cannot_come_back_ends_the_mesh(mesh: LocalMesh) -> None:
     assert mesh.node.pid is not None
     os.kill(mesh.node.pid, signal.SIGKILL)
     while mesh.node.pid is not None:
         time.sleep(0.05)
-    monkeypatch.setattr(mesh.node, "start", lambda: None)
-    for _ in range(NODE_DEATHS - 1):
-        mesh.supervise()
+    data = mesh.node.folder / "data"
+    shutil.rmtree(data)
+    data.write_text("a file where the data folder should be")
+
+    def go_on() -> None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            mesh.supervise()
+            time.sleep(0.1)
+
     with pytest.raises(BrokerUnavailable, match=r"keeps ending: .*log: "):
-        mesh.supervise()
+        go_on()

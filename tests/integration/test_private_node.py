@@ -16,7 +16,7 @@ from pika.exceptions import ProbableAuthenticationError
 
 from tunemesh.broker_config.node import PrivateNode, installed
 from tunemesh.broker_config.topology import COORDINATOR, LEDGER, LEDGER_KEY
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
 pytestmark = pytest.mark.skipif(
     not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
@@ -54,7 +54,7 @@ def publish(node: PrivateNode, body: bytes) -> None:
         channel.basic_publish(LEDGER, LEDGER_KEY, body, PERSISTENT, mandatory=True)
 
 
-@pytest.mark.parametrize("how", ["killed", "crashed"])
+@pytest.mark.parametrize("how", ["killed", "crashed", "told to stop"])
 def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_path: Path, how: str) -> None:
     with PrivateNode(tmp_path / "with space") as node:
         url = node.url("coordinator")
@@ -63,8 +63,9 @@ def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_
             node.kill()
         else:
             assert node.pid is not None
-            os.kill(node.pid, signal.SIGKILL)
-            assert within(10, lambda: node.pid is None)
+            os.kill(node.pid, signal.SIGTERM if how == "told to stop" else signal.SIGKILL)
+            assert within(20, lambda: node.pid is None)
+            assert node.killed
         assert node.pid is None
         node.start()
         node.wait_ready()
@@ -91,7 +92,7 @@ def test_two_nodes_run_side_by_side() -> None:
 
 
 def test_one_folder_has_one_node(tmp_path: Path) -> None:
-    with PrivateNode(tmp_path), pytest.raises(BrokerUnavailable, match="another process runs"):
+    with PrivateNode(tmp_path), pytest.raises(BadInput, match=rf"another process \({os.getpid()}\) runs"):
         PrivateNode(tmp_path).start()
 
 
@@ -127,5 +128,6 @@ def test_a_node_that_cannot_start_says_why(tmp_path: Path) -> None:
         with pytest.raises(BrokerUnavailable, match=r"ended with status .*log: ") as caught:
             node.wait_ready(30)
         assert "\n" not in str(caught.value)
+        assert not node.killed
     finally:
         node.close()

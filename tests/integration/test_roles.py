@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from tunemesh.broker_config.topology import (
     stage_binding,
     stage_queue,
 )
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
     from tests.conftest import Broker
@@ -123,15 +124,31 @@ def test_the_coordinator_moves_its_own_messages_on(node: Broker) -> None:
             coordinator.queue_purge(queue)
 
 
-def test_what_the_coordinator_rejects_is_kept_aside(node: Broker) -> None:
-    with channel(node, "coordinator") as coordinator, channel(node, "admin") as admin:
+def test_what_a_worker_rejects_is_kept_aside(node: Broker) -> None:
+    with (
+        channel(node, "coordinator") as coordinator,
+        channel(node, "worker") as worker,
+        channel(node, "admin") as admin,
+    ):
         admin.queue_purge(topology.DEAD_LETTER)
-        coordinator.basic_publish(LEDGER, topology.LEDGER_KEY, b"garbage", PERSISTENT, mandatory=True)
-        for method, _, _ in coordinator.consume(COORDINATOR, inactivity_timeout=5):
-            coordinator.basic_reject(method.delivery_tag, requeue=False)
+        coordinator.basic_publish(STEPS, BUILD_CPU, b"garbage", PERSISTENT, mandatory=True)
+        for method, _, _ in worker.consume(BUILD_CPU, inactivity_timeout=5):
+            worker.basic_reject(method.delivery_tag, requeue=False)
             break
-        coordinator.cancel()
+        worker.cancel()
         assert take(admin, topology.DEAD_LETTER) == b"garbage"
+
+
+def test_an_expired_query_is_dropped_and_no_alarm(node: Broker) -> None:
+    with channel(node, "client") as client, channel(node, "admin") as admin:
+        admin.queue_purge(topology.DEAD_LETTER)
+        brief = pika.BasicProperties(reply_to="client.gone", expiration="100")
+        client.basic_publish(REQUESTS, QUERY_KEY, b"?", brief, mandatory=True)
+        deadline = time.monotonic() + 10
+        while admin.queue_declare(COORDINATOR, passive=True).method.message_count:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert admin.queue_declare(topology.DEAD_LETTER, passive=True).method.message_count == 0
 
 
 Deed = Callable[[BlockingChannel], Any]
@@ -266,7 +283,7 @@ def test_a_missing_queue_is_named_and_an_administrator_restores_it(node: Broker)
         with pytest.raises(BrokerUnavailable, match="lacks queue build-cpu"):
             ensure_topology(PikaDeclarer(worker))
         admin.channel().queue_declare(BUILD_CPU, durable=True, arguments={"x-max-length": 1})
-        with pytest.raises(BrokerUnavailable, match="topology is not Tunemesh's"):
+        with pytest.raises(BrokerRefused, match="topology is not Tunemesh's"):
             ensure_topology(PikaDeclarer(admin))
         admin.channel().queue_delete(BUILD_CPU)
         ensure_topology(PikaDeclarer(admin))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,10 +28,12 @@ from tunemesh.stage_workers.platforms.protocol import (
     Target,
     TargetCall,
 )
-from tunemesh.stage_workers.sandbox import allocator
+from tunemesh.stage_workers.sandbox import allocator, frames, processes
+from tunemesh.stage_workers.sandbox import sandbox as sandbox_module
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
 
 MEMORY = 512 * 2**20
+ROOT = Path(__file__).resolve().parents[2]
 FAILURES = "{build-crash: {indices: [0]}, build-hang: {indices: [1]}, build-memory: {indices: [2]}}"
 CRASH, HANG, MEMORY_HOG, GOOD = range(4)
 TASK = (
@@ -75,11 +79,11 @@ def failure(answer: object) -> CallFailure:
     return answer
 
 
-def nursery_of(sandbox: Sandbox) -> psutil.Process:
-    nursery = psutil.Process(sandbox.child_pid).parent()
-    assert nursery is not None
-    assert nursery.ppid() == os.getpid()
-    return nursery
+def forkserver_of(sandbox: Sandbox) -> psutil.Process:
+    forkserver = psutil.Process(sandbox.child_pid).parent()
+    assert forkserver is not None
+    assert forkserver.ppid() == os.getpid()
+    return forkserver
 
 
 def wait_until_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
@@ -160,7 +164,7 @@ def test_an_unexpected_error_names_type_and_place(sandbox: Sandbox) -> None:
 def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     sandbox: Sandbox, index: int, timeout: float, kind: str, text: str
 ) -> None:
-    nursery = nursery_of(sandbox)
+    forkserver = forkserver_of(sandbox)
     before = sandbox.child_pid
     answer = failure(build(sandbox, index, timeout))
     assert (answer.kind, answer.text) == (kind, text)
@@ -168,7 +172,7 @@ def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
     assert time.monotonic() - failed < 1
     assert sandbox.child_pid != before
-    assert nursery_of(sandbox) == nursery
+    assert forkserver_of(sandbox) == forkserver
 
 
 def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) -> None:
@@ -212,20 +216,178 @@ def test_what_the_child_wrote_is_in_the_error(sandbox: Sandbox) -> None:
     assert failure(build(sandbox, HANG)).text == "killed by SIGABRT: ld: cannot find -lm"
 
 
-@pytest.mark.parametrize("victim", ["child", "nursery"])
+def test_a_child_that_dies_while_it_is_written_to_costs_that_call(sandbox: Sandbox) -> None:
+    """And not the worker, whose process has imported the command line."""
+    importlib.import_module("tunemesh.cli")
+    assert sandbox.child_pid is not None
+    child = psutil.Process(sandbox.child_pid)
+    child.suspend()  # so that the socket fills up
+    threading.Timer(0.3, child.kill).start()
+    large = TargetCall(target="mock" + "x" * 50_000_000)
+    answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
+    assert (answer.kind, answer.text) == ("crashed", "killed by SIGKILL")
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+@pytest.mark.parametrize("victim", ["child", "forkserver"])
 def test_a_process_that_dies_while_idle_is_replaced(sandbox: Sandbox, victim: str) -> None:
-    nursery = nursery_of(sandbox)
-    nursery.kill() if victim == "nursery" else os.kill(sandbox.child_pid or 0, signal.SIGKILL)
+    forkserver = forkserver_of(sandbox)
+    forkserver.kill() if victim == "forkserver" else os.kill(sandbox.child_pid or 0, signal.SIGKILL)
     time.sleep(0.2)
     for _ in range(2):
         assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
 
-def test_a_nursery_that_dies_in_a_call_costs_that_call(sandbox: Sandbox) -> None:
-    nursery = nursery_of(sandbox)
-    threading.Timer(0.3, nursery.kill).start()
-    assert failure(build(sandbox, HANG)).kind == "crashed"
+def test_a_call_whose_fork_server_is_killed_is_made_again(sandbox: Sandbox) -> None:
+    forkserver = forkserver_of(sandbox)
+    threading.Timer(0.3, forkserver.kill).start()
+    began = time.monotonic()
+    # It hangs as before, and has its full time again.
+    assert failure(build(sandbox, HANG, 1.5)) == CallFailure("timed-out", "exceeded 1.5 s")
+    assert time.monotonic() - began > 1.7
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_a_call_whose_fork_server_is_killed_every_time_fails_in_the_end(sandbox: Sandbox) -> None:
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.2):
+            for each in psutil.Process().children():
+                if each.children():  # it has forked, so that a call runs
+                    each.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        answer = failure(build(sandbox, HANG, 30.0))
+    finally:
+        ended.set()
+        thread.join()
+    assert (answer.kind, answer.text) == ("crashed", "the sandbox's processes were killed")
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.1, 0.3])
+def test_a_fork_server_that_is_killed_while_it_starts_is_nobodys_failure(moment: float) -> None:
+    """As often as somebody likes: at once, while it imports, while it forks."""
+    with Sandbox(["mock"], memory=MEMORY) as sandbox:
+        killed = 0
+        for _ in range(5):
+            time.sleep(moment)
+            for each in psutil.Process().children():
+                each.kill()
+                killed += 1
+            sandbox.ready(0.2)
+        assert killed >= 5
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_a_call_waits_for_a_fork_server_that_keeps_being_killed() -> None:
+    with Sandbox(["mock"], memory=MEMORY) as sandbox:
+        ended = threading.Event()
+
+        def kill() -> None:
+            for _ in range(6):
+                for each in psutil.Process().children():
+                    each.kill()
+                time.sleep(0.1)
+            ended.set()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        try:
+            assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+            assert ended.is_set() or sandbox.child_pid is not None
+        finally:
+            thread.join()
+
+
+def test_an_abort_ends_the_wait_for_a_fork_server_that_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Sandbox(["mock"], memory=MEMORY) as sandbox:
+        threading.Timer(1.0, sandbox.abort).start()
+        with pytest.raises(Abandoned):
+            build(sandbox, GOOD)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["the fork server has ended (exited with status 1); trying again"]
+
+
+def test_a_fork_server_that_hangs_is_started_again_and_an_old_one_is_not(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "PRELOAD_LIMIT", 2.0)
+    monkeypatch.setattr(processes, "GONE_LIMIT", 1.0)
+    time.sleep(2.2)
+    forkserver = forkserver_of(sandbox)
+    assert failure(build(sandbox, CRASH)).kind == "crashed"
+    sandbox.ready(0.0)  # the next child is not there yet
+    assert sandbox.ready(2.0)
+    assert forkserver_of(sandbox) == forkserver
+    forkserver.suspend()
+    os.kill(sandbox.child_pid or 0, signal.SIGKILL)
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+    assert forkserver_of(sandbox) != forkserver
+
+
+def test_a_machine_without_room_for_a_process_is_nobodys_failure(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    real, refusals = subprocess.Popen, [0]
+
+    def full(*args: Any, **options: Any) -> Any:
+        refusals[0] += 1
+        if refusals[0] < 3:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    forkserver_of(sandbox).kill()
+    time.sleep(0.1)
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+    assert refusals[0] == 3
+
+
+def test_a_child_that_announces_too_much_is_killed_and_reported(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says is not collected: the worker would need the memory."""
+    child, real = psutil.Process(sandbox.child_pid), frames.receive
+    with monkeypatch.context() as patch:
+        # An honest child cannot reach its own limit.
+        patch.setattr(frames, "receive", lambda peer, _limit, deadline: real(peer, 10_000, deadline))
+        large = TargetCall(target="mock" * 5_000)
+        answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
+    assert answer.kind == "crashed"
+    assert answer.text == "announced 20,012 bytes; it may allocate 536,870,912"
+    assert not wait_until_gone([child], 1.0)
+    assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
+def test_secrets_and_the_working_folder_of_the_worker_do_not_reach_the_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("queue", "random", "struct", "msgspec", "yaml", "tunemesh"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNEMESH_BROKER_URL", "amqp://worker:canary-1@host/tunemesh")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-2")
+    monkeypatch.setenv("TVM_TOKEN", "canary-3")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", ".", str(ROOT)]))
+    monkeypatch.setenv("OMP_PROC_BIND", "false")
+    with Sandbox(["mock"], memory=MEMORY) as sandbox:
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+        for process in (psutil.Process(sandbox.child_pid), forkserver_of(sandbox)):
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+            assert b"canary" not in environment
+            assert b"OMP_PROC_BIND=false" in environment
+            folder = Path(process.cwd())
+            assert folder != tmp_path
+            assert list(folder.iterdir()) == []
+            assert process.environ()["HOME"] == str(folder)
+    assert not folder.exists()
 
 
 def test_an_abort_ends_the_call_and_the_sandbox(sandbox: Sandbox) -> None:
@@ -242,8 +404,8 @@ def test_nothing_is_left_after_stop() -> None:
     sandbox = Sandbox(["mock"], memory=MEMORY)
     sandbox.start()
     assert sandbox.ready(20)
-    nursery = nursery_of(sandbox)
-    family = [nursery, *nursery.children(recursive=True)]
+    forkserver = forkserver_of(sandbox)
+    family = [forkserver, *forkserver.children(recursive=True)]
     sandbox.stop()
     assert not wait_until_gone(family, 1.0)
     sandbox.stop()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Broker
 from tunemesh.broker_config import topology
-from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown
+from tunemesh.shared.errors import BadInput, BrokerRefused, LinkDown
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 
 QUEUE = "test.full"
@@ -69,7 +69,7 @@ def test_a_user_that_lacks_a_right_does_not_try_for_ever(node: Broker) -> None:
         with pytest.raises(LinkDown):
             link.publish(Outgoing(topology.STATUS, "", b"?", "id", "worker-status")).result(10)
         await_event(link, Up)  # that of the start
-        with pytest.raises(BrokerUnavailable, match="lacks a right"):
+        with pytest.raises(BrokerRefused, match="lacks a right"):
             await_event(link, Up)
     finally:
         link.close()

@@ -6,8 +6,10 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
@@ -16,8 +18,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+import pika
 import psutil
 import pytest
 
@@ -50,7 +53,9 @@ T = TypeVar("T")
 
 START = """
 import sys
+from tunemesh.shared import logs
 from tunemesh.stage_workers.worker import WorkerConfig, run_worker
+logs.setup()
 import msgspec
 config = msgspec.json.decode(sys.argv[1], type=WorkerConfig)
 sys.exit(run_worker(config))
@@ -70,6 +75,9 @@ tasks:
       wrong-result: {indices: [5]}
 """
 
+
+BUILD = topology.work_queue(topology.BUILD_CPU, ["mock"])
+"""Where the workers of these tests take their steps from: they serve one engine."""
 
 JOB = ""
 """Another one for every test: the broker is the same."""
@@ -93,10 +101,16 @@ class Mesh:
             ],
         )
 
-    def send(self, step: Step, queue: str = "build-cpu") -> None:
+    def declare(self, queue: str) -> None:
+        """As the coordinator does for the queue of a worker that it hears of."""
+        wanted, binding = topology.stage_queue(queue), topology.stage_binding(queue)
+        self.link.declare_queue(wanted.name, wanted.arguments).result(10)
+        self.link.bind(binding.queue, binding.exchange, binding.key).result(10)
+
+    def send(self, step: Step, queue: str = BUILD) -> None:
         self.send_bytes(codec.encode(step), queue)
 
-    def send_bytes(self, body: bytes, queue: str = "build-cpu") -> None:
+    def send_bytes(self, body: bytes, queue: str = BUILD) -> None:
         self.link.publish(Outgoing(topology.STEPS, queue, body, "id", "step")).result(10)
 
     def look(self, seconds: float) -> None:
@@ -118,7 +132,7 @@ class Mesh:
         taken, self.results = self.results[:count], self.results[count:]
         return taken
 
-    def do(self, step: Step, kind: type[T], queue: str = "build-cpu") -> T:
+    def do(self, step: Step, kind: type[T], queue: str = BUILD) -> T:
         self.send(step, queue)
         return expect(kind, self.await_results(1)[0].result)
 
@@ -171,8 +185,9 @@ def mesh(node: Broker, tmp_path: Path) -> Iterator[Mesh]:
     JOB = f"job-{uuid.uuid4().hex[:8]}"
     mesh = Mesh(node, tmp_path)
     mesh.link.start()
+    mesh.declare(BUILD)
     yield mesh
-    mesh.link.purge(topology.BUILD_CPU).result(10)
+    mesh.link.purge(BUILD).result(10)
     mesh.link.close()
 
 
@@ -199,6 +214,55 @@ def gone(processes: list[psutil.Process]) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def said(process: subprocess.Popen[bytes], words: str) -> list[str]:
+    """What a worker has logged up to the line with ``words``, which must come."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line.decode().strip())
+        if words in lines[-1]:
+            return lines
+    raise AssertionError(f"not said: {words}: {lines}")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def forwarding(port: int, to: int) -> Iterator[None]:
+    """A broker that is there from now on: what comes to ``port`` goes ``to`` the real one, and back."""
+
+    def pass_on(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while block := source.recv(65536):
+                sink.sendall(block)
+            sink.shutdown(socket.SHUT_WR)
+
+    ends: list[socket.socket] = []
+
+    def accept(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                ours, _ = listener.accept()
+                theirs = socket.create_connection(("127.0.0.1", to))
+                ends.extend((ours, theirs))
+                for pair in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=pass_on, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+    for each in ends:
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
 
 
 def api(broker: Broker, method: str, path: str, body: object = None) -> object:
@@ -231,10 +295,9 @@ def test_each_poisoned_candidate_costs_itself_and_nothing_else(mesh: Mesh) -> No
         ]
         # The device's queue does not exist before its worker says that it is there.
         status = mesh.await_status(queue="profile-cpu-7")
-        assert status.targets == ["mock"]
+        assert status.serves.targets == ["mock"]
         queue = topology.stage_queue("profile-cpu-7")
-        mesh.link.declare_queue(queue.name, queue.arguments).result(10)
-        mesh.link.bind(queue.name, topology.STEPS, queue.name).result(10)
+        mesh.declare(queue.name)
         artifacts = [each for each in built if each.artifact is not None]
         work = make_step(ProfileWork(task=task, artifacts=artifacts, baseline=True))
         profiled = mesh.do(work, ProfileDone, queue.name)
@@ -277,7 +340,7 @@ def test_a_step_that_cannot_be_decoded_is_put_aside_with_the_reason(mesh: Mesh) 
     assert isinstance(letters, list)
     (letter,) = letters
     assert "not MessagePack" in letter["properties"]["headers"]["reason"]
-    assert letter["properties"]["headers"]["from-key"] == "build-cpu"
+    assert letter["properties"]["headers"]["from-key"] == BUILD
 
 
 def test_whole_steps_fail_with_one_line(mesh: Mesh) -> None:
@@ -286,13 +349,102 @@ def test_whole_steps_fail_with_one_line(mesh: Mesh) -> None:
         work = ImportWork(model=mesh.store.put(crash.encode()))
         assert "killed by SIGSEGV" in mesh.do(make_step(work), Failure).error
         assert (
-            "does not run engine 'metaschedule'"
-            in mesh.do(make_step(work, engines=["metaschedule"]), Failure).error
-        )
-        assert (
             "needs a device"
             in mesh.do(make_step(ProfileWork(task=mesh.task(QUICK), artifacts=[])), Failure).error
         )
+
+
+def test_a_step_for_an_engine_that_is_not_served_is_put_aside_and_fails_nothing(mesh: Mesh) -> None:
+    api(mesh.broker, "DELETE", "queues/tunemesh/dead-letter/contents")
+    with mesh.worker():
+        task = mesh.task(QUICK)
+        mesh.send(make_step(BuildWork(task=task, candidates=[]), 8, engines=["metaschedule"]))
+        mesh.task(QUICK)  # and it goes on
+        letters = api(
+            mesh.broker,
+            "POST",
+            "queues/tunemesh/dead-letter/get",
+            {"count": 10, "ackmode": "ack_requeue_false", "encoding": "auto"},
+        )
+    assert not mesh.results
+    assert isinstance(letters, list)
+    (letter,) = letters
+    assert letter["properties"]["type"] == "not-served"
+    assert "does not serve engine 'metaschedule', only mock" in letter["properties"]["headers"]["reason"]
+
+
+def test_a_clock_that_is_decades_off_makes_no_result_unreadable(mesh: Mesh) -> None:
+    """That of whoever has sent the step; 10**14 ms is in the year 5138."""
+    with mesh.worker():
+        mesh.task(QUICK)
+        for number, sent in enumerate([1, 10**14]):
+            step = make_step(ImportWork(model=mesh.store.put(QUICK.encode())), 20 + number)
+            # The link adds the time itself: what is given here stands in its way.
+            pika_link = pika.BlockingConnection(pika.URLParameters(mesh.broker.url("coordinator")))
+            pika_link.channel().basic_publish(
+                topology.STEPS, BUILD, codec.encode(step), pika.BasicProperties(headers={"sent-at-ms": sent})
+            )
+            pika_link.close()
+        timings = [each.timing for each in mesh.await_results(2)]
+    assert [each.waited for each in timings] == [1e6, 0.0]
+    assert all(0 <= each.finished - each.started < 10 for each in timings)
+
+
+def test_a_worker_whose_queue_is_deleted_says_so_and_goes_on_when_it_is_there_again(mesh: Mesh) -> None:
+    with mesh.worker() as process:
+        mesh.task(QUICK)
+        api(mesh.broker, "DELETE", f"queues/tunemesh/{BUILD}")
+        mesh.statuses.clear()
+        lines = said(process, "waiting for the coordinator to declare it")
+        assert any(f"somebody has deleted queue {BUILD}" in line for line in lines)
+        assert lines[-1].endswith(f"queue {BUILD} is not there; waiting for the coordinator to declare it")
+        mesh.await_status(queue=BUILD)  # so that the coordinator hears of it
+        mesh.declare(BUILD)
+        mesh.task(QUICK)
+
+
+def test_a_worker_is_started_before_its_broker_and_waits_for_it(mesh: Mesh, free_port: int) -> None:
+    real = urlsplit(mesh.broker.url("worker"))
+    url = mesh.broker.url("worker").replace(f":{real.port}/", f":{free_port}/")
+    with mesh.worker(broker=url) as process:
+        began = time.monotonic()
+        lines = said(process, "cannot reach the broker")
+        assert time.monotonic() - began < 5  # an interpreter's start included
+        assert "connection refused; trying again" in lines[-1]
+        time.sleep(1.0)
+        assert process.poll() is None
+        with forwarding(free_port, real.port or 0):
+            mesh.task(QUICK)
+
+
+@pytest.mark.parametrize("wrong", ["password", "vhost"])
+def test_a_worker_that_the_broker_refuses_ends_and_says_why(mesh: Mesh, wrong: str) -> None:
+    url = mesh.broker.url("worker")
+    url = url.replace("/tunemesh", "/nowhere") if wrong == "vhost" else url.replace("worker:", "worker:no")
+    with mesh.worker(broker=url) as process:
+        _, error = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert b"BrokerRefused" in error
+    assert (b"refuses this user name and password" in error) == (wrong == "password")
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6])
+def test_a_device_worker_survives_the_death_of_its_fork_server_at_the_start(mesh: Mesh, delay: float) -> None:
+    mesh.declare("profile-cpu-5")
+    device = f"cpu:{min(os.sched_getaffinity(0))}"
+    with mesh.worker("profile-cpu-5", device=device, targets=["mock"], name="five") as process:
+        time.sleep(delay)
+        kills = 0
+        deadline = time.monotonic() + 5
+        while kills < 4 and time.monotonic() < deadline:
+            for each in psutil.Process(process.pid).children():
+                each.kill()
+                kills += 1
+            time.sleep(0.15)
+        assert kills
+        status = mesh.await_status(worker="five")
+        assert status.serves.targets == ["mock"]
+        assert process.poll() is None
 
 
 def test_a_result_that_no_message_can_hold_is_a_failure(mesh: Mesh) -> None:
@@ -363,7 +515,7 @@ def test_a_step_that_takes_too_long_is_handed_back(mesh: Mesh, how: str) -> None
         assert process.wait(4) == 0
         mesh.await_status(leaving=True)
         assert gone(children)
-        assert mesh.link.depth("build-cpu").result(5).ready == 1
+        assert mesh.link.depth(BUILD).result(5).ready == 1
         assert not mesh.results
 
 
@@ -403,8 +555,7 @@ def test_a_device_has_one_worker(mesh: Mesh) -> None:
 def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
     """Two hosts may have a ``profile-gpu-0`` each, which are not the same device."""
     queue = topology.stage_queue("profile-cpu-6")
-    mesh.link.declare_queue(queue.name, queue.arguments).result(10)
-    mesh.link.bind(queue.name, topology.STEPS, queue.name).result(10)
+    mesh.declare(queue.name)
     one, other = sorted(os.sched_getaffinity(0))[:2]
 
     def profiling(device: int, name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:

@@ -122,9 +122,9 @@ def test_tune_warns_loudly_that_uncontrolled_disturbs_what_it_measures(
             self.text += text
 
     monkeypatch.setattr("tunemesh.tuning.LocalMesh", mesh)
-    (tmp_path / "m.yaml").touch()
+    (tmp_path / "m.yaml").write_text("tasks: []")
     notes = Notes()
-    plan = tuning.Plan(target="mock", trials=1, out=tmp_path, engine="mock", strategy=strategy)
+    plan = tuning.Plan(target="mock", trials=1, out=tmp_path, engines=("mock",), strategy=strategy)
     with pytest.raises(NoMesh):
         tuning.tune([tmp_path / "m.yaml"], plan, notes)
     assert ("MEASUREMENTS WILL BE DISTURBED" in notes.text) == warned

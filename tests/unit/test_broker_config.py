@@ -20,7 +20,7 @@ from tunemesh.broker_config.declare import ensure_topology
 from tunemesh.broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import RIGHTS, ROLES, Role
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerRefused, BrokerUnavailable
 from tunemesh.shared.messages import QueueName
 
 PASSWORDS: dict[Role, str] = {role: f"secret of {role}" for role in ROLES}
@@ -45,6 +45,29 @@ def test_only_one_coordinator_is_active_at_a_time() -> None:
 def test_dead_letters_cannot_fill_the_disk() -> None:
     queue = next(queue for queue in topology.QUEUES if queue.name == topology.DEAD_LETTER)
     assert {"x-max-length", "x-max-length-bytes", "x-message-ttl"} <= set(queue.arguments)
+
+
+@pytest.mark.parametrize("name", ["client.own.1f2e3d", "client.x", "client." + "x" * 248])
+def test_answers_go_into_a_queue_of_a_client(name: str) -> None:
+    assert topology.is_reply_queue(name)
+    assert may("client", "configure", name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(queue.name for queue in topology.QUEUES),
+        *("profile-gpu-0", "coordinator.status.1f", "monitor.1", "amq.gen-1", ""),
+        *("client", "client.", "clientx", "xclient.a", "client.a\n", "client. a", "client." + "x" * 249),
+    ],
+)
+def test_answers_go_into_no_other_queue(name: str) -> None:
+    assert not topology.is_reply_queue(name)
+
+
+def test_the_broker_dead_letters_nothing_that_coordinators_did_not_read() -> None:
+    queue = next(queue for queue in topology.QUEUES if queue.name == topology.COORDINATOR)
+    assert "x-dead-letter-exchange" not in queue.arguments
 
 
 def test_no_queue_drops_what_was_delivered_often() -> None:
@@ -242,7 +265,7 @@ def test_what_is_missing_is_named_with_the_remedy() -> None:
 def test_a_different_topology_is_not_used() -> None:
     broker = FakeBroker(set(EVERYTHING), configure=True)
     broker.differing = topology.COORDINATOR
-    with pytest.raises(BrokerUnavailable, match="queue coordinator has other arguments"):
+    with pytest.raises(BrokerRefused, match="queue coordinator has other arguments"):
         ensure_topology(broker)
 
 
@@ -259,5 +282,5 @@ def test_a_missing_server_is_reported_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunemesh.broker_config.node.os.access", lambda *_: False)
-    with pytest.raises(BrokerUnavailable, match=r"apt-get install .*rabbitmq-server"):
+    with pytest.raises(BadInput, match=r"apt-get install .*rabbitmq-server"):
         PrivateNode(tmp_path).start()

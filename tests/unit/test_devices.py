@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, Unavailable
 from tunemesh.stage_workers.devices import devices
-from tunemesh.stage_workers.devices.devices import last_level_cache, lock_device, parse_cores, parse_device
+from tunemesh.stage_workers.devices.devices import (
+    last_level_cache,
+    lock_device,
+    owner_of,
+    parse_cores,
+    parse_device,
+)
 
 CORES = sorted(os.sched_getaffinity(0))
 FIRST = CORES[0]
@@ -136,12 +142,46 @@ def test_a_dead_owner_with_a_living_child_is_waited_for(tmp_path: Path) -> None:
     assert 0.2 < time.monotonic() - started < 5
 
 
-def test_the_wait_for_a_dead_owner_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "DYING_OWNER", 0.3)
-    with holder(tmp_path, "3") as process:
+def test_a_dead_owner_is_waited_for_as_long_as_it_takes_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with holder(tmp_path, "2") as process:
         process.kill()
-    with pytest.raises(BadInput, match=f"process {process.pid}"):
-        lock_device(parse_device(f"cpu:{FIRST}"), tmp_path)
+    lock_device(parse_device(f"cpu:{FIRST}"), tmp_path).release()
+    (waiting,) = [record.getMessage() for record in caplog.records if "is not free" in record.getMessage()]
+    assert f"device cpu:{FIRST} is not free: its last owner, process {process.pid}, is dead" in waiting
+
+
+def test_an_owner_whose_number_another_process_has_now_is_dead(tmp_path: Path) -> None:
+    """After a restart of a container the numbers are the same again; here it is our own."""
+    with holder(tmp_path, "0.5"):
+        pass
+    (tmp_path / f"core-{FIRST}.lock").write_text(f"{os.getpid()} 17\n")
+    lock_device(parse_device(f"cpu:{FIRST}"), tmp_path).release()
+
+
+def test_who_has_a_device_can_be_asked_without_taking_it(tmp_path: Path) -> None:
+    device = parse_device(f"cpu:{FIRST}")
+    assert owner_of(device, tmp_path) is None
+    with holder(tmp_path) as process:
+        assert owner_of(device, tmp_path) == process.pid
+        process.kill()
+        process.wait()
+    assert owner_of(device, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "error", [subprocess.CalledProcessError(9, "nvidia-smi", "no devices"), subprocess.TimeoutExpired("x", 1)]
+)
+def test_a_driver_that_does_not_answer_now_is_not_a_machine_without_gpus(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(Unavailable, match="nvidia-smi does not name the GPUs"):
+        parse_device("cuda:0")
 
 
 def test_locks_are_for_all_users() -> None:

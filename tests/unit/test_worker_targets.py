@@ -11,7 +11,7 @@ from tunemesh.shared.errors import BadInput, BadTarget
 from tunemesh.stage_workers.devices.devices import Device
 from tunemesh.stage_workers.platforms.protocol import Target, TargetCall
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.worker import announced_targets, check_fits
+from tunemesh.stage_workers.targets import announced_targets, check_fits
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -63,10 +63,34 @@ def test_different_targets_are_refused() -> None:
         announced_targets(["mock", "mock2"], resolver)
 
 
-def test_a_target_that_kills_who_looks_at_it_is_named() -> None:
-    resolver = Resolver({("tvm", "native"): CallFailure("crashed", "killed by SIGSEGV")})
-    with pytest.raises(BadInput, match="target 'native': crashed: killed by SIGSEGV"):
+def test_a_platform_that_cannot_run_at_all_is_named() -> None:
+    resolver = Resolver({("tvm", "native"): CallFailure("raised", "ImportError: no module tvm")})
+    with pytest.raises(BadInput, match=r"platform tvm cannot look at .*: ImportError: no module tvm"):
         announced_targets(["native"], resolver)
+
+
+def test_a_platform_whose_process_is_killed_over_it_is_asked_again_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Dying(Resolver):
+        deaths = 2
+
+        def call(
+            self,
+            callee: str,
+            method: Callable[[Any, C], T],
+            record: C,
+            timeout: float,
+            cpu_limit: float | None = None,
+        ) -> T | CallFailure:
+            if self.deaths:
+                self.deaths -= 1
+                return CallFailure("crashed", "the sandbox's processes were killed")
+            return super().call(callee, method, record, timeout, cpu_limit)
+
+    resolver = Dying({("tvm", "native"): "{}"})
+    assert announced_targets(["native"], resolver) == ["{}", "native"]
+    assert "processes were killed; trying again" in caplog.text
 
 
 def test_a_worker_without_a_device_announces_nothing() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tunemesh.shared.errors import BadInput
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
+def run(arguments: Sequence[str]) -> int:
+    """Run the command with ``arguments``. Returns its exit code; usage errors are raised for the caller."""
+    code = app(list(arguments), prog_name="tunemesh bench", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+@app.command()
 def bench(
     experiment: Annotated[Path, typer.Argument(help="A YAML file; see docs/benchmarks.md.")],
     out: Annotated[
@@ -23,15 +31,10 @@ def bench(
     ] = False,
 ) -> None:
     """Run an experiment unattended, going on where it was stopped, and render its report."""
-    # matplotlib takes a second to import, and no other command needs it.
-    try:
-        from benchmarks.experiment import load
-        from benchmarks.report import render
-        from benchmarks.running import Bench, load_results
-    except ModuleNotFoundError as error:
-        if error.name != "benchmarks":
-            raise
-        raise BadInput("benchmarks are not part of this installation; run it from the repository") from None
+    # matplotlib takes a second to import, which a usage error need not.
+    from benchmarks.experiment import load
+    from benchmarks.report import render
+    from benchmarks.running import Bench, load_results
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     loaded = load(experiment)

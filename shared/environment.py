@@ -1,0 +1,66 @@
+"""The environment that child processes are started with: by an allow-list, so that no secret gets in."""
+
+from __future__ import annotations
+
+import os
+import site
+from collections.abc import Mapping
+
+ALLOWED = frozenset(
+    {
+        "PATH",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "VIRTUAL_ENV",
+        "NO_COLOR",
+    }
+)
+"""Variables that children get as they are."""
+
+ALLOWED_PREFIXES = (
+    "LC_",
+    # GPUs, thread pools and compilers.
+    "CUDA",
+    "NVIDIA_",
+    "OMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "TVM_",
+    # Of Python, what changes how it runs, and not what it runs.
+    "PYTHONHASHSEED",
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONUNBUFFERED",
+    "PYTHONUTF8",
+    "PYTHONWARNINGS",
+    "PYTHONFAULTHANDLER",
+    "PYTHONTRACEMALLOC",
+    "COVERAGE",
+)
+
+_NO_SECRET_ENDS_IN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
+
+
+def for_child(additions: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment as far as it is allowed to a child, and ``additions``.
+
+    Folders of ``PYTHONPATH`` are kept where they are absolute: any other one means another folder in a child,
+    and an empty one means the folder that it runs in.
+    """
+    chosen = {name: value for name, value in os.environ.items() if _allowed(name)}
+    folders = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(each)]
+    if folders:
+        chosen["PYTHONPATH"] = os.pathsep.join(folders)
+    if site.ENABLE_USER_SITE:
+        # Python looks for a person's own packages below HOME, which children do not have.
+        chosen["PYTHONUSERBASE"] = site.getuserbase()
+    return chosen | dict(additions or {})
+
+
+def _allowed(name: str) -> bool:
+    if name.upper().endswith(_NO_SECRET_ENDS_IN):
+        return False
+    return name in ALLOWED or name.startswith(ALLOWED_PREFIXES)

@@ -1,0 +1,66 @@
+"""Broker URLs, and what every connection is opened with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import pika
+import pika.data
+
+from tunemesh.shared.errors import BadInput
+
+HEARTBEAT = 10
+"""Seconds. The broker drops a silent peer after two to three of them and requeues what it held."""
+
+DecodeTable = Callable[[bytes, int], tuple[dict[str | bytes, Any], int]]
+
+
+def _without_what_is_unreadable(decode: DecodeTable) -> DecodeTable:
+    """``decode`` with an empty table in place of an exception. pika decodes headers while it reads
+    from the socket, and gives the connection up over a date beyond the year 9999 or deep nesting, which
+    brokers pass on; the message would come again, for ever. Nothing that is needed is in headers."""
+
+    def table(encoded: bytes, offset: int) -> tuple[dict[str | bytes, Any], int]:
+        try:
+            return decode(encoded, offset)
+        except Exception:
+            return {}, offset + 4 + int.from_bytes(encoded[offset : offset + 4])
+
+    return table
+
+
+pika.data.decode_table = _without_what_is_unreadable(pika.data.decode_table)
+
+
+def parameters_for(url: str, name: str, properties: Mapping[str, str | int]) -> pika.URLParameters:
+    """How to connect to ``url``.
+
+    Raises:
+        BadInput: it is no broker URL.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("amqp", "amqps") and parts.hostname
+        parameters = pika.URLParameters(url) if usable else None
+    except (ValueError, TypeError):  # their texts may quote the password
+        parameters = None
+    if parameters is None:
+        raise BadInput(
+            f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost,"
+            " with special characters of the password percent-encoded"
+        )
+    parameters.heartbeat = HEARTBEAT
+    parameters.blocked_connection_timeout = 120
+    parameters.connection_attempts = 1
+    parameters.socket_timeout = 5
+    parameters.stack_timeout = 8
+    parameters.client_properties = {"connection_name": name, **properties}
+    return parameters
+
+
+def redacted(url: str) -> str:
+    """``url`` without its password, whatever that is made of."""
+    return re.sub(r"(//[^:/@]*):.*@", r"\1:***@", url)

@@ -1,0 +1,116 @@
+"""What a client makes of what a coordinator says, without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from tunemesh import client as client_module
+from tunemesh.client import Client
+from tunemesh.shared import codec
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import JobEvent, JobProgress, Message, Query, Snapshot
+from tunemesh.shared.transport.link import Delivery, Outgoing
+
+Sent = tuple[Message, str | None]
+
+
+class FakeLink:
+    """Delivers what it was given, and has every message of the client answered by a function."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.waiting: list[Sent] = []
+        self.answer: Callable[[Outgoing], list[Sent]] = lambda _: []
+        self.asked: list[float] = []
+
+    def next(self, timeout: float) -> Delivery | None:
+        self.asked.append(timeout)
+        if not self.waiting:
+            return None
+        message, correlation_id = self.waiting.pop(0)
+        body = codec.encode(message)
+        return Delivery(1, 1, "client.own", "", "", body, "id", None, correlation_id, None)
+
+    def publish(self, outgoing: Outgoing) -> None:
+        self.waiting += self.answer(outgoing)
+
+    def ack(self, delivery: Delivery) -> None: ...
+
+    def own_queue(self, name: str) -> str:
+        return f"{name}.1"
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> FakeLink:
+    link = FakeLink()
+    monkeypatch.setattr(client_module, "Link", lambda *_, **__: link)
+    monkeypatch.setattr(client_module, "SILENCE", 0.0)
+    monkeypatch.setattr(client_module, "FIRST_SILENCE", 0.0)
+    return link
+
+
+def event(job: str, kind: Any, text: str = "") -> JobEvent:
+    return JobEvent(job=job, kind=kind, at=1.0, text=text)
+
+
+def test_first_answers_are_told_apart(link: FakeLink) -> None:
+    link.waiting = [
+        (event("a", "accepted"), "a"),
+        (event("a", "failed", "later"), "a"),
+        (event("unknown", "rejected", "request is invalid"), "b"),
+    ]
+    heard = Client("amqp://x", ["a", "b", "c"]).answers(["a", "b", "c"], timeout=0.05)
+    assert {job: (each.kind, each.text) for job, each in heard.items()} == {
+        "a": ("accepted", ""),
+        "b": ("rejected", "request is invalid"),
+    }
+
+
+def test_nobody_waits_longer_than_it_takes(link: FakeLink) -> None:
+    link.waiting = [(event("a", "accepted"), "a")]
+    assert set(Client("amqp://x", ["a"]).answers(["a"], timeout=1000.0)) == {"a"}
+    assert len(link.asked) == 1
+
+
+def test_a_rejection_that_was_missed_is_asked_for_and_believed_at_once(link: FakeLink) -> None:
+    def answer(outgoing: Outgoing) -> list[Sent]:
+        assert codec.decode(outgoing.body, Query).job == "a"
+        snapshot = Snapshot(strategy="s", jobs=[], resources=[], rejected="job id 'a' is taken")
+        return [(snapshot, outgoing.correlation_id)]
+
+    link.answer = answer
+    heard = [each for each in Client("amqp://x", ["a"]).follow(["a"]) if each is not None]
+    assert [(each.job, each.kind, each.text) for each in heard] == [("a", "rejected", "job id 'a' is taken")]
+
+
+def test_a_job_that_nobody_knows_is_given_up_after_several_answers(link: FakeLink) -> None:
+    asked: list[str] = []
+
+    def answer(outgoing: Outgoing) -> list[Sent]:
+        asked.append(cast(str, outgoing.correlation_id))
+        return [(Snapshot(strategy="s", jobs=[], resources=[]), outgoing.correlation_id)]
+
+    link.answer = answer
+    heard = [each for each in Client("amqp://x", ["a"]).follow(["a"]) if each is not None]
+    assert [each.kind for each in heard] == ["rejected"]
+    assert len(asked) == client_module.UNKNOWN
+
+
+def test_a_job_that_has_ended_meanwhile_is_asked_for(link: FakeLink) -> None:
+    progress = JobProgress(
+        job="a", name="n", phase="done", target="t", trials=1, budget=1, accepted=0.0, finished=1.0, tasks=[],
+        usage={},
+    )  # fmt: skip
+    link.answer = lambda outgoing: [
+        (Snapshot(strategy="s", jobs=[progress], resources=[]), outgoing.correlation_id)
+    ]
+    heard = [each for each in Client("amqp://x", ["a"]).follow(["a"]) if each is not None]
+    assert [each.kind for each in heard] == ["done"]
+
+
+def test_a_mistyped_id_is_refused_before_anything_is_sent(link: FakeLink) -> None:
+    with pytest.raises(BadInput, match="'a b' is no id of a job"):
+        Client("amqp://x", ["a b"])
+    assert link.asked == []

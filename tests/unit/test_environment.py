@@ -1,0 +1,59 @@
+"""What children get of an environment."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tunemesh.shared.environment import for_child
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TUNEMESH_BROKER_URL",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_PROFILE",
+        "HOME",
+        "PGPASSWORD",
+        "GITHUB_TOKEN",
+        "TVM_API_KEY",
+        "PYTHONSTARTUP",
+        "PYTHONHOME",
+        "PYTHONINSPECT",
+        "BASH_ENV",
+        "SSH_AUTH_SOCK",
+    ],
+)
+def test_what_may_be_a_secret_or_run_something_stays_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "canary")
+    assert "canary" not in for_child().values()
+
+
+@pytest.mark.parametrize("name", ["PATH", "LC_ALL", "TZ", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"])
+def test_what_a_program_needs_is_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "x")
+    assert for_child()[name] == "x"
+
+
+def test_what_is_meant_for_the_child_wins() -> None:
+    assert for_child({"HOME": "/scratch", "TUNEMESH_BROKER_URL": "amqp://"}).items() >= {
+        ("HOME", "/scratch"),
+        ("TUNEMESH_BROKER_URL", "amqp://"),
+    }
+
+
+def test_folders_that_mean_another_one_in_a_child_are_no_part_of_its_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "/one", ".", "two", "/three"]))
+    assert for_child()["PYTHONPATH"] == "/one:/three"
+    monkeypatch.setenv("PYTHONPATH", ".")
+    assert "PYTHONPATH" not in for_child()

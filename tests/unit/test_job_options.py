@@ -1,0 +1,170 @@
+"""The options that describe a job, made from the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+import typer
+from msgspec import Meta
+from typer.testing import CliRunner
+
+from tunemesh import job_options, tune_commands
+from tunemesh.job_options import engine_names, make_settings, parse_options, setting_parameters
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Settings
+from tunemesh.tuning import Plan
+
+
+def given(*arguments: str, monkeypatch: pytest.MonkeyPatch | None = None) -> Plan:
+    """What a command makes of ``arguments``."""
+    found: list[Plan] = []
+
+    def command(job: Plan, out: Path = Path("tuned")) -> None:
+        found.append(job)
+
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(job_options.describes_job(command))
+    ended = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return found[0]
+
+
+def options_of(command: Any) -> dict[str, str]:
+    """Name and help text of each option."""
+    app = typer.Typer()
+    app.command()(command)
+    return {option: each.help or "" for each in typer.main.get_command(app).params for option in each.opts}
+
+
+def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
+    tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
+    for field in Settings.__struct_fields__:
+        name = "--shape" if field == "shapes" else job_options.option_name(field)
+        assert len(tune[name]) > 20
+        assert tune[name] == submit[name]
+
+
+def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
+    tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
+    own = {"--device", "--out", "--strategy", "--builders"}
+    assert set(tune) - own == set(submit)
+
+
+def test_nothing_given_is_all_defaults() -> None:
+    assert given() == Plan(target="native", trials=256, out=Path())
+
+
+def test_what_is_given_arrives() -> None:
+    arguments = ["--batch", "16", "--cut-short", "none", "--no-cache-flush", "--build-timeout", "2.5"]
+    arguments += [
+        "--shape",
+        "a=1,3",
+        "--shape",
+        "b:0=7",
+        "--seed",
+        "3",
+        "--tenant",
+        "gold",
+        "--priority",
+        "20",
+    ]
+    arguments += ["--engine", "toy,mock", "--engine", "metaschedule", "--target", "mock", "--trials", "9"]
+    arguments += ["--option", "toy.size=3", "--option", "graph.convolutions=as-given"]
+    assert given(*arguments) == Plan(
+        target="mock",
+        trials=9,
+        out=Path(),
+        engines=("toy", "mock", "metaschedule"),
+        options={"toy": {"size": 3}, "graph": {"convolutions": "as-given"}},
+        seed=3,
+        tenant="gold",
+        priority=20,
+        settings=Settings(
+            batch=16, cut_short=None, cache_flush=False, build_timeout=2.5, shapes={"a": [1, 3], "b:0": [7]}
+        ),
+    )
+
+
+class More(Settings, frozen=True, kw_only=True):
+    """Settings of tomorrow."""
+
+    patience: Annotated[int, Meta(ge=1, description="Rounds without a gain.")] = 3
+    mood: Annotated[Literal["calm", "wild"], Meta(description="How.")] = "calm"
+    floor: Annotated[float | None, Meta(description="Stop there.")] = None
+
+
+def test_a_new_setting_is_an_option_without_a_further_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_options, "Settings", More)
+    names = {parameter.name for parameter in setting_parameters()}
+    assert {"patience", "mood", "floor", "batch"} <= names
+    plan = given("--patience", "5", "--mood", "wild", "--floor", "0.5")
+    assert plan.settings == More(patience=5, mood="wild", floor=0.5)
+    with pytest.raises(BadInput, match="bad setting"):
+        given("--mood", "sad")
+
+
+class Strange(Settings, frozen=True, kw_only=True):
+    words: list[str] = msgspec.field(default_factory=list)
+
+
+def test_a_setting_that_cannot_be_an_option_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_options, "Settings", Strange)
+    with pytest.raises(TypeError, match="words"):
+        list(setting_parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"chunk": 99}, "bad setting: .*chunk"),
+        ({"cut_short": "soon"}, "--cut-short must be a number or none, not 'soon'"),
+        ({"cut_short": "0"}, "bad setting: .*cut_short"),
+        ({"shapes": ["x=a,b"]}, "--shape 'x=a,b' should look like"),
+        ({"shapes": ["x=0"]}, "should look like"),
+        ({"shapes": ["=1"]}, "should look like"),
+        ({"shapes": ["1,2"]}, "should look like"),
+    ],
+)
+def test_a_bad_setting_is_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        make_settings(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4", 4),
+        ("-4", -4),
+        ("0.5", 0.5),
+        ("true", True),
+        ('"4"', "4"),
+        ("as-given", "as-given"),
+        ("", ""),
+        ("a=b", "a=b"),
+        ("True", "True"),
+        ("NaN", "NaN"),
+        ("null", "null"),
+        ("[1]", "[1]"),
+        ("9" * 30, "9" * 30),
+    ],
+)
+def test_a_value_is_a_scalar_or_a_text(text: str, value: Any) -> None:
+    found = parse_options([f"toy.x={text}"])["toy"]["x"]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ["toy", "toy.x", "x=1", ".x=1", "toy.=1", "Toy.x=1", "toy.a b=1"])
+def test_a_malformed_option_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"should look like metaschedule\.population=4"):
+        parse_options([text])
+
+
+def test_engines_are_named_once_each() -> None:
+    assert engine_names(None) == ("metaschedule",)
+    assert engine_names(["mock, toy", "mock"]) == ("mock", "toy")
+    for bad in ("", "a,,b", "Not A Name", "a\nb"):
+        with pytest.raises(BadInput, match="is no name of an engine; installed: "):
+            engine_names([bad])

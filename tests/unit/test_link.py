@@ -1,0 +1,99 @@
+"""The link when there is no broker, or one that goes away while it answers. Loopback sockets only."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.shared.transport.link import Link
+
+START = b"\x01\x00\x00"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(answer: bytes = b"") -> Iterator[int]:
+    """A port that takes every connection, answers what it is told, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.recv(8)
+                    peer.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def url(port: int) -> str:
+    return f"amqp://worker:secret@127.0.0.1:{port}/tunemesh"
+
+
+def test_a_client_is_told_after_two_seconds_that_nothing_listens(free_port: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="connection refused") as caught:
+        Link(url(free_port), "client").start(timeout=20.0)
+    assert 1.5 < time.monotonic() - began < 5
+    assert "secret" not in str(caught.value)
+    assert caught.value.exit_code == 75
+    assert not isinstance(caught.value, BadInput)
+
+
+def test_a_host_that_cannot_be_resolved_is_as_good_as_one_where_nothing_listens() -> None:
+    with pytest.raises(BrokerUnavailable):
+        Link("amqp://worker:secret@no-such-host.invalid/tunemesh", "client").start(30.0, patience=0.2)
+
+
+def test_somebody_who_waits_longer_is_given_the_time(free_port: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        Link(url(free_port), "client").start(timeout=1.0, patience=None)
+    assert time.monotonic() - began >= 1.0
+
+
+def test_a_broker_that_hangs_up_in_the_handshake_is_away_and_does_not_refuse() -> None:
+    """It was killed at that moment, say. Its start frame makes pika send the login, and guess a wrong one."""
+    # connection.start of version 0-9, no properties, mechanism PLAIN, locale en_US
+    method = b"\x00\x0a\x00\x0a\x00\x09" + bytes(4) + b"\x00\x00\x00\x05PLAIN" + b"\x00\x00\x00\x05en_US"
+    frame = START + len(method).to_bytes(4) + method + b"\xce"
+    with server(frame) as port, pytest.raises(BrokerUnavailable):
+        Link(url(port), "client").start(timeout=1.0)
+
+
+def test_who_waits_for_ever_says_what_for_and_goes_on(
+    free_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunemesh.shared.retry.SAY_AGAIN", 1.0)
+    caplog.set_level(logging.INFO)
+    link = Link(url(free_port), "worker build-cpu")
+    link.begin()
+    try:
+        time.sleep(2.5)
+        texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    finally:
+        link.close()
+    assert texts[0].startswith("worker build-cpu: cannot reach the broker at amqp://worker:***@127.0.0.1")
+    assert "connection refused; trying again" in texts[0]
+    assert 2 <= len(texts) <= 4  # and not every attempt
+    assert "still trying" in texts[1]
+    assert "secret" not in caplog.text

@@ -1,0 +1,125 @@
+"""What can be said of a job before there is a mesh: at once, in one line.
+
+Only what is certain is refused. The rest is found by the worker that imports the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from tunemesh.shared.errors import BadInput, BadModel, BadTarget
+from tunemesh.shared.messages import EngineName
+from tunemesh.stage_workers import engines
+
+ONNX_FIRST_BYTE = b"\x08"
+"""The tag of ``ir_version``, which every ONNX writer puts first."""
+
+READ_AT_MOST = 256 * 1024 * 1024
+"""Bytes of a model up to which it is parsed here, which takes as much memory again and a second per GB."""
+
+LOOKED_AT = 4096
+"""Bytes at the beginning of a file that tell whether it is a text."""
+
+MOCK = "mock"
+TVM_ENGINES = ("metaschedule",)
+"""Engines whose targets are TVM's."""
+
+
+def check_engine_name(name: str) -> str:
+    """``name``, where it can be that of an engine.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    try:
+        return msgspec.convert(name, EngineName)
+    except msgspec.ValidationError:
+        raise BadInput(f"{name!r} is no name of an engine; installed: {', '.join(_installed())}") from None
+
+
+def check_engines(names: Sequence[str]) -> None:
+    """Raises:
+    BadInput: one of the engines is not installed here.
+    """
+    for name in names:
+        if name not in _installed():
+            raise BadInput(f"there is no engine {name!r}; installed: {', '.join(_installed())}")
+
+
+def check_model(path: Path, model: bytes, names: Sequence[str]) -> None:
+    """Raises:
+    BadModel: no engine of the job can read such a file.
+    """
+    if not model:
+        raise BadModel(f"the model {path} is empty")
+    if MOCK in names:
+        return
+    if model.lstrip()[:1] == b"{":
+        _check_json(path, model)
+    elif _is_text(model):
+        raise BadModel(f"the model {path} is a text, neither ONNX nor TVM's JSON")
+    elif model.startswith(ONNX_FIRST_BYTE) and len(model) <= READ_AT_MOST:
+        _check_onnx(path, model)
+
+
+def check_target(target: str, names: Sequence[str]) -> None:
+    """Raises:
+    BadTarget: no engine of the job knows such a target.
+    """
+    if not set(names) <= {MOCK, *TVM_ENGINES}:
+        return  # who knows what others know
+    if MOCK in names and target.startswith(MOCK):
+        return
+    if set(names) == {MOCK}:
+        raise BadTarget(f"unknown target {target!r}: those of the mock engine start with 'mock'")
+    if target == "native":
+        return
+    try:
+        described = msgspec.json.decode(target, type=dict[str, object])
+    except msgspec.DecodeError:
+        described = {}
+    if "kind" in described or "tag" in described:
+        return
+    # Only now: it takes a second to import.
+    from tunemesh.stage_workers.graph import targets
+
+    targets.resolve(target)
+
+
+def _installed() -> tuple[str, ...]:
+    return engines.names()
+
+
+def _is_text(model: bytes) -> bool:
+    try:
+        text = model[:LOOKED_AT].decode()
+    except UnicodeDecodeError as error:
+        if error.start < LOOKED_AT - 4 or len(model) <= LOOKED_AT:  # not a character that was cut
+            return False
+        text = model[: error.start].decode()
+    return re.fullmatch(r"[^\x00-\x08\x0e-\x1f\x7f]*", text) is not None
+
+
+def _check_json(path: Path, model: bytes) -> None:
+    if len(model) > READ_AT_MOST:
+        return
+    try:
+        json.loads(model)  # the standard library's: it takes NaN and infinity, as TVM does
+    except (ValueError, RecursionError) as error:
+        raise BadModel(f"the model {path} is truncated or no valid JSON: {error}") from None
+
+
+def _check_onnx(path: Path, model: bytes) -> None:
+    import onnx
+
+    try:
+        parsed = onnx.load_model_from_string(model)
+    except Exception:  # protobuf's DecodeError, in a package without types
+        parsed = None
+    if parsed is None or not parsed.graph.node:
+        raise BadModel(f"the ONNX file {path} is truncated or damaged")

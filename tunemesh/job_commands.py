@@ -1,0 +1,142 @@
+"""``tunemesh status``, ``watch``, ``cancel``, ``fetch`` and ``strategy``: how a running mesh and its jobs are
+doing, and what is to become of them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tunemesh import live, mesh_address, options, tables
+from tunemesh.client import Client, check_job_id
+from tunemesh.report import save_results
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput, JobFailed
+from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
+from tunemesh.terminal import print_json, say, tell
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(help="One job; all by default.")] = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show jobs and resources."""
+    if job is not None:
+        check_job_id(job)
+    address = mesh_address.find(broker, artifacts, store=False)
+    with Client(address.broker) as client:
+        snapshot = client.snapshot() if job is None else _known(client, job)
+    if as_json:
+        print_json(
+            {
+                "strategy": snapshot.strategy,
+                "jobs": snapshot.jobs,
+                "left_out": snapshot.left_out,
+                "resources": snapshot.resources,
+            }
+        )
+        return
+    console = Console()
+    console.print(tables.jobs_table(snapshot.jobs, time.time()))
+    if job is not None:
+        console.print(tables.tasks_table(snapshot.jobs[0]))
+    if snapshot.left_out:
+        say(console, f"{snapshot.left_out} more jobs, not listed; ask for one: tunemesh status JOB")
+    console.print(tables.resources_table(snapshot.resources))
+
+
+def strategy(
+    name: Annotated[
+        str | None, typer.Argument(help="The one to go on with; shows the present one if left out.")
+    ] = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Show or change how the coordinator chooses who goes next. It stays so after a restart."""
+    address = mesh_address.find(broker, artifacts, store=False)
+    with Client(address.broker) as client:
+        snapshot = client.snapshot() if name is None else client.set_strategy(name)
+    tell(snapshot.strategy)
+
+
+def watch(
+    job: Annotated[str, typer.Argument(help="The job to follow.")],
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Follow a job until it ends. Exit code 1 if it fails."""
+    address = mesh_address.find(broker, artifacts, store=False)
+    last: JobEvent | None = None
+    with Client(address.broker, [job]) as client:
+        _known(client, job)
+        with live.LiveView(Console()) as view:
+            for event in client.follow([job]):
+                if event is None:
+                    view.refresh()
+                    continue
+                last = event
+                view.event(event)
+    if last is None or last.kind != "done":
+        raise JobFailed(f"job {job}: {last.text if last else 'nothing was heard of it'}")
+
+
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job to stop.")],
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Try nothing new, and end with the best so far.")
+    ] = False,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Stop a job. What was found is dropped, unless --keep is given."""
+    address = mesh_address.find(broker, artifacts, store=False)
+    with Client(address.broker, [job]) as client:
+        progress = _known(client, job).jobs[0]
+        if progress.phase in FINAL_KINDS:
+            raise BadInput(f"job {job} has ended already: {progress.phase}")
+        client.cancel(job, keep)
+        for event in client.follow([job]):
+            if event is not None and event.kind in FINAL_KINDS:
+                tell(f"{job}: {event.kind}" + (f": {event.text}" if event.text else ""))
+                if event.kind not in ("done", "cancelled"):
+                    raise typer.Exit(JobFailed.exit_code)
+
+
+def fetch(
+    job: Annotated[str, typer.Argument(help="A finished job.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuned"),
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Get the results of a finished job."""
+    check_job_id(job)
+    address = mesh_address.find(broker, artifacts)
+    with Client(address.broker) as client:
+        snapshot = _known(client, job)
+    store = ArtifactStore(address.artifacts)
+    report = save_results(store, snapshot.jobs[0], snapshot.assembled, snapshot.validated, out / job)
+    if as_json:
+        print_json(report)
+    else:
+        tables.print_reports(Console(), [report], out)
+
+
+def _known(client: Client, job: str) -> Snapshot:
+    """How one job is doing.
+
+    Raises:
+        BadInput: the coordinator does not know it.
+        JobFailed: its request was rejected lately.
+    """
+    snapshot = client.snapshot(job)
+    if snapshot.jobs:
+        return snapshot
+    if snapshot.rejected:
+        raise JobFailed(f"job {job} was rejected: {snapshot.rejected}")
+    raise BadInput(f"the coordinator knows no job {job!r}")

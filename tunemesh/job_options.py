@@ -1,0 +1,241 @@
+"""The options that describe a job. ``tune`` and ``submit`` have them all, and have them from here.
+
+Those of the settings are made from the fields of :class:`~shared.messages.Settings`: what is added there is
+an option of both commands, with its help text, and an argument of the Python interface.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, LiteralType, NoneType, StrType
+
+from tunemesh import options
+from tunemesh.checks import check_engine_name
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Options, Settings
+from tunemesh.tuning import Plan
+
+NONE = "none"
+"""On the command line: the ``None`` of a setting that has another default."""
+
+JOB = "job"
+"""The parameter of a command in whose place the options come."""
+
+Trials = Annotated[int, typer.Option(help="Candidates to try per model.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same device results: same proposals.")]
+Told = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="COMPONENT.NAME=VALUE for an engine or graph, such as metaschedule.population=4 or"
+        " graph.convolutions=as-given; may be given again.",
+    ),
+]
+Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]
+Priority = Annotated[int, typer.Option(help="1 to 100: share among the tenant's jobs under strategy fair.")]
+
+
+def describes_job(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the options that describe a job in place of its parameter ``job``, a
+    :class:`~tunemesh.tuning.Plan` of what they say."""
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    common = [
+        each
+        for each in inspect.signature(make_plan, eval_str=True).parameters.values()
+        if each.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    given_by = {each.name for each in common} | set(Settings.__struct_fields__)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        parameters += [*common, *setting_parameters()] if name == JOB else [parameter]
+
+    @functools.wraps(command)
+    def with_job(**given: Any) -> None:
+        job = make_plan(**{name: given.pop(name) for name in given_by})
+        command(**given, job=job)
+
+    keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+    with_job.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    with_job.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_job
+
+
+def make_plan(
+    target: options.Target = "native",
+    trials: Trials = 256,
+    seed: Seed = 0,
+    engine: options.Engines = None,
+    option: Told = None,
+    tenant: Tenant = "",
+    priority: Priority = 10,
+    **settings: Any,
+) -> Plan:
+    """A plan of what the options say.
+
+    Raises:
+        BadInput: a value is malformed or out of range.
+    """
+    return Plan(
+        target=target,
+        trials=trials,
+        out=Path(),
+        engines=engine_names(engine),
+        options=parse_options(option or []),
+        seed=seed,
+        tenant=tenant,
+        priority=priority,
+        settings=make_settings(settings),
+    )
+
+
+def engine_names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Engines from options, each of which may name several with commas between them.
+
+    Raises:
+        BadInput: an option names none, or what cannot be a name.
+    """
+    if given is None:
+        return ("metaschedule",)
+    names = [name.strip() for text in given for name in text.split(",")]
+    return tuple(dict.fromkeys(map(check_engine_name, names)))
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Options]:
+    """Options of engines and the graph, by component. A value is a JSON scalar where it reads as one, else
+    text.
+
+    Raises:
+        BadInput: one is malformed.
+    """
+    found: dict[str, Options] = {}
+    for text in texts:
+        match = re.fullmatch(r"([a-z][a-z0-9-]{0,39})\.([A-Za-z_][A-Za-z0-9_-]*)=(.*)", text, re.DOTALL)
+        if match is None:
+            raise BadInput(f"--option {text!r} should look like metaschedule.population=4")
+        component, name, value = match.groups()
+        found.setdefault(component, {})[name] = _scalar(value)
+    return found
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    scalar = isinstance(value, bool | float | str) or (isinstance(value, int) and abs(value) < 2**63)
+    return value if scalar else text
+
+
+def make_settings(given: Mapping[str, Any]) -> Settings:
+    """Settings from options; what was not given (``None``) keeps its default.
+
+    Raises:
+        BadInput: a value is out of range or malformed.
+    """
+    values = {
+        field.name: _value(field, given[field.name])
+        for field in _fields()
+        if given.get(field.name) is not None
+    }
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"bad setting: {error}") from None
+
+
+# -- From a field to an option ------------------------------------------------------------------------------
+
+
+def setting_parameters() -> Iterator[inspect.Parameter]:
+    """A parameter for the command line per field of :class:`~shared.messages.Settings`; all are ``None``
+    unless given."""
+    for field in _fields():
+        described = typer.Option(*_declaration(field), help=_help(field), show_default=False)
+        annotation = Annotated[_type(field), described]  # type: ignore[valid-type]
+        yield inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+        )
+
+
+def option_name(field: str) -> str:
+    """What a field of the settings is called on the command line."""
+    return "--" + field.replace("_", "-")
+
+
+def _fields() -> Sequence[Field]:
+    info = msgspec.inspect.type_info(Settings)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return info.fields
+
+
+def _kinds(field: Field) -> tuple[msgspec.inspect.Type, ...]:
+    """The types that a value may have."""
+    kind = getattr(field.type, "type", field.type)
+    return tuple(getattr(kind, "types", (kind,)))
+
+
+def _map(field: Field) -> bool:
+    return isinstance(_kinds(field)[0], DictType)
+
+
+def _speaks_of_none(field: Field) -> bool:
+    """Whether ``None`` is a value that has to be said, since it is not the default."""
+    return field.default is not None and any(isinstance(kind, NoneType) for kind in _kinds(field))
+
+
+def _declaration(field: Field) -> tuple[str, ...]:
+    # A map is given entry by entry.
+    name = option_name(field.name.removesuffix("s") if _map(field) else field.name)
+    return (f"{name}/--no-{name.removeprefix('--')}",) if _type(field) == bool | None else (name,)
+
+
+def _type(field: Field) -> Any:
+    """What typer is to make of the text: a type that has ``None`` for what is not given."""
+    kinds = [kind for kind in _kinds(field) if not isinstance(kind, NoneType)]
+    if _map(field):
+        return list[str] | None
+    if _speaks_of_none(field):
+        return str | None
+    simple = {IntType: int, FloatType: float, BoolType: bool, StrType: str, LiteralType: str}
+    found = [simple[type(kind)] for kind in kinds if type(kind) in simple]
+    if len(found) != 1:
+        raise TypeError(f"a setting of this type cannot become an option: {field.name}")
+    return found[0] | None
+
+
+def _help(field: Field) -> str:
+    text = str((getattr(field.type, "extra_json_schema", None) or {}).get("description", ""))
+    return text if field.default in (None, msgspec.NODEFAULT) else f"{text} [default: {field.default}]"
+
+
+def _value(field: Field, given: Any) -> Any:
+    """What the setting is to be, from what typer has made of the text."""
+    if _map(field):
+        return dict(_sizes(option_name(field.name.removesuffix("s")), text) for text in given)
+    if not _speaks_of_none(field):
+        return given
+    if given == NONE:
+        return None
+    try:
+        return msgspec.json.decode(given)
+    except msgspec.DecodeError:
+        raise BadInput(f"{option_name(field.name)} must be a number or {NONE}, not {given!r}") from None
+
+
+def _sizes(option: str, text: str) -> tuple[str, list[int]]:
+    name, equals, sizes = text.rpartition("=")
+    try:
+        shape = [int(size) for size in sizes.split(",")]
+    except ValueError:
+        shape = []
+    if not equals or not name or not shape or min(shape) < 1:
+        raise BadInput(f"{option} {text!r} should look like NAME=1,3,224,224")
+    return name, shape

@@ -1,0 +1,142 @@
+"""Jobs, tasks, resources and results as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tunemesh.report import Report
+from tunemesh.shared.messages import JobProgress, ResourceProgress
+from tunemesh.stage_workers.devices.drift import THRESHOLD
+from tunemesh.terminal import add_row, plain, say, table
+
+
+def seconds(value: float | None) -> str:
+    """A duration for people: ``12 s``, ``3 min 05 s``, ``1 h 02 min``."""
+    if value is None:
+        return "-"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def latency(value: float | None) -> str:
+    """A latency for people, from seconds."""
+    if value is None:
+        return "-"
+    if value < 1e-3:
+        return f"{value * 1e6:.1f} us"
+    return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def estimate(progress: JobProgress) -> tuple[float | None, float | None]:
+    """Summed latency of all tasks before and now, in seconds, each task by its weight; ``None`` before all
+    have been measured. What the whole model takes is measured at the end."""
+    if not progress.tasks or any(task.untuned is None for task in progress.tasks):
+        return None, None
+    before = sum(task.weight * (task.untuned or 0.0) for task in progress.tasks)
+    now = sum(
+        task.weight * min(task.untuned or 0.0, task.best if task.best is not None else float("inf"))
+        for task in progress.tasks
+    )
+    return before, now
+
+
+def failures(progress: JobProgress) -> str:
+    """Failed trials by kind, most frequent first."""
+    counts: dict[str, int] = {}
+    for task in progress.tasks:
+        for outcome, count in task.outcomes.items():
+            if outcome != "measured":
+                counts[outcome] = counts.get(outcome, 0) + count
+    return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items(), key=lambda item: -item[1])) or "-"
+
+
+def left(progress: JobProgress, now: float) -> float | None:
+    """Seconds that the remaining trials take at the rate so far."""
+    if progress.trials < 1 or progress.finished is not None or progress.stopped:
+        return None
+    return (now - progress.accepted) / progress.trials * (progress.budget - progress.trials)
+
+
+def jobs_table(jobs: list[JobProgress], now: float) -> Table:
+    """One row per job, and one more where there is something to say."""
+    columns = ("job", "phase", "tasks", "trials", "best / untuned", "speed-up", "failed", "time", "left")
+    made = table("jobs", columns, expand=True)
+    for job in jobs:
+        before, after = estimate(job)
+        measured = sum(task.best is not None for task in job.tasks)
+        add_row(
+            made,
+            job.job,
+            f"{job.phase}, stopping" if job.stopped and job.phase == "tuning" else job.phase,
+            f"{measured}/{len(job.tasks)}" if job.tasks else "-",
+            f"{job.trials}/{job.budget}",
+            f"{latency(after)} / {latency(before)}",
+            f"{before / after:.1f}x" if before and after else "-",
+            failures(job),
+            seconds((job.finished or now) - job.accepted),
+            seconds(left(job, now)),
+        )
+        if job.waiting or job.error:
+            add_row(made, "", plain(job.error or job.waiting, "red" if job.error else "yellow"))
+    return made
+
+
+def tasks_table(job: JobProgress) -> Table:
+    """One row per task of a job, and one more where a trial has failed."""
+    columns = ("task", "name", "weight", "trials", "best", "untuned", "outcomes")
+    made = table(f"tasks of {job.job}", columns, expand=True)
+    for task in job.tasks:
+        outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(task.outcomes.items()))
+        best, untuned = latency(task.best), latency(task.untuned)
+        add_row(made, task.id, task.name, str(task.weight), str(task.trials), best, untuned, outcomes)
+        if task.last_error.strip():
+            add_row(made, "", plain(task.last_error.strip().splitlines()[-1][:200], "yellow"))
+    return made
+
+
+def resources_table(resources: list[ResourceProgress]) -> Table:
+    """One row per stage queue."""
+    made = table("resources", ("queue", "workers", "doing", "utilisation"), expand=True)
+    for resource in resources:
+        add_row(
+            made,
+            resource.queue,
+            str(len(resource.workers)),
+            ", ".join(resource.running) or "idle",
+            f"{min(resource.utilisation, 1.0):.0%}",
+        )
+    return made
+
+
+def print_reports(console: Console, reports: list[Report], out: Path) -> None:
+    """What became of models that were tuned, and where it lies."""
+    columns = ("job", "before", "after", "speed-up", "difference", "trials", "time")
+    made = table("tuned models", columns)
+    for report in reports:
+        add_row(
+            made,
+            report.job,
+            latency(report.latency_before_s),
+            latency(report.latency_after_s),
+            f"{report.speedup:.1f}x",
+            f"{report.largest_difference:.1e}",
+            f"{report.trials}/{report.budget}",
+            seconds(report.wall_s),
+        )
+    console.print(made)
+    for report in reports:
+        shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
+        say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
+        if report.rejected_s is not None:
+            rejected = f"tuned it would take {latency(report.rejected_s)}: model.so is the untuned model"
+            say(console, f"{report.job}: {rejected}; try more than {report.trials} trials", "yellow")
+        if report.drift > THRESHOLD:
+            slower = f"the device was {report.drift:.0%} slower than usual when the models were measured"
+            say(console, f"{report.job}: {slower}", "yellow")

@@ -1,0 +1,85 @@
+"""``tunemesh tune`` and ``tunemesh submit``: models in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tunemesh import live, mesh_address, options, tuning
+from tunemesh.early_stop import EarlyStop
+from tunemesh.job_options import describes_job
+from tunemesh.shared.errors import BadInput, JobFailed
+from tunemesh.tables import print_reports
+from tunemesh.terminal import complain, print_json, tell
+
+
+@describes_job
+def tune(
+    models: options.Models,
+    job: tuning.Plan,
+    device: options.Device = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results, one folder per job.")] = Path("tuned"),
+    strategy: options.Strategy = "interleaved",
+    builders: options.Builders = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
+    brings its own mesh. Ctrl-C stops early and keeps what was found; a second one leaves at once."""
+    address = mesh_address.find(broker, artifacts) if artifacts or mesh_address.named(broker) else None
+    if address is not None and (device is not None or builders is not None):
+        raise BadInput("--device and --builders are for a mesh of its own; a running one has its workers")
+    plan = replace(job, out=out, device=device, strategy=strategy, builders=builders, address=address)
+    console = Console(stderr=as_json)
+    with live.LiveView(console) as view:
+        endings = tuning.tune(models, plan, view, EarlyStop())
+    reports = [ending.report for ending in endings if ending.report is not None]
+    if as_json:
+        print_json(
+            [
+                {"job": e.job, "error": e.error, "folder": str(out / e.job), "report": e.report}
+                for e in endings
+            ]
+        )
+    elif reports:
+        print_reports(console, reports, out)
+    for ending in endings:
+        if ending.report is None:
+            complain(f"job {ending.job} failed: {ending.error}", JobFailed.exit_code)
+    raise typer.Exit(0 if len(reports) == len(endings) else JobFailed.exit_code)
+
+
+@describes_job
+def submit(
+    models: options.Models,
+    job: tuning.Plan,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Hand models to a running mesh, and return when its coordinator has taken them. Prints the job ids."""
+    address = mesh_address.find(broker, artifacts)
+    submitted = tuning.submit(models, job, address)
+    if as_json:
+        print_json(
+            [
+                {"job": each.job, "model": str(path), "answer": each.answer, "text": each.text}
+                for each, path in zip(submitted, models, strict=True)
+            ]
+        )
+    for each in submitted:
+        if each.answer == "rejected":
+            complain(f"job {each.job} was rejected: {each.text}", JobFailed.exit_code)
+            continue
+        if not as_json:
+            tell(each.job)
+        if each.answer == "queued":
+            waits = "no coordinator has answered yet; the request is queued, and taken when one is there"
+            typer.echo(f"{each.job}: {waits}", err=True)
+    if any(each.answer == "rejected" for each in submitted):
+        raise typer.Exit(JobFailed.exit_code)
