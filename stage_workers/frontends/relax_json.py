@@ -7,7 +7,7 @@ from typing import Any
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
 from tunemesh.stage_workers.graph import workloads
-from tunemesh.stage_workers.graph.errors import first_line
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
 
@@ -32,6 +32,7 @@ def _load(model: bytes) -> Any:
     try:
         return tvm.ir.load_json(model.decode())
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        reraise_memory_error(error)
         raise BadModel(
             f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"
         ) from None
