@@ -1,16 +1,19 @@
-"""Engine calls on a device when nothing else runs: in the mesh's own sandbox, under the device's lock, on the
-device's cores, as its profile worker makes them."""
+"""Calls of engines and platforms on a device when nothing else runs: in the mesh's own sandbox, under the
+device's lock, on the device's cores, as its profile worker makes them."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tunemesh.shared.errors import BadInput, TunemeshError
+from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.devices import DeviceLock, lock_device, parse_device
+from tunemesh.stage_workers.platforms.protocol import Platform, TargetCall
+from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 
 MEMORY = 4 * 2**30
@@ -19,6 +22,7 @@ RESOLVE_LIMIT = 120.0
 FREE_LIMIT = 60.0
 """Seconds to wait for a device that another process is about to leave."""
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 
@@ -33,6 +37,7 @@ class Alone:
         self._engine = engine
         self._device = parse_device(device or default_device())
         self._asked = target
+        self._platform = platforms.name_of(target)
         self._usable = os.sched_getaffinity(0)
         self._lock: DeviceLock | None = None
 
@@ -41,6 +46,7 @@ class Alone:
         cores = self._device.cores or frozenset()
         self._sandbox = Sandbox(
             (self._engine,),
+            platforms=(self._platform,),
             memory=MEMORY,
             cpus=self._device.cores,
             environment=self._device.environment,
@@ -51,7 +57,8 @@ class Alone:
         self.device = self._device.inside
         self.cache = self._device.cache
         """Bytes of its last-level cache; 0 where it has none that can be flushed."""
-        self.target = self.call("resolve_target", (self._asked,), str, RESOLVE_LIMIT)
+        asked = TargetCall(target=self._asked)
+        self.target = self.call(Platform.resolve_target, asked, RESOLVE_LIMIT).canonical
         return self
 
     def __exit__(
@@ -62,16 +69,17 @@ class Alone:
         if self._lock is not None:
             self._lock.release()
 
-    def call(self, method: str, args: Sequence[object], returns: type[T], limit: float) -> T:
-        """Call the engine on the device.
+    def call(self, method: Callable[[Any, C], T], record: C, limit: float) -> T:
+        """Call a method of the engine or of the target's platform, on the device.
 
         Raises:
             CallFailed: it crashed, or took longer than ``limit`` seconds.
-            TunemeshError: it refused.
+            TunemeshError: it was refused.
         """
-        answer = self._sandbox.call(self._engine, method, args, returns, limit)
+        callee = self._engine if frames.protocol_of(method) == "Engine" else self._platform
+        answer = self._sandbox.call(callee, method, record, limit)
         if isinstance(answer, CallFailure):
-            raise CallFailed(f"{method}: {answer.kind}: {answer.text}")
+            raise CallFailed(f"{method.__name__}: {answer.kind}: {answer.text}")
         return answer
 
 

@@ -41,6 +41,8 @@ from tunemesh.shared.messages import (
     UpdateWork,
     Work,
 )
+from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.platforms.protocol import Platform, Target, TargetCall
 from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 from tunemesh.stage_workers.stages import Context, run_stage, trust
 
@@ -66,9 +68,10 @@ class Bench:
         while not self.sandbox.ready(1.0):
             pass
         self.store = ArtifactStore(str(folder))
-        target = self.sandbox.call("metaschedule", "resolve_target", ("native",), str, 120.0)
-        assert isinstance(target, str), target
-        self.target = target
+        native = TargetCall(target="native")
+        target = self.sandbox.call(platforms.TVM, Platform.resolve_target, native, 120.0)
+        assert isinstance(target, Target), target
+        self.target = target.canonical
         self.context = Context(self.sandbox, self.store, "cpu")
 
     def do(self, work: Work) -> Result:
@@ -80,7 +83,8 @@ class Bench:
             target=self.target,
             seed=1,
             # All repeats of every candidate, so that there is time to be disturbed.
-            settings=Settings(convolutions="as-given", cut_short=None),
+            settings=Settings(cut_short=None),
+            options={"graph": {"convolutions": "as-given"}},
             work=work,
             task="t00",
         )

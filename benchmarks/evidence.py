@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import AssembleDone, Confirmed, History, TaskRecords, Timing, Trial
-from tunemesh.stage_workers.engines.protocol import latency
 
 FILE = "evidence.json"
 TASK_STAGES = {"model-update": "update", "build": "build", "profile": "profile"}
@@ -78,7 +77,7 @@ class TaskTrials(Struct, frozen=True, kw_only=True):
         if self.records.confirmed:
             # Only these were compared on equal terms.
             measured = [trial for trial in measured if self.confirmed(trial) is not None] or measured
-        return min(measured, key=lambda trial: self.confirmed(trial) or latency(trial), default=None)
+        return min(measured, key=lambda trial: self.confirmed(trial) or trial.latency, default=None)
 
 
 def read_trials(store: ArtifactStore, job: str, assembled: AssembleDone) -> list[TaskTrials]:
@@ -104,7 +103,7 @@ def curve(task: TaskTrials, untuned: float | None, zero: float) -> TaskCurve:
     for history in task.histories:
         times = trial_times(history)
         measured += [
-            Measured(at=at - zero, latency=latency(trial))
+            Measured(at=at - zero, latency=trial.latency)
             for at, trial in zip(times, history.trials, strict=True)
             if trial.outcome == "measured"
         ]

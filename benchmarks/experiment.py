@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 
 from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import EngineName, Settings
+from tunemesh.shared.messages import EngineName, Options, Settings
 
 Kind = Literal["mesh", "simulation"]
 Count = Annotated[int, Meta(ge=0)]
@@ -72,6 +72,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trials: Trials = 64
     """Per model."""
     settings: dict[str, Any] = {}
+    options: dict[str, Options] = {}
+    """Of engines and of the graph, as a request has them."""
     fidelity: Count | None = 20
     """Candidates per run, besides the winners, that are measured again alone; ``null`` to measure none."""
     remeasure: Count = 5

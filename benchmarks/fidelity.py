@@ -15,7 +15,8 @@ from benchmarks.table import Value
 from benchmarks.work import Candidate
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import Settings, Trial
-from tunemesh.stage_workers.engines.protocol import BuildOutcome, ProfileOutcome, latency
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
+from tunemesh.stage_workers.platforms.protocol import Platform, ProfileCall
 from tunemesh.stage_workers.stages.profiling import as_measured
 
 
@@ -80,9 +81,9 @@ def figures(candidates: Sequence[Candidate]) -> dict[str, Value]:
 def _build(each: Chosen, store: ArtifactStore, alone: Alone, settings: Settings) -> bytes | str:
     """The program, or why there is none."""
     workload = store.get(each.task.records.task.workload)
-    args = (workload, alone.target, each.trial.candidate.schedule)
+    call = BuildCall(workload=workload, target=alone.target, schedule=each.trial.candidate.schedule)
     try:
-        answer = alone.call("build", args, BuildOutcome, settings.build_timeout)
+        answer = alone.call(Engine.build, call, settings.build_timeout)
     except CallFailed as error:
         return str(error)
     return answer.artifact if answer.artifact is not None else answer.error or "build failed"
@@ -96,10 +97,16 @@ def _profile(
         return program
     spec = each.task.records.task
     workload, untuned = store.get(spec.workload), store.get(spec.untuned)
-    settings = as_measured(settings, spec, alone.cache)
-    args = (workload, alone.target, program, untuned, alone.device, settings, None)
+    call = ProfileCall(
+        workload=workload,
+        target=alone.target,
+        artifact=program,
+        untuned=untuned,
+        device=alone.device,
+        settings=as_measured(settings, spec, alone.cache),
+    )
     try:
-        answer = alone.call("profile", args, ProfileOutcome, settings.profile_timeout)
+        answer = alone.call(Platform.profile, call, settings.profile_timeout)
     except CallFailed as error:
         return str(error)
     if answer.outcome != "measured" or not answer.latencies:
@@ -115,7 +122,7 @@ def _candidate(each: Chosen, first: float | str, second: float | str) -> Candida
         task_name=each.task.records.task.name,
         hash=each.trial.candidate.hash,
         winner=each.winner,
-        mesh_s=latency(each.trial),
+        mesh_s=each.trial.latency,
         confirmed_s=each.task.confirmed(each.trial),
         alone_first_s=first if isinstance(first, float) else None,
         alone_second_s=second if isinstance(second, float) else None,

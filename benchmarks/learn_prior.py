@@ -20,14 +20,13 @@ import numpy.typing as npt
 
 from benchmarks.markdown import table
 from tunemesh.stage_workers.engines.metaschedule import (
-    MetaScheduleEngine,
     candidates,
     cost_model,
     prior,
     schedules,
 )
-from tunemesh.stage_workers.graph import workloads
-from tunemesh.stage_workers.graph.export import RECORD_FILE, WORKLOAD_FILE
+from tunemesh.stage_workers.engines.metaschedule.database import RECORD_FILE, WORKLOAD_FILE
+from tunemesh.stage_workers.graph import targets, workloads
 
 LEAST = 16
 """Measured candidates that a kernel must have."""
@@ -66,7 +65,7 @@ def kernels(folder: Path) -> Iterator[Kernel]:
     """The tasks of a result of which enough was measured."""
     from tvm.s_tir import meta_schedule
 
-    target = MetaScheduleEngine().resolve_target("native")
+    target = targets.resolve("native")
     database = meta_schedule.database.JSONDatabase(str(folder / WORKLOAD_FILE), str(folder / RECORD_FILE))
     tasks: dict[str, list[Any]] = {}
     for record in database.get_all_tuning_records():

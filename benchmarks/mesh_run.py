@@ -83,6 +83,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         engines=(experiment.engine,),
         seed=run.seed,
         settings=settings,
+        options=experiment.options,
         strategy=run.strategy,
         builders=experiment.builders,
         folder=folder / "mesh",

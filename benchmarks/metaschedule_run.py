@@ -24,10 +24,17 @@ from benchmarks.matrix import Run
 from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from tunemesh.report import write_file
-from tunemesh.shared.messages import Candidate, Trial
-from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
-from tunemesh.stage_workers.engines.protocol import Imported, TaskTrials
+from tunemesh.stage_workers.engines.protocol import TirPart
 from tunemesh.stage_workers.graph import assembly
+from tunemesh.stage_workers.options import GRAPH
+from tunemesh.stage_workers.platforms.protocol import (
+    AssembleCall,
+    ImportCall,
+    Imported,
+    TargetCall,
+    TunedTask,
+)
+from tunemesh.stage_workers.platforms.tvm_platform import TvmPlatform
 
 LLVM_AS_TVM_HAS_IT = {"opt-level": 3, "cl-opt": []}
 """What a target says of LLVM by default, in place of ``targets.LLVM_LEVEL`` and ``LLVM_OPTIONS``."""
@@ -37,14 +44,18 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
     """Tune the models one after the other, and compile them with the best schedules found."""
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores_of(run.cores))
-    engine = MetaScheduleEngine()
-    target = engine.resolve_target(work.experiment.target)
+    platform = TvmPlatform()
+    target = platform.resolve_target(TargetCall(target=work.experiment.target)).canonical
     target = json.dumps({**LLVM_AS_TVM_HAS_IT, **json.loads(target)}, sort_keys=True)
-    settings = settings_of(run.settings)
+    settings, options = settings_of(run.settings), work.experiment.options.get(GRAPH, {})
     seconds, tried, measured, curves = 0.0, 0, 0, []
     stages: dict[str, float] = {}
     for name in run.models:
-        imported = engine.import_model(work.models[name].read_bytes(), target, settings)
+        imported = platform.import_model(
+            ImportCall(
+                model=work.models[name].read_bytes(), target=target, shapes=settings.shapes, options=options
+            )
+        )
         tuned = _Tuning(imported, target, run)
         curves += tuned.curves(name, seconds)
         seconds += tuned.seconds
@@ -53,7 +64,8 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         for stage, spent in tuned.stages.items():
             stages[stage] = stages.get(stage, 0.0) + spent
         # Compiled with the passes that it was measured with, all of them.
-        assembled = assembly.assemble(imported.model, target, tuned.best(), settings, left_out=())
+        call = AssembleCall(model=imported.model, target=target, tasks=tuned.best(), options=options)
+        assembled = assembly.assemble(call, left_out=())
         write_file(folder / "tuned" / name / "model.so", assembled.tuned)
         write_file(folder / "tuned" / name / "signature.json", assembled.signature)
     os.sched_setaffinity(0, usable)
@@ -117,25 +129,19 @@ class _Tuning:
         self.measured = sum(latency is not None for _, _, latency in self._results)
         self.stages = _by_stage({str(k): float(v) for k, v in profiler.get().items()}, self.seconds)
 
-    def best(self) -> list[TaskTrials]:
+    def best(self) -> list[TunedTask]:
         """Of every task its best schedule, as the mesh's own ``assemble`` takes it."""
-        from tunemesh.stage_workers.engines.metaschedule import schedules
+        from tunemesh.stage_workers.graph import workloads
 
-        trials = [
-            [
-                Trial(
-                    candidate=Candidate(0, "0", schedules.pack(record.trace)),
-                    outcome="measured",
-                    latencies=[float(each) for each in record.run_secs],
-                )
-            ]
-            if record is not None
-            else []
-            for record in self._best
-        ]
         return [
-            TaskTrials(workload=task.workload, trials=found)
-            for task, found in zip(self._tasks, trials, strict=True)
+            TunedTask(
+                workload=task.workload,
+                symbol=f"tunemesh_{task.key}",
+                part=TirPart(module=workloads.pack(_replayed(record))),
+                latency=statistics.median(map(float, record.run_secs)),
+            )
+            for task, record in zip(self._tasks, self._best, strict=True)
+            if record is not None
         ]
 
     def curves(self, job: str, since: float) -> list[TaskCurve]:
@@ -154,6 +160,15 @@ class _Tuning:
             )
             for number, task in enumerate(self._tasks)
         ]
+
+
+def _replayed(record: Any) -> Any:
+    """The scheduled workload of a record of TVM's."""
+    from tvm.s_tir import Schedule
+
+    scheduled = Schedule(record.workload.mod)
+    record.trace.apply_to_schedule(scheduled, remove_postproc=False)
+    return scheduled.mod
 
 
 def _recorder(results: list[tuple[float, int, float | None]], began: float) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.alone import Alone
 from benchmarks.experiment import settings_of
 from benchmarks.work import Remeasured, Work
-from tunemesh.stage_workers.engines.protocol import Validated
+from tunemesh.stage_workers.platforms.protocol import Platform, ValidateCall
 
 TURN_LIMIT = 300.0
 """Seconds for one model in one round."""
@@ -33,8 +33,16 @@ def remeasure(work: Work) -> list[Remeasured]:
                 for run in entrants if number % 2 == 0 else reversed(entrants):
                     program, signature = _read(tuned[run])
                     # Against itself: ``validate`` is how the mesh times a model, too.
-                    args = (program, program, signature, alone.target, alone.device, 0, settings)
-                    found = alone.call("validate", args, Validated, TURN_LIMIT)
+                    call = ValidateCall(
+                        tuned=program,
+                        untuned=program,
+                        signature=signature,
+                        target=alone.target,
+                        device=alone.device,
+                        seed=0,
+                        settings=settings,
+                    )
+                    found = alone.call(Platform.validate, call, TURN_LIMIT)
                     latency = statistics.median(found.after)
                     turns.append(Remeasured(model=model, run=run, round=number, latency_s=latency))
     return turns

@@ -20,14 +20,15 @@ import numpy as np
 import onnxruntime
 
 from benchmarks import markdown
-from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.shared.messages import Options
 from tunemesh.stage_workers.measuring.loading import load, threads
+from tunemesh.stage_workers.platforms.protocol import AssembleCall, ImportCall, TargetCall
+from tunemesh.stage_workers.platforms.tvm_platform import TvmPlatform
 
 TURNS = 20
 RUNS = 3
 """Of the fast ones in each turn; the least counts. TVM without tuning runs once."""
-AS_GIVEN = Settings(convolutions="as-given")
+AS_GIVEN: Options = {"convolutions": "as-given"}
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 
@@ -71,10 +72,14 @@ def main() -> None:
     ort = session(arguments.model)
     random = np.random.default_rng(0)
     inputs = {each.name: random.standard_normal(each.shape).astype(np.float32) for each in ort.get_inputs()}
-    engine = MetaScheduleEngine()
-    target = engine.resolve_target("native")
-    imported = engine.import_model(arguments.model.read_bytes(), target, AS_GIVEN)
-    untuned = engine.assemble(imported.model, target, [], AS_GIVEN).untuned
+    platform = TvmPlatform()
+    target = platform.resolve_target(TargetCall(target="native")).canonical
+    imported = platform.import_model(
+        ImportCall(model=arguments.model.read_bytes(), target=target, options=AS_GIVEN)
+    )
+    untuned = platform.assemble(
+        AssembleCall(model=imported.model, target=target, tasks=[], options=AS_GIVEN)
+    ).untuned
     with threads(target):
         contestants: dict[str, tuple[Callable[[], Any], int]] = {
             "ONNX Runtime": (lambda: ort.run(None, inputs), RUNS),

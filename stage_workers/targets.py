@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tunemesh.shared.errors import BadInput, BadTarget
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.retry import Retry
+from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.devices import Device
+from tunemesh.stage_workers.platforms.protocol import Platform, TargetCall
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Caller
 
@@ -20,15 +22,15 @@ RESOLVE_LIMIT = 120.0
 """Seconds to look at a target: TVM may ask the driver about the device."""
 
 
-def announced_targets(targets: Sequence[str], engines: Sequence[str], sandbox: Caller) -> list[str]:
+def announced_targets(targets: Sequence[str], sandbox: Caller) -> list[str]:
     """The canonical form of ``targets``, then the forms that were given: requests may name any of them.
 
-    An engine whose process ends over it is asked again, for as long as it takes.
+    A platform whose process ends over it is asked again, for as long as it takes.
 
     Raises:
-        BadInput: no engine knows one of them, or they mean different things.
+        BadInput: one of them is unknown, or they mean different things.
     """
-    canonical = list(dict.fromkeys(_canonical(target, engines, sandbox) for target in targets))
+    canonical = list(dict.fromkeys(_canonical(target, sandbox) for target in targets))
     if len(canonical) > 1:
         raise BadInput(f"a device has one target, but these differ: {', '.join(canonical)}")
     return list(dict.fromkeys((*canonical, *targets)))
@@ -43,30 +45,20 @@ def check_fits(device: Device, target: str) -> None:
     try:
         kind = msgspec.json.decode(target, type=dict[str, msgspec.Raw])["kind"]
     except (msgspec.DecodeError, KeyError):
-        return  # an engine without kinds of devices
+        return  # a platform without kinds of devices
     wanted = {b'"llvm"': "cpu", b'"cuda"': "cuda"}.get(bytes(kind))
     if wanted is not None and wanted != device.name.partition(":")[0]:
         raise BadInput(f"device {device.name} cannot run target {target}; give a {wanted}:… device")
 
 
-def _canonical(target: str, engines: Sequence[str], sandbox: Caller) -> str:
-    refusals = []
-    for engine in engines:
-        try:
-            return _resolve(target, engine, sandbox)
-        except BadTarget as error:
-            refusals.append(str(error))
-    raise BadTarget(refusals[0])
-
-
-def _resolve(target: str, engine: str, sandbox: Caller) -> str:
-    retry = Retry(log)
+def _canonical(target: str, sandbox: Caller) -> str:
+    platform, call, retry = platforms.name_of(target), TargetCall(target=target), Retry(log)
     while True:
-        answer = sandbox.call(engine, "resolve_target", (target,), str, RESOLVE_LIMIT)
+        answer = sandbox.call(platform, Platform.resolve_target, call, RESOLVE_LIMIT)
         if not isinstance(answer, CallFailure):
-            retry.succeeded(f"engine {engine} has looked at target {target!r}")
-            return answer
-        problem = f"engine {engine} cannot look at target {target!r}: {answer.kind}: {answer.text}"
+            retry.succeeded(f"platform {platform} has looked at target {target!r}")
+            return answer.canonical
+        problem = f"platform {platform} cannot look at target {target!r}: {answer.kind}: {answer.text}"
         if answer.kind == "raised":
             raise BadInput(problem)
         time.sleep(retry.failed(problem))

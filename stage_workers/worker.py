@@ -21,8 +21,8 @@ from tunemesh.shared.messages import WIRE_VERSION, Serves
 from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.link import Link
 from tunemesh.shared.transport.names import process_name
+from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.devices.devices import Device, DeviceLock, lock_device, parse_device
-from tunemesh.stage_workers.engines import ENGINES
 from tunemesh.stage_workers.loop import Worker
 from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
@@ -54,7 +54,7 @@ class WorkerConfig:
     device: str | None = None
     """``cpu:<cores>`` or ``cuda:<number>``; for ``profile-…`` queues, and only for them."""
     targets: tuple[str, ...] = ()
-    """What the device is, in any form that one of the engines knows: ``native``, a tag, JSON. Several forms
+    """What the device is, in any form: ``native``, a tag, JSON. Several forms
     must mean the same. Announced with the canonical form first."""
     cpus: frozenset[int] | None = None
     """Cores for the worker, and for its sandbox unless a ``cpu:`` device has its own. ``None``: all, except
@@ -88,7 +88,7 @@ def run_worker(config: WorkerConfig) -> int:
 
     Raises:
         BadInput: something in ``config`` cannot be used, and trying again would not help: the device is
-            taken, an engine or a core does not exist, no engine knows the target, the broker refuses (its
+            taken, an engine, a core or the target does not exist, the broker refuses (its
             subclass ``BrokerRefused``).
     """
     _check(config)
@@ -117,7 +117,9 @@ def _run_with(
 ) -> int:
     usable = os.sched_getaffinity(0)
     sandbox = Sandbox(
-        config.engines,
+        # What it serves: on a device that is the target, whoever made a kernel.
+        config.engines if device is None else (),
+        platforms=sorted({platforms.name_of(target) for target in config.targets}),
         memory=config.memory,
         cpus=device.cores if device is not None and device.cores else config.cpus,
         environment=device.environment if device is not None else allocator.environment(),
@@ -146,7 +148,7 @@ def _work(
     link = Link(config.broker, f"worker {queue}", properties=_properties(config))
     try:
         link.begin()
-        targets = announced_targets(config.targets, config.served, sandbox)
+        targets = announced_targets(config.targets, sandbox)
         if device is not None:
             check_fits(device, targets[0])
         log.info(
@@ -167,9 +169,10 @@ def _work(
 
 
 def _check(config: WorkerConfig) -> None:
+    installed = engines.names()
     for engine in config.engines:
-        if engine not in ENGINES:
-            raise BadInput(f"there is no engine {engine!r}; known: {', '.join(ENGINES)}")
+        if engine not in installed:
+            raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
     if not re.fullmatch(RESOURCE_PATTERN, config.queue):
         raise BadInput(
             f"{config.queue!r} is no worker's queue; known: model-update, build-cpu, profile-<device>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -46,13 +46,6 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
             description="Candidates per build or profile step, at most: a strategy may make smaller chunks.",
         ),
     ] = 8
-    population: Annotated[
-        Annotated[int, Meta(ge=1, le=64)] | None,
-        Meta(description="Schedules that the search weighs per candidate."),
-    ] = None
-    generations: Annotated[
-        Annotated[int, Meta(ge=0, le=16)] | None, Meta(description="Times that it lets them evolve.")
-    ] = None
     lookahead: Annotated[
         int,
         Meta(
@@ -102,10 +95,6 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
             " take.",
         ),
     ] = 900.0
-    convolutions: Annotated[
-        Literal["winograd", "as-given"],
-        Meta(description="winograd: 3x3 on a CPU by Winograd's algorithm where that is faster; or as-given."),
-    ] = "winograd"
     shapes: Annotated[
         dict[str, list[Positive]],
         Meta(description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes."),

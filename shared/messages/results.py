@@ -116,6 +116,8 @@ class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
     untuned: Seconds | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
+    untuned_error: ErrorText = ""
+    """Why the untuned workload could not be measured, where it was asked for."""
     drift: Drift = 0.0
     """The largest that was left after measuring again."""
 

@@ -29,8 +29,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
-    """Learn from the last round and propose the next. ``want=0`` closes the task: learn, and name the best
-    few candidates of all, to be confirmed."""
+    """Learn from the last round and propose the next. ``want=0`` closes the task: name the best few
+    candidates of all, to be confirmed."""
 
     task: TaskSpec
     want: Count
@@ -78,7 +78,7 @@ class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):
     tuned: Blob
     untuned: Blob
     signature: Blob
-    """Names, shapes and dtypes of the inputs, in the engine's own format."""
+    """Names, shapes and dtypes of the inputs, in the format of the target's platform."""
 
 
 Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -43,7 +45,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     constants: Count = 0
     """Bytes of constants of the whole model."""
     workload: Blob
-    """The unscheduled workload, in the engine's own format."""
+    """The unscheduled workload, in the format of the target's platform: TIR for TVM's targets."""
     untuned: Blob
     """The workload built without tuning: the baseline to beat and the reference for outputs."""
 
@@ -103,6 +105,19 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: Count = 1
     cut_short: bool = False
     error: ErrorText = ""
+
+    @property
+    def latency(self) -> float:
+        """The median of the repeats in seconds; infinite when the candidate failed."""
+        if self.outcome != "measured" or not self.latencies:
+            return math.inf
+        return statistics.median(self.latencies)
+
+    @property
+    def estimate(self) -> float:
+        """What to search by: the :attr:`latency` without the drift of the device around it. A good candidate
+        that was measured in a bad moment is among those that are confirmed then, and not lost."""
+        return self.latency / (1 + self.drift)
 
 
 class Confirmed(Struct, frozen=True, kw_only=True):

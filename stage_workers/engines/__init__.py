@@ -1,36 +1,55 @@
-"""The engines by name. Only the sandbox's processes call :func:`load`: engine code never runs elsewhere."""
+"""The engines by name. They are found by entry points of the group :data:`GROUP`, Tunemesh's own like those
+of other packages. Only the sandbox's processes call :func:`load`: engine code never runs elsewhere."""
 
 from __future__ import annotations
 
 import functools
-import importlib
+from importlib import metadata
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.engines.protocol import Engine
 
-ENGINES = ("metaschedule", "mock")
+GROUP = "tunemesh.engines"
 
-_CLASSES = {
-    "metaschedule": ("tunemesh.stage_workers.engines.metaschedule", "MetaScheduleEngine"),
-    "mock": ("tunemesh.stage_workers.engines.mock", "MockEngine"),
-}
+
+class BrokenEngine(BadInput):
+    """An engine is installed, and cannot be used."""
 
 
 def names() -> tuple[str, ...]:
     """Names of the engines that are installed here, whether they can be loaded or not."""
-    return ENGINES
+    return tuple(sorted({point.name for point in metadata.entry_points(group=GROUP)}))
 
 
 @functools.cache
 def load(name: str) -> Engine:
-    """The engine called ``name``, one instance per process. Its module is imported on first use.
+    """The engine called ``name``, one instance per process. Its package is imported on first use.
 
     Raises:
-        BadInput: there is none of that name.
-        ImportError: its libraries are not installed.
+        BadInput: there is none of that name, or two.
+        BrokenEngine: it cannot be imported, or is no engine.
     """
-    if name not in _CLASSES:
-        raise BadInput(f"there is no engine {name!r}; known: {', '.join(ENGINES)}")
-    module, kind = _CLASSES[name]
-    engine: Engine = getattr(importlib.import_module(module), kind)()
+    found = list(metadata.entry_points(group=GROUP, name=name))
+    if not found:
+        raise BadInput(f"there is no engine {name!r}; installed: {', '.join(names())}")
+    if len(found) > 1:
+        packages = ", ".join(sorted(map(_package, found)))
+        raise BadInput(f"several packages have an engine {name!r}: {packages}; uninstall all but one")
+    (point,) = found
+    try:
+        engine: Engine = point.load()()
+        described = engine.name, engine.format
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever somebody else's package raises when it is imported
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BrokenEngine(
+            f"engine {name!r} of package {_package(point)} cannot be loaded: {cause}"
+        ) from error
+    if described[0] != name:
+        raise BrokenEngine(f"engine {name!r} of package {_package(point)} calls itself {described[0]!r}")
     return engine
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value

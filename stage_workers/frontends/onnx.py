@@ -8,7 +8,7 @@ from typing import Any
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends import onnx_checks, relax_json
 from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
-from tunemesh.stage_workers.graph.errors import first_line
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
 ONNX_FIRST_BYTE = b"\x08"
@@ -42,7 +42,8 @@ def _parse(model: bytes) -> Any:
 
     try:
         parsed = onnx.load_model_from_string(model)
-    except Exception:  # protobuf's DecodeError, in a package without types
+    except Exception as error:  # protobuf's DecodeError, in a package without types
+        reraise_memory_error(error)
         parsed = None
     if parsed is not None and parsed.graph.node:
         return parsed
@@ -72,6 +73,7 @@ def _convert(parsed: Any, shapes: dict[str, list[int]]) -> Any:
         names = str(error).rpartition(":")[2].strip()
         raise BadModel(f"operators that TVM cannot import: {', '.join(sorted(names.split(', ')))}") from None
     except Exception as error:  # the importer raises whatever its operators raise
+        reraise_memory_error(error)
         try:
             onnx.checker.check_model(parsed)
         except onnx.checker.ValidationError as flaw:

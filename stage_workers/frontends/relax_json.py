@@ -8,7 +8,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends import trusted
 from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
 from tunemesh.stage_workers.graph import workloads
-from tunemesh.stage_workers.graph.errors import first_line
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
 
@@ -21,9 +21,10 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
     loaded = _load(model)
     try:
         return _imported(loaded, shapes)
-    except (BadModel, MemoryError):
+    except BadModel:
         raise
     except Exception as error:  # a module that its own classes find inconsistent
+        reraise_memory_error(error)
         raise BadModel(f"the TVM JSON model is not valid: {first_line(error)}") from None
 
 
@@ -45,9 +46,8 @@ def _load(model: bytes) -> Any:
     try:
         # Not tvm.ir.load_json, which parses and renames what was checked.
         loaded = from_json_graph_str(text)
-    except MemoryError:
-        raise
     except Exception as error:  # loaders of types raise what they like
+        reraise_memory_error(error)
         raise BadModel(
             f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"
         ) from None

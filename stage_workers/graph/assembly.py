@@ -1,118 +1,137 @@
-"""Compile the whole model with the best schedules, and once more without any."""
+"""Compile the whole model with the best that was found for each task, and once more without any of it."""
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tunemesh.shared.errors import JobFailed
-from tunemesh.shared.messages import Settings, Trial
-from tunemesh.stage_workers.engines.metaschedule import building, schedules, spaces
-from tunemesh.stage_workers.engines.protocol import Assembled, TaskTrials, latency
-from tunemesh.stage_workers.graph import (
-    convolutions,
-    export,
-    linking,
-    models,
-    preloading,
-    targets,
-    workloads,
-)
-from tunemesh.stage_workers.graph import (
-    tasks as model_tasks,
-)
+from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
+from tunemesh.stage_workers.graph import compilation, convolutions, models, optimisation, options, workloads
+from tunemesh.stage_workers.graph.options import GraphOptions
+from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
 log = logging.getLogger(__name__)
 
+AS_GIVEN = GraphOptions(convolutions="as-given")
 
-AS_GIVEN = Settings(convolutions="as-given")
 
-
-def assemble(
-    model: bytes,
-    target: str,
-    tasks: list[TaskTrials],
-    settings: Settings,
-    left_out: Sequence[str] | None = None,
-) -> Assembled:
-    """See :meth:`stage_workers.engines.protocol.Engine.assemble`.
+def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assembled:
+    """See :meth:`stage_workers.platforms.protocol.Platform.assemble`.
 
     Args:
         left_out: names of TVM's passes that the tuned model is compiled without: those that the candidates
             were measured without (``None``), unless they come from elsewhere.
 
     Raises:
-        JobFailed: when a schedule was found for some task, but none fits the model.
+        JobFailed: when some task was tuned, but is no part of the model.
     """
-    module, signature = models.unpack(model)
+    given, target = options.read(call.options), call.target
+    module, signature = models.unpack(call.model)
     # What there would be without Tunemesh.
-    as_given = model_tasks.optimise(module, target, AS_GIVEN)
-    rewritten = convolutions.wanted(target, settings)
-    optimised = model_tasks.optimise(module, target, settings) if rewritten else as_given
+    as_given = optimisation.optimise(module, target, AS_GIVEN)
+    rewritten = convolutions.wanted(target, given)
+    optimised = optimisation.optimise(module, target, given) if rewritten else as_given
+    with _tuned(optimised, call.tasks) as tuned:
+        compiled = compilation.compile_model(
+            tuned, target, compilation.left_out(target) if left_out is None else left_out
+        )
     return Assembled(
-        tuned=_compile(
-            _apply(optimised, target, tasks),
-            target,
-            building.left_out(target) if left_out is None else left_out,
-        ),
-        untuned=_compile(as_given, target),
+        tuned=compiled,
+        untuned=compilation.compile_model(as_given, target),
         signature=models.pack_signature(signature),
-        files=export.database_files(target, tasks),
     )
 
 
-def _apply(module: Any, target: str, tasks: list[TaskTrials]) -> Any:
-    """Replace the functions of ``module`` that were tuned by their best schedules."""
+@contextmanager
+def _tuned(module: Any, tasks: Sequence[TunedTask]) -> Iterator[Any]:
+    """``module`` with the parts of ``tasks`` in place of its own functions. The objects among them lie in
+    files while the context lasts."""
+    functions = _functions_of(module, tasks)
+    scheduled = {
+        name: _scheduled(module[name], task.part.module)
+        for name, task in functions.items()
+        if isinstance(task.part, TirPart)
+    }
+    external = {name: task for name, task in functions.items() if isinstance(task.part, ObjectPart)}
+    changed = module.clone()
+    for name, function in scheduled.items():
+        changed[name] = function
+    changed = _calling_outside(changed, {name: task.symbol for name, task in external.items()})
+    log.info("%d tasks are tuned: %d functions of the model", len(tasks), len(functions))
+    with tempfile.TemporaryDirectory(prefix="tunemesh-parts-") as folder:
+        yield _linked_with(changed, list({task.symbol: task for task in external.values()}.values()), folder)
+
+
+def _functions_of(module: Any, tasks: Sequence[TunedTask]) -> dict[Any, TunedTask]:
+    """The functions of a model, by their global variables, that compute what a tuned task does.
+
+    Raises:
+        JobFailed: there is none for a task.
+    """
     import tvm
 
-    best = {task.workload: min(task.trials, key=latency) for task in tasks if task.trials and task.apply}
-    best = {workload: trial for workload, trial in best.items() if math.isfinite(latency(trial))}
-    scheduled = _scheduled(module)
-    with targets.load(target), tvm.transform.PassContext(opt_level=3), _database(best, target):
-        applied = tvm.relax.transform.MetaScheduleApplyDatabase()(module)
-    count = _scheduled(applied) - scheduled
-    log.info("applied the schedules of %d tasks to %d functions", len(best), count)
-    # Database and model were made from the same functions: this can only be a defect.
-    if count < len(best):
-        raise JobFailed(f"{len(best)} tasks were tuned, but only {count} functions of the model match them")
-    return applied
+    by_hash = {workloads.structural_hash(workloads.load(task.workload)): task for task in tasks}
+    found = {}
+    for name, function in module.functions_items():
+        if isinstance(function, tvm.tirx.PrimFunc) and not workloads.is_scheduled(function):
+            task = by_hash.get(workloads.structural_hash(workloads.of_function(function)))
+            if task is not None:
+                found[name] = task
+    missing = len(by_hash) - len({task.symbol for task in found.values()})
+    # Tasks and model were made from the same functions: this can only be a defect.
+    if missing:
+        raise JobFailed(f"{len(tasks)} tasks were tuned, but {missing} of them are no functions of the model")
+    return found
 
 
-def _database(best: dict[bytes, Trial], target: str) -> Any:
-    from tvm.s_tir import meta_schedule
-
-    database = meta_schedule.database.MemoryDatabase()
-    for workload, trial in best.items():
-        module = workloads.load(workload)
-        if spaces.uses_tensor_cores(module, target):
-            preloading.require_intrinsics()
-        trace = schedules.replay(workload, trial.candidate.schedule).trace
-        database.commit_tuning_record(
-            meta_schedule.database.TuningRecord(
-                trace, database.commit_workload(module), [latency(trial)], targets.load(target)
-            )
-        )
-    return database
+def _scheduled(function: Any, part: bytes) -> Any:
+    """``function`` as ``part`` has scheduled it, with its own attributes."""
+    scheduled = workloads.load(part)["main"]
+    for name in set(scheduled.attrs.keys()) - set(function.attrs.keys()):
+        scheduled = scheduled.without_attr(name)
+    for name, value in function.attrs.items():
+        scheduled = scheduled.with_attr(name, value)
+    return scheduled.with_attr(workloads.SCHEDULED, True)
 
 
-def _scheduled(module: Any) -> int:
-    """How many functions of ``module`` have a schedule."""
-    return sum(map(workloads.is_scheduled, module.functions.values()))
+def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:
+    """``module`` in which calls of some functions go to the external functions of these names."""
+    if not symbols:
+        return module
+    from tvm import relax
+
+    @relax.expr_functor.mutator
+    class Caller(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_call_(self, call: Any) -> Any:
+            call = self.visit_expr_post_order(call)
+            if getattr(call.op, "name", "") == "relax.call_tir" and call.args[0] in symbols:
+                return relax.call_dps_packed(symbols[call.args[0]], call.args[1], list(call.ty_args))
+            return call
+
+    changed = module.clone()
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            changed[name] = Caller(module).visit_expr(function)
+    for name in symbols:
+        del changed[name]
+    return changed
 
 
-def _compile(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
-    """The shared object of a model whose functions are fused and, where wanted, scheduled. Passes whose names
-    are in ``left_out`` do not run."""
+def _linked_with(module: Any, tasks: Sequence[TunedTask], folder: str) -> Any:
+    """``module``, to be linked with the objects of ``tasks``, which are written to ``folder``."""
+    if not tasks:
+        return module
     import tvm
-    from tvm.relax import pipeline
 
-    compiled_for = targets.load(target)
-    module = building.with_default_schedule(module, target)
-    with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
-        # Not the default pipeline: it would fuse once more, over functions already scheduled.
-        executable = tvm.relax.build(
-            module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline()
-        )
-    return linking.link(executable)
+    libraries = []
+    for task in tasks:
+        assert isinstance(task.part, ObjectPart)
+        path = Path(folder, f"{task.symbol}.o")
+        path.write_bytes(task.part.code)
+        libraries.append(tvm.runtime.load_static_library(str(path), [task.symbol]))
+    return module.with_attr("external_mods", libraries)

@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.graph import models, targets, winograd, workloads
+from tunemesh.stage_workers.graph.options import GraphOptions
 
 CONVOLUTION = "relax.nn.conv2d"
 
@@ -57,12 +57,12 @@ class Convolution(Struct, frozen=True):
         return winograd.INPUT**2 * (products + transforms) < MARGIN * plain
 
 
-def prepare(module: Any, target: str, settings: Settings) -> Any:
+def prepare(module: Any, target: str, options: GraphOptions) -> Any:
     """``module`` with channels last if one of its convolutions gains by that, else as it is."""
     import tvm
     from tvm.relax import transform
 
-    if not wanted(target, settings) or not _gains(module):
+    if not wanted(target, options) or not _gains(module):
         return module
     passes = [
         transform.ConvertLayout({CONVOLUTION: ["NHWC", "HWIO"]}),
@@ -72,14 +72,14 @@ def prepare(module: Any, target: str, settings: Settings) -> Any:
     return tvm.transform.Sequential(passes)(module)
 
 
-def legalizers(target: str, settings: Settings) -> dict[str, Any]:
+def legalizers(target: str, options: GraphOptions) -> dict[str, Any]:
     """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
-    return {CONVOLUTION: _legalize} if wanted(target, settings) else {}
+    return {CONVOLUTION: _legalize} if wanted(target, options) else {}
 
 
-def wanted(target: str, settings: Settings) -> bool:
+def wanted(target: str, options: GraphOptions) -> bool:
     """Whether convolutions may be rewritten at all."""
-    return settings.convolutions == "winograd" and not targets.is_gpu(target)
+    return options.convolutions == "winograd" and not targets.is_gpu(target)
 
 
 def _legalize(builder: Any, call: Any) -> Any:

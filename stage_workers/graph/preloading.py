@@ -33,7 +33,7 @@ def preload() -> None:
 
 def require_intrinsics() -> None:
     """Register TVM's tensor intrinsics. Takes seconds the first time, so call it only for workloads whose
-    search space uses them: :func:`~.spaces.uses_tensor_cores`."""
+    search space uses them."""
     if "tvm.s_tir.tensor_intrin" not in sys.modules:
         with _cheap_stack():
             importlib.import_module("tvm.s_tir.tensor_intrin")

@@ -25,7 +25,8 @@ EXAMPLES = 'say native, a tag such as nvidia/nvidia-h100, or JSON such as {"kind
 
 
 def resolve(target: str) -> str:
-    """The canonical JSON of a target; see :meth:`stage_workers.engines.protocol.Engine.resolve_target`."""
+    """The canonical JSON of a target; see
+    :meth:`stage_workers.platforms.protocol.Platform.resolve_target`."""
     description = _describe(target.strip())
     if description == "native":
         description = _native()

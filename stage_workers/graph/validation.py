@@ -8,30 +8,28 @@ from collections.abc import Callable
 from typing import Any
 
 from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.engines.protocol import Validated
 from tunemesh.stage_workers.graph import models, targets
 from tunemesh.stage_workers.measuring import comparison, loading
 from tunemesh.stage_workers.measuring.comparison import Array
+from tunemesh.stage_workers.platforms.protocol import ValidateCall, Validated
 
 UNTUNED_SECONDS = 10.0
 """The untuned model is run for about so long, though never fewer than three times."""
 LEAST_RUNS = 3
 
 
-def validate(
-    tuned: bytes, untuned: bytes, signature: bytes, target: str, device: str, seed: int, settings: Settings
-) -> Validated:
-    """See :meth:`stage_workers.engines.protocol.Engine.validate`."""
-    inputs = [(tensor.shape, tensor.dtype) for tensor in models.unpack_signature(signature).inputs]
-    arrays = comparison.random_inputs(inputs, seed)
-    with loading.threads(target):
-        before = _Model(untuned, device, arrays)
-        after = _Model(tuned, device, arrays)
+def validate(call: ValidateCall) -> Validated:
+    """See :meth:`stage_workers.platforms.protocol.Platform.validate`."""
+    inputs = [(tensor.shape, tensor.dtype) for tensor in models.unpack_signature(call.signature).inputs]
+    arrays = comparison.random_inputs(inputs, call.seed)
+    with loading.threads(call.target):
+        before = _Model(call.untuned, call.device, arrays)
+        after = _Model(call.tuned, call.device, arrays)
         differences = [
             comparison.largest_difference(got, expected)
             for got, expected in zip(after.outputs(), before.outputs(), strict=True)
         ]
-        latencies_before, latencies_after, waited = _race(before.run, after.run, settings)
+        latencies_before, latencies_after, waited = _race(before.run, after.run, call.settings)
     return Validated(
         before=latencies_before,
         after=latencies_after,

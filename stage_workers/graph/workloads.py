@@ -34,6 +34,15 @@ def load(workload: bytes) -> Any:
     return tvm.ir.load_json(zlib.decompress(workload).decode())
 
 
+def of_function(function: Any) -> Any:
+    """The module of a function of a model, as the tasks have it that are taken out of the model."""
+    import tvm
+
+    if not (function.attrs and "global_symbol" in function.attrs):
+        function = function.with_attr("global_symbol", "main")
+    return tvm.IRModule({"main": function.with_attr("tirx.noalias", True)})
+
+
 def structural_hash(module: Any) -> str:
     """Hash of what a module computes and how, whatever its variables are called; equal in all processes."""
     import tvm_ffi

@@ -11,23 +11,31 @@ from cachetools import LRUCache
 
 from tunemesh.shared.messages import Settings
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers.engines.protocol import WAITED, ProfileOutcome
 from tunemesh.stage_workers.graph import targets, workloads
+from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.workloads import Argument
 from tunemesh.stage_workers.measuring import comparison, loading
 from tunemesh.stage_workers.measuring.comparison import Array
+from tunemesh.stage_workers.platforms.protocol import (
+    WAITED,
+    ConfirmCall,
+    ProfileCall,
+    ProfileOutcome,
+    UntunedCall,
+)
 
 INPUT_SEED = 0
 REFERENCES_KEPT = 8
 CONFIRM_ROUNDS = 2
 """Times ``repeats`` that candidates which are close to each other take turns."""
 FIRST_RUNS = 2
-"""Single runs after the one that is checked; the fastest of them tells whether a candidate is hopeless."""
+"""Single runs after the one that is checked; the fastest of them tells whether a candidate is far slower than
+the best."""
 CALL = 50e-6
 """Seconds that a single run may take longer than the kernel: the way from Python and back, a cold cache."""
-COLD = 10e-3
+FIRST_TOUCH = 10e-3
 """Seconds that the very first run may take longer at most: pages are touched for the first time."""
-HOPELESS = 2.0
+FAR_SLOWER = 2.0
 """Times slower than what is cut short, after which one run is enough."""
 ENDLESS = 50.0
 """Times the best latency that the run which is checked may take on a CPU, in CPU time: then it is ended, with
@@ -60,51 +68,42 @@ _references: LRUCache[bytes, list[Array]] = LRUCache(REFERENCES_KEPT)
 """Outputs of untuned kernels by their shared object: each is compared with every candidate."""
 
 
-def profile(
-    workload: bytes,
-    target: str,
-    artifact: bytes,
-    untuned: bytes,
-    device: str,
-    settings: Settings,
-    best: float | None,
-) -> ProfileOutcome:
-    """See :meth:`stage_workers.engines.protocol.Engine.profile`."""
-    arguments = workloads.arguments(workloads.load(workload)["main"])
-    limit = _endless(target, settings, best)
+def profile(call: ProfileCall) -> ProfileOutcome:
+    """See :meth:`stage_workers.platforms.protocol.Platform.profile`."""
+    arguments = workloads.arguments(workloads.load(call.workload)["main"])
+    limit = _endless(call.target, call.settings, call.best)
     try:
-        with loading.threads(target):
-            kernel = _checked(artifact, arguments, device, _reference(untuned, arguments, device), limit)
+        with loading.threads(call.target):
+            reference = _reference(call.untuned, arguments, call.device)
+            kernel = _checked(call.artifact, arguments, call.device, reference, limit)
             if isinstance(kernel, ProfileOutcome):
                 return kernel
-            return _timed(kernel, settings, best)
+            return _timed(kernel, call.settings, call.best)
     except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
-        return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
+        return _failed(error)
 
 
-def confirm(
-    workload: bytes,
-    target: str,
-    artifacts: list[bytes],
-    untuned: bytes,
-    device: str,
-    settings: Settings,
-) -> list[ProfileOutcome]:
-    """See :meth:`stage_workers.engines.protocol.Engine.confirm`."""
-    arguments = workloads.arguments(workloads.load(workload)["main"])
-    with loading.threads(target):
-        reference = _reference(untuned, arguments, device)
-        checked = [_checked(artifact, arguments, device, reference) for artifact in artifacts]
+def confirm(call: ConfirmCall) -> list[ProfileOutcome]:
+    """See :meth:`stage_workers.platforms.protocol.Platform.confirm`."""
+    arguments = workloads.arguments(workloads.load(call.workload)["main"])
+    with loading.threads(call.target):
+        reference = _reference(call.untuned, arguments, call.device)
+        checked = [_checked(artifact, arguments, call.device, reference) for artifact in call.artifacts]
         good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
         repeats: dict[int, list[_Repeat]] = {index: [] for index in good}
         order = list(good)
-        for _ in range(CONFIRM_ROUNDS * settings.repeats):
+        for _ in range(CONFIRM_ROUNDS * call.settings.repeats):
             for index in order:
-                repeats[index].append(good[index].measure(settings, CONFIRM_PART))
+                repeats[index].append(good[index].measure(call.settings, CONFIRM_PART))
             order = order[1:] + order[:1]
     return [
         _outcome(repeats[index]) if isinstance(each, _Kernel) else each for index, each in enumerate(checked)
     ]
+
+
+def _failed(error: Exception) -> ProfileOutcome:
+    reraise_memory_error(error)
+    return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
 
 
 class _Repeat(NamedTuple):
@@ -130,7 +129,11 @@ def _timed(kernel: _Kernel, settings: Settings, best: float | None) -> ProfileOu
     clearly = CLEARLY * slow
     if clearly < math.inf:
         runs = [kernel.checked]
-        while runs[-1] >= clearly + CALL and len(runs) <= FIRST_RUNS and runs[0] < HOPELESS * clearly + COLD:
+        while (
+            runs[-1] >= clearly + CALL
+            and len(runs) <= FIRST_RUNS
+            and runs[0] < FAR_SLOWER * clearly + FIRST_TOUCH
+        ):
             runs.append(kernel.run())
         if runs[-1] >= clearly + CALL:
             return _outcome([_Repeat(min(runs), 0.0)], cut_short=True)
@@ -175,7 +178,7 @@ def _checked(
                 kernel.checked = kernel.run()
             wrong = _first_difference(arguments, kernel.outputs(), reference)
         except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
-            return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
+            return _failed(error)
         if not wrong:
             return kernel
         # A kernel before this one may have written over the inputs that they share: again, with fresh ones.
@@ -183,23 +186,21 @@ def _checked(
     return ProfileOutcome(outcome="wrong-result", error=wrong)
 
 
-def profile_untuned(
-    workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
-) -> ProfileOutcome:
-    """See :meth:`stage_workers.engines.protocol.Engine.profile_untuned`."""
-    arguments = workloads.arguments(workloads.load(workload)["main"])
+def profile_untuned(call: UntunedCall) -> ProfileOutcome:
+    """See :meth:`stage_workers.platforms.protocol.Platform.profile_untuned`."""
+    arguments = workloads.arguments(workloads.load(call.workload)["main"])
     try:
-        with loading.threads(target):
-            kernel = _Kernel(untuned, arguments, device, None)
+        with loading.threads(call.target):
+            kernel = _Kernel(call.untuned, arguments, call.device, None)
             core = loading.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
-            _references[untuned] = kernel.outputs()
+            _references[call.untuned] = kernel.outputs()
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
-            repeats = min(settings.repeats, int(UNTUNED_SECONDS / run.seconds))
-            return _outcome([kernel.measure(settings) for _ in range(repeats)])
+            repeats = min(call.settings.repeats, int(UNTUNED_SECONDS / run.seconds))
+            return _outcome([kernel.measure(call.settings) for _ in range(repeats)])
     except Exception as error:  # as above
-        return ProfileOutcome(outcome="run-failed", error=clip(str(error)))
+        return _failed(error)
 
 
 class _Kernel:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tunemesh.stage_workers.engines.metaschedule import building
-from tunemesh.stage_workers.graph import targets
+from tunemesh.stage_workers.graph import compilation, targets
 from tunemesh.stage_workers.measuring import loading
 
 SIZE = 128
@@ -19,7 +18,7 @@ the second or so that a chunk of candidates takes."""
 
 
 def measure(target: str, device: str) -> list[float]:
-    """See :meth:`stage_workers.engines.protocol.Engine.reference`."""
+    """See :meth:`stage_workers.platforms.protocol.Platform.reference`."""
     with loading.threads(target):
         evaluator, tensors = _prepared(target, device)
         return [float(seconds) for seconds in evaluator(*tensors).results]
@@ -31,7 +30,7 @@ def _prepared(target: str, device: str) -> tuple[Any, list[Any]]:
     import numpy as np
     import tvm
 
-    module = loading.load(building.build_untuned(_product(), target))
+    module = loading.load(compilation.build_untuned(_product(), target))
     where = targets.device(device)
     data = np.linspace(0.0, 1.0, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
     tensors = [tvm.runtime.tensor(data, device=where) for _ in range(3)]

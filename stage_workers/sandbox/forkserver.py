@@ -21,13 +21,16 @@ import signal
 import socket
 import struct
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 import msgspec
 
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers import engines
+from tunemesh.stage_workers import engines, platforms
+from tunemesh.stage_workers.engines.protocol import Engine
+from tunemesh.stage_workers.platforms.protocol import Platform
 from tunemesh.stage_workers.sandbox import allocator, frames
 
 PR_SET_PDEATHSIG = 1
@@ -47,6 +50,8 @@ class ForkserverSettings(msgspec.Struct, frozen=True, kw_only=True):
     """File descriptor of the control socket."""
     preload: list[str]
     """Engines to import before the first fork."""
+    platforms: list[str]
+    """Platforms, likewise."""
     scratch: str
     """The working folder: empty, and theirs alone."""
     memory: int
@@ -65,10 +70,9 @@ def main(argument: str) -> None:
     # Thread pools in the libraries (OpenMP, TVM) would count the machine's cores, not ours.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     for name in settings.preload:
-        try:
-            engines.load(name).preload()
-        except Exception:  # the first call will say it to the person who asked for it
-            traceback.print_exc()
+        _prepare(engines.load, name)
+    for name in settings.platforms:
+        _prepare(platforms.load, name)
     gc.collect()
     gc.freeze()
     _scratch.append(settings.scratch)
@@ -76,6 +80,13 @@ def main(argument: str) -> None:
     with socket.socket(fileno=settings.control) as control:
         while _fork_child(control, settings):
             pass
+
+
+def _prepare(load: Callable[[str], Engine | Platform], name: str) -> None:
+    try:
+        load(name).preload()
+    except Exception:  # the first call will say it to the person who asked for it
+        traceback.print_exc()
 
 
 def _fork_child(control: socket.socket, settings: ForkserverSettings) -> bool:
@@ -134,9 +145,9 @@ def _serve(worker: socket.socket, memory: int) -> None:
 
 def _answer(call: frames.Call) -> frames.Reply:
     try:
-        engine = engines.load(call.engine)
-        args = frames.arguments_decoder(call.method).decode(call.args)
-        value = getattr(engine, call.method)(*args)
+        load = engines.load if call.protocol == "Engine" else platforms.load
+        record = msgspec.msgpack.decode(call.record, type=frames.record_type(call.protocol, call.method))
+        value = getattr(load(call.callee), call.method)(record)
         return frames.Reply("value", value=msgspec.Raw(msgspec.msgpack.encode(value)))
     except TunemeshError as error:
         return frames.Reply("refused", error=type(error).__name__, text=clip(str(error)))

@@ -1,7 +1,9 @@
 """What worker and sandbox say to each other: length-prefixed MessagePack on a socket of their own.
 
-The types come from :class:`~stage_workers.engines.protocol.Engine`, so a child that went mad can at worst
-send a value of the right type: nothing is unpickled in the process that owns the AMQP connection.
+A call names a method of one of the two protocols, :class:`~stage_workers.engines.protocol.Engine` and
+:class:`~stage_workers.platforms.protocol.Platform`, and its types come from there. So a child that went mad
+can at worst send a value of the right type: nothing is unpickled in the process that owns the AMQP
+connection.
 """
 
 from __future__ import annotations
@@ -11,22 +13,30 @@ import socket
 import struct
 import time
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from tunemesh.stage_workers.engines.protocol import Engine
+from tunemesh.stage_workers.platforms.protocol import Platform
 
 _LENGTH = struct.Struct("<Q")
 _BLOCK = 1 << 20
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True):
-    """A method of an engine and its arguments."""
+ProtocolName = Literal["Engine", "Platform"]
+PROTOCOLS: dict[ProtocolName, type] = {"Engine": Engine, "Platform": Platform}
 
-    engine: str
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """A method of an engine or a platform, and its argument."""
+
+    protocol: ProtocolName
+    callee: str
+    """Name of the engine or the platform."""
     method: str
-    args: msgspec.Raw
+    record: msgspec.Raw
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -39,12 +49,27 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     text: str = ""
 
 
+def protocol_of(method: Callable[..., object]) -> ProtocolName:
+    """Whose method ``method`` is: that of one of the :data:`PROTOCOLS`, as in ``Engine.build``."""
+    for name, protocol in PROTOCOLS.items():
+        if getattr(protocol, method.__name__, None) is method:
+            return name
+    raise TypeError(f"{method} is no method of an engine or a platform")
+
+
 @functools.cache
-def arguments_decoder(method: str) -> msgspec.msgpack.Decoder[Any]:
-    """Decodes the arguments of a method of :class:`~stage_workers.engines.protocol.Engine` to a tuple."""
-    hints = typing.get_type_hints(getattr(Engine, method))
+def record_type(protocol: ProtocolName, method: str) -> Any:
+    """Of the argument of a method."""
+    hints = typing.get_type_hints(getattr(PROTOCOLS[protocol], method))
     hints.pop("return")
-    return msgspec.msgpack.Decoder(tuple[tuple(hints.values())])  # type: ignore[misc]
+    (kind,) = hints.values()
+    return kind
+
+
+@functools.cache
+def answer_type(method: Callable[..., object]) -> Any:
+    """Of what a method returns."""
+    return typing.get_type_hints(method)["return"]
 
 
 class TooLong(Exception):

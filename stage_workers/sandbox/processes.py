@@ -63,6 +63,7 @@ class Processes:
 
     Args:
         preload: engines to import before the first child is forked.
+        platforms: those to import before that.
         memory: bytes of data that a child may allocate.
         cpus: cores for all of them.
         environment: added to what they get of this process's environment.
@@ -72,6 +73,7 @@ class Processes:
     def __init__(
         self,
         preload: Sequence[str],
+        platforms: Sequence[str],
         memory: int,
         cpus: Sequence[int] | None,
         environment: Mapping[str, str],
@@ -84,6 +86,7 @@ class Processes:
         """Processes that the kernel had killed for want of memory before the present child."""
         self.aborted = threading.Event()
         self._preload = list(preload)
+        self._platforms = list(platforms)
         self._memory = memory
         self._cpus = None if cpus is None else list(cpus)
         self._held = tuple(held)
@@ -114,6 +117,7 @@ class Processes:
                 parent=os.getpid(),
                 control=theirs.fileno(),
                 preload=self._preload,
+                platforms=self._platforms,
                 scratch=self._scratch,
                 memory=self._memory,
                 cpus=self._cpus,

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -50,6 +50,7 @@ ATTEMPTS = 3
 TURN = 1.0
 """Seconds between two looks at a fork server that is awaited."""
 
+C = TypeVar("C")
 T = TypeVar("T")
 
 
@@ -68,6 +69,7 @@ class Sandbox:
 
     Args:
         preload: engines to import before the first call; others are imported by the call that needs them.
+        platforms: those to import before the first call.
         memory: bytes of data that a child may allocate, and of an answer that it may give.
         cpus: cores for the children.
         environment: added to the little that children get of this process's environment
@@ -79,6 +81,7 @@ class Sandbox:
         self,
         preload: Sequence[str] = (),
         *,
+        platforms: Sequence[str] = (),
         memory: int,
         cpus: Collection[int] | None = None,
         environment: Mapping[str, str] | None = None,
@@ -86,7 +89,7 @@ class Sandbox:
     ) -> None:
         self._memory = memory
         cores = None if cpus is None else sorted(cpus)
-        self._processes = Processes(preload, memory, cores, environment or {}, held)
+        self._processes = Processes(preload, platforms, memory, cores, environment or {}, held)
         self._retry = Retry(log)
         self._again_at = 0.0
         """When to look at the processes again after they had to be started anew (monotonic)."""
@@ -119,23 +122,27 @@ class Sandbox:
 
     def call(
         self,
-        engine: str,
-        method: str,
-        args: Sequence[object],
-        returns: type[T],
+        callee: str,
+        method: Callable[[Any, C], T],
+        record: C,
         timeout: float,
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
-        """Call ``engine.method(*args)`` in the child; ``timeout`` seconds count from when it is ready.
-        ``cpu_limit`` counts only those in which it has a core, so that it means the same on a busy machine.
+        """Call a method of the engine or the platform that is called ``callee``, in the child.
+
+        Args:
+            method: that of the protocol: ``Engine.build``, ``Platform.profile``.
+            record: its argument.
+            timeout: seconds from when the child is ready.
+            cpu_limit: seconds in which it has a core, so that they mean the same on a busy machine.
 
         Raises:
-            TunemeshError: what the engine raised on purpose (``BadModel``, ``BadTarget``).
+            TunemeshError: what was raised on purpose (``BadModel``, ``BadTarget``).
             Abandoned: the sandbox was aborted meanwhile.
         """
-        request = msgspec.msgpack.encode(
-            frames.Call(engine, method, msgspec.Raw(msgspec.msgpack.encode(list(args))))
-        )
+        protocol, name = frames.protocol_of(method), method.__name__
+        call = frames.Call(protocol, callee, name, msgspec.Raw(msgspec.msgpack.encode(record)))
+        request = msgspec.msgpack.encode(call)
         for attempt in range(1, ATTEMPTS + 1):
             while (child := self._child_by(time.monotonic() + TURN)) is None:
                 pass
@@ -155,13 +162,16 @@ class Sandbox:
                 failure = self._failed("crashed", "the sandbox's processes were killed")
                 if attempt == ATTEMPTS:
                     return failure
-                log.warning("the fork server ended during %s; calling again", method)
+                log.warning("the fork server ended during %s; calling again", name)
         match reply.kind:
             case "value":
                 try:
-                    return msgspec.msgpack.decode(reply.value, type=returns)
+                    value: T = msgspec.msgpack.decode(reply.value, type=frames.answer_type(method))
+                    return value
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    return CallFailure("raised", f"engine {engine} gave an invalid answer: {error}")
+                    return CallFailure(
+                        "raised", f"{protocol.lower()} {callee} gave an invalid answer: {error}"
+                    )
             case "refused":
                 raise _refusal(reply)
             case "out-of-memory":

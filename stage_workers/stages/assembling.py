@@ -1,55 +1,111 @@
-"""``assemble``: compile the whole model with the best of everything that was measured."""
+"""``assemble``: compile the whole model with the best of everything that was measured, whoever made it."""
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+from collections.abc import Sequence
 
 import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import ArtifactError
-from tunemesh.shared.messages import AssembleDone, AssembleWork, Blob, History, Step, TaskRecords
-from tunemesh.stage_workers.engines.protocol import Assembled, TaskTrials, latency
-from tunemesh.stage_workers.stages.context import ASSEMBLE_LIMIT, Context, whole
+from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
+from tunemesh.shared.messages.results import FILE_NAME, OWN_FILES
+from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
+from tunemesh.stage_workers.options import GRAPH
+from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
+from tunemesh.stage_workers.stages.context import (
+    ASSEMBLE_LIMIT,
+    EXPORT_LIMIT,
+    PART_LIMIT,
+    Context,
+    engine_of,
+    whole,
+)
+from tunemesh.stage_workers.stages.histories import read_trials
 
-_history_decoder = msgspec.msgpack.Decoder(History)
+log = logging.getLogger(__name__)
 
 
 def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
-    """Read the history of every task, and let the engine compile the model with it and without it.
+    """Take the part of every tuned task from its engine, let the platform compile the model with them and
+    without, and let the engines write down what was measured.
 
     Raises:
-        TunemeshError: the engine failed or refused, or an artifact is missing or damaged.
+        TunemeshError: an engine or the platform failed or refused, or an artifact is missing or damaged.
     """
     store = context.store
-    tasks = [_at_its_end(records, store) for records in work.tasks]
-    args = (store.get(work.model), step.target, tasks, step.settings)
-    assembled = whole(step, context, "assemble", args, Assembled, ASSEMBLE_LIMIT)
+    ended = [(records, _trials(records, store)) for records in work.tasks]
+    call = AssembleCall(
+        model=store.get(work.model),
+        target=step.target,
+        tasks=[
+            _tuned(records.task, best, step, context)
+            for records, trials in ended
+            if (best := _best(trials, records.untuned)) is not None
+        ],
+        options=step.options.get(GRAPH, {}),
+    )
+    platform = platforms.name_of(step.target)
+    assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)
+    files = _exported(ended, step, context)
     return AssembleDone(
         tuned=store.put(assembled.tuned, inline=False),
         untuned=store.put(assembled.untuned, inline=False),
         signature=store.put(assembled.signature, inline=False),
-        files={name: store.put(data, inline=False) for name, data in assembled.files.items()},
+        files={name: store.put(data, inline=False) for name, data in files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
     )
 
 
-def _at_its_end(records: TaskRecords, store: ArtifactStore) -> TaskTrials:
+def _trials(records: TaskRecords, store: ArtifactStore) -> list[Trial]:
+    """All trials of a task; those that were confirmed with the latencies of that."""
     confirmed = {each.hash: each.latencies for each in records.confirmed}
-    trials = [trial for blob in records.history for trial in _read(blob, store).trials]
-    trials = [
-        msgspec.structs.replace(t, latencies=confirmed[t.candidate.hash])
-        if t.candidate.hash in confirmed
-        else t
-        for t in trials
+    return [
+        msgspec.structs.replace(trial, latencies=confirmed[trial.candidate.hash])
+        if trial.candidate.hash in confirmed
+        else trial
+        for trial in read_trials(records.history, store)
     ]
-    best = min(map(latency, trials), default=math.inf)
-    beaten = records.untuned is not None and records.untuned <= best < math.inf
-    return TaskTrials(workload=store.get(records.task.workload), trials=trials, apply=not beaten)
 
 
-def _read(blob: Blob, store: ArtifactStore) -> History:
-    try:
-        return _history_decoder.decode(store.get(blob))
-    except msgspec.DecodeError as error:
-        raise ArtifactError(f"artifact {blob.sha256[:12]} is no history of a round: {error}") from None
+def _best(trials: Sequence[Trial], untuned: float | None) -> Trial | None:
+    """The fastest of ``trials``, if it beats the ``untuned`` kernel (latency in seconds, where it is
+    known)."""
+    best = min(trials, key=lambda trial: trial.latency, default=None)
+    limit = math.inf if untuned is None else untuned
+    return best if best is not None and best.latency < limit else None
+
+
+def _tuned(task: TaskSpec, best: Trial, step: Step, context: Context) -> TunedTask:
+    workload = context.store.get(task.workload)
+    symbol = f"tunemesh_{task.key}"
+    call = PartCall(workload=workload, target=step.target, schedule=best.candidate.schedule, symbol=symbol)
+    part = whole(context, engine_of(task), Engine.part, call, PART_LIMIT)
+    return TunedTask(workload=workload, symbol=symbol, part=part, latency=best.latency)
+
+
+def _exported(
+    ended: Sequence[tuple[TaskRecords, list[Trial]]], step: Step, context: Context
+) -> dict[str, bytes]:
+    """The files of all engines that took a task. Where two call one the same, the later one's has its name in
+    front. What has a name that no result may have is left out."""
+    files: dict[str, bytes] = {}
+    for engine in step.engines:
+        tasks = [
+            TaskTrials(workload=context.store.get(records.task.workload), trials=trials)
+            for records, trials in ended
+            if records.task.engine == engine
+        ]
+        if not tasks:
+            continue
+        call = ExportCall(target=step.target, tasks=tasks)
+        exported = whole(context, engine, Engine.export, call, EXPORT_LIMIT)
+        for name, data in exported.files.items():
+            if name in OWN_FILES or not re.fullmatch(FILE_NAME, name):
+                log.warning("%s: engine %s exports a file %r: left out", step.id, engine, name)
+            else:
+                files[f"{engine}-{name}" if name in files else name] = data
+    return files

@@ -7,9 +7,9 @@ import time
 
 from tunemesh.shared.messages import BuildDone, BuildWork, Built, Candidate, Step
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers.engines.protocol import BuildOutcome
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.context import Context, engine_of
 
 
 def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
@@ -19,17 +19,21 @@ def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
         TunemeshError: the target is refused, or the store fails.
     """
     workload = context.store.get(work.task.workload)
-    task = work.task.workload.sha256
-    return BuildDone(built=[_build(step, task, workload, each, context) for each in work.candidates])
+    engine = engine_of(work.task)
+    # Engines take different times for the same workload.
+    key = f"{engine} {work.task.workload.sha256}"
+    return BuildDone(built=[_build(step, engine, key, workload, each, context) for each in work.candidates])
 
 
-def _build(step: Step, task: str, workload: bytes, candidate: Candidate, context: Context) -> Built:
+def _build(
+    step: Step, engine: str, key: str, workload: bytes, candidate: Candidate, context: Context
+) -> Built:
     started = time.monotonic()
-    args = (workload, step.target, candidate.schedule)
-    limit, patience = step.settings.build_timeout, context.patience.limit(task)
-    answer = context.sandbox.call(step.engines[0], "build", args, BuildOutcome, limit, patience)
+    call = BuildCall(workload=workload, target=step.target, schedule=candidate.schedule)
+    limit, patience = step.settings.build_timeout, context.patience.limit(key)
+    answer = context.sandbox.call(engine, Engine.build, call, limit, patience)
     seconds = time.monotonic() - started
-    context.patience.took(task, seconds)
+    context.patience.took(key, seconds)
     if isinstance(answer, CallFailure):
         return Built(
             index=candidate.index,

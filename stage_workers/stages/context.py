@@ -1,24 +1,29 @@
-"""What a stage works with, and how it calls an engine."""
+"""What a stage works with, and how it calls an engine or a platform."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cachetools import LRUCache
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.shared.messages import Profiled, Step
+from tunemesh.shared.messages import Profiled, Step, TaskSpec
 from tunemesh.stage_workers.devices.drift import Drift
+from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.build_limits import Patience
 
+C = TypeVar("C")
 T = TypeVar("T")
 
+CHECK_LIMIT = 120.0
 UPDATE_LIMIT = 1800.0
+PART_LIMIT = 600.0
 ASSEMBLE_LIMIT = 3600.0
+EXPORT_LIMIT = 900.0
 VALIDATE_LIMIT = 900.0
 """Seconds. Generous: they are there so that nothing hangs for ever, not to make anything fast."""
 
@@ -33,10 +38,9 @@ class Caller(Protocol):
 
     def call(
         self,
-        engine: str,
-        method: str,
-        args: Sequence[object],
-        returns: type[T],
+        callee: str,
+        method: Callable[[Any, C], T],
+        record: C,
         timeout: float,
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
@@ -76,28 +80,38 @@ class StageFailed(TunemeshError):
 
 
 def insist(
-    sandbox: Caller, engine: str, method: str, args: Sequence[object], returns: type[T], limit: float
+    sandbox: Caller, callee: str, method: Callable[[Any, C], T], record: C, limit: float
 ) -> T | CallFailure:
-    """Call an engine, and once more in a fresh process where the first one crashed or had no memory left: it
-    may have been killed for something else, or have grown with what it did before."""
-    answer = sandbox.call(engine, method, args, returns, limit)
+    """Call an engine or a platform, and once more in a fresh process where the first one crashed or had no
+    memory left: it may have been killed for something else, or have grown with what it did before."""
+    answer = sandbox.call(callee, method, record, limit)
     if isinstance(answer, CallFailure) and answer.kind in ("crashed", "out-of-memory"):
-        answer = sandbox.call(engine, method, args, returns, limit)
+        answer = sandbox.call(callee, method, record, limit)
     return answer
 
 
-def whole(
-    step: Step, context: Context, method: str, args: Sequence[object], returns: type[T], limit: float
-) -> T:
-    """Call an engine where all depends on the answer.
+def whole(context: Context, callee: str, method: Callable[[Any, C], T], record: C, limit: float) -> T:
+    """Call an engine or a platform where all depends on the answer.
 
     Raises:
         StageFailed: the call ended without one.
-        TunemeshError: the engine refused.
+        TunemeshError: it was refused.
     """
-    answer = insist(context.sandbox, step.engines[0], method, args, returns, limit)
+    answer = insist(context.sandbox, callee, method, record, limit)
     if isinstance(answer, CallFailure):
-        raise StageFailed(
-            f"engine {step.engines[0]}, {method.replace('_', ' ')}: {answer.kind}: {answer.text}"
-        )
+        who = f"{frames.protocol_of(method).lower()} {callee}"
+        raise StageFailed(f"{who}, {method.__name__.replace('_', ' ')}: {answer.kind}: {answer.text}")
     return answer
+
+
+def engine_of(task: TaskSpec) -> str:
+    """The engine that tunes ``task``.
+
+    Raises:
+        StageFailed: none does.
+    """
+    if task.engine is None:
+        raise StageFailed(
+            f"no engine takes the task {task.id} ({task.name}), so there is nothing to do for it"
+        )
+    return task.engine

@@ -1,22 +1,34 @@
-"""``import``: from a model to its tasks."""
+"""``import``: from a model to its tasks, and who tunes each."""
 
 from __future__ import annotations
 
-from tunemesh.shared.messages import ImportDone, ImportWork, Step, TaskSpec
-from tunemesh.stage_workers.engines.protocol import Imported
+from collections.abc import Mapping
+
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import ImportDone, ImportWork, Options, Step, TaskSpec
+from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
-from tunemesh.stage_workers.stages.context import Context, whole
+from tunemesh.stage_workers.options import GRAPH
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
+from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     """Optimise the graph and extract the distinct tasks, named ``t00``, ``t01``, … in order of first use.
 
     Raises:
-        TunemeshError: the model or the target cannot be used, or the store fails.
+        TunemeshError: the model, the target or an option cannot be used, or the store fails.
     """
-    model = context.store.get(work.model, limit=MODEL_BYTES)
-    args = (model, step.target, step.settings)
-    imported = whole(step, context, "import_model", args, Imported, step.settings.import_timeout)
+    _check_options(step, context)
+    call = ImportCall(
+        model=context.store.get(work.model, limit=MODEL_BYTES),
+        target=step.target,
+        shapes=step.settings.shapes,
+        options=step.options.get(GRAPH, {}),
+    )
+    platform = platforms.name_of(step.target)
+    imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     tasks = [
         TaskSpec(
@@ -24,7 +36,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             name=task.name,
             key=task.key,
             weight=task.weight,
-            engine=step.engines[0],
+            engine=_taker(task, step, context),
             constants=imported.constants,
             workload=context.store.put(task.workload, inline=False),
             untuned=context.store.put(task.untuned, inline=False),
@@ -32,3 +44,36 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         for number, task in enumerate(imported.tasks)
     ]
     return ImportDone(model=context.store.put(imported.model, inline=False), tasks=tasks)
+
+
+def _check_options(step: Step, context: Context) -> None:
+    """Each owner checks its own: now, and not when the first of its steps fails.
+
+    Raises:
+        BadInput: an option is unknown or its value is bad.
+    """
+    check_owners(step.options, step.engines)
+    for engine in step.engines:
+        options = step.options.get(engine, {})
+        whole(context, engine, Engine.check_options, options, CHECK_LIMIT)
+
+
+def check_owners(options: Mapping[str, Options], engines: list[str]) -> None:
+    """Whether somebody reads what is said.
+
+    Raises:
+        BadInput: options are for an engine that the job does not have.
+    """
+    owners = [*engines, GRAPH]
+    for owner in options:
+        if owner not in owners:
+            raise BadInput(f"there are options for {owner!r}, but the job has only {', '.join(owners)}")
+
+
+def _taker(task: ExtractedTask, step: Step, context: Context) -> str | None:
+    """The first of the job's engines that takes a task."""
+    ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
+    for engine in step.engines:
+        if whole(context, engine, Engine.takes, ref, CHECK_LIMIT):
+            return engine
+    return None

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 
 import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import Blob, Candidate, History, Step, TaskState, UpdateDone, UpdateWork
-from tunemesh.stage_workers.engines.protocol import Proposal
-from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, whole
+from tunemesh.shared.messages import (
+    Blob,
+    Candidate,
+    History,
+    Step,
+    TaskState,
+    Trial,
+    UpdateDone,
+    UpdateWork,
+)
+from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
+from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, engine_of, whole
+from tunemesh.stage_workers.stages.histories import read_trials
 
 SEARCH_INLINE = 512 * 1024
 """Bytes of search state that travel in the message."""
@@ -18,10 +30,16 @@ MESSAGE_ROOM = 700 * 1024
 1 MiB of a message. The rest is for its error texts and timings."""
 LATENCY_BYTES = 9
 """Of a number in MessagePack."""
+CONFIRMED = 4
+"""Candidates of a task that are confirmed at its end, at most."""
+NEAR = 1.1
+"""Candidates that took up to so many times as long as the best one are confirmed with it. Between others the
+difference is larger than the noise of a measurement."""
 
 
 def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
-    """Give the engine its state and the trials of the last round; take its new state and the next batch.
+    """Give the engine its state and the trials of the last round; take its new state and the next batch. At
+    the end of a task name the best few of all trials.
 
     Raises:
         TunemeshError: the engine failed twice or refused, or the store fails.
@@ -29,16 +47,11 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     history = list(work.state.history) if work.state is not None else []
     if work.trials or work.timings:
         history.append(_keep(step, work, context.store))
-    args = (
-        context.store.get(work.task.workload),
-        step.target,
-        context.store.get(work.state.search) if work.state is not None else None,
-        work.trials,
-        work.want,
-        step.seed,
-        step.settings,
-    )
-    proposal = whole(step, context, "update", args, Proposal, UPDATE_LIMIT)
+    if work.want:
+        proposal = _propose(step, work, context)
+    else:
+        before = context.store.get(work.state.search) if work.state is not None else b""
+        proposal = Proposal(search=before, schedules=leaders(read_trials(history, context.store)))
     candidates = [
         Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
     ]
@@ -53,6 +66,29 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         chunk_size=work.chunk_size,
         exhausted=len(candidates) < work.want,
     )
+
+
+def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
+    engine = engine_of(work.task)
+    call = UpdateCall(
+        workload=context.store.get(work.task.workload),
+        target=step.target,
+        search=context.store.get(work.state.search) if work.state is not None else None,
+        trials=work.trials,
+        want=work.want,
+        seed=step.seed,
+        options=step.options.get(engine, {}),
+    )
+    return whole(context, engine, Engine.update, call, UPDATE_LIMIT)
+
+
+def leaders(trials: Sequence[Trial]) -> list[tuple[str, bytes]]:
+    """Hash and schedule of those between which noise may have decided, best first; none where the best of
+    them is far ahead."""
+    measured = {trial.candidate.hash: trial for trial in trials if math.isfinite(trial.estimate)}
+    best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:CONFIRMED]
+    near = [trial.candidate for trial in best if trial.estimate <= NEAR * best[0].estimate]
+    return [(each.hash, each.schedule) for each in near] if len(near) > 1 else []
 
 
 def _keep(step: Step, work: UpdateWork, store: ArtifactStore) -> Blob:

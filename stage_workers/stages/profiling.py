@@ -12,8 +12,15 @@ import msgspec
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.engines.protocol import ProfileOutcome
+from tunemesh.stage_workers.platforms.protocol import (
+    ConfirmCall,
+    Platform,
+    ProfileCall,
+    ProfileOutcome,
+    UntunedCall,
+)
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Binary, Context, insist
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
@@ -22,8 +29,8 @@ BASELINE_ALLOWANCE = 10.0
 """Times ``profile_timeout`` that the untuned workload may take: it is measured once, may be a hundred times
 slower than a good candidate, and without it there is no baseline at all."""
 
-HOPELESS = 200.0
-"""Times the best latency that a candidate may take: the single run that checks what it computes may last for
+CHECK_RUN = 200.0
+"""Times the best latency that the single run may take which checks what a candidate computes: it may last for
 ever."""
 ALLOWANCE = 1.0
 """Seconds on top of that for loading a candidate, many times what that takes."""
@@ -32,10 +39,10 @@ MEASURING = 3.0
 out, and something else may have the core."""
 START = 3.0
 """Seconds on top of that in a sandbox that starts afresh: the device's context, the inputs."""
-COLD = 3.0
+REFERENCE_RUN = 3.0
 """Times the untuned latency on top of that there: what the workload computes has to be found out."""
 
-CLOSE = 1.1
+MATTERS = 1.1
 """Times the best latency up to which it matters exactly how slow a candidate is."""
 
 
@@ -69,7 +76,9 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
     else:
         profiled = _measure_apart(step, work.artifacts, kernels, watch, context.measured)
     drift = max((one.drift for one in profiled if one.outcome == "measured"), default=0.0)
-    return ProfileDone(profiled=profiled, untuned=untuned, drift=drift)
+    return ProfileDone(
+        profiled=profiled, untuned=untuned, untuned_error=clip(kernels.untuned_error), drift=drift
+    )
 
 
 def _measure_apart(
@@ -106,11 +115,14 @@ def _binary(step: Step, built: Built) -> Binary:
 
 
 class _Kernels:
-    """The engine's calls for one step."""
+    """What one step asks of the device."""
 
     def __init__(self, step: Step, work: ProfileWork, device: str, context: Context) -> None:
         self.device = device
+        self.untuned_error = ""
+        """Why the untuned workload could not be measured."""
         self._step = step
+        self._platform = platforms.name_of(step.target)
         self._settings = as_measured(step.settings, work.task, context.cache)
         self._store = context.store
         self._sandbox = context.sandbox
@@ -123,13 +135,17 @@ class _Kernels:
 
     def untuned_latency(self) -> float | None:
         """Median latency of the untuned workload in seconds; ``None`` when it cannot be measured."""
-        step = self._step
-        args = (self._workload, step.target, self._untuned, self.device, self._settings)
-        limit = step.settings.profile_timeout * BASELINE_ALLOWANCE
-        answer = _sound(
-            insist(self._sandbox, step.engines[0], "profile_untuned", args, ProfileOutcome, limit)
+        call = UntunedCall(
+            workload=self._workload,
+            target=self._step.target,
+            untuned=self._untuned,
+            device=self.device,
+            settings=self._settings,
         )
+        limit = self._step.settings.profile_timeout * BASELINE_ALLOWANCE
+        answer = _sound(insist(self._sandbox, self._platform, Platform.profile_untuned, call, limit))
         if answer.outcome != "measured":
+            self.untuned_error = answer.error or answer.outcome
             return None
         self._baseline = statistics.median(answer.latencies)
         self._best = min(self._baseline, self._best or math.inf)
@@ -148,16 +164,23 @@ class _Kernels:
         gets the same care."""
         if self._step.settings.cut_short is None or self._best is None:
             return True
-        close = CLOSE * (1 + drift) * self._best
-        return any(statistics.median(outcome.latencies) <= close for outcome in outcomes)
+        limit = MATTERS * (1 + drift) * self._best
+        return any(statistics.median(outcome.latencies) <= limit for outcome in outcomes)
 
     def _measure(self, built: Built, best: float | None) -> ProfileOutcome:
         program = self._program(built)
         if isinstance(program, ProfileOutcome):
             return program
-        step = self._step
-        args = (self._workload, step.target, program, self._untuned, self.device, self._settings, best)
-        answer = self._sandbox.call(step.engines[0], "profile", args, ProfileOutcome, self._limit(best))
+        call = ProfileCall(
+            workload=self._workload,
+            target=self._step.target,
+            artifact=program,
+            untuned=self._untuned,
+            device=self.device,
+            settings=self._settings,
+            best=best,
+        )
+        answer = self._sandbox.call(self._platform, Platform.profile, call, self._limit(best))
         self._warm = not isinstance(answer, CallFailure)
         return _sound(answer)
 
@@ -167,9 +190,9 @@ class _Kernels:
         if best is None or settings.cut_short is None or not (self._warm or self._baseline):
             return settings.profile_timeout
         measuring = MEASURING * settings.repeats * settings.min_repeat_ms / 1e3
-        limit = ALLOWANCE + measuring + HOPELESS * best
+        limit = ALLOWANCE + measuring + CHECK_RUN * best
         if not self._warm:
-            limit += START + COLD * (self._baseline or 0.0)
+            limit += START + REFERENCE_RUN * (self._baseline or 0.0)
         return min(limit, settings.profile_timeout)
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
@@ -177,12 +200,18 @@ class _Kernels:
         programs = [self._program(built) for built in artifacts]
         sound = [program for program in programs if isinstance(program, bytes)]
         if len(sound) == len(programs):
-            step = self._step
-            args = (self._workload, step.target, sound, self._untuned, self.device, self._settings)
-            limit = step.settings.profile_timeout * max(len(sound), 1)
-            answer = self._sandbox.call(step.engines[0], "confirm", args, list[ProfileOutcome], limit)
-            if not isinstance(answer, CallFailure) and len(answer) == len(artifacts):
-                return [_sound(each) for each in answer]
+            call = ConfirmCall(
+                workload=self._workload,
+                target=self._step.target,
+                artifacts=sound,
+                untuned=self._untuned,
+                device=self.device,
+                settings=self._settings,
+            )
+            limit = self._step.settings.profile_timeout * max(len(sound), 1)
+            answer = self._sandbox.call(self._platform, Platform.confirm, call, limit)
+            if not isinstance(answer, CallFailure) and len(answer.outcomes) == len(artifacts):
+                return [_sound(each) for each in answer.outcomes]
         return [self._measure(built, None) for built in artifacts]
 
     def _program(self, built: Built) -> bytes | ProfileOutcome:

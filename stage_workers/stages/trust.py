@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from tunemesh.shared.messages import Step
+from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.engines.protocol import WAITED, ProfileOutcome
+from tunemesh.stage_workers.platforms.protocol import WAITED, Platform, ProfileOutcome, ReferenceCall
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
 
@@ -212,9 +213,10 @@ class Watch:
 
     def _reference(self) -> list[float]:
         """Latencies of the reference kernel; none when it cannot be measured, which is no reason to stop."""
-        args = (self._step.target, self._device)
-        answer = self._sandbox.call(self._step.engines[0], "reference", args, list[float], REFERENCE_LIMIT)
+        platform = platforms.name_of(self._step.target)
+        call = ReferenceCall(target=self._step.target, device=self._device)
+        answer = self._sandbox.call(platform, Platform.reference, call, REFERENCE_LIMIT)
         if isinstance(answer, CallFailure):
             log.warning("no reference on %s: %s: %s", self._device, answer.kind, answer.text)
             return []
-        return [each for each in answer if each > 0]
+        return [each for each in answer.latencies if each > 0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 
 from tunemesh.shared.messages import Step, ValidateDone, ValidateWork
-from tunemesh.stage_workers.engines.protocol import ProfileOutcome, Validated
+from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.platforms.protocol import Platform, ProfileOutcome, ValidateCall, Validated
 from tunemesh.stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable
 
@@ -14,24 +15,25 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
     """Latency before and after, watched like a profile, and whether the outputs agree.
 
     Raises:
-        TunemeshError: the engine failed or refused, the store fails, or this worker has no device.
+        TunemeshError: the platform failed or refused, the store fails, or this worker has no device.
     """
     device = context.require_device(step)
-    args = (
-        context.store.get(work.tuned),
-        context.store.get(work.untuned),
-        context.store.get(work.signature),
-        step.target,
-        device,
-        step.seed,
-        step.settings,
+    platform = platforms.name_of(step.target)
+    call = ValidateCall(
+        tuned=context.store.get(work.tuned),
+        untuned=context.store.get(work.untuned),
+        signature=context.store.get(work.signature),
+        target=step.target,
+        device=device,
+        seed=step.seed,
+        settings=step.settings,
     )
     found: list[Validated] = []
 
     def measure() -> list[ProfileOutcome]:
-        found.append(whole(step, context, "validate", args, Validated, VALIDATE_LIMIT))
+        found.append(whole(context, platform, Platform.validate, call, VALIDATE_LIMIT))
         if not (comparable(found[-1].before) and comparable(found[-1].after)):
-            raise StageFailed(f"engine {step.engines[0]}, validate: gave no latencies above 0")
+            raise StageFailed(f"platform {platform}, validate: gave no latencies above 0")
         return [
             ProfileOutcome(outcome="measured", latencies=latencies, waited=found[-1].waited)
             for latencies in (found[-1].before, found[-1].after)

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from examples import make_models
+from tests.acceptance import direct
 from tunemesh.broker_config.node import server_binary
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import Trial
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -70,3 +74,38 @@ def mock_model(tmp_path: Path) -> Path:
     path = tmp_path / "model.yaml"
     path.write_text(MOCK)
     return path
+
+
+@pytest.fixture(scope="session")
+def target() -> str:
+    """This machine's CPU."""
+    direct.PLATFORM.preload()
+    return direct.resolve_target("native")
+
+
+@pytest.fixture(scope="session")
+def cnn() -> bytes:
+    return make_models.tiny_cnn().SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def imported(cnn: bytes, target: str) -> Imported:
+    return direct.import_model(cnn, target)
+
+
+@pytest.fixture(scope="session")
+def convolution(imported: Imported) -> ExtractedTask:
+    return imported.tasks[1]
+
+
+@pytest.fixture(scope="session")
+def product(target: str) -> ExtractedTask:
+    """A matrix product: the quickest workload whose search space is large."""
+    return direct.import_model(direct.matrix_product(), target).tasks[0]
+
+
+@pytest.fixture(scope="session")
+def first_round(convolution: ExtractedTask, target: str) -> tuple[bytes, list[Trial]]:
+    """Search state and trials of one measured round of the convolution."""
+    proposal = direct.update(convolution.workload, target, None, [], 6)
+    return proposal.search, direct.measure(convolution, target, proposal.schedules)

@@ -8,20 +8,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tests.acceptance.direct import AS_GIVEN, assemble, import_model, run
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Options
 from tunemesh.stage_workers.graph import winograd
 from tunemesh.stage_workers.graph.convolutions import Convolution
 
-ENGINE = MetaScheduleEngine()
+WINOGRAD: Options = {}
+"""What becomes of convolutions where nothing else is said."""
 TOLERANCE = 1e-4
 """Of the largest output: as in :mod:`stage_workers.measuring.comparison`."""
-
-
-@pytest.fixture(scope="module")
-def target() -> str:
-    ENGINE.preload()
-    return ENGINE.resolve_target("native")
 
 
 def model(
@@ -62,20 +58,11 @@ def made_of(
     return onnx.shape_inference.infer_shapes(made)
 
 
-def computed(proto: onnx.ModelProto, target: str, settings: Settings) -> tuple[list[str], np.ndarray]:
+def computed(proto: onnx.ModelProto, target: str, options: Options) -> tuple[list[str], np.ndarray]:
     """Names of the tasks, and what the model computes for the input of :func:`expected`."""
-    imported = ENGINE.import_model(proto.SerializeToString(), target, settings)
-    library = ENGINE.assemble(imported.model, target, [], settings).tuned
+    imported = import_model(proto.SerializeToString(), target, options)
+    library = assemble(imported.model, target, options=options).tuned
     return [task.name for task in imported.tasks], run(library, image_for(proto))
-
-
-def run(library: bytes, data: np.ndarray) -> np.ndarray:
-    import tvm
-
-    from tunemesh.stage_workers.measuring.loading import load
-
-    result = tvm.relax.VirtualMachine(load(library), tvm.cpu())["main"](tvm.runtime.tensor(data))
-    return np.asarray(result.numpy())
 
 
 def convolution(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -110,7 +97,7 @@ def test_winograd_computes_what_the_convolution_computes(
     target: str, image: tuple[int, ...], outputs: int, pads: tuple[int, int, int, int]
 ) -> None:
     proto = model(image, outputs, pads=pads)
-    tasks, result = computed(proto, target, Settings())
+    tasks, result = computed(proto, target, WINOGRAD)
     assert "winograd_product" in tasks
     # Their schedules are fixed: there is nothing to tune.
     assert not {"winograd_input", "winograd_output"} & set(tasks)
@@ -133,15 +120,15 @@ def test_winograd_computes_what_the_convolution_computes(
     ids=["1x1", "5x5", "stride", "depthwise", "three inputs", "40 outputs", "many weights"],
 )
 def test_other_convolutions_stay_as_they_are(target: str, proto: onnx.ModelProto) -> None:
-    given = ENGINE.import_model(proto.SerializeToString(), target, Settings(convolutions="as-given"))
-    imported = ENGINE.import_model(proto.SerializeToString(), target, Settings())
+    given = import_model(proto.SerializeToString(), target, AS_GIVEN)
+    imported = import_model(proto.SerializeToString(), target, WINOGRAD)
     assert [task.key for task in imported.tasks] == [task.key for task in given.tasks]
     assert not any("winograd" in task.name for task in given.tasks)
 
 
 def test_as_given_leaves_everything(target: str) -> None:
     proto = model((1, 64, 28, 28), 64)
-    tasks, result = computed(proto, target, Settings(convolutions="as-given"))
+    tasks, result = computed(proto, target, AS_GIVEN)
     assert tasks == ["fused_conv2d_add_relu"]
     assert np.abs(result - expected(proto)).max() <= TOLERANCE * np.abs(result).max()
 
@@ -149,16 +136,16 @@ def test_as_given_leaves_everything(target: str) -> None:
 def test_the_untuned_model_is_the_one_that_was_handed_in(target: str) -> None:
     proto = model((1, 64, 28, 28), 64).SerializeToString()
     libraries = []
-    for settings in (Settings(), Settings(convolutions="as-given")):
-        imported = ENGINE.import_model(proto, target, settings)
-        libraries.append(ENGINE.assemble(imported.model, target, [], settings))
+    for options in (WINOGRAD, AS_GIVEN):
+        imported = import_model(proto, target, options)
+        libraries.append(assemble(imported.model, target, options=options))
     assert b"winograd_product" in libraries[0].tuned
     assert b"winograd_product" not in libraries[0].untuned
     assert b"winograd_product" not in libraries[1].tuned
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(convolutions="as-given")])
-def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, settings: Settings) -> None:
+@pytest.mark.parametrize("options", [WINOGRAD, AS_GIVEN])
+def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, options: Options) -> None:
     import tvm
     from tvm import relax
 
@@ -174,9 +161,9 @@ def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, set
             result = builder.emit_output(relax.op.nn.relu(convolved))
         builder.emit_func_output(result)
     given = str(tvm.ir.save_json(builder.get())).encode()
-    imported = ENGINE.import_model(given, target, settings)
-    assert any("winograd" in task.name for task in imported.tasks) == (settings.convolutions == "winograd")
-    library = ENGINE.assemble(imported.model, target, [], settings).tuned
+    imported = import_model(given, target, options)
+    assert any("winograd" in task.name for task in imported.tasks) == (options == WINOGRAD)
+    library = assemble(imported.model, target, options=options).tuned
     got = run(library, np.ascontiguousarray(image.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
     reference = np.maximum(convolution(image, weights), 0)
     assert got.shape == reference.shape
@@ -245,7 +232,7 @@ SCALE = np.linspace(0.5, 1.5, 64, dtype=np.float32)
     ids=["residual", "squeeze and excite", "prelu", "tokens", "depth to space", "slice and pad", "resize"],
 )
 def test_what_surrounds_a_convolution_keeps_its_meaning(target: str, proto: onnx.ModelProto) -> None:
-    tasks, result = computed(proto, target, Settings())
+    tasks, result = computed(proto, target, WINOGRAD)
     assert "winograd_product" in tasks
     reference = expected(proto)
     assert result.shape == reference.shape
@@ -273,3 +260,17 @@ def test_what_pays_depends_on_channels_and_size() -> None:
     assert pays(14, 256, 256)
     assert not pays(7, 512, 512)
     assert not pays(2, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        ({"convolution": "winograd"}, "graph has no option 'convolution'; it has convolutions"),
+        ({"convolutions": "fast"}, "bad option graph.convolutions=fast: Invalid enum value 'fast'"),
+    ],
+)
+def test_a_bad_option_is_explained_in_one_line(target: str, options: Options, cause: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        import_model(model((1, 64, 28, 28), 64).SerializeToString(), target, options)
+    assert cause in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -17,10 +17,18 @@ from typing import Any
 import psutil
 import pytest
 
-from tunemesh.shared.errors import BadModel, BadTarget
+from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.engines import load
-from tunemesh.stage_workers.engines.protocol import BuildOutcome, Imported, ProfileOutcome
+from tunemesh.stage_workers import engines, platforms
+from tunemesh.stage_workers.engines.protocol import BuildCall, BuildOutcome, Engine, UpdateCall
+from tunemesh.stage_workers.platforms.protocol import (
+    ImportCall,
+    Platform,
+    ProfileCall,
+    ProfileOutcome,
+    Target,
+    TargetCall,
+)
 from tunemesh.stage_workers.sandbox import allocator, frames, processes
 from tunemesh.stage_workers.sandbox import sandbox as sandbox_module
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, CallFailure, Sandbox
@@ -29,21 +37,27 @@ MEMORY = 512 * 2**20
 ROOT = Path(__file__).resolve().parents[2]
 FAILURES = "{build-crash: {indices: [0]}, build-hang: {indices: [1]}, build-memory: {indices: [2]}}"
 CRASH, HANG, MEMORY_HOG, GOOD = range(4)
-ENGINE = load("mock")
-TASK = ENGINE.import_model(f"tasks: [{{name: a, failures: {FAILURES}}}]".encode(), "mock", Settings()).tasks[
-    0
+TASK = (
+    platforms.load("mock")
+    .import_model(ImportCall(model=f"tasks: [{{name: a, failures: {FAILURES}}}]".encode(), target="mock"))
+    .tasks[0]
+)
+SCHEDULES = [
+    each
+    for _, each in engines.load("mock")
+    .update(UpdateCall(workload=TASK.workload, target="mock", want=8, seed=0))
+    .schedules
 ]
-SCHEDULES = [each for _, each in ENGINE.update(TASK.workload, "mock", None, [], 8, 0, Settings()).schedules]
 
 WORKER = """
 import sys
 from tunemesh.stage_workers.sandbox.sandbox import Sandbox
-from tunemesh.stage_workers.engines.protocol import BuildOutcome, Imported
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 with Sandbox(["mock"], memory=8 * 2**30) as sandbox:
     assert sandbox.ready(20)
     print("ready", flush=True)
-    args = (bytes.fromhex(sys.argv[1]), "mock", bytes.fromhex(sys.argv[2]))
-    sandbox.call("mock", "build", args, BuildOutcome, 60)
+    workload, schedule = (bytes.fromhex(each) for each in sys.argv[1:3])
+    sandbox.call("mock", Engine.build, BuildCall(workload=workload, target="mock", schedule=schedule), 60)
 """
 
 
@@ -54,8 +68,11 @@ def sandbox() -> Iterator[Sandbox]:
         yield sandbox
 
 
-def build(sandbox: Sandbox, index: int, timeout: float = 10.0) -> BuildOutcome | CallFailure:
-    return sandbox.call("mock", "build", (TASK.workload, "mock", SCHEDULES[index]), BuildOutcome, timeout)
+def build(
+    sandbox: Sandbox, index: int, timeout: float = 10.0, cpu_limit: float | None = None
+) -> BuildOutcome | CallFailure:
+    call = BuildCall(workload=TASK.workload, target="mock", schedule=SCHEDULES[index])
+    return sandbox.call("mock", Engine.build, call, timeout, cpu_limit)
 
 
 def failure(answer: object) -> CallFailure:
@@ -92,8 +109,15 @@ def wait_until_gone(processes: list[psutil.Process], seconds: float) -> list[psu
 
 def test_a_call_gives_what_the_engine_gives(sandbox: Sandbox) -> None:
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
-    args = (TASK.workload, "mock", SCHEDULES[GOOD], TASK.untuned, "cpu", Settings(repeats=2), None)
-    profiled = sandbox.call("mock", "profile", args, ProfileOutcome, 10)
+    call = ProfileCall(
+        workload=TASK.workload,
+        target="mock",
+        artifact=SCHEDULES[GOOD],
+        untuned=TASK.untuned,
+        device="cpu",
+        settings=Settings(repeats=2),
+    )
+    profiled = sandbox.call("mock", Platform.profile, call, 10)
     assert isinstance(profiled, ProfileOutcome)
     assert len(profiled.latencies) == 2
 
@@ -109,22 +133,34 @@ def test_a_warm_call_costs_little(sandbox: Sandbox) -> None:
 def test_large_arguments_and_results_pass(sandbox: Sandbox) -> None:
     # The target is its own canonical form, so it comes back.
     target = "mock" + "x" * 50_000_000
-    assert sandbox.call("mock", "resolve_target", (target,), str, 20) == target
+    answer = sandbox.call("mock", Platform.resolve_target, TargetCall(target=target), 20)
+    assert answer == Target(canonical=target)
 
 
 def test_a_refusal_is_raised_with_its_own_type(sandbox: Sandbox) -> None:
-    with pytest.raises(BadTarget, match="llvm"):
-        sandbox.call("mock", "resolve_target", ("llvm",), str, 10)
     with pytest.raises(BadModel, match="YAML"):
-        sandbox.call("mock", "import_model", (b"tasks: [", "mock", Settings()), object, 10)
+        sandbox.call("mock", Platform.import_model, ImportCall(model=b"tasks: [", target="mock"), 10)
+    with pytest.raises(BadInput, match="mock has no option 'speed'"):
+        sandbox.call("mock", Engine.check_options, {"speed": 3}, 10)
+
+
+def test_an_engine_that_is_not_there_is_a_refusal(sandbox: Sandbox) -> None:
+    with pytest.raises(BadInput, match="there is no engine 'abacus'; installed: metaschedule, mock"):
+        sandbox.call("abacus", Engine.check_options, {}, 10)
+
+
+def test_what_is_no_method_of_the_protocols_is_not_called(sandbox: Sandbox) -> None:
+    with pytest.raises(TypeError, match="no method of an engine or a platform"):
+        sandbox.call("mock", len, b"", 10)
 
 
 def test_an_unexpected_error_names_type_and_place(sandbox: Sandbox) -> None:
     pid = sandbox.child_pid
-    answer = failure(sandbox.call("mock", "build", (b"nonsense", "mock", b""), BuildOutcome, 10))
+    nonsense = BuildCall(workload=b"nonsense", target="mock", schedule=b"")
+    answer = failure(sandbox.call("mock", Engine.build, nonsense, 10))
     assert answer.kind == "raised"
     assert "Error: " in answer.text
-    assert "mock.py:" in answer.text
+    assert "landscape.py:" in answer.text
     assert sandbox.child_pid == pid
 
 
@@ -153,14 +189,13 @@ def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
 def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) -> None:
     began = time.monotonic()
     work = "\n".join(["tasks:", *(f"  - {{name: t{n}}}" for n in range(30_000))]).encode()
-    answer = failure(sandbox.call("mock", "import_model", (work, "mock", Settings()), Imported, 60.0, 0.2))
+    call = ImportCall(model=work, target="mock")
+    answer = failure(sandbox.call("mock", Platform.import_model, call, 60.0, 0.2))
     assert (answer.kind, answer.text) == ("timed-out", "exceeded 0.2 s of CPU time")
     assert time.monotonic() - began < 5
-    args = (TASK.workload, "mock", SCHEDULES[HANG])
-    answer = failure(sandbox.call("mock", "build", args, BuildOutcome, 1.0, 0.2))
+    answer = failure(build(sandbox, HANG, 1.0, 0.2))
     assert (answer.kind, answer.text) == ("timed-out", "exceeded 1 s")
-    args = (TASK.workload, "mock", SCHEDULES[GOOD])
-    assert isinstance(sandbox.call("mock", "build", args, BuildOutcome, 1.0, 0.2), BuildOutcome)
+    assert isinstance(build(sandbox, GOOD, 1.0, 0.2), BuildOutcome)
 
 
 def test_an_engine_may_set_its_process_a_limit(sandbox: Sandbox) -> None:
@@ -199,7 +234,8 @@ def test_a_child_that_dies_while_it_is_written_to_costs_that_call(sandbox: Sandb
     child = psutil.Process(sandbox.child_pid)
     child.suspend()  # so that the socket fills up
     threading.Timer(0.3, child.kill).start()
-    answer = failure(sandbox.call("mock", "resolve_target", ("mock" + "x" * 50_000_000,), str, 20))
+    large = TargetCall(target="mock" + "x" * 50_000_000)
+    answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
     assert (answer.kind, answer.text) == ("crashed", "killed by SIGKILL")
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
@@ -333,7 +369,8 @@ def test_a_child_that_announces_too_much_is_killed_and_reported(
     with monkeypatch.context() as patch:
         # An honest child cannot reach its own limit.
         patch.setattr(frames, "receive", lambda peer, _limit, deadline: real(peer, 10_000, deadline))
-        answer = failure(sandbox.call("mock", "resolve_target", ("mock" * 5_000,), str, 20))
+        large = TargetCall(target="mock" * 5_000)
+        answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
     assert answer.kind == "crashed"
     assert answer.text == "announced 20,012 bytes; it may allocate 536,870,912"
     assert not wait_until_gone([child], 1.0)

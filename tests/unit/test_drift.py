@@ -16,7 +16,7 @@ from tests.unit.world import BLOB
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import Settings, Step, ValidateWork
 from tunemesh.stage_workers.devices.drift import AT_FIRST, THRESHOLD, WINDOW, Drift
-from tunemesh.stage_workers.engines.protocol import ProfileOutcome
+from tunemesh.stage_workers.platforms.protocol import Platform, ProfileOutcome, ReferenceOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages import trust
 from tunemesh.stage_workers.stages.context import Context
@@ -85,10 +85,10 @@ class Device:
         self.looks = 0
         self._slower = slower
 
-    def call(self, engine: str, method: str, args: Sequence[object], returns: Any, timeout: float) -> Any:
-        assert method == "reference"
+    def call(self, callee: str, method: Callable[..., Any], record: object, timeout: float) -> Any:
+        assert method is Platform.reference
         self.looks += 1
-        return [USUAL * self._slower(self.looks)] * 5
+        return ReferenceOutcome(latencies=[USUAL * self._slower(self.looks)] * 5)
 
 
 def watch(device: object, tmp_path: Path, drift: Drift | None = None) -> Watch:

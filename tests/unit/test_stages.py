@@ -1,158 +1,58 @@
-"""The stages, with the mock engine called in this process instead of in a sandbox."""
+"""The stages, with engine and platform of the mock called in this process instead of in a sandbox."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar, cast
-
 import msgspec
 import pytest
-from cachetools import LRUCache
 
+from tests.unit.stage_calls import (
+    CALM,
+    MODEL,
+    SLOW,
+    TIMING,
+    FakeSandbox,
+    expect,
+    imported,
+    missing,
+    proposed,
+    step,
+    trials_of,
+)
 from tunemesh.shared import codec
-from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
     Blob,
     BuildDone,
     BuildWork,
-    Built,
     Candidate,
     Failure,
     History,
     ImportDone,
     ImportWork,
-    Profiled,
-    ProfileDone,
-    ProfileWork,
-    Result,
+    Options,
     Settings,
-    Step,
     TaskRecords,
     TaskSpec,
     TaskState,
-    Timing,
     Trial,
     UpdateDone,
     UpdateWork,
     ValidateDone,
     ValidateWork,
-    Work,
 )
-from tunemesh.stage_workers.engines import load
-from tunemesh.stage_workers.engines.protocol import ProfileOutcome, Proposal, Validated
+from tunemesh.stage_workers.engines.protocol import Exported, Proposal
+from tunemesh.stage_workers.platforms.protocol import (
+    Validated,
+)
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages import Context, build_limits, run_stage, trust
-
-T = TypeVar("T")
-MODEL = b"""
-tasks:
-  - {name: a, weight: 3, untuned: 0.9, best: 0.1}
-  - {name: b, untuned: 0.5}
-"""
-
-
-class FakeSandbox:
-    """Calls the mock engine directly; ``answers`` come first, method by method."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, list[object]] = {}
-        self.calls: list[tuple[str, float]] = []
-        self.cpu_limits: list[float | None] = []
-        self.flushed: dict[str, bool | None] = {}
-        """By method: whether the last call was asked to flush the caches."""
-
-    def call(
-        self,
-        engine: str,
-        method: str,
-        args: Sequence[object],
-        returns: type[T],
-        timeout: float,
-        cpu_limit: float | None = None,
-    ) -> T | CallFailure:
-        self.calls.append((method, timeout))
-        self.cpu_limits.append(cpu_limit)
-        if method.startswith(("profile", "confirm")):
-            self.flushed[method] = next(arg.cache_flush for arg in args if isinstance(arg, Settings))
-        if self.answers.get(method):
-            answer = self.answers[method].pop(0)
-            if isinstance(answer, TunemeshError):
-                raise answer
-            return cast(T, answer)
-        function: Callable[..., T] = getattr(load(engine), method)
-        try:
-            return function(*args)
-        except RuntimeError as error:
-            return CallFailure("raised", str(error))
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WARM_UP", "CALM_LIMIT"):
         monkeypatch.setattr(trust, name, 0.0)
-
-
-@pytest.fixture
-def sandbox() -> FakeSandbox:
-    return FakeSandbox()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(str(tmp_path))
-
-
-@pytest.fixture
-def context(sandbox: FakeSandbox, store: ArtifactStore) -> Context:
-    return Context(sandbox, store, "cpu")
-
-
-def step(work: Work, number: int = 0, target: str = "mock", settings: Settings | None = None) -> Step:
-    return Step(
-        id=f"job/t00/{number}/-/x",
-        job="job",
-        engines=["mock"],
-        target=target,
-        seed=5,
-        settings=settings or Settings(),
-        work=work,
-        task="t00",
-        round=number,
-    )
-
-
-def imported(context: Context, model: bytes = MODEL) -> ImportDone:
-    return expect(ImportDone, run_stage(step(ImportWork(model=context.store.put(model))), context))
-
-
-def proposed(context: Context, task: TaskSpec, want: int = 4) -> UpdateDone:
-    return expect(UpdateDone, run_stage(step(UpdateWork(task=task, want=want)), context))
-
-
-def compiled(context: Context, task: TaskSpec, want: int) -> list[Built]:
-    candidates = proposed(context, task, want).candidates
-    return expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
-
-
-def expect(kind: type[T], result: Result) -> T:
-    assert isinstance(result, kind), result
-    return result
-
-
-def missing() -> Blob:
-    return Blob("ab" * 32, 10)
-
-
-def trials_of(candidates: list[Candidate], latency: float = 0.2) -> list[Trial]:
-    return [Trial(candidate=each, outcome="measured", latencies=[latency]) for each in candidates]
-
-
-TIMING = Timing(step="s", stage="build", resource="build-cpu", worker="w", started=1.0, finished=2.0)
 
 
 def test_import_names_the_tasks_in_order_and_stores_the_model(context: Context) -> None:
@@ -162,17 +62,51 @@ def test_import_names_the_tasks_in_order_and_stores_the_model(context: Context) 
     assert context.store.get(done.model)
 
 
+def test_a_bad_model_is_a_failure_in_one_line(context: Context) -> None:
+    result = run_stage(step(ImportWork(model=context.store.put(b"tasks: ["))), context)
+    error = expect(Failure, result).error
+    assert "YAML" in error
+    assert "\n" not in error
+
+
 @pytest.mark.parametrize(
-    ("model", "target", "cause"),
-    [(b"tasks: [", "mock", "YAML"), (MODEL, "llvm", "unknown target 'llvm'")],
+    ("options", "cause"),
+    [
+        ({"mock": {"speed": 3}}, "mock has no option 'speed'"),
+        ({"graph": {"convolutions": "as-given"}}, "graph has no option 'convolutions'"),
+        ({"metaschedule": {"population": 4}}, "options for 'metaschedule', but the job has only mock, graph"),
+    ],
 )
-def test_a_bad_model_or_target_is_a_failure_in_one_line(
-    context: Context, model: bytes, target: str, cause: str
+def test_an_option_that_nobody_knows_is_a_failure_in_one_line(
+    context: Context, options: dict[str, Options], cause: str
 ) -> None:
-    result = run_stage(step(ImportWork(model=context.store.put(model)), target=target), context)
+    work = ImportWork(model=context.store.put(MODEL))
+    result = run_stage(msgspec.structs.replace(step(work), options=options), context)
     error = expect(Failure, result).error
     assert cause in error
     assert "\n" not in error
+
+
+def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox: FakeSandbox) -> None:
+    work = msgspec.structs.replace(
+        step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
+    )
+    sandbox.answers["takes"] = [True, False, False]
+    tasks = expect(ImportDone, run_stage(work, context)).tasks
+    assert [task.engine for task in tasks] == ["metaschedule", None]
+    assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
+
+
+def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:
+    sandbox.answers["takes"] = [False, False]
+    model = imported(context)
+    records = [TaskRecords(task=task, history=[]) for task in model.tasks]
+    work = AssembleWork(model=model.model, tasks=records)
+    done = expect(AssembleDone, run_stage(step(work), context))
+    assert context.store.get(done.tuned) == context.store.get(done.untuned)
+    assert {"part", "export"}.isdisjoint(name for name, _ in sandbox.calls)
+    result = run_stage(step(UpdateWork(task=model.tasks[0], want=4)), context)
+    assert "no engine takes the task t00 (a)" in expect(Failure, result).error
 
 
 def test_a_missing_artifact_is_a_failure(context: Context) -> None:
@@ -221,6 +155,45 @@ def test_an_update_keeps_the_finished_round_in_the_store(context: Context) -> No
     assert history == History(task="t00", round=0, trials=trials, timings=[TIMING])
     assert not {each.hash for each in first.candidates} & {each.hash for each in second.candidates}
     assert expect(UpdateDone, run_stage(step(work, 1), context)) == second
+
+
+def close(context: Context, task: TaskSpec, trials: list[Trial]) -> list[Candidate]:
+    """The candidates that a closing update names; half of the trials are in the history before it."""
+    half = len(trials) // 2
+    before = UpdateWork(task=task, want=1, trials=trials[:half])
+    state = expect(UpdateDone, run_stage(step(before, 1), context)).state
+    work = UpdateWork(task=task, want=0, state=state, trials=trials[half:])
+    return expect(UpdateDone, run_stage(step(work, 2), context)).candidates
+
+
+def test_a_closing_update_names_the_best_few_that_are_close_to_each_other(context: Context) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 9).candidates
+    latencies = [3.0, 1.09, 2.0, 1.0, 1.05, 1.2, 1.08, 1.02, 1.07]
+    trials = [trials_of([each], latencies[each.index])[0] for each in candidates]
+    named = close(context, task, trials)
+    assert [each.hash for each in named] == [candidates[number].hash for number in (3, 7, 4, 8)]
+    assert [each.index for each in named] == [0, 1, 2, 3]
+
+
+def test_there_is_nothing_to_confirm_when_one_candidate_is_far_ahead(context: Context) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 3).candidates
+    trials = [trials_of([each], 1.0 + each.index / 5)[0] for each in candidates]
+    assert close(context, task, trials) == []
+    failed = [msgspec.structs.replace(trial, outcome="run-failed") for trial in trials]
+    assert close(context, task, failed) == []
+
+
+def test_what_was_measured_in_a_bad_moment_may_be_among_the_best_few(context: Context) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 3).candidates
+    trials = [
+        msgspec.structs.replace(trials_of([each], latency)[0], drift=drift)
+        for each, latency, drift in zip(candidates, (1.0e-3, 1.3e-3, 1.3e-3), (0.0, 0.0, 0.25), strict=True)
+    ]
+    named = close(context, task, trials)
+    assert [each.hash for each in named] == [candidates[0].hash, candidates[2].hash]
 
 
 def test_a_large_search_state_goes_to_the_store(context: Context, sandbox: FakeSandbox) -> None:
@@ -307,191 +280,6 @@ def test_patience_is_some_times_the_median_of_the_same_task() -> None:
     assert known.limit("a") is None
 
 
-def test_profile_measures_what_was_built_and_the_baseline_when_asked(
-    context: Context, sandbox: FakeSandbox
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 7)
-    built[5] = msgspec.structs.replace(built[5], artifact=missing())
-    nan = float("nan")
-    sandbox.answers["profile"] = [
-        CallFailure("crashed", "killed by SIGSEGV"),
-        CallFailure("timed-out", "exceeded 10 s"),
-        ProfileOutcome(outcome="wrong-result", error="output 0 differs"),
-        ProfileOutcome(outcome="measured", latencies=[0.1, nan]),
-    ]
-    done = expect(
-        ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built, baseline=True)), context)
-    )
-    assert [each.outcome for each in done.profiled] == [
-        "run-failed", "run-timed-out", "wrong-result", "run-failed", "measured", "run-failed", "measured",
-    ]  # fmt: skip
-    assert "nan" in done.profiled[3].error
-    assert "is not in" in done.profiled[5].error
-    assert all(each.error for each in done.profiled if each.outcome != "measured")
-    assert len(done.profiled[4].latencies) == 3
-    assert done.untuned == 0.9
-    again = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built[:1])), context))
-    assert again.untuned is None
-
-
-def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
-    context: Context, sandbox: FakeSandbox
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 3)
-    work = step(ProfileWork(task=task, artifacts=built, confirm=True))
-    together = expect(ProfileDone, run_stage(work, context)).profiled
-    assert [each.outcome for each in together] == ["measured"] * 3
-    assert [each.median for each in together] == [statistics.median(each.latencies) for each in together]
-    assert ("confirm", 30.0) in sandbox.calls
-    sandbox.answers["confirm"] = [CallFailure("crashed", "killed by SIGSEGV")]
-    alone = expect(ProfileDone, run_stage(work, context)).profiled
-    assert [each.latencies for each in alone] == [each.latencies for each in together]
-
-
-@pytest.mark.parametrize(("cut_short", "repeats"), [(2.0, 1), (1000.0, 3), (None, 3)])
-def test_a_candidate_that_is_much_slower_than_the_best_is_cut_short(
-    context: Context, cut_short: float | None, repeats: int
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 1)
-    plain = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled[0]
-    assert not plain.cut_short
-    context.measured.clear()
-    work = ProfileWork(task=task, artifacts=built, best=plain.median / 100)
-    slow = run_stage(step(work, settings=Settings(cut_short=cut_short)), context)
-    profiled = expect(ProfileDone, slow).profiled[0]
-    assert (len(profiled.latencies), profiled.cut_short) == (repeats, repeats == 1)
-    assert profiled.median == plain.median
-
-
-def test_candidates_that_compile_to_the_same_binary_are_measured_once(
-    context: Context, sandbox: FakeSandbox, store: ArtifactStore
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 4)
-    built[2] = msgspec.structs.replace(built[2], artifact=built[0].artifact)
-
-    def profile(*numbers: int) -> list[Profiled]:
-        work = ProfileWork(task=task, artifacts=[built[number] for number in numbers])
-        return expect(ProfileDone, run_stage(step(work), context)).profiled
-
-    first = profile(0, 1, 2)
-    assert [each.index for each in first] == [0, 1, 2]
-    assert [each.attempts for each in first] == [1, 1, 0]
-    assert first[2].latencies == first[0].latencies != first[1].latencies
-    assert first[2].seconds == 0
-    later = profile(3, 2)
-    assert [(each.index, each.attempts) for each in later] == [(3, 1), (2, 0)]
-    assert later[1].latencies == first[0].latencies
-    assert [method for method, _ in sandbox.calls].count("profile") == 3
-    elsewhere = Context(sandbox, store, "cpu")
-    work = step(ProfileWork(task=task, artifacts=[built[2]]))
-    assert expect(ProfileDone, run_stage(work, elsewhere)).profiled[0].attempts == 1
-
-
-def test_what_was_measured_may_be_forgotten_at_any_moment(context: Context, sandbox: FakeSandbox) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 3)
-    forgetful = Context(sandbox, context.store, "cpu", measured=LRUCache(1))
-    for numbers, attempts in (([0], [1]), ([1, 2, 0], [1, 1, 0]), ([0, 1, 1], [1, 1, 0])):
-        work = ProfileWork(task=task, artifacts=[built[number] for number in numbers])
-        done = expect(ProfileDone, run_stage(step(work), forgetful))
-        assert [each.index for each in done.profiled] == numbers
-        assert [each.attempts for each in done.profiled] == attempts
-
-
-def test_a_binary_whose_run_failed_or_whose_device_was_disturbed_is_measured_again(
-    context: Context, sandbox: FakeSandbox
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 1)
-    work = step(ProfileWork(task=task, artifacts=built))
-    sandbox.answers["profile"] = [CallFailure("crashed", "killed by SIGSEGV")]
-    assert expect(ProfileDone, run_stage(work, context)).profiled[0].outcome == "run-failed"
-    context.drift.seen([1e-3] * 5, 0.0)
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * 100
-    disturbed = expect(ProfileDone, run_stage(work, context)).profiled[0]
-    assert (disturbed.outcome, disturbed.attempts) == ("measured", 1)
-    assert disturbed.drift > 0.1
-    sandbox.answers["reference"] = []
-    calm = Context(sandbox, context.store, "cpu", measured=context.measured)
-    assert expect(ProfileDone, run_stage(work, calm)).profiled[0].attempts == 1
-    assert expect(ProfileDone, run_stage(work, calm)).profiled[0].attempts == 0
-
-
-@pytest.mark.parametrize(
-    ("slower", "cut_short", "attempts"), [(100.0, 1.0, 1), (100.0, None, 2), (1.5, 1.0, 2)]
-)
-def test_of_what_a_disturbance_met_only_what_may_be_close_to_the_best_is_measured_again(
-    context: Context, sandbox: FakeSandbox, slower: float, cut_short: float | None, attempts: int
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 1)
-    sandbox.answers["profile"] = [ProfileOutcome(outcome="measured", latencies=[slower * 1e-3])] * 3
-    # Two looks, each believed the second time only, and then it is calm.
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * 4 + [[1e-3] * 5] * 10
-    context.drift.seen([1e-3] * 5, 0.0)
-    work = step(ProfileWork(task=task, artifacts=built, best=1e-3), settings=Settings(cut_short=cut_short))
-    assert expect(ProfileDone, run_stage(work, context)).profiled[0].attempts == attempts
-
-
-@pytest.mark.parametrize(
-    ("asked", "cache", "flushed"),
-    [(None, 999, True), (None, 1000, False), (None, 0, False), (True, 1000, True), (False, 999, False)],
-)
-def test_caches_are_flushed_where_the_constants_of_the_model_do_not_fit(
-    sandbox: FakeSandbox, store: ArtifactStore, asked: bool | None, cache: int, flushed: bool
-) -> None:
-    context = Context(sandbox, store, "cpu", cache=cache)
-    task = msgspec.structs.replace(imported(context).tasks[0], constants=1000)
-    built = compiled(context, task, 1)
-    settings = Settings(cache_flush=asked)
-    run_stage(step(ProfileWork(task=task, artifacts=built, baseline=True), settings=settings), context)
-    run_stage(step(ProfileWork(task=task, artifacts=built, confirm=True), settings=settings), context)
-    assert sandbox.flushed == {"profile": flushed, "profile_untuned": flushed, "confirm": flushed}
-
-
-@pytest.mark.parametrize(
-    ("untuned", "settings", "limits"),
-    [
-        # The second run takes the sandbox with it, and the next one has to find the right outputs anew.
-        (None, Settings(), [10, 1.65, 10, 1.65]),
-        (0.5, Settings(), [6.15, 1.65, 6.15, 1.65]),
-        (0.5, Settings(cut_short=None), [10, 10, 10, 10]),
-        (0.5, Settings(repeats=5, min_repeat_ms=200, profile_timeout=9), [8.7, 4.2, 8.7, 4.2]),
-        (0.5, Settings(profile_timeout=2), [2, 1.65, 2, 1.65]),
-    ],
-)
-def test_a_hopeless_run_is_given_up(
-    context: Context, sandbox: FakeSandbox, untuned: float | None, settings: Settings, limits: list[float]
-) -> None:
-    task = imported(context).tasks[0]
-    built = compiled(context, task, 4)
-    good = ProfileOutcome(outcome="measured", latencies=[1e-3])
-    sandbox.answers["profile"] = [good, CallFailure("timed-out", "exceeded 2.5 s"), good, good]
-    work = ProfileWork(task=task, artifacts=built, best=1e-3, untuned=untuned)
-    done = expect(ProfileDone, run_stage(step(work, settings=settings), context))
-    assert [each.outcome for each in done.profiled] == ["measured", "run-timed-out", "measured", "measured"]
-    assert [limit for method, limit in sandbox.calls if method == "profile"] == pytest.approx(limits)
-
-
-def test_a_baseline_that_cannot_be_measured_does_not_stop_the_rest(
-    context: Context, sandbox: FakeSandbox
-) -> None:
-    task = imported(context).tasks[0]
-    sandbox.answers["profile_untuned"] = [CallFailure("timed-out", "exceeded 100 s")]
-    result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
-    assert expect(ProfileDone, result) == ProfileDone(profiled=[], untuned=None)
-
-
-def test_profiling_without_a_device_is_a_failure(context: Context, sandbox: FakeSandbox) -> None:
-    task = imported(context).tasks[0]
-    result = run_stage(step(ProfileWork(task=task, artifacts=[])), Context(sandbox, context.store))
-    assert "needs a device" in expect(Failure, result).error
-
-
 def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> None:
     model = imported(context)
     task = model.tasks[0]
@@ -518,6 +306,28 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
     assert checked.equal
 
 
+def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    sandbox.answers["takes"] = [True, False, True]
+    work = msgspec.structs.replace(
+        step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
+    )
+    model = expect(ImportDone, run_stage(work, context))
+    sandbox.answers["export"] = [
+        Exported(files={"log.json": b"1", "model.so": b"2", "../report": b"3"}),
+        Exported(files={"log.json": b"4", "other.json": b"5"}),
+    ]
+    records = [TaskRecords(task=task, history=[]) for task in model.tasks]
+    assemble = msgspec.structs.replace(work, work=AssembleWork(model=model.model, tasks=records))
+    files = expect(AssembleDone, run_stage(assemble, context)).files
+    assert {name: context.store.get(blob) for name, blob in files.items()} == {
+        "log.json": b"1",
+        "mock-log.json": b"4",
+        "other.json": b"5",
+    }
+
+
 @pytest.mark.parametrize("latencies", [[], [0.0, 0.0], [float("nan")]])
 def test_models_without_a_latency_are_a_failure(
     context: Context, sandbox: FakeSandbox, latencies: list[float]
@@ -529,20 +339,13 @@ def test_models_without_a_latency_are_a_failure(
     assert "gave no latencies" in expect(Failure, result).error
 
 
-def test_a_baseline_that_was_killed_is_measured_again(context: Context, sandbox: FakeSandbox) -> None:
-    task = imported(context).tasks[0]
-    sandbox.answers["profile_untuned"] = [CallFailure("crashed", "killed by SIGKILL")]
-    result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
-    assert expect(ProfileDone, result).untuned == pytest.approx(0.9)
-
-
 @pytest.mark.parametrize(("looks", "runs", "drift"), [(4, 2, 0.0), (1000, 1, 0.5)])
 def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
     context: Context, sandbox: FakeSandbox, looks: int, runs: int, drift: float
 ) -> None:
     model = imported(context)
     done = expect(AssembleDone, run_stage(step(AssembleWork(model=model.model, tasks=[])), context))
-    sandbox.answers["reference"] = [[1.5e-3] * 5] * looks + [[1e-3] * 5] * 10
+    sandbox.answers["reference"] = [SLOW] * looks + [CALM] * 10
     context.drift.seen([1e-3] * 5, 0.0)
     work = ValidateWork(tuned=done.tuned, untuned=done.untuned, signature=done.signature)
     checked = expect(ValidateDone, run_stage(step(work), context))

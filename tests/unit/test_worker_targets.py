@@ -2,87 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from tunemesh.shared.errors import BadInput, BadTarget
 from tunemesh.stage_workers.devices.devices import Device
+from tunemesh.stage_workers.platforms.protocol import Target, TargetCall
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.targets import announced_targets, check_fits
 
+C = TypeVar("C")
 T = TypeVar("T")
-ENGINES = ["metaschedule", "mock"]
 
 
 class Resolver:
-    """Knows targets by engine and name; an unknown one is refused as engines do."""
+    """Knows targets by platform and name; an unknown one is refused as platforms do."""
 
     def __init__(self, known: Mapping[tuple[str, str], object]) -> None:
         self._known = known
 
     def call(
-        self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+        self,
+        callee: str,
+        method: Callable[[Any, C], T],
+        record: C,
+        timeout: float,
+        cpu_limit: float | None = None,
     ) -> T | CallFailure:
-        (target,) = args
-        if (engine, target) not in self._known:
-            raise BadTarget(f"{engine} knows no target {target!r}")
-        return cast(T, self._known[engine, str(target)])
+        assert isinstance(record, TargetCall)
+        if (callee, record.target) not in self._known:
+            raise BadTarget(f"{callee} knows no target {record.target!r}")
+        found = self._known[callee, record.target]
+        return cast(T, Target(canonical=found) if isinstance(found, str) else found)
 
 
 def test_the_canonical_form_comes_first_and_the_given_one_stays() -> None:
-    resolver = Resolver({("metaschedule", "native"): "{}"})
-    assert announced_targets(["native"], ENGINES, resolver) == ["{}", "native"]
+    resolver = Resolver({("tvm", "native"): "{}"})
+    assert announced_targets(["native"], resolver) == ["{}", "native"]
 
 
 def test_forms_of_the_same_target_are_announced_once_each() -> None:
-    resolver = Resolver({("metaschedule", "native"): "{}", ("metaschedule", "{}"): "{}"})
-    assert announced_targets(["native", "{}"], ENGINES, resolver) == ["{}", "native"]
+    resolver = Resolver({("tvm", "native"): "{}", ("tvm", "{}"): "{}"})
+    assert announced_targets(["native", "{}"], resolver) == ["{}", "native"]
 
 
-def test_another_engine_may_know_the_target() -> None:
-    assert announced_targets(["mock"], ENGINES, Resolver({("mock", "mock"): "mock"})) == ["mock"]
+def test_who_knows_a_target_follows_from_its_name() -> None:
+    assert announced_targets(["mock-gpu"], Resolver({("mock", "mock-gpu"): "mock-gpu"})) == ["mock-gpu"]
 
 
-def test_a_target_that_nobody_knows_is_refused_in_the_words_of_the_first_engine() -> None:
-    with pytest.raises(BadTarget, match="metaschedule knows no target 'abacus'"):
-        announced_targets(["abacus"], ENGINES, Resolver({}))
+def test_a_target_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(BadTarget, match="tvm knows no target 'abacus'"):
+        announced_targets(["abacus"], Resolver({}))
 
 
 def test_different_targets_are_refused() -> None:
     resolver = Resolver({("mock", "mock"): "mock", ("mock", "mock2"): "mock2"})
     with pytest.raises(BadInput, match="one target"):
-        announced_targets(["mock", "mock2"], ENGINES, resolver)
+        announced_targets(["mock", "mock2"], resolver)
 
 
-def test_an_engine_that_cannot_run_at_all_is_named() -> None:
-    resolver = Resolver({("metaschedule", "native"): CallFailure("raised", "ImportError: no module tvm")})
-    with pytest.raises(BadInput, match=r"engine metaschedule cannot look at .*: ImportError: no module tvm"):
-        announced_targets(["native"], ENGINES, resolver)
+def test_a_platform_that_cannot_run_at_all_is_named() -> None:
+    resolver = Resolver({("tvm", "native"): CallFailure("raised", "ImportError: no module tvm")})
+    with pytest.raises(BadInput, match=r"platform tvm cannot look at .*: ImportError: no module tvm"):
+        announced_targets(["native"], resolver)
 
 
-def test_an_engine_whose_process_is_killed_over_it_is_asked_again_and_the_log_says_so(
+def test_a_platform_whose_process_is_killed_over_it_is_asked_again_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Dying(Resolver):
         deaths = 2
 
         def call(
-            self, engine: str, method: str, args: Sequence[object], returns: type[T], timeout: float
+            self,
+            callee: str,
+            method: Callable[[Any, C], T],
+            record: C,
+            timeout: float,
+            cpu_limit: float | None = None,
         ) -> T | CallFailure:
             if self.deaths:
                 self.deaths -= 1
                 return CallFailure("crashed", "the sandbox's processes were killed")
-            return super().call(engine, method, args, returns, timeout)
+            return super().call(callee, method, record, timeout, cpu_limit)
 
-    resolver = Dying({("metaschedule", "native"): "{}"})
-    assert announced_targets(["native"], ENGINES, resolver) == ["{}", "native"]
+    resolver = Dying({("tvm", "native"): "{}"})
+    assert announced_targets(["native"], resolver) == ["{}", "native"]
     assert "processes were killed; trying again" in caplog.text
 
 
 def test_a_worker_without_a_device_announces_nothing() -> None:
-    assert announced_targets([], ENGINES, Resolver({})) == []
+    assert announced_targets([], Resolver({})) == []
 
 
 @pytest.mark.parametrize(

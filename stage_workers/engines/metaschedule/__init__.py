@@ -1,111 +1,62 @@
-"""The engine that tunes with TVM's MetaSchedule. TVM is imported here and nowhere else in Tunemesh, and only
-when a function needs it, so that naming the engine costs nothing."""
+"""The engine that tunes with TVM's MetaSchedule. TVM is imported when a method needs it, so that naming the
+engine costs nothing."""
 
 from __future__ import annotations
 
-from tunemesh.shared.messages import Settings, Trial
+from tunemesh.shared.messages import Options
+from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.engines.metaschedule import options
 from tunemesh.stage_workers.engines.protocol import (
-    Assembled,
+    BuildCall,
     BuildOutcome,
-    Imported,
-    ProfileOutcome,
+    ExportCall,
+    Exported,
+    Part,
+    PartCall,
     Proposal,
-    TaskTrials,
-    Validated,
+    TaskRef,
+    UpdateCall,
 )
 
 
 class MetaScheduleEngine:
-    """Implements :class:`~stage_workers.engines.protocol.Engine`; what the functions promise is there."""
+    """Implements :class:`~stage_workers.engines.protocol.Engine`; what the methods promise is there."""
+
+    name = options.NAME
+    format = 1
+    """Traces of TVM 0.27 as JSON, compressed."""
 
     def preload(self) -> None:
         from tunemesh.stage_workers.graph import preloading
 
         preloading.preload()
 
-    def resolve_target(self, target: str) -> str:
-        from tunemesh.stage_workers.graph import targets
+    def takes(self, task: TaskRef) -> bool:
+        if platforms.name_of(task.target) != platforms.TVM:
+            return False
+        from tunemesh.stage_workers.engines.metaschedule import proposing
 
-        return targets.resolve(target)
+        return proposing.has_space(task.workload, task.target)
 
-    def import_model(self, model: bytes, target: str, settings: Settings) -> Imported:
-        from tunemesh.stage_workers.graph import tasks as model_tasks
+    def check_options(self, given: Options) -> None:
+        options.read(given)
 
-        return model_tasks.import_model(model, target, settings)
-
-    def update(
-        self,
-        workload: bytes,
-        target: str,
-        search: bytes | None,
-        trials: list[Trial],
-        want: int,
-        seed: int,
-        settings: Settings,
-    ) -> Proposal:
+    def update(self, call: UpdateCall) -> Proposal:
         from tunemesh.stage_workers.engines.metaschedule import updating
 
-        return updating.update(workload, target, search, trials, want, seed, settings)
+        return updating.update(call)
 
-    def build(self, workload: bytes, target: str, schedule: bytes) -> BuildOutcome:
+    def build(self, call: BuildCall) -> BuildOutcome:
         from tunemesh.stage_workers.engines.metaschedule import building
 
-        return building.build(workload, target, schedule)
+        return building.build(call)
 
-    def profile(
-        self,
-        workload: bytes,
-        target: str,
-        artifact: bytes,
-        untuned: bytes,
-        device: str,
-        settings: Settings,
-        best: float | None,
-    ) -> ProfileOutcome:
-        from tunemesh.stage_workers.measuring import kernels
+    def part(self, call: PartCall) -> Part:
+        from tunemesh.stage_workers.engines.metaschedule import building
 
-        return kernels.profile(workload, target, artifact, untuned, device, settings, best)
+        return building.part(call)
 
-    def profile_untuned(
-        self, workload: bytes, target: str, untuned: bytes, device: str, settings: Settings
-    ) -> ProfileOutcome:
-        from tunemesh.stage_workers.measuring import kernels
+    def export(self, call: ExportCall) -> Exported:
+        from tunemesh.stage_workers.engines.metaschedule import database
 
-        return kernels.profile_untuned(workload, target, untuned, device, settings)
-
-    def confirm(
-        self,
-        workload: bytes,
-        target: str,
-        artifacts: list[bytes],
-        untuned: bytes,
-        device: str,
-        settings: Settings,
-    ) -> list[ProfileOutcome]:
-        from tunemesh.stage_workers.measuring import kernels
-
-        return kernels.confirm(workload, target, artifacts, untuned, device, settings)
-
-    def reference(self, target: str, device: str) -> list[float]:
-        from tunemesh.stage_workers.measuring import reference
-
-        return reference.measure(target, device)
-
-    def assemble(self, model: bytes, target: str, tasks: list[TaskTrials], settings: Settings) -> Assembled:
-        from tunemesh.stage_workers.graph import assembly
-
-        return assembly.assemble(model, target, tasks, settings)
-
-    def validate(
-        self,
-        tuned: bytes,
-        untuned: bytes,
-        signature: bytes,
-        target: str,
-        device: str,
-        seed: int,
-        settings: Settings,
-    ) -> Validated:
-        from tunemesh.stage_workers.graph import validation
-
-        return validation.validate(tuned, untuned, signature, target, device, seed, settings)
+        return Exported(files=database.files(call.target, call.tasks))

@@ -17,6 +17,7 @@ from cachetools import LRUCache
 from tunemesh.stage_workers.engines.metaschedule import contexts, cost_model, schedules
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Features
 from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph.errors import reraise_memory_error
 
 KEPT = 1024
 """Candidates whose traces and features a process keeps: some 10 KB each."""
@@ -43,8 +44,9 @@ def recall(workload: bytes, target: str, wanted: Sequence[bytes]) -> list[Candid
     replayed: dict[bytes, Any] = {}
     for schedule in (schedule for schedule, candidate in found.items() if candidate is None):
         try:
-            replayed[schedule] = schedules.replay(workload, schedule)
-        except (RuntimeError, ValueError, TypeError, zlib.error):
+            replayed[schedule] = schedules.replay(workload, target, schedule)
+        except (RuntimeError, ValueError, TypeError, zlib.error) as error:
+            reraise_memory_error(error)
             continue  # it fails to build for the same reason
     features = _extract(workload, target, list(replayed.values()))
     for (schedule, scheduled), rows in zip(replayed.items(), features, strict=True):

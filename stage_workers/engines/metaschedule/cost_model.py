@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tunemesh.stage_workers.engines.metaschedule import prior
+from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 
 Features = npt.NDArray[np.float16]
 """One row per store of a candidate; TVM takes logarithms, so half precision is enough."""
@@ -52,32 +52,34 @@ class Model(NamedTuple):
     trees: Any
     """Fitted to what was measured of the task, or to what the prior leaves of it; ``None`` for the prior
     alone."""
-    has_prior: bool
+    prior: Prior | None
     shift: float = 0.0
     """Of the prior's predictions, which are relative to the best candidate there is."""
 
     def predict(self, features: Sequence[Features]) -> npt.NDArray[np.float32]:
         """One logarithm per candidate."""
         rows = summaries(features)
+        expected = self.prior.predict(rows) if self.prior is not None else None
         if self.trees is None:
-            return prior.predict(rows)
-        margin = prior.predict(rows) + np.float32(self.shift) if self.has_prior else None
+            assert expected is not None
+            return expected
+        margin = expected + np.float32(self.shift) if expected is not None else None
         return np.asarray(self.trees.inplace_predict(rows, base_margin=margin), np.float32)
 
 
-def fit(features: Sequence[Features], latencies: Sequence[float], has_prior: bool) -> Model | None:
+def fit(features: Sequence[Features], latencies: Sequence[float], prior: Prior | None) -> Model | None:
     """The model that is fitted to latencies in seconds, infinite for candidates that failed; ``None`` when
     nothing was measured yet, and there is no prior to begin with."""
     if not np.isfinite(min(latencies, default=np.inf)):
-        return Model(None, True) if has_prior else None
+        return Model(None, prior) if prior is not None else None
     scores = log_scores(latencies)
     rows = summaries(features)
     shift, margin = 0.0, None
-    if has_prior:
+    if prior is not None:
         expected = prior.predict(rows)
         shift = float(scores.mean() - expected.mean())
         margin = expected + np.float32(shift)
-    return Model(train(rows, scores, base_margin=margin), has_prior, shift)
+    return Model(train(rows, scores, base_margin=margin), prior, shift)
 
 
 def log_scores(latencies: npt.ArrayLike, least: float = LEAST_SCORE) -> npt.NDArray[np.float64]:

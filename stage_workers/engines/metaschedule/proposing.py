@@ -9,13 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.engines.metaschedule import candidates, contexts, cost_model, schedules
+from tunemesh.stage_workers.engines.metaschedule import (
+    candidates,
+    contexts,
+    cost_model,
+    prior,
+    schedules,
+    spaces,
+)
 from tunemesh.stage_workers.engines.metaschedule.candidates import Candidate
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
+from tunemesh.stage_workers.engines.metaschedule.options import SearchOptions
+from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
-from tunemesh.stage_workers.graph import targets, workloads
-from tunemesh.stage_workers.graph.errors import first_line
+from tunemesh.stage_workers.engines.protocol import UpdateCall
+from tunemesh.stage_workers.graph import preloading, targets, workloads
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
 LEAST_POPULATION = 32
 FEW_TRIALS = 128
@@ -33,23 +42,42 @@ FRUITLESS_ATTEMPTS = 3
 log = logging.getLogger(__name__)
 
 
-def propose(
-    state: SearchState, workload: bytes, target: str, want: int, seed: int, settings: Settings
-) -> list[tuple[str, bytes]]:
-    """Hash and schedule of up to ``want`` candidates that were never proposed, and count the round."""
+def has_space(workload: bytes, target: str) -> bool:
+    """Whether the rules find anything to do in a workload. Some, such as a sort, are not made of the blocks
+    that they look for."""
+    module = workloads.load(workload)
+    if spaces.uses_tensor_cores(module, target):
+        preloading.require_intrinsics()
+    context = contexts.make(module, target)
+    try:
+        return bool(len(context.generate_design_space()))
+    except RuntimeError as error:
+        reraise_memory_error(error)
+        log.info("MetaSchedule has no search space for this workload: %s", first_line(error))
+        return False
+
+
+def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> list[tuple[str, bytes]]:
+    """Hash and schedule of up to ``call.want`` candidates that were never proposed, and count the round.
+    Fewer when :data:`FRUITLESS_ATTEMPTS` searches in a row have found nothing new.
+
+    Raises:
+        RuntimeError: TVM fails at the search.
+    """
+    workload, target, want = call.workload, call.target, call.want
     model = cost_model.fit(
         [example.features for example in state.examples],
         [example.latency for example in state.examples],
-        has_prior=not targets.is_gpu(target),
+        _prior(call),
     )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
     fruitless = attempt = 0
     while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
-        random_state = _random_state(seed, state, attempt)
+        random_state = _random_state(call.seed, state, attempt)
         before = len(found)
         predictor = Predictor(model, np.random.default_rng(random_state))
-        for scheduled in _search(state, workload, target, want, settings, predictor, random_state):
+        for scheduled in _search(state, call, options, predictor, random_state):
             key = workloads.structural_hash(scheduled.mod)
             if len(found) < want and key not in known and key not in found:
                 found[key] = schedules.pack(scheduled.trace)
@@ -62,20 +90,22 @@ def propose(
     return list(found.items())
 
 
+def _prior(call: UpdateCall) -> Prior | None:
+    """What is known before anything is measured: of GPUs nothing, unless the call says it."""
+    if call.prior is not None:
+        return prior.load(call.prior)
+    return None if targets.is_gpu(call.target) else prior.load(prior.shipped())
+
+
 def _search(
-    state: SearchState,
-    workload: bytes,
-    target: str,
-    want: int,
-    settings: Settings,
-    predictor: Predictor,
-    random_state: int,
+    state: SearchState, call: UpdateCall, options: SearchOptions, predictor: Predictor, random_state: int
 ) -> list[Any]:
     """TVM schedules, most promising first; some may have been tried before."""
     from tvm.s_tir import meta_schedule
 
+    workload, target, want = call.workload, call.target, call.want
     # Without scores there is nothing to choose by, nor to evolve towards.
-    effort, generations = _effort(state, settings) if predictor.knows else (1, 0)
+    effort, generations = _effort(state, options) if predictor.knows else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
     parents = state.best[: int(population * MEASURED_SHARE)]
     strategy = meta_schedule.search_strategy.EvolutionarySearch(
@@ -85,23 +115,17 @@ def _search(
         genetic_num_iters=generations,
     )
     context = contexts.make(workloads.load(workload), target, strategy, random_state)
-    try:
-        context.pre_tuning(
-            max_trials=2**31 - 1,
-            # The search does not know which candidates were tried, and the parents are likely to win again.
-            num_trials_per_iter=SPARE * want + len(parents),
-            database=_database(parents, workload, target),
-            cost_model=predictor.cost_model(),
-        )
-        found = context.generate_measure_candidates()
-    except RuntimeError as error:
-        # Some workloads, such as a sort, are not made of the blocks that the rules look for.
-        log.warning("MetaSchedule has no search space for %s: %s", state.workload, first_line(error))
-        return []
-    return [candidate.sch for candidate in found or []]
+    context.pre_tuning(
+        max_trials=2**31 - 1,
+        # The search does not know which candidates were tried, and the parents are likely to win again.
+        num_trials_per_iter=SPARE * want + len(parents),
+        database=_database(parents, workload, target),
+        cost_model=predictor.cost_model(),
+    )
+    return [candidate.sch for candidate in context.generate_measure_candidates() or []]
 
 
-def _effort(state: SearchState, settings: Settings) -> tuple[int, int]:
+def _effort(state: SearchState, options: SearchOptions) -> tuple[int, int]:
     """Schedules to weigh per candidate, and generations."""
     if not state.seen:
         population, generations = FIRST_POPULATION, 0
@@ -110,8 +134,8 @@ def _effort(state: SearchState, settings: Settings) -> tuple[int, int]:
     else:
         population, generations = 4, 2
     return (
-        population if settings.population is None else settings.population,
-        generations if settings.generations is None else settings.generations,
+        population if options.population is None else options.population,
+        generations if options.generations is None else options.generations,
     )
 
 

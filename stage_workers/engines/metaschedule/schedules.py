@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.engines.metaschedule import spaces
+from tunemesh.stage_workers.graph import preloading, workloads
 
 
 def pack(trace: Any) -> bytes:
@@ -21,12 +22,15 @@ def unpack(schedule: bytes) -> Any:
     return json.loads(zlib.decompress(schedule))
 
 
-def replay(workload: bytes, schedule: bytes) -> Any:
+def replay(workload: bytes, target: str, schedule: bytes) -> Any:
     """The TVM schedule, and by its ``mod`` the scheduled workload."""
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-    scheduled = Schedule(workloads.load(workload))
+    module = workloads.load(workload)
+    if spaces.uses_tensor_cores(module, target):
+        preloading.require_intrinsics()
+    scheduled = Schedule(module)
     Trace.apply_json_to_schedule(unpack(schedule), scheduled)
     return scheduled
 

@@ -22,8 +22,8 @@ HASH_BYTES = 8
 
 
 class Example(Struct, frozen=True, array_like=True):
-    """A trial as the cost model sees it: its :func:`~stage_workers.engines.protocol.estimate`, infinite when
-    it failed."""
+    """A trial as the cost model sees it: its :attr:`~shared.messages.Trial.estimate`, infinite when it
+    failed."""
 
     latency: float
     features: Features

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from tunemesh.shared.messages import Settings, Trial
-from tunemesh.stage_workers.engines.metaschedule import candidates, proposing, search_state, spaces
+from tunemesh.stage_workers.engines.metaschedule import candidates, options, proposing, search_state, spaces
 from tunemesh.stage_workers.engines.metaschedule.search_state import Example, SearchState
-from tunemesh.stage_workers.engines.protocol import Proposal, estimate, leaders
+from tunemesh.stage_workers.engines.protocol import Proposal, UpdateCall
 from tunemesh.stage_workers.graph import preloading, workloads
 
 
-def update(
-    workload: bytes,
-    target: str,
-    search: bytes | None,
-    trials: list[Trial],
-    want: int,
-    seed: int,
-    settings: Settings,
-) -> Proposal:
+def update(call: UpdateCall) -> Proposal:
     """See :meth:`stage_workers.engines.protocol.Engine.update`."""
-    module = workloads.load(workload)
-    if spaces.uses_tensor_cores(module, target):
+    given = options.read(call.options)
+    module = workloads.load(call.workload)
+    if spaces.uses_tensor_cores(module, call.target):
         preloading.require_intrinsics()
-    state = _restore(workloads.structural_hash(module), search)
-    _learn(state, workload, target, trials)
-    if want:
-        proposed = proposing.propose(state, workload, target, want, seed, settings)
-    else:
-        proposed = leaders(state.best)
+    state = _restore(workloads.structural_hash(module), call.search)
+    _learn(state, call)
+    proposed = proposing.propose(state, call, given) if call.want else []
     return Proposal(search=search_state.encode(state), schedules=proposed)
 
 
@@ -40,14 +29,15 @@ def _restore(workload: str, search: bytes | None) -> SearchState:
     return state
 
 
-def _learn(state: SearchState, workload: bytes, target: str, trials: list[Trial]) -> None:
-    new = [trial for trial in trials if trial.candidate.hash not in state.seen]
+def _learn(state: SearchState, call: UpdateCall) -> None:
+    new = [trial for trial in call.trials if trial.candidate.hash not in state.seen]
     for trial in new:
-        state.tried(trial, estimate(trial))
-    recalled = candidates.recall(workload, target, [trial.candidate.schedule for trial in new])
+        state.tried(trial, trial.estimate)
+    schedules = [trial.candidate.schedule for trial in new]
+    recalled = candidates.recall(call.workload, call.target, schedules)
     state.learn(
         [
-            Example(estimate(trial), candidate.features)
+            Example(trial.estimate, candidate.features)
             for trial, candidate in zip(new, recalled, strict=True)
             if candidate is not None and len(candidate.features)
         ]

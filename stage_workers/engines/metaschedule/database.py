@@ -1,4 +1,4 @@
-"""Records in the format of MetaSchedule's ``JSONDatabase``."""
+"""What was measured, in the format of MetaSchedule's ``JSONDatabase``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import schedules
-from tunemesh.stage_workers.engines.protocol import TaskTrials, latency
+from tunemesh.stage_workers.engines.protocol import TaskTrials
 from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.workloads import Argument
 
@@ -15,7 +15,7 @@ WORKLOAD_FILE = "database_workload.json"
 RECORD_FILE = "database_tuning_record.json"
 
 
-def database_files(target: str, tasks: list[TaskTrials]) -> dict[str, bytes]:
+def files(target: str, tasks: list[TaskTrials]) -> dict[str, bytes]:
     """Both files of the database, with every measured trial of every task. Failed ones are left out:
     MetaSchedule would write them as if they had taken 1e10 s."""
     workload_lines: list[str] = []
@@ -24,7 +24,7 @@ def database_files(target: str, tasks: list[TaskTrials]) -> dict[str, bytes]:
         workload_lines.append(_dump(_workload(task.workload)))
         info = [_info(a) for a in workloads.arguments(workloads.load(task.workload)["main"])]
         for trial in task.trials:
-            if math.isfinite(latency(trial)):
+            if math.isfinite(trial.latency):
                 # Written here, because TVM would replay every trace for it: 10 ms each.
                 trace = schedules.unpack(trial.candidate.schedule)
                 record = [trace, list(trial.latencies), json.loads(target), info]

@@ -1,0 +1,35 @@
+"""What a request can tell the engine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from tunemesh.shared.messages import Options
+from tunemesh.stage_workers import options as given
+
+NAME = "metaschedule"
+
+
+class SearchOptions(Struct, frozen=True, kw_only=True):
+    """How thoroughly a batch is searched for.
+
+    Attributes:
+        population: schedules that the cost model weighs at a time, per candidate that it proposes. ``None``:
+            2 while fewer than 128 trials of the task are known, then 4.
+        generations: times that the search lets them evolve before it proposes. ``None``: once, then twice,
+            likewise.
+    """
+
+    population: Annotated[int, Meta(ge=1, le=64)] | None = None
+    generations: Annotated[int, Meta(ge=0, le=16)] | None = None
+
+
+def read(options: Options) -> SearchOptions:
+    """Check and read them.
+
+    Raises:
+        BadInput: one is unknown, or its value is bad.
+    """
+    return given.read(NAME, options, SearchOptions)

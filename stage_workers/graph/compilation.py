@@ -1,0 +1,78 @@
+"""From TIR to a shared object: with which passes, and with which schedules where nobody gave one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunemesh.stage_workers.graph import linking, targets
+
+LEFT_TO_LLVM = (
+    "tirx.RemoveNoOp",
+    "s_tir.RenormalizeSplitPattern",
+    "tirx.CommonSubexprElim",
+    "tirx.NarrowDataType",
+)
+"""Passes of TVM, by name, that candidates and tuned models are lowered without. LLVM does the work of the
+first three once more: the first two change next to no object file, for a 25th of the time to build it;
+without the third kernels are as fast, for nearly as much again. The last makes indices 32 bits wide, which
+LLVM has to widen for every address: without it builds take a tenth less. A schedule is measured and used with
+the same passes."""
+
+
+def left_out(target: str) -> list[str]:
+    """Names of the passes that TVM is to leave out of what is tuned for ``target``."""
+    return [] if targets.is_gpu(target) else list(LEFT_TO_LLVM)
+
+
+def build_candidate(module: Any, target: str) -> bytes:
+    """The kernel of a scheduled workload."""
+    import tvm
+
+    # Checks of arguments are a third of a small kernel's code; candidates are called as they should be.
+    with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=left_out(target)):
+        return compile_and_link(module, target)
+
+
+def build_untuned(module: Any, target: str) -> bytes:
+    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU."""
+    return compile_and_link(with_default_schedule(module, target), target)
+
+
+def with_default_schedule(module: Any, target: str) -> Any:
+    """Bind the unscheduled functions of ``module`` to GPU threads. A CPU runs them as they are."""
+    if not targets.is_gpu(target):
+        return module
+    import tvm
+    from tvm.s_tir import dlight
+
+    rules = dlight.gpu
+    # DLight changes the module that it is given.
+    copied = tvm.IRModule(dict(module.functions.items()), attrs=module.attrs)
+    with targets.load(target):
+        return dlight.ApplyDefaultSchedule(
+            rules.Matmul(), rules.GEMV(), rules.Reduction(), rules.GeneralReduction(), rules.Fallback()
+        )(copied)
+
+
+def compile_and_link(module: Any, target: str) -> bytes:
+    """A shared object whose function ``main`` takes the workload's tensors."""
+    import tvm
+
+    return linking.link(tvm.tirx.build(module, target=targets.load(target)))
+
+
+def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
+    """The shared object of a model whose functions are fused and, where wanted, scheduled. Passes whose names
+    are in ``left_out`` do not run."""
+    import tvm
+    from tvm.relax import pipeline
+
+    compiled_for = targets.load(target)
+    module = with_default_schedule(module, target)
+    with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
+        # Not the default pipeline: it would fuse once more, over functions already scheduled.
+        executable = tvm.relax.build(
+            module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline()
+        )
+    return linking.link(executable)

@@ -1,0 +1,315 @@
+"""What a target is made of: how its models are read, its kernels measured, its finished models put together.
+
+Which platform a job needs follows from its target; it is the same whoever tunes. As with engines, methods
+take one record, return one, and are called in a sandboxed child process.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from tunemesh.shared.messages import Options, Outcome, Positive, Settings
+from tunemesh.stage_workers.engines.protocol import Part
+
+WAITED = 0.02
+"""Share of its time that a measurement may have waited for its core without casting doubt on it. An idle
+machine shows 0.001 or so."""
+
+
+class TargetCall(Struct, frozen=True, kw_only=True):
+    """A target as somebody wrote it.
+
+    Attributes:
+        target: a tag, a kind, JSON, or ``native`` for this machine's CPU.
+    """
+
+    target: str
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """A target that exists.
+
+    Attributes:
+        canonical: the same text for all ways to write it.
+    """
+
+    canonical: str
+
+
+class ImportCall(Struct, frozen=True, kw_only=True):
+    """A model to read.
+
+    Attributes:
+        model: the bytes of its file.
+        target: canonical form.
+        shapes: input name to shape, where the model leaves shapes open.
+        options: of the request, for the graph.
+    """
+
+    model: bytes
+    target: str
+    shapes: dict[str, list[Positive]] = {}
+    options: Options = {}
+
+
+class ExtractedTask(Struct, frozen=True, kw_only=True):
+    """One distinct workload of a model.
+
+    Attributes:
+        name: for people.
+        key: SHA-256 (hex) of workload and target.
+        weight: how often the model runs it.
+        workload: in the platform's own format.
+        untuned: the kernel without tuning, which runs on the target.
+    """
+
+    name: str
+    key: str
+    weight: int
+    workload: bytes
+    untuned: bytes
+
+
+class Imported(Struct, frozen=True, kw_only=True):
+    """A model, and its tasks in order of first use.
+
+    Attributes:
+        model: as :class:`AssembleCall` takes it.
+        tasks: what can be tuned.
+        constants: bytes of constants that a run of the model reads.
+    """
+
+    model: bytes
+    tasks: list[ExtractedTask]
+    constants: int = 0
+
+
+class ReferenceCall(Struct, frozen=True, kw_only=True):
+    """A device whose speed is of interest.
+
+    Attributes:
+        target: canonical form.
+        device: ``cpu`` or ``cuda:<n>``.
+    """
+
+    target: str
+    device: str
+
+
+class ReferenceOutcome(Struct, frozen=True, kw_only=True):
+    """How fast a fixed kernel ran.
+
+    Attributes:
+        latencies: in seconds, one per repeat.
+    """
+
+    latencies: list[float]
+
+
+class ProfileCall(Struct, frozen=True, kw_only=True):
+    """One kernel to measure.
+
+    Attributes:
+        workload: what it computes.
+        target: canonical form.
+        artifact: the kernel.
+        untuned: the untuned kernel: both must give the same outputs for the same inputs.
+        device: ``cpu`` or ``cuda:<n>``.
+        settings: how it is measured.
+        best: the lowest latency of the task so far in seconds. A kernel whose first runs show that it takes
+            ``settings.cut_short`` times as long is not measured any further.
+    """
+
+    workload: bytes
+    target: str
+    artifact: bytes
+    untuned: bytes
+    device: str
+    settings: Settings
+    best: float | None = None
+
+
+class UntunedCall(Struct, frozen=True, kw_only=True):
+    """The untuned kernel of a task, to be measured. Attributes as in :class:`ProfileCall`."""
+
+    workload: bytes
+    target: str
+    untuned: bytes
+    device: str
+    settings: Settings
+
+
+class ConfirmCall(Struct, frozen=True, kw_only=True):
+    """A few kernels that are close to each other. ``artifacts`` are the kernels; else as in
+    :class:`ProfileCall`."""
+
+    workload: bytes
+    target: str
+    artifacts: list[bytes]
+    untuned: bytes
+    device: str
+    settings: Settings
+
+
+class ProfileOutcome(Struct, frozen=True, kw_only=True):
+    """How fast a kernel is, or why that is not known.
+
+    Attributes:
+        outcome: what became of it.
+        latencies: in seconds, one per repeat.
+        waited: share of the measuring time in which the process could have run but something else had its
+            core: the median over the repeats.
+        cut_short: ``latencies`` are those of the first runs, which were too slow to go on.
+        error: why there are no latencies.
+    """
+
+    outcome: Outcome
+    latencies: list[float] = []
+    waited: float = 0.0
+    cut_short: bool = False
+    error: str = ""
+
+
+class ConfirmOutcome(Struct, frozen=True, kw_only=True):
+    """One outcome per kernel, in order."""
+
+    outcomes: list[ProfileOutcome]
+
+
+class TunedTask(Struct, frozen=True, kw_only=True):
+    """A task for which something better than the untuned kernel was found.
+
+    Attributes:
+        workload: what it computes.
+        symbol: what its function is called, where ``part`` is an object.
+        part: what goes into the model.
+        latency: that of its kernel, in seconds.
+    """
+
+    workload: bytes
+    symbol: str
+    part: Part
+    latency: float
+
+
+class AssembleCall(Struct, frozen=True, kw_only=True):
+    """A model to finish.
+
+    Attributes:
+        model: as :class:`Imported` has it.
+        target: canonical form.
+        tasks: those of its tasks that were tuned, whoever did.
+        options: those that it was imported with.
+    """
+
+    model: bytes
+    target: str
+    tasks: list[TunedTask]
+    options: Options = {}
+
+
+class Assembled(Struct, frozen=True, kw_only=True):
+    """The finished model.
+
+    Attributes:
+        tuned: a shared object, optimised as at import, with the parts of the tuned tasks.
+        untuned: the model as it was given, without any.
+        signature: names, shapes and dtypes of the inputs and outputs, in JSON.
+    """
+
+    tuned: bytes
+    untuned: bytes
+    signature: bytes
+
+
+class ValidateCall(Struct, frozen=True, kw_only=True):
+    """Two models to compare.
+
+    Attributes:
+        tuned: as :class:`Assembled` has it, like the next two.
+        untuned: what it must agree with.
+        signature: what both take.
+        target: canonical form.
+        device: ``cpu`` or ``cuda:<n>``.
+        seed: of the inputs.
+        settings: how they are measured.
+    """
+
+    tuned: bytes
+    untuned: bytes
+    signature: bytes
+    target: str
+    device: str
+    seed: int
+    settings: Settings
+
+
+class Validated(Struct, frozen=True, kw_only=True):
+    """Tuned against untuned, on the device, on the same inputs, in turns.
+
+    Attributes:
+        before: latencies of the untuned model in seconds, one per turn.
+        after: those of the tuned one.
+        largest_difference: absolute, of all outputs.
+        equal: whether all of them agree within the tolerances of their dtypes.
+        waited: as in :class:`ProfileOutcome`.
+    """
+
+    before: list[float]
+    after: list[float]
+    largest_difference: float
+    equal: bool
+    waited: float = 0.0
+
+
+class Platform(Protocol):
+    """What does not depend on the engine. Implementations keep no state between calls that is needed for
+    correctness.
+
+    Attributes:
+        name: as :func:`stage_workers.platforms.load` knows it.
+    """
+
+    name: str
+
+    def preload(self) -> None:
+        """Import what is slow to import; as :meth:`.Engine.preload`."""
+
+    def resolve_target(self, call: TargetCall) -> Target:
+        """The canonical form of a target.
+
+        Raises:
+            BadTarget: it is unknown or incomplete.
+        """
+
+    def import_model(self, call: ImportCall) -> Imported:
+        """Optimise the graph and extract the distinct tasks.
+
+        Raises:
+            BadModel: it cannot be read, has an unsupported operator (named), or dynamic shapes that
+                ``call.shapes`` does not fix.
+            BadInput: an option is unknown or its value is bad.
+        """
+
+    def reference(self, call: ReferenceCall) -> ReferenceOutcome:
+        """Measure a fixed kernel: about 10 ms of work that is the same in every call, so that a change shows
+        a change of the device. The first call may take longer."""
+
+    def profile(self, call: ProfileCall) -> ProfileOutcome:
+        """Measure one kernel and check what it computes. A run that goes on for ever may end the process by
+        SIGPROF (``ITIMER_PROF``), which is a limit of time that was exceeded."""
+
+    def profile_untuned(self, call: UntunedCall) -> ProfileOutcome:
+        """Measure the untuned kernel."""
+
+    def confirm(self, call: ConfirmCall) -> ConfirmOutcome:
+        """Measure kernels that take turns repeat by repeat, so that whatever slows the device down hits all
+        of them."""
+
+    def assemble(self, call: AssembleCall) -> Assembled:
+        """Compile the whole model, tuned and untuned."""
+
+    def validate(self, call: ValidateCall) -> Validated:
+        """Run both models on the same random inputs."""

@@ -1,0 +1,91 @@
+"""A small engine: products of two matrices by a loop nest in C, tiled along the sum, compiled by gcc."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tvm_ffi.libinfo
+from msgspec import Struct
+
+from tunemesh.shared.messages import Options
+from tunemesh.stage_workers import options, platforms
+from tunemesh.stage_workers.engines.protocol import (
+    BuildCall,
+    BuildOutcome,
+    ExportCall,
+    Exported,
+    ObjectPart,
+    PartCall,
+    Proposal,
+    TaskRef,
+    UpdateCall,
+)
+from tunemesh.stage_workers.graph import workloads
+
+TILES = (4, 8, 16, 32, 64)
+
+
+class ToyOptions(Struct):
+    largest: int = 64
+    """Tile that is tried."""
+
+
+class ToyEngine:
+    name, format = "toy", 1
+
+    def preload(self) -> None:
+        platforms.load(platforms.TVM).preload()
+
+    def takes(self, task: TaskRef) -> bool:
+        return task.name == "matmul" and all(len(shape) == 2 for shape in _shapes(task.workload))
+
+    def check_options(self, given: Options) -> None:
+        options.read(self.name, given, ToyOptions)
+
+    def update(self, call: UpdateCall) -> Proposal:
+        tried, largest = call.search or b"", options.read(self.name, call.options, ToyOptions).largest
+        new = bytes(tile for tile in TILES if tile not in tried and tile <= largest)[: call.want]
+        return Proposal(search=tried + new, schedules=[(f"tile-{tile}", bytes([tile])) for tile in new])
+
+    def build(self, call: BuildCall) -> BuildOutcome:
+        try:
+            return BuildOutcome(artifact=_compiled(call, "main", "-shared"))
+        except subprocess.CalledProcessError as error:
+            return BuildOutcome(outcome="build-failed", error=error.stderr)
+
+    def part(self, call: PartCall) -> ObjectPart:
+        return ObjectPart(code=_compiled(call, call.symbol, "-c"))
+
+    def export(self, call: ExportCall) -> Exported:
+        return Exported()
+
+
+def _shapes(workload: bytes) -> list[tuple[int, ...]]:
+    return [argument.shape for argument in workloads.arguments(workloads.load(workload)["main"])]
+
+
+def _compiled(call: BuildCall | PartCall, symbol: str, how: str) -> bytes:
+    (rows, depth), (_, columns), _ = _shapes(call.workload)
+    sizes = {"ROWS": rows, "DEPTH": depth, "COLUMNS": columns, "TILE": call.schedule[0], "SYMBOL": symbol}
+    with TemporaryDirectory() as folder:
+        output = Path(folder, "product.o")
+        command = [
+            "gcc",
+            "-O3",
+            "-march=native",
+            "-ffast-math",
+            "-fPIC",
+            how,
+            "-x",
+            "c",
+            "-",
+            "-o",
+            str(output),
+        ]
+        command += [f"-I{tvm_ffi.libinfo.find_include_path()}", *(f"-D{n}={v}" for n, v in sizes.items())]
+        source = resources.files(__package__).joinpath("product.c").read_text()
+        subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+        return output.read_bytes()
