@@ -99,7 +99,7 @@ def coordinator(
     log_format: options.LogFormat = None,
 ) -> None:
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
-    from tunemesh.coordinator.service import Service
+    from tunemesh.coordinator.service.service import Service
 
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
