@@ -48,6 +48,8 @@ MOST_WAITED = 1e6
 """Seconds that a step can have waited; a clock that is further off says nothing."""
 WARM_LOOK = 0.05
 """Seconds between two looks whether the sandbox is warm."""
+LONG: frozenset[Stage] = frozenset({"import", "assemble", "validate"})
+"""Stages of a whole model: few steps, in which most that can go wrong with a model does."""
 TURN = 0.5
 """Seconds that the loop waits at most for an event."""
 ANSWER_LIMIT = 10.0
@@ -186,6 +188,9 @@ class Worker:
         done = self._memory.recall(step)
         if done is None:
             self._status.step = step.id
+            if delivery.redelivered or _stage(step) in LONG:
+                # Said at once: a step that kills its workers must be known by its victims.
+                self._status.send()
             try:
                 done = self._do(step, delivery.sent_at, received)
             except Abandoned:

@@ -114,7 +114,8 @@ def up(
     layout = plan(device, builders, keeps_apart(strategy))
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
-    with until_terminated(), LocalMesh(layout, target, engines, strategy, home) as mesh:
+    journal = home / "journal"
+    with until_terminated(), LocalMesh(layout, target, engines, strategy, home, journal) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,
@@ -122,6 +123,7 @@ def up(
             coordinator_broker=mesh.node.url("coordinator"),
             ui=mesh.node.management_url,
             monitor_password=mesh.node.password("monitor"),
+            journal=str(journal.resolve()),
         )
         note = mesh_address.leave_note(address)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
@@ -144,6 +146,7 @@ for _command in (
     job_commands.cancel,
     job_commands.fetch,
     job_commands.strategy,
+    job_commands.story,
     worker,
     coordinator,
     simulate,

@@ -1,9 +1,10 @@
-"""``tunemesh status``, ``watch``, ``cancel``, ``fetch`` and ``strategy``: how a running mesh and its jobs are
-doing, and what is to become of them."""
+"""``tunemesh status``, ``watch``, ``cancel``, ``fetch``, ``story`` and ``strategy``: how a running mesh and
+its jobs are doing, and what is to become of them."""
 
 from __future__ import annotations
 
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -125,6 +126,28 @@ def fetch(
         print_json(report)
     else:
         tables.print_reports(Console(), [report], out)
+
+
+def story(
+    job: Annotated[str, typer.Argument(help="The job to tell of.")],
+    journal: Annotated[
+        Path | None, typer.Option(help="The coordinator's journal; by default that of tunemesh up.")
+    ] = None,
+) -> None:
+    """Tell what happened to a job, line by line, from the coordinator's journal."""
+    from tunemesh.coordinator.journal.records import read
+    from tunemesh.coordinator.journal.story import tell as tell_story
+
+    check_job_id(job)
+    path = journal if journal is not None else mesh_address.journal()
+    older = path.with_name(path.name + ".1")
+    records = chain(read(older) if older.exists() else (), read(path))
+    told = False
+    for line in tell_story(records, job):
+        told = True
+        tell(line)
+    if not told:
+        raise BadInput(f"the journal {path} knows nothing of job {job}")
 
 
 def _known(client: Client, job: str) -> Snapshot:

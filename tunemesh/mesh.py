@@ -47,6 +47,7 @@ class LocalMesh:
         engines: those that the workers serve.
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
+        journal: file for what the coordinator is told and answers; none by default.
 
     Raises:
         BadInput: there is no such strategy.
@@ -59,6 +60,7 @@ class LocalMesh:
         engines: Sequence[str] = ("metaschedule",),
         strategy: str = "interleaved",
         folder: Path | None = None,
+        journal: Path | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -66,6 +68,7 @@ class LocalMesh:
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._temporary = folder is None
+        self._journal = journal
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -173,7 +176,10 @@ class LocalMesh:
     def _start_children(self) -> None:
         layout = self._layout
         others = layout.other_cpus
-        self._start("coordinator", "coordinator", ["coordinator", "--strategy", self._strategy], others)
+        coordinator = ["coordinator", "--strategy", self._strategy]
+        if self._journal is not None:
+            coordinator += ["--journal", str(self._journal)]
+        self._start("coordinator", "coordinator", coordinator, others)
         for number in range(layout.builders):
             self._worker(f"build-{number}", [topology.BUILD_CPU], others)
         for number in range(layout.updaters):

@@ -27,6 +27,8 @@ class MeshAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Address of the RabbitMQ management UI."""
     monitor_password: str = ""
     """For the UI's user ``monitor``."""
+    journal: str = ""
+    """File of the coordinator's journal."""
 
 
 def data_folder() -> Path:
@@ -82,16 +84,31 @@ def find(broker: str | None, artifacts: str | None, store: bool = True) -> MeshA
         return MeshAddress(
             broker=broker, artifacts=artifacts or "", worker_broker=broker, coordinator_broker=broker
         )
-    note = _note()
-    if not note.exists():
+    if not _note().exists():
         missing = f"--artifacts (or {ARTIFACTS})" if broker else f"--broker (or {BROKER})"
         raise BadInput(f"no mesh is known: give {missing}, or start one with: tunemesh up")
-    try:
-        address = msgspec.json.decode(note.read_bytes(), type=MeshAddress)
-    except (OSError, msgspec.DecodeError) as error:
-        raise BadInput(f"cannot read {note}: {error}; remove it and start the mesh again") from None
+    address = _read_note()
     if broker:
         raise BadInput(
             f"give --artifacts (or {ARTIFACTS}) as well: the artifact store that belongs to {BROKER}"
         )
     return address
+
+
+def journal() -> Path:
+    """The journal of the mesh on this machine.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if not _note().exists():
+        raise BadInput("no mesh is known: give --journal FILE, the one that the coordinator was given")
+    return Path(_read_note().journal)
+
+
+def _read_note() -> MeshAddress:
+    note = _note()
+    try:
+        return msgspec.json.decode(note.read_bytes(), type=MeshAddress)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BadInput(f"cannot read {note}: {error}; remove it and start the mesh again") from None

@@ -34,6 +34,9 @@ Device = Annotated[
 Builders = Annotated[
     int | None, typer.Option(help="Build workers of its own mesh; by default as many as fit.")
 ]
+Journal = Annotated[
+    Path | None, typer.Option(help="A file for all that the coordinator is told and answers.")
+]
 Broker = Annotated[
     str | None, typer.Option(help="amqp(s)://user:password@host:port/vhost of a running mesh.")
 ]

@@ -94,6 +94,7 @@ def _several(
 
 def coordinator(
     strategy: options.Strategy = "interleaved",
+    journal: options.Journal = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -104,4 +105,4 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     with until_terminated():
-        raise typer.Exit(Service(address.coordinator_broker, strategy).run())
+        raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())

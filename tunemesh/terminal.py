@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tunemesh.shared.text import printable
+from tunemesh.shared.text import one_line, printable
 
 
 def plain(text: str, style: str = "") -> Text:
@@ -38,11 +38,6 @@ def add_row(to: Table, *cells: str | Text) -> None:
 def say(console: Console, text: str, style: str = "") -> None:
     """One line, however long."""
     console.print(plain(text, style), soft_wrap=True)
-
-
-def one_line(text: str) -> str:
-    """``text`` on one printable line."""
-    return " ".join(printable(text).split())
 
 
 def tell(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from types import TracebackType
@@ -24,7 +25,7 @@ class Declarations:
     """
 
     def __init__(self, url: str, name: str, timeout: float | None) -> None:
-        self._link = Link(url, name, properties={"role": "setup"})
+        self._link = Link(url, name, properties={"role": "setup"}, refusals=logging.DEBUG)
         self._timeout = timeout
 
     def __enter__(self) -> Declarations:

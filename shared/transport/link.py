@@ -60,6 +60,7 @@ class Link:
         name: shown in the management UI.
         properties: further client properties shown there (role, device, …).
         subscriptions: consumed from whenever the connection stands.
+        refusals: level at which refused declarations are logged; less where somebody looks at each answer.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Link:
         *,
         properties: Mapping[str, str | int] | None = None,
         subscriptions: Sequence[Subscription] = (),
+        refusals: int = logging.WARNING,
     ) -> None:
         self.url = url
         self.name = name
@@ -90,7 +92,7 @@ class Link:
         self._connection: SelectConnection | None = None
         self._main: Channel | None = None
         self._confirms = Confirms(name)
-        self._operations = Operations(name)
+        self._operations = Operations(name, refusals)
         self._commands: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
 
@@ -380,6 +382,7 @@ class Link:
                 reply_to=properties.reply_to,
                 correlation_id=properties.correlation_id,
                 sent_at=sent / 1000 if isinstance(sent, int) and 0 <= sent <= LATEST else None,
+                redelivered=bool(method.redelivered),
             )
         )
 

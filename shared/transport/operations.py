@@ -40,10 +40,12 @@ class Operations:
 
     Args:
         link: name of the owner, for the log.
+        refusals: level at which refusals are logged.
     """
 
-    def __init__(self, link: str) -> None:
+    def __init__(self, link: str, refusals: int = logging.WARNING) -> None:
         self._link = link
+        self._refusals = refusals
         self._channel: Channel | None = None
         self._waiting: deque[Operation] = deque()
         self._running: Operation | None = None
@@ -66,7 +68,8 @@ class Operations:
             return
         error = refused_operation(reason)
         if not running.probe:
-            log.warning("%s: the broker refuses to %s: %s", self._link, running.what, error)
+            text = "%s: the broker refuses to %s: %s"
+            log.log(self._refusals, text, self._link, running.what, error)
         fail(running.answer, error)
 
     def fail_all(self, reason: str) -> None:

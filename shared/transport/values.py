@@ -37,6 +37,8 @@ class Delivery:
     correlation_id: str | None
     sent_at: float | None
     """Seconds since the epoch, to the millisecond."""
+    redelivered: bool = False
+    """Whether somebody had it before, who has not answered it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -176,6 +177,36 @@ def test_a_coordinator_that_stood_by_takes_over(mesh: LocalMesh, tmp_path: Path)
             standby.process.kill()
             standby.process.wait(10)
     check(endings, mesh, tmp_path)
+
+
+def test_a_model_that_kills_its_workers_fails_and_takes_no_other_job_along(
+    mesh: LocalMesh, tmp_path: Path
+) -> None:
+    """Whatever is in it: here the worker is killed from outside whenever it imports that model."""
+    seen: dict[int, float] = {}
+
+    def kill() -> None:
+        """Each build worker three seconds after it was first seen: it has the step by then."""
+        for name, pid in mesh.pids.items():
+            if name.startswith("build") and time.monotonic() - seen.setdefault(pid, time.monotonic()) > 3.0:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    path = tmp_path / "poison.yaml"
+    path.write_text(MODEL.replace("durations: {", "durations: {import: 8, "))
+    store = ArtifactStore(mesh.artifacts)
+    with Client(mesh.url, ["poison", "good"]) as client:
+        model = store.put(path.read_bytes())
+        client.submit(Request(job="poison", model=model, target="mock", trials=8, engines=["mock"]))
+        endings = follow(client, mesh, ["poison"], kill)
+        submit(client, mesh, ["good"])
+        endings |= follow(client, mesh, ["good"], lambda: None)
+    assert endings["poison"].kind == "failed"
+    assert (
+        "import: 3 workers were lost while they did it, the last one build-cpu.mock@"
+        in endings["poison"].text
+    )
+    check({"good": endings["good"]}, mesh, tmp_path)
 
 
 def test_a_job_that_nobody_knows_is_not_followed_for_ever(
