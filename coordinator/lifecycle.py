@@ -83,10 +83,11 @@ class Lifecycle:
         if job.admitted:
             return True
         state, needed = self._state, job_steps.to_be_held(job)
-        job.admitted = any(job.held()) or not state.held or state.held + needed <= MOST_HELD
-        if not job.admitted:
+        if state.held and state.held + needed > MOST_HELD and not any(job.held()):
             state.look_again = True
             return False
+        job.admitted = True
+        job.room = needed
         state.held += needed
         return True
 
@@ -173,6 +174,8 @@ class Lifecycle:
         for task in tasks:
             job.drop_task(task.spec.id)
         job.waiting = ""
+        state.held -= job.room
+        job.room = 0
         state.dispatcher.forget(job.id)
         state.tell(job, phase, text)
         state.log("info" if phase == "done" else "warning", f"{phase}: {text}", job=job.id)

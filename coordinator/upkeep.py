@@ -4,7 +4,6 @@ news."""
 from __future__ import annotations
 
 from tunemesh.coordinator.events import Acknowledge, Declare, Purge
-from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.scheduling.needs import Need
@@ -73,8 +72,6 @@ class Upkeep:
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
                 self.give_up(flight.ready.step)
             self._leave_lost_devices()
-        going_on = [job for job in state.jobs.values() if job.admitted and not job.ended]
-        state.held = sum(steps.to_be_held(job) for job in going_on)
         if state.look_again:
             state.look_again = False
             for job in list(state.jobs.values()):

@@ -91,10 +91,6 @@ class Chunk:
         result = self.profile.message.result if self.profile is not None else None
         return result if isinstance(result, ProfileDone) else None
 
-    def held(self) -> Iterator[Held]:
-        """What is not yet acknowledged of it, in the order of the stages."""
-        yield from (each for each in (self.build, self.profile) if each is not None)
-
 
 class Round:
     """One round of one task: the proposal, and what has come back of its chunks.
@@ -181,7 +177,10 @@ class Round:
         if self._update is not None:
             yield self._update
         for chunk in self._chunks.values():
-            yield from chunk.held()
+            if chunk.build is not None:
+                yield chunk.build
+            if chunk.profile is not None:
+                yield chunk.profile
 
     def candidates(self, chunk: int) -> list[Candidate]:
         """The part of the batch that goes out as ``chunk``."""
@@ -267,6 +266,8 @@ class Job:
         """By task, ``-`` for the job itself: the revision to be saved before its next step may start."""
         self.admitted = False
         """Whether its rounds may begin."""
+        self.room = 0
+        """Deliveries that have to be held for it at most, once it is admitted."""
         self.waiting = ""
         """Why nothing moves, for people."""
         self.waiting_since: float | None = None
@@ -284,6 +285,7 @@ class Job:
         self._earlier, self._ledger = getattr(self, "_ledger", ledger), ledger
         self._index = {task.spec.id: task for task in ledger.tasks}
         self._forecast: Outlook | None = None
+        self.ended = ledger.phase in FINAL
 
     def revert(self) -> None:
         """Go back to the revision before: the newest one could not be kept."""
@@ -296,10 +298,6 @@ class Job:
     @property
     def id(self) -> str:
         return self._ledger.request.job
-
-    @property
-    def ended(self) -> bool:
-        return self._ledger.phase in FINAL
 
     def may_act(self, task: str) -> bool:
         """Whether what was last decided for ``task`` is saved."""

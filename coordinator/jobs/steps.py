@@ -53,7 +53,7 @@ def engines_of(job: Job, stage: Stage, task: str = "-") -> list[str]:
     if stage in ("profile", "validate"):
         return []
     ledger = job.task_ledger(task)
-    if stage in ("import", "assemble") or ledger is None or ledger.spec.engine is None:
+    if ledger is None or ledger.spec.engine is None:
         return job.ledger.request.engines
     return [ledger.spec.engine]
 

@@ -18,7 +18,8 @@ class Need(NamedTuple):
     @classmethod
     def of(cls, kind: str, engines: Iterable[str] = ()) -> Need:
         """The need for a kind of resource and engines in any order."""
-        return cls(kind, tuple(sorted(set(engines))))
+        names = tuple(engines)
+        return cls(kind, tuple(sorted(set(names))) if len(names) > 1 else names)
 
     def __str__(self) -> str:
         return f"{self.kind} ({', '.join(self.engines)})" if self.engines else self.kind

@@ -86,6 +86,14 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     profile_timeout: Annotated[
         float, Meta(gt=0, le=600, description="Seconds that one candidate may take to profile.")
     ] = 10.0
+    import_timeout: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=14_400,
+            description="Seconds that it may take to read a model, optimise its graph and compile it untuned.",
+        ),
+    ] = 900.0
     shapes: Annotated[
         dict[str, list[Positive]],
         Meta(description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes."),

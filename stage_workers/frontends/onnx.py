@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends import relax_json
+from tunemesh.stage_workers.frontends import onnx_checks, relax_json
 from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
@@ -27,12 +27,8 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
 
 
 def _read_onnx(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
-    import onnx
-
     parsed = _parse(model)
-    for weight in parsed.graph.initializer:
-        if weight.data_location == onnx.TensorProto.EXTERNAL:
-            raise BadModel(f"the weight {weight.name} lies outside the ONNX file: save all in one file")
+    onnx_checks.check(parsed)
     weights = {weight.name for weight in parsed.graph.initializer}
     inputs = [value for value in parsed.graph.input if value.name not in weights]
     fixed = fix_shapes({value.name: _declared_shape(value) for value in inputs}, shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
+from tunemesh.stage_workers.frontends import trusted
 from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
 from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
@@ -17,7 +18,18 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
     Raises:
         BadModel: when it is damaged, or holds something else.
     """
-    module = _as_relax(_load(model))
+    loaded = _load(model)
+    try:
+        return _imported(loaded, shapes)
+    except BadModel:
+        raise
+    except Exception as error:  # a module that its own classes find inconsistent
+        reraise_memory_error(error)
+        raise BadModel(f"the TVM JSON model is not valid: {first_line(error)}") from None
+
+
+def _imported(loaded: Any, shapes: Shapes) -> tuple[Any, Signature]:
+    module = _as_relax(loaded)
     main = module["main"]
     inputs = [str(parameter.name) for parameter in main.params]
     module = _bind(module, inputs, shapes)
@@ -28,14 +40,19 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
 
 def _load(model: bytes) -> Any:
     import tvm
+    from tvm_ffi.serialization import from_json_graph_str
 
+    text = trusted.checked(model)
     try:
-        return tvm.ir.load_json(model.decode())
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        # Not tvm.ir.load_json, which parses and renames what was checked.
+        loaded = from_json_graph_str(text)
+    except Exception as error:  # loaders of types raise what they like
         reraise_memory_error(error)
         raise BadModel(
             f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"
         ) from None
+    trusted.check_loaded(loaded)
+    return loaded
 
 
 def _as_relax(loaded: Any) -> Any:

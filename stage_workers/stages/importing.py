@@ -8,9 +8,10 @@ from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import ImportDone, ImportWork, Options, Step, TaskSpec
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
+from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
-from tunemesh.stage_workers.stages.context import CHECK_LIMIT, IMPORT_LIMIT, Context, whole
+from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
@@ -21,13 +22,13 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     """
     _check_options(step, context)
     call = ImportCall(
-        model=context.store.get(work.model),
+        model=context.store.get(work.model, limit=MODEL_BYTES),
         target=step.target,
         shapes=step.settings.shapes,
         options=step.options.get(GRAPH, {}),
     )
     platform = platforms.name_of(step.target)
-    imported = whole(context, platform, Platform.import_model, call, IMPORT_LIMIT)
+    imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     tasks = [
         TaskSpec(

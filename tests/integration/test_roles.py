@@ -35,6 +35,7 @@ from tunemesh.broker_config.topology import (
     result_key,
     stage_binding,
     stage_queue,
+    work_queue,
 )
 from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from tests.conftest import Broker
 
 GPU = device_queue("gpu-0")
+TOY = work_queue(BUILD_CPU, ["toy"])
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
@@ -86,7 +88,8 @@ def test_a_query_travels_from_client_to_coordinator_and_back(node: Broker) -> No
 def test_a_step_travels_from_coordinator_to_worker_and_back(node: Broker) -> None:
     with channel(node, "coordinator") as coordinator, channel(node, "worker") as worker:
         declare_stage(coordinator, GPU)
-        for queue in (GPU, BUILD_CPU):
+        declare_stage(coordinator, TOY)
+        for queue in (GPU, TOY, BUILD_CPU):
             assert coordinator.queue_declare(queue, passive=True).method.message_count == 0
             coordinator.basic_publish(STEPS, queue, b"step", PERSISTENT, mandatory=True)
             assert worker.queue_declare(queue, passive=True).method.queue == queue

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunemesh.shared import artifacts
 from tunemesh.shared.artifacts import INLINE_LIMIT, ArtifactStore
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Blob
 
 LARGE = bytes(range(256)) * 300
 assert len(LARGE) > INLINE_LIMIT
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "READ_PAUSES", (0.05, 0.05))
+    monkeypatch.setattr(artifacts, "FULL_PAUSE", 0.05)
+    monkeypatch.setattr(artifacts, "FULL_LIMIT", 0.2)
 
 
 @pytest.fixture
@@ -123,21 +135,153 @@ def test_a_blob_that_cannot_be_read_is_an_error_in_one_line(store: ArtifactStore
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("damaged", [LARGE[:100], LARGE[:-1] + b"!", b"", LARGE * 2])
+def test_a_read_that_does_not_match_deletes_nothing(store: ArtifactStore, damaged: bytes) -> None:
+    blob = store.put(LARGE)
+    place(store, blob).write_bytes(damaged)
+    with pytest.raises(ArtifactError, match=rf"{blob.sha256[:12]} in .* is damaged: {len(damaged)} bytes"):
+        store.get(blob)
+    assert place(store, blob).read_bytes() == damaged
+
+
+def test_a_blob_that_is_shown_short_for_a_moment_is_read_again(store: ArtifactStore) -> None:
+    blob = store.put(LARGE)
+    place(store, blob).write_bytes(LARGE[:100])
+    healing = threading.Timer(0.02, place(store, blob).write_bytes, [LARGE])
+    healing.start()
+    assert store.get(blob) == LARGE
+    healing.join()
+
+
+def test_what_has_another_size_is_not_read(tmp_path: Path) -> None:
+    """A file of 50 GB under the address of a small blob: sparse, and would not fit the memory."""
+    store = ArtifactStore(str(tmp_path))
+    blob = store.put(b"small", inline=False)
+    with place(store, blob).open("wb") as file:
+        file.truncate(50 * 10**9)
+    with pytest.raises(ArtifactError, match="is damaged: 50000000000 bytes, expected 5 bytes"):
+        store.get(blob)
+    store.put(b"small", inline=False)
+    assert store.get(blob) == b"small"
+
+
+@pytest.mark.parametrize("damaged", [LARGE[:100], LARGE[:-1] + b"!"], ids=["truncated", "other bytes"])
+def test_other_stores_refuse_and_mend_a_damaged_blob_too(damaged: bytes) -> None:
+    store = ArtifactStore("memory://mending")
+    blob = store.put(LARGE)
+    MemoryFileSystem().pipe_file(f"/mending/{blob.sha256[:2]}/{blob.sha256}", damaged)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        store.get(blob)
+    store.put(LARGE)
+    assert store.get(blob) == LARGE
+
+
+def test_a_blob_over_the_readers_limit_is_refused_before_it_is_read(store: ArtifactStore) -> None:
+    blob = store.put(LARGE)
+    assert store.get(blob, limit=len(LARGE)) == LARGE
+    place(store, blob).unlink()
+    with pytest.raises(ArtifactError, match=r"has 76,800 bytes; at most 76,799 are read here"):
+        store.get(blob, limit=len(LARGE) - 1)
+    with pytest.raises(ArtifactError, match="at most 3 are read"):
+        store.get(store.put(b"data"), limit=3)
+
+
+def _put_link(at: Path, secret: Path) -> None:
+    at.symlink_to(secret)
+
+
+def _put_pipe(at: Path, _: Path) -> None:
+    os.mkfifo(at)
+
+
+def _put_socket(at: Path, _: Path) -> None:
+    # From inside the folder: paths of sockets may have 108 bytes only.
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(at.parent):
+        listener.bind(at.name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"), [(_put_link, "a link"), (_put_pipe, "a pipe"), (_put_socket, "a socket")]
+)
+def test_links_and_devices_are_not_read_and_make_way(
+    store: ArtifactStore, tmp_path: Path, spoil: Callable[[Path, Path], None], kind: str
+) -> None:
+    """Not even a link to the right bytes: who can place it can also turn it."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(LARGE)
+    blob = store.put(LARGE)
+    place(store, blob).unlink()
+    spoil(place(store, blob), secret)
+    with pytest.raises(ArtifactError, match=f"cannot read artifact .*: it is {kind}, not a file"):
+        store.get(blob)
+    store.put(LARGE)
+    assert store.get(blob) == LARGE
+    assert not place(store, blob).is_symlink()
+    assert secret.read_bytes() == LARGE
+
+
+def test_a_device_is_not_read(store: ArtifactStore) -> None:
+    zero = Path("/dev/zero")
+    blob = Blob("ab" + "0" * 62, 10)
+    place(store, blob).parent.mkdir(parents=True)
+    try:
+        os.mknod(place(store, blob), zero.stat().st_mode, zero.stat().st_rdev)
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    with pytest.raises(ArtifactError, match="it is a device, not a file"):
+        store.get(blob)
+
+
+def test_a_link_in_place_of_a_folder_is_not_followed(store: ArtifactStore, tmp_path: Path) -> None:
+    blob = store.put(LARGE)
+    elsewhere = tmp_path / "elsewhere"
+    place(store, blob).parent.rename(elsewhere)
+    place(store, blob).parent.symlink_to(elsewhere)
+    with pytest.raises(ArtifactError, match="is a link, not a folder"):
+        store.get(blob)
+    (elsewhere / blob.sha256).unlink()
+    with pytest.raises(ArtifactError, match="is a link, not a folder"):
+        store.put(LARGE)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_store_itself_may_be_a_link(store: ArtifactStore, tmp_path: Path) -> None:
+    blob = store.put(LARGE)
+    (tmp_path / "link").symlink_to(store.url)
+    assert ArtifactStore(str(tmp_path / "link")).get(blob) == LARGE
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_full_disk_is_named_and_leaves_nothing_behind(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    local = type(fsspec.filesystem("file"))
-
-    def half(self: Any, path: str, value: bytes, **_: Any) -> None:
-        Path(path).write_bytes(value[: len(value) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as full:
-        full.setattr(local, "pipe_file", half)
+        full.setattr(os, "replace", _full)
         with pytest.raises(ArtifactError, match=r"cannot write artifact .*: No space left on device"):
             store.put(LARGE)
     assert files(store) == []
     assert store.get(store.put(LARGE)) == LARGE
+
+
+@pytest.mark.parametrize("url", ["memory://full", "folder"])
+def test_a_full_store_is_waited_for_with_a_word(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(artifacts, "FULL_LIMIT", 60.0)
+    store = ArtifactStore(url if "://" in url else str(tmp_path / url))
+    with monkeypatch.context() as full:
+        full.setattr(MemoryFileSystem, "pipe_file", _full)
+        full.setattr(os, "replace", _full)
+        room = threading.Timer(0.3, full.undo)
+        room.start()
+        blob = store.put(LARGE)
+        room.join()
+    assert store.get(blob) == LARGE
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"the artifact store {store.url} is full; waiting up to 60 s"]
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.world import World, request
-from tunemesh.coordinator.events import Dispatch, WorkerSeen
+from tunemesh.coordinator.events import Dispatch, Tick, WorkerSeen
 from tunemesh.shared.messages import Request, Serves
 
 STRATEGIES = ["sequential", "uncontrolled", "interleaved", "fair:a=3", "predictive"]
@@ -98,7 +98,7 @@ def test_a_job_that_needs_several_things_says_all_of_them() -> None:
 def test_one_status_of_a_build_worker_that_names_a_target_stops_nothing() -> None:
     world = World()
     status = world.workers[1].status()
-    world.give(WorkerSeen(msgspec.structs.replace(status, serves=Serves(engines=["mock"], targets=["mock"]))))
+    world.give(WorkerSeen(msgspec.structs.replace(status, serves=Serves(engines=["mock"], targets=["llvm"]))))
     world.publish(request())
     world.run("job")
     assert world.ledger("job").phase == "done"
@@ -106,12 +106,15 @@ def test_one_status_of_a_build_worker_that_names_a_target_stops_nothing() -> Non
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_steps_go_on_while_the_clock_jumps(jump: float) -> None:
-    """No worker is taken for dead and no step is sent twice."""
+    """No worker is taken for dead, and no step is sent twice."""
     world = World(tasks=1, rng=random.Random(2))
     world.publish(request(trials=40, batch=8, chunk=2))
     for turn in range(200):
         if turn % 20 == 10:
+            world.report()
             world.now += jump
+            world.give(Tick())
+            assert [each.slots for each in world.core.resources.progress(world.now)] == [1, 1, 1]
         world.turn()
     world.run("job")
     sent = [each.step.id for each in world.log if isinstance(each, Dispatch)]

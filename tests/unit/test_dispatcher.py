@@ -121,10 +121,11 @@ class Mesh:
         assert in_flight <= sum(slots for _, slots in workers.values())
 
 
+WORKERS = st.tuples(
+    st.just("worker"), st.sampled_from(QUEUES), st.sampled_from("uv"), ENGINE_SETS, st.integers(0, 3)
+)
 ACTIONS = st.one_of(
-    st.tuples(
-        st.just("worker"), st.sampled_from(QUEUES), st.sampled_from("uv"), ENGINE_SETS, st.integers(0, 3)
-    ),
+    WORKERS,
     st.tuples(st.just("ready"), st.sampled_from(NEEDS), st.sampled_from(["j", "jj"]), st.sampled_from("xy")),
     st.tuples(st.sampled_from(["ended", "lost"]), st.integers(0, 20)),
     st.tuples(st.just("withdraw"), st.sampled_from(["j", "jj"])),
@@ -133,9 +134,13 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(strategy=st.sampled_from(CONTROLLED), actions=st.lists(ACTIONS, max_size=60))
+@given(
+    strategy=st.sampled_from(CONTROLLED),
+    actions=st.lists(ACTIONS, max_size=60),
+    first=st.lists(WORKERS, max_size=8),
+)
 def test_steps_go_only_to_workers_that_serve_them_and_never_more_than_have_slots(
-    strategy: str, actions: list[tuple]
+    strategy: str, actions: list[tuple], first: list[tuple]
 ) -> None:
     """And whatever happened, in the end every step that somebody serves is sent."""
     one, mesh, now = dispatcher(strategy), Mesh(), 0.0
@@ -147,7 +152,7 @@ def test_steps_go_only_to_workers_that_serve_them_and_never_more_than_have_slots
             due.remove(send.step)
             mesh.check(send, needs[send.step])
 
-    for number, action in enumerate(actions):
+    for number, action in enumerate([*first, *actions]):
         now += 0.01
         match action:
             case ("worker", queue, worker, engines, slots):

@@ -76,6 +76,16 @@ def test_a_need_is_for_queues_whose_workers_serve_all_its_engines() -> None:
     assert resources.served_engines("model-update") == []
 
 
+def test_needs_compete_where_a_live_worker_serves_both() -> None:
+    resources = Resources()
+    resources.seen(status("build-cpu.toy", "v", ("toy", "mock")), 0.0)
+    toy, mock, other = build("toy"), build("mock"), build("other")
+    assert resources.compete(toy, mock)
+    assert not resources.compete(toy, other)
+    resources.seen(status("build-cpu.toy", "v", leaving=True), 1.0)
+    assert not resources.compete(toy, mock)
+
+
 def test_only_what_all_workers_of_a_queue_serve_counts() -> None:
     resources = Resources()
     resources.seen(status(worker="both"), 0.0)

@@ -123,6 +123,18 @@ def test_a_crash_in_import_is_tried_once_more_and_then_named(context: Context, s
     assert "import model: crashed: killed by SIGSEGV" in expect(Failure, result).error
 
 
+def test_a_job_says_how_long_its_import_may_take(context: Context, sandbox: FakeSandbox) -> None:
+    work = ImportWork(model=context.store.put(MODEL))
+    expect(ImportDone, run_stage(step(work, settings=Settings(import_timeout=7.0)), context))
+    assert ("import_model", 7.0) in sandbox.calls
+
+
+def test_a_model_that_is_too_large_to_import_is_not_even_fetched(context: Context) -> None:
+    huge = Blob("0" * 64, 2**50)
+    result = run_stage(step(ImportWork(model=huge)), context)
+    assert "bytes; at most" in expect(Failure, result).error
+
+
 def test_the_first_update_starts_a_task(context: Context) -> None:
     done = proposed(context, imported(context).tasks[0])
     assert [each.index for each in done.candidates] == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Weighted fair shares of every kind of resource: between tenants, and between the jobs of a tenant.
+"""Weighted fair shares of the workers for every need: between tenants, and between the jobs of a tenant.
 
 For each need, the tenant that has used least for its weight goes first, and within it the job that has used
 least for its priority (stride scheduling, Waldspurger and Weihl, 1995, in two levels). Who comes anew starts
@@ -16,7 +16,7 @@ from tunemesh.coordinator.scheduling.strategies import Load, Ready
 
 
 class _Shares:
-    """What some have used of one kind of resource, in seconds for their weight; and who of them waits."""
+    """What some have used of the workers for one need, in seconds for their weight; and who of them waits."""
 
     def __init__(self) -> None:
         self._weights: dict[str, float] = {}
