@@ -91,7 +91,7 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         Meta(
             gt=0,
             le=14_400,
-            description="Seconds that it may take to read a model, optimise its graph and compile it untuned.",
+            description="Seconds for reading the model, optimising its graph and compiling it untuned.",
         ),
     ] = 900.0
     shapes: Annotated[
