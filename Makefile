@@ -2,13 +2,16 @@
 
 VENV := .venv/bin
 
-.PHONY: demo test lint bench bench-vs-metaschedule setup clean
+.PHONY: demo test test-containers lint bench bench-vs-metaschedule setup clean
 
 demo: setup            ## tune two small models at once and check the results
 	examples/demo.sh
 
 test: setup            ## every test; skipped ones are listed with the reason
 	$(VENV)/python -m pytest
+
+test-containers: setup ## image, compose file and RabbitMQ 4 in a Docker engine of its own; needs root
+	scripts/test_containers.sh
 
 lint: setup            ## format, lint, types, import rules; all of them, also after a failure
 	@status=0; \

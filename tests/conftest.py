@@ -27,10 +27,18 @@ class Broker(Protocol):
     def password(self, role: Role) -> str: ...
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rabbitmq-4", action="store_true", help="RabbitMQ 4 in a container, not the installed one"
+    )
+
+
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A private node; a container where RabbitMQ is not installed; else skip (in CI: fail)."""
-    if installed():
+    if request.config.getoption("--rabbitmq-4"):
+        yield from _container(tmp_path_factory.mktemp("rabbitmq"))
+    elif installed():
         with PrivateNode() as private:
             yield private
     elif _docker_answers():

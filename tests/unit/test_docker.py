@@ -50,29 +50,38 @@ def test_the_image_does_not_run_as_root(dockerfile: list[tuple[str, str]]) -> No
 
 
 def test_packages_are_constrained_and_leave_no_cache(dockerfile: list[tuple[str, str]]) -> None:
-    for run in arguments(dockerfile, "RUN"):
-        if "apt-get install" in run:
-            assert "--no-install-recommends" in run
-            assert "rm -rf /var/lib/apt/lists" in run
-        if "pip install" in run:
-            assert "--no-cache-dir" in run
-            assert "-c constraints.txt" in run
+    runs = arguments(dockerfile, "RUN")
+    (debian,) = [run for run in runs if "apt-get install" in run]
+    assert "--no-install-recommends" in debian
+    assert "rm -rf /var/lib/apt/lists" in debian
+    (python,) = [run for run in runs if "pip install" in run]
+    assert "--no-cache-dir" in python
+    assert "-c constraints.txt" in python
 
 
-def test_no_secret_enters_the_build_context() -> None:
-    ignore = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
-    assert "*" in ignore
-    assert not [line for line in ignore if line.startswith(("!docker", "!.env", "!tests"))]
+def test_only_what_the_package_consists_of_enters_the_build_context() -> None:
+    """The classic builder reads no other file than the one in the root."""
+    assert [path.relative_to(ROOT) for path in DOCKER.glob("*.dockerignore")] == []
+    first, *rest = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert first == "*"
+    parts = {link.name for link in (ROOT / "tunemesh").iterdir() if link.is_symlink()}
+    files = {"pyproject.toml", "constraints.txt", "README.md"}
+    assert {line for line in rest if line.startswith("!")} == {
+        f"!{name}" for name in {"tunemesh"} | parts | files
+    }
 
 
 def test_no_secret_is_written_down() -> None:
     compose = (DOCKER / "compose.yaml").read_text()
     for url in re.findall(r"amqps?://\S+", compose):
         assert re.match(r"amqps?://[a-z]+:\$\{TUNEMESH_[A-Z]+_PASSWORD:\?", url)
-    example = (DOCKER / ".env.example").read_text()
-    names = re.findall(r"^(\w+)=$", example, flags=re.MULTILINE)
-    assert names == [f"TUNEMESH_{role.upper()}_PASSWORD" for role in ROLES]
-    assert len(re.findall(r"^\w+=", example, flags=re.MULTILINE)) == len(names)
+    example = dict(re.findall(r"^(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), flags=re.MULTILINE))
+    assert {name for name in example if not example[name]} == {
+        f"TUNEMESH_{role.upper()}_PASSWORD" for role in ROLES
+    }
+    assert not [name for name in example if example[name] and "PASSWORD" in name]
     assert ".env" in (DOCKER / ".gitignore").read_text().splitlines()
 
 
@@ -83,6 +92,32 @@ def test_the_broker_has_a_health_check_and_all_others_wait_for_it(services: dict
     for name, service in services.items():
         if name != "rabbitmq":
             assert service["depends_on"] == {"rabbitmq": {"condition": "service_healthy"}}, name
+
+
+def test_nothing_but_the_measurements_runs_on_the_core_of_the_device(services: dict[str, Any]) -> None:
+    example = dict(re.findall(r"^(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), flags=re.MULTILINE))
+
+    def resolved(text: str) -> str:
+        """With the defaults, which are those of the example."""
+        for name, default in re.findall(r"\$\{(\w+):-(\w+)\}", text):
+            assert example[name] == default
+            text = text.replace(f"${{{name}:-{default}}}", default)
+        return text
+
+    (device,) = [name for name, service in services.items() if "--device" in service.get("command", ())]
+    core = resolved(services[device]["command"][-1]).removeprefix("cpu:")
+    for name, service in services.items():
+        cores = resolved(service["cpuset"]).split(",")
+        # The worker of the device keeps itself off it, which takes another core.
+        assert (core in cores) == (name == device), name
+        assert set(cores) - {core}, name
+
+
+def test_debians_docker_compose_reads_the_file() -> None:
+    """Version 1.29 knows no `name`, and of `deploy` nothing without an option."""
+    composed = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    assert {key for key in composed if not key.startswith("x-")} == {"services", "volumes"}
+    assert not [name for name, service in composed["services"].items() if "deploy" in service]
 
 
 def test_ports_are_open_on_this_machine_only(services: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -191,7 +192,11 @@ def test_the_least_of_a_changing_heap_is_always_the_least(changes: list[tuple[in
 
 
 def test_a_changing_heap_stays_linear_in_its_items() -> None:
+    tracemalloc.start()
     heap: ChangingHeap[int] = ChangingHeap()
-    for turn in range(100_000):
+    for turn in range(20_000):
         heap.put(turn % 10, turn)
-    assert len(heap._entries) <= 100
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(heap) == 10
+    assert used < 50_000  # an entry that is kept takes 100 bytes and more

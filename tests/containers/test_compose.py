@@ -1,0 +1,45 @@
+"""The mesh of the compose file, as it ships."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from examples import make_models
+from tests.containers.conftest import Compose, run, wait_for_status
+
+DEVICE = "profile-cpu-0"
+DEVICE_CORE = "1"
+TRIALS = 8
+JOB_LIMIT = 300.0
+
+
+def test_a_job_is_tuned_and_its_results_are_fetched(compose: Compose, tmp_path: Path) -> None:
+    wait_for_status(compose, DEVICE)
+    model = tmp_path / "matmul_128.onnx"
+    model.write_bytes(make_models.matmul_128().SerializeToString())
+    model.chmod(0o644)
+    tmp_path.chmod(0o755)
+    mounted = ("run", "--rm", "--volume", f"{model}:/model.onnx:ro", "client")
+    job = compose(*mounted, "submit", "/model.onnx", "--trials", TRIALS).split()[-1]
+    compose("run", "--rm", "client", "watch", job, timeout=JOB_LIMIT)
+    compose("run", "--rm", "client", "fetch", job, "--out", "/artifacts/results")
+    results = f"{compose.containers()['coordinator']}:/artifacts/results/{job}"
+    run("docker", "cp", results, tmp_path / "results")
+    report = json.loads((tmp_path / "results" / "report.json").read_text())
+    assert report["speedup"] > 1
+    assert (report["job"], report["trials"]) == (job, TRIALS)
+
+
+def test_nothing_else_runs_on_the_core_of_the_device(compose: Compose) -> None:
+    wait_for_status(compose, DEVICE)
+    for service, container in compose.containers().items():
+        lists = "grep -H Cpus_allowed_list /proc/[0-9]*/status | sort -u"
+        allowed = {
+            line.split()[-1] for line in run("docker", "exec", container, "sh", "-c", lists).splitlines()
+        }
+        if service != DEVICE:
+            assert allowed == {"0"}, service
+        else:
+            # The worker itself, and what measures. Both cores: Docker's init and the command of this test.
+            assert {"0", DEVICE_CORE} <= allowed
