@@ -70,6 +70,7 @@ def _several(
     # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        **logs.for_children(),
         mesh_address.BROKER: address.worker_broker,
         mesh_address.ARTIFACTS: address.artifacts,
     }

@@ -80,8 +80,8 @@ class Processes:
         held: Sequence[int],
     ) -> None:
         self.child: Child | None = None
-        self.started = 0.0
-        """When the fork server was started (monotonic)."""
+        self.ordered = 0.0
+        """When the present child was ordered (monotonic)."""
         self.kernel_kills = 0
         """Processes that the kernel had killed for want of memory before the present child."""
         self.aborted = threading.Event()
@@ -124,7 +124,6 @@ class Processes:
             )
             root = str(Path(tunemesh.__file__).resolve().parents[1])
             self._control = ours
-            self.started = time.monotonic()
             with theirs:
                 self._forkserver = subprocess.Popen(
                     [sys.executable, "-P", "-u", "-c", _CODE, msgspec.json.encode(settings).decode(), root],
@@ -198,6 +197,7 @@ class Processes:
         assert control is not None
         ours, theirs = socket.socketpair()
         self.child = Child(ours)
+        self.ordered = time.monotonic()
         self.kernel_kills = kernel_kills()
         with theirs, contextlib.suppress(OSError):  # a dead fork server is noticed when the child is awaited
             socket.send_fds(control, [b"f"], [theirs.fileno()])

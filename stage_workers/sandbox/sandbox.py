@@ -41,8 +41,8 @@ __all__ = ["Abandoned", "CallFailure", "Sandbox"]
 log = logging.getLogger(__name__)
 
 PRELOAD_LIMIT = 300.0
-"""Seconds that a fork server may take to import its engines: 25 s for TVM alone on a slow core, several times
-that when all workers of a machine start together."""
+"""Seconds until an ordered child is there. Before the first one the fork server imports its engines: 25 s for
+TVM alone on a slow core, several times that when all workers of a machine start together."""
 LEAST_WAIT = 0.01
 """Seconds between two looks at a child's CPU time; the kernel counts in such steps."""
 ATTEMPTS = 3
@@ -256,7 +256,7 @@ class Sandbox:
                 return child
             if child is not None:
                 problem = "the sandbox's child, or its fork server, ended before it was asked for anything"
-            elif time.monotonic() - processes.started > PRELOAD_LIMIT:
+            elif time.monotonic() - processes.ordered > PRELOAD_LIMIT:
                 problem = f"the fork server has not imported its engines after {PRELOAD_LIMIT:.0f} s"
             else:
                 return None

@@ -21,7 +21,6 @@ from tunemesh.report import histories, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Request, Settings
-from tunemesh.tuning import read_model
 
 MODEL = """
 tasks:
@@ -40,15 +39,13 @@ def mesh(tmp_path: Path) -> Iterator[LocalMesh]:
         yield running
 
 
-def submit(client: Client, mesh: LocalMesh, folder: Path, jobs: list[str]) -> None:
-    path = folder / "model.yaml"
-    path.write_text(MODEL)
+def submit(client: Client, mesh: LocalMesh, jobs: list[str]) -> None:
     store = ArtifactStore(mesh.artifacts)
     for seed, job in enumerate(jobs):
         client.submit(
             Request(
                 job=job,
-                model=store.put(read_model(path)),
+                model=store.put(MODEL.encode()),
                 target="mock",
                 trials=TRIALS,
                 engines=["mock"],
@@ -118,9 +115,9 @@ def test_every_process_is_killed_twice_and_then_the_mesh_takes_new_jobs(
 
     first, second = ["one", "two"], ["three", "four"]
     with Client(mesh.url, [*first, *second]) as client:
-        submit(client, mesh, tmp_path, first)
+        submit(client, mesh, first)
         endings = follow(client, mesh, first, kill)
-        submit(client, mesh, tmp_path, second)
+        submit(client, mesh, second)
         endings |= follow(client, mesh, second, kill)
     assert not victims, f"jobs were over before all were killed; only {killed}"
     check(endings, mesh, tmp_path)
@@ -139,11 +136,11 @@ def test_the_broker_is_killed_twice_and_restarted_on_its_folder(mesh: LocalMesh,
 
     jobs = ["one", "two"]
     with Client(mesh.url, jobs) as client:
-        submit(client, mesh, tmp_path, jobs)
+        submit(client, mesh, jobs)
         endings = follow(client, mesh, jobs, kill)
         more = ["three"]
     with Client(mesh.url, more) as client:
-        submit(client, mesh, tmp_path, more)
+        submit(client, mesh, more)
         endings |= follow(client, mesh, more, kill)
     assert kills == 2
     check(endings, mesh, tmp_path)
@@ -166,13 +163,13 @@ def test_a_coordinator_that_stood_by_takes_over(mesh: LocalMesh, tmp_path: Path)
 
     with Client(mesh.url, ["one", "two"]) as client:
         client.snapshot(timeout=30.0)  # the mesh's own is the active one
-        submit(client, mesh, tmp_path, ["one"])
+        submit(client, mesh, ["one"])
         standby.start()
         try:
             endings = follow(client, mesh, ["one"], kill)
             assert killed, "the job was over before the standby was up"
             assert client.snapshot(timeout=10.0).jobs
-            submit(client, mesh, tmp_path, ["two"])
+            submit(client, mesh, ["two"])
             endings |= follow(client, mesh, ["two"], lambda: None)
         finally:
             assert standby.process is not None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
+import pika
 import pytest
 
 from tests.conftest import Broker
@@ -119,3 +120,71 @@ def test_a_queue_that_somebody_else_has_for_itself_costs_the_connection_and_not_
     await_event(other, Up)
     assert other.depth(queue).result(10).consumers == 1
     other.close()
+
+
+def test_a_refused_declaration_is_in_the_log_by_name_and_disturbs_nothing(
+    node: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = Link(node.url("worker"), "test_transport")
+    link.start()
+    try:
+        refused, probe = link.declare_queue("build-cpu.other"), link.depth(topology.BUILD_CPU)
+        missing = link.depth("test.nowhere")
+        with pytest.raises(PermissionError):
+            refused.result(10)
+        assert probe.result(10).ready >= 0
+        with pytest.raises(LookupError):
+            missing.result(10)
+    finally:
+        link.close()
+    lines = [each.getMessage() for each in caplog.records if each.name.startswith("tunemesh")]
+    assert any("refuses to declare queue build-cpu.other" in line for line in lines)
+    assert not any("test.nowhere" in line for line in lines)  # a question, and its answer
+
+
+def test_a_queue_to_consume_from_that_is_not_there_is_waited_for(
+    link: Link, node: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = f"{QUEUE}.late"
+    other = Link(node.url("admin"), "late", subscriptions=[Subscription(queue)])
+    other.begin()
+    try:
+        time.sleep(2.0)
+        assert other.next(0.0) is None
+        lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("late")]
+        assert len(lines) == 1  # after several attempts
+        assert "a queue to consume from is not there" in lines[0]
+        assert queue in lines[0]
+        link.declare_queue(queue).result(10)
+        await_event(other, Up)
+        link.publish(Outgoing("", queue, b"body", "id", "ledger")).result(10)
+        other.ack(await_event(other, Delivery))
+    finally:
+        other.close()
+
+
+def test_a_queue_that_is_deleted_under_its_consumer_is_named_at_once(
+    link: Link, node: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = f"{QUEUE}.deleted"
+    link.declare_queue(queue).result(10)
+    other = Link(node.url("admin"), "other", subscriptions=[Subscription(queue)])
+    other.start()
+    try:
+        with pika.BlockingConnection(pika.URLParameters(node.url("admin"))) as admin:
+            admin.channel().queue_delete(queue)
+        await_event(other, Down)
+        assert f"other: somebody has deleted queue {queue}, which it consumed from" in caplog.text
+        link.declare_queue(queue).result(10)
+        await_event(other, Up)
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize(("old", "new"), [("worker:", "worker:no"), ("/tunemesh", "/nowhere")])
+def test_a_login_or_a_virtual_host_that_the_broker_refuses_is_final(node: Broker, old: str, new: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(BrokerRefused, match=r"refuses this user name|virtual host does not exist") as caught:
+        Link(node.url("worker").replace(old, new), "test_transport").start(timeout=None)
+    assert caught.value.exit_code == 2
+    assert time.monotonic() - began < 10
