@@ -15,8 +15,9 @@ Engines = Annotated[
     list[str] | None,
     typer.Option(
         "--engine",
-        help="Who tunes: metaschedule, or mock for experiments without compilers. Several with commas between"
-        " them, or given again: a task goes to the first that takes it. [default: metaschedule]",
+        help="Who tunes, or is served: metaschedule, or mock for experiments without compilers. Several with"
+        " commas between them, or given again: a task goes to the first that takes it."
+        " [default: metaschedule]",
         show_default=False,
     ),
 ]

@@ -11,6 +11,7 @@ import typer
 
 from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
+from tunemesh.job_options import engine_names
 from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput
 from tunemesh.stopping import until_terminated
@@ -22,7 +23,7 @@ def worker(
     queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
     device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
     target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
-    engine: Annotated[list[str] | None, typer.Option(help="Engines to prepare for.")] = None,
+    engine: options.Engines = None,
     cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
     memory: Annotated[float, typer.Option(help="GiB that engine code may allocate.")] = 4.0,
     broker: options.Broker = None,
@@ -46,7 +47,7 @@ def worker(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=tuple(engine or ["metaschedule"]),
+        engines=engine_names(engine),
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
@@ -98,7 +99,7 @@ def coordinator(
     log_format: options.LogFormat = None,
 ) -> None:
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
-    from tunemesh.coordinator.service import Service
+    from tunemesh.coordinator.service.service import Service
 
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)

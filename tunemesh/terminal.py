@@ -40,14 +40,19 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(plain(text, style), soft_wrap=True)
 
 
+def one_line(text: str) -> str:
+    """``text`` on one printable line."""
+    return " ".join(printable(text).split())
+
+
 def tell(text: str) -> None:
-    """Print ``text`` for people or scripts, whatever is in it."""
-    print(printable(text))
+    """Print one line for people or scripts, whatever is in ``text``."""
+    print(one_line(text))
 
 
 def complain(text: str, code: int) -> int:
     """One line on what went wrong. Returns ``code``."""
-    print(f"error: {' '.join(printable(text).split())}", file=sys.stderr)
+    print(f"error: {one_line(text)}", file=sys.stderr)
     return code
 
 

@@ -91,7 +91,8 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         Meta(
             gt=0,
             le=14_400,
-            description="Seconds for reading the model, optimising its graph and compiling it untuned.",
+            description="Seconds that reading the model, optimising its graph and compiling it untuned may"
+            " take.",
         ),
     ] = 900.0
     shapes: Annotated[

@@ -152,7 +152,7 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     listed = json.loads(tunemesh("status", "--json").stdout)
     phases = {job["job"]: job["phase"] for job in listed["jobs"]}
     assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
-    assert {r["queue"] for r in listed["resources"]} >= {"build-cpu", "model-update"}
+    assert {r["queue"] for r in listed["resources"]} >= {"build-cpu.mock", "model-update.mock"}
     assert "cancelled" in tunemesh("cancel", long).stdout
     assert "cancelled" in complaint(tunemesh("fetch", long))
     deadline = time.monotonic() + 60
@@ -185,7 +185,7 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
 def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, str], tunemesh: Run) -> None:
     def count() -> int:
         resources = json.loads(tunemesh("status", "--json").stdout)["resources"]
-        return sum(len(each["workers"]) for each in resources if each["queue"] == "model-update")
+        return sum(len(each["workers"]) for each in resources if each["queue"] == "model-update.mock")
 
     def await_workers(number: int) -> None:
         deadline = time.monotonic() + 30

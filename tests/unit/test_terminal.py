@@ -98,6 +98,13 @@ def test_a_complaint_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -
     assert said[:-1].isprintable()
 
 
+def test_an_answer_for_a_script_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.tell(f"a: cancelled: {EVIL}\nb: done")
+    said = capsys.readouterr().out
+    assert said.endswith(f"{SHOWN} b: done\n")
+    assert said[:-1].isprintable()
+
+
 def test_json_is_printable_and_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     value = {EVIL: [EVIL, "\U000e0041 \u00e4"]}
     terminal.print_json(value)

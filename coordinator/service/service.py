@@ -1,4 +1,4 @@
-"""The AMQP shell around the core: deliveries in, events to the core, its instructions out.
+"""The loop: deliveries in, events to the core, its instructions out.
 
 The shell holds deliveries by handle and keeps no other state. It consumes from the coordinator's queue as
 *single active consumer*: a second coordinator connects, waits, and takes over when the first is gone.
@@ -14,7 +14,6 @@ import socket
 import time
 import traceback
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -51,17 +50,15 @@ from tunemesh.coordinator.events import (
 )
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, Marker
 from tunemesh.coordinator.journal.records import Journal
+from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown, Unroutable
+from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
 from tunemesh.shared.messages import (
     Cancel,
-    JobEvent,
     Message,
     Query,
     Request,
     SetStrategy,
-    Snapshot,
-    Step,
     StepResult,
     WorkerStatus,
 )
@@ -128,7 +125,6 @@ class Service:
         self._held: dict[Handle, _Held] = {}
         self._refreshing: dict[str, Handle] = {}
         self._name = process_name("coordinator")
-        self._epoch = 0
         self._marker = Marker(start="")
         self._active = False
         self._link = Link(
@@ -145,6 +141,7 @@ class Service:
                 Subscription(topology.COORDINATOR, PREFETCH),
             ],
         )
+        self._outbox = Outbox(self._link)
         self._url = url
 
     def run(self) -> int:
@@ -167,7 +164,7 @@ class Service:
                 case _Leave():
                     break
                 case Up(epoch):
-                    self._epoch, self._active = epoch, False
+                    self._outbox.epoch, self._active = epoch, False
                     self._held.clear()
                     self._refreshing.clear()
                     self._begin()
@@ -219,8 +216,17 @@ class Service:
         now = time.monotonic()
         instructions = self._core.handle(event, now)
         if self._journal is not None:
-            self._journal.record(now, event, instructions)
+            self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
+
+    def _write_down(
+        self, journal: Journal, now: float, event: Event, instructions: list[Instruction]
+    ) -> None:
+        try:
+            journal.record(now, event, instructions)
+        except OSError as error:
+            log.error("the journal %s cannot be written and is given up: %s", journal.path, error.strerror)
+            self._journal = None
 
     def _delivered(self, delivery: Delivery) -> None:
         if delivery.queue == STATUS_QUEUE:
@@ -255,34 +261,17 @@ class Service:
         handle = next(self._handles)
         self._held[handle] = _Held(delivery, message.type_name, time.monotonic())
         assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
-        event = Arrived(handle, message, delivery.reply_to, delivery.correlation_id)
+        event = Arrived(handle, message, _answers_to(delivery), delivery.correlation_id)
         self._give(event)
 
     def _begin(self) -> None:
         """Start afresh. When the marker comes back, everything that was waiting is here."""
         self._give(Connected(wall=time.time()))
         self._marker = Marker(start=uuid.uuid4().hex)
-        self._send(self._marker, topology.LEDGER, topology.LEDGER_KEY, correlation_id=None)
+        self._outbox.to_itself(self._marker)
 
-    def _put_aside(self, delivery: Delivery, reason: str, kind: str = "undecodable") -> None:
-        """Dead-letter a message, with the reason, and tell a client that asked for answers."""
-        log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)
-        body = delivery.body[: codec.MAX_MESSAGE]
-        letter = Outgoing(
-            exchange=topology.DEAD,
-            key="",
-            body=body,
-            message_id=delivery.message_id,
-            type=kind,
-            headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
-        )
-        self._publish(letter, lambda: self._link.ack(delivery))
-        if delivery.exchange == topology.RESULTS and kind == "undecodable":
-            step = delivery.message_id.removesuffix("/result")
-            self._link.events.put(Unreadable(step, reason))
-        if delivery.reply_to:
-            rejected = JobEvent(job="unknown", kind="rejected", at=time.time(), text=reason[:500])
-            self._tell(rejected, "", delivery.reply_to, delivery.correlation_id)
+    def _put_aside(self, delivery: Delivery, reason: str) -> None:
+        self._outbox.put_aside(delivery, reason, "undecodable", _answers_to(delivery))
 
     def _check_queues(self) -> None:
         for name in list(self._core.resources.queues):
@@ -301,112 +290,33 @@ class Service:
     # -- Out ------------------------------------------------------------------------------------------------
 
     def _apply(self, instructions: list[Instruction]) -> None:
+        outbox = self._outbox
         for instruction in instructions:
             match instruction:
                 case Dispatch(queue, step):
-                    try:
-                        self._send(step, topology.STEPS, queue, correlation_id=step.job)
-                    except BadMessage as error:
-                        self._link.events.put(DispatchFailed(step.id, str(error)))
+                    outbox.dispatch(queue, step)
                 case Save(ledger):
-                    self._save(ledger)
+                    outbox.to_itself(ledger, ledger.request.job)
                 case Acknowledge(handle):
                     self._release(handle)
                 case Declare(queue):
-                    self._declare(queue)
+                    outbox.declare(queue)
                 case Purge(queue):
-                    self._link.purge(queue).add_done_callback(partial(_report, f"cannot purge {queue}"))
+                    outbox.purge(queue)
                 case PutAside(handle, reason):
                     held = self._held.pop(handle, None)
                     if held is not None:
-                        self._put_aside(held.delivery, reason, kind="senseless")
+                        outbox.put_aside(held.delivery, reason, "senseless", _answers_to(held.delivery))
                 case Log(level, text, job, step, worker):
                     named = next((name for name in (step, job, worker) if name), "mesh")
                     fields = {"job": job, "step": step, "worker": worker}
                     log.log(LEVELS[level], "%s: %s", named, text, extra=fields)
                 case Tell(event, None):
-                    self._tell(event, topology.EVENTS, topology.event_key(event.job, event.kind), event.job)
+                    outbox.tell(event)
                 case Tell(event, str(reply_to), correlation_id):
-                    self._tell(event, "", reply_to, correlation_id or event.job)
+                    outbox.answer(event, reply_to, correlation_id or event.job)
                 case Answer(reply_to, correlation_id, snapshot):
-                    self._tell(snapshot, "", reply_to, correlation_id)
-
-    def _save(self, ledger: Ledger) -> None:
-        job = ledger.request.job
-        try:
-            self._send(ledger, topology.LEDGER, topology.LEDGER_KEY, correlation_id=job)
-        except BadMessage as error:
-            self._link.events.put(SaveFailed(job, str(error)))
-
-    def _tell(
-        self, message: JobEvent | Snapshot, exchange: str, key: str, correlation_id: str | None
-    ) -> None:
-        """Send what is for people, and may be lost."""
-        try:
-            self._send(message, exchange, key, correlation_id=correlation_id, expires=60.0)
-        except BadMessage as error:
-            log.warning("cannot send a %s: %s", message.type_name, error)
-            if isinstance(message, Snapshot):
-                refusal = JobEvent(job="unknown", kind="rejected", at=time.time(), text=f"no answer: {error}")
-                self._send(refusal, exchange, key, correlation_id=correlation_id, expires=60.0)
-
-    def _send(
-        self,
-        message: Message,
-        exchange: str,
-        key: str,
-        *,
-        correlation_id: str | None,
-        expires: float | None = None,
-    ) -> None:
-        outgoing = Outgoing(
-            exchange=exchange,
-            key=key,
-            body=codec.encode(message),
-            message_id=message.message_id(),
-            type=message.type_name,
-            headers=message.headers(),
-            correlation_id=correlation_id,
-            expires=expires,
-            mandatory=expires is None,
-        )
-        step = message.id if isinstance(message, Step) else None
-        self._publish(outgoing, failed=lambda: self._link.events.put(DispatchFailed(step)) if step else None)
-
-    def _publish(
-        self,
-        outgoing: Outgoing,
-        done: Callable[[], object] | None = None,
-        failed: Callable[[], object] | None = None,
-    ) -> None:
-        def confirmed(future: Future[None]) -> None:
-            error = future.exception()
-            if error is None:
-                if done is not None:
-                    done()
-                return
-            # A lost connection needs no answer: everything held comes again, and the core starts afresh.
-            if isinstance(error, Unroutable) and failed is not None:
-                failed()
-            if not isinstance(error, LinkDown):
-                log.warning("%s %s: %s", outgoing.type, outgoing.message_id, error)
-
-        # What was decided about deliveries of one connection must not go out over the next: by then another
-        # coordinator may have them.
-        self._link.publish(outgoing, self._epoch).add_done_callback(confirmed)
-
-    def _declare(self, queue: str) -> None:
-        wanted = topology.stage_queue(queue)
-        binding = topology.stage_binding(queue)
-
-        def refused(done: Future[None]) -> None:
-            error = done.exception()
-            if error is not None and not isinstance(error, LinkDown):
-                cause = f"it cannot be declared: {error}"
-                self._link.events.put(QueueMissing(queue, cause, refused=True))
-
-        self._link.declare_queue(wanted.name, wanted.arguments).add_done_callback(refused)
-        self._link.bind(binding.queue, binding.exchange, binding.key).add_done_callback(refused)
+                    outbox.answer(snapshot, reply_to, correlation_id)
 
     def _release(self, handle: Handle) -> None:
         held = self._held.pop(handle, None)
@@ -430,10 +340,13 @@ class Service:
                 type=held.kind,
                 headers={"copy": "held for long"},
             )
-            self._publish(copy)
+            self._outbox.publish(copy)
 
 
-def _report(what: str, done: Future[None]) -> None:
-    error = done.exception()
-    if error is not None and not isinstance(error, LinkDown):
-        log.warning("%s: %s", what, error)
+def _answers_to(delivery: Delivery) -> str | None:
+    """The queue for answers, where a client may name it: the coordinator could publish into any."""
+    reply_to = delivery.reply_to
+    if reply_to is not None and not topology.is_reply_queue(reply_to):
+        log.warning("a client asks for answers in %r, which is no queue of a client: not answered", reply_to)
+        return None
+    return reply_to
