@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.acceptance.conftest import Run
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import (
     AssembleDone,
@@ -73,6 +75,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (about / "entry_points.txt").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", str(folder))  # for child processes
         yield folder
 
 
@@ -187,10 +190,31 @@ def test_it_tunes_a_task_of_a_model_beside_another_engine(
     library = tmp_path / "model.so"
     library.write_bytes(store.get(done.tuned))
     assert f"__tvm_ffi_tunemesh_{records.task.key}".encode() in library.read_bytes()
+    assert_computes_the_same(proto, library, tmp_path)
+
+
+def test_it_is_an_engine_of_the_command_line(installed: Path, tunemesh: Run, tmp_path: Path) -> None:
+    proto = two_products()
+    onnx.save(proto, str(tmp_path / "products.onnx"))
+    out = tmp_path / "out"
+    arguments = ["--trials", 40, "--engine", "toy", "--engine", "metaschedule", "--batch", 8, "--out", out]
+    done = tunemesh("tune", tmp_path / "products.onnx", *arguments, "--option", "toy.largest=32", timeout=300)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "products" / "report.json").read_text())
+    trials = {task["name"]: task["trials"] for task in report["tasks"]}
+    assert trials.pop("matmul") == 4  # as many tiles as the option leaves
+    assert max(trials.values()) > 4
+    library = out / "products" / "model.so"
+    assert b"__tvm_ffi_tunemesh_" in library.read_bytes()
+    assert_computes_the_same(proto, library, tmp_path)
+
+
+def assert_computes_the_same(proto: onnx.ModelProto, library: Path, folder: Path) -> None:
+    """Against ONNX Runtime."""
     image = np.random.default_rng(1).normal(0, 1, (64, 96)).astype(np.float32)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(
-        run_elsewhere(library, image, tmp_path), session.run(None, {"x": image})[0], rtol=1e-4, atol=1e-5
+        run_elsewhere(library, image, folder), session.run(None, {"x": image})[0], rtol=1e-4, atol=1e-5
     )
 
 

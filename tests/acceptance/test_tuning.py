@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 import tunemesh
 from examples import make_models
-from tunemesh.shared.errors import BadInput, JobFailed
+from tunemesh.shared.errors import BadInput, BadModel, JobFailed
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +45,19 @@ def test_a_model_is_tuned_runs_and_computes_the_same(models: Path, tmp_path: Pat
     assert tuned.save(tmp_path / "copy.so").read_bytes() == (tuned.folder / "model.so").read_bytes()
 
 
-def test_a_model_that_is_no_model_fails_with_the_cause(tmp_path: Path) -> None:
+def test_a_model_that_is_no_model_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
-    with pytest.raises(JobFailed, match=r"import: .*ONNX"):
+    with pytest.raises(BadModel, match="neither ONNX nor TVM's JSON"):
+        tunemesh.model(path).trials(1).tune(tmp_path / "out")
+
+
+def test_a_model_that_cannot_be_imported_fails_with_the_cause(tmp_path: Path) -> None:
+    path = tmp_path / "strange.onnx"
+    model = make_models.tiny_cnn()
+    model.graph.node[1].op_type, model.graph.node[1].domain = "FancyNorm", "acme"
+    onnx.save(model, str(path))
+    with pytest.raises(JobFailed, match=r"import: .*FancyNorm"):
         tunemesh.model(path).trials(1).tune(tmp_path / "out")
 
 
@@ -55,7 +65,7 @@ def test_every_step_of_the_chain_is_a_new_value(models: Path) -> None:
     base = tunemesh.model(models / "tiny_cnn.onnx")
     assert base.trials(5).plan.trials == 5
     assert base.plan.trials == 256
-    with pytest.raises(BadInput, match="--trials"):
+    with pytest.raises(BadInput, match="trials must be between 1 and"):
         base.trials(0)
     with pytest.raises(BadInput, match="no setting 'speed'"):
         base.settings(speed=9)

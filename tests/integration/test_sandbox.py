@@ -373,7 +373,7 @@ def test_a_child_that_announces_too_much_is_killed_and_reported(
         large = TargetCall(target="mock" * 5_000)
         answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
     assert answer.kind == "crashed"
-    assert answer.text == "announced 20,012 bytes; it may allocate 536,870,912"
+    assert answer.text == "announced 20,023 bytes; it may allocate 536,870,912"
     assert not wait_until_gone([child], 1.0)
     assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
