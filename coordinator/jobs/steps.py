@@ -193,7 +193,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
     return Step(
         id=ref.id,
         job=job.id,
-        engines=engines_of(job, ref.stage, ref.task) or engines_of(job, "build", ref.task),
+        engines=engines_of(job, ref.stage, ref.task),
         target=request.target,
         seed=request.seed,
         settings=request.settings,
