@@ -17,7 +17,7 @@ PORTS = range(15_000, 32_768)
 """Below Linux's ephemeral range, so that no outgoing connection takes a port while the node is down."""
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Ports and secrets of one node."""
 
     amqp_port: int
@@ -28,30 +28,30 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     passwords: dict[Role, str]
 
 
-def load_identity(folder: Path, keep_ports: bool) -> Identity:
-    """Read ``identity.json`` of a folder, or make it (mode 0600).
+def load_credentials(folder: Path, keep_ports: bool) -> Credentials:
+    """Read ``credentials.json`` of a folder, or make it (mode 0600).
 
     The ports are kept if ``keep_ports`` is set or all of them are free, so that clients find the node again;
     else they are chosen anew. The secrets never change.
     """
-    path = folder / "identity.json"
+    path = folder / "credentials.json"
     if path.exists():
         try:
-            known = msgspec.json.decode(path.read_bytes(), type=Identity)
+            known = msgspec.json.decode(path.read_bytes(), type=Credentials)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {path}: {error}; remove the folder to begin anew") from None
         taken = (known.amqp_port, known.management_port, known.dist_port, known.epmd_port)
         if keep_ports or all(_is_free(port) for port in taken):
             return known
-        identity = msgspec.structs.replace(known, **_free_ports())
+        credentials = msgspec.structs.replace(known, **_free_ports())
     else:
-        identity = Identity(
+        credentials = Credentials(
             cookie=secrets.token_hex(20),
             passwords={role: secrets.token_urlsafe(24) for role in ROLES},
             **_free_ports(),
         )
-    write_private(path, msgspec.json.encode(identity).decode())
-    return identity
+    write_private(path, msgspec.json.encode(credentials).decode())
+    return credentials
 
 
 def write_private(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from tunemesh.broker_config.credentials import Identity, load_identity, write_private
+from tunemesh.broker_config.credentials import Credentials, load_credentials, write_private
 from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
 from tunemesh.broker_config.roles import Role
 from tunemesh.broker_config.topology import VHOST
@@ -64,7 +64,7 @@ class PrivateNode:
         chosen = Path(tempfile.mkdtemp(prefix="tunemesh-node-")) if folder is None else folder
         self.folder = chosen.resolve()
         self._cpus = cpus
-        self._identity: Identity | None = None
+        self._identity: Credentials | None = None
         self._lock: IO[str] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -84,7 +84,7 @@ class PrivateNode:
         self.close()
 
     @property
-    def identity(self) -> Identity:
+    def credentials(self) -> Credentials:
         """Ports and passwords; raises RuntimeError before the first :meth:`start`."""
         if self._identity is None:
             raise RuntimeError("start the node first")
@@ -93,7 +93,7 @@ class PrivateNode:
     @property
     def management_url(self) -> str:
         """Base address of the management UI and HTTP API; log in as ``monitor`` or ``admin``."""
-        return f"http://{LOOPBACK}:{self.identity.management_port}"
+        return f"http://{LOOPBACK}:{self.credentials.management_port}"
 
     @property
     def pid(self) -> int | None:
@@ -114,12 +114,12 @@ class PrivateNode:
 
     def url(self, role: Role) -> str:
         """The AMQP address for a role, with its password; the same after a restart."""
-        identity = self.identity
-        return f"amqp://{role}:{identity.passwords[role]}@{LOOPBACK}:{identity.amqp_port}/{VHOST}"
+        credentials = self.credentials
+        return f"amqp://{role}:{credentials.passwords[role]}@{LOOPBACK}:{credentials.amqp_port}/{VHOST}"
 
     def password(self, role: Role) -> str:
         """The password of a role, for the management API."""
-        return self.identity.passwords[role]
+        return self.credentials.passwords[role]
 
     def start(self) -> None:
         """Start the node and return at once; :meth:`wait_ready` says when it can be used.
@@ -133,7 +133,7 @@ class PrivateNode:
         server, epmd = server_binary(), _epmd_binary()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
-        self._identity = load_identity(self.folder, keep_ports=self._identity is not None)
+        self._identity = load_credentials(self.folder, keep_ports=self._identity is not None)
         self._write_configuration(self._identity)
         environment = self._environment(self._identity)
         self._epmd = self._spawn(
@@ -153,7 +153,7 @@ class PrivateNode:
         if server is None:
             raise RuntimeError("start the node first")
         deadline = time.monotonic() + timeout
-        while not _speaks_amqp(self.identity.amqp_port):
+        while not _speaks_amqp(self.credentials.amqp_port):
             if server.poll() is not None:
                 raise BrokerUnavailable(
                     f"the private RabbitMQ node ended with status {server.returncode}: {self.last_words()}"
@@ -206,23 +206,23 @@ class PrivateNode:
         lock.flush()
         self._lock = lock
 
-    def _write_configuration(self, identity: Identity) -> None:
-        write_private(self.folder / "definitions.json", definitions_json(identity.passwords))
+    def _write_configuration(self, credentials: Credentials) -> None:
+        write_private(self.folder / "definitions.json", definitions_json(credentials.passwords))
         write_private(
             self.folder / "rabbitmq.conf",
             rabbitmq_conf(
                 definitions_file=str(self.folder / "definitions.json"),
-                amqp=Listener(LOOPBACK, identity.amqp_port),
-                management=Listener(LOOPBACK, identity.management_port),
+                amqp=Listener(LOOPBACK, credentials.amqp_port),
+                management=Listener(LOOPBACK, credentials.management_port),
             ),
         )
         write_private(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
-            write_private(cookie, identity.cookie)
+            write_private(cookie, credentials.cookie)
             cookie.chmod(0o400)
 
-    def _environment(self, identity: Identity) -> dict[str, str]:
+    def _environment(self, credentials: Credentials) -> dict[str, str]:
         """The whole environment of the children: nothing of ours leaks in, least of all RABBITMQ_*."""
         folder = self.folder
         cores = os.cpu_count() or 1 if self._cpus is None else len(self._cpus)
@@ -231,11 +231,11 @@ class PrivateNode:
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",
             "HOME": str(folder),
-            "ERL_EPMD_PORT": str(identity.epmd_port),
+            "ERL_EPMD_PORT": str(credentials.epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_CRASH_DUMP": "/dev/null",
             "RABBITMQ_NODENAME": "tunemesh@localhost",
-            "RABBITMQ_DIST_PORT": str(identity.dist_port),
+            "RABBITMQ_DIST_PORT": str(credentials.dist_port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOGS": str(self.log),

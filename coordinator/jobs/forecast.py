@@ -8,7 +8,7 @@ from tunemesh.coordinator.jobs import allocation, steps
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Outlook, Ready
+from tunemesh.coordinator.scheduling.strategies import Forecast, Ready
 from tunemesh.shared.messages import Stage
 
 
@@ -26,7 +26,7 @@ def ready(job: Job, ref: StepRef, durations: Durations) -> Ready:
         priority=request.priority,
         feeds=steps.feeds(job, ref.stage, ref.task),
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
-        outlook=outlook(job, durations),
+        forecast=forecast(job, durations),
     )
 
 
@@ -39,12 +39,12 @@ def chunk_size(job: Job, ref: StepRef, durations: Durations, *, fitting: bool) -
     return durations.chunk_size(key_of(job, ref.task), settings.batch, settings.chunk)
 
 
-def outlook(job: Job, durations: Durations) -> Outlook:
+def forecast(job: Job, durations: Durations) -> Forecast:
     """What is predicted of ``job`` with its present ledger; computed once per revision."""
     return job.forecast(lambda: _predict(job, durations))
 
 
-def _predict(job: Job, durations: Durations) -> Outlook:
+def _predict(job: Job, durations: Durations) -> Forecast:
     ledger = job.ledger
     request = ledger.request
     batch = request.settings.batch
@@ -89,7 +89,7 @@ def _predict(job: Job, durations: Durations) -> Outlook:
         add("assemble", last[0])
         path += last[0]
     add("validate", last[1])
-    return Outlook(work, path + last[1])
+    return Forecast(work, path + last[1])
 
 
 def key_of(job: Job, task: str) -> str:

@@ -13,7 +13,7 @@ from typing import cast, get_args
 
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.jobs.states import FINAL
-from tunemesh.coordinator.scheduling.strategies import Outlook
+from tunemesh.coordinator.scheduling.strategies import Forecast
 from tunemesh.shared.messages import (
     BuildDone,
     Built,
@@ -284,7 +284,7 @@ class Job:
         """Go on with another revision."""
         self._earlier, self._ledger = getattr(self, "_ledger", ledger), ledger
         self._index = {task.spec.id: task for task in ledger.tasks}
-        self._forecast: Outlook | None = None
+        self._forecast: Forecast | None = None
         self.ended = ledger.phase in FINAL
 
     def revert(self) -> None:
@@ -332,7 +332,7 @@ class Job:
             for round_ in task.rounds.values():
                 yield from round_.held()
 
-    def forecast(self, predict: Callable[[], Outlook]) -> Outlook:
+    def forecast(self, predict: Callable[[], Forecast]) -> Forecast:
         """What ``predict`` says of it, asked once per revision."""
         if self._forecast is None:
             self._forecast = predict()

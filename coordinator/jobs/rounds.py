@@ -31,8 +31,10 @@ def fold(task: TaskLedger, number: int, round_: Round) -> TaskLedger:
     latencies = [statistics.median(trial.latencies) for trial in measured]
     best = min(latencies + ([task.best] if task.best is not None else []), default=None)
     saved = task.best - best if task.best is not None and best is not None else 0.0
-    errors = [t.error for t in trials if t.error]
-    untuned = [c.profiled.untuned for c in round_.chunks.values() if c.profiled and c.profiled.untuned]
+    profiled = [chunk.profiled for chunk in round_.chunks.values() if chunk.profiled is not None]
+    untuned = [each.untuned for each in profiled if each.untuned is not None]
+    errors = [each.untuned_error for each in profiled if each.untuned_error]
+    errors += [trial.error for trial in trials if trial.error]
     proposal = round_.proposal
     return msgspec.structs.replace(
         task,

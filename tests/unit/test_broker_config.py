@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import ValidationError, convert
 
 from tunemesh.broker_config import topology
-from tunemesh.broker_config.credentials import PORTS, load_identity
+from tunemesh.broker_config.credentials import PORTS, load_credentials
 from tunemesh.broker_config.declare import ensure_topology
 from tunemesh.broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
 from tunemesh.broker_config.node import PrivateNode
@@ -270,9 +270,9 @@ def test_a_different_topology_is_not_used() -> None:
 
 
 def test_an_identity_stays_and_is_private(tmp_path: Path) -> None:
-    made = load_identity(tmp_path, keep_ports=False)
-    assert load_identity(tmp_path, keep_ports=False) == made
-    assert stat.S_IMODE((tmp_path / "identity.json").stat().st_mode) == 0o600
+    made = load_credentials(tmp_path, keep_ports=False)
+    assert load_credentials(tmp_path, keep_ports=False) == made
+    assert stat.S_IMODE((tmp_path / "credentials.json").stat().st_mode) == 0o600
     ports = {made.amqp_port, made.management_port, made.dist_port, made.epmd_port}
     assert len(ports) == 4
     assert all(port in PORTS for port in ports)

@@ -15,7 +15,7 @@ from tunemesh.broker_config.topology import work_queue
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher, Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.coordinator.scheduling.strategies import Outlook, Ready, by_name
+from tunemesh.coordinator.scheduling.strategies import Forecast, Ready, by_name
 
 CONTROLLED = ["interleaved", "fair:x=2", "predictive"]
 ENGINES = ["a", "b", "mock"]
@@ -35,7 +35,7 @@ def step(number: int, need: Need, job: str = "j", tenant: str = "x") -> Ready:
         tenant=tenant,
         feeds=(Need(FEEDS[need.kind], need.engines[:1]),),
         seconds=1.0,
-        outlook=Outlook({need: 1.0 + number}, 1.0),
+        forecast=Forecast({need: 1.0 + number}, 1.0),
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Outlook, Ready, Strategy, by_name
+from tunemesh.coordinator.scheduling.strategies import Forecast, Ready, Strategy, by_name
 from tunemesh.shared.errors import BadInput
 
 BUILD, UPDATE, DEVICE = Need("build-cpu"), Need("model-update"), Need("profile:cpu")
@@ -68,7 +68,7 @@ def step(
         priority=priority,
         feeds=tuple(map(Need, feeds.split())),
         seconds=seconds,
-        outlook=Outlook(work or {}, path),
+        forecast=Forecast(work or {}, path),
     )
 
 

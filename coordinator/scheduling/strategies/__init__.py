@@ -17,7 +17,7 @@ from tunemesh.shared.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class Forecast:
     """What is predicted of a job. All in seconds."""
 
     work: Mapping[Need, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Ready:
     """Those of the steps that its result will lead to, one after the other; none for the last step."""
     seconds: float = 0.0
     """Predicted duration."""
-    outlook: Outlook = Outlook()
+    forecast: Forecast = Forecast()
     """Of its job, when the step became ready."""
 
 

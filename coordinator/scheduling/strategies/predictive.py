@@ -10,7 +10,7 @@ from collections import Counter
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need, Tally
-from tunemesh.coordinator.scheduling.strategies import Load, Outlook, Ready
+from tunemesh.coordinator.scheduling.strategies import Load, Forecast, Ready
 
 TAIL = 2.0
 """The end has begun when all that remains takes less than so many times the longest path of a job."""
@@ -41,13 +41,13 @@ class _Lane:
     def add(self, step: Ready) -> None:
         if step.job not in self.steps:
             self.steps[step.job] = []
-            self.rank(step.job, step.job_order, step.outlook)
+            self.rank(step.job, step.job_order, step.forecast)
         heapq.heappush(self.steps[step.job], (step.order, step))
 
-    def rank(self, job: str, order: int, outlook: Outlook) -> None:
+    def rank(self, job: str, order: int, forecast: Forecast) -> None:
         if job in self.steps:
-            self.shortest.put(job, (outlook.total, order))
-            self.longest.put(job, (-outlook.path, order))
+            self.shortest.put(job, (forecast.total, order))
+            self.longest.put(job, (-forecast.path, order))
 
     def pop(self, job: str) -> Ready:
         _, step = heapq.heappop(self.steps[job])
@@ -71,12 +71,12 @@ class Predictive:
 
     def __init__(self) -> None:
         self._lanes: dict[Need, dict[tuple[Need, ...], _Lane]] = {}
-        self._outlooks: dict[str, Outlook] = {}
+        self._forecasts: dict[str, Forecast] = {}
         self._work = Tally()
         self._flying: Counter[tuple[Need, tuple[Need, ...]]] = Counter()
 
     def add(self, step: Ready) -> None:
-        self._expect(step.job, step.job_order, step.outlook)
+        self._expect(step.job, step.job_order, step.forecast)
         lanes = self._lanes.setdefault(step.need, {})
         lane = lanes.get(step.feeds) or lanes.setdefault(step.feeds, _Lane(step.feeds))
         lane.add(step)
@@ -100,8 +100,8 @@ class Predictive:
             del self._flying[step.need, step.feeds]
 
     def forget(self, job: str) -> None:
-        self._expect(job, 0, Outlook())
-        self._outlooks.pop(job, None)
+        self._expect(job, 0, Forecast())
+        self._forecasts.pop(job, None)
         for need, lanes in list(self._lanes.items()):
             for feeds, lane in list(lanes.items()):
                 lane.drop(job)
@@ -110,24 +110,24 @@ class Predictive:
             if not lanes:
                 del self._lanes[need]
 
-    def _expect(self, job: str, order: int, outlook: Outlook) -> None:
+    def _expect(self, job: str, order: int, forecast: Forecast) -> None:
         """Note what is now predicted of a job, and what remains of all together."""
-        before = self._outlooks.get(job)
-        if before is outlook:
+        before = self._forecasts.get(job)
+        if before is forecast:
             return
-        self._outlooks[job] = outlook
+        self._forecasts[job] = forecast
         for need, seconds in before.work.items() if before is not None else ():
             self._work.remove(need, seconds)
-        for need, seconds in outlook.work.items():
+        for need, seconds in forecast.work.items():
             self._work.add(need, seconds)
         for lanes in self._lanes.values():
             for lane in lanes.values():
-                lane.rank(job, order, outlook)
+                lane.rank(job, order, forecast)
 
     def _choose(self, need: Need, lanes: list[_Lane], load: Load) -> tuple[_Lane, str]:
         lane = min(lanes, key=lambda each: each.longest.key(each.longest.first()))
         job = lane.longest.first()
-        if TAIL * self._outlooks[job].path >= max(self._lasts(each, load) for each in [need, *self._work]):
+        if TAIL * self._forecasts[job].path >= max(self._lasts(each, load) for each in [need, *self._work]):
             return lane, job
         dry = [self._runs_dry(need, lane, load) for lane in lanes]
         lanes = [lane for lane, lasts in zip(lanes, dry, strict=True) if lasts == max(dry)]
