@@ -10,7 +10,7 @@ from collections import Counter
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need, Tally
-from tunemesh.coordinator.scheduling.strategies import Load, Forecast, Ready
+from tunemesh.coordinator.scheduling.strategies import Forecast, Load, Ready
 
 TAIL = 2.0
 """The end has begun when all that remains takes less than so many times the longest path of a job."""
