@@ -140,6 +140,8 @@ def story(
 
     check_job_id(job)
     path = journal if journal is not None else mesh_address.journal()
+    if not path.is_file():
+        raise BadInput(f"there is no journal {path}; a coordinator writes one with: --journal FILE")
     older = path.with_name(path.name + ".1")
     records = chain(read(older) if older.exists() else (), read(path))
     told = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
 from tunemesh.shared.messages import NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 
 STOPPING = (
     "stopping early: what is under way is finished and the best is kept, where something was measured;"
@@ -129,6 +131,12 @@ def read_models(paths: Sequence[Path], plan: Plan) -> list[tuple[Path, bytes]]:
 
 def _read(path: Path) -> bytes:
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput(f"cannot read model {path}: it is no file")
+        if found.st_size > MODEL_BYTES:
+            size = found.st_size / 2**30
+            raise BadInput(f"the model {path} has {size:.1f} GiB; {MODEL_BYTES / 2**30:.0f} GiB are allowed")
         return path.read_bytes()
     except OSError as error:
         raise BadInput(f"cannot read model {path}: {error.strerror or error}") from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -56,28 +55,29 @@ class Journal:
         self.path = path
         self._largest = largest
         self._strategy = strategy
-        self._file = self._open()
+        try:
+            self._file = self.path.open("ab")
+        except OSError as error:
+            raise BadInput(f"cannot write the journal {path}: {error.strerror}") from None
         self._write(Start(strategy))
 
     def record(self, now: float, event: Event, instructions: list[Instruction]) -> None:
-        """Write down one event. What was written reaches the file with the next tick."""
+        """Write down one event. What was written reaches the file with the next tick.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         self._write(Entry(now, event, instructions))
         if isinstance(event, Tick):
             self._file.flush()
             if self._file.tell() > self._largest:
                 self._file.close()
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
-                self._file = self._open()
+                self._file = self.path.open("ab")
 
     def close(self) -> None:
         """Write all that is left."""
         self._file.close()
-
-    def _open(self) -> BinaryIO:
-        try:
-            return self.path.open("ab")
-        except OSError as error:
-            raise BadInput(f"cannot write the journal {self.path}: {error.strerror}") from None
 
     def _write(self, record: Start | Entry) -> None:
         data = _encoder.encode(record)

@@ -210,7 +210,11 @@ class Service:
             self._delivered(delivery)
         except Exception as error:
             log.error("a defect of the coordinator: %s", traceback.format_exc())
-            self._put_aside(delivery, f"a defect of the coordinator: {type(error).__name__}: {error}")
+            try:
+                self._put_aside(delivery, f"a defect of the coordinator: {type(error).__name__}: {error}")
+            except Exception:
+                log.error("a message is dropped: %s", traceback.format_exc())
+                self._link.ack(delivery)
 
     def _give(self, event: Event) -> None:
         now = time.monotonic()

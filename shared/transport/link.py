@@ -275,6 +275,8 @@ class Link:
                     on_close_callback=lambda c, error: self._lost(c, error),
                 )
                 self._connection = connection
+                # What was asked for meanwhile; from now on whoever asks wakes the loop.
+                connection.ioloop.add_callback_threadsafe(self._drain)
                 connection.ioloop.start()
             except Exception as error:  # a broken connection must never end the link
                 self._lost(None, error)
@@ -375,12 +377,12 @@ class Link:
                 epoch=epoch,
                 tag=method.delivery_tag,
                 queue=queue,
-                exchange=method.exchange,
-                key=method.routing_key,
+                exchange=_as_text(method.exchange) or "",
+                key=_as_text(method.routing_key) or "",
                 body=body,
-                message_id=properties.message_id or "",
-                reply_to=properties.reply_to,
-                correlation_id=properties.correlation_id,
+                message_id=_as_text(properties.message_id) or "",
+                reply_to=_as_text(properties.reply_to),
+                correlation_id=_as_text(properties.correlation_id),
                 sent_at=sent / 1000 if isinstance(sent, int) and 0 <= sent <= LATEST else None,
                 redelivered=bool(method.redelivered),
             )
@@ -494,3 +496,8 @@ class Link:
     def _drain(self) -> None:
         while self._commands:
             self._commands.popleft()()
+
+
+def _as_text(value: str | bytes | None) -> str | None:
+    """A short string of AMQP. pika leaves it as bytes where it is not UTF-8, which any sender may do."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

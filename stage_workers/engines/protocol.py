@@ -72,7 +72,7 @@ class Proposal(Struct, frozen=True, kw_only=True):
 
     Attributes:
         search: the new search state, compressed; at most 256 KiB after 1,000 trials.
-        schedules: hash and schedule of each candidate, most promising first. Hashes are hexadecimal;
+        schedules: hash and schedule of each candidate, most promising first. A hash is any text of 1 to 200 characters;
             candidates of a task with the same hash compute the same in the same way. Fewer than wanted when
             there are no others.
     """

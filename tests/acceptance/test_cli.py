@@ -169,7 +169,9 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert taken["answer"] == "accepted"
     assert tunemesh("strategy", "fair:gold=3,free=1").stdout == "fair:gold=3,free=1\n"
     assert "unknown strategy 'best'; there are: fair" in complaint(tunemesh("strategy", "best"))
-    coordinator = subprocess.run(["pgrep", "-f", "tunemesh coordinator"], capture_output=True, text=True)
+    # The one of this mesh: its journal lies in this home.
+    mine = ["pgrep", "-f", f"tunemesh coordinator .*{mesh_home['HOME']}"]
+    coordinator = subprocess.run(mine, capture_output=True, text=True, check=True)
     os.kill(int(coordinator.stdout.split()[-1]), signal.SIGKILL)
     assert tunemesh("strategy").stdout == "fair:gold=3,free=1\n"
     example = [sys.executable, "examples/publish_request.py", str(mock_model), "--engine", "mock"]
