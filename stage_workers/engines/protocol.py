@@ -72,9 +72,9 @@ class Proposal(Struct, frozen=True, kw_only=True):
 
     Attributes:
         search: the new search state, compressed; at most 256 KiB after 1,000 trials.
-        schedules: hash and schedule of each candidate, most promising first. A hash is any text of 1 to 200 characters;
-            candidates of a task with the same hash compute the same in the same way. Fewer than wanted when
-            there are no others.
+        schedules: hash and schedule of each candidate, most promising first. A hash is any text of 1 to 200
+            characters; candidates of a task with the same hash compute the same in the same way. Fewer than
+            wanted when there are no others.
     """
 
     search: bytes
