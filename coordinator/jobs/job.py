@@ -5,6 +5,7 @@ Nothing here is of its own making: all of it can be rebuilt from messages that a
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,7 +33,7 @@ _STEP_ID = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepRef:
     """Which step of which job. Its :attr:`id` is deterministic: the same step always has the same one."""
 
@@ -42,13 +43,14 @@ class StepRef:
     round: int = -1
     chunk: int = -1
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """See :func:`~shared.messages.basics.step_id`."""
         round_, chunk = (number if number >= 0 else None for number in (self.round, self.chunk))
         return step_id(self.job, self.task, round_, chunk, self.stage)
 
     @classmethod
+    @functools.lru_cache(maxsize=8192)
     def parse(cls, step: str) -> StepRef:
         """The parts of an id. Only a task's name may have slashes in it.
 
