@@ -90,11 +90,12 @@ class Processes:
         self._memory = memory
         self._cpus = None if cpus is None else list(cpus)
         self._held = tuple(held)
-        self._scratch = tempfile.mkdtemp(prefix="tunemesh-sandbox-")
-        self._environment = environments.for_child({**environment, "HOME": self._scratch})
         self._output = tempfile.TemporaryFile(prefix="tunemesh-sandbox-", buffering=0)  # noqa: SIM115
         # The processes share our file position: appending is what keeps them right after a truncation.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
+        # Last, so that nothing is left where this machine has no room.
+        self._scratch = tempfile.mkdtemp(prefix="tunemesh-sandbox-")
+        self._environment = environments.for_child({**environment, "HOME": self._scratch})
         self._forkserver: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -182,6 +183,23 @@ def test_a_driver_that_does_not_answer_now_is_not_a_machine_without_gpus(
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(Unavailable, match="nvidia-smi does not name the GPUs"):
         parse_device("cuda:0")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, Unavailable), (errno.EACCES, BadInput)])
+def test_a_full_disk_under_the_locks_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "_open", refuse)
+        with pytest.raises(kind, match="cannot lock device"):
+            lock_device(parse_device(f"cpu:{FIRST}"), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(kind, match="for device locks"):
+            devices._lock_folder()
 
 
 def test_locks_are_for_all_users() -> None:
