@@ -82,7 +82,7 @@ class JobFailed(TunemeshError):
 
 
 def unusable(text: str, error: OSError) -> BadInput | Unavailable:
-    """What to raise with ``text`` when the system refuses a file with ``error``: whether trying again may help
-    follows from its number."""
+    """What to raise with ``text`` when the system refuses a file with ``error``; its number says whether
+    trying again may help."""
     text = f"{text}: {error.strerror}"
     return BadInput(text) if error.errno in FINAL else Unavailable(text)
