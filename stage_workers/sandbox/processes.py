@@ -96,6 +96,8 @@ class Processes:
         # Last, so that nothing is left where this machine has no room.
         self._scratch = tempfile.mkdtemp(prefix="tunemesh-sandbox-")
         self._environment = environments.for_child({**environment, "HOME": self._scratch})
+        self._importing: str | None = None
+        """The engine that the fork server imports now."""
         self._forkserver: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._lock = threading.Lock()
@@ -124,7 +126,7 @@ class Processes:
                 cpus=self._cpus,
             )
             root = str(Path(tunemesh.__file__).resolve().parents[1])
-            self._control = ours
+            self._control, self._importing = ours, None
             with theirs:
                 self._forkserver = subprocess.Popen(
                     [sys.executable, "-P", "-u", "-c", _CODE, msgspec.json.encode(settings).decode(), root],
@@ -215,7 +217,7 @@ class Processes:
         child, control = self.child, self._control
         if child is None or control is None:
             raise Gone
-        if child.pid is None:
+        while child.pid is None:
             if not readable(control, deadline):
                 return None
             try:
@@ -226,8 +228,23 @@ class Processes:
                 raise Abandoned
             if data is None:
                 raise Gone
-            child.pid = int(NUMBER.unpack(data)[0])
+            number = int(NUMBER.unpack(data)[0])
+            if number > 0:
+                child.pid = number
+            else:
+                self._importing = self._preload[-number] if -number < len(self._preload) else None
         return child
+
+    def leave_out(self) -> str | None:
+        """The engine whose import has ended the fork server, if that is what did. It is not imported in
+        advance any more, so that the others can be. Call it after :meth:`forkserver_end`."""
+        name, forkserver = self._importing, self._forkserver
+        # SIGKILL comes from outside: the kernel's, for want of memory, or a person's.
+        if name is None or forkserver is None or forkserver.returncode in (None, -signal.SIGKILL):
+            return None
+        self._preload.remove(name)
+        self._importing = None
+        return name
 
     def idle(self, child: Child) -> bool:
         """Whether ``child`` waits for work. Its fork server may have been killed a moment earlier than it."""

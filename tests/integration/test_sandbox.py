@@ -137,6 +137,18 @@ def test_large_arguments_and_results_pass(sandbox: Sandbox) -> None:
     assert answer == Target(canonical=target)
 
 
+@pytest.mark.parametrize("share", [0.7, 0.95, 1.5])
+def test_an_argument_without_room_is_a_want_of_memory(share: float) -> None:
+    """In whatever place it comes to light; the child goes on, or the next one does."""
+    memory = 200 * 2**20
+    with Sandbox(["mock"], memory=memory) as sandbox:
+        assert sandbox.ready(20)
+        large = TargetCall(target="mock" + "x" * int(share * memory))
+        answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
+        assert (answer.kind, answer.text) == ("out-of-memory", "exceeded 0.195 GiB of memory")
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
 def test_a_refusal_is_raised_with_its_own_type(sandbox: Sandbox) -> None:
     with pytest.raises(BadModel, match="YAML"):
         sandbox.call("mock", Platform.import_model, ImportCall(model=b"tasks: [", target="mock"), 10)
@@ -313,6 +325,27 @@ def test_a_call_waits_for_a_fork_server_that_keeps_being_killed() -> None:
             assert ended.is_set() or sandbox.child_pid is not None
         finally:
             thread.join()
+
+
+@pytest.mark.parametrize(
+    "line", ["sys.exit('no')", "os.abort()", "os.kill(os.getpid(), signal.SIGILL)", "os._exit(3)"]
+)
+def test_an_engine_that_ends_whoever_imports_it_disturbs_no_other(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ending.py").write_text(f"import os, signal, sys\n{line}\n")
+    described = tmp_path / "ending-1.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: ending\nVersion: 1\n")
+    (described / "entry_points.txt").write_text("[tunemesh.engines]\nending = ending:Engine\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    with Sandbox(["ending", "mock"], memory=MEMORY) as sandbox:
+        deadline = time.monotonic() + 20
+        while not sandbox.ready(0.5):
+            assert time.monotonic() < deadline
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+        failure(sandbox.call("ending", Engine.check_options, {}, 10))
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
 
 
 def test_an_abort_ends_the_wait_for_a_fork_server_that_cannot_start(
