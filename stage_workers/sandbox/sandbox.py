@@ -203,7 +203,10 @@ class Sandbox:
             if not readable(child.peer, deadline):
                 raise TimeoutError
             # It has begun to answer: let it finish.
-            frame = frames.receive(child.peer, self._memory, time.monotonic() + GONE_LIMIT)
+            try:
+                frame = frames.receive(child.peer, self._memory, time.monotonic() + GONE_LIMIT)
+            except TimeoutError:
+                raise TimeoutError(f"began to answer and did not finish within {GONE_LIMIT:g} s") from None
         except ConnectionError as error:
             raise Gone from error
         if frame is None:

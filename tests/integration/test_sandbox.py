@@ -198,6 +198,18 @@ def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     assert forkserver_of(sandbox) == forkserver
 
 
+def test_an_answer_that_stalls_is_told_from_one_that_never_began(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stall(*_: object) -> None:
+        raise TimeoutError("timed out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox_module.frames, "receive", stall)
+        answer = failure(build(sandbox, GOOD))
+    assert (answer.kind, answer.text) == ("timed-out", "began to answer and did not finish within 10 s")
+
+
 def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) -> None:
     began = time.monotonic()
     work = "\n".join(["tasks:", *(f"  - {{name: t{n}}}" for n in range(30_000))]).encode()
