@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from typing import Annotated
@@ -17,6 +16,8 @@ from tunemesh.shared.errors import BadInput
 from tunemesh.stopping import until_terminated
 
 GIB = 2**30
+LEAST_MEMORY, MOST_MEMORY = 0.1, 65536
+"""GiB that a worker may give to engine code."""
 
 
 def worker(
@@ -36,8 +37,8 @@ def worker(
     from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
-    if not 0 < memory < math.inf:
-        raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
+    if not LEAST_MEMORY <= memory <= MOST_MEMORY:
+        raise BadInput(f"--memory must be {LEAST_MEMORY:g} to {MOST_MEMORY} GiB, not {memory:g}")
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
         with until_terminated():
