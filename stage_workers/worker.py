@@ -87,10 +87,9 @@ def run_worker(config: WorkerConfig) -> int:
     ever, and the log says so.
 
     Raises:
-        BadInput: something in ``config`` cannot be used, and trying again would not help: the device is
-            taken, an engine, a core or the target does not exist, the broker refuses (its
-            subclass ``BrokerRefused``).
-        Unavailable: there is no room for the lock of the device.
+        BadInput: something in ``config`` cannot be used, and trying again would not help: an engine, a core or
+            the target does not exist, the broker refuses (its subclass ``BrokerRefused``).
+        Unavailable: the device is taken, or there is no room for its lock.
     """
     _check(config)
     with Shutdown(config.grace) as shutdown:

@@ -122,8 +122,9 @@ def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
         folder: where the lock files lie; the same for all users of this machine by default.
 
     Raises:
-        BadInput: another process has it, named by its process id; or the lock files cannot be used.
-        Unavailable: there is no room for the lock files now.
+        BadInput: the lock files cannot be used.
+        Unavailable: another process has it, named by its process id; it may be on its way out. Or there is no
+            room for the lock files now.
     """
     place = _lock_folder() if folder is None else folder
     taken: list[int] = []
@@ -174,7 +175,7 @@ def _take(path: Path, device: str) -> int:
             except BlockingIOError:
                 owner = _owner(descriptor)
                 if owner.alive:
-                    raise BadInput(
+                    raise Unavailable(
                         f"device {device} is in use by process {owner} ({path.stem});"
                         " a device serves one worker at a time"
                     ) from None

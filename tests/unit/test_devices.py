@@ -116,7 +116,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_second_owner_is_refused_at_once_and_told_the_first(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         started = time.monotonic()
-        with pytest.raises(BadInput, match=f"in use by process {process.pid} "):
+        with pytest.raises(Unavailable, match=f"in use by process {process.pid} "):
             lock_device(parse_device(f"cpu:{FIRST}"), tmp_path)
         assert time.monotonic() - started < 1
 
@@ -124,7 +124,7 @@ def test_a_second_owner_is_refused_at_once_and_told_the_first(tmp_path: Path) ->
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_overlapping_cores_are_refused_and_nothing_stays_locked(tmp_path: Path) -> None:
     with holder(tmp_path):
-        with pytest.raises(BadInput, match="in use"):
+        with pytest.raises(Unavailable, match="in use"):
             lock_device(parse_device(f"cpu:{FIRST},{CORES[1]}"), tmp_path)
         lock_device(parse_device(f"cpu:{CORES[1]}"), tmp_path).release()
 
