@@ -69,6 +69,8 @@ def _several(
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
+    if device is not None and not any(queue.startswith("profile-") for queue in queues):
+        raise BadInput(f"no queue of {', '.join(queues)} has a device; devices have queues profile-<device>")
     # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},

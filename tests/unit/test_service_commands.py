@@ -20,3 +20,8 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize("memory", ["1e300", "65537", "inf", "nan", "0", "-1", "0.05"])
 def test_memory_is_bounded(memory: str) -> None:
     assert "--memory must be 0.1 to 65536 GiB, not" in refused("build-cpu", "--memory", memory)
+
+
+@pytest.mark.parametrize("queues", [["build-cpu"], ["build-cpu", "model-update"]])
+def test_a_device_for_queues_without_one_is_refused(queues: list[str]) -> None:
+    assert "devices have queues profile-<device>" in refused(*queues, "--device", "cpu:0")
