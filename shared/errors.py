@@ -52,8 +52,8 @@ class BadMessage(TunemeshError):
 
 class Unavailable(TunemeshError):
     """Something that is needed is away and may come back. The same command may succeed later: 75 is
-    ``EX_TEMPFAIL`` of ``sysexits.h``, "try again". Coordinators and workers do not end with it: they wait, except for a device that another
-    process has."""
+    ``EX_TEMPFAIL`` of ``sysexits.h``, "try again". Coordinators and workers do not end with it: they wait,
+    except for a device that another process has."""
 
     exit_code = 75
 

@@ -87,8 +87,8 @@ def run_worker(config: WorkerConfig) -> int:
     ever, and the log says so.
 
     Raises:
-        BadInput: something in ``config`` cannot be used, and trying again would not help: an engine, a core or
-            the target does not exist, the broker refuses (its subclass ``BrokerRefused``).
+        BadInput: something in ``config`` cannot be used, and trying again would not help: an engine, a core
+            or the target does not exist, the broker refuses (its subclass ``BrokerRefused``).
         Unavailable: the device is taken, or there is no room for its lock.
     """
     _check(config)

@@ -96,6 +96,7 @@ app.command()(tune_commands.tune)
 
 
 @app.command()
+@until_terminated()
 def up(
     target: options.Target = "native",
     device: options.Device = None,
@@ -116,7 +117,7 @@ def up(
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
-    with until_terminated(), LocalMesh(layout, target, engines, strategy, home, journal) as mesh:
+    with LocalMesh(layout, target, engines, strategy, home, journal) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,

@@ -20,6 +20,7 @@ LEAST_MEMORY, MOST_MEMORY = 0.1, 65536
 """GiB that a worker may give to engine code."""
 
 
+@until_terminated()
 def worker(
     queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
     device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
@@ -41,8 +42,7 @@ def worker(
         raise BadInput(f"--memory must be {LEAST_MEMORY:g} to {MOST_MEMORY} GiB, not {memory:g}")
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
-        with until_terminated():
-            _several(queues, device, target, engine, cpus, memory, address)
+        _several(queues, device, target, engine, cpus, memory, address)
         return
     config = WorkerConfig(
         broker=address.worker_broker,
@@ -54,8 +54,7 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
     )
-    with until_terminated():
-        raise typer.Exit(run_worker(config))
+    raise typer.Exit(run_worker(config))
 
 
 def _several(
@@ -95,6 +94,7 @@ def _several(
         children.stop()
 
 
+@until_terminated()
 def coordinator(
     strategy: options.Strategy = "interleaved",
     journal: options.Journal = None,
@@ -107,5 +107,4 @@ def coordinator(
 
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
-    with until_terminated():
-        raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())

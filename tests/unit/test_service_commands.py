@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from typing import NoReturn
+
 import pytest
 from typer.testing import CliRunner
 
-from tunemesh import cli
-from tunemesh.shared.errors import BadInput
+from tunemesh import broker_commands, cli, service_commands
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.stopping import terminated
 
 
 def refused(*arguments: str) -> str:
@@ -25,3 +30,41 @@ def test_memory_is_bounded(memory: str) -> None:
 @pytest.mark.parametrize("queues", [["build-cpu"], ["build-cpu", "model-update"]])
 def test_a_device_for_queues_without_one_is_refused(queues: list[str]) -> None:
     assert "devices have queues profile-<device>" in refused(*queues, "--device", "cpu:0")
+
+
+@pytest.mark.parametrize("command", [["up"], ["worker", "build-cpu"], ["coordinator"], ["broker", "start"]])
+def test_a_service_that_is_asked_to_stop_while_it_starts_has_done_well(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def asked(*_: object, **__: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("SIGTERM has not come")
+
+    monkeypatch.setattr(broker_commands.mesh_address, "data_folder", asked)
+    monkeypatch.setattr(service_commands.logs, "setup", lambda *words, **options: words and asked())
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        assert CliRunner().invoke(cli.app, command, catch_exceptions=False).exit_code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_node_that_ends_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndedNode:
+        management_url = "http://x"
+        pid = None
+
+        def __init__(self, _folder: object) -> None: ...
+        def __enter__(self) -> EndedNode:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def url(self, role: str) -> str:
+            return f"amqp://{role}"
+
+        def last_words(self) -> str:
+            return "no space left (log: node.log)"
+
+    monkeypatch.setattr(broker_commands, "PrivateNode", EndedNode)
+    with pytest.raises(BrokerUnavailable, match="has ended: no space left"):
+        CliRunner().invoke(cli.app, ["broker", "start"], catch_exceptions=False)
