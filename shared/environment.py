@@ -17,6 +17,17 @@ ALLOWED = frozenset(
         "LD_PRELOAD",
         "VIRTUAL_ENV",
         "NO_COLOR",
+        # Compilers and linkers.
+        "CC",
+        "CXX",
+        "CPATH",
+        "C_INCLUDE_PATH",
+        "CPLUS_INCLUDE_PATH",
+        "LIBRARY_PATH",
+        "COMPILER_PATH",
+        "NVCC_PREPEND_FLAGS",
+        "NVCC_APPEND_FLAGS",
+        "NVCC_CCBIN",
     }
 )
 """Variables that children get as they are."""
@@ -41,6 +52,9 @@ ALLOWED_PREFIXES = (
     "COVERAGE",
 )
 
+PASS = "TUNEMESH_PASS_ENV"
+"""Names of further variables, with commas between them: a person lets them through, whatever they are."""
+
 _NO_SECRET_ENDS_IN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
 
 
@@ -61,6 +75,12 @@ def for_child(additions: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _allowed(name: str) -> bool:
+    if name == PASS or name in _passed():
+        return True
     if name.upper().endswith(_NO_SECRET_ENDS_IN):
         return False
     return name in ALLOWED or name.startswith(ALLOWED_PREFIXES)
+
+
+def _passed() -> set[str]:
+    return {name.strip() for name in os.environ.get(PASS, "").split(",")}

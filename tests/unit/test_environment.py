@@ -37,7 +37,9 @@ def test_what_may_be_a_secret_or_run_something_stays_here(name: str, monkeypatch
     assert "canary" not in for_child().values()
 
 
-@pytest.mark.parametrize("name", ["PATH", "LC_ALL", "TZ", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"])
+@pytest.mark.parametrize(
+    "name", ["PATH", "LC_ALL", "TZ", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "CC", "CPATH", "NVCC_CCBIN"]
+)
 def test_what_a_program_needs_is_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "x")
     assert for_child()[name] == "x"
@@ -57,3 +59,13 @@ def test_folders_that_mean_another_one_in_a_child_are_no_part_of_its_path(
     assert for_child()["PYTHONPATH"] == "/one:/three"
     monkeypatch.setenv("PYTHONPATH", ".")
     assert "PYTHONPATH" not in for_child()
+
+
+def test_a_person_may_let_further_variables_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TOY_HOME", "TOY_KEY", "TOY_OTHER"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("TUNEMESH_PASS_ENV", "TOY_HOME, TOY_KEY,ABSENT")
+    chosen = for_child()
+    assert {name for name in chosen if name.startswith("TOY")} == {"TOY_HOME", "TOY_KEY"}
+    # A mesh's worker has to let them through as well.
+    assert chosen["TUNEMESH_PASS_ENV"] == "TOY_HOME, TOY_KEY,ABSENT"
