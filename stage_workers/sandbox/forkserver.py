@@ -65,6 +65,8 @@ def main(argument: str) -> None:
     """Run a fork server until its worker goes away."""
     settings = msgspec.json.decode(argument, type=ForkserverSettings)
     allocator.not_for_children()
+    _scratch.append(settings.scratch)
+    signal.signal(signal.SIGTERM, _orphaned)
     _die_with(settings.parent, signal.SIGTERM)
     if settings.cpus is not None:
         os.sched_setaffinity(0, settings.cpus)
@@ -79,8 +81,6 @@ def main(argument: str) -> None:
             _prepare(platforms.load, name)
         gc.collect()
         gc.freeze()
-        _scratch.append(settings.scratch)
-        signal.signal(signal.SIGTERM, _orphaned)
         while _fork_child(control, settings):
             pass
 

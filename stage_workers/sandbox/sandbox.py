@@ -282,6 +282,7 @@ class Sandbox:
             raise Abandoned
         try:
             if processes.child is None and processes.running:
+                processes.tidy()
                 processes.order_child()
             else:  # its fork server is gone too, or cannot get rid of it
                 processes.restart()

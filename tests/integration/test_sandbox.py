@@ -442,7 +442,8 @@ def test_secrets_and_the_working_folder_of_the_worker_do_not_reach_the_children(
             assert b"OMP_PROC_BIND=false" in environment
             folder = Path(process.cwd())
             assert folder != tmp_path
-            assert list(folder.iterdir()) == []
+            assert list(folder.iterdir()) == [folder / "tmp"]
+            assert process.environ()["TMPDIR"] == str(folder / "tmp")
             assert process.environ()["HOME"] == str(folder)
     assert not folder.exists()
 
@@ -455,6 +456,29 @@ def test_an_abort_ends_the_call_and_the_sandbox(sandbox: Sandbox) -> None:
     assert time.monotonic() - started < 2
     with pytest.raises(Abandoned):
         build(sandbox, GOOD)
+
+
+def test_temporary_files_of_a_killed_child_are_removed(sandbox: Sandbox) -> None:
+    temporary = Path(psutil.Process(sandbox.child_pid).environ()["TMPDIR"])
+    (temporary / "tunemesh-link-1").mkdir()
+    assert failure(build(sandbox, HANG, 0.3)).kind == "timed-out"
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_of_dead_workers_are_swept_and_those_of_living_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path))
+    dead, strange = tmp_path / f"{processes.PREFIX}dead", tmp_path / "tunemesh-other"
+    dead.mkdir()
+    strange.mkdir()
+    with Sandbox(["mock"], memory=MEMORY):
+        (living,) = set(tmp_path.glob(f"{processes.PREFIX}*")) - {dead}
+        assert dead.exists()  # its worker may be about to lock it
+        monkeypatch.setattr(processes, "UNLOCKED_LIMIT", -1.0)
+        processes.sweep(tmp_path)
+        assert (dead.exists(), strange.exists(), living.exists()) == (False, True, True)
+    assert not living.exists()
 
 
 def test_nothing_is_left_after_stop() -> None:
