@@ -12,6 +12,7 @@ from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
 from tunemesh.job_options import engine_names
 from tunemesh.shared import logs
+from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
 from tunemesh.stopping import until_terminated
 
@@ -37,6 +38,7 @@ def worker(
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
+    keep_private()
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     if not LEAST_MEMORY <= memory <= MOST_MEMORY:
         raise BadInput(f"--memory must be {LEAST_MEMORY:g} to {MOST_MEMORY} GiB, not {memory:g}")
@@ -105,6 +107,7 @@ def coordinator(
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from tunemesh.coordinator.service.service import Service
 
+    keep_private()
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tunemesh import cli, service_commands
 from tunemesh.shared.environment import for_child
 
 
@@ -69,3 +74,30 @@ def test_a_person_may_let_further_variables_through(monkeypatch: pytest.MonkeyPa
     assert {name for name in chosen if name.startswith("TOY")} == {"TOY_HOME", "TOY_KEY"}
     # A mesh's worker has to let them through as well.
     assert chosen["TUNEMESH_PASS_ENV"] == "TOY_HOME, TOY_KEY,ABSENT"
+
+
+def test_what_a_private_process_knows_is_not_readable_to_others_of_its_user() -> None:
+    """``/proc`` gives the files of such a process to root; who is root may read them still."""
+    script = """
+import ctypes
+from tunemesh.shared.environment import keep_private
+keep_private()
+print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))
+"""
+    root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize("command", ["worker", "coordinator"])
+def test_services_are_private(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Private(Exception):
+        pass
+
+    def private() -> None:
+        raise Private
+
+    monkeypatch.setattr(service_commands, "keep_private", private)
+    with pytest.raises(Private):
+        CliRunner().invoke(cli.app, [command, *["build-cpu"] * (command == "worker")], catch_exceptions=False)
