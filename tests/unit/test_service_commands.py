@@ -14,6 +14,13 @@ from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.stopping import terminated
 
 
+@pytest.fixture(autouse=True)
+def in_no_process_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How this process logs, and who may look at it, is left as it is."""
+    monkeypatch.setattr(service_commands.logs, "setup", lambda *_, **__: None)
+    monkeypatch.setattr(service_commands, "keep_private", lambda: None)
+
+
 def refused(*arguments: str) -> str:
     """What ``tunemesh worker`` refuses its arguments with."""
     common = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--artifacts", "/tmp", "--engine", "mock"]
