@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tunemesh.shared.errors import BadInput, TunemeshError
+from tunemesh.shared.errors import TunemeshError, Unavailable
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.devices import DeviceLock, lock_device, parse_device
 from tunemesh.stage_workers.platforms.protocol import Platform, TargetCall
@@ -92,13 +92,13 @@ def wait_for(device: str, sleep: Callable[[float], None] = time.sleep) -> Device
     """The lock of a device, after waiting for the worker of a mesh that is being taken down.
 
     Raises:
-        BadInput: another process does not let go of it.
+        Unavailable: another process does not let go of it.
     """
     deadline = time.monotonic() + FREE_LIMIT
     while True:
         try:
             return lock_device(parse_device(device))
-        except BadInput:
+        except Unavailable:
             if time.monotonic() > deadline:
                 raise
             sleep(0.5)

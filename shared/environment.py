@@ -1,7 +1,12 @@
-"""The environment that child processes are started with: by an allow-list, so that no secret gets in."""
+"""The environment that child processes are started with: by an allow-list, so that no secret gets in.
+
+A child of the same user could still read its parent's in ``/proc``; :func:`keep_private` is against that.
+It does not hold off a child that runs as root.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import site
 from collections.abc import Mapping
@@ -17,6 +22,17 @@ ALLOWED = frozenset(
         "LD_PRELOAD",
         "VIRTUAL_ENV",
         "NO_COLOR",
+        # Compilers and linkers.
+        "CC",
+        "CXX",
+        "CPATH",
+        "C_INCLUDE_PATH",
+        "CPLUS_INCLUDE_PATH",
+        "LIBRARY_PATH",
+        "COMPILER_PATH",
+        "NVCC_PREPEND_FLAGS",
+        "NVCC_APPEND_FLAGS",
+        "NVCC_CCBIN",
     }
 )
 """Variables that children get as they are."""
@@ -41,7 +57,18 @@ ALLOWED_PREFIXES = (
     "COVERAGE",
 )
 
+PASS = "TUNEMESH_PASS_ENV"
+"""Names of further variables, with commas between them: a person lets them through, whatever they are."""
+
 _NO_SECRET_ENDS_IN = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
+
+
+PR_SET_DUMPABLE = 4
+
+
+def keep_private() -> None:
+    """Hide this process's environment and memory from other processes of the same user, children included."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def for_child(additions: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -61,6 +88,12 @@ def for_child(additions: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def _allowed(name: str) -> bool:
+    if name == PASS or name in _passed():
+        return True
     if name.upper().endswith(_NO_SECRET_ENDS_IN):
         return False
     return name in ALLOWED or name.startswith(ALLOWED_PREFIXES)
+
+
+def _passed() -> set[str]:
+    return {name.strip() for name in os.environ.get(PASS, "").split(",")}

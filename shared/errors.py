@@ -4,6 +4,23 @@ Every message is one line that names the cause and what to do about it, because 
 it as it is.
 """
 
+import errno
+
+FINAL = frozenset(
+    {
+        errno.ENOENT,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EROFS,
+    }
+)
+"""What the system says of a path that is wrong; everything else (no room, no free descriptor) may pass."""
+
 
 class TunemeshError(Exception):
     """The root of the tree. The command line prints the text and exits with :attr:`exit_code`.
@@ -35,7 +52,8 @@ class BadMessage(TunemeshError):
 
 class Unavailable(TunemeshError):
     """Something that is needed is away and may come back. The same command may succeed later: 75 is
-    ``EX_TEMPFAIL`` of ``sysexits.h``, "try again". Coordinators and workers do not end with it: they wait."""
+    ``EX_TEMPFAIL`` of ``sysexits.h``, "try again". Coordinators and workers do not end with it: they wait,
+    except for a device that another process has."""
 
     exit_code = 75
 
@@ -62,3 +80,10 @@ class ArtifactError(TunemeshError):
 
 class JobFailed(TunemeshError):
     """A job ended without a tuned model; the text is the cause."""
+
+
+def unusable(text: str, error: OSError) -> BadInput | Unavailable:
+    """What to raise with ``text`` when the system refuses a file with ``error``; its number says whether
+    trying again may help."""
+    text = f"{text}: {error.strerror}"
+    return BadInput(text) if error.errno in FINAL else Unavailable(text)

@@ -31,6 +31,7 @@ from tunemesh.shared.messages import (
     UpdateDone,
 )
 from tunemesh.shared.messages.basics import tag_of
+from tunemesh.shared.retry import Retry
 from tunemesh.shared.text import clip
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
@@ -91,6 +92,7 @@ class Worker:
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
         self._standing_by = False
         self._missed_queue = False
+        self._retry = Retry(log)
 
     def run(self) -> None:
         """Work until asked to leave."""
@@ -137,6 +139,11 @@ class Worker:
             return
         except (LinkDown, TimeoutError):
             return
+        except (ValueError, PermissionError) as error:
+            # Somebody else's queue of this name, or a right that is missing: a person can mend both.
+            self._look_at = time.monotonic() + self._retry.failed(f"{self._name}: {error}")
+            return
+        self._retry.succeeded(f"{self._name}: queue {self._queue} can be looked at")
         has_device = self._context.device is not None
         if depth.consumers and has_device:
             self._stand_by()

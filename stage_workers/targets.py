@@ -25,10 +25,11 @@ RESOLVE_LIMIT = 120.0
 def announced_targets(targets: Sequence[str], sandbox: Caller) -> list[str]:
     """The canonical form of ``targets``, then the forms that were given: requests may name any of them.
 
-    A platform whose process ends over it is asked again, for as long as it takes.
+    A platform that fails in any other way than by a refusal is asked again, for as long as it takes: what it,
+    a driver or the system raises may pass.
 
     Raises:
-        BadInput: one of them is unknown, or they mean different things.
+        BadInput: one of them is refused, or they mean different things.
     """
     canonical = list(dict.fromkeys(_canonical(target, sandbox) for target in targets))
     if len(canonical) > 1:
@@ -59,6 +60,4 @@ def _canonical(target: str, sandbox: Caller) -> str:
             retry.succeeded(f"platform {platform} has looked at target {target!r}")
             return answer.canonical
         problem = f"platform {platform} cannot look at target {target!r}: {answer.kind}: {answer.text}"
-        if answer.kind == "raised":
-            raise BadInput(problem)
         time.sleep(retry.failed(problem))

@@ -87,9 +87,9 @@ def run_worker(config: WorkerConfig) -> int:
     ever, and the log says so.
 
     Raises:
-        BadInput: something in ``config`` cannot be used, and trying again would not help: the device is
-            taken, an engine, a core or the target does not exist, the broker refuses (its
-            subclass ``BrokerRefused``).
+        BadInput: something in ``config`` cannot be used, and trying again would not help: an engine, a core
+            or the target does not exist, the broker refuses (its subclass ``BrokerRefused``).
+        Unavailable: the device is taken, or there is no room for its lock.
     """
     _check(config)
     with Shutdown(config.grace) as shutdown:
@@ -116,7 +116,20 @@ def _run_with(
     shutdown: Shutdown,
 ) -> int:
     usable = os.sched_getaffinity(0)
-    sandbox = Sandbox(
+    sandbox = _persist(lambda: _sandbox(config, device, held), OSError)
+    shutdown.abort = sandbox.abort
+    try:
+        os.sched_setaffinity(0, _own_cores(config, device, usable))
+        _persist(sandbox.start, OSError)
+        _work(config, store, device, sandbox, shutdown)
+    finally:
+        sandbox.stop()
+        os.sched_setaffinity(0, usable)
+    return 0
+
+
+def _sandbox(config: WorkerConfig, device: Device | None, held: tuple[int, ...]) -> Sandbox:
+    return Sandbox(
         # What it serves: on a device that is the target, whoever made a kernel.
         config.engines if device is None else (),
         platforms=sorted({platforms.name_of(target) for target in config.targets}),
@@ -125,15 +138,6 @@ def _run_with(
         environment=device.environment if device is not None else allocator.environment(),
         held=held,
     )
-    shutdown.abort = sandbox.abort
-    try:
-        os.sched_setaffinity(0, _own_cores(config, device, usable))
-        sandbox.start()
-        _work(config, store, device, sandbox, shutdown)
-    finally:
-        sandbox.stop()
-        os.sched_setaffinity(0, usable)
-    return 0
 
 
 def _work(

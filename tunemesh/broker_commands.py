@@ -15,12 +15,14 @@ from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import ROLES
 from tunemesh.broker_config.topology import VHOST
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.stopping import until_terminated
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @broker_app.command()
+@until_terminated()
 def start(
     folder: Annotated[Path | None, typer.Option(help="Where its data is kept.")] = None,
 ) -> None:
@@ -32,7 +34,7 @@ def start(
         print(f"{'UI':12} {node.management_url}", flush=True)
         while node.pid is not None:
             time.sleep(0.5)
-    raise typer.Exit(1)
+        raise BrokerUnavailable(f"the private RabbitMQ node has ended: {node.last_words()}")
 
 
 @broker_app.command()

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, also where ``submit`` has left a request for a coordinator to come; 1 a job failed or was
 rejected, or something is wrong; 2 bad usage or input, or the broker refuses: trying again cannot help; 75 the
-broker or the coordinator is away: trying again may help; 130 interrupted.
+broker, the coordinator or room on this machine is missing: trying again may help; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tunemesh.layout import DISTURBED, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.service_commands import coordinator, worker
 from tunemesh.shared import logs
-from tunemesh.shared.errors import BadInput, TunemeshError
+from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.simulation_commands import record_trace, simulate
 from tunemesh.stopping import terminated, until_terminated
 from tunemesh.terminal import add_row, complain, print_json, table
@@ -84,7 +84,8 @@ def _run() -> int:
         if message is not None:
             return complain(message(), BadInput.exit_code)
         if isinstance(error, OSError) and error.filename is not None:
-            return complain(f"cannot use {error.filename}: {error.strerror}", BadInput.exit_code)
+            refusal = unusable(f"cannot use {error.filename}", error)
+            return complain(str(refusal), refusal.exit_code)
         raise
     if code == INTERRUPTED:  # typer has turned Ctrl-C into its exit code
         complain("interrupted", INTERRUPTED)
@@ -95,6 +96,7 @@ app.command()(tune_commands.tune)
 
 
 @app.command()
+@until_terminated()
 def up(
     target: options.Target = "native",
     device: options.Device = None,
@@ -115,7 +117,7 @@ def up(
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
-    with until_terminated(), LocalMesh(layout, target, engines, strategy, home, journal) as mesh:
+    with LocalMesh(layout, target, engines, strategy, home, journal) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,

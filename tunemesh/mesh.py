@@ -16,7 +16,7 @@ from tunemesh.broker_config.roles import Role
 from tunemesh.children import Child, Children
 from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.layout import Layout, fitting
-from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.shared.errors import BrokerUnavailable, Unavailable
 from tunemesh.shared.retry import Retry
 from tunemesh.stage_workers.devices.devices import owner_of, parse_device
 from tunemesh.topology_watch import TopologyWatch
@@ -146,11 +146,11 @@ class LocalMesh:
 
     def _check_device(self) -> None:
         """Raises:
-        BadInput: somebody measures on the device already.
+        Unavailable: somebody measures on the device already; a worker whose mesh was killed leaves soon.
         """
         owner = owner_of(parse_device(self._layout.device))
         if owner is not None:
-            raise BadInput(
+            raise Unavailable(
                 f"device {self._layout.device} is taken: a mesh is running here already (process {owner});"
                 " use it (tunemesh submit, or tunemesh tune --broker URL --artifacts FOLDER),"
                 " or choose another device with --device"

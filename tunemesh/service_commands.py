@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from typing import Annotated
@@ -13,12 +12,16 @@ from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children
 from tunemesh.job_options import engine_names
 from tunemesh.shared import logs
+from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
 from tunemesh.stopping import until_terminated
 
 GIB = 2**30
+LEAST_MEMORY, MOST_MEMORY = 0.1, 65536
+"""GiB that a worker may give to engine code."""
 
 
+@until_terminated()
 def worker(
     queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
     device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
@@ -35,13 +38,13 @@ def worker(
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
+    keep_private()
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
-    if not 0 < memory < math.inf:
-        raise BadInput(f"--memory must be a number of GiB above 0, not {memory:g}")
+    if not LEAST_MEMORY <= memory <= MOST_MEMORY:
+        raise BadInput(f"--memory must be {LEAST_MEMORY:g} to {MOST_MEMORY} GiB, not {memory:g}")
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
-        with until_terminated():
-            _several(queues, device, target, engine, cpus, memory, address)
+        _several(queues, device, target, engine, cpus, memory, address)
         return
     config = WorkerConfig(
         broker=address.worker_broker,
@@ -53,8 +56,7 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
     )
-    with until_terminated():
-        raise typer.Exit(run_worker(config))
+    raise typer.Exit(run_worker(config))
 
 
 def _several(
@@ -68,6 +70,8 @@ def _several(
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
         raise BadInput("one command starts one device; start a worker per device")
+    if device is not None and not any(queue.startswith("profile-") for queue in queues):
+        raise BadInput(f"no queue of {', '.join(queues)} has a device; devices have queues profile-<device>")
     # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
@@ -92,6 +96,7 @@ def _several(
         children.stop()
 
 
+@until_terminated()
 def coordinator(
     strategy: options.Strategy = "interleaved",
     journal: options.Journal = None,
@@ -102,7 +107,7 @@ def coordinator(
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from tunemesh.coordinator.service.service import Service
 
+    keep_private()
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
-    with until_terminated():
-        raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())

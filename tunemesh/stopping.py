@@ -22,6 +22,7 @@ def terminated(_signum: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def until_terminated() -> Iterator[None]:
-    """For commands that run until they are asked to stop."""
+    """A decorator for commands that run until they are asked to stop. The whole command: the request may come
+    while it still starts."""
     with contextlib.suppress(Terminated):
         yield

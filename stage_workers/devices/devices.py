@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from tunemesh.shared.errors import BadInput, Unavailable
+from tunemesh.shared.errors import BadInput, Unavailable, unusable
 from tunemesh.shared.retry import Retry
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,9 @@ def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
         folder: where the lock files lie; the same for all users of this machine by default.
 
     Raises:
-        BadInput: another process has it, named by its process id; or the lock files cannot be used.
+        BadInput: the lock files cannot be used.
+        Unavailable: another process has it, named by its process id; it may be on its way out. Or there is no
+            room for the lock files now.
     """
     place = _lock_folder() if folder is None else folder
     taken: list[int] = []
@@ -138,7 +140,12 @@ def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
 
 
 def owner_of(device: Device, folder: Path | None = None) -> int | None:
-    """The process that has ``device``, or a part of it, now; ``None`` if it is free, or its owner is dead."""
+    """The process that has ``device``, or a part of it, now; ``None`` if it is free, or its owner is dead.
+
+    Raises:
+        BadInput: the folder of the lock files cannot be used.
+        Unavailable: there is no room for it now.
+    """
     place = _lock_folder() if folder is None else folder
     for name in device.locks:
         with contextlib.suppress(OSError):
@@ -158,7 +165,7 @@ def _take(path: Path, device: str) -> int:
     try:
         descriptor = _open(path)
     except OSError as error:
-        raise BadInput(f"cannot lock device {device}: {path}: {error.strerror}") from None
+        raise unusable(f"cannot lock device {device}: {path}", error) from None
     retry, locked = Retry(log, LOCK_BACKOFF), False
     try:
         while not locked:
@@ -168,7 +175,7 @@ def _take(path: Path, device: str) -> int:
             except BlockingIOError:
                 owner = _owner(descriptor)
                 if owner.alive:
-                    raise BadInput(
+                    raise Unavailable(
                         f"device {device} is in use by process {owner} ({path.stem});"
                         " a device serves one worker at a time"
                     ) from None
@@ -250,7 +257,7 @@ def _lock_folder() -> Path:
         if folder.stat().st_uid == os.getuid():
             folder.chmod(0o1777)  # whatever the umask says
     except OSError as error:
-        raise BadInput(f"cannot use {folder} for device locks: {error.strerror}") from None
+        raise unusable(f"cannot use {folder} for device locks", error) from None
     return folder
 
 

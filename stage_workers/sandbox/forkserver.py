@@ -6,7 +6,8 @@ server and child are tied by ``PR_SET_PDEATHSIG``, which the kernel delivers wha
 fork server uses its last moment to kill the child's group, and with it what the child has started.
 
 On the control socket the sandbox sends the child's socket (as a file descriptor); the fork server answers
-with the child's process id, and with its wait status once it has ended.
+with the child's process id, and with its wait status once it has ended. Before all that it sends what it
+imports: 0 for the first engine, -1 for the second, and minus their number when it has imported them all.
 """
 
 from __future__ import annotations
@@ -64,20 +65,22 @@ def main(argument: str) -> None:
     """Run a fork server until its worker goes away."""
     settings = msgspec.json.decode(argument, type=ForkserverSettings)
     allocator.not_for_children()
+    _scratch.append(settings.scratch)
+    signal.signal(signal.SIGTERM, _orphaned)
     _die_with(settings.parent, signal.SIGTERM)
     if settings.cpus is not None:
         os.sched_setaffinity(0, settings.cpus)
     # Thread pools in the libraries (OpenMP, TVM) would count the machine's cores, not ours.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    for name in settings.preload:
-        _prepare(engines.load, name)
-    for name in settings.platforms:
-        _prepare(platforms.load, name)
-    gc.collect()
-    gc.freeze()
-    _scratch.append(settings.scratch)
-    signal.signal(signal.SIGTERM, _orphaned)
     with socket.socket(fileno=settings.control) as control:
+        for index, name in enumerate(settings.preload):
+            control.sendall(NUMBER.pack(-index))
+            _prepare(engines.load, name)
+        control.sendall(NUMBER.pack(-len(settings.preload)))
+        for name in settings.platforms:
+            _prepare(platforms.load, name)
+        gc.collect()
+        gc.freeze()
         while _fork_child(control, settings):
             pass
 
@@ -85,7 +88,7 @@ def main(argument: str) -> None:
 def _prepare(load: Callable[[str], Engine | Platform], name: str) -> None:
     try:
         load(name).preload()
-    except Exception:  # the first call will say it to the person who asked for it
+    except BaseException:  # sys.exit() too; the first call will say it to the person who asked for it
         traceback.print_exc()
 
 
@@ -106,6 +109,8 @@ def _fork_child(control: socket.socket, settings: ForkserverSettings) -> bool:
                 _limit_child(forkserver, settings)
                 _serve(worker, settings.memory)
             status = 0
+        except BaseException:  # a defect of ours: the sandbox passes on what was printed
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(descriptors[0])
@@ -137,10 +142,16 @@ def _limit_child(forkserver: int, settings: ForkserverSettings) -> None:
 
 
 def _serve(worker: socket.socket, memory: int) -> None:
-    while (frame := frames.receive(worker, memory)) is not None:
-        reply = _answer(msgspec.msgpack.decode(frame, type=frames.Call))
-        del frame
-        frames.send(worker, msgspec.msgpack.encode(reply))
+    while True:
+        try:
+            frame = frames.receive(worker, memory)
+            if frame is None:
+                return
+            reply = msgspec.msgpack.encode(_answer(msgspec.msgpack.decode(frame, type=frames.Call)))
+        except MemoryError:  # the argument or the answer alone is too much
+            reply = msgspec.msgpack.encode(frames.Reply("out-of-memory"))
+        frame = None  # its memory, before the next one
+        frames.send(worker, reply)
 
 
 def _answer(call: frames.Call) -> frames.Reply:

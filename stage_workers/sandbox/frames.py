@@ -85,7 +85,7 @@ def send(peer: socket.socket, frame: bytes) -> None:
         peer.sendall(frame)
 
 
-def receive(peer: socket.socket, limit: int, deadline: float | None = None) -> bytes | None:
+def receive(peer: socket.socket, limit: int, deadline: float | None = None) -> bytearray | None:
     """The next frame; ``None`` when the peer is gone, in the middle of a frame or not.
 
     Args:
@@ -96,6 +96,7 @@ def receive(peer: socket.socket, limit: int, deadline: float | None = None) -> b
         TooLong: it is longer than ``limit``; nothing of it was read.
         TimeoutError: it is not complete at ``deadline`` (monotonic seconds).
         ConnectionError: as the socket says.
+        MemoryError: there is no room for it here.
     """
     head = receive_exactly(peer, _LENGTH.size, deadline)
     if head is None:
@@ -106,14 +107,30 @@ def receive(peer: socket.socket, limit: int, deadline: float | None = None) -> b
     return receive_exactly(peer, size, deadline)
 
 
-def receive_exactly(peer: socket.socket, size: int, deadline: float | None = None) -> bytes | None:
-    """``size`` bytes, or ``None`` when the peer is gone before that. Raises as :func:`receive` does."""
-    data = bytearray()
-    while len(data) < size:
+def receive_exactly(peer: socket.socket, size: int, deadline: float | None = None) -> bytearray | None:
+    """``size`` bytes, or ``None`` when the peer is gone before that.
+
+    Raises:
+        MemoryError: there is no room for them. They are read all the same: the next frame follows.
+        TimeoutError, ConnectionError: as :func:`receive`.
+    """
+    data, left = bytearray(), size
+    exhausted = False
+    while left:
         if deadline is not None:
             peer.settimeout(max(deadline - time.monotonic(), 0.001))
-        block = peer.recv(min(size - len(data), _BLOCK))
-        if not block:
-            return None
-        data += block
-    return bytes(data)
+        try:
+            block = peer.recv(min(left, _BLOCK))
+            if not block:
+                return None
+            left -= len(block)
+            if not exhausted:
+                data += block
+        except MemoryError:
+            if exhausted:
+                raise
+            exhausted = True
+            data.clear()
+    if exhausted:
+        raise MemoryError
+    return data

@@ -1,7 +1,8 @@
 """The fork server and its present child, as the worker sees them: started, asked, awaited, killed, counted.
 
 Nothing of the worker's surroundings reaches them but what is meant to: the environment is chosen by an
-allow-list, the working folder is an empty one of their own, and Python adds no folder to its path by itself.
+allow-list, the folders for work and for temporary files are their own, and Python adds none to its path by
+itself.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from tunemesh.stage_workers.sandbox.forkserver import NUMBER, ForkserverSettings
 
 GONE_LIMIT = 10.0
 """Seconds until a killed process is really gone; a driver may hold it for a while."""
+PREFIX = "tunemesh-scratch-"
+"""Of the names of working folders."""
+UNLOCKED_LIMIT = 60.0
+"""Seconds after which a working folder that nobody has locked has no owner."""
 TAIL = 600
 """Characters of the processes' output that go into an error text."""
 
@@ -90,11 +95,19 @@ class Processes:
         self._memory = memory
         self._cpus = None if cpus is None else list(cpus)
         self._held = tuple(held)
-        self._scratch = tempfile.mkdtemp(prefix="tunemesh-sandbox-")
-        self._environment = environments.for_child({**environment, "HOME": self._scratch})
         self._output = tempfile.TemporaryFile(prefix="tunemesh-sandbox-", buffering=0)  # noqa: SIM115
         # The processes share our file position: appending is what keeps them right after a truncation.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
+        sweep(Path(tempfile.gettempdir()))
+        self._scratch = tempfile.mkdtemp(prefix=PREFIX)
+        self._temporary = os.path.join(self._scratch, "tmp")
+        os.mkdir(self._temporary)
+        self._owned: int | None = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._owned, fcntl.LOCK_EX)
+        own = {"HOME": self._scratch, "TMPDIR": self._temporary}
+        self._environment = environments.for_child({**environment, **own})
+        self._importing: str | None = None
+        """The engine that the fork server imports now."""
         self._forkserver: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._lock = threading.Lock()
@@ -123,7 +136,7 @@ class Processes:
                 cpus=self._cpus,
             )
             root = str(Path(tunemesh.__file__).resolve().parents[1])
-            self._control = ours
+            self._control, self._importing = ours, None
             with theirs:
                 self._forkserver = subprocess.Popen(
                     [sys.executable, "-P", "-u", "-c", _CODE, msgspec.json.encode(settings).decode(), root],
@@ -142,6 +155,7 @@ class Processes:
         self.kill()
         with self._lock:
             self._bury()
+        self.tidy()
         self.start()
 
     def abort(self) -> None:
@@ -155,6 +169,9 @@ class Processes:
         with self._lock:
             self._bury()
         self._output.close()
+        if self._owned is not None:
+            os.close(self._owned)
+            self._owned = None
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def kill(self) -> None:
@@ -169,6 +186,11 @@ class Processes:
         if self.child is not None and self.child.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)
+
+    def tidy(self) -> None:
+        """Remove the temporary files of a child that is gone: who is killed leaves them. Raises OSError."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        os.makedirs(self._temporary, exist_ok=True)
 
     def _bury(self) -> None:
         if self._forkserver is not None:
@@ -214,7 +236,7 @@ class Processes:
         child, control = self.child, self._control
         if child is None or control is None:
             raise Gone
-        if child.pid is None:
+        while child.pid is None:
             if not readable(control, deadline):
                 return None
             try:
@@ -225,8 +247,23 @@ class Processes:
                 raise Abandoned
             if data is None:
                 raise Gone
-            child.pid = int(NUMBER.unpack(data)[0])
+            number = int(NUMBER.unpack(data)[0])
+            if number > 0:
+                child.pid = number
+            else:
+                self._importing = self._preload[-number] if -number < len(self._preload) else None
         return child
+
+    def leave_out(self) -> str | None:
+        """The engine whose import has ended the fork server, if that is what did. It is not imported in
+        advance any more, so that the others can be. Call it after :meth:`forkserver_end`."""
+        name, forkserver = self._importing, self._forkserver
+        # SIGKILL comes from outside: the kernel's, for want of memory, or a person's.
+        if name is None or forkserver is None or forkserver.returncode in (None, -signal.SIGKILL):
+            return None
+        self._preload.remove(name)
+        self._importing = None
+        return name
 
     def idle(self, child: Child) -> bool:
         """Whether ``child`` waits for work. Its fork server may have been killed a moment earlier than it."""
@@ -272,6 +309,20 @@ class Processes:
         size = os.fstat(file).st_size
         text = os.pread(file, 4 * TAIL, max(size - 4 * TAIL, 0)).decode(errors="replace")
         return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-TAIL:]
+
+
+def sweep(folder: Path) -> None:
+    """Remove the sandboxes' working folders whose workers are gone: nobody holds their locks."""
+    for each in folder.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone
+            descriptor = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A worker makes its folder a moment before it locks it.
+                if time.time() - os.fstat(descriptor).st_ctime > UNLOCKED_LIMIT:
+                    shutil.rmtree(each, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def readable(peer: socket.socket, deadline: float) -> bool:

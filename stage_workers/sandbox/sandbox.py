@@ -143,6 +143,8 @@ class Sandbox:
         protocol, name = frames.protocol_of(method), method.__name__
         call = frames.Call(protocol, callee, name, msgspec.Raw(msgspec.msgpack.encode(record)))
         request = msgspec.msgpack.encode(call)
+        if len(request) > self._memory:  # the child would not even read it
+            return CallFailure("out-of-memory", self._exceeded())
         for attempt in range(1, ATTEMPTS + 1):
             while (child := self._child_by(time.monotonic() + TURN)) is None:
                 pass
@@ -201,7 +203,10 @@ class Sandbox:
             if not readable(child.peer, deadline):
                 raise TimeoutError
             # It has begun to answer: let it finish.
-            frame = frames.receive(child.peer, self._memory, time.monotonic() + GONE_LIMIT)
+            try:
+                frame = frames.receive(child.peer, self._memory, time.monotonic() + GONE_LIMIT)
+            except TimeoutError:
+                raise TimeoutError(f"began to answer and did not finish within {GONE_LIMIT:g} s") from None
         except ConnectionError as error:
             raise Gone from error
         if frame is None:
@@ -249,7 +254,10 @@ class Sandbox:
         try:
             child = processes.await_child(deadline)
         except Gone:
-            problem = f"the fork server has ended ({processes.forkserver_end()})"
+            end = processes.forkserver_end()
+            problem = f"the fork server has ended ({end})"
+            if (engine := processes.leave_out()) is not None:
+                log.warning("engine %s ends the process that imports it (%s); it serves nothing", engine, end)
         else:
             if child is not None and processes.idle(child):
                 self._retry.succeeded("the sandbox is ready again")
@@ -274,6 +282,7 @@ class Sandbox:
             raise Abandoned
         try:
             if processes.child is None and processes.running:
+                processes.tidy()
                 processes.order_child()
             else:  # its fork server is gone too, or cannot get rid of it
                 processes.restart()

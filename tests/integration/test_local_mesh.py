@@ -22,7 +22,7 @@ from tunemesh.broker_config.node import installed
 from tunemesh.broker_config.topology import BUILD_CPU, COORDINATOR, LEDGER, LEDGER_KEY, QUEUES
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import Unavailable
 
 pytestmark = pytest.mark.skipif(
     not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
@@ -69,7 +69,9 @@ def test_what_happens_to_a_mesh(mesh: LocalMesh) -> None:
         assert b"TUNEMESH_BROKER_URL" not in Path(f"/proc/{process.pid}/environ").read_bytes()
 
     # Whoever starts another one beside it is told what to do.
-    with pytest.raises(BadInput, match=r"a mesh is running here already \(process \d+\); use it .*--device"):
+    with pytest.raises(
+        Unavailable, match=r"a mesh is running here already \(process \d+\); use it .*--device"
+    ):
         LocalMesh(plan(None), "mock", ["mock"]).__enter__()
 
     # An operator deletes the queues that always exist: they come back, with what is bound to them.

@@ -137,6 +137,18 @@ def test_large_arguments_and_results_pass(sandbox: Sandbox) -> None:
     assert answer == Target(canonical=target)
 
 
+@pytest.mark.parametrize("share", [0.7, 0.95, 1.5])
+def test_an_argument_without_room_is_a_want_of_memory(share: float) -> None:
+    """In whatever place it comes to light; the child goes on, or the next one does."""
+    memory = 200 * 2**20
+    with Sandbox(["mock"], memory=memory) as sandbox:
+        assert sandbox.ready(20)
+        large = TargetCall(target="mock" + "x" * int(share * memory))
+        answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
+        assert (answer.kind, answer.text) == ("out-of-memory", "exceeded 0.195 GiB of memory")
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
 def test_a_refusal_is_raised_with_its_own_type(sandbox: Sandbox) -> None:
     with pytest.raises(BadModel, match="YAML"):
         sandbox.call("mock", Platform.import_model, ImportCall(model=b"tasks: [", target="mock"), 10)
@@ -184,6 +196,18 @@ def test_a_failure_costs_one_call_and_a_fresh_child_is_there_at_once(
     assert time.monotonic() - failed < 1
     assert sandbox.child_pid != before
     assert forkserver_of(sandbox) == forkserver
+
+
+def test_an_answer_that_stalls_is_told_from_one_that_never_began(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stall(*_: object) -> None:
+        raise TimeoutError("timed out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox_module.frames, "receive", stall)
+        answer = failure(build(sandbox, GOOD))
+    assert (answer.kind, answer.text) == ("timed-out", "began to answer and did not finish within 10 s")
 
 
 def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) -> None:
@@ -315,6 +339,27 @@ def test_a_call_waits_for_a_fork_server_that_keeps_being_killed() -> None:
             thread.join()
 
 
+@pytest.mark.parametrize(
+    "line", ["sys.exit('no')", "os.abort()", "os.kill(os.getpid(), signal.SIGILL)", "os._exit(3)"]
+)
+def test_an_engine_that_ends_whoever_imports_it_disturbs_no_other(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ending.py").write_text(f"import os, signal, sys\n{line}\n")
+    described = tmp_path / "ending-1.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: ending\nVersion: 1\n")
+    (described / "entry_points.txt").write_text("[tunemesh.engines]\nending = ending:Engine\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    with Sandbox(["ending", "mock"], memory=MEMORY) as sandbox:
+        deadline = time.monotonic() + 20
+        while not sandbox.ready(0.5):
+            assert time.monotonic() < deadline
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+        failure(sandbox.call("ending", Engine.check_options, {}, 10))
+        assert build(sandbox, GOOD) == BuildOutcome(artifact=SCHEDULES[GOOD])
+
+
 def test_an_abort_ends_the_wait_for_a_fork_server_that_cannot_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -397,7 +442,8 @@ def test_secrets_and_the_working_folder_of_the_worker_do_not_reach_the_children(
             assert b"OMP_PROC_BIND=false" in environment
             folder = Path(process.cwd())
             assert folder != tmp_path
-            assert list(folder.iterdir()) == []
+            assert list(folder.iterdir()) == [folder / "tmp"]
+            assert process.environ()["TMPDIR"] == str(folder / "tmp")
             assert process.environ()["HOME"] == str(folder)
     assert not folder.exists()
 
@@ -410,6 +456,29 @@ def test_an_abort_ends_the_call_and_the_sandbox(sandbox: Sandbox) -> None:
     assert time.monotonic() - started < 2
     with pytest.raises(Abandoned):
         build(sandbox, GOOD)
+
+
+def test_temporary_files_of_a_killed_child_are_removed(sandbox: Sandbox) -> None:
+    temporary = Path(psutil.Process(sandbox.child_pid).environ()["TMPDIR"])
+    (temporary / "tunemesh-link-1").mkdir()
+    assert failure(build(sandbox, HANG, 0.3)).kind == "timed-out"
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_of_dead_workers_are_swept_and_those_of_living_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(tmp_path))
+    dead, strange = tmp_path / f"{processes.PREFIX}dead", tmp_path / "tunemesh-other"
+    dead.mkdir()
+    strange.mkdir()
+    with Sandbox(["mock"], memory=MEMORY):
+        (living,) = set(tmp_path.glob(f"{processes.PREFIX}*")) - {dead}
+        assert dead.exists()  # its worker may be about to lock it
+        monkeypatch.setattr(processes, "UNLOCKED_LIMIT", -1.0)
+        processes.sweep(tmp_path)
+        assert (dead.exists(), strange.exists(), living.exists()) == (False, True, True)
+    assert not living.exists()
 
 
 def test_nothing_is_left_after_stop() -> None:

@@ -547,7 +547,6 @@ def test_a_device_has_one_worker(mesh: Mesh) -> None:
         mesh.await_status(queue="profile-cpu-8")
         with mesh.worker("profile-cpu-9", **options) as second:
             _, error = second.communicate(timeout=20)
-        assert second.returncode != 0
         assert f"in use by process {first.pid}".encode() in error
 
 

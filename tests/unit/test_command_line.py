@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,3 +32,23 @@ def test_the_arguments_of_bench_are_those_of_the_benchmarks(monkeypatch: pytest.
     arguments = ["x.yaml", "--only", "a", "--retry", "--out", "o", "--help"]
     assert CliRunner().invoke(cli.app, ["bench", *arguments]).exit_code == 7
     assert told == [arguments]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *((number, 2) for number in (errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)),
+        *((number, 75) for number in (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EIO, errno.ENOMEM)),
+    ],
+    ids=str,
+)
+def test_only_a_wrong_path_is_final(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    def refuse(**_: object) -> object:
+        raise OSError(number, os.strerror(number), "/a/file")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    monkeypatch.setattr(cli.logs, "setup", lambda *_, **__: None)  # this is not the process of a command
+    assert cli._run() == code
+    assert f"cannot use /a/file: {os.strerror(number)}" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_second_owner_is_refused_at_once_and_told_the_first(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         started = time.monotonic()
-        with pytest.raises(BadInput, match=f"in use by process {process.pid} "):
+        with pytest.raises(Unavailable, match=f"in use by process {process.pid} "):
             lock_device(parse_device(f"cpu:{FIRST}"), tmp_path)
         assert time.monotonic() - started < 1
 
@@ -123,7 +124,7 @@ def test_a_second_owner_is_refused_at_once_and_told_the_first(tmp_path: Path) ->
 @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def test_overlapping_cores_are_refused_and_nothing_stays_locked(tmp_path: Path) -> None:
     with holder(tmp_path):
-        with pytest.raises(BadInput, match="in use"):
+        with pytest.raises(Unavailable, match="in use"):
             lock_device(parse_device(f"cpu:{FIRST},{CORES[1]}"), tmp_path)
         lock_device(parse_device(f"cpu:{CORES[1]}"), tmp_path).release()
 
@@ -182,6 +183,23 @@ def test_a_driver_that_does_not_answer_now_is_not_a_machine_without_gpus(
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(Unavailable, match="nvidia-smi does not name the GPUs"):
         parse_device("cuda:0")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, Unavailable), (errno.EACCES, BadInput)])
+def test_a_full_disk_under_the_locks_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "_open", refuse)
+        with pytest.raises(kind, match="cannot lock device"):
+            lock_device(parse_device(f"cpu:{FIRST}"), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(kind, match="for device locks"):
+            devices._lock_folder()
 
 
 def test_locks_are_for_all_users() -> None:

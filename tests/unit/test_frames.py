@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -42,3 +44,27 @@ def test_a_peer_that_ends_is_gone_wherever_it_was(part: bytes) -> None:
         theirs.sendall(part)
         theirs.close()
         assert frames.receive(ours, 100, time.monotonic() + 5) is None
+
+
+def test_a_frame_without_room_is_read_to_its_end_and_the_next_one_follows() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def send() -> None:
+            frames.send(theirs, bytes(64 * 2**20))
+            frames.send(theirs, b"the next")
+
+        sender = threading.Thread(target=send)
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        sender.start()
+        assert ours.recv(1, socket.MSG_PEEK)  # the sender has what it needs
+        with open("/proc/self/status") as file:
+            used = next(int(line.split()[1]) for line in file if line.startswith("VmData")) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 8 * 2**20, before[1]))
+        try:
+            with pytest.raises(MemoryError):
+                frames.receive(ours, 2**30)
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, before)
+        assert frames.receive(ours, 100) == b"the next"
+        sender.join()

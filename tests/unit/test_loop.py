@@ -151,3 +151,22 @@ def test_waiting_is_within_reason_whatever_the_clocks_say(
     sent: float | None, received: float, expected: float
 ) -> None:
     assert waited(sent, received) == expected
+
+
+@pytest.mark.parametrize("refusal", [ValueError("locked by another"), PermissionError("no right to read")])
+def test_a_queue_that_cannot_be_looked_at_is_looked_at_again(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: Exception
+) -> None:
+    refusals = [refusal, refusal]
+    real = FakeLink.depth
+
+    def depth(self: FakeLink, name: str) -> Future[QueueDepth]:
+        if not refusals:
+            return real(self, name)
+        failed: Future[QueueDepth] = Future()
+        failed.set_exception(refusals.pop())
+        return failed
+
+    monkeypatch.setattr(FakeLink, "depth", depth)
+    assert run(ArtifactStore(str(tmp_path)), ["mock"]).settled == ["acknowledged"]
+    assert f"{refusal}; trying again" in caplog.text

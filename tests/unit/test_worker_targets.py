@@ -63,14 +63,17 @@ def test_different_targets_are_refused() -> None:
         announced_targets(["mock", "mock2"], resolver)
 
 
-def test_a_platform_that_cannot_run_at_all_is_named() -> None:
-    resolver = Resolver({("tvm", "native"): CallFailure("raised", "ImportError: no module tvm")})
-    with pytest.raises(BadInput, match=r"platform tvm cannot look at .*: ImportError: no module tvm"):
-        announced_targets(["native"], resolver)
-
-
-def test_a_platform_whose_process_is_killed_over_it_is_asked_again_and_the_log_says_so(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CallFailure("crashed", "the sandbox's processes were killed"),
+        CallFailure("raised", "RuntimeError: CUDA driver initialization failed"),
+        CallFailure("raised", "OSError: [Errno 24] Too many open files"),
+    ],
+    ids=lambda failure: failure.text,
+)
+def test_a_platform_that_fails_without_a_refusal_is_asked_again_and_the_log_says_so(
+    failure: CallFailure, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Dying(Resolver):
         deaths = 2
@@ -85,12 +88,12 @@ def test_a_platform_whose_process_is_killed_over_it_is_asked_again_and_the_log_s
         ) -> T | CallFailure:
             if self.deaths:
                 self.deaths -= 1
-                return CallFailure("crashed", "the sandbox's processes were killed")
+                return failure
             return super().call(callee, method, record, timeout, cpu_limit)
 
     resolver = Dying({("tvm", "native"): "{}"})
     assert announced_targets(["native"], resolver) == ["{}", "native"]
-    assert "processes were killed; trying again" in caplog.text
+    assert f"{failure.text}; trying again" in caplog.text
 
 
 def test_a_worker_without_a_device_announces_nothing() -> None:

@@ -1,0 +1,77 @@
+"""The commands of the long-running parts, without a broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NoReturn
+
+import pytest
+from typer.testing import CliRunner
+
+from tunemesh import broker_commands, cli, service_commands
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.stopping import terminated
+
+
+@pytest.fixture(autouse=True)
+def in_no_process_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How this process logs, and who may look at it, is left as it is."""
+    monkeypatch.setattr(service_commands.logs, "setup", lambda *_, **__: None)
+    monkeypatch.setattr(service_commands, "keep_private", lambda: None)
+
+
+def refused(*arguments: str) -> str:
+    """What ``tunemesh worker`` refuses its arguments with."""
+    common = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--artifacts", "/tmp", "--engine", "mock"]
+    with pytest.raises(BadInput) as refusal:
+        CliRunner().invoke(cli.app, ["worker", *arguments, *common], catch_exceptions=False)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("memory", ["1e300", "65537", "inf", "nan", "0", "-1", "0.05"])
+def test_memory_is_bounded(memory: str) -> None:
+    assert "--memory must be 0.1 to 65536 GiB, not" in refused("build-cpu", "--memory", memory)
+
+
+@pytest.mark.parametrize("queues", [["build-cpu"], ["build-cpu", "model-update"]])
+def test_a_device_for_queues_without_one_is_refused(queues: list[str]) -> None:
+    assert "devices have queues profile-<device>" in refused(*queues, "--device", "cpu:0")
+
+
+@pytest.mark.parametrize("command", [["up"], ["worker", "build-cpu"], ["coordinator"], ["broker", "start"]])
+def test_a_service_that_is_asked_to_stop_while_it_starts_has_done_well(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def asked(*_: object, **__: object) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("SIGTERM has not come")
+
+    monkeypatch.setattr(broker_commands.mesh_address, "data_folder", asked)
+    monkeypatch.setattr(service_commands.logs, "setup", lambda *words, **options: words and asked())
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        assert CliRunner().invoke(cli.app, command, catch_exceptions=False).exit_code == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_node_that_ends_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndedNode:
+        management_url = "http://x"
+        pid = None
+
+        def __init__(self, _folder: object) -> None: ...
+        def __enter__(self) -> EndedNode:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def url(self, role: str) -> str:
+            return f"amqp://{role}"
+
+        def last_words(self) -> str:
+            return "no space left (log: node.log)"
+
+    monkeypatch.setattr(broker_commands, "PrivateNode", EndedNode)
+    with pytest.raises(BrokerUnavailable, match="has ended: no space left"):
+        CliRunner().invoke(cli.app, ["broker", "start"], catch_exceptions=False)
