@@ -5,9 +5,9 @@ Nothing here is of its own making: all of it can be rebuilt from messages that a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
@@ -28,10 +28,6 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.basics import step_id
 
-_STEP_ID = re.compile(
-    r"(?P<job>[^/]+)/(?P<task>.+)/(?P<round>-|[0-9]{1,9})/(?P<chunk>-|[0-9]{1,9})/(?P<stage>[a-z-]+)"
-)
-
 
 @dataclass(frozen=True)
 class StepRef:
@@ -50,19 +46,21 @@ class StepRef:
         return step_id(self.job, self.task, round_, chunk, self.stage)
 
     @classmethod
-    @functools.lru_cache(maxsize=8192)
     def parse(cls, step: str) -> StepRef:
         """The parts of an id. Only a task's name may have slashes in it.
 
         Raises:
             ValueError: it is no id of a step.
         """
-        found = _STEP_ID.fullmatch(step)
-        if found is not None and found["stage"] in get_args(Stage):
-            round_, chunk = (-1 if found[part] == "-" else int(found[part]) for part in ("round", "chunk"))
-            ref = cls(found["job"], cast(Stage, found["stage"]), found["task"], round_, chunk)
-            if ref.id == step:
-                return ref
+        job, _, rest = step.partition("/")
+        parts = rest.rsplit("/", 3)
+        if len(parts) == 4 and parts[3] in get_args(Stage):
+            task, *numbers, stage = parts
+            with contextlib.suppress(ValueError):
+                round_, chunk = (-1 if each == "-" else int(each) for each in numbers)
+                ref = cls(job, cast(Stage, stage), task, round_, chunk)
+                if ref.id == step and job and task:
+                    return ref
         raise ValueError(f"{step!r} is no id of a step: job/task/round/chunk/stage")
 
 

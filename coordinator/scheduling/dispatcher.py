@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator
+
+import msgspec
 
 from tunemesh.coordinator.scheduling.needs import Need, Tally
 from tunemesh.coordinator.scheduling.queues import Flight, Queue
@@ -21,8 +22,7 @@ ATTEMPTS_KEPT = 10_000
 """Steps that were lost of which it is kept how often."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """A step is to be published to a queue, and counts as in flight there from now on."""
 
     queue: str
@@ -216,4 +216,4 @@ class Dispatcher:
 
     def _numbered(self, ready: Ready) -> Ready:
         self._orders += 1
-        return dataclasses.replace(ready, order=self._orders)
+        return msgspec.structs.replace(ready, order=self._orders)

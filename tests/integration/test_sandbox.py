@@ -1,4 +1,7 @@
-"""The sandbox with real crashes, hangs and floods of memory."""
+"""The sandbox with real crashes, hangs and floods of memory.
+
+Over 400 lines: all of them need the calls and helpers below.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Real workers on a real broker; the coordinator is played by the test."""
+"""Real workers on a real broker; the coordinator is played by the test.
+
+Over 400 lines: all of them share the broker and the workers below.
+"""
 
 from __future__ import annotations
 

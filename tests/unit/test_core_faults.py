@@ -1,4 +1,7 @@
-"""What must not stop the coordinator, nor hang a job: whole instructions, one fault at a time."""
+"""What must not stop the coordinator, nor hang a job: whole instructions, one fault at a time.
+
+Over 400 lines: one fault each, told with the same few helpers.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ from tunemesh.shared.messages import (
     BuildDone,
     Built,
     ImportDone,
+    ProfileDone,
     Query,
     Request,
     Serves,
@@ -416,3 +420,17 @@ def test_tasks_that_no_engine_takes_stay_untuned_and_the_others_get_all_trials()
     assert ledger.phase == "done"
     assert ledger.tasks[0].trials == 0
     assert sum(task.trials for task in ledger.tasks) == 30
+
+
+def test_why_the_untuned_kernel_could_not_be_measured_is_kept() -> None:
+    def silent(result: StepResult) -> StepResult:
+        done = result.result
+        assert isinstance(done, ProfileDone)
+        said = msgspec.structs.replace(done, untuned=None, untuned_error="no device memory")
+        return msgspec.structs.replace(result, result=said)
+
+    world = spoilt("profile", silent, times=2)
+    world.publish(request(trials=4, batch=2, chunk=2))
+    world.run("job")
+    assert {task.last_error for task in world.ledger("job").tasks} == {"no device memory"}
+    assert world.ledger("job").phase == "done"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,7 +288,9 @@ def test_predictive_counts_the_work_of_all_engines_that_share_workers() -> None:
 
 def test_predictive_lets_updates_wait_for_the_builds_of_other_engines_on_the_same_workers() -> None:
     ours, theirs = Need("build-cpu", ("a",)), Need("build-cpu", ("b",))
-    update = dataclasses.replace(step("a", Need("model-update", ("a",)), seconds=2.0), feeds=(ours, DEVICE))
+    update = msgspec.structs.replace(
+        step("a", Need("model-update", ("a",)), seconds=2.0), feeds=(ours, DEVICE)
+    )
     for load, taken in (
         (FakeLoad(shared=True), update),
         (FakeLoad(shared=True, competing=((ours, theirs),)), None),

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from msgspec import Struct
+
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.errors import BadInput
 
@@ -31,8 +33,7 @@ class Forecast:
         return sum(self.work.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """A step that could start now."""
 
     step: str
