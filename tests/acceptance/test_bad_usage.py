@@ -179,3 +179,16 @@ def test_doctor_finds_everything_here(tunemesh: Run) -> None:
 
 def test_definitions_need_passwords_and_contain_none_in_clear(tunemesh: Run) -> None:
     assert "TUNEMESH_CLIENT_PASSWORD" in complaint(tunemesh("broker", "definitions"))
+
+
+def test_a_closed_pipe_ends_a_command_for_people_and_no_worker() -> None:
+    """SIGPIPE stays ignored: a worker writes to children that may die at any moment."""
+    code = "import signal, tunemesh.cli; print(signal.getsignal(signal.SIGPIPE).name)"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert asked.stdout == "SIG_IGN\n"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tunemesh", "--help"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert "Traceback" not in ended.stderr

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tunemesh.broker_config import topology
+from tunemesh.coordinator.jobs.ledger import Marker
 from tunemesh.coordinator.service.service import Service
 from tunemesh.shared.transport.link import Delivery, Link
 
@@ -54,3 +55,14 @@ def test_a_delivery_that_nothing_can_be_done_with_does_not_end_the_coordinator(
     monkeypatch.setattr(service._link, "publish", lambda *_: (_ for _ in ()).throw(TypeError("unsendable")))
     service._guarded(Delivery(**{**fields, where: object()}))
     assert [each.tag for each in settled] == [1]
+
+
+def test_every_start_has_a_marker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also two on one connection, and one of a process that has the number of a dead one."""
+    sent: list[Marker] = []
+    for _ in range(2):
+        service = Service("amqp://a:b@127.0.0.1:1/x")
+        monkeypatch.setattr(service._outbox, "to_itself", sent.append)
+        service._begin()
+        service._begin()
+    assert len({marker.start for marker in sent}) == len(sent) == 4
