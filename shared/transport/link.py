@@ -84,7 +84,7 @@ class Link:
         self._quiet = False
         """Whether the caller of :meth:`start` is told of failed attempts, and nobody else."""
         self._retry = Retry(log)
-        self._last_error = "no attempt yet"
+        self._last_error = "it does not answer"
         self._attempts = 0
         self._somebody_there = False
         """Whether an attempt so far has ended otherwise than with nobody there."""
