@@ -80,13 +80,12 @@ class Lifecycle:
     def _admit(self, job: Job) -> bool:
         """Whether what the job's rounds will bring can be held, too. A job is let in as a whole: none of its
         tasks goes on before all have begun."""
-        if job.admitted:
+        if job.room:
             return True
         state, needed = self._state, job_steps.to_be_held(job)
         if state.held and state.held + needed > MOST_HELD and not any(job.held()):
             state.look_again = True
             return False
-        job.admitted = True
         job.room = needed
         state.held += needed
         return True
@@ -156,11 +155,11 @@ class Lifecycle:
         """The last revision of a job. Everything held for it is released once that is saved."""
         state = self._state
         text = clip(text, ERROR_LIMIT)
-        held = list(job.held())
+        held, sources = list(job.held()), list(sources)
         tasks = [task if task.closed else rounds.current(job, task) for task in job.ledger.tasks]
         changes = {
             "tasks": tasks,
-            "usage": rounds.current_usage(job),
+            "usage": rounds.add_usage(rounds.current_usage(job), (each.message.timing for each in sources)),
             "phase": phase,
             "error": "" if phase == "done" else text,
             # A clock may have been set back since the job was accepted by another coordinator.
@@ -168,8 +167,7 @@ class Lifecycle:
             "validated": validated,
             **changes,
         }
-        usage = rounds.add_usage(rounds.current_usage(job), [each.message.timing for each in sources])
-        self.revise(job, sources, **{**changes, "usage": usage})
+        self.revise(job, sources, **changes)
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
         for task in tasks:
             job.drop_task(task.spec.id)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from tunemesh.broker_config.topology import MOCK, OWN_ENGINES
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
 from tunemesh.shared.messages import EngineName
 from tunemesh.stage_workers import engines
@@ -24,10 +25,6 @@ READ_AT_MOST = 256 * 1024 * 1024
 
 LOOKED_AT = 4096
 """Bytes at the beginning of a file that tell whether it is a text."""
-
-MOCK = "mock"
-TVM_ENGINES = ("metaschedule",)
-"""Engines whose targets are TVM's."""
 
 
 def check_engine_name(name: str) -> str:
@@ -71,7 +68,7 @@ def check_target(target: str, names: Sequence[str]) -> None:
     """Raises:
     BadTarget: no engine of the job knows such a target.
     """
-    if not set(names) <= {MOCK, *TVM_ENGINES}:
+    if not set(names) <= OWN_ENGINES:
         return  # who knows what others know
     if MOCK in names and target.startswith(MOCK):
         return

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -144,3 +144,16 @@ class Children:
 
 def _ending(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
+
+
+def worker_arguments(
+    queue: str, engines: Iterable[str], device: str | None = None, target: str = ""
+) -> list[str]:
+    """The command line of one worker.
+
+    Args:
+        target: what ``device`` is, where there is one.
+    """
+    arguments = ["worker", queue]
+    arguments += [argument for name in engines for argument in ("--engine", name)]
+    return arguments if device is None else [*arguments, "--device", device, "--target", target]

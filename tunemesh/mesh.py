@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tunemesh import mesh_address
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import Role
-from tunemesh.children import Child, Children
+from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.layout import Layout, fitting
 from tunemesh.shared.errors import BrokerUnavailable, Unavailable
@@ -181,19 +182,20 @@ class LocalMesh:
             coordinator += ["--journal", str(self._journal)]
         self._start("coordinator", "coordinator", coordinator, others)
         for number in range(layout.builders):
-            self._worker(f"build-{number}", [topology.BUILD_CPU], others)
+            build = worker_arguments(topology.BUILD_CPU, self._engines)
+            self._start(f"build-{number}", "worker", build, others)
         for number in range(layout.updaters):
-            self._worker(f"model-update-{number}", [topology.MODEL_UPDATE], others)
+            update = worker_arguments(topology.MODEL_UPDATE, self._engines)
+            self._start(f"model-update-{number}", "worker", update, others)
         # This worker sees all cores: its sandbox takes the device's, the process itself stays off them.
-        profile = [layout.device_queue, "--device", layout.device, "--target", self._target]
-        self._worker(layout.device_queue, profile, others | layout.device_cpus)
-
-    def _worker(self, name: str, arguments: Sequence[str], cpus: frozenset[int]) -> None:
-        engines = [argument for each in self._engines for argument in ("--engine", each)]
-        self._start(name, "worker", ["worker", *arguments, *engines], cpus)
+        profile = worker_arguments(layout.device_queue, self._engines, layout.device, self._target)
+        self._start(layout.device_queue, "worker", profile, others | layout.device_cpus)
 
     def _start(self, name: str, role: Role, arguments: list[str], cpus: frozenset[int]) -> None:
-        environment = {"TUNEMESH_BROKER_URL": self.node.url(role), "TUNEMESH_ARTIFACTS": self.artifacts}
+        environment = {
+            mesh_address.BROKER: self.node.url(role),
+            mesh_address.ARTIFACTS: self.artifacts,
+        }
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

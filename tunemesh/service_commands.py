@@ -9,14 +9,13 @@ from typing import Annotated
 import typer
 
 from tunemesh import mesh_address, options
-from tunemesh.children import Child, Children
+from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
 from tunemesh.stopping import until_terminated
 
-GIB = 2**30
 LEAST_MEMORY, MOST_MEMORY = 0.1, 65536
 """GiB that a worker may give to engine code."""
 
@@ -36,7 +35,7 @@ def worker(
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
     from tunemesh.stage_workers.devices.devices import parse_cores
-    from tunemesh.stage_workers.worker import WorkerConfig, run_worker
+    from tunemesh.stage_workers.worker import GIB, WorkerConfig, run_worker
 
     keep_private()
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
@@ -82,12 +81,12 @@ def _several(
     children = Children()
     try:
         for queue in queues:
-            arguments = ["worker", queue, "--memory", str(memory)]
-            arguments += [argument for name in engine or [] for argument in ("--engine", name)]
+            arguments = worker_arguments(
+                queue, engine or [], device if queue.startswith("profile-") else None, target
+            )
+            arguments += ["--memory", str(memory)]
             if cpus is not None:
                 arguments += ["--cpus", cpus]
-            if queue.startswith("profile-") and device is not None:
-                arguments += ["--device", device, "--target", target]
             children.start(Child(queue, arguments, environment))
         while True:
             children.supervise()

@@ -264,10 +264,8 @@ class Job:
         """Deliveries to acknowledge once a revision is saved."""
         self.decided: dict[str, int] = {}
         """By task, ``-`` for the job itself: the revision to be saved before its next step may start."""
-        self.admitted = False
-        """Whether its rounds may begin."""
         self.room = 0
-        """Deliveries that have to be held for it at most, once it is admitted."""
+        """Deliveries that have to be held for it at most; 0 until its rounds may begin."""
         self.waiting = ""
         """Why nothing moves, for people."""
         self.waiting_since: float | None = None
@@ -278,11 +276,12 @@ class Job:
         self.ended_since: float | None = None
         """When this coordinator first knew that it has ended."""
         self._tasks: dict[str, Task] = {}
+        self._ledger = ledger
         self.become(ledger)
 
     def become(self, ledger: Ledger) -> None:
         """Go on with another revision."""
-        self._earlier, self._ledger = getattr(self, "_ledger", ledger), ledger
+        self._earlier, self._ledger = self._ledger, ledger
         self._index = {task.spec.id: task for task in ledger.tasks}
         self._forecast: Forecast | None = None
         self.ended = ledger.phase in FINAL
