@@ -13,7 +13,6 @@ from collections.abc import Collection
 from concurrent import futures
 from typing import cast
 
-import msgspec
 from cachetools import LRUCache
 
 from tunemesh.broker_config import topology
@@ -168,9 +167,10 @@ class Worker:
 
     def _stand_by(self) -> None:
         """Two machines on one queue would measure each other's candidates, under one target."""
-        self._status.serving = False
         if not self._standing_by:
             self._standing_by = True
+            # Otherwise it would be missed, with the step that it had before it lost its connection.
+            self._status.pause()
             log.warning(
                 "%s: %s has a worker already; this one stands by until that has left."
                 " Another device needs a queue of its own",
@@ -289,11 +289,10 @@ class _Memory:
             self._done[step.id] = step, done
 
     def recall(self, step: Step) -> StepResult | None:
-        """The result of ``step``; not that of another one with its id, as an earlier job may have left."""
+        """The result of ``step``; not that of another one with its id, as an earlier job may have left, and
+        not that of an earlier attempt, which may have been what was wrong."""
         known, done = self._done.get(step.id, (None, None))
-        if known is None or msgspec.structs.replace(known, attempt=step.attempt) != step:
-            return None
-        return done
+        return done if known == step else None
 
 
 def waited(sent_at: float | None, received: float) -> float:

@@ -264,6 +264,8 @@ class Job:
         """Deliveries to acknowledge once a revision is saved."""
         self.decided: dict[str, int] = {}
         """By task, ``-`` for the job itself: the revision to be saved before its next step may start."""
+        self.bare = False
+        """Its last revision has nothing but the request: more could not be kept."""
         self.room = 0
         """Deliveries that have to be held for it at most; 0 until its rounds may begin."""
         self.waiting = ""
@@ -321,6 +323,10 @@ class Job:
         """Forget a task. Returns what was held of it."""
         dropped = self._tasks.pop(task, _EMPTY)
         return [held for round_ in dropped.rounds.values() for held in round_.held()]
+
+    def drop_tasks(self) -> None:
+        """Forget all tasks."""
+        self._tasks.clear()
 
     def task_ledger(self, task: str) -> TaskLedger | None:
         return self._index.get(task)

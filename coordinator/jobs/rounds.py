@@ -9,8 +9,12 @@ import msgspec
 
 from tunemesh.coordinator.jobs.job import Job, Round, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
+from tunemesh.coordinator.scheduling.durations import seconds_of
 from tunemesh.shared.messages import Confirmed, Timing, Trial, Usage
 from tunemesh.shared.text import clip
+
+MOST_SECONDS = 1e9
+"""What a ledger can hold of a duration (:data:`shared.messages.basics.Seconds`)."""
 
 LAST_ERROR = 500
 """Characters of the last error of a task: its ledger has to hold those of all tasks."""
@@ -91,8 +95,8 @@ def add_usage(usage: dict[str, Usage], timings: Iterable[Timing]) -> dict[str, U
     total = dict(usage)
     for timing in timings:
         before = total.get(timing.resource, Usage())
-        busy = max(timing.finished - timing.started, 0.0)
-        total[timing.resource] = Usage(steps=before.steps + 1, busy=before.busy + busy)
+        busy = min(before.busy + seconds_of(timing), MOST_SECONDS)
+        total[timing.resource] = Usage(steps=before.steps + 1, busy=busy)
     return total
 
 

@@ -173,11 +173,11 @@ class Service:
                 case Delivery():
                     self._guarded(event)
                 case QueueSeen() | QueueMissing() | Unreadable() | DispatchFailed() | SaveFailed():
-                    self._give(event)
+                    self._give_guarded(event)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
-                self._give(Tick())
+                self._give_guarded(Tick())
                 self._refresh(now)
             if now >= next_check:
                 next_check = now + CHECK
@@ -210,17 +210,29 @@ class Service:
             self._delivered(delivery)
         except Exception as error:
             log.error("a defect of the coordinator: %s", traceback.format_exc())
+            for handle in [handle for handle, held in self._held.items() if held.delivery is delivery]:
+                del self._held[handle]  # it is settled here, and must not be once more
             try:
                 self._put_aside(delivery, f"a defect of the coordinator: {type(error).__name__}: {error}")
             except Exception:
                 log.error("a message is dropped: %s", traceback.format_exc())
                 self._link.ack(delivery)
 
+    def _give_guarded(self, event: Event) -> None:
+        """Give the core something that is no delivery. What goes wrong is logged; time brings it again."""
+        try:
+            self._give(event)
+        except Exception:
+            log.error("a defect of the coordinator: %s", traceback.format_exc())
+
     def _give(self, event: Event) -> None:
         now = time.monotonic()
-        instructions = self._core.handle(event, now)
-        if self._journal is not None:
-            self._write_down(self._journal, now, event, instructions)
+        instructions: list[Instruction] = []
+        try:
+            instructions = self._core.handle(event, now)
+        finally:
+            if self._journal is not None:
+                self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
 
     def _write_down(
@@ -246,16 +258,15 @@ class Service:
             # Until now another coordinator may have been the active one. It then took the marker.
             self._active = True
             self._begin()
-        handle = self._refreshing.pop(delivery.message_id, None)
-        if handle is not None and delivery.exchange == topology.LEDGER and handle in self._held:
-            # The copy of something held: from now on the copy is held instead.
-            self._link.ack(self._held[handle].delivery)
-            self._held[handle] = _Held(delivery, self._held[handle].kind, time.monotonic())
+        if delivery.exchange == topology.LEDGER and delivery.message_id in self._refreshing:
+            self._refreshed(self._refreshing.pop(delivery.message_id), delivery)
             return
         try:
             message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
         except BadMessage as error:
             self._put_aside(delivery, str(error))
+            if delivery.exchange == topology.LEDGER and delivery.correlation_id:
+                self._give(SaveFailed(delivery.correlation_id, f"its ledger cannot be read: {error}"))
             return
         if isinstance(message, Marker):
             self._link.ack(delivery)
@@ -267,6 +278,15 @@ class Service:
         assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
         event = Arrived(handle, message, _answers_to(delivery), delivery.correlation_id)
         self._give(event)
+
+    def _refreshed(self, handle: Handle, copy: Delivery) -> None:
+        """From now on the copy is held instead; where the first one is settled meanwhile, so is the copy."""
+        held = self._held.get(handle)
+        if held is None:
+            self._link.ack(copy)
+            return
+        self._link.ack(held.delivery)
+        self._held[handle] = _Held(copy, held.kind, time.monotonic())
 
     def _begin(self) -> None:
         """Start afresh. When the marker comes back, everything that was waiting is here."""
@@ -294,33 +314,45 @@ class Service:
     # -- Out ------------------------------------------------------------------------------------------------
 
     def _apply(self, instructions: list[Instruction]) -> None:
-        outbox = self._outbox
+        """Do all of it: what the core has decided is half done otherwise."""
         for instruction in instructions:
-            match instruction:
-                case Dispatch(queue, step):
-                    outbox.dispatch(queue, step)
-                case Save(ledger):
-                    outbox.to_itself(ledger, ledger.request.job)
-                case Acknowledge(handle):
-                    self._release(handle)
-                case Declare(queue):
-                    outbox.declare(queue)
-                case Purge(queue):
-                    outbox.purge(queue)
-                case PutAside(handle, reason):
-                    held = self._held.pop(handle, None)
-                    if held is not None:
-                        outbox.put_aside(held.delivery, reason, "senseless", _answers_to(held.delivery))
-                case Log(level, text, job, step, worker):
-                    named = next((name for name in (step, job, worker) if name), "mesh")
-                    fields = {"job": job, "step": step, "worker": worker}
-                    log.log(LEVELS[level], "%s: %s", named, text, extra=fields)
-                case Tell(event, None):
-                    outbox.tell(event)
-                case Tell(event, str(reply_to), correlation_id):
-                    outbox.answer(event, reply_to, correlation_id or event.job)
-                case Answer(reply_to, correlation_id, snapshot):
-                    outbox.answer(snapshot, reply_to, correlation_id)
+            try:
+                self._do(instruction)
+            except Exception as error:
+                log.error("a defect of the coordinator: %s", traceback.format_exc())
+                cause = f"a defect of the coordinator: {type(error).__name__}: {error}"
+                if isinstance(instruction, Save):
+                    self._link.events.put(SaveFailed(instruction.ledger.request.job, cause))
+                elif isinstance(instruction, Dispatch):
+                    self._link.events.put(DispatchFailed(instruction.step.id, cause))
+
+    def _do(self, instruction: Instruction) -> None:
+        outbox = self._outbox
+        match instruction:
+            case Dispatch(queue, step):
+                outbox.dispatch(queue, step)
+            case Save(ledger):
+                outbox.to_itself(ledger, ledger.request.job)
+            case Acknowledge(handle):
+                self._release(handle)
+            case Declare(queue):
+                outbox.declare(queue)
+            case Purge(queue):
+                outbox.purge(queue)
+            case PutAside(handle, reason):
+                held = self._held.pop(handle, None)
+                if held is not None:
+                    outbox.put_aside(held.delivery, reason, "senseless", _answers_to(held.delivery))
+            case Log(level, text, job, step, worker):
+                named = next((name for name in (step, job, worker) if name), "mesh")
+                fields = {"job": job, "step": step, "worker": worker}
+                log.log(LEVELS[level], "%s: %s", named, text, extra=fields)
+            case Tell(event, None):
+                outbox.tell(event)
+            case Tell(event, str(reply_to), correlation_id):
+                outbox.answer(event, reply_to, correlation_id or event.job)
+            case Answer(reply_to, correlation_id, snapshot):
+                outbox.answer(snapshot, reply_to, correlation_id)
 
     def _release(self, handle: Handle) -> None:
         held = self._held.pop(handle, None)
@@ -343,8 +375,14 @@ class Service:
                 message_id=name,
                 type=held.kind,
                 headers={"copy": "held for long"},
+                correlation_id=delivery.correlation_id,
             )
-            self._outbox.publish(copy)
+            self._outbox.publish(copy, failed=partial(self._not_refreshed, name, held))
+
+    def _not_refreshed(self, name: str, held: _Held) -> None:
+        """To be tried again."""
+        self._refreshing.pop(name, None)
+        held.refreshing = False
 
 
 def _answers_to(delivery: Delivery) -> str | None:
