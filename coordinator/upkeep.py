@@ -80,8 +80,12 @@ class Upkeep:
         state.active = sum(not job.ended for job in state.jobs.values())
         dead = {need for need in state.dispatcher.needs if not state.resources.slots(need)}
         tell_every = max(TELL_EVERY, state.active / TELLS_PER_SECOND)
+        all_wait = bool(dead or state.outside)
         for job in list(state.jobs.values()):
-            if not job.ended:
+            if job.ended:
+                continue
+            news = job.changed and state.now - job.told >= tell_every
+            if all_wait or news or job.waiting or job.ledger.phase == "importing":
                 guarded(job.id, self._watch, job, dead, tell_every)
         guarded(None, self._forget_old)
 

@@ -92,20 +92,22 @@ def open_rounds(task: TaskLedger, kept: Task) -> list[int]:
 
 def add_usage(usage: dict[str, Usage], timings: Iterable[Timing]) -> dict[str, Usage]:
     """``usage`` with more steps."""
-    total = dict(usage)
+    total = {name: [each.steps, each.busy] for name, each in usage.items()}
     for timing in timings:
-        before = total.get(timing.resource, Usage())
-        busy = min(before.busy + seconds_of(timing), MOST_SECONDS)
-        total[timing.resource] = Usage(steps=before.steps + 1, busy=busy)
-    return total
+        of_resource = total.setdefault(timing.resource, [0, 0.0])
+        of_resource[0] += 1
+        of_resource[1] += seconds_of(timing)
+    return {
+        name: Usage(steps=int(steps), busy=min(busy, MOST_SECONDS)) for name, (steps, busy) in total.items()
+    }
 
 
 def current_usage(job: Job) -> dict[str, Usage]:
     """Usage with the results held for rounds that the ledger does not yet contain."""
-    usage = job.ledger.usage
+    timings: list[Timing] = []
     for task in job.ledger.tasks:
         if not task.closed:
             kept = job.task(task.spec.id)
             for number in open_rounds(task, kept):
-                usage = add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
-    return usage
+                timings += (held.message.timing for held in kept.rounds[number].held())
+    return add_usage(job.ledger.usage, timings)

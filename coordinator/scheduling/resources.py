@@ -31,6 +31,9 @@ LOST_AFTER = 3.0
 FORGET_AFTER = 600.0
 """Seconds after which a queue without workers and steps is forgotten."""
 
+SLOWNESS_DIGITS = 2
+"""Of the slowness by which queues are compared: less is noise."""
+
 SHARED_KEPT = 256
 """Answers to :meth:`Resources.share_cores` that are kept."""
 
@@ -171,7 +174,7 @@ class Resources:
         if queue.pool is None:
             return
         if queue.free > 0:
-            queue.pool.idle.put(queue.name, (round(queue.slowness, 2), -queue.free, queue.name))
+            queue.pool.idle.put(queue.name, (round(queue.slowness, SLOWNESS_DIGITS), -queue.free, queue.name))
         else:
             queue.pool.idle.remove(queue.name)
 
@@ -204,8 +207,10 @@ class Resources:
         if queue is not None:
             queue.steps += 1
             queue.busy += seconds
+            moved = round(queue.slowness, SLOWNESS_DIGITS) != round(slowness, SLOWNESS_DIGITS)
             queue.slowness = slowness
-            self._sort(queue)
+            if moved:
+                self._sort(queue)
 
     def in_flight(self, step: str) -> bool:
         return step in self._by_step
