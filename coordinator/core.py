@@ -89,6 +89,11 @@ class Core:
         return self._resources
 
     @property
+    def state(self) -> State:
+        """For tests."""
+        return self._state
+
+    @property
     def strategy(self) -> str:
         """The name of the strategy at work."""
         return self._state.dispatcher.strategy.name

@@ -85,7 +85,7 @@ class Worker:
         self._status = status
         self._name = status.worker
         self._shutdown = shutdown
-        self._memory = _Memory()
+        self._memory = Memory()
         self._up: Up | None = None
         self._look_at = 0.0
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
@@ -109,7 +109,7 @@ class Worker:
 
     def _turn(self) -> None:
         if self._up is not None and time.monotonic() >= self._look_at:
-            self._begin(self._up)
+            self.begin(self._up)
         match self._link.next(min(TURN, self._look_at - time.monotonic()) if self._up is not None else TURN):
             case Up() as up:
                 self._up, self._look_at = up, 0.0
@@ -124,7 +124,7 @@ class Worker:
             case Delivery() as delivery:
                 self._handle(delivery)
 
-    def _begin(self, up: Up) -> None:
+    def begin(self, up: Up) -> None:
         """Consume, once the sandbox is warm and the queue is there: the coordinator makes a device's queue
         when it sees the device's worker. A device's queue has one worker; another one stands by."""
         self._look_at = time.monotonic() + LOOK_AGAIN
@@ -278,7 +278,7 @@ class Worker:
         self._settle(delivery, letter)
 
 
-class _Memory:
+class Memory:
     """The last results by step. A failure is not kept: when its step comes again, it may have passed."""
 
     def __init__(self) -> None:

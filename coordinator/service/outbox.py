@@ -55,6 +55,10 @@ class Outbox:
         """Tell only the one who asked. It may be lost."""
         self._tell(message, "", reply_to, correlation_id)
 
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Done with a delivery."""
+        self._link.ack(delivery)
+
     def put_aside(self, delivery: Delivery, reason: str, kind: str, reply_to: str | None) -> None:
         """Dead-letter a message, with the reason, and tell a client that asked for answers."""
         log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)

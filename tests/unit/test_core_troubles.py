@@ -284,7 +284,7 @@ def test_a_defect_that_is_no_jobs_is_logged_and_the_others_go_on(
     world = World(tasks=1, defects_expected=True)
     world.publish(request("good", trials=8))
     world.settle()
-    owner = world.core._state.dispatcher if part == "fill" else world.core.resources
+    owner = world.core.state.dispatcher if part == "fill" else world.core.resources
     with monkeypatch.context() as patch:
         patch.setattr(owner, part, lambda *_: 1 / 0)
         world.pass_time(2.0)
@@ -318,7 +318,7 @@ def test_a_defect_after_the_end_was_decided_leaves_no_half_of_it(monkeypatch: py
     world.publish(request("bad", trials=8))
     while not (world.core.jobs and world.core.jobs["bad"].ledger.phase == "tuning"):
         world.turn()
-    state, broken = world.core._state, [True]
+    state, broken = world.core.state, [True]
     whole = state.dispatcher.forget
 
     def forget(job: str) -> None:
@@ -342,7 +342,7 @@ def test_what_is_known_of_troubles_ends_with_the_job() -> None:
     world.publish(request(trials=16, batch=8, chunk=2))
     world.run("job")
     assert world.told
-    assert world.core._state.trouble == {}
+    assert world.core.state.trouble == {}
 
 
 def test_a_status_of_a_worker_that_waits_for_its_device_is_no_loss() -> None:

@@ -158,7 +158,7 @@ def test_a_step_for_another_engine_is_put_aside_with_the_reason(tmp_path: Any) -
 
 def test_a_step_that_comes_again_is_answered_and_a_further_attempt_is_done_anew() -> None:
     """The coordinator sends a further attempt where it could make nothing of the first result."""
-    memory = loop._Memory()
+    memory = loop.Memory()
     timing = Timing(step=STEP.id, stage="import", resource="q", worker="w", started=0.0, finished=1.0)
     done = StepResult(job="j", timing=timing, result=ImportDone(model=Blob("0" * 64, 0), tasks=[]))
     memory.keep(STEP, done)
@@ -174,8 +174,8 @@ def test_a_worker_that_stands_by_says_that_it_is_not_to_be_counted_on(tmp_path: 
     status.serving = True  # it was the one, until it lost its connection
     context = Context(sandbox, ArtifactStore(str(tmp_path)), device="cpu")
     worker = Worker("profile-cpu-0", [], cast(Link, link), sandbox, context, status, shutdown)
-    worker._begin(Up(2))
-    worker._begin(Up(2))
+    worker.begin(Up(2))
+    worker.begin(Up(2))
     (said,) = [codec.decode(message.body, WorkerStatus) for message in link.published]
     assert (said.leaving, said.slots, status.serving) == (True, 0, False)
 

@@ -1,7 +1,8 @@
-"""The coordinator's loop: whatever a delivery is made of, it goes on."""
+"""The coordinator's loop: whatever arrives, it goes on, and settles what it was given once."""
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -12,81 +13,77 @@ import pytest
 
 from tests.unit.world import request
 from tunemesh.broker_config import topology
-from tunemesh.coordinator.events import Acknowledge, Save, SaveFailed, Tick
+from tunemesh.coordinator.core import Core
+from tunemesh.coordinator.events import Acknowledge, Instruction, Save, SaveFailed, Tick
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
-from tunemesh.coordinator.service.service import REFRESH, Service, _Held
+from tunemesh.coordinator.service import service as service_module
+from tunemesh.coordinator.service.held import REFRESH, HeldDeliveries
+from tunemesh.coordinator.service.outbox import Outbox
+from tunemesh.coordinator.service.service import Service
 from tunemesh.shared import codec
 from tunemesh.shared.messages import Message, Query
-from tunemesh.shared.transport.link import Delivery, Link, Outgoing
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Up
 
 BYTES = b"\xff\xfe"
+LEDGER = Ledger(request=request(), revision=0, phase="importing", accepted=0.0)
 
 
-@pytest.fixture
-def link() -> Iterator[Link]:
-    link = Link("amqp://a:b@127.0.0.1:1/x", "test")
-    yield link
-    link.close(timeout=0.1)
+class FakeLink:
+    """Takes note; refuses messages of one type or to one exchange. What is published to the coordinator's own
+    queue can be delivered."""
 
-
-def test_short_strings_that_are_no_text_arrive_as_text(link: Link) -> None:
-    method = SimpleNamespace(delivery_tag=1, exchange=BYTES, routing_key=BYTES, redelivered=False)
-    properties = SimpleNamespace(headers=None, message_id=BYTES, reply_to=BYTES, correlation_id=BYTES)
-    link._delivered(1, "coordinator", method, properties, b"")
-    delivery = link.next(0.1)
-    assert isinstance(delivery, Delivery)
-    texts = (delivery.exchange, delivery.key, delivery.message_id, delivery.reply_to, delivery.correlation_id)
-    assert texts == ("��",) * 5
-
-
-@pytest.mark.parametrize("where", ["reply_to", "message_id", "correlation_id", "body", "exchange"])
-def test_a_delivery_that_nothing_can_be_done_with_does_not_end_the_coordinator(
-    where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service = Service("amqp://a:b@127.0.0.1:1/x")
-    settled: list[Delivery] = []
-    monkeypatch.setattr(service._link, "ack", settled.append)
-    monkeypatch.setattr(service._link, "publish", lambda *_: (_ for _ in ()).throw(TypeError("unsendable")))
-    service._guarded(delivery(**{where: object()}))
-    assert [each.tag for each in settled] == [1]
-
-
-class Recorder:
-    """A service whose link only takes note."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: str = "nothing") -> None:
-        self.service = Service("amqp://a:b@127.0.0.1:1/x")
+    def __init__(self, *_: object, **__: object) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.acknowledged: list[int] = []
         self.published: list[Outgoing] = []
-        self.refuses = refuses
-        link = self.service._link
-        monkeypatch.setattr(link, "ack", lambda delivery: self.acknowledged.append(delivery.tag))
-        monkeypatch.setattr(link, "publish", self.publish)
+        self.refuses = "nothing"
+
+    def ack(self, delivery: Delivery) -> None:
+        self.acknowledged.append(delivery.tag)
 
     def publish(self, message: Outgoing, _epoch: int = 0) -> Future[None]:
         done: Future[None] = Future()
-        if message.type == self.refuses or message.exchange == self.refuses:
+        if self.refuses in (message.type, message.exchange):
             done.set_exception(PermissionError("nacked"))
         else:
             self.published.append(message)
             done.set_result(None)
         return done
 
-    def deliver(self, tag: int, message: Message, exchange: str, **fields: Any) -> None:
-        known = {"message_id": message.message_id(), "body": codec.encode(message)} | fields
-        self.service._guarded(delivery(tag=tag, exchange=exchange, **known))
+    def of_type(self, kind: type[Message]) -> list[Any]:
+        """The published messages of a type."""
+        found = []
+        for each in self.published:
+            if each.type == kind.__struct_config__.tag:
+                found.append(codec.decode(each.body, kind))
+        return found
 
-    def up(self) -> None:
-        self.service._active = True
-        self.service._begin()
-        self.deliver(1, self.service._marker, topology.LEDGER)
-        for _ in range(2):
-            self.service._core._settling_since = -10.0
-            self.service._give(Tick())
+    def queued(self) -> list[Any]:
+        return [self.events.get_nowait() for _ in range(self.events.qsize())]
 
-    def events(self) -> list[Any]:
-        events = self.service._link.events
-        return [events.get_nowait() for _ in range(events.qsize())]
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> FakeLink:
+    """That of the next :class:`Service`."""
+    fake = FakeLink()
+    monkeypatch.setattr(service_module, "Link", lambda *_, **__: fake)
+    return fake
+
+
+@pytest.fixture
+def service(link: FakeLink, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Connected and settled. Its marker had tag 1."""
+    service = Service("amqp://a:b@127.0.0.1:1/x")
+    service.take(Up(1))
+    service.take(delivery(tag=0, body=b"", exchange="nobody's"))  # the first one makes it the active one
+    marker = link.of_type(Marker)[-1]
+    service.take(delivery(tag=1, exchange=topology.LEDGER, body=codec.encode(marker), message_id="marker"))
+    now = time.monotonic()
+    monkeypatch.setattr(service_module.time, "monotonic", lambda: now + 60.0)
+    service.take(Tick())
+    link.acknowledged.clear()
+    link.published.clear()
+    return service
 
 
 def delivery(**fields: Any) -> Delivery:
@@ -105,104 +102,130 @@ def delivery(**fields: Any) -> Delivery:
     return Delivery(**(usual | fields))
 
 
-def test_a_delivery_that_met_a_defect_is_settled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = Recorder(monkeypatch)
-    world.up()
+def requested(tag: int) -> Delivery:
+    return delivery(tag=tag, body=codec.encode(request()), message_id=request().message_id())
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the core raises whatever it is given."""
+    monkeypatch.setattr(Core, "handle", lambda *_: 1 / 0)
+
+
+@pytest.fixture
+def real_link() -> Iterator[Link]:
+    link = Link("amqp://a:b@127.0.0.1:1/x", "test")
+    yield link
+    link.close(timeout=0.1)
+
+
+def test_short_strings_that_are_no_text_arrive_as_text(real_link: Link) -> None:
+    method = SimpleNamespace(delivery_tag=1, exchange=BYTES, routing_key=BYTES, redelivered=False)
+    properties = SimpleNamespace(headers=None, message_id=BYTES, reply_to=BYTES, correlation_id=BYTES)
+    real_link._delivered(1, "coordinator", method, properties, b"")
+    delivery = real_link.next(0.1)
+    assert isinstance(delivery, Delivery)
+    texts = (delivery.exchange, delivery.key, delivery.message_id, delivery.reply_to, delivery.correlation_id)
+    assert texts == ("��",) * 5
+
+
+@pytest.mark.parametrize("where", ["reply_to", "message_id", "correlation_id", "body", "exchange"])
+def test_a_delivery_that_nothing_can_be_done_with_does_not_end_the_coordinator(
+    where: str, service: Service, link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "publish", lambda *_: (_ for _ in ()).throw(TypeError("unsendable")))
+    service.take(delivery(tag=2, **{where: object()}))
+    assert link.acknowledged == [2]
+
+
+def test_a_delivery_that_met_a_defect_is_settled_once(
+    service: Service, link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(world.service._core, "handle", lambda *_: 1 / 0)
-        world.deliver(2, Query(), topology.REQUESTS)
-    assert world.acknowledged == [1, 2]
-    assert world.service._held == {}
-
-
-def test_what_dead_letter_does_not_take_is_not_held_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = Recorder(monkeypatch, refuses=topology.DEAD)
-    world.up()
-    world.service._guarded(delivery(tag=2))
-    assert world.acknowledged == [1, 2]
-
-
-def test_a_ledger_that_cannot_be_read_ends_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = Recorder(monkeypatch)
-    world.up()
-    world.deliver(2, request(), topology.REQUESTS)
-    fields = {"body": b"garbage", "correlation_id": "job"}
-    world.deliver(
-        3, Ledger(request=request(), revision=0, phase="importing", accepted=0.0), topology.LEDGER, **fields
-    )
-    job = world.service._core.jobs["job"]
-    assert job.ledger.phase == "failed"
-    assert job.ledger.error.startswith("its ledger cannot be read:")
-
-
-def test_an_instruction_that_cannot_be_done_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = Recorder(monkeypatch)
-    world.up()
-    ledger = Ledger(request=request(), revision=0, phase="importing", accepted=0.0)
-    monkeypatch.setattr(world.service._outbox, "to_itself", lambda *_: 1 / 0)
-    world.events()
-    world.service._held[9] = _Held(delivery(tag=9), "query", 0.0)
-    world.service._apply([Save(ledger), Acknowledge(9)])
-    assert world.acknowledged == [1, 9]
-    assert world.events() == [
-        SaveFailed("job", "a defect of the coordinator: ZeroDivisionError: division by zero")
-    ]
+        breaks(patch)
+        service.take(delivery(tag=2, body=codec.encode(Query())))
+    assert link.acknowledged == [2]
+    (letter,) = [each for each in link.published if each.exchange == topology.DEAD]
+    assert "ZeroDivisionError" in letter.headers["reason"]
+    later = time.monotonic() + REFRESH + 1
+    monkeypatch.setattr(service_module.time, "monotonic", lambda: later)
+    service.take(Tick())
+    assert not any("copy" in each.headers for each in link.published)
 
 
 def test_a_tick_that_meets_a_defect_does_not_end_the_coordinator(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world = Recorder(monkeypatch)
-    monkeypatch.setattr(world.service._core, "handle", lambda *_: 1 / 0)
-    world.service._give_guarded(Tick())
+    breaks(monkeypatch)
+    service.take(Tick())
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_what_is_held_for_long_is_published_anew_until_that_has_worked(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_dead_letter_does_not_take_is_not_held_for_ever(service: Service, link: FakeLink) -> None:
+    link.refuses = topology.DEAD
+    service.take(delivery(tag=2))
+    assert link.acknowledged == [2]
+
+
+def test_a_ledger_that_cannot_be_read_ends_its_job(service: Service, link: FakeLink) -> None:
+    service.take(requested(tag=2))
+    service.take(delivery(tag=3, exchange=topology.LEDGER, body=b"garbage", correlation_id="job"))
+    saved = link.of_type(Ledger)
+    assert [each.phase for each in saved] == ["importing", "failed"]
+    assert saved[-1].error.startswith("its ledger cannot be read:")
+
+
+def test_an_instruction_that_cannot_be_done_leaves_the_others(
+    service: Service, link: FakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = Recorder(monkeypatch, refuses="request")
-    world.up()
-    world.deliver(2, request(), topology.REQUESTS)
-    (handle,) = world.service._held
-    later = time.monotonic() + REFRESH + 1
-    world.service._refresh(later)
-    assert world.service._refreshing == {}
-    world.refuses = "nothing"
-    world.service._refresh(later)
-    copy = world.published[-1]
-    assert copy.headers["copy"] == "held for long"
-    assert copy.correlation_id == "c"
-    world.service._guarded(
-        delivery(tag=3, exchange=topology.LEDGER, body=copy.body, message_id=copy.message_id)
-    )
-    assert world.acknowledged == [1, 2]
-    assert world.service._held[handle].delivery.tag == 3
+    service.take(requested(tag=2))
+    out: list[Instruction] = [Save(LEDGER), Acknowledge(1)]
+    monkeypatch.setattr(Core, "handle", lambda *_: out)
+    monkeypatch.setattr(Outbox, "to_itself", lambda *_: 1 / 0)
+    link.queued()
+    service.take(Tick())
+    assert link.acknowledged == [2]
+    cause = "a defect of the coordinator: ZeroDivisionError: division by zero"
+    assert link.queued() == [SaveFailed("job", cause)]
 
 
-def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    world = Recorder(monkeypatch)
-    world.up()
-    world.deliver(2, request(), topology.REQUESTS)
-    (handle,) = world.service._held
-    world.service._refresh(time.monotonic() + REFRESH + 1)
-    copy = world.published[-1]
-    world.service._release(handle)
-    world.service._guarded(
-        delivery(tag=3, exchange=topology.LEDGER, body=copy.body, message_id=copy.message_id)
-    )
-    assert world.acknowledged == [1, 2, 3]
-    assert world.service._held == {}
+def test_what_is_held_for_long_is_published_anew_until_that_has_worked() -> None:
+    link = FakeLink()
+    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    handle = held.hold(delivery(tag=2, body=b"body"), "request", now=0.0)
+    held.refresh(REFRESH - 1)
+    assert link.published == []
+    link.refuses = "request"
+    held.refresh(REFRESH + 1)
+    link.refuses = "nothing"
+    held.refresh(REFRESH + 1)
+    held.refresh(REFRESH + 2)  # on its way already
+    (copy,) = link.published
+    assert (copy.body, copy.correlation_id, copy.headers["copy"]) == (b"body", "c", "held for long")
+    arrived = delivery(tag=3, exchange=topology.LEDGER, body=copy.body, message_id=copy.message_id)
+    assert held.takes(arrived, REFRESH + 3)
+    assert link.acknowledged == [2]
+    held.release(handle)
+    assert link.acknowledged == [2, 3]
+    assert not held.takes(arrived, REFRESH + 3)
 
 
-def test_every_start_has_a_marker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too() -> None:
+    link = FakeLink()
+    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    handle = held.hold(delivery(tag=2), "request", now=0.0)
+    held.refresh(REFRESH + 1)
+    held.release(handle)
+    (copy,) = link.published
+    assert held.takes(delivery(tag=3, exchange=topology.LEDGER, message_id=copy.message_id), REFRESH + 2)
+    assert link.acknowledged == [2, 3]
+    assert len(held) == 0
+
+
+def test_every_start_has_a_marker_of_its_own(link: FakeLink) -> None:
     """Also two on one connection, and one of a process that has the number of a dead one."""
-    sent: list[Marker] = []
     for _ in range(2):
         service = Service("amqp://a:b@127.0.0.1:1/x")
-        monkeypatch.setattr(service._outbox, "to_itself", sent.append)
-        service._begin()
-        service._begin()
-    assert len({marker.start for marker in sent}) == len(sent) == 4
+        service.take(Up(1))
+        service.take(Up(2))
+    sent = [marker.start for marker in link.of_type(Marker)]
+    assert len(set(sent)) == len(sent) == 4
