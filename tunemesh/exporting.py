@@ -1,0 +1,233 @@
+"""A finished model as something that runs elsewhere: in Python, in C++, in PyTorch, in ONNX Runtime.
+
+Everything that is exported runs ``model.so`` in TVM's virtual machine, which is a library of 3 MB: it is
+shipped along. So what runs there is what was measured here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tunemesh.shared.errors import BadInput, TunemeshError, unusable
+
+Kind = Literal["python", "cpp", "torch", "onnx"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+RUNTIME = ("libtvm_runtime.so", "libtvm_runtime_extra.so")
+"""TVM's virtual machine with what its kernels are given, and functions that some models call: sorting."""
+FFI = "libtvm_ffi.so"
+"""What both are based on. Python has it with the package apache-tvm-ffi."""
+ONNX_OPSET, ONNX_IR = 17, 8
+COMPILE_LIMIT = 300.0
+"""Seconds that a compiler may take for a file of 150 lines."""
+
+_HERE = Path(__file__).parent / "exports"
+
+
+def export(result: Path, target: str, kind: str, to: Path) -> Path:
+    """Write the model of a result in a form that runs without Tunemesh.
+
+    Args:
+        result: the folder of a finished job.
+        target: canonical, from its report.
+        kind: one of :data:`KINDS`.
+        to: a folder, made if missing.
+
+    Returns:
+        ``to``.
+
+    Raises:
+        BadInput: there is no such kind, no such result, or it is for a GPU; the folder cannot be written.
+        TunemeshError: the compiler that ``onnx`` needs is missing or fails.
+    """
+    check_kind(kind)
+    threads = cores(target)
+    try:
+        signature = json.loads((result / "signature.json").read_bytes())
+        signature |= {"threads": threads, "target": json.loads(target)}
+        to.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(result / "model.so", to / "model.so")
+        (to / "signature.json").write_text(json.dumps(signature, indent=2) + "\n")
+        for library in RUNTIME:
+            shutil.copyfile(runtime_folder() / library, to / library)
+        _copy_licence("apache-tvm", to)
+        shutil.copyfile(_HERE / f"{kind}.md", to / "README.md")
+        _WRITERS[kind](signature, to)
+        for path in [to / "model.so", *(to / library for library in RUNTIME)]:
+            path.chmod(0o644)
+    except OSError as error:
+        raise unusable(f"cannot export {result} to {to}", error) from None
+    return to
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind of export that there is not.
+
+    Raises:
+        BadInput: it is none of :data:`KINDS`.
+    """
+    if kind not in KINDS:
+        raise BadInput(f"there is no kind of export {kind!r}; known: {', '.join(KINDS)}")
+
+
+def cores(target: str) -> int:
+    """Threads that a model for a canonical target uses.
+
+    Raises:
+        BadInput: it is for no CPU.
+    """
+    if not target.startswith("{"):
+        raise BadInput(f"the result for {target} is no model that can run")
+    described = json.loads(target)
+    if described["kind"] != "llvm":
+        raise BadInput(
+            f"the model is for {described['kind']}: only models for CPUs can be run and exported here;"
+            " run its model.so in tvm.relax.VirtualMachine on the GPU"
+        )
+    return int(described.get("num-cores", 1))
+
+
+def runtime_folder() -> Path:
+    """Where TVM's libraries lie.
+
+    Raises:
+        TunemeshError: TVM is not installed.
+    """
+    return _package("tvm") / "lib"
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or not found.submodule_search_locations:
+        raise TunemeshError(f"the Python package {name} is not installed")
+    return Path(found.submodule_search_locations[0])
+
+
+def _copy_licence(distribution: str, to: Path) -> None:
+    for file in importlib.metadata.files(distribution) or []:
+        if file.name in ("LICENSE", "NOTICE") and ".dist-info" in str(file):
+            shutil.copyfile(str(file.locate()), to / f"{file.name}.{distribution}")
+
+
+def _write_python(signature: Mapping[str, Any], to: Path) -> None:
+    shutil.copyfile(_HERE / "tuned_model.py", to / "tuned_model.py")
+    version = importlib.metadata.version("apache-tvm-ffi")
+    (to / "requirements.txt").write_text(f"apache-tvm-ffi=={version}\nnumpy\n")
+
+
+def _write_torch(signature: Mapping[str, Any], to: Path) -> None:
+    _write_python(signature, to)
+    shutil.copyfile(_HERE / "tuned_torch.py", to / "tuned_torch.py")
+    with (to / "requirements.txt").open("a") as file:
+        file.write("torch\n")
+
+
+def _write_cpp(signature: Mapping[str, Any], to: Path) -> None:
+    _write_sources(signature, to)
+    for name in ("main.cc", "Makefile"):
+        shutil.copyfile(_HERE / name, to / name)
+
+
+def _write_sources(signature: Mapping[str, Any], to: Path) -> None:
+    """What every C++ program needs: headers, TVM's base library, and the signature."""
+    package = _package("tvm_ffi")
+    shutil.copyfile(package / "lib" / FFI, to / FFI)
+    for part in ("tvm", "dlpack"):
+        shutil.copytree(package / "include" / part, to / "include" / part, dirs_exist_ok=True)
+    _copy_licence("apache-tvm-ffi", to)
+    shutil.copyfile(_HERE / "tuned_model.h", to / "tuned_model.h")
+    (to / "signature.h").write_text(_signature_header(signature))
+
+
+def _signature_header(signature: Mapping[str, Any]) -> str:
+    lines = [
+        "// What the model takes and gives, in its order.",
+        "#pragma once",
+        "",
+        '#include "tuned_model.h"',
+        "",
+    ]
+    for constant, tensors in (("kInputs", signature["inputs"]), ("kOutputs", signature["outputs"])):
+        lines.append(f"static const std::vector<tuned::Described> {constant} = {{")
+        for tensor in tensors:
+            shape = ", ".join(map(str, tensor["shape"]))
+            name, dtype = map(cpp_literal, (tensor["name"], tensor["dtype"]))
+            lines.append(f"    {{{name}, {{{shape}}}, {dtype}}},")
+        lines.append("};")
+    lines.append(f"constexpr int kThreads = {signature['threads']};")
+    return "\n".join(lines) + "\n"
+
+
+def cpp_literal(text: str) -> str:
+    """A string of C++."""
+    plain = (
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return f'"{"".join(plain)}"'
+
+
+def _write_onnx(signature: Mapping[str, Any], to: Path) -> None:
+    import onnx
+
+    _write_sources(signature, to)
+    for name in ("onnx_op.cc", "ort_abi.h"):
+        shutil.copyfile(_HERE / name, to / name)
+    _compile(to)
+    inputs, outputs = ([_value(tensor) for tensor in signature[role]] for role in ("inputs", "outputs"))
+    names = [[value.name for value in values] for values in (inputs, outputs)]
+    node = onnx.helper.make_node("Model", *names, name="tuned", domain="tuned")
+    graph = onnx.helper.make_graph([node], "tuned", inputs, outputs)
+    opsets = [onnx.helper.make_opsetid("", ONNX_OPSET), onnx.helper.make_opsetid("tuned", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ONNX_IR)
+    (to / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def _value(tensor: Mapping[str, Any]) -> Any:
+    import onnx
+
+    name = {"float32": "FLOAT", "float64": "DOUBLE"}.get(tensor["dtype"], tensor["dtype"].upper())
+    kind = onnx.TensorProto.DataType.Value(name)
+    return onnx.helper.make_tensor_value_info(tensor["name"], kind, tensor["shape"])
+
+
+def _compile(folder: Path) -> None:
+    """The library of the operator, from what lies in ``folder``."""
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        raise TunemeshError("the export for ONNX Runtime needs a C++ compiler: install g++ or clang++")
+    command = [
+        compiler,
+        "-O2",
+        "-std=c++17",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        "-Iinclude",
+        "onnx_op.cc",
+    ]
+    command += ["-o", "libtuned_model.so", "-L.", "-Wl,--no-as-needed", "-ltvm_ffi", "-ltvm_runtime"]
+    command += ["-ltvm_runtime_extra", "-Wl,-rpath,$ORIGIN"]
+    built = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=COMPILE_LIMIT, check=False
+    )
+    if built.returncode != 0:
+        lines = [line for line in built.stderr.splitlines() if "error" in line] or built.stderr.splitlines()
+        raise TunemeshError(
+            f"{compiler} cannot compile the operator: {lines[0] if lines else 'no reason given'}"
+        )
+
+
+_WRITERS: dict[str, Callable[[Mapping[str, Any], Path], None]] = {
+    "python": _write_python,
+    "cpp": _write_cpp,
+    "torch": _write_torch,
+    "onnx": _write_onnx,
+}
