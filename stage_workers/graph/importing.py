@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunemesh.stage_workers.frontends import onnx
-from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks
+from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, proving, tasks
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 
@@ -17,11 +17,14 @@ def import_model(call: ImportCall) -> Imported:
     given = options.read(call.options)
     module, signature = onnx.read(call.model, call.shapes)
     folded = batch_norm.fold_batch_norms(module)
-    optimised = optimisation.optimise(folded, call.target, given)
+    proven = proving.prove(folded, signature, call.target, given)
+    optimised = optimisation.optimise(folded, call.target, proven.changes).module
+    extracted, notes = tasks.extract(optimised, call.target)
     return Imported(
-        model=models.pack(folded, signature),
-        tasks=tasks.extract(optimised, call.target),
+        model=models.pack(folded, signature, proven.changes),
+        tasks=extracted,
         constants=_constants(optimised),
+        notes=[*proven.notes, *notes],
     )
 
 

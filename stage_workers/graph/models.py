@@ -8,6 +8,13 @@ import msgspec
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
+from tunemesh.stage_workers.graph import weights
+from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.weights import Weight
+
+
+ANY = -1
+"""A length of an output that depends on what the inputs hold."""
 
 
 class Tensor(Struct, frozen=True):
@@ -15,6 +22,7 @@ class Tensor(Struct, frozen=True):
 
     name: str
     shape: tuple[int, ...]
+    """Of an output a length may be :data:`ANY`."""
     dtype: str
 
 
@@ -27,23 +35,27 @@ class Signature(Struct, frozen=True):
 
 class _Stored(Struct, frozen=True):
     signature: Signature
-    module: str
+    changes: Changes
+    graph: str
+    weights: list[Weight]
 
 
-def pack(module: Any, signature: Signature) -> bytes:
-    """The bytes of an optimised Relax module."""
+def pack(module: Any, signature: Signature, changes: Changes) -> bytes:
+    """The bytes of a Relax module, and of how it is to be changed."""
     import tvm
 
+    graph, taken = weights.take_out(module)
     # Not compressed: nearly all of it is weights, and these hardly shrink.
-    return msgspec.msgpack.encode(_Stored(signature, str(tvm.ir.save_json(module))))
+    return msgspec.msgpack.encode(_Stored(signature, changes, str(tvm.ir.save_json(graph)), taken))
 
 
-def unpack(model: bytes) -> tuple[Any, Signature]:
-    """Module and signature of :func:`pack`'s bytes."""
+def unpack(model: bytes) -> tuple[Any, Signature, Changes]:
+    """What :func:`pack` was given."""
     import tvm
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
-    return tvm.ir.load_json(stored.module), stored.signature
+    module = weights.put_back(tvm.ir.load_json(stored.graph), stored.weights)
+    return module, stored.signature, stored.changes
 
 
 def nodes(module: Any) -> list[Any]:
@@ -59,7 +71,7 @@ def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signatur
     """The signature of ``module``'s main function, with the given names.
 
     Raises:
-        BadModel: when a shape is not static, or something is not a tensor.
+        BadModel: when an input's shape is not static, or something is not a tensor.
     """
     main = module["main"]
     result = main.ret_ty
@@ -75,10 +87,11 @@ def _tensor(name: str, ty: Any, role: str) -> Tensor:
 
     if not isinstance(ty, tvm.relax.TensorType):
         raise BadModel(f"the {role} {name} is not a tensor")
-    dims: list[Any] = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None]
-    if not all(isinstance(dim, tvm.tirx.IntImm) for dim in dims):
-        raise BadModel(f"the shape of the {role} {name} depends on the data, which cannot be tuned")
-    return Tensor(name, tuple(int(dim.value) for dim in dims), str(ty.dtype))
+    dims = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None] * max(ty.ndim, 0)
+    shape = tuple(int(dim.value) if isinstance(dim, tvm.tirx.IntImm) else ANY for dim in dims)
+    if role == "input" and ANY in shape:
+        raise BadModel(f"the shape of the input {name} is not fixed")
+    return Tensor(name, shape, str(ty.dtype))
 
 
 def pack_signature(signature: Signature) -> bytes:

@@ -79,11 +79,13 @@ class Imported(Struct, frozen=True, kw_only=True):
         model: as :class:`AssembleCall` takes it.
         tasks: what can be tuned.
         constants: bytes of constants that a run of the model reads.
+        notes: what was not done with the model and why, one sentence each.
     """
 
     model: bytes
     tasks: list[ExtractedTask]
     constants: int = 0
+    notes: list[str] = []
 
 
 class ReferenceCall(Struct, frozen=True, kw_only=True):
@@ -201,13 +203,11 @@ class AssembleCall(Struct, frozen=True, kw_only=True):
         model: as :class:`Imported` has it.
         target: canonical form.
         tasks: those of its tasks that were tuned, whoever did.
-        options: those that it was imported with.
     """
 
     model: bytes
     target: str
     tasks: list[TunedTask]
-    options: Options = {}
 
 
 class Assembled(Struct, frozen=True, kw_only=True):
