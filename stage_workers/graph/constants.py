@@ -35,7 +35,7 @@ def fold(module: Any) -> Any:
             dtype = str(call.ty.dtype)
             with np.errstate(all="ignore"):
                 values = np.asarray(known(call, *given)).reshape(shape).astype(numpy_dtype(dtype), copy=False)
-            return relax.const(np.ascontiguousarray(values), dtype)
+            return relax.const(np.asarray(values, order="C"), dtype)
 
         def _value(self, argument: Any) -> Array | None:
             import tvm

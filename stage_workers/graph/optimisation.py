@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.graph import constants, convolutions, fusing, layouts, models, targets
+from tunemesh.stage_workers.graph import constants, convolutions, fusing, layouts, models, precision, targets
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
@@ -43,7 +43,8 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     fuse = [transform.FuseTIR(), transform.DeadCodeElimination()]
     try:
         with targets.load(target), tvm.transform.PassContext(opt_level=3):
-            simple = constants.fold(transform.DecomposeOpsForInference()(module))
+            simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
+            simple = constants.fold(simple)
             simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
