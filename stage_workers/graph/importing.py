@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.frontends import onnx
+from tunemesh.stage_workers import frontends
+from tunemesh.stage_workers.frontends import Source, Variant
 from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
@@ -15,7 +17,8 @@ from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 def import_model(call: ImportCall) -> Imported:
     """See :meth:`stage_workers.platforms.protocol.Platform.import_model`."""
     given = options.read(call.options)
-    module, signature = onnx.read(call.model, call.shapes)
+    source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
+    module, signature = frontends.read(source, Variant(shapes=call.shapes))
     folded = batch_norm.fold_batch_norms(module)
     optimised = optimisation.optimise(folded, call.target, given)
     return Imported(

@@ -43,12 +43,15 @@ class ImportCall(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: the bytes of its file.
+        files: further files that came with it: by the name that the model has for each, where the worker has
+            put it. They may be large, so they are not sent along.
         target: canonical form.
         shapes: input name to shape, where the model leaves shapes open.
         options: of the request, for the graph.
     """
 
     model: bytes
+    files: dict[str, str] = {}
     target: str
     shapes: dict[str, list[Positive]] = {}
     options: Options = {}
