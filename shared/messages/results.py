@@ -45,9 +45,46 @@ OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
 """Names in a folder of results that a further file may not have."""
 
 
+Size = Annotated[float, Meta(ge=0, le=1e300)]
+
+MOST_CHECKED = 100
+"""Outputs whose comparison a message tells: those that are furthest off."""
+
+
+class OutputCheck(Struct, frozen=True, kw_only=True):
+    """One output of a model beside what it should be, element by element."""
+
+    name: str
+    dtype: str
+    elements: Count
+    compared: Count
+    """Of these, where a finite value was expected, and rounding does not decide whether it is one."""
+    units: Size
+    """The largest difference, in units of what its element may be off; up to 1 is right."""
+    difference: Size
+    """That of the same element, absolute."""
+    tolerance: Size
+    """What that element may be off."""
+
+
+class Judgement(Struct, frozen=True, kw_only=True):
+    """How a model as it was imported compares with the framework that it comes from."""
+
+    judge: str = ""
+    """Whose outputs were taken for right: ``ONNX Runtime 1.31.1``; nothing where there is no judge."""
+    reason: str = ""
+    """Why there is none."""
+    inputs: str = ""
+    """What both were run on."""
+    outputs: list[OutputCheck] = []
+
+
 class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
     tasks: Annotated[list[TaskSpec], Meta(max_length=MOST_TASKS)]
+    sample: Blob | None = None
+    """Inputs, and what the model should make of them, in the format of the target's platform: what ``validate``
+    compares with."""
 
     def problem(self, engines: Collection[str]) -> str:
         """Why this is no answer to an ``import`` for a job with these engines."""
@@ -164,7 +201,13 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     largest_difference: Annotated[float, Meta(ge=0)]
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
-    """Whether all outputs agree within the tolerances of their dtypes."""
+    """Whether all outputs agree, and something was compared in each."""
+    wrong: ErrorText = ""
+    """What does not agree, in one line."""
+    outputs: list[OutputCheck] = []
+    """The tuned model beside the untuned one."""
+    judged: Judgement = Judgement()
+    """The untuned model, when it was imported, beside the framework that it comes from; and the tuned one with it."""
     drift: Drift = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
     rejected: Seconds | None = None
