@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from tunemesh.shared.messages import Options, Outcome, Positive, Settings
+from tunemesh.shared.messages import Options, Outcome, Settings
 from tunemesh.stage_workers.engines.protocol import Part
+from tunemesh.stage_workers.frontends.shapes import Variant
 
 WAITED = 0.02
 """Share of its time that a measurement may have waited for its core without casting doubt on it. An idle
@@ -44,13 +45,13 @@ class ImportCall(Struct, frozen=True, kw_only=True):
     Attributes:
         model: the bytes of its file.
         target: canonical form.
-        shapes: input name to shape, where the model leaves shapes open.
+        variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
     """
 
     model: bytes
     target: str
-    shapes: dict[str, list[Positive]] = {}
+    variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
 
 
@@ -289,7 +290,7 @@ class Platform(Protocol):
 
         Raises:
             BadModel: it cannot be read, has an unsupported operator (named), or dynamic shapes that
-                ``call.shapes`` does not fix.
+                a variant does not fix.
             BadInput: an option is unknown or its value is bad.
         """
 
