@@ -108,28 +108,27 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dims: Annotated[
         dict[str, Annotated[list[Positive], Meta(min_length=1, max_length=MOST_VARIANTS)]],
         Meta(
-            description="NAME=1,4,16: the size of a symbolic dimension, wherever it stands; with several sizes"
-            " the model is tuned for each of them."
+            description="NAME=1,4,16: the size of a symbolic dimension, wherever it stands. With several"
+            " sizes the model is tuned for each of them."
         ),
     ] = {}
 
     @property
     def variants(self) -> int:
         """How many sets of shapes the model is tuned for."""
-        return max(map(len, [*self.shapes.values(), *self.dims.values()]), default=1)
+        return max(self._counts().values(), default=1)
 
     def problem(self) -> str:
         """Why they contradict each other, in one line; nothing if they do not."""
-        count = self.variants
-        lists = [("shape", self.shapes), ("dim", self.dims)]
-        for option, named in lists:
-            for name, values in named.items():
-                if len(values) not in (1, count):
-                    return (
-                        f"--{option} gives {name} {len(values)} values, but {count} sets of shapes are asked"
-                        f" for: give it one value, or {count}"
-                    )
+        for name, count in self._counts().items():
+            if count not in (1, self.variants):
+                return f"{name} has {count} values, others have {self.variants}: give all the same, or one"
         return ""
+
+    def _counts(self) -> dict[str, int]:
+        """How many values each option gives."""
+        shapes = {f"--shape {name}": len(values) for name, values in self.shapes.items()}
+        return shapes | {f"--dim {name}": len(values) for name, values in self.dims.items()}
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):

@@ -12,20 +12,16 @@ from tunemesh.shared.messages import Positive, Settings
 
 T = TypeVar("T")
 
-Dimension = int | str | None
-"""Of an input as a model declares it: a size, the name of a symbolic dimension, or open without a name."""
-
-Declared = Mapping[str, Sequence[Dimension] | None]
-"""Input name to dimensions; no sequence where not even the rank is known."""
+Dim = int | str | None
+"""A dimension as a model declares it: its size, its name, or nothing."""
 
 
 class Variant(Struct, frozen=True, kw_only=True):
-    """One set of sizes that a model is tuned for.
+    """One set of fixed shapes, for a model with open ones.
 
     Attributes:
-        shapes: input name to shape.
-        dims: name of a symbolic dimension to its size, in whichever inputs it stands. A shape that is given
-            for an input wins.
+        shapes: the shapes of inputs, by name.
+        dims: the sizes of dimensions that have a name.
     """
 
     shapes: dict[str, list[Positive]] = {}
@@ -33,11 +29,11 @@ class Variant(Struct, frozen=True, kw_only=True):
 
 
 def variants(settings: Settings) -> list[Variant]:
-    """The sets of sizes that the settings ask for: one for each position of the lists in ``shapes`` and
+    """The sets of shapes that the settings ask for: one for each position of the lists in ``shapes`` and
     ``dims``. A list of one holds for all of them."""
     return [
         Variant(
-            shapes={name: list(_at(each, position)) for name, each in settings.shapes.items()},
+            shapes={name: _at(each, position) for name, each in settings.shapes.items()},
             dims={name: _at(each, position) for name, each in settings.dims.items()},
         )
         for position in range(settings.variants)
@@ -48,54 +44,62 @@ def _at(values: Sequence[T], position: int) -> T:
     return values[position if len(values) > 1 else 0]
 
 
-def fix_shapes(declared: Declared, variant: Variant) -> dict[str, list[int]]:
-    """The static shape of every input.
+def fix_shapes(declared: Mapping[str, list[Dim] | None], variant: Variant) -> dict[str, list[int]]:
+    """The static shape of every input. What is said of one occurrence of a named dimension, by the shape of
+    an input or by its name, holds for all of them.
 
     Args:
-        declared: what the model says.
+        declared: what the model says, or no list when not even the rank is known.
         variant: what the person says.
 
     Raises:
-        BadModel: a shape stays open, the two disagree, or the person names what the model does not have.
+        BadModel: when a shape stays open, or the two disagree.
     """
     if unknown := sorted(set(variant.shapes) - set(declared)):
         raise BadModel(f"the model has no input {unknown[0]}; its inputs are {', '.join(declared)}")
-    names = {dim: None for dims in declared.values() for dim in dims or [] if isinstance(dim, str)}
-    if unknown := sorted(set(variant.dims) - set(names)):
-        known = f"it has {', '.join(names)}" if names else "its inputs have none"
-        raise BadModel(f"the model has no symbolic dimension {unknown[0]}; {known}")
-    return {name: _fix(name, dims, variant) for name, dims in declared.items()}
+    named = {dim for dims in declared.values() for dim in dims or [] if isinstance(dim, str)}
+    if unknown := sorted(set(variant.dims) - named):
+        known = f"those it has are {', '.join(sorted(named))}" if named else "it has none with a name"
+        raise BadModel(f"no input of the model has a dimension {unknown[0]}; {known}")
+    sizes = dict(variant.dims)
+    for name, given in variant.shapes.items():
+        for dim, size in _named(name, declared[name], given):
+            if variant.dims.get(dim, size) != size:
+                raise BadModel(
+                    f"the dimension {dim} of the input {name} is {size}, but {sizes[dim]} was given"
+                )
+            sizes.setdefault(dim, size)
+    return {
+        name: list(variant.shapes[name]) if name in variant.shapes else _fixed(name, dims, sizes)
+        for name, dims in declared.items()
+    }
 
 
-def _fix(name: str, declared: Sequence[Dimension] | None, variant: Variant) -> list[int]:
-    given = variant.shapes.get(name)
-    if given is None:
-        resolved = [variant.dims.get(dim) if isinstance(dim, str) else dim for dim in declared or []]
-        fixed = [dim for dim in resolved if dim is not None]
-        if declared is None or len(fixed) < len(declared):
-            raise BadModel(
-                f"the input {name} has a dynamic shape{_show(declared)}: fix it with {_advice(name, declared)}"
-            )
+def _named(name: str, declared: list[Dim] | None, given: Sequence[int]) -> list[tuple[str, int]]:
+    """What the given shape of an input says of named dimensions."""
+    if declared is None:
+        return []
+    if len(given) != len(declared):
+        raise BadModel(f"the input {name} has {len(declared)} dimensions, not {len(given)}")
+    for axis, (dim, want) in enumerate(zip(declared, given, strict=True)):
+        if isinstance(dim, int) and dim != want:
+            raise BadModel(f"the input {name} has a fixed size of {dim} in axis {axis}, not {want}")
+    return [(dim, want) for dim, want in zip(declared, given, strict=True) if isinstance(dim, str)]
+
+
+def _fixed(name: str, declared: list[Dim] | None, sizes: Mapping[str, int]) -> list[int]:
+    known = [sizes.get(dim) if isinstance(dim, str) else dim for dim in declared or []]
+    fixed = [dim for dim in known if dim is not None]
+    if declared is not None and len(fixed) == len(declared):
         return fixed
-    if declared is not None:
-        if len(given) != len(declared):
-            raise BadModel(f"the input {name} has {len(declared)} dimensions, not {len(given)}")
-        for axis, (dim, want) in enumerate(zip(declared, given, strict=True)):
-            if isinstance(dim, int) and dim != want:
-                raise BadModel(f"the input {name} has a fixed size of {dim} in axis {axis}, not {want}")
-    return list(given)
+    wanted = ",".join(str(dim or 1) for dim in known or [1, 3, 224, 224])
+    text = f"the input {name} has a dynamic shape{_show(declared)}: fix it with --shape {name}={wanted}"
+    if named := [dim for dim in declared or [] if isinstance(dim, str) and dim not in sizes]:
+        text += f", or with --dim {named[0]}=1"
+    raise BadModel(text)
 
 
-def _advice(name: str, declared: Sequence[Dimension] | None) -> str:
-    sizes = [dim if isinstance(dim, int) else 1 for dim in declared or [1, 3, 224, 224]]
-    shape = f"--shape {name}={','.join(map(str, sizes))}"
-    symbols = list(dict.fromkeys(dim for dim in declared or [] if isinstance(dim, str)))
-    if not symbols or None in (declared or []):
-        return shape
-    return f"{shape} or {' '.join(f'--dim {symbol}=1' for symbol in symbols)}"
-
-
-def _show(declared: Sequence[Dimension] | None) -> str:
+def _show(declared: list[Dim] | None) -> str:
     if declared is None:
         return ""
     return f" ({', '.join('?' if dim is None else str(dim) for dim in declared)})"

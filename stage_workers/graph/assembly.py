@@ -11,7 +11,15 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import compilation, convolutions, models, optimisation, options, variants, workloads
+from tunemesh.stage_workers.graph import (
+    compilation,
+    convolutions,
+    models,
+    optimisation,
+    options,
+    variants,
+    workloads,
+)
 from tunemesh.stage_workers.graph.options import GraphOptions
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.frontends import onnx
+from tunemesh.stage_workers import frontends
+from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks, variants
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
@@ -15,7 +17,8 @@ from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 def import_model(call: ImportCall) -> Imported:
     """See :meth:`stage_workers.platforms.protocol.Platform.import_model`."""
     given = options.read(call.options)
-    found = [onnx.read(call.model, variant) for variant in call.variants]
+    source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
+    found = [frontends.read(source, variant) for variant in call.variants]
     signatures = models.signatures_of([signature for _, signature in found])
     folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
     optimised = variants.join([optimisation.optimise(module, call.target, given) for module in folded])

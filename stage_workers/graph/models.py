@@ -49,7 +49,9 @@ class Signatures(Struct, frozen=True):
         for each in self.variants:
             if all(tuple(shapes.get(name, shape)) == shape for name, shape in each.shapes.items()):
                 return each
-        given = ", ".join(f"{name}={_sizes(shapes[name])}" for name in self.variants[0].shapes if name in shapes)
+        given = ", ".join(
+            f"{name}={_sizes(shapes[name])}" for name in self.variants[0].shapes if name in shapes
+        )
         known = "; ".join(shapes_text(each.shapes) for each in self.variants)
         raise BadInput(f"the model has no variant for inputs of the shapes {given}; it has: {known}")
 

@@ -85,7 +85,9 @@ class _Joining:
 
         if name not in self._added:
             if name in self._adding:
-                raise BadModel(f"the function {name} calls itself: tune each set of shapes in a job of its own")
+                raise BadModel(
+                    f"the function {name} calls itself: tune each set of shapes in a job of its own"
+                )
             self._adding.add(name)
             function = self._module[name]
             if isinstance(function, tvm.tirx.PrimFunc):

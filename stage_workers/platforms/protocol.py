@@ -44,12 +44,15 @@ class ImportCall(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: the bytes of its file.
+        files: further files that came with it: by the name that the model has for each, where the worker has
+            put it. They may be large, so they are not sent along.
         target: canonical form.
         variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
     """
 
     model: bytes
+    files: dict[str, str] = {}
     target: str
     variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
@@ -217,7 +220,7 @@ class Assembled(Struct, frozen=True, kw_only=True):
     Attributes:
         tuned: a shared object, optimised as at import, with the parts of the tuned tasks.
         untuned: the model as it was given, without any.
-        signature: names, shapes and dtypes of the inputs and outputs, in JSON.
+        signature: names, shapes and dtypes of the inputs and outputs of each variant, in JSON.
     """
 
     tuned: bytes
@@ -231,7 +234,8 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     Attributes:
         tuned: as :class:`Assembled` has it, like the next two.
         untuned: what it must agree with.
-        signature: what both take.
+        signature: what both take, for all sets of shapes.
+        variant: which of these to run, from 0.
         target: canonical form.
         device: ``cpu`` or ``cuda:<n>``.
         seed: of the inputs.
@@ -245,6 +249,7 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     device: str
     seed: int
     settings: Settings
+    variant: int = 0
 
 
 class Validated(Struct, frozen=True, kw_only=True):
