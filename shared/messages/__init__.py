@@ -44,6 +44,7 @@ from tunemesh.shared.messages.results import (
     StepResult,
     UpdateDone,
     ValidateDone,
+    VariantLatency,
 )
 from tunemesh.shared.messages.status import Serves, WorkerStatus
 from tunemesh.shared.messages.steps import (
@@ -133,6 +134,7 @@ __all__ = [
     "Usage",
     "ValidateDone",
     "ValidateWork",
+    "VariantLatency",
     "Work",
     "WorkerStatus",
 ]

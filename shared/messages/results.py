@@ -7,7 +7,7 @@ every kind of result has: ``problem`` says in one line why it is no answer, or n
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -26,6 +26,7 @@ from tunemesh.shared.messages.basics import (
     step_id,
     tag_of,
 )
+from tunemesh.shared.messages.requests import MOST_VARIANTS
 from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
@@ -67,8 +68,15 @@ class OutputCheck(Struct, frozen=True, kw_only=True):
     """What that element may be off."""
 
 
+def furthest(outputs: Sequence[OutputCheck]) -> list[OutputCheck]:
+    """Those that are told: all, or the furthest off."""
+    if len(outputs) <= MOST_CHECKED:
+        return list(outputs)
+    return sorted(outputs, key=lambda each: -each.units)[:MOST_CHECKED]
+
+
 class Judgement(Struct, frozen=True, kw_only=True):
-    """How a model as it was imported compares with the framework that it comes from."""
+    """How a model compares with the framework that it comes from."""
 
     judge: str = ""
     """Whose outputs were taken for right: ``ONNX Runtime 1.31.1``; nothing where there is no judge."""
@@ -83,8 +91,10 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
     tasks: Annotated[list[TaskSpec], Meta(max_length=MOST_TASKS)]
     sample: Blob | None = None
-    """Inputs, and what the model should make of them, in the format of the target's platform: what ``validate``
-    compares with."""
+    """Inputs, and what the model should make of them, in the format of the target's platform: ``validate``
+    compares with it."""
+    judged: list[Judgement] = []
+    """The untuned model, for each set of shapes, beside the framework that it comes from."""
 
     def problem(self, engines: Collection[str]) -> str:
         """Why this is no answer to an ``import`` for a job with these engines."""
@@ -194,8 +204,16 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
         return ""
 
 
+class VariantLatency(Struct, frozen=True):
+    """How long one set of shapes takes, in seconds, before and after tuning."""
+
+    before: Seconds
+    after: Seconds
+
+
 class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     latency_before: Seconds
+    """Of one run with each set of shapes, like the next."""
     latency_after: Seconds
     """Of the job's result: of the untuned model where the tuned one was ``rejected``."""
     largest_difference: Annotated[float, Meta(ge=0)]
@@ -206,8 +224,11 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     """What does not agree, in one line."""
     outputs: list[OutputCheck] = []
     """The tuned model beside the untuned one."""
-    judged: Judgement = Judgement()
-    """The untuned model, when it was imported, beside the framework that it comes from; and the tuned one with it."""
+    judged: list[Judgement] = []
+    """The tuned model, for each set of shapes, beside the framework that the model comes from."""
+    variants: Annotated[list[VariantLatency], Meta(max_length=MOST_VARIANTS)] = []
+    """Of each set of shapes, in the order of the request, as they were measured; none where there is only
+    one."""
     drift: Drift = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
     rejected: Seconds | None = None
@@ -218,7 +239,9 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
         """Why this is no answer to a ``validate``."""
         if self.rejected is not None:
             return "it says that the model was rejected, which is not for a worker to say"
-        if not (self.latency_before > 0 and self.latency_after > 0):
+        latencies = [self.latency_before, self.latency_after]
+        latencies += [latency for each in self.variants for latency in (each.before, each.after)]
+        if not all(latency > 0 for latency in latencies):
             return "a latency is not above 0"
         return ""
 

@@ -28,18 +28,22 @@ Array = npt.NDArray[Any]
 
 NOISE = {"float64": 2.0**-45, "float32": 2.0**-16, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Relative change of what is read: in single precision 256 times the rounding error, which Winograd's
-algorithm, sums of a million terms and fast polynomials stay within; in half precision, whose sums are computed
-in single precision, twice."""
+algorithm, sums of a million terms and fast polynomials stay within; in half precision, whose sums are
+computed in single precision, twice."""
 COARSE_NOISE = 2.0**-4
 """For floats of 8 bits and fewer."""
 PAIRS = 3
-"""Changes that are tried, each in both directions. An element that one of them happens not to move is moved by
-another: that all three move it by less than a hundredth of what is usual has a chance of one in a million."""
+"""Changes that are tried, each in both directions. An element that one of them happens not to move is moved
+by another: that all three move it by less than a hundredth of what is usual has a chance of one in a
+million."""
 FACTOR = 8.0
 """Times the largest movement of an element."""
 POOLED = 4.0
-"""Times the root mean square movement of an output, where there was time for one change only: then its elements
-have to help each other out."""
+"""Times the root mean square movement of an output, where there was time for one change only: then its
+elements have to help each other out."""
+QUANTISED = frozenset({"int8", "uint8"})
+NOTHING = "so nothing was compared"
+"""At the end of what is said of an output in which nothing finite was expected."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -106,13 +110,14 @@ def _changed(array: Array, random: np.random.Generator, sign: float, spread: flo
         return np.where(np.isfinite(wide), wide + by * size, wide).astype(array.dtype)
 
 
-def expected(values: Array, moved: Sequence[Array], pooled: bool = False) -> Expected:
+def expected(values: Array, moved: Sequence[Array], pooled: bool = False, steps: int = 0) -> Expected:
     """What an output should be, from what it is and what it becomes when that which is read is changed.
 
     Args:
         values: as computed by whoever is trusted.
         moved: the same output after each change; none where nothing could be changed.
         pooled: there are few of them, see :data:`POOLED`.
+        steps: that quantised values may be off in any case, by roundings inside of what computes them.
     """
     wide = values.astype(np.float64)
     dtype = str(values.dtype)
@@ -123,25 +128,26 @@ def expected(values: Array, moved: Sequence[Array], pooled: bool = False) -> Exp
             other = each.astype(np.float64)
             decided = decided & np.isfinite(other) | ~finite & _same(wide, other)
             most = np.maximum(most, np.abs(other - wide))
-        most[~finite] = 0.0
+        most = np.where(finite, most, 0.0)
         if is_float(dtype):
             least = noise(dtype) * np.abs(np.where(finite, wide, 0.0))
             if pooled and (finite & decided).any():
                 usual = np.sqrt(np.mean(np.square(most[finite & decided])))
                 most = np.maximum(most, POOLED / FACTOR * usual)
             most = FACTOR * np.maximum(most, least) + _smallest(dtype)
-    most[~decided] = np.nan
-    return Expected(values, most)
+        elif dtype in QUANTISED:
+            most = np.maximum(most, steps)
+    return Expected(values, np.where(decided, most, np.nan))
 
 
 def _smallest(dtype: str) -> float:
     """What rounding, and leaving out numbers that are not normal, does to a float next to zero."""
-    limits = ml_dtypes.finfo(numpy_dtype(dtype))
+    limits: Any = ml_dtypes.finfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]
     return float(limits.smallest_normal if dtype in ("float32", "float64") else 4 * limits.smallest_subnormal)
 
 
 def _same(one: Array, other: Array) -> npt.NDArray[np.bool_]:
-    return (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
 
 
 def tried(
@@ -200,7 +206,7 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
             ),
             np.where(decided & ~_same(left, right), np.inf, 0.0),
         )
-        units[np.isnan(units)] = np.inf
+        units = np.where(np.isnan(units), np.inf, units)
     worst = np.unravel_index(int(np.argmax(units)), units.shape)
     place = (float(units[worst]), float(difference[worst]), float(wanted.tolerance[worst]))
     place = tuple(0.0 if np.isnan(each) else each for each in place)  # type: ignore[assignment]
@@ -217,13 +223,13 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
         )
     if not compared:
         what = _described(right, decided)
-        return found(f"all of output {name} is {what} for these inputs; give others with --inputs or --range")
+        return found(f"all of output {name} is {what} for these inputs, {NOTHING}")
     return found("", compared, place)
 
 
 def _described(values: Array, decided: npt.NDArray[np.bool_]) -> str:
     if not decided.any():
-        return "undecided, from numbers next to the border of what is defined,"
+        return "at the border of what is defined"
     return "NaN" if np.isnan(values).all() else "NaN or infinite"
 
 

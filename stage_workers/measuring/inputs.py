@@ -112,6 +112,7 @@ def _fitting(given: Mapping[str, Array], name: str, shape: tuple[int, ...], dtyp
         array = array.view(wanted)  # NumPy's files know no bfloat16
     if array.shape != tuple(shape) or array.dtype != wanted:
         raise BadInput(
-            f"--inputs: the input {name} is {array.dtype}{list(array.shape)}, the model takes {dtype}{list(shape)}"
+            f"--inputs: the input {name} is {array.dtype}{list(array.shape)},"
+            f" the model takes {dtype}{list(shape)}"
         )
     return np.ascontiguousarray(array)

@@ -33,9 +33,11 @@ class Judge(Protocol):
 
     Attributes:
         name: and version, for people.
+        steps: that quantised values may be off, since operators round inside.
     """
 
     name: str
+    steps: int
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs in the order of the model."""
@@ -94,13 +96,13 @@ class OnnxRuntime:
         import onnxruntime
 
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
+        self.steps = _steps(model)
         self._skeleton, self._weights = _without_weights(model, files)
-        self._plain = model.graph.input
         self._noisy = noise.noisy(self._skeleton, 0)
-        self._sessions = [self._session(), self._session()]
+        self._first = self._session()
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        return self._run(self._sessions[0], inputs, 0.0)
+        return self._run(self._first, inputs, 0.0)
 
     def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
         # The random numbers of both begin alike, and go on alike.
@@ -131,6 +133,10 @@ class OnnxRuntime:
         return list(session.run(None, {**fed, noise.SCALE: np.asarray(scale, np.float32)}))
 
 
+def _steps(model: Any) -> int:
+    return int(any(node.op_type.startswith("QLinear") for node in model.graph.node))
+
+
 def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[str, Array]]:
     """A model whose large weights are named only, and these."""
     import onnx
@@ -149,7 +155,10 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
             continue
         weights[tensor.name] = _array_of(tensor, files)
         named = skeleton.graph.initializer.add(
-            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=onnx.TensorProto.EXTERNAL
+            name=tensor.name,
+            data_type=tensor.data_type,
+            dims=tensor.dims,
+            data_location=onnx.TensorProto.EXTERNAL,
         )
         named.external_data.add(key="location", value="given")
     return skeleton, weights
@@ -172,8 +181,10 @@ def _array_of(tensor: Any, files: Mapping[str, Path]) -> Array:
     place = {each.key: each.value for each in tensor.external_data}
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     count = int(np.prod(tensor.dims, dtype=np.int64))
-    mapped = np.memmap(files[place["location"]], np.uint8, "r", int(place.get("offset", 0)), (count * dtype.itemsize,))
-    return mapped.view(dtype).reshape(tuple(tensor.dims))
+    mapped = np.memmap(
+        files[place["location"]], np.uint8, "r", int(place.get("offset", 0)), (count * dtype.itemsize,)
+    )
+    return np.asarray(mapped.view(dtype).reshape(tuple(tensor.dims)))
 
 
 class OnnxReference:
@@ -184,6 +195,7 @@ class OnnxReference:
         from onnx.reference import ReferenceEvaluator
 
         self.name = f"onnx.reference {onnx.__version__}"
+        self.steps = _steps(model)
         self._model = model
         self._evaluator = ReferenceEvaluator(model)
 
@@ -215,6 +227,7 @@ class LiteRT:
                 "a TFLite model is compared with LiteRT, which is not installed (pip install ai-edge-litert)"
             ) from None
         self.name = f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
+        self.steps = 1
         self._interpreter = Interpreter(model_content=model, num_threads=1)
         self._interpreter.allocate_tensors()
 

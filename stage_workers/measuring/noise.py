@@ -19,10 +19,41 @@ ONE = "tunemesh_noise_one"
 PART = "tunemesh_noise_part"
 
 MOVES = frozenset(
-    {"Constant", "ConstantOfShape", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice"}
-    | {"Gather", "GatherElements", "GatherND", "Concat", "Split", "Expand", "Tile", "Dropout", "Range", "OneHot"}
+    {
+        "Constant",
+        "ConstantOfShape",
+        "Identity",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+    }
+    | {
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Concat",
+        "Split",
+        "Expand",
+        "Tile",
+        "Dropout",
+        "Range",
+        "OneHot",
+    }
     | {"EyeLike", "If", "Loop", "Scan", "Optional", "OptionalGetElement", "SequenceAt", "Relu", "Max", "Min"}
-    | {"MaxPool", "DepthToSpace", "SpaceToDepth", "ReverseSequence", "Where", "Compress", "Unique", "Clip", "Abs"}
+    | {
+        "MaxPool",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "ReverseSequence",
+        "Where",
+        "Compress",
+        "Unique",
+        "Clip",
+        "Abs",
+    }
     | {"Neg", "Sign", "Ceil", "Floor", "Round", "DequantizeLinear", "Bernoulli", "Pad", "Trilu", "Scatter"}
     | {"ScatterElements", "ScatterND", "TopK"}
 )
@@ -58,7 +89,9 @@ def noisy(model: Any, seed: int) -> Any:
     graph = made.graph
     parameters = _parameters(graph)
     nodes: list[Any] = []
-    weights = {each.name for each in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
+    weights = {each.name for each in graph.initializer} | {
+        each.values.name for each in graph.sparse_initializer
+    }
     for value in graph.input:
         if value.name in kinds and value.name not in weights and value.name not in parameters:
             nodes += _changing(value.name, kinds[value.name], seed, bounded=False)

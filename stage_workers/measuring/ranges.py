@@ -305,7 +305,8 @@ class _Pass:
 
     def _shift(self, node: Any, operation: str, values: Sequence[_Known]) -> _Known:
         value, amount = values
-        assert value is not None and amount is not None
+        assert value is not None
+        assert amount is not None
         self.computed |= value.given or amount.given
         if not 0 <= amount.least <= amount.most < 32:
             self.problems.add((hash(node), "shift"))
