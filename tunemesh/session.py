@@ -121,9 +121,15 @@ class Model:
         return replace(self, plan=replace(self.plan, seed=seed))
 
     def shape(self, name: str, *sizes: int) -> Model:
-        """Fix a dynamic input."""
-        shapes = {**self.plan.settings.shapes, name: list(sizes)}
-        return self.settings(shapes=shapes)
+        """Fix the shape of an input. Called again for the same input, the model is tuned for each of its
+        shapes, in one job and one module."""
+        shapes = self.plan.settings.shapes
+        return self.settings(shapes={**shapes, name: [*shapes.get(name, []), list(sizes)]})
+
+    def dim(self, name: str, *sizes: int) -> Model:
+        """Fix a symbolic dimension, in whichever inputs it stands. With several sizes the model is tuned for
+        each of them, in one job and one module."""
+        return self.settings(dims={**self.plan.settings.dims, name: list(sizes)})
 
     def settings(self, **changes: Any) -> Model:
         """Change fields of :class:`~shared.messages.Settings` by name.

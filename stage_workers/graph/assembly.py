@@ -11,7 +11,7 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import compilation, models, optimisation, workloads
+from tunemesh.stage_workers.graph import compilation, models, optimisation, variants, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
@@ -29,10 +29,11 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         JobFailed: when some task was tuned, but is no part of the model.
     """
     target = call.target
-    module, signature, changes = models.unpack(call.model)
+    module, signatures, changes = models.unpack(call.model)
+    modules, plain = variants.split(module), [NONE] * len(changes)
     # What there would be without Tunemesh.
-    as_given = optimisation.optimise(module, target, NONE).module
-    optimised = as_given if changes == NONE else optimisation.optimise(module, target, changes).module
+    as_given = optimisation.optimise_all(modules, target, plain)
+    optimised = as_given if changes == plain else optimisation.optimise_all(modules, target, changes)
     with _tuned(optimised, call.tasks) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
@@ -40,7 +41,7 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     return Assembled(
         tuned=compiled,
         untuned=compilation.compile_model(as_given, target),
-        signature=models.pack_signature(signature),
+        signature=models.pack_signatures(signatures),
     )
 
 

@@ -2,9 +2,9 @@
 
 The pass asks every operator how it takes another layout, and several answer wrongly: a transposed convolution
 becomes one that nothing lowers, a 3-D convolution computes something else, Sum and Mean (a stack and its
-reduction) and Dropout raise, and an operand that is a plain number is a null pointer. So only the operators of
-:data:`MOVING` are asked. Of the others the pass sees no more than a call from which it learns nothing: in front
-of it, it goes back to the model's own layout.
+reduction) and Dropout raise, and an operand that is a plain number is a null pointer. So only the operators
+of :data:`MOVING` are asked. Of the others the pass sees no more than a call from which it learns nothing: in
+front of it, it goes back to the model's own layout.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class _Hidden:
                 kept = calls[int(symbol.removeprefix(KEPT))]
                 given = iter(call.args[1].fields)
                 arguments = [_with_tensors(each, given) for each in kept.args]
-                return relax.Call(
-                    kept.op, arguments, attrs=kept.attrs, ty_args=kept.ty_args, span=kept.span
-                )
+                return relax.Call(kept.op, arguments, attrs=kept.attrs, ty_args=kept.ty_args, span=kept.span)
 
         return _changed(module, Shower)
 
@@ -131,7 +129,8 @@ def _without_numbers(call: Any) -> Any:
     if not any(isinstance(each, numbers) for each in call.args):
         return call
     arguments = [
-        relax.const(each.value, str(each.ty.dtype)) if isinstance(each, numbers) else each for each in call.args
+        relax.const(each.value, str(each.ty.dtype)) if isinstance(each, numbers) else each
+        for each in call.args
     ]
     return relax.Call(call.op, arguments, attrs=call.attrs, ty_args=call.ty_args, span=call.span)
 

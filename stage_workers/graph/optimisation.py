@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.graph import constants, convolutions, fusing, layouts, models, precision, targets
+from tunemesh.stage_workers.graph import (
+    constants,
+    convolutions,
+    fusing,
+    layouts,
+    models,
+    precision,
+    targets,
+    variants,
+)
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
@@ -57,6 +67,12 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     except Exception as error:  # passes raise whatever their operators raise
         reraise_memory_error(error)
         raise BadModel(f"TVM cannot lower the model: {first_line(error)}") from None
+
+
+def optimise_all(modules: Sequence[Any], target: str, changes: Sequence[Changes]) -> Any:
+    """The variants of a model, each with its changes, optimised and joined."""
+    pairs = zip(modules, changes, strict=True)
+    return variants.join([optimise(module, target, each).module for module, each in pairs])
 
 
 def _require_lowered(module: Any) -> None:

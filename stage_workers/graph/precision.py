@@ -19,18 +19,17 @@ PRODUCTS = frozenset(
 )
 """Operators that can give another dtype than they take: operands are cast as they are read."""
 SUMS = frozenset(
-    f"relax.{name}"
-    for name in (
-        "sum mean variance std prod cumsum cumprod nn.softmax nn.log_softmax nn.layer_norm nn.group_norm "
-        "nn.instance_norm nn.rms_norm nn.batch_norm nn.avg_pool1d nn.avg_pool2d nn.avg_pool3d "
-        "nn.adaptive_avg_pool1d nn.adaptive_avg_pool2d nn.adaptive_avg_pool3d nn.attention"
-    ).split()
+    {"relax.sum", "relax.mean", "relax.variance", "relax.std", "relax.prod", "relax.cumsum", "relax.cumprod"}
+    | {"relax.nn.softmax", "relax.nn.log_softmax", "relax.nn.layer_norm", "relax.nn.group_norm"}
+    | {"relax.nn.instance_norm", "relax.nn.rms_norm", "relax.nn.batch_norm", "relax.nn.attention"}
+    | {"relax.nn.avg_pool1d", "relax.nn.avg_pool2d", "relax.nn.avg_pool3d"}
+    | {f"relax.nn.adaptive_avg_pool{dimensions}d" for dimensions in (1, 2, 3)}
 )
 """Operators whose operands are cast before."""
 
 
 def sum_in_single(module: Any, target: str) -> Any:
-    """``module``, for a CPU, with the sums of half precision in single precision and their results as before."""
+    """``module`` with the sums of half precision in single precision on a CPU, and their results as before."""
     if targets.is_gpu(target):
         return module
     from tvm import relax

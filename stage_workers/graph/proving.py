@@ -7,7 +7,6 @@ crashes on is a change that is not made.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,19 +14,26 @@ from msgspec import Struct
 
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.engines.metaschedule import probing
-from tunemesh.stage_workers.graph import apart, compilation, convolutions, optimisation, targets, tasks, workloads
+from tunemesh.stage_workers.graph import (
+    apart,
+    checking,
+    compilation,
+    convolutions,
+    optimisation,
+    targets,
+    tasks,
+    workloads,
+)
 from tunemesh.stage_workers.graph.changes import NONE, Changes
+from tunemesh.stage_workers.graph.checking import Sample
 from tunemesh.stage_workers.graph.fusing import Group
 from tunemesh.stage_workers.graph.models import Signature
 from tunemesh.stage_workers.graph.options import GraphOptions
-from tunemesh.stage_workers.measuring import comparison, kernels, loading
-from tunemesh.stage_workers.measuring.comparison import Array
+from tunemesh.stage_workers.measuring import kernels, loading
 from tunemesh.stage_workers.platforms.protocol import ProfileCall
 
 log = logging.getLogger(__name__)
 
-SEED = 0
-"""Of the inputs."""
 ATTEMPT_LIMIT = 600.0
 """Seconds for the changed model: to compile it, and to run it once."""
 PROBE_LIMIT = 120.0
@@ -49,42 +55,44 @@ class Proven(Struct, frozen=True):
     notes: list[str]
 
 
-def prove(module: Any, signature: Signature, target: str, options: GraphOptions) -> Proven:
+def prove(module: Any, signature: Signature, sample: Sample, target: str, options: GraphOptions) -> Proven:
     """Which changes of ``module`` are right.
 
     Args:
         module: as it was read; ``main`` takes the inputs.
         signature: of ``main``.
+        sample: what the unchanged model gives, and for which inputs.
         target: canonical; the proof runs on this machine's CPU, whatever the target's.
         options: what the person asks for.
 
     Raises:
-        BadModel: TVM cannot lower or build the module as it is.
+        BadModel: TVM cannot lower the module as it is.
     """
-    plain, changes, notes = optimisation.optimise(module, target, NONE), NONE, []
+    changes, notes = NONE, []
     if convolutions.wanted(target, options) and convolutions.gains(module):
         wanted = Changes(channels_last=True)
-        why = _refuted(module, plain.module, signature, target, wanted)
-        if why:
+        if why := _refuted(module, signature, sample, target, wanted):
             notes.append(f"convolutions are computed as given, and not by Winograd's algorithm: {why}")
         else:
-            changes, plain = wanted, optimisation.optimise(module, target, wanted)
-    if targets.is_gpu(target):
-        return Proven(changes, notes)
-    settled, more = _settled(module, plain, target, changes)
+            changes = wanted
+    settled, more = _settled(module, target, changes)
     return Proven(settled, notes + more)
 
 
-def _refuted(module: Any, plain: Any, signature: Signature, target: str, changes: Changes) -> str:
-    """Why a changed model is not what ``plain`` is, empty where it is."""
-    inputs = comparison.random_inputs([(each.shape, each.dtype) for each in signature.inputs], SEED)
-    here = targets.here(target)
-    expected = _outputs(compilation.compile_model(plain, here), inputs)
+def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:
+    """Why a changed model is not what the unchanged one is, empty where it is."""
 
     def attempt() -> bytes:
-        changed = optimisation.optimise(module, target, changes).module
-        got = _outputs(compilation.compile_model(changed, here), inputs)
-        return _difference(got, expected).encode()
+        here = targets.here(target)
+        changed = optimisation.optimise(module, here, changes).module
+        compiled = loading.load(compilation.compile_model(changed, here))
+        main = tvm.relax.VirtualMachine(compiled, tvm.cpu())["main"]
+        got = loading.flatten(main(*map(tvm.runtime.tensor, sample.arrays())))
+        names = [each.name for each in signature.outputs]
+        found = checking.agreements(names, got, sample.expected(), "the model as given")
+        return checking.first_wrong(found).encode()
+
+    import tvm
 
     try:
         return apart.run(attempt, ATTEMPT_LIMIT).decode()
@@ -92,36 +100,15 @@ def _refuted(module: Any, plain: Any, signature: Signature, target: str, changes
         return str(error)
 
 
-def _outputs(compiled: bytes, inputs: Sequence[Array]) -> list[Array]:
-    import tvm
-
-    main = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())["main"]
-    return flatten(main(*(tvm.runtime.tensor(each) for each in inputs)))
-
-
-def flatten(result: Any) -> list[Array]:
-    """The arrays in what a virtual machine returns: one tensor, or tuples of them."""
-    if hasattr(result, "numpy"):
-        return [result.numpy()]
-    return [array for field in result for array in flatten(field)]
-
-
-def _difference(got: Sequence[Array], expected: Sequence[Array]) -> str:
-    for number, (one, other) in enumerate(zip(got, expected, strict=True)):
-        difference, equal = comparison.largest_difference(one, other)
-        if not equal:
-            return f"output {number} would differ by up to {difference:.3g}"
-    return ""
-
-
 # -- Functions that were fused -------------------------------------------------------------------------------
 
 
-def _settled(
-    module: Any, optimised: optimisation.Optimised, target: str, changes: Changes
-) -> tuple[Changes, list[str]]:
+def _settled(module: Any, target: str, changes: Changes) -> tuple[Changes, list[str]]:
     """``changes`` with functions set apart, so that there are right candidates of every fused one."""
+    optimised = optimisation.optimise(module, target, changes)
     notes: list[str] = []
+    if targets.is_gpu(target):
+        return changes, notes
     known: dict[str, str] = {}
     while True:
         found = set(changes.apart)
@@ -144,9 +131,10 @@ def _settled(
 
 
 def _wrong(workload: Any, group: Group, target: str) -> str:
-    """What is wrong with the candidates of a fused function; empty when nothing is found, or it is no task."""
+    """What is wrong with the candidates of a fused function; empty when nothing is, or it is no task."""
     if tasks.unfit(workload["main"]):
         return ""
+
     def probe() -> bytes:
         here = targets.here(target)
         try:
@@ -162,13 +150,22 @@ def _wrong(workload: Any, group: Group, target: str) -> str:
         outcomes = [
             kernels.profile(
                 ProfileCall(
-                    workload=packed, target=here, artifact=each, untuned=untuned, device="cpu", settings=ONE_RUN
+                    workload=packed,
+                    target=here,
+                    artifact=each,
+                    untuned=untuned,
+                    device="cpu",
+                    settings=ONE_RUN,
                 )
             )
             for each in found
         ]
         wrong = [each for each in outcomes if each.outcome != "measured"]
-        return f"{len(wrong)} of {len(found)} candidates were wrong ({wrong[0].error})".encode() if wrong else b""
+        return (
+            f"{len(wrong)} of {len(found)} candidates were wrong ({wrong[0].error})".encode()
+            if wrong
+            else b""
+        )
 
     try:
         return apart.run(probe, PROBE_LIMIT).decode()

@@ -5,10 +5,16 @@ TVM's JSON has them in base 64: a third more bytes, and several copies of each o
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from msgspec import Struct
+
+from tunemesh.stage_workers.measuring import comparison
+from tunemesh.stage_workers.measuring.comparison import Array
 
 LEAST = 1024
 """Bytes of a constant that is worth it."""
@@ -17,7 +23,8 @@ LEAST = 1024
 class Weight(Struct, frozen=True):
     """One constant."""
 
-    data: bytes
+    data: memoryview
+    """Not bytes: it is read from the message, and written into one, without a copy."""
     shape: tuple[int, ...]
     dtype: str
 
@@ -27,18 +34,15 @@ def take_out(module: Any) -> tuple[Any, list[Weight]]:
     import tvm
 
     taken: list[Weight] = []
-    numbers: dict[Any, int] = {}
+    numbers: dict[Any, int] = {}  # constants may share their tensor
 
     def out(constant: Any) -> Any:
         value = constant.value
-        if not isinstance(value, tvm.runtime.Tensor):
-            return constant
-        array = value.numpy()
-        if array.nbytes < LEAST:
+        if not isinstance(value, tvm.runtime.Tensor) or _size(value) < LEAST:
             return constant
         if value not in numbers:
             numbers[value] = len(taken)
-            taken.append(Weight(array.tobytes(), tuple(array.shape), str(value.dtype)))
+            taken.append(Weight(_bytes_of(value), tuple(value.shape), str(value.dtype)))
         return tvm.ir.GenericConst(tvm.ir.StringImm(str(numbers[value])), constant.ty)
 
     return _with_constants(module, out), taken
@@ -63,12 +67,19 @@ def put_back(module: Any, weights: Sequence[Weight]) -> Any:
     return _with_constants(module, back)
 
 
-def _array(weight: Weight) -> Any:
-    import numpy as np
+def _array(weight: Weight) -> Array:
+    return np.frombuffer(weight.data, comparison.numpy_dtype(weight.dtype)).reshape(weight.shape)
 
-    from tunemesh.stage_workers.measuring.comparison import numpy_dtype
 
-    return np.frombuffer(weight.data, numpy_dtype(weight.dtype)).reshape(weight.shape)
+def _size(tensor: Any) -> int:
+    """Bytes of a tensor."""
+    return math.prod(tensor.shape) * comparison.numpy_dtype(str(tensor.dtype)).itemsize
+
+
+def _bytes_of(tensor: Any) -> memoryview:
+    """The bytes of a tensor on a CPU, which must outlive them."""
+    kind = ctypes.c_uint8 * _size(tensor)
+    return memoryview(kind.from_address(tensor.data_ptr())).cast("B")
 
 
 def _with_constants(module: Any, changed: Callable[[Any], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import contexts, spaces
-from tunemesh.stage_workers.graph import compilation, preloading, workloads
+from tunemesh.stage_workers.graph import compilation, preloading
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
 
