@@ -26,7 +26,7 @@ def inputs(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Random floats; zeros of all other types, which are valid as indices."""
     random = np.random.default_rng(0)
     made = {}
-    for each in json.loads((folder / "signature.json").read_text())["inputs"]:
+    for each in json.loads((folder / "signature.json").read_text())["variants"][0]["inputs"]:
         draw = random.standard_normal if "float" in each["dtype"] else np.zeros
         made[each["name"]] = draw(each["shape"]).astype(each["dtype"])
     return made
@@ -36,8 +36,9 @@ def plain(folder: Path) -> Call:
     """In TVM's virtual machine, without a variable in the environment."""
     import tvm
 
+    function = json.loads((folder / "signature.json").read_text())["variants"][0]["function"]
     module = tvm.runtime.load_module(str(folder / "model.so"))
-    main = tvm.relax.VirtualMachine(module, tvm.cpu())["main"]
+    main = tvm.relax.VirtualMachine(module, tvm.cpu())[function]
     tensors = [tvm.runtime.tensor(array) for array in inputs(folder).values()]
     return lambda: main(*tensors)
 

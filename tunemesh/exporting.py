@@ -11,7 +11,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,10 +48,10 @@ def export(result: Path, target: str, kind: str, to: Path) -> Path:
         TunemeshError: the compiler that ``onnx`` needs is missing or fails.
     """
     check_kind(kind)
-    threads = cores(target)
+    check_target(target)
     try:
         signature = json.loads((result / "signature.json").read_bytes())
-        signature |= {"threads": threads, "target": json.loads(target)}
+        signature["target"] = json.loads(target)
         to.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(result / "model.so", to / "model.so")
         (to / "signature.json").write_text(json.dumps(signature, indent=2) + "\n")
@@ -77,21 +77,19 @@ def check_kind(kind: str) -> None:
         raise BadInput(f"there is no kind of export {kind!r}; known: {', '.join(KINDS)}")
 
 
-def cores(target: str) -> int:
-    """Threads that a model for a canonical target uses.
+def check_target(target: str) -> None:
+    """Refuse a canonical target whose models can be run and exported by other means only.
 
     Raises:
-        BadInput: it is for no CPU.
+        BadInput: it is no CPU.
     """
     if not target.startswith("{"):
         raise BadInput(f"the result for {target} is no model that can run")
-    described = json.loads(target)
-    if described["kind"] != "llvm":
+    if (kind := json.loads(target)["kind"]) != "llvm":
         raise BadInput(
-            f"the model is for {described['kind']}: only models for CPUs can be run and exported here;"
+            f"the model is for {kind}: only models for CPUs can be run and exported here;"
             " run its model.so in tvm.relax.VirtualMachine on the GPU"
         )
-    return int(described.get("num-cores", 1))
 
 
 def runtime_folder() -> Path:
@@ -148,21 +146,24 @@ def _write_sources(signature: Mapping[str, Any], to: Path) -> None:
 
 def _signature_header(signature: Mapping[str, Any]) -> str:
     lines = [
-        "// What the model takes and gives, in its order.",
+        "// What the model takes and gives, in its order, for each set of shapes.",
         "#pragma once",
         "",
         '#include "tuned_model.h"',
         "",
+        "static const std::vector<tuned::Variant> kVariants = {",
     ]
-    for constant, tensors in (("kInputs", signature["inputs"]), ("kOutputs", signature["outputs"])):
-        lines.append(f"static const std::vector<tuned::Described> {constant} = {{")
-        for tensor in tensors:
-            shape = ", ".join(map(str, tensor["shape"]))
-            name, dtype = map(cpp_literal, (tensor["name"], tensor["dtype"]))
-            lines.append(f"    {{{name}, {{{shape}}}, {dtype}}},")
-        lines.append("};")
-    lines.append(f"constexpr int kThreads = {signature['threads']};")
-    return "\n".join(lines) + "\n"
+    for variant in signature["variants"]:
+        lines.append(f"    {{{cpp_literal(variant['function'])},")
+        for role, end in (("inputs", ","), ("outputs", "},")):
+            tensors = ", ".join(map(_described, variant[role]))
+            lines.append(f"     {{{tensors}}}{end}")
+    return "\n".join([*lines, "};"]) + "\n"
+
+
+def _described(tensor: Mapping[str, Any]) -> str:
+    name, dtype = map(cpp_literal, (tensor["name"], tensor["dtype"]))
+    return f"{{{name}, {{{', '.join(map(str, tensor['shape']))}}}, {dtype}}}"
 
 
 def cpp_literal(text: str) -> str:
@@ -181,7 +182,10 @@ def _write_onnx(signature: Mapping[str, Any], to: Path) -> None:
     for name in ("onnx_op.cc", "ort_abi.h"):
         shutil.copyfile(_HERE / name, to / name)
     _compile(to)
-    inputs, outputs = ([_value(tensor) for tensor in signature[role]] for role in ("inputs", "outputs"))
+    inputs, outputs = (
+        [_value(alike) for alike in zip(*(variant[role] for variant in signature["variants"]), strict=True)]
+        for role in ("inputs", "outputs")
+    )
     names = [[value.name for value in values] for values in (inputs, outputs)]
     node = onnx.helper.make_node("Model", *names, name="tuned", domain="tuned")
     graph = onnx.helper.make_graph([node], "tuned", inputs, outputs)
@@ -190,12 +194,22 @@ def _write_onnx(signature: Mapping[str, Any], to: Path) -> None:
     (to / "model.onnx").write_bytes(model.SerializeToString())
 
 
-def _value(tensor: Mapping[str, Any]) -> Any:
+def _value(variants: Sequence[Mapping[str, Any]]) -> Any:
+    """An input or output as ONNX describes it: with the lengths that all variants have."""
     import onnx
 
-    name = {"float32": "FLOAT", "float64": "DOUBLE"}.get(tensor["dtype"], tensor["dtype"].upper())
-    kind = onnx.TensorProto.DataType.Value(name)
-    return onnx.helper.make_tensor_value_info(tensor["name"], kind, tensor["shape"])
+    name, dtype = variants[0]["name"], variants[0]["dtype"]
+    kind = onnx.TensorProto.DataType.Value(
+        {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
+    )
+    shapes = [variant["shape"] for variant in variants]
+    if len({len(shape) for shape in shapes}) > 1:
+        return onnx.helper.make_tensor_value_info(name, kind, None)
+    lengths = [
+        sizes[0] if len(set(sizes)) == 1 and sizes[0] >= 0 else f"{name}_{axis}"
+        for axis, sizes in enumerate(zip(*shapes, strict=True))
+    ]
+    return onnx.helper.make_tensor_value_info(name, kind, lengths)
 
 
 def _compile(folder: Path) -> None:

@@ -74,16 +74,17 @@ class Tuned:
         except ValueError as error:
             raise BadInput(str(error)) from None
 
-    def bind(self, inputs: Mapping[str, Any] | None = None) -> Bound:
+    def bind(self, inputs: Mapping[str, Any] | None = None, variant: int = 0) -> Bound:
         """The model with inputs that it reads in place, without any copy: change their content and call
-        ``run()`` of what is returned. Without ``inputs`` it makes them: fill ``bound.inputs[name]``.
+        ``run()`` of what is returned. Without ``inputs`` it makes them, in the shapes of the ``variant``, of
+        which most models have one: fill ``bound.inputs[name]``.
 
         Raises:
             BadInput: as for :meth:`run`; or an array cannot be used in place, for the reason that is named.
         """
         try:
             loaded = self._model()
-            return loaded.bind(loaded.buffers() if inputs is None else inputs)
+            return loaded.bind(loaded.buffers(variant) if inputs is None else inputs)
         except ValueError as error:
             raise BadInput(str(error)) from None
 
@@ -91,9 +92,9 @@ class Tuned:
         if not self._loaded:
             from tunemesh.exports.tuned_model import TunedModel
 
-            cores = exporting.cores(self.report.target)
+            exporting.check_target(self.report.target)
             try:
-                loaded = TunedModel(self.folder, exporting.runtime_folder(), cores)
+                loaded = TunedModel(self.folder, exporting.runtime_folder())
             except OSError as error:
                 raise BadInput(f"cannot read the tuned model: {error}") from None
             self._loaded.append(loaded)
@@ -156,9 +157,15 @@ class Model:
         return replace(self, plan=replace(self.plan, seed=seed))
 
     def shape(self, name: str, *sizes: int) -> Model:
-        """Fix a dynamic input."""
-        shapes = {**self.plan.settings.shapes, name: list(sizes)}
-        return self.settings(shapes=shapes)
+        """Fix the shape of an input. Called again for the same input, the model is tuned for each of its
+        shapes, in one job and one module."""
+        shapes = self.plan.settings.shapes
+        return self.settings(shapes={**shapes, name: [*shapes.get(name, []), list(sizes)]})
+
+    def dim(self, name: str, *sizes: int) -> Model:
+        """Fix a symbolic dimension, in whichever inputs it stands. With several sizes the model is tuned for
+        each of them, in one job and one module."""
+        return self.settings(dims={**self.plan.settings.dims, name: list(sizes)})
 
     def settings(self, **changes: Any) -> Model:
         """Change fields of :class:`~shared.messages.Settings` by name.

@@ -17,10 +17,10 @@ from tunemesh.shared.messages import Settings
 
 
 class FakeModel:
-    loaded: list[tuple[Path, int]]
+    loaded: list[Path]
 
-    def __init__(self, folder: Path, _runtime: Path, threads: int) -> None:
-        FakeModel.loaded.append((folder, threads))
+    def __init__(self, folder: Path, _runtime: Path) -> None:
+        FakeModel.loaded.append(folder)
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any]:
         return [inputs]
@@ -54,7 +54,7 @@ def test_a_tuned_model_is_loaded_once_however_often_it_runs(
     FakeModel.loaded = []
     tuned = Tuned(tmp_path, report('{"kind": "llvm", "num-cores": 2}'))
     assert [tuned.run({"x": cast(Any, number)}) for number in range(3)] == [[{"x": n}] for n in range(3)]
-    assert FakeModel.loaded == [(tmp_path, 2)]
+    assert FakeModel.loaded == [tmp_path]
     assert tuned == Tuned(tmp_path, report('{"kind": "llvm", "num-cores": 2}'))
 
 
@@ -93,7 +93,7 @@ def test_a_chain_says_what_a_plan_holds(path: Path) -> None:
     assert (plan.target, plan.device, plan.trials, plan.seed) == ("mock", "cpu:0", 9, 3)
     assert plan.engines == ("toy", "mock")
     assert plan.options == {"toy": {"size": 3, "deep": True}, "graph": {"convolutions": "as-given"}}
-    assert plan.settings == Settings(shapes={"x": [1, 3]})
+    assert plan.settings == Settings(shapes={"x": [[1, 3]]})
     assert (base.plan.engines, base.plan.options) == (("metaschedule",), {})
 
 

@@ -1,10 +1,9 @@
 // Run the model once on files of raw numbers, one for each input in its order, and write each output to
-// NAME.bin; then say how long a run takes. Without files the inputs are zeros: ./run [INPUT.bin ...]
+// outputN.bin; then say how long a run takes. Without files the inputs are zeros: ./run [INPUT.bin ...]
 #include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <iostream>
-#include <numeric>
 
 #include "signature.h"
 #include "tuned_model.h"
@@ -15,38 +14,46 @@ static size_t Bytes(const tuned::Described& tensor) {
   return size;
 }
 
-static std::vector<char> Read(const std::string& path, size_t size) {
+static std::vector<char> Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error("cannot read " + path);
-  std::vector<char> data{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (data.size() != size) {
-    throw std::runtime_error(path + " has " + std::to_string(data.size()) + " bytes, not " +
-                             std::to_string(size));
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// The variant whose inputs have so many bytes.
+static const tuned::Variant& Fitting(const std::vector<std::vector<char>>& memory) {
+  std::string sizes;
+  for (const tuned::Variant& variant : kVariants) {
+    bool fits = memory.size() == variant.inputs.size();
+    for (size_t i = 0; fits && i < memory.size(); ++i) fits = memory[i].size() == Bytes(variant.inputs[i]);
+    if (fits) return variant;
+    sizes += sizes.empty() ? "" : "; or";
+    for (const tuned::Described& input : variant.inputs) {
+      sizes += " " + input.name + " " + std::to_string(Bytes(input));
+    }
   }
-  return data;
+  throw std::runtime_error("the files do not fit the inputs, which have so many bytes:" + sizes);
 }
 
 static int Run(int count, char** paths) {
-  if (count > 0 && static_cast<size_t>(count) != kInputs.size()) {
-    throw std::runtime_error("give " + std::to_string(kInputs.size()) + " files, or none");
-  }
-  tuned::Model model(tuned::Folder(), kInputs, kThreads);
+  tuned::Model model(tuned::Folder(), kVariants);
   std::vector<std::vector<char>> memory;
-  for (size_t i = 0; i < kInputs.size(); ++i) {
-    size_t size = Bytes(kInputs[i]);
-    memory.push_back(count > 0 ? Read(paths[i], size) : std::vector<char>(size));
+  for (int i = 0; i < count; ++i) memory.push_back(Read(paths[i]));
+  if (count == 0) {
+    for (const tuned::Described& input : kVariants[0].inputs) memory.emplace_back(Bytes(input));
   }
+  const tuned::Variant& variant = Fitting(memory);
   std::vector<tuned::Input> inputs;
-  for (size_t i = 0; i < kInputs.size(); ++i) inputs.push_back({memory[i].data(), kInputs[i].shape});
+  for (size_t i = 0; i < memory.size(); ++i) inputs.push_back({memory[i].data(), variant.inputs[i].shape});
 
   std::vector<tvm::ffi::Tensor> outputs = model.Run(inputs);
   for (size_t i = 0; i < outputs.size(); ++i) {
     std::string path = "output" + std::to_string(i) + ".bin";
     std::ofstream file(path, std::ios::binary);
-    file.write(static_cast<const char*>(outputs[i].data_ptr()),
-               static_cast<std::streamsize>(Bytes(kOutputs[i])));
+    size_t size = tvm::ffi::GetDataSize(static_cast<size_t>(outputs[i].numel()), outputs[i].dtype());
+    file.write(static_cast<const char*>(outputs[i].data_ptr()), static_cast<std::streamsize>(size));
     if (!file.flush()) throw std::runtime_error("cannot write " + path);
-    std::cout << kOutputs[i].name << " -> " << path << "\n";
+    std::cout << variant.outputs[i].name << " -> " << path << "\n";
   }
 
   std::vector<double> times;

@@ -20,6 +20,10 @@ int ElementType(const std::string& dtype) {
   return kTypes.at(dtype);
 }
 
+// All variants have the same ones, but for their shapes.
+const std::vector<tuned::Described>& Inputs() { return kVariants[0].inputs; }
+const std::vector<tuned::Described>& Outputs() { return kVariants[0].outputs; }
+
 // A failed call of ONNX Runtime; its status is passed on.
 struct Failed {
   OrtStatus* status;
@@ -48,7 +52,7 @@ struct Kernel {
 
   void Compute(OrtKernelContext* context) {
     std::vector<tuned::Input> inputs;
-    for (size_t i = 0; i < kInputs.size(); ++i) {
+    for (size_t i = 0; i < Inputs().size(); ++i) {
       const OrtValue* value = nullptr;
       Check(ort::GetInput(api, context, i, &value));
       void* data = nullptr;
@@ -84,7 +88,7 @@ OrtStatus* CreateKernel(const OrtCustomOp*, OrtApi api, const OrtKernelInfo*, vo
   return Guarded(api, [&] {
     // model.so asks for symbols of this library without naming it, and ONNX Runtime keeps it to itself.
     dlopen("libtvm_ffi.so", RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
-    *kernel = new Kernel{api, {tuned::Folder(), kInputs, kThreads}};
+    *kernel = new Kernel{api, {tuned::Folder(), kVariants}};
   });
 }
 
@@ -99,10 +103,10 @@ const OrtCustomOp& Op() {
     made.version = ort::kVersion;
     made.GetName = [](const OrtCustomOp*) { return "Model"; };
     made.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // the CPU's
-    made.GetInputType = [](const OrtCustomOp*, size_t i) { return ElementType(kInputs[i].dtype); };
-    made.GetInputTypeCount = [](const OrtCustomOp*) { return kInputs.size(); };
-    made.GetOutputType = [](const OrtCustomOp*, size_t i) { return ElementType(kOutputs[i].dtype); };
-    made.GetOutputTypeCount = [](const OrtCustomOp*) { return kOutputs.size(); };
+    made.GetInputType = [](const OrtCustomOp*, size_t i) { return ElementType(Inputs()[i].dtype); };
+    made.GetInputTypeCount = [](const OrtCustomOp*) { return Inputs().size(); };
+    made.GetOutputType = [](const OrtCustomOp*, size_t i) { return ElementType(Outputs()[i].dtype); };
+    made.GetOutputTypeCount = [](const OrtCustomOp*) { return Outputs().size(); };
     made.KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
     made.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };  // required
     made.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };

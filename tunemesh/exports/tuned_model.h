@@ -2,14 +2,15 @@
 #pragma once
 
 #include <dlfcn.h>
-#include <stdlib.h>
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <memory>
 #include <mutex>
 #include <sstream>
@@ -24,6 +25,13 @@ struct Described {
   std::string name;
   std::vector<int64_t> shape;
   std::string dtype;
+};
+
+// What the model takes and gives in one set of shapes. A length of -1 depends on what the inputs hold.
+struct Variant {
+  std::string function;
+  std::vector<Described> inputs;
+  std::vector<Described> outputs;
 };
 
 // The memory of one input: row after row, without gaps.
@@ -43,19 +51,18 @@ inline std::string Folder() {
 // A model that is loaded, and runs as often as it is asked to. Calls from several threads take turns.
 class Model {
  public:
-  // folder holds model.so. threads: that it may use, unless TVM_NUM_THREADS says otherwise.
-  Model(const std::string& folder, std::vector<Described> inputs, int threads)
-      : inputs_(std::move(inputs)), copies_(inputs_.size()) {
-    if (threads > 1) {
-      setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 0);
-      setenv("TVM_BIND_THREADS", "0", 0);  // where it may run is for others to say
-    }
+  // folder holds model.so.
+  Model(const std::string& folder, std::vector<Variant> variants)
+      : variants_(std::move(variants)), copies_(variants_.size()) {
     using tvm::ffi::Module;
     Module library = Module::LoadFromFile(folder + "/model.so");
     Module machine = library->GetFunction("vm_load_executable").value()().cast<Module>();
     constexpr int kPooledAllocator = 2;
     machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
-    main_ = machine->GetFunction("main").value();
+    for (size_t i = 0; i < variants_.size(); ++i) {
+      functions_.push_back(machine->GetFunction(variants_[i].function).value());
+      copies_[i].resize(variants_[i].inputs.size());
+    }
   }
 
   // The outputs for these inputs, in the order of the signature. An input that begins at a multiple of 64
@@ -63,16 +70,13 @@ class Model {
   // only reshapes it. Throws std::invalid_argument when a shape does not fit, tvm::ffi::Error when it fails.
   std::vector<tvm::ffi::Tensor> Run(const std::vector<Input>& inputs) {
     std::lock_guard<std::mutex> turn(mutex_);
-    if (inputs.size() != inputs_.size()) {
-      throw std::invalid_argument("the model takes " + std::to_string(inputs_.size()) + " inputs, not " +
-                                  std::to_string(inputs.size()));
-    }
+    size_t variant = Fitting(inputs);
     std::vector<tvm::ffi::Tensor> tensors;
     std::vector<tvm::ffi::AnyView> arguments;
-    for (size_t i = 0; i < inputs.size(); ++i) tensors.push_back(Tensor(i, inputs[i]));
+    for (size_t i = 0; i < inputs.size(); ++i) tensors.push_back(Tensor(variant, i, inputs[i]));
     for (const tvm::ffi::Tensor& tensor : tensors) arguments.emplace_back(tensor);
     tvm::ffi::Any result;
-    main_.CallPacked(arguments.data(), static_cast<int32_t>(arguments.size()), &result);
+    functions_[variant].CallPacked(arguments.data(), static_cast<int32_t>(arguments.size()), &result);
     std::vector<tvm::ffi::Tensor> outputs;
     Flatten(result, &outputs);
     return outputs;
@@ -94,22 +98,36 @@ class Model {
     void FreeData(DLTensor*) {}
   };
 
-  tvm::ffi::Tensor Tensor(size_t index, const Input& input) {
-    const Described& wanted = inputs_[index];
-    if (input.shape != wanted.shape) {
-      throw std::invalid_argument("input '" + wanted.name + "' is " + Show(input.shape) +
-                                  ", the model takes " + Show(wanted.shape));
+  // The variant for inputs of these shapes.
+  size_t Fitting(const std::vector<Input>& inputs) {
+    for (size_t i = 0; i < variants_.size(); ++i) {
+      const std::vector<Described>& wanted = variants_[i].inputs;
+      bool fits = inputs.size() == wanted.size();
+      for (size_t j = 0; fits && j < wanted.size(); ++j) fits = inputs[j].shape == wanted[j].shape;
+      if (fits) return i;
     }
-    DLDataType dtype = tvm::ffi::StringToDLDataType(wanted.dtype);
+    std::string text = "the model does not take inputs of the shapes";
+    for (const Input& input : inputs) text += " " + Show(input.shape);
+    text += "; it takes";
+    for (size_t i = 0; i < variants_.size(); ++i) {
+      text += i > 0 ? " or" : "";
+      for (const Described& input : variants_[i].inputs) text += " " + input.name + Show(input.shape);
+    }
+    throw std::invalid_argument(text);
+  }
+
+  tvm::ffi::Tensor Tensor(size_t variant, size_t index, const Input& input) {
+    DLDataType dtype = tvm::ffi::StringToDLDataType(variants_[variant].inputs[index].dtype);
     void* data = const_cast<void*>(input.data);
     if (reinterpret_cast<uintptr_t>(data) % kAlignment != 0) {
       size_t size = (dtype.bits + 7) / 8;
       for (int64_t extent : input.shape) size *= static_cast<size_t>(extent);
-      if (!copies_[index]) {
-        copies_[index].reset(aligned_alloc(kAlignment, (size + kAlignment) / kAlignment * kAlignment));
-        if (!copies_[index]) throw std::bad_alloc();
+      if (!copies_[variant][index]) {
+        size_t rounded = (size + kAlignment) / kAlignment * kAlignment;
+        copies_[variant][index].reset(aligned_alloc(kAlignment, rounded));
+        if (!copies_[variant][index]) throw std::bad_alloc();
       }
-      data = memcpy(copies_[index].get(), data, size);
+      data = memcpy(copies_[variant][index].get(), data, size);
     }
     tvm::ffi::ShapeView shape(input.shape.data(), input.shape.size());
     return tvm::ffi::Tensor::FromNDAlloc(Borrowed{data}, shape, dtype, DLDevice{kDLCPU, 0});
@@ -129,9 +147,9 @@ class Model {
     return (shape.empty() ? "[" : "") + text.str() + "]";
   }
 
-  std::vector<Described> inputs_;
-  std::vector<Memory> copies_;
-  tvm::ffi::Function main_{nullptr};
+  std::vector<Variant> variants_;
+  std::vector<tvm::ffi::Function> functions_;
+  std::vector<std::vector<Memory>> copies_;
   std::mutex mutex_;
 };
 

@@ -25,10 +25,7 @@ class TunedModule(torch.nn.Module):
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
         self._model = TunedModel(folder)
-        self._inputs = [
-            (each.name, torch.Size(each.shape), getattr(torch, each.dtype.name))
-            for each in self._model.inputs
-        ]
+        self._dtypes = [getattr(torch, each.dtype.name) for each in self._model.variants[0].inputs]
 
     def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> Any:
         """The output for the inputs in the order of the model, or by name; several outputs as a tuple.
@@ -36,30 +33,32 @@ class TunedModule(torch.nn.Module):
         Raises:
             ValueError: an input is missing or unknown, is not on the CPU, or has another shape or dtype.
         """
+        given = self._in_order(inputs, named)
+        variant = self._model.variant(tuple(tuple(tensor.shape) for tensor in given))
+        for tensor, each, dtype in zip(given, variant.inputs, self._dtypes, strict=True):
+            if tensor.shape != each.shape or tensor.dtype != dtype or tensor.device.type != "cpu":
+                raise ValueError(
+                    f"input {each.name!r} is {tensor.dtype}{list(tensor.shape)} on {tensor.device},"
+                    f" the model takes {dtype}{list(each.shape)} on the cpu"
+                )
         # As TVM's own: for tensors of PyTorch it would return tensors of PyTorch.
-        given = [tvm_ffi.from_dlpack(tensor) for tensor in self._in_order(inputs, named)]
-        outputs = tuple(torch.from_dlpack(tensor) for tensor in self._model.fresh(given))
-        return outputs[0] if len(outputs) == 1 else outputs
+        outputs = variant.call([tvm_ffi.from_dlpack(_usable(tensor)) for tensor in given])
+        tensors = tuple(torch.from_dlpack(tensor) for tensor in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
 
     def _in_order(
         self, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
     ) -> list[torch.Tensor]:
-        if len(inputs) + len(named) != len(self._inputs):
-            names = ", ".join(name for name, _, _ in self._inputs)
-            raise ValueError(f"the model takes {len(self._inputs)} inputs ({names})")
-        given = list(inputs)
-        for name, _, _ in self._inputs[len(inputs) :]:
+        names = self._model.names
+        if len(inputs) + len(named) != len(names):
+            raise ValueError(f"the model takes {len(names)} inputs ({', '.join(names)})")
+        for name in names[len(inputs) :]:
             if name not in named:
                 raise ValueError(f"input {name!r} is missing; given by name: {', '.join(named)}")
-            given.append(named[name])
-        return [self._usable(tensor, *each) for tensor, each in zip(given, self._inputs, strict=True)]
+        return [*inputs, *(named[name] for name in names[len(inputs) :])]
 
-    @staticmethod
-    def _usable(tensor: torch.Tensor, name: str, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
-            raise ValueError(
-                f"input {name!r} is {tensor.dtype}{list(tensor.shape)} on {tensor.device},"
-                f" the model takes {dtype}{list(shape)} on the cpu"
-            )
-        tensor = tensor.detach().contiguous()
-        return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+
+def _usable(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, or a copy that kernels can use in place."""
+    tensor = tensor.detach().contiguous()
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
