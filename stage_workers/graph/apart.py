@@ -55,7 +55,7 @@ def run(work: Callable[[], bytes], limit: float) -> bytes:
 def _run(work: Callable[[], bytes], writer: int, parent: int) -> None:
     try:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # TVM prints a stack for these, which helps nobody; the process that started this one says what it was.
+        # TVM prints a stack for these, which helps nobody: whoever waits for this process names the signal.
         for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE):
             signal.signal(number, signal.SIG_DFL)
         if os.getppid() == parent:

@@ -1,10 +1,10 @@
 """Which operators become one function, and so one task.
 
-TVM fuses by the pattern that it sees in an operator's indices. Two things make functions of which every candidate
-fails or is wrong. A Pad that only appends, or a Slice from 0 on, has the indices of an element-wise operator, so
-it is fused behind a product, and half of the schedules then lose what lies beyond. And what does not depend on
-the product (the Where that makes an attention mask) may come to stand in the same function, where
-MetaSchedule has no schedule for it. The first is told what it is. For the second, see :mod:`proving`.
+TVM fuses by the pattern that it sees in an operator's indices. Two things make functions of which every
+candidate fails or is wrong. A Pad that only appends, or a Slice from 0 on, has the indices of an element-wise
+operator, so it is fused behind a product, and half of the schedules then lose what lies beyond. And what does
+not depend on the product (the Where that makes an attention mask) may come to stand in the same function,
+where MetaSchedule has no schedule for it. The first is told what it is. For the second, see :mod:`proving`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Parallel loops of modules that are built for so many cores.
 
 TVM hands a parallel loop to a pool of threads, one for each core of the machine that runs it, unless the
-variable ``TVM_NUM_THREADS`` says otherwise. A module that was measured on one core, and is run on a machine of
-eight, would wake seven threads for a kernel of 10 us. So the number of threads goes into the code: for one core
-there are no parallel loops, for ``n`` every one has ``n`` iterations at most. However large the pool, its
-other threads then find nothing to do.
+variable ``TVM_NUM_THREADS`` says otherwise. A module that was measured on one core, and is run on a machine
+of eight, would wake seven threads for a kernel of 10 us. So the number of threads goes into the code: for one
+core there are no parallel loops, for ``n`` every one has ``n`` iterations at most. However large the pool,
+its other threads then find nothing to do.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ SUMS = frozenset(
 
 
 def sum_in_single(module: Any, target: str) -> Any:
-    """``module`` with the sums of half precision in single precision on a CPU, and their results as before."""
+    """``module`` with the sums of half precision computed in single precision, on a CPU."""
     if targets.is_gpu(target):
         return module
     from tvm import relax

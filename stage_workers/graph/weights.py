@@ -73,7 +73,7 @@ def _array(weight: Weight) -> Array:
 
 def _size(tensor: Any) -> int:
     """Bytes of a tensor."""
-    return math.prod(tensor.shape) * comparison.numpy_dtype(str(tensor.dtype)).itemsize
+    return math.prod(map(int, tensor.shape)) * comparison.numpy_dtype(str(tensor.dtype)).itemsize
 
 
 def _bytes_of(tensor: Any) -> memoryview:

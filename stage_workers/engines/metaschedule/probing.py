@@ -1,4 +1,4 @@
-"""Whether what MetaSchedule makes of a workload is right: a few candidates at random, before any is paid for."""
+"""A few candidates of a workload at random, to see whether MetaSchedule makes anything right of it."""
 
 from __future__ import annotations
 
