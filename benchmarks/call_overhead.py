@@ -3,7 +3,7 @@
     python -m benchmarks.call_overhead tuned/tiny_cnn tuned/resnet18
 
 The bare module is TVM's virtual machine called with tensors that lie ready. All take turns on one core, call
-by call; medians. ``run`` is called with arrays that begin anywhere, as numpy's own do, and are copied; and with
+by call; medians. ``run`` is called with arrays that begin anywhere, as numpy's do, and are copied; and with
 arrays that can be used in place.
 """
 

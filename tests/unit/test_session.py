@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 import tunemesh
+from tests.reports import report
 from tunemesh.exports import tuned_model
-from tunemesh.report import Report
 from tunemesh.session import Tuned
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Settings
@@ -24,27 +24,6 @@ class FakeModel:
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any]:
         return [inputs]
-
-
-def report(target: str) -> Report:
-    return Report(
-        job="m",
-        name="m.onnx",
-        target=target,
-        trials=0,
-        budget=1,
-        stopped=False,
-        latency_before_s=1.0,
-        latency_after_s=0.5,
-        rejected_s=None,
-        speedup=2.0,
-        largest_difference=0.0,
-        drift=0.0,
-        wall_s=1.0,
-        tasks=[],
-        resources={},
-        timeline=[],
-    )
 
 
 def test_a_tuned_model_is_loaded_once_however_often_it_runs(
