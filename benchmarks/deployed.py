@@ -68,7 +68,7 @@ def exported(result: session.Tuned, ways: Sequence[str]) -> Iterator[dict[str, P
             if kind != "plain":
                 folders[kind] = result.export(kind, Path(made, kind))  # type: ignore[arg-type]
         if "cpp" in folders:
-            subprocess.run(["make", "-s"], cwd=folders["cpp"], check=True, timeout=LIMIT)
+            subprocess.run(["make", "-s", "run"], cwd=folders["cpp"], check=True, timeout=LIMIT)
         yield folders
 
 

@@ -25,6 +25,13 @@ RUNTIME = ("libtvm_runtime.so", "libtvm_runtime_extra.so")
 FFI = "libtvm_ffi.so"
 """What both are based on. Python has it with the package apache-tvm-ffi."""
 ONNX_OPSET, ONNX_IR = 17, 8
+ONNX_TYPES = {
+    "float32": "FLOAT",
+    "float64": "DOUBLE",
+    **{name: name.upper() for name in ("bool", "float16", "bfloat16", "int8", "int16", "int32", "int64")},
+    **{name: name.upper() for name in ("uint8", "uint16", "uint32", "uint64")},
+}
+"""What ONNX calls the types that ``onnx_op.cc`` knows."""
 COMPILE_LIMIT = 300.0
 """Seconds that a compiler may take for a file of 150 lines."""
 
@@ -49,6 +56,8 @@ def export(result: Path, target: str, kind: str, to: Path) -> Path:
     """
     check_kind(kind)
     check_target(target)
+    if to.resolve() == result.resolve():
+        raise BadInput(f"{to} holds the result itself: export it to another folder")
     try:
         signature = json.loads((result / "signature.json").read_bytes())
         signature["target"] = json.loads(target)
@@ -129,18 +138,18 @@ def _write_torch(signature: Mapping[str, Any], to: Path) -> None:
 
 def _write_cpp(signature: Mapping[str, Any], to: Path) -> None:
     _write_sources(signature, to)
-    for name in ("main.cc", "Makefile"):
-        shutil.copyfile(_HERE / name, to / name)
+    shutil.copyfile(_HERE / "main.cc", to / "main.cc")
 
 
 def _write_sources(signature: Mapping[str, Any], to: Path) -> None:
-    """What every C++ program needs: headers, TVM's base library, and the signature."""
+    """What every C++ program needs: headers, TVM's base library, the signature, and how to build it."""
     package = _package("tvm_ffi")
     shutil.copyfile(package / "lib" / FFI, to / FFI)
     for part in ("tvm", "dlpack"):
         shutil.copytree(package / "include" / part, to / "include" / part, dirs_exist_ok=True)
     _copy_licence("apache-tvm-ffi", to)
-    shutil.copyfile(_HERE / "tuned_model.h", to / "tuned_model.h")
+    for name in ("tuned_model.h", "Makefile"):
+        shutil.copyfile(_HERE / name, to / name)
     (to / "signature.h").write_text(_signature_header(signature))
 
 
@@ -178,10 +187,6 @@ def cpp_literal(text: str) -> str:
 def _write_onnx(signature: Mapping[str, Any], to: Path) -> None:
     import onnx
 
-    _write_sources(signature, to)
-    for name in ("onnx_op.cc", "ort_abi.h"):
-        shutil.copyfile(_HERE / name, to / name)
-    _compile(to)
     inputs, outputs = (
         [_value(alike) for alike in zip(*(variant[role] for variant in signature["variants"]), strict=True)]
         for role in ("inputs", "outputs")
@@ -192,6 +197,10 @@ def _write_onnx(signature: Mapping[str, Any], to: Path) -> None:
     opsets = [onnx.helper.make_opsetid("", ONNX_OPSET), onnx.helper.make_opsetid("tuned", 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ONNX_IR)
     (to / "model.onnx").write_bytes(model.SerializeToString())
+    _write_sources(signature, to)
+    for name in ("onnx_op.cc", "ort_abi.h"):
+        shutil.copyfile(_HERE / name, to / name)
+    _compile(to)
 
 
 def _value(variants: Sequence[Mapping[str, Any]]) -> Any:
@@ -199,9 +208,9 @@ def _value(variants: Sequence[Mapping[str, Any]]) -> Any:
     import onnx
 
     name, dtype = variants[0]["name"], variants[0]["dtype"]
-    kind = onnx.TensorProto.DataType.Value(
-        {"float32": "FLOAT", "float64": "DOUBLE"}.get(dtype, dtype.upper())
-    )
+    if dtype not in ONNX_TYPES:
+        raise BadInput(f"a custom operator of ONNX Runtime cannot take or give {name}: it is {dtype}")
+    kind = onnx.TensorProto.DataType.Value(ONNX_TYPES[dtype])
     shapes = [variant["shape"] for variant in variants]
     if len({len(shape) for shape in shapes}) > 1:
         return onnx.helper.make_tensor_value_info(name, kind, None)
@@ -215,28 +224,25 @@ def _value(variants: Sequence[Mapping[str, Any]]) -> Any:
 def _compile(folder: Path) -> None:
     """The library of the operator, from what lies in ``folder``."""
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if compiler is None:
-        raise TunemeshError("the export for ONNX Runtime needs a C++ compiler: install g++ or clang++")
-    command = [
-        compiler,
-        "-O2",
-        "-std=c++17",
-        "-fPIC",
-        "-shared",
-        "-fvisibility=hidden",
-        "-Iinclude",
-        "onnx_op.cc",
-    ]
-    command += ["-o", "libtuned_model.so", "-L.", "-Wl,--no-as-needed", "-ltvm_ffi", "-ltvm_runtime"]
-    command += ["-ltvm_runtime_extra", "-Wl,-rpath,$ORIGIN"]
-    built = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=COMPILE_LIMIT, check=False
-    )
-    if built.returncode != 0:
-        lines = [line for line in built.stderr.splitlines() if "error" in line] or built.stderr.splitlines()
+    if compiler is None or shutil.which("make") is None:
         raise TunemeshError(
-            f"{compiler} cannot compile the operator: {lines[0] if lines else 'no reason given'}"
+            "the export for ONNX Runtime needs make and a C++ compiler: install g++ or clang++"
         )
+    try:
+        built = subprocess.run(
+            ["make", f"CXX={compiler}", "libtuned_model.so"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TunemeshError(f"{compiler} has not compiled the operator in {COMPILE_LIMIT:.0f} s") from None
+    if built.returncode != 0:
+        said = built.stderr.splitlines()
+        cause = next((line for line in said if "error" in line), said[0] if said else "no reason given")
+        raise TunemeshError(f"{compiler} cannot compile the operator: {cause}")
 
 
 _WRITERS: dict[str, Callable[[Mapping[str, Any], Path], None]] = {

@@ -24,7 +24,7 @@ from tests.reports import report
 from tunemesh import exporting, job_commands
 from tunemesh.exports.tuned_model import TunedModel
 from tunemesh.session import Tuned
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.graph import compilation
 from tunemesh.stage_workers.graph.models import Signature, Signatures, Tensor
@@ -231,6 +231,26 @@ def test_the_command_exports_a_folder(
         job_commands.export(str(folder), "rust")
     with pytest.raises(BadInput, match="holds no result"):
         job_commands.export(str(tmp_path), "cpp")
+    with pytest.raises(BadInput, match="holds the result itself"):
+        job_commands.export(str(folder), "cpp", folder / ".." / folder.name)
+
+
+def test_an_export_without_a_compiler_says_what_is_missing(
+    tuned: Tuned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(TunemeshError, match="needs make and a C"):
+        tuned.export("onnx", tmp_path / "to")
+    for name, program in (
+        ("make", "#!/bin/sh\necho 'op.cc:1: error: no such thing' >&2\nexit 1\n"),
+        ("c++", ""),
+    ):
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(
+        TunemeshError, match=r"c\+\+ cannot compile the operator: op.cc:1: error: no such thing$"
+    ):
+        tuned.export("onnx", tmp_path / "to")
 
 
 def test_names_are_strings_of_cpp() -> None:
@@ -300,7 +320,7 @@ for i, output in enumerate(TunedModel().run(given)):
 
 def test_an_export_for_cpp_builds_and_runs(tuned: Tuned, tmp_path: Path) -> None:
     folder = tuned.export("cpp", tmp_path / "export")
-    built = subprocess.run(["make"], cwd=folder, capture_output=True, text=True, timeout=300)
+    built = subprocess.run(["make", "run"], cwd=folder, capture_output=True, text=True, timeout=300)
     assert (built.returncode, built.stderr) == (0, "")  # no warning
 
     def run(*files: str) -> subprocess.CompletedProcess[str]:
