@@ -46,6 +46,7 @@ def seconds(way: str, folder: Path, core: int) -> float:
         command = [sys.executable, "-m", "benchmarks.deployed_child", way, str(folder)]
     ended = subprocess.run(
         ["taskset", "--cpu-list", str(core), *command],
+        cwd=folder if way == "cpp" else None,  # it writes its outputs there
         env=environment(),
         capture_output=True,
         text=True,

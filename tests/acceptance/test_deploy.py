@@ -8,6 +8,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,16 @@ def test_outputs_are_the_callers_own(tuned: Tuned) -> None:
     kept = bound.run()
     bound.inputs["x"][...] = 7
     assert_right(kept, first)
+
+
+def test_threads_take_turns(tuned: Tuned) -> None:
+    def work(seed: int) -> None:
+        given = inputs(seed, ROWS[seed % 2])
+        for _ in range(30):
+            assert_right(tuned.run(given), given)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(8))) == [None] * 8
 
 
 def test_bound_inputs_are_read_in_place(tuned: Tuned) -> None:
