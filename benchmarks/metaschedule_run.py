@@ -25,6 +25,7 @@ from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from tunemesh.report import write_file
 from tunemesh.stage_workers.engines.protocol import TirPart
+from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.graph import assembly
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import (
@@ -53,7 +54,10 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
     for name in run.models:
         imported = platform.import_model(
             ImportCall(
-                model=work.models[name].read_bytes(), target=target, shapes=settings.shapes, options=options
+                model=work.models[name].read_bytes(),
+                target=target,
+                variants=variants(settings),
+                options=options,
             )
         )
         tuned = _Tuning(imported, target, run)
@@ -64,7 +68,7 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         for stage, spent in tuned.stages.items():
             stages[stage] = stages.get(stage, 0.0) + spent
         # Compiled with the passes that it was measured with, all of them.
-        call = AssembleCall(model=imported.model, target=target, tasks=tuned.best(), options=options)
+        call = AssembleCall(model=imported.model, target=target, tasks=tuned.best())
         assembled = assembly.assemble(call, left_out=())
         write_file(folder / "tuned" / name / "model.so", assembled.tuned)
         write_file(folder / "tuned" / name / "signature.json", assembled.signature)

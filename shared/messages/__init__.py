@@ -37,11 +37,14 @@ from tunemesh.shared.messages.results import (
     BuildDone,
     Failure,
     ImportDone,
+    Judgement,
+    OutputCheck,
     ProfileDone,
     Result,
     StepResult,
     UpdateDone,
     ValidateDone,
+    VariantLatency,
 )
 from tunemesh.shared.messages.status import Serves, WorkerStatus
 from tunemesh.shared.messages.steps import (
@@ -93,10 +96,12 @@ __all__ = [
     "JobEvent",
     "JobId",
     "JobProgress",
+    "Judgement",
     "Message",
     "Name",
     "Options",
     "Outcome",
+    "OutputCheck",
     "Phase",
     "Positive",
     "ProfileDone",
@@ -129,6 +134,7 @@ __all__ = [
     "Usage",
     "ValidateDone",
     "ValidateWork",
+    "VariantLatency",
     "Work",
     "WorkerStatus",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -28,6 +29,9 @@ MOST_ROUNDS = 8_000
 
 LARGEST_REQUEST = 128 * 1024
 """Bytes of a request without its model. Every ledger of the job repeats it."""
+
+MOST_VARIANTS = 64
+"""Sets of shapes that one job tunes a model for. Each is compiled, checked and measured by itself."""
 
 GRAPH = "graph"
 """Whose options are for the model as a whole, and not for an engine."""
@@ -96,9 +100,49 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = 900.0
     shapes: Annotated[
-        dict[str, list[Positive]],
-        Meta(description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes."),
+        dict[str, Annotated[list[list[Positive]], Meta(min_length=1, max_length=MOST_VARIANTS)]],
+        Meta(
+            description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes. Given again"
+            " for the same input, the model is tuned for each of its shapes."
+        ),
     ] = {}
+    dims: Annotated[
+        dict[str, Annotated[list[Positive], Meta(min_length=1, max_length=MOST_VARIANTS)]],
+        Meta(
+            description="NAME=1,4,16: the size of a symbolic dimension, wherever it stands. With several"
+            " sizes the model is tuned for each of them."
+        ),
+    ] = {}
+
+    ranges: Annotated[
+        dict[str, tuple[float, float]],
+        Meta(
+            description="NAME=0,30000: the values of an input that the model is compared and measured with,"
+            " from 0 up to but not including 30000; by default what its uses allow."
+        ),
+    ] = {}
+
+    @property
+    def variants(self) -> int:
+        """How many sets of shapes the model is tuned for."""
+        return max(self._counts().values(), default=1)
+
+    def problem(self) -> str:
+        """Why they contradict each other, in one line; nothing if they do not."""
+        for name, (least, above) in self.ranges.items():
+            if not -math.inf < least < above < math.inf:
+                return (
+                    f"--range {name}={least:g},{above:g} has no value: the second has to be above the first"
+                )
+        for name, count in self._counts().items():
+            if count not in (1, self.variants):
+                return f"{name} has {count} values, others have {self.variants}: give all the same, or one"
+        return ""
+
+    def _counts(self) -> dict[str, int]:
+        """How many values each option gives."""
+        shapes = {f"--shape {name}": len(values) for name, values in self.shapes.items()}
+        return shapes | {f"--dim {name}": len(values) for name, values in self.dims.items()}
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -125,11 +169,16 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     settings: Settings = Settings()
+    samples: Blob | None = None
+    """An ``npz`` file with an array for each input: what the model is compared and measured with, in place of
+    random ones."""
 
     def problem(self) -> str:
         """Why the job could not be kept in messages, in one line; nothing if it can."""
         if len(self.model.data or b"") > INLINE_LIMIT:
             return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
+        if why := self.settings.problem():
+            return why
         batch = self.settings.batch
         if self.trials > MOST_ROUNDS * batch:
             rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"

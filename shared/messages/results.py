@@ -7,7 +7,7 @@ every kind of result has: ``problem`` says in one line why it is no answer, or n
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -26,7 +26,7 @@ from tunemesh.shared.messages.basics import (
     step_id,
     tag_of,
 )
-from tunemesh.shared.messages.requests import INLINE_LIMIT
+from tunemesh.shared.messages.requests import INLINE_LIMIT, MOST_VARIANTS
 from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
@@ -46,9 +46,55 @@ OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
 """Names in a folder of results that a further file may not have."""
 
 
+Size = Annotated[float, Meta(ge=0, le=1e300)]
+
+MOST_CHECKED = 100
+"""Outputs whose comparison a message tells: those that are furthest off."""
+
+
+class OutputCheck(Struct, frozen=True, kw_only=True):
+    """One output of a model beside what it should be, element by element."""
+
+    name: str
+    dtype: str
+    elements: Count
+    compared: Count
+    """Of these, where a finite value was expected, and rounding does not decide whether it is one."""
+    units: Size
+    """The largest difference, in units of what its element may be off; up to 1 is right."""
+    difference: Size
+    """That of the same element, absolute."""
+    tolerance: Size
+    """What that element may be off."""
+
+
+def furthest(outputs: Sequence[OutputCheck]) -> list[OutputCheck]:
+    """Those that are told: all, or the furthest off."""
+    if len(outputs) <= MOST_CHECKED:
+        return list(outputs)
+    return sorted(outputs, key=lambda each: -each.units)[:MOST_CHECKED]
+
+
+class Judgement(Struct, frozen=True, kw_only=True):
+    """How a model compares with the framework that it comes from."""
+
+    judge: str = ""
+    """Whose outputs were taken for right: ``ONNX Runtime 1.31.1``; nothing where there is no judge."""
+    reason: str = ""
+    """Why there is none."""
+    inputs: str = ""
+    """What both were run on."""
+    outputs: list[OutputCheck] = []
+
+
 class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
     tasks: Annotated[list[TaskSpec], Meta(max_length=MOST_TASKS)]
+    sample: Blob | None = None
+    """Inputs, and what the model should make of them, in the format of the target's platform: ``validate``
+    compares with it."""
+    judged: list[Judgement] = []
+    """The untuned model, for each set of shapes, beside the framework that it comes from."""
 
     def problem(self, engines: Collection[str]) -> str:
         """Why this is no answer to an ``import`` for a job with these engines."""
@@ -160,14 +206,31 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
         return _too_large([self.tuned, self.untuned, self.signature, self.records, *self.files.values()])
 
 
+class VariantLatency(Struct, frozen=True):
+    """How long one set of shapes takes, in seconds, before and after tuning."""
+
+    before: Seconds
+    after: Seconds
+
+
 class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     latency_before: Seconds
+    """Of one run with each set of shapes, like the next."""
     latency_after: Seconds
     """Of the job's result: of the untuned model where the tuned one was ``rejected``."""
     largest_difference: Annotated[float, Meta(ge=0)]
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
-    """Whether all outputs agree within the tolerances of their dtypes."""
+    """Whether all outputs agree, and something was compared in each."""
+    wrong: ErrorText = ""
+    """What does not agree, in one line."""
+    outputs: list[OutputCheck] = []
+    """The tuned model beside the untuned one."""
+    judged: list[Judgement] = []
+    """The tuned model, for each set of shapes, beside the framework that the model comes from."""
+    variants: Annotated[list[VariantLatency], Meta(max_length=MOST_VARIANTS)] = []
+    """Of each set of shapes, in the order of the request, as they were measured; none where there is only
+    one."""
     drift: Drift = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
     rejected: Seconds | None = None
@@ -178,7 +241,9 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
         """Why this is no answer to a ``validate``."""
         if self.rejected is not None:
             return "it says that the model was rejected, which is not for a worker to say"
-        if not (self.latency_before > 0 and self.latency_after > 0):
+        latencies = [self.latency_before, self.latency_after]
+        latencies += [latency for each in self.variants for latency in (each.before, each.after)]
+        if not all(latency > 0 for latency in latencies):
             return "a latency is not above 0"
         return ""
 

@@ -6,21 +6,30 @@ from typing import Any
 
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends import trusted
-from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
+from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
+from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
+LOOKED_AT = 4096
+"""Bytes in which the first that is no space must come."""
 
-def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
+
+def recognises(source: Source) -> bool:
+    """Whether it is JSON."""
+    return source.model[:LOOKED_AT].lstrip()[:1] == b"{"
+
+
+def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
     """The Relax module of ``tvm.ir.save_json``'s text, and its signature.
 
     Raises:
         BadModel: when it is damaged, or holds something else.
     """
-    loaded = _load(model)
+    loaded = _load(source.model)
     try:
-        return _imported(loaded, shapes)
+        return _imported(loaded, variant)
     except BadModel:
         raise
     except Exception as error:  # a module that its own classes find inconsistent
@@ -28,11 +37,11 @@ def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
         raise BadModel(f"the TVM JSON model is not valid: {first_line(error)}") from None
 
 
-def _imported(loaded: Any, shapes: Shapes) -> tuple[Any, Signature]:
+def _imported(loaded: Any, variant: Variant) -> tuple[Any, Signature]:
     module = _as_relax(loaded)
     main = module["main"]
     inputs = [str(parameter.name) for parameter in main.params]
-    module = _bind(module, inputs, shapes)
+    module = _bind(module, inputs, variant)
     result = module["main"].ret_ty
     count = len(result.fields) if hasattr(result, "fields") else 1
     return module, signature_of(module, inputs, [f"output{i}" for i in range(count)])
@@ -100,7 +109,7 @@ def _wrap(function: Any) -> Any:
     return builder.get()
 
 
-def _bind(module: Any, inputs: list[str], shapes: Shapes) -> Any:
+def _bind(module: Any, inputs: list[str], variant: Variant) -> Any:
     """Replace the symbolic dimensions of the inputs by the sizes that the person gave."""
     import tvm
 
@@ -110,14 +119,19 @@ def _bind(module: Any, inputs: list[str], shapes: Shapes) -> Any:
         for name, ty in zip(inputs, types, strict=True)
         if isinstance(ty, tvm.relax.TensorType)
     }
-    declared = {
-        name: None if dims is None else [d.value if isinstance(d, tvm.tirx.IntImm) else None for d in dims]
-        for name, dims in tensors.items()
-    }
-    fixed = fix_shapes(declared, shapes)
+    declared = {name: None if dims is None else [_dim(d) for d in dims] for name, dims in tensors.items()}
+    fixed = fix_shapes(declared, variant)
     sizes: dict[Any, int] = {}
     for name, dims in tensors.items():
         for dim, size in zip(dims or [], fixed[name], strict=dims is not None):
             if isinstance(dim, tvm.tirx.Var) and sizes.setdefault(dim, size) != size:
                 raise BadModel(f"the dimension {dim.name} of the input {name} is {sizes[dim]} elsewhere")
     return tvm.relax.transform.BindSymbolicVars(sizes, "main")(module) if sizes else module
+
+
+def _dim(dim: Any) -> Dim:
+    import tvm
+
+    if isinstance(dim, tvm.tirx.IntImm):
+        return int(dim.value)
+    return str(dim.name) if isinstance(dim, tvm.tirx.Var) else None

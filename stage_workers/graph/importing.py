@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.frontends import onnx
-from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks
+from tunemesh.stage_workers import frontends
+from tunemesh.stage_workers.frontends import Source
+from tunemesh.stage_workers.graph import (
+    batch_norm,
+    checking,
+    models,
+    optimisation,
+    options,
+    proving,
+    tasks,
+    variants,
+)
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 
 def import_model(call: ImportCall) -> Imported:
     """See :meth:`stage_workers.platforms.protocol.Platform.import_model`."""
     given = options.read(call.options)
-    module, signature = onnx.read(call.model, call.shapes)
-    folded = batch_norm.fold_batch_norms(module)
-    optimised = optimisation.optimise(folded, call.target, given)
+    target = call.target
+    source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
+    found = [frontends.read(source, variant) for variant in call.variants]
+    signatures = models.signatures_of([signature for _, signature in found])
+    folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
+    samples = [
+        checking.sample(source, module, signature, call)
+        for module, signature in zip(folded, signatures.variants, strict=True)
+    ]
+    proven = [
+        proving.prove(module, signature, sample, target, given)
+        for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
+    ]
+    changes = [each.changes for each in proven]
+    optimised = optimisation.optimise_all(folded, target, changes)
+    extracted, untuned = tasks.extract(optimised, target)
     return Imported(
-        model=models.pack(folded, signature),
-        tasks=tasks.extract(optimised, call.target),
+        model=models.pack(variants.join(folded), signatures, changes),
+        tasks=extracted,
         constants=_constants(optimised),
+        notes=list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned,
+        sample=checking.pack(samples),
+        judged=[each.judgement for each in samples],
     )
 
 
 def _constants(module: Any) -> int:
-    """Bytes of the constants in the main function of a module."""
+    """Bytes of the constants in the entry functions of a module."""
     import tvm
 
-    values = [node.value for node in models.nodes(module) if isinstance(node, tvm.ir.GenericConst)]
+    nodes = [node for node in models.nodes(module) if isinstance(node, tvm.ir.GenericConst)]
+    values = [node.value for node in {hash(node): node for node in nodes}.values()]  # shared by variants
     return sum(math.prod(value.shape) * np.dtype(value.dtype).itemsize for value in values)

@@ -1,13 +1,20 @@
-"""Models between import and assembly: the optimised module and its signature."""
+"""Models between import and assembly: the optimised module and the signatures of its variants."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
+from tunemesh.stage_workers.graph import variants, weights
+from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.weights import Weight
+
+ANY = -1
+"""A length of an output that depends on what the inputs hold."""
 
 
 class Tensor(Struct, frozen=True):
@@ -15,43 +22,91 @@ class Tensor(Struct, frozen=True):
 
     name: str
     shape: tuple[int, ...]
+    """Of an output a length may be :data:`ANY`."""
     dtype: str
 
 
 class Signature(Struct, frozen=True):
-    """What a model takes and gives, in order."""
+    """What one variant of a model takes and gives, in order."""
 
     inputs: list[Tensor]
     outputs: list[Tensor]
+    function: str = variants.MAIN
+    """Its entry in the module."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name to shape."""
+        return {tensor.name: tensor.shape for tensor in self.inputs}
+
+
+class Signatures(Struct, frozen=True):
+    """What a model takes and gives: the content of ``signature.json``."""
+
+    variants: list[Signature]
+    """One for each set of shapes that the model was made for. They differ in nothing else."""
+
+
+def signatures_of(found: Sequence[Signature]) -> Signatures:
+    """The signatures of variants, each with the name of its entry in the joined module.
+
+    Raises:
+        BadModel: two take the same shapes, or take or give something else than shapes that differ.
+    """
+    seen: dict[str, int] = {}
+    for number, each in enumerate(found):
+        if (text := shapes_text(each.shapes)) in seen:
+            raise BadModel(
+                f"the sets of shapes {seen[text]} and {number} are the same ({text}): give each shape once"
+            )
+        seen[text] = number
+    names = variants.entries(len(found))
+    return Signatures(
+        [msgspec.structs.replace(each, function=name) for each, name in zip(found, names, strict=True)]
+    )
+
+
+def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Shapes by name, as a person would write them: ``x=1,3,224,224 y=8``."""
+    return " ".join(f"{name}={_sizes(shape)}" for name, shape in shapes.items())
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape)) or "scalar"
 
 
 class _Stored(Struct, frozen=True):
-    signature: Signature
-    module: str
+    signatures: Signatures
+    changes: list[Changes]
+    graph: str
+    weights: list[Weight]
 
 
-def pack(module: Any, signature: Signature) -> bytes:
-    """The bytes of an optimised Relax module."""
+def pack(module: Any, signatures: Signatures, changes: Sequence[Changes]) -> bytes:
+    """The bytes of a Relax module with all variants in it, and of how each of them is to be changed."""
     import tvm
 
+    graph, taken = weights.take_out(module)
     # Not compressed: nearly all of it is weights, and these hardly shrink.
-    return msgspec.msgpack.encode(_Stored(signature, str(tvm.ir.save_json(module))))
+    return msgspec.msgpack.encode(_Stored(signatures, list(changes), str(tvm.ir.save_json(graph)), taken))
 
 
-def unpack(model: bytes) -> tuple[Any, Signature]:
-    """Module and signature of :func:`pack`'s bytes."""
+def unpack(model: bytes) -> tuple[Any, Signatures, list[Changes]]:
+    """What :func:`pack` was given."""
     import tvm
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
-    return tvm.ir.load_json(stored.module), stored.signature
+    module = weights.put_back(tvm.ir.load_json(stored.graph), stored.weights)
+    return module, stored.signatures, stored.changes
 
 
 def nodes(module: Any) -> list[Any]:
-    """All expressions of a module's main function, operands before what uses them."""
+    """All expressions of a module's entry functions, operands before what uses them."""
     import tvm
 
     found: list[Any] = []
-    tvm.relax.analysis.post_order_visit(module["main"].body, found.append)
+    for entry in variants.entries_of(module):
+        tvm.relax.analysis.post_order_visit(module[entry].body, found.append)
     return found
 
 
@@ -59,7 +114,7 @@ def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signatur
     """The signature of ``module``'s main function, with the given names.
 
     Raises:
-        BadModel: when a shape is not static, or something is not a tensor.
+        BadModel: when an input's shape is not static, or something is not a tensor.
     """
     main = module["main"]
     result = main.ret_ty
@@ -75,17 +130,18 @@ def _tensor(name: str, ty: Any, role: str) -> Tensor:
 
     if not isinstance(ty, tvm.relax.TensorType):
         raise BadModel(f"the {role} {name} is not a tensor")
-    dims: list[Any] = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None]
-    if not all(isinstance(dim, tvm.tirx.IntImm) for dim in dims):
-        raise BadModel(f"the shape of the {role} {name} depends on the data, which cannot be tuned")
-    return Tensor(name, tuple(int(dim.value) for dim in dims), str(ty.dtype))
+    dims = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None] * max(ty.ndim, 0)
+    shape = tuple(int(dim.value) if isinstance(dim, tvm.tirx.IntImm) else ANY for dim in dims)
+    if role == "input" and ANY in shape:
+        raise BadModel(f"the shape of the input {name} is not fixed")
+    return Tensor(name, shape, str(ty.dtype))
 
 
-def pack_signature(signature: Signature) -> bytes:
-    """The signature as JSON, for people too."""
-    return msgspec.json.encode(signature)
+def pack_signatures(signatures: Signatures) -> bytes:
+    """The signatures as JSON, for people too."""
+    return msgspec.json.encode(signatures)
 
 
-def unpack_signature(signature: bytes) -> Signature:
-    """The signature of :func:`pack_signature`'s bytes."""
-    return msgspec.json.decode(signature, type=Signature)
+def unpack_signatures(signatures: bytes) -> Signatures:
+    """The signatures of :func:`pack_signatures`'s bytes."""
+    return msgspec.json.decode(signatures, type=Signatures)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from tunemesh.shared.messages import Options, Outcome, Positive, Settings
+from tunemesh.shared.messages import Judgement, Options, Outcome, OutputCheck, Settings
 from tunemesh.stage_workers.engines.protocol import Part
+from tunemesh.stage_workers.frontends.shapes import Variant
 
 WAITED = 0.02
 """Share of its time that a measurement may have waited for its core without casting doubt on it. An idle
@@ -43,15 +44,24 @@ class ImportCall(Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: the bytes of its file.
+        files: further files that came with it: by the name that the model has for each, where the worker has
+            put it. They may be large, so they are not sent along.
         target: canonical form.
-        shapes: input name to shape, where the model leaves shapes open.
+        variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
+        seed: of the inputs that the model is compared on.
+        ranges: of these inputs, by name, as far as the person says: from, and up to but not including.
+        inputs: an ``npz`` file of real inputs, in place of random ones.
     """
 
     model: bytes
+    files: dict[str, str] = {}
     target: str
-    shapes: dict[str, list[Positive]] = {}
+    variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
+    seed: int = 0
+    ranges: dict[str, tuple[float, float]] = {}
+    inputs: bytes | None = None
 
 
 class ExtractedTask(Struct, frozen=True, kw_only=True):
@@ -79,11 +89,17 @@ class Imported(Struct, frozen=True, kw_only=True):
         model: as :class:`AssembleCall` takes it.
         tasks: what can be tuned.
         constants: bytes of constants that a run of the model reads.
+        notes: what was not done with the model and why, one sentence each.
+        sample: inputs, and what the model should make of them, as :class:`ValidateCall` takes it.
+        judged: by whom, for each variant, and how the untuned model compares.
     """
 
     model: bytes
     tasks: list[ExtractedTask]
     constants: int = 0
+    notes: list[str] = []
+    sample: bytes = b""
+    judged: list[Judgement] = []
 
 
 class ReferenceCall(Struct, frozen=True, kw_only=True):
@@ -201,13 +217,11 @@ class AssembleCall(Struct, frozen=True, kw_only=True):
         model: as :class:`Imported` has it.
         target: canonical form.
         tasks: those of its tasks that were tuned, whoever did.
-        options: those that it was imported with.
     """
 
     model: bytes
     target: str
     tasks: list[TunedTask]
-    options: Options = {}
 
 
 class Assembled(Struct, frozen=True, kw_only=True):
@@ -216,7 +230,7 @@ class Assembled(Struct, frozen=True, kw_only=True):
     Attributes:
         tuned: a shared object, optimised as at import, with the parts of the tuned tasks.
         untuned: the model as it was given, without any.
-        signature: names, shapes and dtypes of the inputs and outputs, in JSON.
+        signature: names, shapes and dtypes of the inputs and outputs of each variant, in JSON.
     """
 
     tuned: bytes
@@ -230,10 +244,11 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     Attributes:
         tuned: as :class:`Assembled` has it, like the next two.
         untuned: what it must agree with.
-        signature: what both take.
+        signature: what both take, for all sets of shapes.
+        variant: which of these to run, from 0.
         target: canonical form.
         device: ``cpu`` or ``cuda:<n>``.
-        seed: of the inputs.
+        sample: as :class:`Imported` has it; without it inputs are random, integers zero, and nobody judges.
         settings: how they are measured.
     """
 
@@ -242,8 +257,9 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     signature: bytes
     target: str
     device: str
-    seed: int
     settings: Settings
+    sample: bytes = b""
+    variant: int = 0
 
 
 class Validated(Struct, frozen=True, kw_only=True):
@@ -252,15 +268,17 @@ class Validated(Struct, frozen=True, kw_only=True):
     Attributes:
         before: latencies of the untuned model in seconds, one per turn.
         after: those of the tuned one.
-        largest_difference: absolute, of all outputs.
-        equal: whether all of them agree within the tolerances of their dtypes.
+        outputs: how each output of the tuned model compares with the untuned model's.
+        wrong: what does not agree, in one line; empty where all does.
+        judged: how the tuned model compares with the framework that the model comes from.
         waited: as in :class:`ProfileOutcome`.
     """
 
     before: list[float]
     after: list[float]
-    largest_difference: float
-    equal: bool
+    outputs: list[OutputCheck]
+    wrong: str
+    judged: Judgement = Judgement()
     waited: float = 0.0
 
 
@@ -289,7 +307,7 @@ class Platform(Protocol):
 
         Raises:
             BadModel: it cannot be read, has an unsupported operator (named), or dynamic shapes that
-                ``call.shapes`` does not fix.
+                a variant does not fix; or TVM does not compute what the model's own framework does.
             BadInput: an option is unknown or its value is bad.
         """
 

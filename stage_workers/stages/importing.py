@@ -9,6 +9,7 @@ from tunemesh.shared.messages import ImportDone, ImportWork, Options, Step, Task
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
+from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
@@ -24,8 +25,11 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     call = ImportCall(
         model=context.store.get(work.model, limit=MODEL_BYTES),
         target=step.target,
-        shapes=step.settings.shapes,
+        variants=variants(step.settings),
         options=step.options.get(GRAPH, {}),
+        seed=step.seed,
+        ranges=step.settings.ranges,
+        inputs=context.store.get(work.samples) if work.samples is not None else None,
     )
     platform = platforms.name_of(step.target)
     imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
@@ -43,7 +47,12 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         )
         for number, task in enumerate(imported.tasks)
     ]
-    return ImportDone(model=context.store.put(imported.model, inline=False), tasks=tasks)
+    return ImportDone(
+        model=context.store.put(imported.model, inline=False),
+        tasks=tasks,
+        sample=context.store.put(imported.sample, inline=False),
+        judged=imported.judged,
+    )
 
 
 def _check_options(step: Step, context: Context) -> None:

@@ -18,6 +18,7 @@ from tunemesh.stage_workers.engines.protocol import (
     Proposal,
     UpdateCall,
 )
+from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.platforms.protocol import (
     AssembleCall,
     Assembled,
@@ -51,9 +52,15 @@ def import_model(
     target: str,
     options: Options = AS_GIVEN,
     shapes: Mapping[str, list[int]] | None = None,
+    variants: list[Variant] | None = None,
 ) -> Imported:
     return PLATFORM.import_model(
-        ImportCall(model=model, target=target, shapes=dict(shapes or {}), options=options)
+        ImportCall(
+            model=model,
+            target=target,
+            variants=variants or [Variant(shapes=dict(shapes or {}))],
+            options=options,
+        )
     )
 
 
@@ -148,10 +155,8 @@ def tuned_task(task: ExtractedTask, target: str, trial: Trial) -> TunedTask:
     return TunedTask(workload=task.workload, symbol=symbol, part=ENGINE.part(call), latency=trial.latency)
 
 
-def assemble(
-    model: bytes, target: str, tasks: list[TunedTask] | None = None, options: Options = AS_GIVEN
-) -> Assembled:
-    return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or [], options=options))
+def assemble(model: bytes, target: str, tasks: list[TunedTask] | None = None) -> Assembled:
+    return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or []))
 
 
 def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str) -> Validated:

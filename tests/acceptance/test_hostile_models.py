@@ -24,8 +24,7 @@ from tvm.script import tirx as T  # noqa: N812
 
 from examples import make_models
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends import limits, trusted
-from tunemesh.stage_workers.frontends.onnx import read
+from tunemesh.stage_workers.frontends import Source, Variant, limits, read, trusted
 from tunemesh.stage_workers.frontends.tvm_vocabulary import LEAVES, NODES, OPERATORS
 
 Run = Callable[..., CompletedProcess[str]]
@@ -70,7 +69,7 @@ def saved(module: Any) -> bytes:
 
 def refusal(model: bytes) -> str:
     with pytest.raises(BadModel) as refused:
-        read(model, {})
+        read(Source(model), Variant())
     text = str(refused.value)
     assert "\n" not in text
     return text
@@ -335,7 +334,7 @@ def test_what_exporters_write_is_imported_unchanged(name: str) -> None:
     module = GOOD[name]()
     text = trusted.checked(saved(module))
     assert tvm_ffi.structural_equal(tvm.ir.load_json(text), module)
-    imported, signature = read(saved(module), {})
+    imported, signature = read(Source(saved(module)), Variant())
     assert imported["main"] is not None
     assert signature.inputs
     assert signature.outputs
@@ -375,7 +374,7 @@ def nested(levels: int) -> bytes:
 def test_the_deepest_expression_that_is_let_in_does_not_overflow_the_stack_and_a_deeper_one_is_refused() -> (
     None
 ):
-    module, _ = read(nested(limits.DEPTH - 50), {})
+    module, _ = read(Source(nested(limits.DEPTH - 50)), Variant())
     with tvm.target.Target({"kind": "llvm", "num-cores": 1}):
         tvm.compile(module, "llvm")
     assert "is more than 500 deep" in refusal(nested(limits.DEPTH))

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends import limits, onnx_checks
-from tunemesh.stage_workers.frontends.onnx import read
+from tunemesh.stage_workers.frontends import Source, Variant, limits
+from tunemesh.stage_workers.frontends.onnx import checks, read
 
 LOCATIONS = ["weights.bin", "/etc/passwd", "../../../etc/passwd", "a/../../b", ""]
 
@@ -121,11 +121,11 @@ PLACES: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize("place", PLACES)
 def test_no_tensor_lies_outside_the_file(place: str, location: str) -> None:
     make, named = PLACES[place]
-    onnx_checks.check(make(inside("w")) if "indices" not in place else make(inside("w", np.int64)))
+    checks.check(make(inside("w")) if "indices" not in place else make(inside("w", np.int64)))
     with pytest.raises(
         BadModel, match=f"{named}.* lies outside the ONNX file: save all in one file"
     ) as refused:
-        read(make(outside("w", location)).SerializeToString(), {})
+        read(Source(make(outside("w", location)).SerializeToString()), Variant())
     assert "\n" not in str(refused.value)
 
 
@@ -134,7 +134,7 @@ def test_half_of_what_makes_a_tensor_external_is_enough(half: str) -> None:
     tensor = outside("w")
     tensor.ClearField({"data_location": "external_data", "external_data": "data_location"}[half])
     with pytest.raises(BadModel, match="lies outside"):
-        onnx_checks.check(model(weights=(tensor,)))
+        checks.check(model(weights=(tensor,)))
 
 
 def test_what_onnx_itself_saves_beside_the_file_is_named(tmp_path: Path) -> None:
@@ -143,12 +143,12 @@ def test_what_onnx_itself_saves_beside_the_file_is_named(tmp_path: Path) -> None
         made, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
     )
     with pytest.raises(BadModel, match="the weight w lies outside the ONNX file"):
-        read((tmp_path / "m.onnx").read_bytes(), {})
+        read(Source((tmp_path / "m.onnx").read_bytes()), Variant())
 
 
 def test_names_from_the_file_are_fit_to_be_printed() -> None:
     with pytest.raises(BadModel) as refused:
-        onnx_checks.check(model(weights=(outside("\x1b[2J\n" + "w" * 1000),)))
+        checks.check(model(weights=(outside("\x1b[2J\n" + "w" * 1000),)))
     assert "\x1b" not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 200
@@ -171,7 +171,7 @@ def test_what_is_too_large_is_named(limit: str, most: int, of: str, monkeypatch:
         weights=(inside("w"),),
         functions=(function(helper.make_node("Relu", ["a"], ["b"])),),
     )
-    onnx_checks.check(made)
+    checks.check(made)
     monkeypatch.setattr(limits, limit, most)
     with pytest.raises(BadModel, match=rf"the model has .*{of}; at most {most} can be imported"):
-        onnx_checks.check(made)
+        checks.check(made)

@@ -1,4 +1,4 @@
-"""From the bytes of a model's file to a Relax module with static shapes."""
+"""ONNX models."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import warnings
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends import onnx_checks, relax_json
-from tunemesh.stage_workers.frontends.shapes import Shapes, fix_shapes
+from tunemesh.stage_workers.frontends.onnx import checks
+from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
+from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
@@ -15,23 +16,22 @@ ONNX_FIRST_BYTE = b"\x08"
 """The tag of ``ir_version``, which every ONNX writer puts first."""
 
 
-def read(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
-    """The Relax module of ONNX or TVM JSON, whose ``main`` takes the inputs only, and its signature.
+def recognises(source: Source) -> bool:
+    """Whether it may be ONNX. Protobuf has no signature: some writers put the graph first."""
+    return True
+
+
+def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
+    """The Relax module of an ONNX model, and its signature.
 
     Raises:
-        BadModel: when it is neither, or cannot be imported.
+        BadModel: it is damaged, or cannot be imported.
     """
-    if model.lstrip()[:1] == b"{":
-        return relax_json.read(model, shapes)
-    return _read_onnx(model, shapes)
-
-
-def _read_onnx(model: bytes, shapes: Shapes) -> tuple[Any, Signature]:
-    parsed = _parse(model)
-    onnx_checks.check(parsed)
+    parsed = _parse(source.model)
+    checks.check(parsed)
     weights = {weight.name for weight in parsed.graph.initializer}
     inputs = [value for value in parsed.graph.input if value.name not in weights]
-    fixed = fix_shapes({value.name: _declared_shape(value) for value in inputs}, shapes)
+    fixed = fix_shapes({value.name: _declared_shape(value) for value in inputs}, variant)
     module = _convert(parsed, fixed)
     names = [value.name for value in inputs], [value.name for value in parsed.graph.output]
     return module, signature_of(module, *names)
@@ -52,12 +52,15 @@ def _parse(model: bytes) -> Any:
     raise BadModel("the model is neither ONNX nor TVM's JSON (as tvm.ir.save_json writes it)")
 
 
-def _declared_shape(value: Any) -> list[int | None] | None:
+def _declared_shape(value: Any) -> list[Dim] | None:
     """Dimensions of an ONNX input, ``None`` where open; no list when not even the rank is known."""
     kind = value.type.tensor_type
     if not kind.HasField("shape"):
         return None
-    return [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+    return [
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
+        for dim in kind.shape.dim
+    ]
 
 
 def _convert(parsed: Any, shapes: dict[str, list[int]]) -> Any:
