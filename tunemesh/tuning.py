@@ -52,6 +52,8 @@ class Plan:
     seed: int = 0
     tenant: str = ""
     priority: int = 10
+    samples: bytes | None = None
+    """An ``npz`` file with an array for each input, in place of random ones."""
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
     builders: int | None = None
@@ -121,9 +123,14 @@ def read_models(paths: Sequence[Path], plan: Plan) -> list[tuple[Path, bytes]]:
     if plan.address is None:
         checks.check_engines(plan.engines)  # elsewhere there may be others
     models = [(path, _read(path)) for path in paths]
+    if plan.samples is not None and len(models) > 1:
+        raise BadInput("--inputs has the inputs of one model: tune the others in jobs of their own")
+    samples = None if plan.samples is None else Blob("0" * 64, len(plan.samples))
     for path, model in models:
         checks.check_model(path, model, plan.engines)
-        if problem := make_request("job", path, Blob("0" * 64, len(model)), plan).problem():
+        if plan.samples is not None:
+            checks.check_inputs(model, plan.samples)
+        if problem := make_request("job", path, Blob("0" * 64, len(model)), plan, samples).problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
@@ -156,7 +163,7 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
+def make_request(job: str, path: Path, model: Blob, plan: Plan, samples: Blob | None = None) -> Request:
     """The message for one model."""
     return Request(
         job=job,
@@ -170,7 +177,12 @@ def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
         priority=plan.priority,
         seed=plan.seed,
         settings=plan.settings,
+        samples=samples,
     )
+
+
+def _put(store: ArtifactStore, samples: bytes | None) -> Blob | None:
+    return None if samples is None else store.put(samples, inline=False)
 
 
 def submit(paths: Sequence[Path], plan: Plan, address: MeshAddress) -> list[Submitted]:
@@ -185,7 +197,7 @@ def submit(paths: Sequence[Path], plan: Plan, address: MeshAddress) -> list[Subm
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, store.put(model), plan))
+            client.submit(make_request(job, path, store.put(model), plan, _put(store, plan.samples)))
         answers = client.answers(ids)
     return [_submitted(job, answers.get(job)) for job in ids]
 
@@ -233,7 +245,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, store.put(model), plan))
+            client.submit(make_request(job, path, store.put(model), plan, _put(store, plan.samples)))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
