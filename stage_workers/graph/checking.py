@@ -252,6 +252,9 @@ class _Untuned:
 
     Args:
         with_constants: its constants can be changed, too.
+
+    Raises:
+        BadModel: it cannot be compiled.
     """
 
     def __init__(self, lowered: Any, target: str, with_constants: bool) -> None:
@@ -260,7 +263,11 @@ class _Untuned:
         self._constants: list[Array] = []
         if with_constants:
             lowered, self._constants = _lifted(lowered)
-        compiled = compilation.compile_model(lowered, target)
+        try:
+            compiled = compilation.compile_model(lowered, target)
+        except Exception as error:  # whatever TVM or LLVM raise
+            reraise_memory_error(error)
+            raise BadModel(f"TVM cannot compile the model: {first_line(error)}") from None
         self._main = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())["main"]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:

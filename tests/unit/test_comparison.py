@@ -163,9 +163,7 @@ def test_another_shape_or_dtype_is_wrong() -> None:
 def test_a_scalar_is_compared() -> None:
     wanted = comparison.expected(np.float32(3.0) * np.ones((), np.float32), [])
     assert wrong(np.asarray(3.0, np.float32), wanted) == ""
-    assert wrong(np.asarray(3.1, np.float32), wanted).startswith(
-        "output y is 3.0999999, the judge gives 3 ("
-    )
+    assert wrong(np.asarray(3.1, np.float32), wanted).startswith("output y is 3.0999999, the judge gives 3 (")
 
 
 def test_what_is_told_is_the_element_furthest_off_in_units_of_its_own_tolerance() -> None:
