@@ -32,19 +32,23 @@ from benchmarks import markdown
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import compilation, optimisation, options
+from tunemesh.stage_workers.graph import optimisation, options, targets
 from tunemesh.stage_workers.graph.validation import flatten
+from tunemesh.stage_workers.measuring import loading
 
 Outcome = Literal["right", "wrong", "refused"]
 
 LIMIT = 60.0
 """Seconds for one test."""
 
+COMPILER = (RuntimeError, ValueError, TypeError, AttributeError)
+"""What TVM raises, whose errors are those of Python and of its own that are derived from them."""
+
 FEW = 64
 """Elements of an integer input that may be a constant in practice."""
 
 AS_GIVEN = options.GraphOptions(convolutions="as-given")
-FLOAT16_ROUNDING = 2e-3
+ROUNDING = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Two units in the last place, relative."""
 
 
@@ -99,7 +103,10 @@ def try_test(test: Any, target: str, folded: bool) -> Found:
     few = {
         i
         for i, value in enumerate(inputs)
-        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "ib" and value.size <= FEW
+        if i
+        and isinstance(value, (np.ndarray, np.generic))
+        and value.dtype.kind in "ib"
+        and value.size <= FEW
     }
     floats = {
         i
@@ -134,26 +141,44 @@ def attempt(
             if isinstance(array, (np.ndarray, np.generic))
         }
         module, _ = frontends.read(Source(model.SerializeToString()), Variant(shapes=shapes))
-        results = run(module, list(given.values()), target)
     except BadModel as error:
         return Found(test.name, "refused", how, str(error))
+    try:
+        machine = compiled(module, target)
+    except (BadModel, *COMPILER) as error:
+        return Found(test.name, "refused", how, f"cannot be compiled: {str(error).splitlines()[:1]}")
+    try:
+        results = run(machine, list(given.values()), target)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return Found(test.name, "wrong", how, f"{type(error).__name__}: {str(error).splitlines()[:1]}")
     text = differences(results, outputs, test.rtol, test.atol)
     return Found(test.name, "wrong" if text else "right", how, text)
 
 
-def run(module: Any, inputs: Sequence[Any], target: str) -> list[Any]:
-    """The outputs of an untuned model."""
+def compiled(module: Any, target: str) -> Any:
+    """The machine of an untuned model, in this process."""
     import tvm
 
     optimised = optimisation.optimise(module, target, AS_GIVEN)
-    library = compilation.compile_model(optimised, target)
-    from tunemesh.stage_workers.measuring import loading
+    compiled_for = targets.load(target)
+    with compiled_for, tvm.transform.PassContext(opt_level=3):
+        executable = tvm.relax.build(optimised, compiled_for, relax_pipeline=pipeline())
+    return tvm.relax.VirtualMachine(executable, tvm.cpu())
+
+
+def pipeline() -> Any:
+    """The passes of :func:`.compilation.compile_model`."""
+    from tvm.relax import pipeline
+
+    return pipeline.default_build_pipeline()
+
+
+def run(machine: Any, inputs: Sequence[Any], target: str) -> list[Any]:
+    """The outputs of an untuned model."""
+    import tvm
 
     with loading.threads(target):
-        main = tvm.relax.VirtualMachine(loading.load(library), tvm.cpu())["main"]
-        return flatten(main(*(tvm.runtime.tensor(np.asarray(array)) for array in inputs)))
+        return flatten(machine["main"](*(tvm.runtime.tensor(np.asarray(array)) for array in inputs)))
 
 
 def differences(results: Sequence[Any], expected: Sequence[Any], rtol: float, atol: float) -> str:
@@ -167,7 +192,7 @@ def differences(results: Sequence[Any], expected: Sequence[Any], rtol: float, at
         if got.shape != want.shape:
             return f"output {index} has the shape {got.shape} instead of {want.shape}"
         left, right = (a.astype(np.float64) for a in (got, want))
-        loose = max(rtol, FLOAT16_ROUNDING) if want.dtype.itemsize == 2 else rtol
+        loose = max(rtol, ROUNDING.get(str(want.dtype), 0.0))
         close = np.isclose(left, right, rtol=loose, atol=max(atol, 1e-6), equal_nan=True)
         if want.dtype.kind in "iub":
             close = left == right
@@ -190,8 +215,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write what became of each test to this JSON file")
     arguments = parser.parse_args()
     os.environ["TVM_NUM_THREADS"] = "1"
-    from tunemesh.stage_workers.graph import targets
-
     target = targets.resolve("native")
     number, parts = map(int, arguments.part.split("/"))
     chosen = list(tests(arguments.only))[number - 1 :: parts]

@@ -20,7 +20,7 @@ from tunemesh.shared.text import clip, printable
 
 Array = NDArray[Any]
 
-DIALECT = 26
+DIALECT = 28
 """Version of the standard operators that all nodes are brought to."""
 
 SMALL = 4096

@@ -216,10 +216,10 @@ def _tile(node: Node, graph: Graph) -> New:
 
 
 STEPS: dict[str, Step] = {
-    **{
-        op: _elementwise
-        for op in ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less", "PRelu")
-    },
+    **dict.fromkeys(
+        ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less", "PRelu"),
+        _elementwise,
+    ),
     **{
         op: _as_input("axes", 1)
         for op in (
@@ -227,7 +227,7 @@ STEPS: dict[str, Step] = {
             *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare", "Squeeze", "Unsqueeze"),
         )
     },
-    **{op: _softmax for op in ("Softmax", "LogSoftmax", "Hardmax")},
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
     "Split": _as_input("split", 1),
     "Reshape": _as_input("shape", 1),
     "Slice": _slice,

@@ -14,19 +14,23 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends.onnx import conversion, inference
 from tunemesh.stage_workers.frontends.onnx.graph import Graph, Node, Step
 from tunemesh.stage_workers.frontends.onnx.steps import (
+    arithmetic,
     contrib,
     control_flow,
     layers,
     quantised,
     recurrent,
+    shaping,
     spectral,
 )
 
 STANDARD: dict[str, Step] = {
+    **arithmetic.STEPS,
     **control_flow.STEPS,
     **layers.STEPS,
     **quantised.STEPS,
     **recurrent.STEPS,
+    **shaping.STEPS,
     **spectral.STEPS,
     **contrib.STANDARD_IN_NAME,
 }
@@ -60,7 +64,13 @@ def definition(node: Node, graph: Graph) -> Any | None:
     if schema is None:
         return None
     if schema.has_function:
-        return schema.function_body
+        body = onnx.FunctionProto()
+        body.CopyFrom(schema.function_body)
+        for name, attribute in schema.attributes.items():
+            if attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
+                body.attribute_proto.append(attribute.default_value)
+                body.attribute_proto[-1].name = name
+        return body
     if schema.has_context_dependent_function:
         types = [
             inference.to_type_proto(graph.types[name]).SerializeToString() if name else b""

@@ -59,4 +59,27 @@ def dropout(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
-STEPS = {"Constant": constant, "Shape": shape, "Size": size, "Dropout": dropout}
+def roi_align(node: Node, graph: Graph) -> New:
+    """``RoiAlign``. Its maxima are of something else in every implementation."""
+    if node.attributes.get("mode", "avg") == "max":
+        raise unsupported(node, "mode=max is not supported")
+    return None
+
+
+def max_pool(node: Node, graph: Graph) -> New:
+    """``MaxPool`` whose second output, the places of the maxima, nobody uses."""
+    if node.output(1):
+        raise unsupported(node, "the places of the maxima (its second output) are not supported")
+    node.outputs = node.outputs[:1]
+    node.attributes.pop("storage_order", None)
+    return None
+
+
+STEPS = {
+    "RoiAlign": roi_align,
+    "MaxPool": max_pool,
+    "Constant": constant,
+    "Shape": shape,
+    "Size": size,
+    "Dropout": dropout,
+}

@@ -246,8 +246,8 @@ def dynamic_quantize_linear(node: Node, graph: Graph) -> New:
     x = node.inputs[0]
     y, scale, zero = (node.output(i) for i in range(3))
     nothing, one = new.constant(0, np.float32), new.constant(1, np.float32)
-    low = new("Min", new("ReduceMin", x, keepdims=0), nothing)
-    high = new("Max", new("ReduceMax", x, keepdims=0), nothing)
+    low = new("Min", new("ReduceMin", x, keepdims=0, **{"~finite": 1}), nothing)
+    high = new("Max", new("ReduceMax", x, keepdims=0, **{"~finite": 1}), nothing)
     steps = new.constant(255, np.float32)
     width = new("Div", new("Sub", high, low), steps)
     width = new("Where", new("Equal", width, nothing), one, width)
