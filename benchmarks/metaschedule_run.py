@@ -25,6 +25,7 @@ from benchmarks.table import Value, by_name
 from benchmarks.work import Result, Work
 from tunemesh.report import write_file
 from tunemesh.stage_workers.engines.protocol import TirPart
+from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.graph import assembly
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import (
@@ -53,7 +54,10 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
     for name in run.models:
         imported = platform.import_model(
             ImportCall(
-                model=work.models[name].read_bytes(), target=target, shapes=settings.shapes, options=options
+                model=work.models[name].read_bytes(),
+                target=target,
+                variants=variants(settings),
+                options=options,
             )
         )
         tuned = _Tuning(imported, target, run)

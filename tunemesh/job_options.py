@@ -219,7 +219,7 @@ def _help(field: Field) -> str:
 def _value(field: Field, given: Any) -> Any:
     """What the setting is to be, from what typer has made of the text."""
     if _map(field):
-        return dict(_sizes(option_name(field.name.removesuffix("s")), text) for text in given)
+        return _named_sizes(field, given)
     if not _speaks_of_none(field):
         return given
     if given == NONE:
@@ -230,12 +230,23 @@ def _value(field: Field, given: Any) -> Any:
         raise BadInput(f"{option_name(field.name)} must be a number or {NONE}, not {given!r}") from None
 
 
-def _sizes(option: str, text: str) -> tuple[str, list[int]]:
+def _named_sizes(field: Field, given: Sequence[str]) -> dict[str, Any]:
+    """What texts like ``NAME=1,3,224,224`` say, by name: a list of shapes, or a list of sizes."""
+    of_shapes = field.name == "shapes"
+    found: dict[str, list[Any]] = {}
+    for text in given:
+        name, sizes = _sizes(field, text)
+        found.setdefault(name, []).extend([sizes] if of_shapes else sizes)
+    return found
+
+
+def _sizes(field: Field, text: str) -> tuple[str, list[int]]:
     name, equals, sizes = text.rpartition("=")
     try:
         shape = [int(size) for size in sizes.split(",")]
     except ValueError:
         shape = []
     if not equals or not name or not shape or min(shape) < 1:
-        raise BadInput(f"{option} {text!r} should look like NAME=1,3,224,224")
+        example = _help(field).partition(":")[0]
+        raise BadInput(f"{option_name(field.name.removesuffix('s'))} {text!r} should look like {example}")
     return name, shape

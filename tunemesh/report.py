@@ -16,6 +16,7 @@ import msgspec
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import JobFailed, TunemeshError
 from tunemesh.shared.messages import AssembleDone, History, JobProgress, TaskRecords, Timing, ValidateDone
+from tunemesh.stage_workers.graph.models import Signatures, unpack_signatures
 
 REPORT_VERSION = 1
 
@@ -46,6 +47,16 @@ class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
     utilisation: float
 
 
+class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One set of shapes of several that the model was tuned for."""
+
+    shapes: dict[str, tuple[int, ...]]
+    """By the name of the input."""
+    latency_before_s: float
+    latency_after_s: float
+    speedup: float
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``report.json``."""
 
@@ -57,19 +68,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     budget: int
     stopped: bool
     latency_before_s: float
+    """Of one run with each set of shapes, like the next two."""
     latency_after_s: float
     rejected_s: float | None
     speedup: float
     largest_difference: float
     drift: float
     wall_s: float
+    variants: list[VariantReport]
+    """The sets of shapes, where there are several."""
     tasks: list[TaskReport]
     resources: dict[str, ResourceReport]
     timeline: list[Timing]
     """Every step of the job, in the order in which they started."""
 
 
-def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[Timing]) -> Report:
+def make_report(
+    progress: JobProgress, validated: ValidateDone, signatures: Signatures, timeline: list[Timing]
+) -> Report:
     """Put together what the coordinator and the workers reported."""
     wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
     return Report(
@@ -86,6 +102,7 @@ def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[T
         largest_difference=validated.largest_difference,
         drift=validated.drift,
         wall_s=wall,
+        variants=_variants(validated, signatures),
         tasks=[
             TaskReport(
                 id=task.id,
@@ -112,6 +129,22 @@ def make_report(progress: JobProgress, validated: ValidateDone, timeline: list[T
     )
 
 
+def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantReport]:
+    found = []
+    for signature, latency in zip(signatures.variants, validated.variants, strict=False):
+        # Where the tuned model was rejected, the result is the untuned one.
+        after = latency.after if validated.rejected is None else latency.before
+        found.append(
+            VariantReport(
+                shapes=signature.shapes,
+                latency_before_s=latency.before,
+                latency_after_s=after,
+                speedup=latency.before / max(after, 1e-12),
+            )
+        )
+    return found
+
+
 def save_results(
     store: ArtifactStore,
     progress: JobProgress,
@@ -129,12 +162,13 @@ def save_results(
     if assembled is None or validated is None:
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
     timeline = [*progress.timings, *(t for history in histories(store, assembled) for t in history.timings)]
-    report = make_report(progress, validated, timeline)
+    signature = store.get(assembled.signature)
+    report = make_report(progress, validated, unpack_signatures(signature), timeline)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
     files |= {
         "model.so": store.get(assembled.tuned),
-        "signature.json": store.get(assembled.signature),
+        "signature.json": signature,
         "report.json": text,
     }
     for name, data in files.items():

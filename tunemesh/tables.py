@@ -10,6 +10,7 @@ from rich.table import Table
 from tunemesh.report import Report
 from tunemesh.shared.messages import JobProgress, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
+from tunemesh.stage_workers.graph.models import shapes_text
 from tunemesh.terminal import add_row, plain, say, table
 
 
@@ -130,6 +131,15 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
             f"{report.trials}/{report.budget}",
             seconds(report.wall_s),
         )
+        for each in report.variants:
+            add_row(
+                made,
+                f"  {shapes_text(each.shapes)}",
+                latency(each.latency_before_s),
+                latency(each.latency_after_s),
+                f"{each.speedup:.1f}x",
+                *[""] * 3,
+            )
     console.print(made)
     for report in reports:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())

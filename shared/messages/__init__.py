@@ -42,6 +42,7 @@ from tunemesh.shared.messages.results import (
     StepResult,
     UpdateDone,
     ValidateDone,
+    VariantLatency,
 )
 from tunemesh.shared.messages.status import Serves, WorkerStatus
 from tunemesh.shared.messages.steps import (
@@ -129,6 +130,7 @@ __all__ = [
     "Usage",
     "ValidateDone",
     "ValidateWork",
+    "VariantLatency",
     "Work",
     "WorkerStatus",
 ]

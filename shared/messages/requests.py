@@ -29,6 +29,9 @@ MOST_ROUNDS = 8_000
 LARGEST_REQUEST = 128 * 1024
 """Bytes of a request without its model. Every ledger of the job repeats it."""
 
+MOST_VARIANTS = 64
+"""Sets of shapes that one job tunes a model for. Each is compiled, checked and measured by itself."""
+
 GRAPH = "graph"
 """Whose options are for the model as a whole, and not for an engine."""
 
@@ -96,9 +99,36 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = 900.0
     shapes: Annotated[
-        dict[str, list[Positive]],
-        Meta(description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes."),
+        dict[str, Annotated[list[list[Positive]], Meta(min_length=1, max_length=MOST_VARIANTS)]],
+        Meta(
+            description="NAME=1,3,224,224: the shape of an input, for models with dynamic shapes. Given again"
+            " for the same input, the model is tuned for each of its shapes."
+        ),
     ] = {}
+    dims: Annotated[
+        dict[str, Annotated[list[Positive], Meta(min_length=1, max_length=MOST_VARIANTS)]],
+        Meta(
+            description="NAME=1,4,16: the size of a symbolic dimension, wherever it stands. With several"
+            " sizes the model is tuned for each of them."
+        ),
+    ] = {}
+
+    @property
+    def variants(self) -> int:
+        """How many sets of shapes the model is tuned for."""
+        return max(self._counts().values(), default=1)
+
+    def problem(self) -> str:
+        """Why they contradict each other, in one line; nothing if they do not."""
+        for name, count in self._counts().items():
+            if count not in (1, self.variants):
+                return f"{name} has {count} values, others have {self.variants}: give all the same, or one"
+        return ""
+
+    def _counts(self) -> dict[str, int]:
+        """How many values each option gives."""
+        shapes = {f"--shape {name}": len(values) for name, values in self.shapes.items()}
+        return shapes | {f"--dim {name}": len(values) for name, values in self.dims.items()}
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -130,6 +160,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
         """Why the job could not be kept in messages, in one line; nothing if it can."""
         if len(self.model.data or b"") > INLINE_LIMIT:
             return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
+        if why := self.settings.problem():
+            return why
         batch = self.settings.batch
         if self.trials > MOST_ROUNDS * batch:
             rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"

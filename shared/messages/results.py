@@ -26,6 +26,7 @@ from tunemesh.shared.messages.basics import (
     step_id,
     tag_of,
 )
+from tunemesh.shared.messages.requests import MOST_VARIANTS
 from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
@@ -157,14 +158,25 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
         return ""
 
 
+class VariantLatency(Struct, frozen=True):
+    """How long one set of shapes takes, in seconds, before and after tuning."""
+
+    before: Seconds
+    after: Seconds
+
+
 class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     latency_before: Seconds
+    """Of one run with each set of shapes, like the next."""
     latency_after: Seconds
     """Of the job's result: of the untuned model where the tuned one was ``rejected``."""
     largest_difference: Annotated[float, Meta(ge=0)]
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
     """Whether all outputs agree within the tolerances of their dtypes."""
+    variants: Annotated[list[VariantLatency], Meta(max_length=MOST_VARIANTS)] = []
+    """Of each set of shapes, in the order of the request, as they were measured; none where there is only
+    one."""
     drift: Drift = 0.0
     """How much slower than usual the device was meanwhile: 0.1 is 10 %."""
     rejected: Seconds | None = None
@@ -175,7 +187,9 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
         """Why this is no answer to a ``validate``."""
         if self.rejected is not None:
             return "it says that the model was rejected, which is not for a worker to say"
-        if not (self.latency_before > 0 and self.latency_after > 0):
+        latencies = [self.latency_before, self.latency_after]
+        latencies += [latency for each in self.variants for latency in (each.before, each.after)]
+        if not all(latency > 0 for latency in latencies):
             return "a latency is not above 0"
         return ""
 

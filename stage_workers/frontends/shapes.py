@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
+from tunemesh.shared.messages import Positive, Settings
+
+T = TypeVar("T")
 
 Dim = int | str | None
 """A dimension as a model declares it: its size, its name, or nothing."""
@@ -20,8 +24,24 @@ class Variant(Struct, frozen=True, kw_only=True):
         dims: the sizes of dimensions that have a name.
     """
 
-    shapes: dict[str, list[int]] = {}
-    dims: dict[str, int] = {}
+    shapes: dict[str, list[Positive]] = {}
+    dims: dict[str, Positive] = {}
+
+
+def variants(settings: Settings) -> list[Variant]:
+    """The sets of shapes that the settings ask for: one for each position of the lists in ``shapes`` and
+    ``dims``. A list of one holds for all of them."""
+    return [
+        Variant(
+            shapes={name: _at(each, position) for name, each in settings.shapes.items()},
+            dims={name: _at(each, position) for name, each in settings.dims.items()},
+        )
+        for position in range(settings.variants)
+    ]
+
+
+def _at(values: Sequence[T], position: int) -> T:
+    return values[position if len(values) > 1 else 0]
 
 
 def fix_shapes(declared: Mapping[str, list[Dim] | None], variant: Variant) -> dict[str, list[int]]:

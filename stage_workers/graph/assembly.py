@@ -11,7 +11,15 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import compilation, convolutions, models, optimisation, options, workloads
+from tunemesh.stage_workers.graph import (
+    compilation,
+    convolutions,
+    models,
+    optimisation,
+    options,
+    variants,
+    workloads,
+)
 from tunemesh.stage_workers.graph.options import GraphOptions
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
@@ -31,11 +39,11 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         JobFailed: when some task was tuned, but is no part of the model.
     """
     given, target = options.read(call.options), call.target
-    module, signature = models.unpack(call.model)
+    module, signatures = models.unpack(call.model)
     # What there would be without Tunemesh.
-    as_given = optimisation.optimise(module, target, AS_GIVEN)
+    as_given = _optimised(module, target, AS_GIVEN)
     rewritten = convolutions.wanted(target, given)
-    optimised = optimisation.optimise(module, target, given) if rewritten else as_given
+    optimised = _optimised(module, target, given) if rewritten else as_given
     with _tuned(optimised, call.tasks) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
@@ -43,7 +51,14 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     return Assembled(
         tuned=compiled,
         untuned=compilation.compile_model(as_given, target),
-        signature=models.pack_signature(signature),
+        signature=models.pack_signatures(signatures),
+    )
+
+
+def _optimised(module: Any, target: str, given: GraphOptions) -> Any:
+    """``module``, optimised variant by variant, as at import."""
+    return variants.join(
+        [optimisation.optimise(variant, target, given) for variant in variants.split(module)]
     )
 
 

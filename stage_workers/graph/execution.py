@@ -28,26 +28,34 @@ class Program:
         import tvm
 
         try:
-            self._wanted = models.unpack_signature(signature.read_bytes()).inputs
+            self._signatures = models.unpack_signatures(signature.read_bytes())
             module = loading.load(artifact.read_bytes())
         except OSError as error:
             raise BadInput(f"cannot read the tuned model: {error}") from None
         self._device = tvm.cpu()
-        self._main = tvm.relax.VirtualMachine(module, self._device)["main"]
+        machine = tvm.relax.VirtualMachine(module, self._device)
+        self._functions = {each.function: machine[each.function] for each in self._signatures.variants}
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """The outputs of the model for ``inputs`` (by name), in the order of the model.
+        """The outputs of the model for ``inputs`` (by name), in the order of the model: of the variant that
+        was made for their shapes.
 
         Raises:
-            BadInput: an input is missing or unknown, or has another shape or dtype.
+            BadInput: an input is missing or unknown, or has another shape or dtype than any
+                variant takes.
         """
         import tvm
 
-        if unknown := sorted(set(inputs) - {tensor.name for tensor in self._wanted}):
-            known = ", ".join(tensor.name for tensor in self._wanted)
+        variants = self._signatures.variants
+        if len(variants) == 1:
+            signature = variants[0]
+        else:
+            signature = self._signatures.fitting({name: given.shape for name, given in inputs.items()})
+        if unknown := sorted(set(inputs) - {tensor.name for tensor in signature.inputs}):
+            known = ", ".join(tensor.name for tensor in signature.inputs)
             raise BadInput(f"the model has no input {unknown[0]!r}; its inputs: {known}")
         arguments: list[Any] = []
-        for tensor in self._wanted:
+        for tensor in signature.inputs:
             given = inputs.get(tensor.name)
             if given is None:
                 raise BadInput(f"input {tensor.name!r} is missing")
@@ -57,4 +65,4 @@ class Program:
                     f" the model takes {tensor.dtype}{list(tensor.shape)}"
                 )
             arguments.append(tvm.runtime.tensor(given, device=self._device))
-        return flatten(self._main(*arguments))
+        return flatten(self._functions[signature.function](*arguments))

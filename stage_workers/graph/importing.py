@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from tunemesh.stage_workers import frontends
-from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks
+from tunemesh.stage_workers.frontends import Source
+from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks, variants
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 
@@ -18,19 +18,21 @@ def import_model(call: ImportCall) -> Imported:
     """See :meth:`stage_workers.platforms.protocol.Platform.import_model`."""
     given = options.read(call.options)
     source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
-    module, signature = frontends.read(source, Variant(shapes=call.shapes))
-    folded = batch_norm.fold_batch_norms(module)
-    optimised = optimisation.optimise(folded, call.target, given)
+    found = [frontends.read(source, variant) for variant in call.variants]
+    signatures = models.signatures_of([signature for _, signature in found])
+    folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
+    optimised = variants.join([optimisation.optimise(module, call.target, given) for module in folded])
     return Imported(
-        model=models.pack(folded, signature),
+        model=models.pack(variants.join(folded), signatures),
         tasks=tasks.extract(optimised, call.target),
         constants=_constants(optimised),
     )
 
 
 def _constants(module: Any) -> int:
-    """Bytes of the constants in the main function of a module."""
+    """Bytes of the constants in the entry functions of a module."""
     import tvm
 
-    values = [node.value for node in models.nodes(module) if isinstance(node, tvm.ir.GenericConst)]
+    nodes = [node for node in models.nodes(module) if isinstance(node, tvm.ir.GenericConst)]
+    values = [node.value for node in {hash(node): node for node in nodes}.values()]  # shared by variants
     return sum(math.prod(value.shape) * np.dtype(value.dtype).itemsize for value in values)

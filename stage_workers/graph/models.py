@@ -1,13 +1,15 @@
-"""Models between import and assembly: the optimised module and its signature."""
+"""Models between import and assembly: the optimised module and the signatures of its variants."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from tunemesh.shared.errors import BadModel
+from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.graph import variants
 
 
 OPEN = -1
@@ -24,39 +26,97 @@ class Tensor(Struct, frozen=True):
 
 
 class Signature(Struct, frozen=True):
-    """What a model takes and gives, in order."""
+    """What one variant of a model takes and gives, in order."""
 
     inputs: list[Tensor]
     outputs: list[Tensor]
+    function: str = variants.MAIN
+    """Its entry in the module."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name to shape."""
+        return {tensor.name: tensor.shape for tensor in self.inputs}
+
+
+class Signatures(Struct, frozen=True):
+    """What a model takes and gives: the content of ``signature.json``."""
+
+    variants: list[Signature]
+    """One for each set of shapes that the model was made for. They differ in nothing else."""
+
+    def fitting(self, shapes: Mapping[str, Sequence[int]]) -> Signature:
+        """The variant for inputs of these shapes, by name. Inputs that no variant has do not count.
+
+        Raises:
+            BadInput: there is none; the error says which there are.
+        """
+        for each in self.variants:
+            if all(tuple(shapes.get(name, shape)) == shape for name, shape in each.shapes.items()):
+                return each
+        given = ", ".join(
+            f"{name}={_sizes(shapes[name])}" for name in self.variants[0].shapes if name in shapes
+        )
+        known = "; ".join(shapes_text(each.shapes) for each in self.variants)
+        raise BadInput(f"the model has no variant for inputs of the shapes {given}; it has: {known}")
+
+
+def signatures_of(found: Sequence[Signature]) -> Signatures:
+    """The signatures of variants, each with the name of its entry in the joined module.
+
+    Raises:
+        BadModel: two take the same shapes, or take or give something else than shapes that differ.
+    """
+    seen: dict[str, int] = {}
+    for number, each in enumerate(found):
+        if (text := shapes_text(each.shapes)) in seen:
+            raise BadModel(
+                f"the sets of shapes {seen[text]} and {number} are the same ({text}): give each shape once"
+            )
+        seen[text] = number
+    names = variants.entries(len(found))
+    return Signatures(
+        [msgspec.structs.replace(each, function=name) for each, name in zip(found, names, strict=True)]
+    )
+
+
+def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Shapes by name, as a person would write them: ``x=1,3,224,224 y=8``."""
+    return " ".join(f"{name}={_sizes(shape)}" for name, shape in shapes.items())
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape)) or "scalar"
 
 
 class _Stored(Struct, frozen=True):
-    signature: Signature
+    signatures: Signatures
     module: str
 
 
-def pack(module: Any, signature: Signature) -> bytes:
-    """The bytes of an optimised Relax module."""
+def pack(module: Any, signatures: Signatures) -> bytes:
+    """The bytes of a Relax module, with all variants in it."""
     import tvm
 
     # Not compressed: nearly all of it is weights, and these hardly shrink.
-    return msgspec.msgpack.encode(_Stored(signature, str(tvm.ir.save_json(module))))
+    return msgspec.msgpack.encode(_Stored(signatures, str(tvm.ir.save_json(module))))
 
 
-def unpack(model: bytes) -> tuple[Any, Signature]:
-    """Module and signature of :func:`pack`'s bytes."""
+def unpack(model: bytes) -> tuple[Any, Signatures]:
+    """Module and signatures of :func:`pack`'s bytes."""
     import tvm
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
-    return tvm.ir.load_json(stored.module), stored.signature
+    return tvm.ir.load_json(stored.module), stored.signatures
 
 
 def nodes(module: Any) -> list[Any]:
-    """All expressions of a module's main function, operands before what uses them."""
+    """All expressions of a module's entry functions, operands before what uses them."""
     import tvm
 
     found: list[Any] = []
-    tvm.relax.analysis.post_order_visit(module["main"].body, found.append)
+    for entry in variants.entries_of(module):
+        tvm.relax.analysis.post_order_visit(module[entry].body, found.append)
     return found
 
 
@@ -89,11 +149,11 @@ def _tensor(name: str, ty: Any, role: str) -> Tensor:
     return Tensor(name, sizes, str(ty.dtype))
 
 
-def pack_signature(signature: Signature) -> bytes:
-    """The signature as JSON, for people too."""
-    return msgspec.json.encode(signature)
+def pack_signatures(signatures: Signatures) -> bytes:
+    """The signatures as JSON, for people too."""
+    return msgspec.json.encode(signatures)
 
 
-def unpack_signature(signature: bytes) -> Signature:
-    """The signature of :func:`pack_signature`'s bytes."""
-    return msgspec.json.decode(signature, type=Signature)
+def unpack_signatures(signatures: bytes) -> Signatures:
+    """The signatures of :func:`pack_signatures`'s bytes."""
+    return msgspec.json.decode(signatures, type=Signatures)

@@ -20,11 +20,12 @@ LEAST_RUNS = 3
 
 def validate(call: ValidateCall) -> Validated:
     """See :meth:`stage_workers.platforms.protocol.Platform.validate`."""
-    inputs = [(tensor.shape, tensor.dtype) for tensor in models.unpack_signature(call.signature).inputs]
+    signature = models.unpack_signatures(call.signature).variants[call.variant]
+    inputs = [(tensor.shape, tensor.dtype) for tensor in signature.inputs]
     arrays = comparison.random_inputs(inputs, call.seed)
     with loading.threads(call.target):
-        before = _Model(call.untuned, call.device, arrays)
-        after = _Model(call.tuned, call.device, arrays)
+        before = _Model(call.untuned, signature.function, call.device, arrays)
+        after = _Model(call.tuned, signature.function, call.device, arrays)
         differences = [
             comparison.largest_difference(got, expected)
             for got, expected in zip(after.outputs(), before.outputs(), strict=True)
@@ -42,11 +43,11 @@ def validate(call: ValidateCall) -> Validated:
 class _Model:
     """A loaded model with its inputs on the device, warmed up."""
 
-    def __init__(self, artifact: bytes, device: str, arrays: list[Array]) -> None:
+    def __init__(self, artifact: bytes, function: str, device: str, arrays: list[Array]) -> None:
         import tvm
 
         self._device = targets.device(device)
-        self._main = tvm.relax.VirtualMachine(loading.load(artifact), self._device)["main"]
+        self._main = tvm.relax.VirtualMachine(loading.load(artifact), self._device)[function]
         self._inputs = [tvm.runtime.tensor(array, device=self._device) for array in arrays]
         self.run()
 

@@ -114,7 +114,7 @@ class MockPlatform:
         return Assembled(
             tuned=msgspec.msgpack.encode(MockProgram(latency=after, model=parsed)),
             untuned=msgspec.msgpack.encode(MockProgram(latency=before, model=parsed)),
-            signature=msgspec.json.encode({"inputs": []}),
+            signature=msgspec.json.encode({"variants": [{"inputs": [], "outputs": [], "function": "main"}]}),
         )
 
     def validate(self, call: ValidateCall) -> Validated:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from tunemesh.shared.messages import Options, Outcome, Positive, Settings
+from tunemesh.shared.messages import Options, Outcome, Settings
 from tunemesh.stage_workers.engines.protocol import Part
+from tunemesh.stage_workers.frontends.shapes import Variant
 
 WAITED = 0.02
 """Share of its time that a measurement may have waited for its core without casting doubt on it. An idle
@@ -46,14 +47,14 @@ class ImportCall(Struct, frozen=True, kw_only=True):
         files: further files that came with it: by the name that the model has for each, where the worker has
             put it. They may be large, so they are not sent along.
         target: canonical form.
-        shapes: input name to shape, where the model leaves shapes open.
+        variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
     """
 
     model: bytes
     files: dict[str, str] = {}
     target: str
-    shapes: dict[str, list[Positive]] = {}
+    variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
 
 
@@ -219,7 +220,7 @@ class Assembled(Struct, frozen=True, kw_only=True):
     Attributes:
         tuned: a shared object, optimised as at import, with the parts of the tuned tasks.
         untuned: the model as it was given, without any.
-        signature: names, shapes and dtypes of the inputs and outputs, in JSON.
+        signature: names, shapes and dtypes of the inputs and outputs of each variant, in JSON.
     """
 
     tuned: bytes
@@ -233,7 +234,8 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     Attributes:
         tuned: as :class:`Assembled` has it, like the next two.
         untuned: what it must agree with.
-        signature: what both take.
+        signature: what both take, for all sets of shapes.
+        variant: which of these to run, from 0.
         target: canonical form.
         device: ``cpu`` or ``cuda:<n>``.
         seed: of the inputs.
@@ -247,6 +249,7 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     device: str
     seed: int
     settings: Settings
+    variant: int = 0
 
 
 class Validated(Struct, frozen=True, kw_only=True):
@@ -292,7 +295,7 @@ class Platform(Protocol):
 
         Raises:
             BadModel: it cannot be read, has an unsupported operator (named), or dynamic shapes that
-                ``call.shapes`` does not fix.
+                a variant does not fix.
             BadInput: an option is unknown or its value is bad.
         """
 

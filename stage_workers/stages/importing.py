@@ -9,6 +9,7 @@ from tunemesh.shared.messages import ImportDone, ImportWork, Options, Step, Task
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
+from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
@@ -24,7 +25,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     call = ImportCall(
         model=context.store.get(work.model, limit=MODEL_BYTES),
         target=step.target,
-        shapes=step.settings.shapes,
+        variants=variants(step.settings),
         options=step.options.get(GRAPH, {}),
     )
     platform = platforms.name_of(step.target)

@@ -18,6 +18,7 @@ from tunemesh.stage_workers.engines.protocol import (
     Proposal,
     UpdateCall,
 )
+from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.platforms.protocol import (
     AssembleCall,
     Assembled,
@@ -51,9 +52,15 @@ def import_model(
     target: str,
     options: Options = AS_GIVEN,
     shapes: Mapping[str, list[int]] | None = None,
+    variants: list[Variant] | None = None,
 ) -> Imported:
     return PLATFORM.import_model(
-        ImportCall(model=model, target=target, shapes=dict(shapes or {}), options=options)
+        ImportCall(
+            model=model,
+            target=target,
+            variants=variants or [Variant(shapes=dict(shapes or {}))],
+            options=options,
+        )
     )
 
 

@@ -213,9 +213,11 @@ def test_the_tuned_model_computes_what_it_computed_before(
     best = min(trials, key=lambda trial: trial.latency)
     assembled = assemble(imported.model, target, [tuned_task(convolution, target, best)])
 
-    assert json.loads(assembled.signature) == {
+    (signature,) = json.loads(assembled.signature)["variants"]
+    assert signature == {
         "inputs": [{"name": "image", "shape": [1, 3, 32, 32], "dtype": "float32"}],
         "outputs": [{"name": "logits", "shape": [1, 10], "dtype": "float32"}],
+        "function": "main",
     }
     assert_computes_the_same(cnn, assembled.untuned)
     assert_computes_the_same(cnn, assembled.tuned)
@@ -245,7 +247,10 @@ def test_a_tir_function_is_a_model_of_one_task(target: str) -> None:
     proposal = update(single.tasks[0].workload, target, None, [], 2)
     trials = measure(single.tasks[0], target, proposal.schedules)
     assembled = assemble(single.model, target, [tuned_task(single.tasks[0], target, trials[0])])
-    assert [tensor["name"] for tensor in json.loads(assembled.signature)["inputs"]] == ["a", "b"]
+    assert [tensor["name"] for tensor in json.loads(assembled.signature)["variants"][0]["inputs"]] == [
+        "a",
+        "b",
+    ]
     validated = validate(assembled.tuned, assembled.untuned, assembled.signature, target)
     assert validated.equal
 
@@ -271,4 +276,4 @@ def test_a_relax_module_is_imported_and_its_shapes_fixed(target: str) -> None:
         import_model(model, target)
     fixed = import_model(model, target, shapes={"x": [4, 16]})
     assembled = assemble(fixed.model, target)
-    assert json.loads(assembled.signature)["outputs"][0]["shape"] == [4, 16]
+    assert json.loads(assembled.signature)["variants"][0]["outputs"][0]["shape"] == [4, 16]

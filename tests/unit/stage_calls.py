@@ -30,6 +30,7 @@ from tunemesh.stage_workers.platforms.protocol import (
     ProfileCall,
     ReferenceOutcome,
     UntunedCall,
+    ValidateCall,
 )
 from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
@@ -53,6 +54,8 @@ class FakeSandbox:
         self.cpu_limits: list[float | None] = []
         self.flushed: dict[str, bool | None] = {}
         """By method: whether the last call was asked to flush the caches."""
+        self.validated: list[int] = []
+        """Which sets of shapes were."""
 
     def call(
         self,
@@ -67,6 +70,8 @@ class FakeSandbox:
         self.cpu_limits.append(cpu_limit)
         if isinstance(record, ProfileCall | UntunedCall | ConfirmCall):
             self.flushed[name] = record.settings.cache_flush
+        if isinstance(record, ValidateCall):
+            self.validated.append(record.variant)
         if self.answers.get(name):
             answer = self.answers[name].pop(0)
             if isinstance(answer, TunemeshError):

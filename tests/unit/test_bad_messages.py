@@ -56,7 +56,7 @@ from tunemesh.shared.messages import WIRE_VERSION, Blob, Cancel, Message, Query,
         ({"settings": {"min_repeat_ms": 10_001}}, "$.settings.min_repeat_ms"),
         ({"settings": {"build_timeout": 0}}, "$.settings.build_timeout"),
         ({"settings": {"profile_timeout": float("nan")}}, "$.settings.profile_timeout"),
-        ({"settings": {"shapes": {"x": [1, 0]}}}, "$.settings.shapes"),
+        ({"settings": {"shapes": {"x": [[1, 0]]}}}, "$.settings.shapes"),
         ({"settings": []}, "$.settings"),
     ],
 )

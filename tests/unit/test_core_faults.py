@@ -260,7 +260,7 @@ def test_a_deleted_queue_is_said_declared_again_and_what_was_in_it_sent_again() 
 def test_a_request_whose_ledger_could_not_be_kept_is_rejected_and_can_be_asked_about() -> None:
     world = World()
     world.settle()
-    shapes = {f"x{number}": [1] * 4000 for number in range(60)}
+    shapes = {f"x{number}": [[1] * 4000] for number in range(60)}
     large = msgspec.structs.replace(
         request(), settings=msgspec.structs.replace(request().settings, shapes=shapes)
     )

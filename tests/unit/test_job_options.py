@@ -42,7 +42,8 @@ def options_of(command: Any) -> dict[str, str]:
 def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     for field in Settings.__struct_fields__:
-        name = "--shape" if field == "shapes" else job_options.option_name(field)
+        singular = field.removesuffix("s") if field in ("shapes", "dims") else field
+        name = job_options.option_name(singular)
         assert len(tune[name]) > 20
         assert tune[name] == submit[name]
 
@@ -64,6 +65,10 @@ def test_what_is_given_arrives() -> None:
         "a=1,3",
         "--shape",
         "b:0=7",
+        "--shape",
+        "a=8,3",
+        "--dim",
+        "batch=1,8",
         "--seed",
         "3",
         "--tenant",
@@ -83,7 +88,12 @@ def test_what_is_given_arrives() -> None:
         tenant="gold",
         priority=20,
         settings=Settings(
-            batch=16, cut_short=None, cache_flush=False, build_timeout=2.5, shapes={"a": [1, 3], "b:0": [7]}
+            batch=16,
+            cut_short=None,
+            cache_flush=False,
+            build_timeout=2.5,
+            shapes={"a": [[1, 3], [8, 3]], "b:0": [[7]]},
+            dims={"batch": [1, 8]},
         ),
     )
 
@@ -126,6 +136,7 @@ def test_a_setting_that_cannot_be_an_option_is_found_at_once(monkeypatch: pytest
         ({"shapes": ["x=0"]}, "should look like"),
         ({"shapes": ["=1"]}, "should look like"),
         ({"shapes": ["1,2"]}, "should look like"),
+        ({"dims": ["n=1,b"]}, "--dim 'n=1,b' should look like NAME=1,4,16"),
     ],
 )
 def test_a_bad_setting_is_named(settings: dict[str, Any], said: str) -> None:

@@ -52,7 +52,7 @@ def test_a_chain_says_what_a_plan_holds(path: Path) -> None:
     assert (plan.target, plan.device, plan.trials, plan.seed) == ("mock", "cpu:0", 9, 3)
     assert plan.engines == ("toy", "mock")
     assert plan.options == {"toy": {"size": 3, "deep": True}, "graph": {"convolutions": "as-given"}}
-    assert plan.settings == Settings(shapes={"x": [1, 3]})
+    assert plan.settings == Settings(shapes={"x": [[1, 3]]})
     assert (base.plan.engines, base.plan.options) == (("metaschedule",), {})
 
 

@@ -40,6 +40,7 @@ from tunemesh.shared.messages import (
     UpdateWork,
     ValidateDone,
     ValidateWork,
+    VariantLatency,
 )
 from tunemesh.stage_workers.engines.protocol import Exported, Proposal
 from tunemesh.stage_workers.platforms.protocol import (
@@ -352,6 +353,20 @@ def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
     assert [method for method, _ in sandbox.calls].count("validate") == runs
     assert checked.drift == pytest.approx(drift)
     assert checked.equal
+
+
+def test_every_set_of_shapes_is_validated_by_itself(context: Context, sandbox: FakeSandbox) -> None:
+    blob = context.store.put(b"model")
+    sandbox.answers["validate"] = [
+        Validated(before=[0.2], after=[0.1], largest_difference=0.0, equal=True),
+        Validated(before=[0.8], after=[0.3], largest_difference=2.0, equal=False),
+    ]
+    work = ValidateWork(tuned=blob, untuned=blob, signature=blob)
+    checked = expect(ValidateDone, run_stage(step(work, settings=Settings(dims={"batch": [1, 4]})), context))
+    assert sandbox.validated == [0, 1]
+    assert checked.variants == [VariantLatency(0.2, 0.1), VariantLatency(0.8, 0.3)]
+    assert (checked.latency_before, checked.latency_after) == (1.0, pytest.approx(0.4))
+    assert (checked.largest_difference, checked.equal) == (2.0, False)
 
 
 def test_a_damaged_history_is_a_failure(context: Context) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from tunemesh import live, tables, terminal
-from tunemesh.report import Report, ResourceReport
+from tunemesh.report import Report, ResourceReport, VariantReport
 from tunemesh.shared.messages import JobEvent, JobProgress, ResourceProgress, TaskProgress
 
 ESCAPES = ("\x1b]0;owned\x07", "\x1b[31;43m", "\x9b2J", "\u202e", "\x08", "\r")
@@ -40,6 +40,9 @@ def resource(text: str = EVIL) -> ResourceProgress:
 REPORT = Report(
     job="j", name=EVIL, target=EVIL, trials=1, budget=1, stopped=False, latency_before_s=1.0,
     latency_after_s=0.5, rejected_s=0.7, speedup=2.0, largest_difference=0.0, drift=1.0, wall_s=1.0, tasks=[],
+    variants=[
+        VariantReport(shapes={EVIL: (8, 3)}, latency_before_s=1.0, latency_after_s=0.25, speedup=4.0)
+    ],
     resources={EVIL: ResourceReport(steps=1, busy_s=1.0, utilisation=1.0)}, timeline=[],
 )  # fmt: skip
 
@@ -71,7 +74,9 @@ def test_tables_show_texts_as_they_are(console: Console) -> None:
 
 def test_reports_show_texts_as_they_are(console: Console) -> None:
     tables.print_reports(console, [REPORT], Path(EVIL.replace("/", "")))
-    assert SHOWN in shown(console)
+    text = shown(console)
+    assert f"{SHOWN}=8,3" in text
+    assert "250.00 ms" in text
 
 
 def test_the_live_view_shows_texts_as_they_are(console: Console) -> None:

@@ -104,7 +104,7 @@ def test_a_minimal_request_gets_the_documented_defaults() -> None:
         options={}, name="", tenant="", priority=10, seed=0,
         settings=Settings(
             batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=None, build_timeout=20.0,
-            profile_timeout=10.0, shapes={},
+            profile_timeout=10.0, shapes={}, dims={},
         ),
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def _structs(value: Any, name: str = "") -> list[Plain]:
     if name == "options":
         return []
     inner = [found for key, each in value.items() for found in _structs(each, key)]
-    return inner if name in ("shapes", "outcomes", "usage", "files", "pace") else [value, *inner]
+    return inner if name in ("shapes", "dims", "outcomes", "usage", "files", "pace") else [value, *inner]
 
 
 # -- Written by the mesh, unpacked by hand -----------------------------------------------------------------
