@@ -7,13 +7,14 @@ person's own process.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunemesh import formats
 from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class ModelFile:
     Attributes:
         path: of its file; only a name where there is none.
         data: what is sent.
+        files: what it keeps in other files, by the name that it has for each.
         samples: inputs and what its framework makes of them, where that could be found out here: see
             :func:`~stage_workers.frontends.pytorch.samples`.
     """
 
     path: Path
     data: bytes
+    files: Mapping[str, Path] = field(default_factory=dict)
     samples: bytes | None = None
 
 
@@ -57,7 +60,7 @@ def read(given: Given, note: Callable[[str], None]) -> ModelFile:
         raise BadModel(f"the model {given} is {why}")
     data = _bytes_of(given)
     if not formats.is_exported_program(data):
-        return ModelFile(given, data)
+        return ModelFile(given, data, external_data.find(given, data))
     note(
         f"{given.name} is loaded by torch.export.load in this process, where code in the file may run: load"
         " only what you trust; the mesh gets TVM's JSON"
@@ -75,7 +78,7 @@ def from_program(path: Path, program: Any) -> ModelFile:
     """
     from tunemesh.stage_workers.frontends import pytorch
 
-    return ModelFile(path, pytorch.convert(program), pytorch.samples(program))
+    return ModelFile(path, pytorch.convert(program), samples=pytorch.samples(program))
 
 
 def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> ModelFile:

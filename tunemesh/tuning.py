@@ -124,7 +124,9 @@ def read_models(
     models = [model_files.read(each, note or _ignore) for each in given]
     for model in models:
         checks.check_model(model.path, model.data, plan.engines)
-        if problem := make_request("job", model.path, Blob("0" * 64, len(model.data)), plan).problem():
+        files = dict.fromkeys(model.files, Blob("0" * 64, 0))
+        request = make_request("job", model.path, Blob("0" * 64, len(model.data)), plan, files)
+        if problem := request.problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
@@ -144,11 +146,18 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
-    """The message for one model."""
+def _stored(job: str, model: ModelFile, plan: Plan, store: ArtifactStore) -> Request:
+    """The message for one model, once the store has it."""
+    files = {name: store.put_file(path) for name, path in model.files.items()}
+    return make_request(job, model.path, store.put(model.data), plan, files)
+
+
+def make_request(job: str, path: Path, model: Blob, plan: Plan, files: Mapping[str, Blob]) -> Request:
+    """The message for one model, and for what it keeps in other files."""
     return Request(
         job=job,
         model=model,
+        files=dict(files),
         target=plan.target,
         trials=plan.trials,
         engines=list(plan.engines),
@@ -175,7 +184,7 @@ def submit(
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model.path, store.put(model.data), plan))
+            client.submit(_stored(job, model, plan, store))
         answers = client.answers(ids)
     return [_submitted(job, answers.get(job)) for job in ids]
 
@@ -223,7 +232,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model.path, store.put(model.data), plan))
+            client.submit(_stored(job, model, plan, store))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)

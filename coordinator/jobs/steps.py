@@ -215,7 +215,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
-            return ImportWork(model=ledger.request.model)
+            return ImportWork(model=ledger.request.model, files=ledger.request.files)
         case "assemble":
             assert ledger.model is not None
             return AssembleWork(

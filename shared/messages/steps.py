@@ -26,6 +26,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     """Turn the model into tasks."""
 
     model: Blob
+    files: dict[str, Blob] = {}
+    """What came with it, by name."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):

@@ -11,14 +11,13 @@ from msgspec import Struct
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.graph import variants
 
-
 OPEN = -1
 """A size that depends on the data."""
 
 
 class Tensor(Struct, frozen=True):
-    """An input or output of a model, by the name it has in the model's file. Sizes of an output that depend on
-    the data are -1."""
+    """An input or output of a model, by the name it has in the model's file. A size of an output that depends
+    on the data is -1."""
 
     name: str
     shape: tuple[int, ...]
@@ -144,7 +143,7 @@ def _tensor(name: str, ty: Any, role: str) -> Tensor:
         sizes = tuple(int(d.value) if isinstance(d, tvm.tirx.IntImm) else OPEN for d in ty.shape.values)
     else:
         sizes = (OPEN,) * max(int(ty.ndim), 0)
-    if OPEN in sizes and role == "input" or ty.ndim < 0:
+    if (OPEN in sizes and role == "input") or ty.ndim < 0:
         raise BadModel(f"the shape of the {role} {name} depends on the data, which cannot be tuned")
     return Tensor(name, sizes, str(ty.dtype))
 

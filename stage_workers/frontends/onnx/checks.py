@@ -28,11 +28,11 @@ INSIDE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A message of the model, and the one that it stands in."""
 
     message: Any
-    parent: _Part | None = None
+    parent: Part | None = None
     field: str = ""
     graphs: int = 0
     """Graphs that it stands in."""
@@ -52,7 +52,7 @@ def check(model: Any, files: Mapping[str, Path] = NO_FILES) -> None:
         BadModel: it is too large, or the data of a tensor lies in a file that did not come with it.
     """
     operators = constants = size = 0
-    for part in _parts(model):
+    for part in parts(model):
         if part.kind == "NodeProto":
             operators += 1
             limits.require(operators, limits.OPERATORS, "operators")
@@ -67,9 +67,9 @@ def check(model: Any, files: Mapping[str, Path] = NO_FILES) -> None:
             limits.require(len(part.message.output), limits.TENSORS, "outputs")
 
 
-def _parts(model: Any) -> Iterator[_Part]:
+def parts(model: Any) -> Iterator[Part]:
     """All messages of the kinds :data:`INSIDE`, wherever they stand."""
-    waiting = [_Part(model)]
+    waiting = [Part(model)]
     while waiting:
         part = waiting.pop()
         yield part
@@ -78,10 +78,10 @@ def _parts(model: Any) -> Iterator[_Part]:
                 continue
             graphs = part.graphs + (field.message_type.name == "GraphProto")
             for each in [value] if hasattr(value, "ListFields") else value:
-                waiting.append(_Part(each, part, field.name, graphs))
+                waiting.append(Part(each, part, field.name, graphs))
 
 
-def _require_here(part: _Part, files: Mapping[str, Path]) -> int:
+def _require_here(part: Part, files: Mapping[str, Path]) -> int:
     """The bytes of a tensor.
 
     Raises:
@@ -98,7 +98,7 @@ def _require_here(part: _Part, files: Mapping[str, Path]) -> int:
     return tensors.size(tensor)
 
 
-def _described(part: _Part) -> str:
+def _described(part: Part) -> str:
     """Which tensor it is: by its name, or by the node and the attribute that hold it."""
     of = part.parent
     if of is not None and of.kind == "SparseTensorProto":

@@ -11,8 +11,8 @@ import onnx
 from tunemesh.stage_workers.frontends.onnx.graph import Graph, Node, unsupported
 
 Converter = Callable[[Any, Node, Graph, list[Any], Mapping[str, Any]], Any]
-"""Takes a block builder, the node, what is known of its tensors, the expressions of its inputs (``None`` where
-one is left out), and its attributes."""
+"""Takes a block builder, the node, what is known of its tensors, the expressions of its inputs (``None``
+where one is left out), and its attributes."""
 
 
 def gather(builder: Any, node: Node, graph: Graph, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
@@ -110,7 +110,9 @@ def non_max_suppression(
     if any(value is None and node.input(i) for value, i in zip(values, (2, 3, 4), strict=True)):
         raise unsupported(node, "its limits depend on the data", "make them constant")
     most = int(values[0].reshape(-1)[0]) if values[0] is not None else 0
-    overlap = float(values[1].reshape(-1)[0]) if values[1] is not None else 0.0
+    given = np.float32(values[1].reshape(-1)[0] if values[1] is not None else 0)
+    # ONNX drops a box that overlaps more than that, TVM one that overlaps as much.
+    overlap = float(np.nextafter(given, np.float32(2)))
     least = float(values[2].reshape(-1)[0]) if values[2] is not None else -3.4e38
     boxes = inputs[0]
     if attributes.get("center_point_box", 0):

@@ -1,7 +1,7 @@
-"""An ONNX graph while it is being rewritten: nodes as plain values, constants as arrays, a type for each tensor.
+"""An ONNX graph while it is rewritten: nodes as plain values, constants as arrays, the types of all tensors.
 
-Everything is in one version of the operators, :data:`DIALECT`. What a model has in older ones is brought up to
-it node by node (:mod:`.legacy`), so that no other step and no converter has to know versions.
+Everything is in one version of the operators, :data:`DIALECT`. What a model has in older ones is brought up
+to it node by node (:mod:`.legacy`), so that no other step and no converter has to know versions.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ SMALL = 4096
 """Elements up to which a constant counts as a value that shapes may depend on."""
 
 
+def numpy_dtype(number: int) -> np.dtype[Any]:
+    """The dtype of a ``TensorProto.DataType``."""
+    found: np.dtype[Any] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(number))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Type:
     """Of a tensor.
@@ -49,7 +55,7 @@ class Type:
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.dtype))
+        return numpy_dtype(self.dtype)
 
 
 @dataclass(slots=True)

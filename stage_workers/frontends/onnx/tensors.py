@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends.onnx.graph import Array, shown
+from tunemesh.stage_workers.frontends.onnx.graph import Array, numpy_dtype, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def location(tensor: Any) -> str:
 
 def size(tensor: Any) -> int:
     """Bytes of an external tensor, by its shape and type, and not by what it says of its length."""
-    bits = 8 * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    return math.prod(tensor.dims) * bits // 8
+    bits = 8 * numpy_dtype(tensor.data_type).itemsize
+    return math.prod(map(int, tensor.dims)) * bits // 8
 
 
 def inside(tensor: Any, files: Files) -> Any:
@@ -77,8 +77,7 @@ def load(tensor: Any, files: Files) -> Array:
         if tensor.data_type == onnx.TensorProto.STRING:
             raise BadModel(f"{name} holds strings, which cannot be computed with")
         if tensor.HasField("raw_data") and _plain(tensor.data_type):
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-            return np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))
+            return np.frombuffer(tensor.raw_data, numpy_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
         array: Array = onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError) as error:
         raise BadModel(f"the values of {name} are damaged: {str(error).splitlines()[0]}") from None
@@ -106,7 +105,7 @@ def _external(tensor: Any, files: Files) -> Array:
         raise BadModel(f"{name} lies in the file {shown(where)}, which did not come with the model")
     entries = {entry.key: entry.value for entry in tensor.external_data}
     offset = _number(entries.get("offset", "0"), name)
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    dtype = numpy_dtype(tensor.data_type)
     elements = math.prod(tensor.dims)
     bits = 8 * dtype.itemsize if _plain(tensor.data_type) else 0
     length = _number(entries["length"], name) if "length" in entries else None

@@ -12,7 +12,7 @@ import onnx
 
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends.onnx import conversion, inference
-from tunemesh.stage_workers.frontends.onnx.graph import Graph, Node, Step
+from tunemesh.stage_workers.frontends.onnx.graph import Graph, Node, Step, to_proto
 from tunemesh.stage_workers.frontends.onnx.steps import (
     arithmetic,
     contrib,
@@ -76,6 +76,6 @@ def definition(node: Node, graph: Graph) -> Any | None:
             inference.to_type_proto(graph.types[name]).SerializeToString() if name else b""
             for name in node.inputs
         ]
-        made = schema.get_context_dependent_function(inference.to_proto(node).SerializeToString(), types)
+        made = schema.get_context_dependent_function(to_proto(node).SerializeToString(), types)
         return onnx.FunctionProto.FromString(made)
     return None

@@ -1,6 +1,8 @@
-"""Arithmetic whose details TVM's operators do not have: division, powers, casts, what an attribute leaves out."""
+"""Arithmetic whose details TVM's operators do not have: division, powers, casts, and what attributes say."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,7 +11,7 @@ from tunemesh.stage_workers.frontends.onnx.graph import Expansion, Graph, Node, 
 
 New = list[Node] | None
 
-SAFE = "~safe"
+SAFE: dict[str, Any] = {"~safe": 1}
 """Marks a division that has been looked at."""
 
 
@@ -23,7 +25,7 @@ def divide(node: Node, graph: Graph) -> New:
     a, b = node.inputs
     divisor = graph.value(b)
     if (
-        node.attributes.pop(SAFE, 0)
+        node.attributes.pop("~safe", 0)
         or not _integer(graph, a)
         or (graph.value(a) is not None and divisor is not None)
     ):
@@ -35,11 +37,11 @@ def divide(node: Node, graph: Graph) -> New:
     one, zero = new.constant(1, dtype), new.constant(0, dtype)
     safe = new("Where", new("Equal", b, zero), one, b)
     if dtype.kind == "u":
-        new(node.op, a, safe, to=node.outputs[0], **node.attributes, **{SAFE: 1})
+        new(node.op, a, safe, to=node.outputs[0], **node.attributes, **SAFE)
         return new.nodes
     negative = new("Equal", b, new.constant(-1, dtype))
     safe = new("Where", negative, one, safe)
-    made = new(node.op, a, safe, **node.attributes, **{SAFE: 1})
+    made = new(node.op, a, safe, **node.attributes, **SAFE)
     other = new("Sub", zero, a) if node.op == "Div" else new("Mul", zero, a)
     new("Where", negative, other, made, to=node.outputs[0])
     return new.nodes
@@ -150,19 +152,19 @@ def extreme(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
-FINITE = "~finite"
+FINITE: dict[str, Any] = {"~finite": 1}
 """Marks a maximum or minimum of which it does not matter what it is of infinities."""
 
 
 def _of_infinities(node: Node, new: Expansion, dtype: np.dtype[np.generic]) -> New:
     """The maximum of nothing but minus infinity is that. TVM begins with the lowest finite number."""
-    if node.attributes.pop(FINITE, 0) or dtype.kind in "iu":
+    if node.attributes.pop("~finite", 0) or dtype.kind in "iu":
         return None
     x, axes = node.inputs[0], node.input(1)
     bound = new.constant(-np.inf if node.op == "ReduceMax" else np.inf, dtype)
     infinite = new.cast(new("Equal", x, bound), np.int32)
     every = new("ReduceMin", infinite, axes, **node.attributes)
-    made = new(node.op, x, axes, **node.attributes, **{FINITE: 1})
+    made = new(node.op, x, axes, **node.attributes, **FINITE)
     new("Where", new.cast(every, np.bool_), bound, made, to=node.outputs[0])
     return new.nodes
 

@@ -11,8 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.frontends.onnx.graph import Expansion, Graph, Node, Step, count, unsupported
-from tunemesh.stage_workers.frontends.onnx.steps import quantised, recurrent
+from tunemesh.stage_workers.frontends.onnx.graph import (
+    Array,
+    Expansion,
+    Graph,
+    Node,
+    Step,
+    count,
+    unsupported,
+)
+from tunemesh.stage_workers.frontends.onnx.steps import recurrent
 
 New = list[Node] | None
 
@@ -346,7 +354,7 @@ def matmul_nbits(node: Node, graph: Graph) -> New:
     blocks = -(-depth // block)
     values = _unpacked(packed.reshape(columns, blocks, -1), bits)[..., :block].astype(np.float32)
     if zeros is None:
-        offset = np.float32(1 << (bits - 1))
+        offset: Array = np.asarray(1 << (bits - 1), np.float32)
     elif zeros.dtype == np.uint8:
         offset = _unpacked(zeros.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
     else:
@@ -361,7 +369,7 @@ def matmul_nbits(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
-def _unpacked(packed: quantised.Array, bits: int) -> quantised.Array:
+def _unpacked(packed: Array, bits: int) -> Array:
     """Numbers of 4 bits from bytes, the lower half first."""
     if bits == 8:
         return packed

@@ -6,10 +6,13 @@ that is exact as well, because CPUs are faster at it: where no partial sum can r
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 
 from tunemesh.stage_workers.frontends.onnx.graph import Array, Expansion, Graph, Node, count, unsupported
+from tunemesh.stage_workers.frontends.onnx.steps import arithmetic
 
 New = list[Node] | None
 
@@ -47,7 +50,7 @@ def centred(new: Expansion, value: str, zero: str, axis: int | None = None) -> t
     return wide, np.asarray(limits.max - limits.min)
 
 
-def product(new: Expansion, op: str, a: str, b: str, bound: float, to: str = "", **attributes: object) -> str:
+def product(new: Expansion, op: str, a: str, b: str, bound: float, to: str = "", **attributes: Any) -> str:
     """``op`` of two int32 tensors, of which no partial sum is larger than ``bound``."""
     if bound >= EXACT:
         return new(op, a, b, to=to, **attributes)
@@ -113,7 +116,7 @@ def _integer_conv(
     w: str,
     zero_x: str,
     zero_w: str,
-    attributes: dict[str, object],
+    attributes: dict[str, Any],
     to: str = "",
 ) -> str:
     wide_x, amount_x = centred(new, x, zero_x)
@@ -170,7 +173,7 @@ def _scalar(new: Expansion, name: str) -> str:
     return new("Reshape", name, new.ints()) if shape and count(shape) == 1 else name
 
 
-def quantise(new: Expansion, scaled: str, zero: str, dtype: np.dtype[np.generic], to: str) -> None:
+def quantise(new: Expansion, scaled: str, zero: str, dtype: np.dtype[Any], to: str) -> None:
     """Round to even, shift by the zero point, and keep to what the dtype can say."""
     limits = np.iinfo(dtype)
     shifted = new("Round", scaled)
@@ -212,7 +215,7 @@ def dequantize_linear(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
-def _require_plain(node: Node, dtype: np.dtype[np.generic]) -> None:
+def _require_plain(node: Node, dtype: np.dtype[Any]) -> None:
     if dtype.kind not in "iu" or dtype.itemsize > 4:
         raise unsupported(node, f"numbers of the type {dtype} are not supported", "quantise to int8 or uint8")
 
@@ -246,8 +249,8 @@ def dynamic_quantize_linear(node: Node, graph: Graph) -> New:
     x = node.inputs[0]
     y, scale, zero = (node.output(i) for i in range(3))
     nothing, one = new.constant(0, np.float32), new.constant(1, np.float32)
-    low = new("Min", new("ReduceMin", x, keepdims=0, **{"~finite": 1}), nothing)
-    high = new("Max", new("ReduceMax", x, keepdims=0, **{"~finite": 1}), nothing)
+    low = new("Min", new("ReduceMin", x, keepdims=0, **arithmetic.FINITE), nothing)
+    high = new("Max", new("ReduceMax", x, keepdims=0, **arithmetic.FINITE), nothing)
     steps = new.constant(255, np.float32)
     width = new("Div", new("Sub", high, low), steps)
     width = new("Where", new("Equal", width, nothing), one, width)
