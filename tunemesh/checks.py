@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from tunemesh import formats
 from tunemesh.broker_config.topology import MOCK, OWN_ENGINES
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
 from tunemesh.shared.messages import EngineName
@@ -56,10 +57,12 @@ def check_model(path: Path, model: bytes, names: Sequence[str]) -> None:
         raise BadModel(f"the model {path} is empty")
     if MOCK in names:
         return
+    if why := formats.problem(path.name, model):
+        raise BadModel(f"the model {path} is {why}")
     if model.lstrip()[:1] == b"{":
         _check_json(path, model)
     elif _is_text(model):
-        raise BadModel(f"the model {path} is a text, neither ONNX nor TVM's JSON")
+        raise BadModel(f"the model {path} is a text, neither ONNX, nor TFLite, nor TVM's JSON")
     elif model.startswith(ONNX_FIRST_BYTE) and len(model) <= READ_AT_MOST:
         _check_onnx(path, model)
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tunemesh import checks, mesh_address, tuning
+from tunemesh import checks, mesh_address, model_files, tuning
+from tunemesh.model_files import Given
 from tunemesh.report import Report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import Settings
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from tunemesh.stage_workers.graph.execution import Program
@@ -92,7 +94,7 @@ class Tuned:
 class Model:
     """What to tune and how; change it with the methods, then :meth:`tune`."""
 
-    path: Path
+    given: Given
     plan: tuning.Plan
 
     def on(self, target: str, device: str | None = None) -> Model:
@@ -178,19 +180,35 @@ class Model:
             JobFailed: the job ended without a tuned model.
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
-        ending = tuning.tune([self.path], replace(self.plan, out=folder), tuning.Watcher())[0]
+        ending = tuning.tune([self.given], replace(self.plan, out=folder), tuning.Watcher())[0]
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.error}")
         return Tuned(folder / ending.job, ending.report)
 
 
-def model(path: str | os.PathLike[str]) -> Model:
-    """Begin with a model file (ONNX, or Relax or TIR as JSON).
+def model(
+    source: str | os.PathLike[str] | torch.nn.Module | torch.export.ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Model:
+    """Begin with a model.
+
+    Args:
+        source: a file (ONNX, TFLite, ``torch.export.save``'s, or Relax or TIR as JSON), or a module of
+            PyTorch, which is exported and converted in this process.
+        example_inputs: of a module, a tensor or a tuple of them. What PyTorch computes for them is sent
+            along, so that the mesh can compare with it.
+        dynamic_shapes: dimensions of a module that stay open, as ``torch.export.export`` takes them; say with
+            :meth:`Model.shape` what they are to be.
 
     Raises:
-        BadInput: there is no such file.
+        BadInput: there is no such file; the module cannot be converted; PyTorch is missing.
     """
-    found = Path(path)
-    if not found.is_file():
+    plan = tuning.Plan(target="native", trials=256, out=Path())
+    if not isinstance(source, str | os.PathLike):
+        return Model(model_files.from_module(source, example_inputs, dynamic_shapes), plan)
+    found = Path(source)
+    if not found.exists():
         raise BadInput(f"there is no model {found}")
-    return Model(found, tuning.Plan(target="native", trials=256, out=Path()))
+    return Model(found, plan)

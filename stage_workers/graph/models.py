@@ -11,9 +11,13 @@ from msgspec import Struct
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.graph import variants
 
+OPEN = -1
+"""A size that depends on the data."""
+
 
 class Tensor(Struct, frozen=True):
-    """An input or output of a model, by the name it has in the model's file."""
+    """An input or output of a model, by the name it has in the model's file. A size of an output that depends
+    on the data is -1."""
 
     name: str
     shape: tuple[int, ...]
@@ -119,7 +123,7 @@ def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signatur
     """The signature of ``module``'s main function, with the given names.
 
     Raises:
-        BadModel: when a shape is not static, or something is not a tensor.
+        BadModel: when the shape of an input is not static, or something is not a tensor.
     """
     main = module["main"]
     result = main.ret_ty
@@ -135,10 +139,13 @@ def _tensor(name: str, ty: Any, role: str) -> Tensor:
 
     if not isinstance(ty, tvm.relax.TensorType):
         raise BadModel(f"the {role} {name} is not a tensor")
-    dims: list[Any] = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None]
-    if not all(isinstance(dim, tvm.tirx.IntImm) for dim in dims):
+    if isinstance(ty.shape, tvm.relax.ShapeExpr):
+        sizes = tuple(int(d.value) if isinstance(d, tvm.tirx.IntImm) else OPEN for d in ty.shape.values)
+    else:
+        sizes = (OPEN,) * max(int(ty.ndim), 0)
+    if (OPEN in sizes and role == "input") or ty.ndim < 0:
         raise BadModel(f"the shape of the {role} {name} depends on the data, which cannot be tuned")
-    return Tensor(name, tuple(int(dim.value) for dim in dims), str(ty.dtype))
+    return Tensor(name, sizes, str(ty.dtype))
 
 
 def pack_signatures(signatures: Signatures) -> bytes:

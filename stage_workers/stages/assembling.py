@@ -104,8 +104,9 @@ def _exported(
         call = ExportCall(target=step.target, tasks=tasks)
         exported = whole(context, engine, Engine.export, call, EXPORT_LIMIT)
         for name, data in exported.files.items():
-            if name in OWN_FILES or not re.fullmatch(FILE_NAME, name):
+            wanted = f"{engine}-{name}" if name in files else name
+            if wanted in OWN_FILES or wanted in files or not re.fullmatch(FILE_NAME, wanted):
                 log.warning("%s: engine %s exports a file %r: left out", step.id, engine, name)
             else:
-                files[f"{engine}-{name}" if name in files else name] = data
+                files[wanted] = data
     return files

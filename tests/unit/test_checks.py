@@ -30,7 +30,7 @@ def network() -> bytes:
 
 @pytest.mark.parametrize(
     "model",
-    [network(), json.dumps({"root": 1}).encode(), b' \n{"x": NaN}', b"TFL3\x00\x01\xff", b"PK\x03\x04"],
+    [network(), json.dumps({"root": 1}).encode(), b' \n{"x": NaN}', b"\x1c\x00\x00\x00TFL3\x00"],
 )
 def test_what_may_be_a_model_is_left_to_the_mesh(model: bytes) -> None:
     checks.check_model(PATH, model, ["metaschedule"])
