@@ -32,8 +32,8 @@ from benchmarks import markdown
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import optimisation, options, targets
-from tunemesh.stage_workers.graph.validation import flatten
+from tunemesh.stage_workers.graph import optimisation, targets
+from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.measuring import loading
 
 Outcome = Literal["right", "wrong", "refused"]
@@ -47,7 +47,6 @@ COMPILER = (RuntimeError, ValueError, TypeError, AttributeError)
 FEW = 64
 """Elements of an integer input that may be a constant in practice."""
 
-AS_GIVEN = options.GraphOptions(convolutions="as-given")
 ROUNDING = {"float16": 2e-3, "bfloat16": 1.6e-2}
 """Two units in the last place, relative."""
 
@@ -159,7 +158,7 @@ def compiled(module: Any, target: str) -> Any:
     """The machine of an untuned model, in this process."""
     import tvm
 
-    optimised = optimisation.optimise(module, target, AS_GIVEN)
+    optimised = optimisation.optimise(module, target, NONE).module
     compiled_for = targets.load(target)
     with compiled_for, tvm.transform.PassContext(opt_level=3):
         executable = tvm.relax.build(optimised, compiled_for, relax_pipeline=pipeline())
@@ -178,7 +177,7 @@ def run(machine: Any, inputs: Sequence[Any], target: str) -> list[Any]:
     import tvm
 
     with loading.threads(target):
-        return flatten(machine["main"](*(tvm.runtime.tensor(np.asarray(array)) for array in inputs)))
+        return loading.flatten(machine["main"](*(tvm.runtime.tensor(np.asarray(array)) for array in inputs)))
 
 
 def differences(results: Sequence[Any], expected: Sequence[Any], rtol: float, atol: float) -> str:

@@ -19,16 +19,15 @@ from tunemesh.shared.messages import Judgement, OutputCheck
 from tunemesh.shared.messages.results import furthest
 from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import compilation, optimisation, targets
+from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature
-from tunemesh.stage_workers.graph.options import GraphOptions
 from tunemesh.stage_workers.measuring import comparison, inputs, judges, loading, ranges
 from tunemesh.stage_workers.measuring.comparison import Array, Expected, Found
 from tunemesh.stage_workers.measuring.judges import Judge, NoJudge
 from tunemesh.stage_workers.measuring.ranges import Range
 from tunemesh.stage_workers.platforms.protocol import ImportCall
 
-AS_GIVEN = GraphOptions(convolutions="as-given")
 CHANGING = 20.0
 """Seconds that the runs may take which find out how far rounding moves the outputs; where they would take
 longer there are only two of them."""
@@ -106,7 +105,7 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
     """
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
     here = targets.resolve("native")
-    lowered = optimisation.optimise(module, here, AS_GIVEN)
+    lowered = optimisation.optimise(module, here, NONE).module
     choices = _choices(lowered, tensors, call)
     try:
         judge = judges.judge(source.model, source.files)

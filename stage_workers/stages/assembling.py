@@ -14,7 +14,6 @@ from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecor
 from tunemesh.shared.messages.results import FILE_NAME, OWN_FILES
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
-from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
 from tunemesh.stage_workers.stages.context import (
     ASSEMBLE_LIMIT,
@@ -46,7 +45,6 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
             for records, trials in ended
             if (best := _best(trials, records.untuned)) is not None
         ],
-        options=step.options.get(GRAPH, {}),
     )
     platform = platforms.name_of(step.target)
     assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
 from tunemesh.stage_workers.graph import optimisation, workloads
-from tunemesh.stage_workers.graph.checking import AS_GIVEN
+from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.measuring import ranges
 from tunemesh.stage_workers.measuring.ranges import Range
 
@@ -47,7 +47,7 @@ def model(
 
 def of(data: bytes, target: str) -> dict[str, Range]:
     module, signature = frontends.read(Source(data), Variant())
-    lowered = optimisation.optimise(module, target, AS_GIVEN)
+    lowered = optimisation.optimise(module, target, NONE).module
     return ranges.of_model(lowered, [(each.name, each.dtype) for each in signature.inputs])
 
 
