@@ -240,7 +240,7 @@ def _choices(lowered: Any, tensors: Tensors, call: ImportCall) -> list[tuple[str
     within: Mapping[str, Range] = {**found, **call.ranges}
     described = "".join(f", {name} in [{least:g}, {above:g})" for name, (least, above) in within.items())
     made = []
-    for floats in (inputs.SIGNED, inputs.POSITIVE):
+    for floats in (inputs.SIGNED, inputs.POSITIVE, inputs.ABOVE_ONE):
         text = f"random, floats in [{floats[0]:g}, {floats[1]:g}){described}"
         made.append((text, inputs.random(tensors, call.seed, within, floats)))
     return made
