@@ -120,7 +120,7 @@ def _search(
     usual = run(now).problems
     for name, dtype in wanted.items():
         now[name] = max(
-            (_widened(run, now, name, dtype, base, usual) for base in (now[name].least, *BASES)),
+            (_widened(run, now, name, dtype, base, usual) for base in (now[name].least, 0, 1, 2)),
             key=lambda interval: interval.most - interval.least,
         )
     return {name: (interval.least, interval.most + 1) for name, interval in now.items()}
@@ -140,7 +140,7 @@ def _widened(
         return run({**now, name: _Interval(least, most, True, True)}).problems <= usual
 
     top = min(WIDEST, _largest(dtype))
-    if (base < 0 and dtype.startswith("u")) or not fits(base, base):
+    if not fits(base, base):
         return now[name]
     if not fits(base, top):
         most = _largest_that(lambda most: fits(base, most), base, top)
@@ -197,7 +197,7 @@ class _Pass:
         self.computed = False
         """Something is computed with it."""
         self._indexing = False
-        """An index is looked at. What an importer does to one that is out of bounds does not make it valid."""
+        """An index is looked at. What an importer does to one out of bounds does not make it valid."""
         self._tensors: dict[int, _Known] = {}
         self._scalars: dict[int, _Known] = {}
         self._loops: dict[int, int] = {}
