@@ -18,7 +18,8 @@ ANY = -1
 
 
 class Tensor(Struct, frozen=True):
-    """An input or output of a model, by the name it has in the model's file."""
+    """An input or output of a model, by the name it has in the model's file. A size of an output that depends
+    on the data is -1."""
 
     name: str
     shape: tuple[int, ...]
@@ -108,6 +109,13 @@ def nodes(module: Any) -> list[Any]:
     for entry in variants.entries_of(module):
         tvm.relax.analysis.post_order_visit(module[entry].body, found.append)
     return found
+
+
+def functions(module: Any) -> list[Any]:
+    """The functions of TIR in a module."""
+    import tvm
+
+    return [each for _, each in module.functions_items() if isinstance(each, tvm.tirx.PrimFunc)]
 
 
 def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signature:
