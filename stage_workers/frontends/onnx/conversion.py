@@ -29,7 +29,7 @@ THROUGH_TVM = frozenset((
     "Exp", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan",
     "Tanh", "Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "IsInf", "IsNaN", "Sqrt", "Relu",
     "Selu", "Mish", "PRelu", "LeakyRelu", "ThresholdedRelu", "Elu", "Gelu", "HardSigmoid", "HardSwish",
-    "Sign", "Softplus", "Softsign", "Shrink", "Erf", "Sum", "Min", "Max", "Mean", "Gemm", "MatMul",
+    "Sign", "Softplus", "Softsign", "Shrink", "Erf", "Gemm", "MatMul",
     "Reshape", "Sigmoid", "Softmax", "LogSoftmax", "Hardmax", "Transpose", "Unsqueeze", "Where",
     "Concat", "Clip", "Pow", "CumSum", "Squeeze", "Gather", "GatherElements", "GatherND",
     "ScatterElements", "ScatterND", "Compress", "BatchNormalization", "LayerNormalization",
