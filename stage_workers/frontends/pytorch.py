@@ -91,7 +91,9 @@ def convert(program: Any) -> bytes:
     table = torch.export.default_decompositions()
     table.pop(torch.ops.aten.scaled_dot_product_attention.default, None)
     try:
-        module = from_exported_program(program.run_decompositions(table), run_ep_decomposition=False)
+        module = from_exported_program(
+            program.run_decompositions(table), run_ep_decomposition=False, unwrap_unit_return_tuple=True
+        )
     except Exception as error:  # the importer raises whatever its operators raise
         reraise_memory_error(error)
         raise BadModel(

@@ -40,7 +40,7 @@ def test_what_may_be_a_model_is_left_to_the_mesh(model: bytes) -> None:
     ("model", "said"),
     [
         (b"", "m.onnx is empty"),
-        (b"just some notes\n", "m.onnx is a text, neither ONNX nor"),
+        (b"just some notes\n", "m.onnx is a text, neither ONNX, nor"),
         ("tasks: [\u00e4]".encode(), "is a text"),
         (("x" * 4095 + "\u00e4" * 100).encode(), "is a text"),
         (b'{"root": [1, 2', "truncated or no valid JSON"),
