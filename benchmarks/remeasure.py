@@ -39,7 +39,6 @@ def remeasure(work: Work) -> list[Remeasured]:
                         signature=signature,
                         target=alone.target,
                         device=alone.device,
-                        seed=0,
                         settings=settings,
                     )
                     found = alone.call(Platform.validate, call, TURN_LIMIT)

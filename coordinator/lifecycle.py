@@ -128,10 +128,8 @@ class Lifecycle:
         """The last step of a job is done."""
         before, after = validated.latency_before, validated.latency_after
         if not validated.equal:
-            text = (
-                "the tuned model does not compute what the untuned one does:"
-                f" largest difference {validated.largest_difference:.3g}"
-            )
+            difference = f"largest difference {validated.largest_difference:.3g}"
+            text = f"the tuned model does not compute what it should: {validated.wrong or difference}"
             self.finish(job, "failed", text, [held], validated)
             return
         text = f"{before * 1e3:.3f} ms -> {after * 1e3:.3f} ms ({before / after:.1f}x)"
@@ -181,7 +179,7 @@ class Lifecycle:
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
         """The model is cut into tasks. Those that no engine takes stay untuned."""
         tasks = [TaskLedger(spec=spec, closed=spec.engine is None) for spec in done.tasks]
-        self.revise(job, [held], phase="tuning", model=done.model, tasks=tasks)
+        self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
         needed = job_steps.to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"

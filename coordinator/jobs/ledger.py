@@ -63,6 +63,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     accepted: Instant
     finished: Instant | None = None
     model: Blob | None = None
+    sample: Blob | None = None
+    """What the tuned model is compared with."""
     tasks: list[TaskLedger] = []
     stopped: bool = False
     """Nothing new is tried any more, whatever the request says."""

@@ -210,7 +210,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
-            return ImportWork(model=ledger.request.model)
+            return ImportWork(model=ledger.request.model, samples=ledger.request.samples)
         case "assemble":
             assert ledger.model is not None
             return AssembleWork(
@@ -223,7 +223,9 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
         case "validate":
             assert ledger.assembled is not None
             made = ledger.assembled
-            return ValidateWork(tuned=made.tuned, untuned=made.untuned, signature=made.signature)
+            return ValidateWork(
+                tuned=made.tuned, untuned=made.untuned, signature=made.signature, sample=ledger.sample
+            )
     task = job.task_ledger(ref.task)
     assert task is not None
     if ref.stage == "model-update":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -113,6 +114,14 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = {}
 
+    ranges: Annotated[
+        dict[str, tuple[float, float]],
+        Meta(
+            description="NAME=0,30000: the values of an input that the model is compared and measured with,"
+            " from 0 up to but not including 30000; by default what its uses allow."
+        ),
+    ] = {}
+
     @property
     def variants(self) -> int:
         """How many sets of shapes the model is tuned for."""
@@ -120,6 +129,11 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def problem(self) -> str:
         """Why they contradict each other, in one line; nothing if they do not."""
+        for name, (least, above) in self.ranges.items():
+            if not -math.inf < least < above < math.inf:
+                return (
+                    f"--range {name}={least:g},{above:g} has no value: the second has to be above the first"
+                )
         for name, count in self._counts().items():
             if count not in (1, self.variants):
                 return f"{name} has {count} values, others have {self.variants}: give all the same, or one"
@@ -155,6 +169,9 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     settings: Settings = Settings()
+    samples: Blob | None = None
+    """An ``npz`` file with an array for each input: what the model is compared and measured with, in place of
+    random ones."""
 
     def problem(self) -> str:
         """Why the job could not be kept in messages, in one line; nothing if it can."""

@@ -7,7 +7,7 @@ every kind of result has: ``problem`` says in one line why it is no answer, or n
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -46,9 +46,55 @@ OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
 """Names in a folder of results that a further file may not have."""
 
 
+Size = Annotated[float, Meta(ge=0, le=1e300)]
+
+MOST_CHECKED = 100
+"""Outputs whose comparison a message tells: those that are furthest off."""
+
+
+class OutputCheck(Struct, frozen=True, kw_only=True):
+    """One output of a model beside what it should be, element by element."""
+
+    name: str
+    dtype: str
+    elements: Count
+    compared: Count
+    """Of these, where a finite value was expected, and rounding does not decide whether it is one."""
+    units: Size
+    """The largest difference, in units of what its element may be off; up to 1 is right."""
+    difference: Size
+    """That of the same element, absolute."""
+    tolerance: Size
+    """What that element may be off."""
+
+
+def furthest(outputs: Sequence[OutputCheck]) -> list[OutputCheck]:
+    """Those that are told: all, or the furthest off."""
+    if len(outputs) <= MOST_CHECKED:
+        return list(outputs)
+    return sorted(outputs, key=lambda each: -each.units)[:MOST_CHECKED]
+
+
+class Judgement(Struct, frozen=True, kw_only=True):
+    """How a model compares with the framework that it comes from."""
+
+    judge: str = ""
+    """Whose outputs were taken for right: ``ONNX Runtime 1.31.1``; nothing where there is no judge."""
+    reason: str = ""
+    """Why there is none."""
+    inputs: str = ""
+    """What both were run on."""
+    outputs: list[OutputCheck] = []
+
+
 class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
     tasks: Annotated[list[TaskSpec], Meta(max_length=MOST_TASKS)]
+    sample: Blob | None = None
+    """Inputs, and what the model should make of them, in the format of the target's platform: ``validate``
+    compares with it."""
+    judged: list[Judgement] = []
+    """The untuned model, for each set of shapes, beside the framework that it comes from."""
 
     def problem(self, engines: Collection[str]) -> str:
         """Why this is no answer to an ``import`` for a job with these engines."""
@@ -173,7 +219,13 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
     largest_difference: Annotated[float, Meta(ge=0)]
     """Largest absolute difference between tuned and untuned outputs."""
     equal: bool
-    """Whether all outputs agree within the tolerances of their dtypes."""
+    """Whether all outputs agree, and something was compared in each."""
+    wrong: ErrorText = ""
+    """What does not agree, in one line."""
+    outputs: list[OutputCheck] = []
+    """The tuned model beside the untuned one."""
+    judged: list[Judgement] = []
+    """The tuned model, for each set of shapes, beside the framework that the model comes from."""
     variants: Annotated[list[VariantLatency], Meta(max_length=MOST_VARIANTS)] = []
     """Of each set of shapes, in the order of the request, as they were measured; none where there is only
     one."""

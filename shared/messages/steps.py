@@ -26,6 +26,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     """Turn the model into tasks."""
 
     model: Blob
+    samples: Blob | None = None
+    """That of the request."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
@@ -79,6 +81,8 @@ class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):
     untuned: Blob
     signature: Blob
     """Names, shapes and dtypes of the inputs, in the format of the target's platform."""
+    sample: Blob | None = None
+    """As ``import`` left it."""
 
 
 Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork

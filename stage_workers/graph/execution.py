@@ -8,7 +8,6 @@ from typing import Any
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.graph import models
-from tunemesh.stage_workers.graph.validation import flatten
 from tunemesh.stage_workers.measuring import loading
 from tunemesh.stage_workers.measuring.comparison import Array
 
@@ -65,4 +64,4 @@ class Program:
                     f" the model takes {tensor.dtype}{list(tensor.shape)}"
                 )
             arguments.append(tvm.runtime.tensor(given, device=self._device))
-        return flatten(self._functions[signature.function](*arguments))
+        return loading.flatten(self._functions[signature.function](*arguments))

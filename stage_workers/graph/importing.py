@@ -10,7 +10,7 @@ import numpy as np
 
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source
-from tunemesh.stage_workers.graph import batch_norm, models, optimisation, options, tasks, variants
+from tunemesh.stage_workers.graph import batch_norm, checking, models, optimisation, options, tasks, variants
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 
@@ -21,11 +21,17 @@ def import_model(call: ImportCall) -> Imported:
     found = [frontends.read(source, variant) for variant in call.variants]
     signatures = models.signatures_of([signature for _, signature in found])
     folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
+    samples = [
+        checking.sample(source, module, signature, call)
+        for module, signature in zip(folded, signatures.variants, strict=True)
+    ]
     optimised = variants.join([optimisation.optimise(module, call.target, given) for module in folded])
     return Imported(
         model=models.pack(variants.join(folded), signatures),
         tasks=tasks.extract(optimised, call.target),
         constants=_constants(optimised),
+        sample=checking.pack(samples),
+        judged=[each.judgement for each in samples],
     )
 
 

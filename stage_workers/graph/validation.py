@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
-from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.graph import models, targets
+import msgspec
+
+from tunemesh.shared.messages import Judgement, Settings
+from tunemesh.stage_workers.graph import checking, models, targets
 from tunemesh.stage_workers.measuring import comparison, loading
 from tunemesh.stage_workers.measuring.comparison import Array
 from tunemesh.stage_workers.platforms.protocol import ValidateCall, Validated
@@ -19,23 +20,35 @@ LEAST_RUNS = 3
 
 
 def validate(call: ValidateCall) -> Validated:
-    """See :meth:`stage_workers.platforms.protocol.Platform.validate`."""
+    """See :meth:`stage_workers.platforms.protocol.Platform.validate`.
+
+    The tuned model has to agree with the untuned one, and both with what the model's own framework said when
+    it was imported. Both run as they would anywhere: nothing in the environment tells TVM about threads.
+    """
     signature = models.unpack_signatures(call.signature).variants[call.variant]
-    inputs = [(tensor.shape, tensor.dtype) for tensor in signature.inputs]
-    arrays = comparison.random_inputs(inputs, call.seed)
-    with loading.threads(call.target):
-        before = _Model(call.untuned, signature.function, call.device, arrays)
-        after = _Model(call.tuned, signature.function, call.device, arrays)
-        differences = [
-            comparison.largest_difference(got, expected)
-            for got, expected in zip(after.outputs(), before.outputs(), strict=True)
-        ]
-        latencies_before, latencies_after, waited = _race(before.run, after.run, call.settings)
+    sample = checking.unpack(call.sample)[call.variant] if call.sample else None
+    arrays = sample.arrays() if sample is not None else checking.made_up(signature)
+    names = [each.name for each in signature.outputs]
+    before = _Model(call.untuned, signature.function, call.device, arrays)
+    after = _Model(call.tuned, signature.function, call.device, arrays)
+    untuned, tuned = before.outputs(), after.outputs()
+    expected = (
+        sample.expected() if sample is not None else [comparison.expected(each, []) for each in untuned]
+    )
+    beside = [each._replace(values=values) for each, values in zip(expected, untuned, strict=True)]
+    found = checking.agreements(names, tuned, beside, "the untuned model")
+    wrong, judgement = checking.first_wrong(found), sample.judgement if sample is not None else Judgement()
+    if judgement.judge:
+        judged = checking.agreements(names, tuned, expected, judgement.judge)
+        wrong = wrong or checking.first_wrong(judged)
+        judgement = msgspec.structs.replace(judgement, outputs=checking.told(judged))
+    latencies_before, latencies_after, waited = _race(before.run, after.run, call.settings)
     return Validated(
         before=latencies_before,
         after=latencies_after,
-        largest_difference=max(difference for difference, _ in differences),
-        equal=all(equal for _, equal in differences),
+        outputs=checking.told(found),
+        wrong=wrong,
+        judged=judgement,
         waited=waited,
     )
 
@@ -60,14 +73,7 @@ class _Model:
         return time.perf_counter() - start
 
     def outputs(self) -> list[Array]:
-        return flatten(self._result)
-
-
-def flatten(result: Any) -> list[Array]:
-    """The arrays in what a virtual machine returns: one tensor, or tuples of them."""
-    if hasattr(result, "numpy"):
-        return [result.numpy()]
-    return [array for field in result for array in flatten(field)]
+        return loading.flatten(self._result)
 
 
 def _race(

@@ -1,23 +1,49 @@
-"""Random inputs, and whether two outputs agree."""
+"""Whether two outputs agree, element by element.
+
+Two ways to compute the same thing differ by rounding: sums run in another order, a convolution takes
+Winograd's way, exp is another polynomial. How far that moves an element depends on what it went through: next
+to nothing where two large numbers are added, all of it where they cancel; one whole step where a float is
+rounded to an integer close by. So it is found by trying: what is read is changed at random by a few hundred
+rounding errors, up and then down by the same (:data:`NOISE`), and the tolerance of an element is a few times
+the most that moved it. It knows no other element: a small output beside a large one keeps its own.
+
+What moves no element of an integer output has to be equal. Where an element is NaN or infinite the other one
+has to be the same, unless the changes made it finite or the other way round: then nothing can be said of it,
+and it counts as not compared. Where nothing was compared at all, nothing agrees.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+
+from tunemesh.shared.messages import OutputCheck
 
 Array = npt.NDArray[Any]
 
-TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""Allowed difference relative to the largest reference value. Tuned kernels sum in another order, which
-moves a result by about the rounding error times the square root of the number of terms."""
-DEFAULT_TOLERANCE = 0.1
+NOISE = {"float64": 2.0**-45, "float32": 2.0**-16, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Relative change of what is read: in single precision 256 times the rounding error, which Winograd's
+algorithm, sums of a million terms and fast polynomials stay within; in half precision, whose sums are
+computed in single precision, twice."""
+COARSE_NOISE = 2.0**-4
 """For floats of 8 bits and fewer."""
-LARGEST_SMALL_INT = 8
-SMALL_INTS = frozenset({"int8", "uint8"})
+PAIRS = 3
+"""Changes that are tried, each in both directions. An element that one of them happens not to move is moved
+by another: that all three move it by less than a hundredth of what is usual has a chance of one in a
+million."""
+FACTOR = 8.0
+"""Times the largest movement of an element."""
+POOLED = 4.0
+"""Times the root mean square movement of an output, where there was time for one change only: then its
+elements have to help each other out."""
+QUANTISED = frozenset({"int8", "uint8"})
+NOTHING = "so nothing was compared"
+"""At the end of what is said of an output in which nothing finite was expected."""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
@@ -30,30 +56,181 @@ def is_float(dtype: str) -> bool:
     return "float" in dtype
 
 
-def random_inputs(shapes: Sequence[tuple[tuple[int, ...], str]], seed: int) -> list[Array]:
-    """One array for each shape and dtype; the same for the same arguments, on every machine.
+def noise(dtype: str) -> float:
+    """Relative change of what is read as ``dtype``."""
+    return NOISE.get(dtype, COARSE_NOISE)
 
-    Floats are uniform in [-1, 1). 32- and 64-bit integers may be indices into another input, so they stay
-    below its smallest dimension larger than one.
+
+class Expected(NamedTuple):
+    """An output as it should be.
+
+    Attributes:
+        values: the elements.
+        tolerance: how far each may be off; NaN where nothing can be said.
+    """
+
+    values: Array
+    tolerance: npt.NDArray[np.float64]
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """What the comparison of an output gave.
+
+    Attributes:
+        check: in numbers.
+        wrong: what is wrong with it, in one line; empty when nothing is.
+    """
+
+    check: OutputCheck
+    wrong: str
+
+
+def changed(inputs: Sequence[Array], seed: int, up: bool, spread: float = 0.0) -> list[Array]:
+    """``inputs`` with their floats changed at random by :func:`noise`; ``up`` and not ``up`` are opposite.
+
+    Args:
+        spread: of a change that does not shrink with the element, in units of the root mean square of its
+            input: for inputs that are random themselves, whose small elements have no meaning of their own.
     """
     random = np.random.default_rng(seed)
-    dims = [dim for shape, _ in shapes for dim in shape if dim > 1]
-    return [_random_array(shape, dtype, min(dims, default=2), random) for shape, dtype in shapes]
+    return [_changed(array, random, 1.0 if up else -1.0, spread) for array in inputs]
 
 
-def _random_array(shape: tuple[int, ...], dtype: str, bound: int, random: np.random.Generator) -> Array:
-    if dtype == "bool":
-        return random.integers(0, 2, shape).astype(np.bool_)
-    if is_float(dtype):
-        return (
-            random.uniform(-1, 1, shape)
-            .astype(np.float32 if dtype != "float64" else np.float64)
-            .astype(numpy_dtype(dtype))
+def _changed(array: Array, random: np.random.Generator, sign: float, spread: float) -> Array:
+    if not is_float(str(array.dtype)):
+        return array
+    wide = array.astype(np.float64)
+    by = random.uniform(-1.0, 1.0, array.shape) * sign * noise(str(array.dtype))
+    size = np.abs(wide)
+    if spread:
+        finite = wide[np.isfinite(wide)]
+        size = size + spread * np.sqrt(np.mean(np.square(finite))) if finite.size else size
+    with np.errstate(all="ignore"):
+        # What is infinite stays so.
+        return np.where(np.isfinite(wide), wide + by * size, wide).astype(array.dtype)
+
+
+def expected(values: Array, moved: Sequence[Array], pooled: bool = False, steps: int = 0) -> Expected:
+    """What an output should be, from what it is and what it becomes when that which is read is changed.
+
+    Args:
+        values: as computed by whoever is trusted.
+        moved: the same output after each change; none where nothing could be changed.
+        pooled: there are few of them, see :data:`POOLED`.
+        steps: that quantised values may be off in any case, by roundings inside of what computes them.
+    """
+    wide = values.astype(np.float64)
+    dtype = str(values.dtype)
+    most = np.zeros(values.shape)
+    finite = decided = np.isfinite(wide)
+    with np.errstate(all="ignore"):
+        for each in moved:
+            other = each.astype(np.float64)
+            decided = decided & np.isfinite(other) | ~finite & _same(wide, other)
+            most = np.maximum(most, np.abs(other - wide))
+        most = np.where(finite, most, 0.0)
+        if is_float(dtype):
+            least = noise(dtype) * np.abs(np.where(finite, wide, 0.0))
+            if pooled and (finite & decided).any():
+                usual = np.sqrt(np.mean(np.square(most[finite & decided])))
+                most = np.maximum(most, POOLED / FACTOR * usual)
+            most = FACTOR * np.maximum(most, least) + _smallest(dtype)
+        elif dtype in QUANTISED:
+            most = np.maximum(most, steps)
+    return Expected(values, np.where(decided, most, np.nan))
+
+
+def _smallest(dtype: str) -> float:
+    """What rounding, and leaving out numbers that are not normal, does to a float next to zero."""
+    limits: Any = ml_dtypes.finfo(numpy_dtype(dtype))  # type: ignore[no-untyped-call]
+    return float(limits.smallest_normal if dtype in ("float32", "float64") else 4 * limits.smallest_subnormal)
+
+
+def _same(one: Array, other: Array) -> npt.NDArray[np.bool_]:
+    return np.asarray((one == other) | (np.isnan(one) & np.isnan(other)))
+
+
+def tried(
+    run: Callable[[Sequence[Array]], list[Array]], inputs: Sequence[Array], pairs: int, spread: float = 0.0
+) -> list[list[Array]]:
+    """All outputs of ``run`` after each of ``pairs`` changes of ``inputs`` and their opposites."""
+    return [
+        run(changed(inputs, number, up, spread)) for number in range(1, pairs + 1) for up in (True, False)
+    ]
+
+
+def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
+    """Compare an output with what it should be.
+
+    Args:
+        name: of the output.
+        who: says what it should be: "ONNX Runtime".
+    """
+    values = wanted.values
+    dtype, size = str(values.dtype), int(values.size)
+
+    def found(wrong: str, compared: int = 0, at: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Found:
+        units, difference, tolerance = (min(each, 1e300) for each in at)
+        return Found(
+            check=OutputCheck(
+                name=name,
+                dtype=dtype,
+                elements=size,
+                compared=compared,
+                units=units,
+                difference=difference,
+                tolerance=tolerance,
+            ),
+            wrong=wrong,
         )
-    if dtype in SMALL_INTS:
-        least = 0 if dtype.startswith("u") else -LARGEST_SMALL_INT
-        return random.integers(least, LARGEST_SMALL_INT, shape).astype(numpy_dtype(dtype))
-    return random.integers(0, bound, shape).astype(numpy_dtype(dtype))
+
+    if got.shape != values.shape or got.dtype != values.dtype:
+        return found(
+            f"output {name} is {got.dtype}{list(got.shape)}, {who} gives {dtype}{list(values.shape)}"
+        )
+    if not size:
+        return found("")
+    left, right = got.astype(np.float64), values.astype(np.float64)
+    with np.errstate(all="ignore"):
+        decided = ~np.isnan(wanted.tolerance)
+        finite = decided & np.isfinite(right)
+        difference = np.abs(left - right)
+        if not is_float(dtype):  # two large integers may be the same as floats
+            difference = np.where(got == values, 0.0, np.maximum(difference, 1.0))
+        units = np.where(
+            finite,
+            np.where(
+                difference <= wanted.tolerance,
+                np.where(difference > 0, difference / wanted.tolerance, 0.0),
+                np.where(wanted.tolerance > 0, difference / wanted.tolerance, np.inf),
+            ),
+            np.where(decided & ~_same(left, right), np.inf, 0.0),
+        )
+        units = np.where(np.isnan(units), np.inf, units)
+    worst = np.unravel_index(int(np.argmax(units)), units.shape)
+    place = (float(units[worst]), float(difference[worst]), float(wanted.tolerance[worst]))
+    place = tuple(0.0 if np.isnan(each) else each for each in place)  # type: ignore[assignment]
+    compared = int(np.count_nonzero(finite))
+    if units[worst] > 1:
+        element = f"[{','.join(map(str, worst))}]" if worst else ""
+        allowed = f"may differ by {place[2]:.3g}" if finite[worst] else "must be the same"
+        count = int(np.count_nonzero(units > 1))
+        return found(
+            f"output {name}{element} is {left[worst]:.9g}, {who} gives {right[worst]:.9g} ({allowed};"
+            f" {count:,} of {size:,} elements are wrong)",
+            compared,
+            place,
+        )
+    if not compared:
+        what = _described(right, decided)
+        return found(f"all of output {name} is {what} for these inputs, {NOTHING}")
+    return found("", compared, place)
+
+
+def _described(values: Array, decided: npt.NDArray[np.bool_]) -> str:
+    if not decided.any():
+        return "at the border of what is defined"
+    return "NaN" if np.isnan(values).all() else "NaN or infinite"
 
 
 def poison(dtype: str, shape: tuple[int, ...], reference: Array | None) -> Array:
@@ -64,29 +241,3 @@ def poison(dtype: str, shape: tuple[int, ...], reference: Array | None) -> Array
     if reference is None:
         return np.zeros(shape, numpy_dtype(dtype))
     return np.asarray(~reference)
-
-
-def largest_difference(got: Array, reference: Array) -> tuple[float, bool]:
-    """The largest absolute difference, and whether it is within the tolerance of the dtype.
-
-    NaN and infinity must be in the same places; elsewhere the difference is infinite.
-    """
-    if got.shape != reference.shape or got.dtype != reference.dtype:
-        return float("inf"), False
-    if not reference.size:
-        return 0.0, True
-    dtype = str(reference.dtype)
-    if not is_float(dtype):
-        difference = float(np.max(np.abs(got.astype(np.float64) - reference.astype(np.float64))))
-        return difference, np.array_equal(got, reference)
-    left, right = got.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(right)
-    if not np.array_equal(left[~finite], right[~finite], equal_nan=True):
-        return float("inf"), False
-    if not finite.any():
-        return 0.0, True
-    difference = float(np.max(np.abs(left[finite] - right[finite])))
-    scale = float(np.max(np.abs(right[finite])))
-    if np.isnan(difference):
-        return float("inf"), False
-    return difference, difference <= TOLERANCES.get(dtype, DEFAULT_TOLERANCE) * scale

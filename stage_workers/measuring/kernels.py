@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache
@@ -14,8 +15,8 @@ from tunemesh.shared.text import clip
 from tunemesh.stage_workers.graph import targets, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.workloads import Argument
-from tunemesh.stage_workers.measuring import comparison, loading
-from tunemesh.stage_workers.measuring.comparison import Array
+from tunemesh.stage_workers.measuring import comparison, inputs, loading, ranges
+from tunemesh.stage_workers.measuring.comparison import Array, Expected
 from tunemesh.stage_workers.platforms.protocol import (
     WAITED,
     ConfirmCall,
@@ -61,21 +62,27 @@ FLUSHED_RUNS = 100
 
 INPUTS_KEPT = 2
 
-_inputs: LRUCache[tuple[object, ...], list[Any]] = LRUCache(INPUTS_KEPT)
-"""Tensors on a device by its name, shapes and dtypes: all candidates of a workload get the same ones."""
+_inputs: LRUCache[tuple[str, bytes], list[Any]] = LRUCache(INPUTS_KEPT)
+"""Tensors on a device by its name and the workload: all candidates of a workload get the same ones."""
 
-_references: LRUCache[bytes, list[Array]] = LRUCache(REFERENCES_KEPT)
+_references: LRUCache[bytes, list[Expected]] = LRUCache(REFERENCES_KEPT)
 """Outputs of untuned kernels by their shared object: each is compared with every candidate."""
+
+CHANGING = 0.5
+"""Seconds that the runs of the untuned kernel may take which find out how far rounding moves its outputs;
+where they would take longer there are only two of them."""
+SPREAD = 1 / 16
+"""Times the noise, of what an input's elements are changed by whatever their own size: see
+:func:`.comparison.changed`."""
 
 
 def profile(call: ProfileCall) -> ProfileOutcome:
     """See :meth:`stage_workers.platforms.protocol.Platform.profile`."""
-    arguments = workloads.arguments(workloads.load(call.workload)["main"])
     limit = _endless(call.target, call.settings, call.best)
     try:
         with loading.threads(call.target):
-            reference = _reference(call.untuned, arguments, call.device)
-            kernel = _checked(call.artifact, arguments, call.device, reference, limit)
+            reference = _reference(call.untuned, call.workload, call.device)
+            kernel = _checked(call.artifact, call.workload, call.device, reference, limit)
             if isinstance(kernel, ProfileOutcome):
                 return kernel
             return _timed(kernel, call.settings, call.best)
@@ -85,10 +92,9 @@ def profile(call: ProfileCall) -> ProfileOutcome:
 
 def confirm(call: ConfirmCall) -> list[ProfileOutcome]:
     """See :meth:`stage_workers.platforms.protocol.Platform.confirm`."""
-    arguments = workloads.arguments(workloads.load(call.workload)["main"])
     with loading.threads(call.target):
-        reference = _reference(call.untuned, arguments, call.device)
-        checked = [_checked(artifact, arguments, call.device, reference) for artifact in call.artifacts]
+        reference = _reference(call.untuned, call.workload, call.device)
+        checked = [_checked(artifact, call.workload, call.device, reference) for artifact in call.artifacts]
         good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
         repeats: dict[int, list[_Repeat]] = {index: [] for index in good}
         order = list(good)
@@ -166,17 +172,17 @@ def _endless(target: str, settings: Settings, best: float | None) -> float:
 
 
 def _checked(
-    artifact: bytes, arguments: list[Argument], device: str, reference: list[Array], limit: float = 0.0
+    artifact: bytes, workload: bytes, device: str, reference: list[Expected], limit: float = 0.0
 ) -> _Kernel | ProfileOutcome:
     """A kernel that was run once and computes the right thing, or what is wrong with it. A run that takes
     more than ``limit`` seconds of CPU time (0: no limit) ends the process."""
     wrong = ""
     for _ in range(2):
         try:
-            kernel = _Kernel(artifact, arguments, device, reference)
+            kernel = _Kernel(artifact, workload, device, reference)
             with loading.ended_after(limit):
                 kernel.checked = kernel.run()
-            wrong = _first_difference(arguments, kernel.outputs(), reference)
+            wrong = _first_difference(kernel, reference)
         except Exception as error:  # whatever the kernel or the driver raises is the candidate's outcome
             return _failed(error)
         if not wrong:
@@ -188,13 +194,12 @@ def _checked(
 
 def profile_untuned(call: UntunedCall) -> ProfileOutcome:
     """See :meth:`stage_workers.platforms.protocol.Platform.profile_untuned`."""
-    arguments = workloads.arguments(workloads.load(call.workload)["main"])
     try:
         with loading.threads(call.target):
-            kernel = _Kernel(call.untuned, arguments, call.device, None)
+            kernel = _Kernel(call.untuned, call.workload, call.device, None)
             core = loading.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
-            _references[call.untuned] = kernel.outputs()
+            _references[call.untuned] = _expected(kernel, run.seconds)
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
             repeats = min(call.settings.repeats, int(UNTUNED_SECONDS / run.seconds))
@@ -208,21 +213,25 @@ class _Kernel:
     workload, which share them, and poisoned outputs of its own."""
 
     def __init__(
-        self, artifact: bytes, arguments: list[Argument], device: str, reference: list[Array] | None
+        self, artifact: bytes, workload: bytes, device: str, reference: list[Expected] | None
     ) -> None:
         import tvm
 
         self._module = loading.load(artifact)
         self._device = targets.device(device)
-        inputs = iter(_inputs_on(device, arguments))
-        references = iter(reference if reference is not None else [None] * len(arguments))
+        arguments = _arguments(workload)
+        inputs = iter(_inputs_on(device, workload))
+        references = iter([each.values for each in reference] if reference else [None] * len(arguments))
         self._tensors = [
             tvm.runtime.tensor(comparison.poison(a.dtype, a.shape, next(references)), device=self._device)
             if a.output
             else next(inputs)
             for a in arguments
         ]
+        self._read = [i for i, argument in enumerate(arguments) if not argument.output]
         self._written = [i for i, argument in enumerate(arguments) if argument.output]
+        self.names = [argument.name for argument in arguments if argument.output]
+        """Of its outputs."""
         self.checked = 0.0
         """Seconds of the run that was checked, the first one."""
         self._seconds = math.inf
@@ -236,8 +245,21 @@ class _Kernel:
         self._device.sync()
         return time.perf_counter() - start
 
+    def inputs(self) -> list[Array]:
+        return [self._tensors[i].numpy() for i in self._read]
+
     def outputs(self) -> list[Array]:
         return [self._tensors[i].numpy() for i in self._written]
+
+    def outputs_of(self, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs for other inputs than its own."""
+        import tvm
+
+        tensors = list(self._tensors)
+        for i, array in zip(self._read, inputs, strict=True):
+            tensors[i] = tvm.runtime.tensor(array, device=self._device)
+        self._module["main"](*tensors)
+        return self.outputs()
 
     def measure(self, settings: Settings, part: float = 1.0) -> _Repeat:
         """One repeat, or that part of one."""
@@ -275,33 +297,45 @@ class _Kernel:
         return [float(each) for each in evaluator(*self._tensors).results]
 
 
-def _inputs_on(device: str, arguments: list[Argument]) -> list[Any]:
+def _arguments(workload: bytes) -> list[Argument]:
+    return workloads.arguments(workloads.load(workload)["main"])
+
+
+def _inputs_on(device: str, workload: bytes) -> list[Any]:
+    """Valid random inputs of a workload."""
     import tvm
 
-    taken = [(a.shape, a.dtype) for a in arguments if not a.output]
-    key = (device, *taken)
+    key = (device, workload)
     if key not in _inputs:
-        arrays = comparison.random_inputs(taken, INPUT_SEED)
+        taken = [(a.name, a.shape, a.dtype) for a in _arguments(workload) if not a.output]
+        function = workloads.load(workload)["main"]
+        within = ranges.of_kernel(function, [(name, dtype) for name, _, dtype in taken])
+        arrays = inputs.random(taken, INPUT_SEED, within)
         _inputs[key] = [tvm.runtime.tensor(array, device=targets.device(device)) for array in arrays]
     return _inputs[key]
 
 
-def _reference(untuned: bytes, arguments: list[Argument], device: str) -> list[Array]:
+def _reference(untuned: bytes, workload: bytes, device: str) -> list[Expected]:
     if untuned not in _references:
-        kernel = _Kernel(untuned, arguments, device, None)
-        kernel.run()
-        _references[untuned] = kernel.outputs()
+        kernel = _Kernel(untuned, workload, device, None)
+        _references[untuned] = _expected(kernel, kernel.run())
     return _references[untuned]
 
 
-def _first_difference(arguments: list[Argument], got: list[Array], reference: list[Array]) -> str:
+def _expected(kernel: _Kernel, seconds: float) -> list[Expected]:
+    """What the untuned kernel, whose run took so long, has computed, and how far rounding may move that."""
+    values = kernel.outputs()
+    pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
+    moved = comparison.tried(kernel.outputs_of, kernel.inputs(), pairs, SPREAD)
+    return [
+        comparison.expected(each, [outputs[number] for outputs in moved], pooled=pairs == 1)
+        for number, each in enumerate(values)
+    ]
+
+
+def _first_difference(kernel: _Kernel, reference: list[Expected]) -> str:
     """What is wrong with the outputs; empty when nothing is."""
-    written = [argument for argument in arguments if argument.output]
-    for argument, values, expected in zip(written, got, reference, strict=True):
-        difference, equal = comparison.largest_difference(values, expected)
-        if not equal:
-            return (
-                f"the output {argument.name} differs from the untuned workload's by up to {difference:g}"
-                f" ({argument.dtype}{list(argument.shape)})"
-            )
+    for name, values, expected in zip(kernel.names, kernel.outputs(), reference, strict=True):
+        if wrong := comparison.agree(name, values, expected, "the untuned kernel").wrong:
+            return wrong
     return ""

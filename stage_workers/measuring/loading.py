@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunemesh.stage_workers.graph import targets
+from tunemesh.stage_workers.measuring.comparison import Array
 
 
 def load(artifact: bytes) -> Any:
@@ -24,6 +25,13 @@ def load(artifact: bytes) -> Any:
         path.write_bytes(artifact)
         # tvm.runtime.load_module keeps every module for good; after 11,000 candidates no more can be mapped.
         return tvm_ffi.load_module(path, keep_module_alive=False)
+
+
+def flatten(result: Any) -> list[Array]:
+    """The arrays in what a virtual machine returns: one tensor, or tuples of them."""
+    if hasattr(result, "numpy"):
+        return [result.numpy()]
+    return [array for field in result for array in flatten(field)]
 
 
 class CoreWatch:

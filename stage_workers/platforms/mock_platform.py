@@ -8,6 +8,7 @@ import hashlib
 import msgspec
 from msgspec import Struct
 
+from tunemesh.shared.messages import OutputCheck
 from tunemesh.stage_workers import options as given
 from tunemesh.stage_workers.engines.mock import NoOptions, landscape
 from tunemesh.stage_workers.engines.mock.landscape import PROFILE_TROUBLES, MockModel, MockTask, Workload
@@ -30,6 +31,11 @@ from tunemesh.stage_workers.platforms.protocol import (
     ValidateCall,
     Validated,
 )
+
+WRONG = OutputCheck(
+    name="0", dtype="float32", elements=1, compared=1, units=1e5, difference=1.0, tolerance=1e-5
+)
+"""The output of a model that is said not to be equal."""
 
 
 class MockProgram(Struct, frozen=True, kw_only=True):
@@ -122,12 +128,12 @@ class MockPlatform:
         after = msgspec.msgpack.decode(call.tuned, type=MockProgram)
         before = msgspec.msgpack.decode(call.untuned, type=MockProgram)
         landscape.suffer(after.model.stages.get("validate"))
-        landscape.spend(after.model.durations, "validate", call.seed)
+        landscape.spend(after.model.durations, "validate", after.model.seed)
         return Validated(
             before=[before.latency],
             after=[after.latency],
-            largest_difference=0.0 if after.model.equal else 1.0,
-            equal=after.model.equal,
+            outputs=[] if after.model.equal else [WRONG],
+            wrong="" if after.model.equal else "output 0 differs by 1",
         )
 
 

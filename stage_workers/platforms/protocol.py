@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from tunemesh.shared.messages import Options, Outcome, Settings
+from tunemesh.shared.messages import Judgement, Options, Outcome, OutputCheck, Settings
 from tunemesh.stage_workers.engines.protocol import Part
 from tunemesh.stage_workers.frontends.shapes import Variant
 
@@ -49,6 +49,9 @@ class ImportCall(Struct, frozen=True, kw_only=True):
         target: canonical form.
         variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
+        seed: of the inputs that the model is compared on.
+        ranges: of these inputs, by name, as far as the person says: from, and up to but not including.
+        inputs: an ``npz`` file of real inputs, in place of random ones.
     """
 
     model: bytes
@@ -56,6 +59,9 @@ class ImportCall(Struct, frozen=True, kw_only=True):
     target: str
     variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
+    seed: int = 0
+    ranges: dict[str, tuple[float, float]] = {}
+    inputs: bytes | None = None
 
 
 class ExtractedTask(Struct, frozen=True, kw_only=True):
@@ -83,11 +89,15 @@ class Imported(Struct, frozen=True, kw_only=True):
         model: as :class:`AssembleCall` takes it.
         tasks: what can be tuned.
         constants: bytes of constants that a run of the model reads.
+        sample: inputs, and what the model should make of them, as :class:`ValidateCall` takes it.
+        judged: by whom, for each variant, and how the untuned model compares.
     """
 
     model: bytes
     tasks: list[ExtractedTask]
     constants: int = 0
+    sample: bytes = b""
+    judged: list[Judgement] = []
 
 
 class ReferenceCall(Struct, frozen=True, kw_only=True):
@@ -238,7 +248,7 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
         variant: which of these to run, from 0.
         target: canonical form.
         device: ``cpu`` or ``cuda:<n>``.
-        seed: of the inputs.
+        sample: as :class:`Imported` has it; without it inputs are random, integers zero, and nobody judges.
         settings: how they are measured.
     """
 
@@ -247,8 +257,8 @@ class ValidateCall(Struct, frozen=True, kw_only=True):
     signature: bytes
     target: str
     device: str
-    seed: int
     settings: Settings
+    sample: bytes = b""
     variant: int = 0
 
 
@@ -258,15 +268,17 @@ class Validated(Struct, frozen=True, kw_only=True):
     Attributes:
         before: latencies of the untuned model in seconds, one per turn.
         after: those of the tuned one.
-        largest_difference: absolute, of all outputs.
-        equal: whether all of them agree within the tolerances of their dtypes.
+        outputs: how each output of the tuned model compares with the untuned model's.
+        wrong: what does not agree, in one line; empty where all does.
+        judged: how the tuned model compares with the framework that the model comes from.
         waited: as in :class:`ProfileOutcome`.
     """
 
     before: list[float]
     after: list[float]
-    largest_difference: float
-    equal: bool
+    outputs: list[OutputCheck]
+    wrong: str
+    judged: Judgement = Judgement()
     waited: float = 0.0
 
 
@@ -295,7 +307,7 @@ class Platform(Protocol):
 
         Raises:
             BadModel: it cannot be read, has an unsupported operator (named), or dynamic shapes that
-                a variant does not fix.
+                a variant does not fix; or TVM does not compute what the model's own framework does.
             BadInput: an option is unknown or its value is bad.
         """
 

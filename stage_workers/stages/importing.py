@@ -27,6 +27,9 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         target=step.target,
         variants=variants(step.settings),
         options=step.options.get(GRAPH, {}),
+        seed=step.seed,
+        ranges=step.settings.ranges,
+        inputs=context.store.get(work.samples) if work.samples is not None else None,
     )
     platform = platforms.name_of(step.target)
     imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
@@ -44,7 +47,12 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         )
         for number, task in enumerate(imported.tasks)
     ]
-    return ImportDone(model=context.store.put(imported.model, inline=False), tasks=tasks)
+    return ImportDone(
+        model=context.store.put(imported.model, inline=False),
+        tasks=tasks,
+        sample=context.store.put(imported.sample, inline=False),
+        judged=imported.judged,
+    )
 
 
 def _check_options(step: Step, context: Context) -> None:

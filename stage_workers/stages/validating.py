@@ -7,6 +7,7 @@ import statistics
 import msgspec
 
 from tunemesh.shared.messages import Step, ValidateDone, ValidateWork, VariantLatency
+from tunemesh.shared.messages.results import furthest
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.platforms.protocol import Platform, ProfileOutcome, ValidateCall, Validated
 from tunemesh.stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
@@ -27,21 +28,24 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         signature=context.store.get(work.signature),
         target=step.target,
         device=device,
-        seed=step.seed,
+        sample=context.store.get(work.sample) if work.sample is not None else b"",
         settings=step.settings,
     )
-    found: list[Validated] = []
+    found: dict[int, Validated] = {}
+    wrong: list[str] = []
 
     def measured(variant: int) -> Measured:
         one = msgspec.structs.replace(call, variant=variant)
 
         def measure() -> list[ProfileOutcome]:
-            found.append(whole(context, platform, Platform.validate, one, VALIDATE_LIMIT))
-            if not (comparable(found[-1].before) and comparable(found[-1].after)):
+            answer = whole(context, platform, Platform.validate, one, VALIDATE_LIMIT)
+            if not (comparable(answer.before) and comparable(answer.after)):
                 raise StageFailed(f"platform {platform}, validate: gave no latencies above 0")
+            found[variant] = answer
+            wrong.append(answer.wrong)
             return [
-                ProfileOutcome(outcome="measured", latencies=latencies, waited=found[-1].waited)
-                for latencies in (found[-1].before, found[-1].after)
+                ProfileOutcome(outcome="measured", latencies=latencies, waited=answer.waited)
+                for latencies in (answer.before, answer.after)
             ]
 
         return Measured(measure)
@@ -52,11 +56,15 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         VariantLatency(*(statistics.median(outcome.latencies) for outcome in variant.outcomes))
         for variant in variants
     ]
+    outputs = [each for variant in sorted(found) for each in found[variant].outputs]
     return ValidateDone(
         latency_before=sum(each.before for each in latencies),
         latency_after=sum(each.after for each in latencies),
         variants=latencies if len(latencies) > 1 else [],
-        largest_difference=max(each.largest_difference for each in found),
-        equal=all(each.equal for each in found),
+        largest_difference=max(each.difference for each in outputs) if outputs else 0.0,
+        equal=not any(wrong),
+        wrong=next(filter(None, wrong), ""),
+        outputs=furthest(outputs),
+        judged=[found[variant].judged for variant in sorted(found)],
         drift=max(variant.drift for variant in variants),
     )

@@ -1,0 +1,317 @@
+"""Whether a model computes, once TVM has read it, what its own framework does.
+
+What comes of it goes with the job: valid inputs, what the model should make of them, and how far rounding may
+move each element of that. ``validate`` compares the tuned model with the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from tunemesh.shared.errors import BadModel
+from tunemesh.shared.messages import Judgement, OutputCheck
+from tunemesh.shared.messages.results import furthest
+from tunemesh.stage_workers.frontends import Source
+from tunemesh.stage_workers.graph import compilation, optimisation, targets
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+from tunemesh.stage_workers.graph.models import Signature
+from tunemesh.stage_workers.graph.options import GraphOptions
+from tunemesh.stage_workers.measuring import comparison, inputs, judges, loading, ranges
+from tunemesh.stage_workers.measuring.comparison import Array, Expected, Found
+from tunemesh.stage_workers.measuring.judges import Judge, NoJudge
+from tunemesh.stage_workers.measuring.ranges import Range
+from tunemesh.stage_workers.platforms.protocol import ImportCall
+
+AS_GIVEN = GraphOptions(convolutions="as-given")
+CHANGING = 20.0
+"""Seconds that the runs may take which find out how far rounding moves the outputs; where they would take
+longer there are only two of them."""
+SPREAD = 1 / 16
+"""See :func:`.comparison.changed`: of inputs that are random, where no judge changes more than these."""
+MOVED_CONSTANTS = 2
+"""Elements from which a constant of a model without a judge is changed, too."""
+
+Tensors = Sequence[tuple[str, tuple[int, ...], str]]
+
+
+class _Stored(Struct, frozen=True):
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """Inputs of one variant of a model, and what it should make of them.
+
+    Attributes:
+        inputs: in the order of the model.
+        values: the outputs.
+        tolerances: of their elements.
+        judgement: by whom, and how the untuned model compares.
+    """
+
+    inputs: list[_Stored]
+    values: list[_Stored]
+    tolerances: list[_Stored]
+    judgement: Judgement
+
+    def arrays(self) -> list[Array]:
+        """The inputs."""
+        return [_loaded(each) for each in self.inputs]
+
+    def expected(self) -> list[Expected]:
+        """The outputs, with their tolerances."""
+        return [
+            Expected(_loaded(values), _loaded(tolerance).astype(np.float64))
+            for values, tolerance in zip(self.values, self.tolerances, strict=True)
+        ]
+
+
+def pack(samples: Sequence[Sample]) -> bytes:
+    """The bytes of the samples of all variants."""
+    return msgspec.msgpack.encode(list(samples))
+
+
+def unpack(data: bytes) -> list[Sample]:
+    """The samples of :func:`pack`'s bytes."""
+    return msgspec.msgpack.decode(data, type=list[Sample])
+
+
+def _store(array: Array) -> _Stored:
+    return _Stored(str(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())
+
+
+def _loaded(stored: _Stored) -> Array:
+    return np.frombuffer(stored.data, comparison.numpy_dtype(stored.dtype)).reshape(stored.shape)
+
+
+def sample(source: Source, module: Any, signature: Signature, call: ImportCall) -> Sample:
+    """Compare a model as it was read with its own framework.
+
+    Args:
+        source: the model as it came.
+        module: as it was read, its batch norms folded at most.
+        signature: of it.
+        call: says what the inputs may be.
+
+    Raises:
+        BadModel: they do not agree, or nothing could be compared.
+        BadInput: the inputs that the person gave do not fit.
+    """
+    tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
+    here = targets.resolve("native")
+    lowered = optimisation.optimise(module, here, AS_GIVEN)
+    choices = _choices(lowered, tensors, call)
+    try:
+        judge = judges.judge(source.model, source.files)
+        reference = _by_judge(judge, tensors, choices)
+    except NoJudge as error:
+        model = _Untuned(lowered, here, with_constants=True)
+        made_up = call.inputs is None
+        reference = _reference(model.run, lambda arrays, pairs: model.moved(arrays, pairs, made_up), choices)
+        who, reason = "the model", str(error)
+    else:
+        model = _Untuned(lowered, here, with_constants=False)
+        who, reason = judge.name, ""
+    names = [each.name for each in signature.outputs]
+    found = agreements(names, model.run(reference.arrays), reference.expected, who)
+    if wrong := first_wrong(found):
+        advice = "; give others with --inputs or --range" if comparison.NOTHING in wrong else ""
+        raise BadModel(f"{wrong if advice else f'TVM does not compute what the model says: {wrong}'}{advice}")
+    return Sample(
+        inputs=[_store(each) for each in reference.arrays],
+        values=[_store(each.values) for each in reference.expected],
+        tolerances=[_store(each.tolerance.astype(_compact(each.values))) for each in reference.expected],
+        judgement=Judgement(
+            judge="" if reason else who,
+            reason=reason,
+            inputs=reference.inputs,
+            outputs=[] if reason else told(found),
+        ),
+    )
+
+
+class _Reference(NamedTuple):
+    """What the outputs should be.
+
+    Attributes:
+        inputs: for which inputs, in words.
+        arrays: these.
+        expected: the outputs.
+    """
+
+    inputs: str
+    arrays: list[Array]
+    expected: list[Expected]
+
+
+def _by_judge(judge: Judge, tensors: Tensors, choices: list[tuple[str, list[Array]]]) -> _Reference:
+    """What the judge says.
+
+    Raises:
+        NoJudge: it cannot run the model.
+    """
+
+    def named(arrays: Sequence[Array]) -> dict[str, Array]:
+        return {name: array for (name, _, _), array in zip(tensors, arrays, strict=True)}
+
+    try:
+        return _reference(
+            lambda arrays: judge.run(named(arrays)),
+            lambda arrays, pairs: judge.moved(named(arrays), pairs),
+            choices,
+            judge.steps,
+        )
+    except Exception as error:  # frameworks raise what they like
+        reraise_memory_error(error)
+        raise NoJudge(f"{judge.name} cannot run it: {first_line(error)}") from None
+
+
+def _reference(
+    run: Callable[[Sequence[Array]], list[Array]],
+    moved: Callable[[Sequence[Array], int], list[list[Array]]],
+    choices: list[tuple[str, list[Array]]],
+    steps: int = 0,
+) -> _Reference:
+    """The first choice of inputs for which every output has something to compare, or else the last one, and
+    what comes out for it."""
+    for described, arrays in choices:  # noqa: B007
+        began = time.perf_counter()
+        values = run(arrays)
+        seconds = time.perf_counter() - began
+        if all(map(_tells, values)):
+            break
+    pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
+    changed = moved(arrays, pairs)
+    expected = [
+        comparison.expected(each, [outputs[number] for outputs in changed], pooled=pairs == 1, steps=steps)
+        for number, each in enumerate(values)
+    ]
+    return _Reference(described, arrays, expected)
+
+
+def made_up(signature: Signature) -> list[Array]:
+    """Inputs of a model of which nothing else is known: random floats, integers of zero."""
+    tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
+    return inputs.random(tensors, 0, {name: (0, 1) for name, _, dtype in tensors if "int" in dtype})
+
+
+def agreements(
+    names: Sequence[str], got: Sequence[Array], expected: Sequence[Expected], who: str
+) -> list[Found]:
+    """How each output compares with what it should be."""
+    return [
+        comparison.agree(name, values, wanted, who)
+        for name, values, wanted in zip(names, got, expected, strict=True)
+    ]
+
+
+def first_wrong(found: Sequence[Found]) -> str:
+    """What is wrong with the first output that is, in one line; empty where none is."""
+    return next((each.wrong for each in found if each.wrong), "")
+
+
+def told(found: Sequence[Found]) -> list[OutputCheck]:
+    """Those that a message has room for: the furthest off."""
+    return furthest([each.check for each in found])
+
+
+def _tells(values: Array) -> bool:
+    """Whether an output has something to compare."""
+    return not values.size or bool(np.isfinite(values.astype(np.float64)).any())
+
+
+def _compact(values: Array) -> type[np.floating[Any]]:
+    """A dtype for the tolerances of an output."""
+    return np.float64 if values.dtype.itemsize > 4 else np.float32
+
+
+def _choices(lowered: Any, tensors: Tensors, call: ImportCall) -> list[tuple[str, list[Array]]]:
+    """Inputs to try until something comes out that can be compared, and what they are."""
+    inputs.check_ranges(tensors, call.ranges)
+    if call.inputs is not None:
+        return [("those of the person", inputs.fitting(inputs.read(call.inputs), tensors))]
+    found: dict[str, Range] = ranges.of_model(lowered, [(name, dtype) for name, _, dtype in tensors])
+    within: Mapping[str, Range] = {**found, **call.ranges}
+    described = "".join(f", {name} in [{least:g}, {above:g})" for name, (least, above) in within.items())
+    made = []
+    for floats in (inputs.SIGNED, inputs.POSITIVE):
+        text = f"random, floats in [{floats[0]:g}, {floats[1]:g}){described}"
+        made.append((text, inputs.random(tensors, call.seed, within, floats)))
+    return made
+
+
+class _Untuned:
+    """The untuned model on this machine's CPU, loaded.
+
+    Args:
+        with_constants: its constants can be changed, too.
+    """
+
+    def __init__(self, lowered: Any, target: str, with_constants: bool) -> None:
+        import tvm
+
+        self._constants: list[Array] = []
+        if with_constants:
+            lowered, self._constants = _lifted(lowered)
+        compiled = compilation.compile_model(lowered, target)
+        self._main = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())["main"]
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs."""
+        return self._run([*arrays, *self._constants])
+
+    def moved(self, arrays: Sequence[Array], pairs: int, made_up: bool) -> list[list[Array]]:
+        """The outputs after each of ``pairs`` random changes of inputs and constants, and their opposites.
+
+        Args:
+            made_up: the inputs are random.
+        """
+        return [
+            self._run(
+                comparison.changed(arrays, number, up, SPREAD if made_up else 0.0)
+                + comparison.changed(self._constants, -number % 2**31, up)
+            )
+            for number in range(1, pairs + 1)
+            for up in (True, False)
+        ]
+
+    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+        import tvm
+
+        return loading.flatten(self._main(*map(tvm.runtime.tensor, arrays)))
+
+
+def _lifted(module: Any) -> tuple[Any, list[Array]]:
+    """A module whose ``main`` takes the floats among its constants as further inputs, and these."""
+    from tvm import relax
+
+    constants: dict[int, tuple[Any, Array]] = {}
+
+    @relax.expr_functor.mutator
+    class Lifting(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_generic_const_(self, constant: Any) -> Any:
+            array = constant.value.numpy()
+            if not comparison.is_float(str(array.dtype)) or array.size < MOVED_CONSTANTS:
+                return constant
+            if hash(constant) not in constants:
+                kind = relax.TensorType(array.shape, str(constant.value.dtype))
+                variable = relax.Var(f"constant{len(constants)}", kind)
+                constants[hash(constant)] = (variable, array)
+            return constants[hash(constant)][0]
+
+    main = module["main"]
+    body = Lifting(module).visit_expr(main.body)
+    parameters = [*main.params, *(variable for variable, _ in constants.values())]
+    changed = module.clone()
+    variable = module.get_global_var("main")
+    changed[variable] = relax.Function(parameters, body, main.ret_ty, main.is_pure).with_attr(
+        "global_symbol", "main"
+    )
+    return changed, [array for _, array in constants.values()]

@@ -1,0 +1,118 @@
+"""Inputs to compare and to measure with: random ones that are valid, or those that a person gave."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.measuring.comparison import Array, is_float, numpy_dtype
+from tunemesh.stage_workers.measuring.ranges import Range
+
+SIGNED: Range = (-1.0, 1.0)
+"""Floats, where nobody says otherwise."""
+POSITIVE: Range = (0.0, 1.0)
+"""Where nothing finite comes out otherwise: a logarithm, a root."""
+LARGEST = 4 * 2**30
+"""Bytes that the arrays of a file may have."""
+
+
+def random(
+    tensors: Sequence[tuple[str, tuple[int, ...], str]],
+    seed: int,
+    ranges: Mapping[str, Range],
+    floats: Range = SIGNED,
+) -> list[Array]:
+    """One array for each name, shape and dtype; the same for the same arguments, on every machine.
+
+    Args:
+        ranges: by name, half-open; uniform in it.
+        floats: the range of floats that are not in ``ranges``.
+    """
+    generator = np.random.default_rng(seed)
+    return [
+        _array(shape, dtype, ranges.get(name, floats if is_float(dtype) else (0, 2)), generator)
+        for name, shape, dtype in tensors
+    ]
+
+
+def _array(shape: tuple[int, ...], dtype: str, within: Range, generator: np.random.Generator) -> Array:
+    least, above = within
+    if is_float(dtype):
+        return generator.uniform(least, above, shape).astype(numpy_dtype(dtype))
+    kind = np.uint64 if least >= 0 else np.int64
+    return generator.integers(int(np.ceil(least)), int(np.ceil(above)), shape, kind).astype(
+        numpy_dtype(dtype)
+    )
+
+
+def check_ranges(tensors: Sequence[tuple[str, tuple[int, ...], str]], ranges: Mapping[str, Range]) -> None:
+    """Whether ranges that a person gave fit the inputs.
+
+    Raises:
+        BadInput: one is of no input, or has no value of its dtype.
+    """
+    dtypes = {name: dtype for name, _, dtype in tensors}
+    for name, (least, above) in ranges.items():
+        if name not in dtypes:
+            raise BadInput(f"--range {name}: the model has no such input; its inputs are {', '.join(dtypes)}")
+        if is_float(dtypes[name]):
+            continue
+        if np.ceil(least) >= np.ceil(above):
+            raise BadInput(f"--range {name}={least:g},{above:g} has no integer; {name} is {dtypes[name]}")
+        limits = (0, 1) if dtypes[name] == "bool" else _limits(dtypes[name])
+        if np.ceil(least) < limits[0] or np.ceil(above) - 1 > limits[1]:
+            raise BadInput(f"--range {name}={least:g},{above:g} does not fit {dtypes[name]}")
+
+
+def _limits(dtype: str) -> tuple[int, int]:
+    info = np.iinfo(numpy_dtype(dtype))
+    return int(info.min), int(info.max)
+
+
+def read(data: bytes, name: str = "the file of inputs") -> dict[str, Array]:
+    """The arrays of an ``npz`` file, by name.
+
+    Raises:
+        BadInput: it is none, or too large, or has arrays of objects.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > LARGEST:
+            raise BadInput(f"{name} has {size:,} bytes of arrays; {LARGEST:,} are allowed")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{name} is no npz file of arrays, as numpy.savez writes it: {error}") from None
+
+
+def fitting(given: Mapping[str, Array], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> list[Array]:
+    """The arrays that a person gave, in the order of the inputs.
+
+    Raises:
+        BadInput: one is missing or unknown, or has another dtype or shape.
+    """
+    if unknown := sorted(set(given) - {name for name, _, _ in tensors}):
+        known = ", ".join(name for name, _, _ in tensors)
+        raise BadInput(f"--inputs: the model has no input {unknown[0]}; its inputs are {known}")
+    return [_fitting(given, name, shape, dtype) for name, shape, dtype in tensors]
+
+
+def _fitting(given: Mapping[str, Array], name: str, shape: tuple[int, ...], dtype: str) -> Array:
+    array: Any = given.get(name)
+    if array is None:
+        raise BadInput(f"--inputs: the input {name} is missing; it is {dtype}{list(shape)}")
+    wanted = numpy_dtype(dtype)
+    if array.dtype.kind == "V" and array.dtype.itemsize == wanted.itemsize:
+        array = array.view(wanted)  # NumPy's files know no bfloat16
+    if array.shape != tuple(shape) or array.dtype != wanted:
+        raise BadInput(
+            f"--inputs: the input {name} is {array.dtype}{list(array.shape)},"
+            f" the model takes {dtype}{list(shape)}"
+        )
+    return np.ascontiguousarray(array)

@@ -1,0 +1,250 @@
+"""Who says what a model should compute: the framework that it comes from, not TVM.
+
+A judge runs the model as it was handed in. It is called where the model is imported, in the sandbox, since
+neither the model nor what reads it is trusted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+from tunemesh.stage_workers.measuring import comparison, noise
+from tunemesh.stage_workers.measuring.comparison import Array
+
+TFLITE_MAGIC = b"TFL3"
+KEPT_INSIDE = 1024
+"""Bytes up to which a weight stays in the model that ONNX Runtime is given: larger ones are not copied."""
+REFERENCE_AT_MOST = 64 * 2**20
+"""Bytes of weights up to which a model is left to ``onnx.reference``, which is slow."""
+
+
+class NoJudge(Exception):
+    """Nobody can say what the model should compute; the text says why."""
+
+
+class Judge(Protocol):
+    """Runs a model as its own framework does.
+
+    Attributes:
+        name: and version, for people.
+        steps: that quantised values may be off, since operators round inside.
+    """
+
+    name: str
+    steps: int
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """The outputs in the order of the model."""
+
+    def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
+        """The outputs after each of ``pairs`` random changes of what is read, and after its opposite; see
+        :mod:`.comparison`."""
+
+
+def judge(model: bytes, files: Mapping[str, Path]) -> Judge:
+    """The judge of a model.
+
+    Args:
+        files: where the data lie that an ONNX model keeps outside, by the name that it has for them.
+
+    Raises:
+        NoJudge: its format has none, or it cannot run the model.
+    """
+    if model.lstrip()[:1] == b"{":
+        raise NoJudge("a model in TVM's JSON has no framework to compare with")
+    try:
+        if model[4:8] == TFLITE_MAGIC:
+            return LiteRT(model)
+        return _of_onnx(model, files)
+    except NoJudge:
+        raise
+    except Exception as error:  # frameworks raise what they like
+        reraise_memory_error(error)
+        raise NoJudge(first_line(error)) from None
+
+
+def _of_onnx(model: bytes, files: Mapping[str, Path]) -> Judge:
+    import onnx
+
+    parsed = onnx.load_model_from_string(model)
+    try:
+        return OnnxRuntime(parsed, files)
+    except ImportError:
+        refused = "onnxruntime is not installed (pip install onnxruntime)"
+    except Exception as error:  # what it does not implement, it says in exceptions of its own
+        reraise_memory_error(error)
+        refused = f"ONNX Runtime cannot run it: {first_line(error)}"
+    if files or len(model) > REFERENCE_AT_MOST:
+        raise NoJudge(refused)
+    try:
+        return OnnxReference(parsed)
+    except Exception as error:  # as above
+        reraise_memory_error(error)
+        raise NoJudge(f"{refused}; onnx.reference neither: {first_line(error)}") from None
+
+
+class OnnxRuntime:
+    """ONNX Runtime on one core, without its optimisations: what the operators mean, literally."""
+
+    def __init__(self, model: Any, files: Mapping[str, Path]) -> None:
+        import onnxruntime
+
+        self.name = f"ONNX Runtime {onnxruntime.__version__}"
+        self.steps = _steps(model)
+        self._skeleton, self._weights = _without_weights(model, files)
+        self._noisy = noise.noisy(self._skeleton, 0)
+        self._first = self._session()
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        return self._run(self._first, inputs, 0.0)
+
+    def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
+        # The random numbers of both begin alike, and go on alike.
+        pair = self._session(), self._session()
+        return [
+            self._run(session, inputs, scale)
+            for _ in range(pairs)
+            for session, scale in zip(pair, (1.0, -1.0), strict=True)
+        ]
+
+    def _session(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if self._weights:
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self._weights.values()]
+            options.add_external_initializers(list(self._weights), values)
+        return onnxruntime.InferenceSession(
+            self._noisy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _run(self, session: Any, inputs: Mapping[str, Array], scale: float) -> list[Array]:
+        fed = {noise.fed(self._noisy, name): array for name, array in inputs.items()}
+        return list(session.run(None, {**fed, noise.SCALE: np.asarray(scale, np.float32)}))
+
+
+def _steps(model: Any) -> int:
+    return int(any(node.op_type.startswith("QLinear") for node in model.graph.node))
+
+
+def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[str, Array]]:
+    """A model whose large weights are named only, and these."""
+    import onnx
+
+    skeleton = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _copy(skeleton, field, value)
+    weights = {}
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _copy(skeleton.graph, field, value)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= KEPT_INSIDE and not tensor.external_data:
+            skeleton.graph.initializer.append(tensor)
+            continue
+        weights[tensor.name] = _array_of(tensor, files)
+        named = skeleton.graph.initializer.add(
+            name=tensor.name,
+            data_type=tensor.data_type,
+            dims=tensor.dims,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        named.external_data.add(key="location", value="given")
+    return skeleton, weights
+
+
+def _copy(message: Any, field: Any, value: Any) -> None:
+    if hasattr(value, "add") or hasattr(value, "extend"):
+        getattr(message, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(message, field.name).CopyFrom(value)
+    else:
+        setattr(message, field.name, value)
+
+
+def _array_of(tensor: Any, files: Mapping[str, Path]) -> Array:
+    import onnx
+
+    if not tensor.external_data:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    place = {each.key: each.value for each in tensor.external_data}
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    mapped = np.memmap(
+        files[place["location"]], np.uint8, "r", int(place.get("offset", 0)), (count * dtype.itemsize,)
+    )
+    return np.asarray(mapped.view(dtype).reshape(tuple(tensor.dims)))
+
+
+class OnnxReference:
+    """The ``onnx`` package's own evaluator."""
+
+    def __init__(self, model: Any) -> None:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        self.name = f"onnx.reference {onnx.__version__}"
+        self.steps = _steps(model)
+        self._model = model
+        self._evaluator = ReferenceEvaluator(model)
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        return [np.asarray(each) for each in self._evaluator.run(None, dict(inputs))]
+
+    def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
+        from onnx.reference import ReferenceEvaluator
+
+        found = []
+        for number in range(pairs):
+            changed = noise.noisy(self._model, number)
+            evaluator = ReferenceEvaluator(changed)
+            fed = {noise.fed(changed, name): array for name, array in inputs.items()}
+            for scale in (1.0, -1.0):
+                outputs = evaluator.run(None, {**fed, noise.SCALE: np.asarray(scale, np.float32)})
+                found.append([np.asarray(each) for each in outputs])
+        return found
+
+
+class LiteRT:
+    """What TensorFlow Lite is called now."""
+
+    def __init__(self, model: bytes) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            raise NoJudge(
+                "a TFLite model is compared with LiteRT, which is not installed (pip install ai-edge-litert)"
+            ) from None
+        self.name = f"LiteRT {importlib.metadata.version('ai-edge-litert')}"
+        self.steps = 1
+        self._interpreter = Interpreter(model_content=model, num_threads=1)
+        self._interpreter.allocate_tensors()
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        wanted = self._interpreter.get_input_details()
+        for detail, array in zip(wanted, inputs.values(), strict=True):
+            self._interpreter.set_tensor(detail["index"], array)
+        self._interpreter.invoke()
+        return [
+            np.array(self._interpreter.get_tensor(detail["index"]))
+            for detail in self._interpreter.get_output_details()
+        ]
+
+    def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
+        names = list(inputs)
+
+        def run(arrays: Sequence[Array]) -> list[Array]:
+            return self.run(dict(zip(names, arrays, strict=True)))
+
+        return comparison.tried(run, list(inputs.values()), pairs)

@@ -1,0 +1,195 @@
+"""An ONNX model whose every float is changed a little at random: what :mod:`~.comparison` learns from how far
+rounding may move its outputs.
+
+It changes the inputs, and what each operator computes, by operators of ONNX itself, so that whoever runs
+models can run it. One more input, :data:`SCALE`, says how much: 0 leaves all as it is, 1 and -1 are opposite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tunemesh.stage_workers.measuring import comparison
+
+SCALE = "tunemesh_noise_scale"
+RAW = "tunemesh_raw_"
+"""In front of the name of what is not changed yet, inputs of the model among them."""
+ONE = "tunemesh_noise_one"
+PART = "tunemesh_noise_part"
+
+MOVES = frozenset(
+    {
+        "Constant",
+        "ConstantOfShape",
+        "Identity",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+    }
+    | {
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Concat",
+        "Split",
+        "Expand",
+        "Tile",
+        "Dropout",
+        "Range",
+        "OneHot",
+    }
+    | {"EyeLike", "If", "Loop", "Scan", "Optional", "OptionalGetElement", "SequenceAt", "Relu", "Max", "Min"}
+    | {
+        "MaxPool",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "ReverseSequence",
+        "Where",
+        "Compress",
+        "Unique",
+        "Clip",
+        "Abs",
+    }
+    | {"Neg", "Sign", "Ceil", "Floor", "Round", "DequantizeLinear", "Bernoulli", "Pad", "Trilu", "Scatter"}
+    | {"ScatterElements", "ScatterND", "TopK"}
+)
+"""Operators that compute their floats without rounding. The bodies of loops are left as they are."""
+BOUNDED = frozenset(
+    {"Tanh", "Sigmoid", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "LSTM", "GRU", "RNN", "Softsign"}
+)
+"""Those whose values are right to a rounding error of one, not of themselves."""
+PART_OF_ONE = 1 / 16
+"""Of the noise, that the values of such functions are changed by in any case."""
+PARAMETERS = {
+    "Resize": (1, 2, 3),
+    "Upsample": (1,),
+    "Range": (0, 1, 2),
+    "Dropout": (1,),
+    "QuantizeLinear": (1,),
+    "DequantizeLinear": (1,),
+    "QLinearConv": (1, 4, 6),
+    "QLinearMatMul": (1, 4, 6),
+    "NonMaxSuppression": (2, 3, 4),
+    "Pow": (1,),
+}
+"""Inputs of operators that say what they do, and are no numbers to compute with."""
+
+
+def noisy(model: Any, seed: int) -> Any:
+    """A changed copy of a ``ModelProto`` (without the data of its initializers where it has none)."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    kinds = _kinds(model)
+    graph = made.graph
+    parameters = _parameters(graph)
+    nodes: list[Any] = []
+    weights = {each.name for each in graph.initializer} | {
+        each.values.name for each in graph.sparse_initializer
+    }
+    for value in graph.input:
+        if value.name in kinds and value.name not in weights and value.name not in parameters:
+            nodes += _changing(value.name, kinds[value.name], seed, bounded=False)
+            value.name = RAW + value.name
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type in MOVES:
+            continue
+        for number, name in enumerate(node.output):
+            if name in kinds and name not in parameters:
+                node.output[number] = RAW + name
+                nodes += _changing(name, kinds[name], seed, node.op_type in BOUNDED)
+    nodes = [_copied(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.input.append(onnx.helper.make_tensor_value_info(SCALE, onnx.TensorProto.FLOAT, []))
+    for kind, suffix in ((onnx.TensorProto.FLOAT, ""), (onnx.TensorProto.DOUBLE, "_double")):
+        graph.initializer.append(onnx.helper.make_tensor(ONE + suffix, kind, [], [1.0]))
+        graph.initializer.append(onnx.helper.make_tensor(PART + suffix, kind, [], [PART_OF_ONE]))
+    del graph.value_info[:]
+    return made
+
+
+def fed(model: Any, name: str) -> str:
+    """What an input of the model, of this name, is called in the noisy one."""
+    return name if name in {value.name for value in model.graph.input} else RAW + name
+
+
+def _copied(node: Any) -> Any:
+    import onnx
+
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _kinds(model: Any) -> dict[str, int]:
+    """Types of the elements of all floats that have names in the main graph."""
+    import onnx
+
+    floats = {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.DOUBLE,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+    }
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values: Iterable[Any] = (*inferred.input, *inferred.value_info, *inferred.output)
+    found = {value.name: value.type.tensor_type.elem_type for value in values}
+    return {name: kind for name, kind in found.items() if kind in floats}
+
+
+def _parameters(graph: Any) -> set[str]:
+    return {
+        node.input[number]
+        for node in graph.node
+        for number in PARAMETERS.get(node.op_type, ())
+        if number < len(node.input)
+    }
+
+
+def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
+    """Operators that make the value ``name`` of the raw one."""
+    import onnx
+
+    make = onnx.helper.make_node
+    wide = kind if kind == onnx.TensorProto.DOUBLE else onnx.TensorProto.FLOAT
+    suffix = "_double" if kind == onnx.TensorProto.DOUBLE else ""
+    by = comparison.noise(onnx.helper.tensor_dtype_to_np_dtype(kind).name)
+    own = f"tunemesh_{name}"
+    raw, scale = RAW + name, SCALE
+    nodes = []
+    if wide != kind:
+        nodes.append(make("Cast", [raw], [f"{own}_wide"], to=wide))
+        raw = f"{own}_wide"
+    if suffix:
+        nodes.append(make("Cast", [SCALE], [f"{own}_scale"], to=wide))
+        scale = f"{own}_scale"
+    # A seed of its own for every value: otherwise equal shapes would get equal changes.
+    number = float((hash_of(name) + seed) % 2**22 + 1)
+    nodes += [
+        make("RandomUniformLike", [raw], [f"{own}_random"], dtype=wide, low=-by, high=by, seed=number),
+        make("Mul", [f"{own}_random", scale], [f"{own}_by"]),
+        make("Add", [f"{own}_by", ONE + suffix], [f"{own}_factor"]),
+    ]
+    last = name if wide == kind and not bounded else f"{own}_changed"
+    nodes.append(make("Mul", [raw, f"{own}_factor"], [last]))
+    if bounded:
+        nodes.append(make("Mul", [f"{own}_by", PART + suffix], [f"{own}_part"]))
+        nodes.append(make("Add", [last, f"{own}_part"], [name if wide == kind else f"{own}_moved"]))
+        last = f"{own}_moved"
+    if wide != kind:
+        nodes.append(make("Cast", [last], [name], to=kind))
+    return nodes
+
+
+def hash_of(name: str) -> int:
+    """The same number for a name in every process."""
+    import zlib
+
+    return zlib.crc32(name.encode())
