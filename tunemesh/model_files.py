@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from tunemesh import formats
 from tunemesh.shared.errors import BadInput, BadModel
@@ -20,29 +21,25 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
+class ModelFile(Struct, frozen=True, kw_only=True):
     """A model to send.
 
     Attributes:
-        path: of its file; only a name where there is none.
+        name: of its file, for people.
         data: what is sent.
+        settings: those of the job that are for this model alone, by name.
         samples: inputs and what its framework makes of them, where that could be found out here: see
             :func:`~stage_workers.frontends.pytorch.samples`.
     """
 
-    path: Path
+    name: str
     data: bytes
+    settings: dict[str, Any] = {}
     samples: bytes | None = None
 
 
 Given = Path | ModelFile
 """A model that somebody wants tuned."""
-
-
-def path_of(given: Given) -> Path:
-    """The name of a model."""
-    return given.path if isinstance(given, ModelFile) else given
 
 
 def read(given: Given, note: Callable[[str], None]) -> ModelFile:
@@ -55,19 +52,23 @@ def read(given: Given, note: Callable[[str], None]) -> ModelFile:
         return given
     if why := formats.folder_problem(given):
         raise BadModel(f"the model {given} is {why}")
-    data = _bytes_of(given)
+    return from_bytes(given, _bytes_of(given), note)
+
+
+def from_bytes(path: Path, data: bytes, note: Callable[[str], None]) -> ModelFile:
+    """What to send of the content of a file."""
     if not formats.is_exported_program(data):
-        return ModelFile(given, data)
+        return ModelFile(name=path.name, data=data)
     note(
-        f"{given.name} is loaded by torch.export.load in this process, where code in the file may run: load"
+        f"{path.name} is loaded by torch.export.load in this process, where code in the file may run: load"
         " only what you trust; the mesh gets TVM's JSON"
     )
     from tunemesh.stage_workers.frontends import pytorch
 
-    return from_program(given, pytorch.load(data))
+    return from_program(path.name, pytorch.load(data))
 
 
-def from_program(path: Path, program: Any) -> ModelFile:
+def from_program(name: str, program: Any) -> ModelFile:
     """What to send of a program that PyTorch has exported.
 
     Raises:
@@ -75,7 +76,7 @@ def from_program(path: Path, program: Any) -> ModelFile:
     """
     from tunemesh.stage_workers.frontends import pytorch
 
-    return ModelFile(path, pytorch.convert(program), pytorch.samples(program))
+    return ModelFile(name=name, data=pytorch.convert(program), samples=pytorch.samples(program))
 
 
 def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> ModelFile:
@@ -88,14 +89,14 @@ def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: An
 
     torch = pytorch.require()
     if isinstance(module, torch.export.ExportedProgram):
-        return from_program(Path("program"), module)
+        return from_program("program", module)
     if not isinstance(module, torch.nn.Module):
         raise BadInput(f"a model is a path, or a module of PyTorch, not a {type(module).__name__}")
     if example_inputs is None:
         raise BadInput("a module of PyTorch needs example inputs: tunemesh.model(module, (tensor, ...))")
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     program = pytorch.export(module, inputs, dynamic_shapes)
-    return from_program(Path(type(module).__name__), program)
+    return from_program(type(module).__name__, program)
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tunemesh import checks, model_files
+import msgspec
+
+from tunemesh import checks, zoo
 from tunemesh.client import CONNECT_LIMIT, Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.layout import DISTURBED, Layout, keeps_apart
@@ -104,6 +106,8 @@ class Submitted:
     """What became of a request that was published."""
 
     job: str
+    model: str
+    """Its name."""
     answer: Literal["accepted", "rejected", "queued"]
     """``queued``: no coordinator has answered yet; the request waits for one."""
     text: str = ""
@@ -121,20 +125,20 @@ def read_models(
     """
     if plan.address is None:
         checks.check_engines(plan.engines)  # elsewhere there may be others
-    models = [model_files.read(each, note or _ignore) for each in given]
+    models = zoo.expand(given, note or _ignore)
     for model in models:
-        checks.check_model(model.path, model.data, plan.engines)
-        if problem := make_request("job", model.path, Blob("0" * 64, len(model.data)), plan).problem():
+        checks.check_model(model.name, model.data, plan.engines)
+        if problem := make_request("job", model, Blob("0" * 64, len(model.data)), plan).problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
 
 
-def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
-    """An id per model, from its file name; with a suffix where ids must not clash with others' jobs."""
+def job_ids(names: Sequence[str], unique: bool) -> list[str]:
+    """An id per model, from its name; with a suffix where ids must not clash with others' jobs."""
     ids: list[str] = []
-    for path in paths:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:40] or "model"
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-_")[:40] or "model"
         candidate = f"{stem}-{uuid.uuid4().hex[:6]}" if unique else stem
         number = 2
         while candidate in ids:
@@ -144,21 +148,37 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
-    """The message for one model."""
+def make_request(job: str, model: ModelFile, blob: Blob, plan: Plan) -> Request:
+    """The message for one model, whose content is in ``blob``.
+
+    Raises:
+        BadInput: its own settings are not valid.
+    """
     return Request(
         job=job,
-        model=model,
+        model=blob,
         target=plan.target,
         trials=plan.trials,
         engines=list(plan.engines),
         options=dict(plan.options),
-        name=clip(path.name, NAME_LIMIT),
+        name=clip(model.name, NAME_LIMIT),
         tenant=plan.tenant,
         priority=plan.priority,
         seed=plan.seed,
-        settings=plan.settings,
+        settings=settings_of(model, plan.settings),
     )
+
+
+def settings_of(model: ModelFile, common: Settings) -> Settings:
+    """The settings of the job of a model: those of all, and its own.
+
+    Raises:
+        BadInput: its own are not valid.
+    """
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(common), **model.settings}, Settings)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"bad settings of the model {model.name}: {error}") from None
 
 
 def submit(
@@ -171,21 +191,21 @@ def submit(
         BrokerUnavailable: the broker cannot be used.
     """
     models = read_models(given, replace(plan, address=address), note)
-    ids = job_ids([model.path for model in models], unique=True)
+    ids = job_ids([model.name for model in models], unique=True)
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model.path, store.put(model.data), plan))
+            client.submit(make_request(job, model, store.put(model.data), plan))
         answers = client.answers(ids)
-    return [_submitted(job, answers.get(job)) for job in ids]
+    return [_submitted(job, model.name, answers.get(job)) for job, model in zip(ids, models, strict=True)]
 
 
-def _submitted(job: str, answer: JobEvent | None) -> Submitted:
+def _submitted(job: str, model: str, answer: JobEvent | None) -> Submitted:
     if answer is None:
-        return Submitted(job, "queued")
+        return Submitted(job, model, "queued")
     if answer.kind == "rejected":
-        return Submitted(job, "rejected", answer.text)
-    return Submitted(job, "accepted")
+        return Submitted(job, model, "rejected", answer.text)
+    return Submitted(job, model, "accepted")
 
 
 def tune(
@@ -201,7 +221,7 @@ def tune(
         TunemeshError: the mesh could not go on.
     """
     models = read_models(given, plan, watcher.note)
-    ids = job_ids([model.path for model in models], unique=plan.address is not None)
+    ids = job_ids([model.name for model in models], unique=plan.address is not None)
     _check_writable(plan.out, ids)
     with ExitStack() as stack:
         supervise: Callable[[], None] = _nothing
@@ -223,7 +243,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model.path, store.put(model.data), plan))
+            client.submit(make_request(job, model, store.put(model.data), plan))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
