@@ -66,6 +66,34 @@ def check_model(name: str, model: bytes, names: Sequence[str]) -> None:
         _check_onnx(name, model)
 
 
+def check_inputs(model: bytes, samples: bytes) -> None:
+    """Raises:
+    BadInput: the arrays of an ``npz`` file are not the inputs of an ONNX model, by name, dtype and shape.
+    """
+    from tunemesh.stage_workers.measuring import inputs
+
+    given = inputs.read(samples)
+    if not model.startswith(ONNX_FIRST_BYTE) or len(model) > READ_AT_MOST:
+        return  # the worker reads it
+    import onnx
+
+    graph = onnx.load_model_from_string(model).graph
+    weights = {weight.name for weight in graph.initializer}
+    wanted = {value.name: value.type.tensor_type for value in graph.input if value.name not in weights}
+    tensors = []
+    for name, kind in wanted.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        declared = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+        found = given[name].shape if name in given else ()
+        # Where the model leaves a size open, it is that of the array.
+        known = kind.HasField("shape") and len(found) == len(declared)
+        sizes = [size or one for size, one in zip(declared, found, strict=False)] if known else found
+        if kind.HasField("shape") and not known:
+            sizes = [size or 1 for size in declared]
+        tensors.append((name, tuple(sizes), dtype))
+    inputs.fitting(given, tensors)
+
+
 def check_target(target: str, names: Sequence[str]) -> None:
     """Raises:
     BadTarget: no engine of the job knows such a target.

@@ -15,7 +15,16 @@ import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import JobFailed, TunemeshError
-from tunemesh.shared.messages import AssembleDone, History, JobProgress, TaskRecords, Timing, ValidateDone
+from tunemesh.shared.messages import (
+    AssembleDone,
+    History,
+    JobProgress,
+    Judgement,
+    OutputCheck,
+    TaskRecords,
+    Timing,
+    ValidateDone,
+)
 from tunemesh.stage_workers.graph.models import Signatures, unpack_signatures
 
 REPORT_VERSION = 1
@@ -73,6 +82,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rejected_s: float | None
     speedup: float
     largest_difference: float
+    outputs: list[OutputCheck]
+    """The tuned model beside the untuned one."""
+    judged: list[Judgement]
+    """The tuned model beside the framework that the model comes from, for each set of shapes."""
     drift: float
     wall_s: float
     variants: list[VariantReport]
@@ -100,6 +113,8 @@ def make_report(
         rejected_s=validated.rejected,
         speedup=validated.latency_before / max(validated.latency_after, 1e-12),
         largest_difference=validated.largest_difference,
+        outputs=validated.outputs,
+        judged=validated.judged,
         drift=validated.drift,
         wall_s=wall,
         variants=_variants(validated, signatures),

@@ -9,6 +9,7 @@ Every step returns a new value, so a prefix can be kept and used several times.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -132,6 +133,19 @@ class Model:
         """Fix a symbolic dimension, in whichever inputs it stands. With several sizes the model is tuned for
         each of them, in one job and one module."""
         return self.settings(dims={**self.plan.settings.dims, name: list(sizes)})
+
+    def range(self, name: str, least: float, above: float) -> Model:
+        """The values of an input that the model is compared and measured with: from ``least`` up to but not
+        including ``above``. By default they are what its uses allow."""
+        return self.settings(ranges={**self.plan.settings.ranges, name: (least, above)})
+
+    def inputs(self, arrays: Mapping[str, NDArray[Any]]) -> Model:
+        """Compare and measure the model with these instead of random ones: an array for each input."""
+        import numpy as np
+
+        file = io.BytesIO()
+        np.savez(file, **dict[str, Any](arrays))
+        return replace(self, plan=replace(self.plan, samples=file.getvalue()))
 
     def settings(self, **changes: Any) -> Model:
         """Change fields of :class:`~shared.messages.Settings` by name.

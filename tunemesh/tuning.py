@@ -53,6 +53,8 @@ class Plan:
     seed: int = 0
     tenant: str = ""
     priority: int = 10
+    samples: bytes | None = None
+    """An ``npz`` file with an array for each input, in place of random ones."""
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
     builders: int | None = None
@@ -126,12 +128,31 @@ def read_models(
     if plan.address is None:
         checks.check_engines(plan.engines)  # elsewhere there may be others
     models = zoo.expand(given, note or _ignore)
+    if plan.samples is not None:
+        if len(models) > 1:
+            raise BadInput("--inputs has the inputs of one model: tune the others in jobs of their own")
+        checks.check_inputs(models[0].data, plan.samples)
+        models = [msgspec.structs.replace(models[0], samples=plan.samples)]
+    models = [_without_strange_samples(model, plan, note or _ignore) for model in models]
     for model in models:
         checks.check_model(model.name, model.data, plan.engines)
-        if problem := make_request("job", model, Blob("0" * 64, len(model.data)), plan).problem():
+        samples = None if model.samples is None else Blob("0" * 64, len(model.samples))
+        request = make_request("job", model, Blob("0" * 64, len(model.data)), samples, plan)
+        if problem := request.problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
+
+
+def _without_strange_samples(model: ModelFile, plan: Plan, note: Callable[[str], None]) -> ModelFile:
+    """Example inputs of a framework have shapes of their own, of which the person wants others."""
+    settings = settings_of(model, plan.settings)
+    if model.samples is None or model.samples is plan.samples or not (settings.shapes or settings.dims):
+        return model
+    note(
+        f"{model.name}: its example inputs have other shapes than were asked for, so nobody compares with them"
+    )
+    return msgspec.structs.replace(model, samples=None)
 
 
 def job_ids(names: Sequence[str], unique: bool) -> list[str]:
@@ -148,7 +169,7 @@ def job_ids(names: Sequence[str], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, model: ModelFile, blob: Blob, plan: Plan) -> Request:
+def make_request(job: str, model: ModelFile, blob: Blob, samples: Blob | None, plan: Plan) -> Request:
     """The message for one model, whose content is in ``blob``.
 
     Raises:
@@ -166,7 +187,13 @@ def make_request(job: str, model: ModelFile, blob: Blob, plan: Plan) -> Request:
         priority=plan.priority,
         seed=plan.seed,
         settings=settings_of(model, plan.settings),
+        samples=samples,
     )
+
+
+def _send(client: Client, store: ArtifactStore, job: str, model: ModelFile, plan: Plan) -> None:
+    samples = None if model.samples is None else store.put(model.samples, inline=False)
+    client.submit(make_request(job, model, store.put(model.data), samples, plan))
 
 
 def settings_of(model: ModelFile, common: Settings) -> Settings:
@@ -195,7 +222,7 @@ def submit(
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model, store.put(model.data), plan))
+            _send(client, store, job, model, plan)
         answers = client.answers(ids)
     return [_submitted(job, model.name, answers.get(job)) for job, model in zip(ids, models, strict=True)]
 
@@ -243,7 +270,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model, store.put(model.data), plan))
+            _send(client, store, job, model, plan)
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)

@@ -179,6 +179,10 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
             return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
         if why := self.settings.problem():
             return why
+        if self.samples is not None and self.settings.variants > 1:
+            return "--inputs has the inputs of one set of shapes: tune the others in jobs of their own"
+        if self.samples is not None and len(self.samples.data or b"") > INLINE_LIMIT:
+            return f"inputs over {INLINE_LIMIT:,} bytes go through the artifact store"
         batch = self.settings.batch
         if self.trials > MOST_ROUNDS * batch:
             rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"

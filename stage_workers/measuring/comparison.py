@@ -100,7 +100,8 @@ def _changed(array: Array, random: np.random.Generator, sign: float, spread: flo
     if not is_float(str(array.dtype)):
         return array
     wide = array.astype(np.float64)
-    by = random.uniform(-1.0, 1.0, array.shape) * sign * noise(str(array.dtype))
+    part = random.uniform(0.5, 1.0, array.shape) * random.choice((-1.0, 1.0), array.shape)
+    by = part * sign * noise(str(array.dtype))
     size = np.abs(wide)
     if spread:
         finite = wide[np.isfinite(wide)]
@@ -122,11 +123,11 @@ def expected(values: Array, moved: Sequence[Array], pooled: bool = False, steps:
     wide = values.astype(np.float64)
     dtype = str(values.dtype)
     most = np.zeros(values.shape)
-    finite = decided = np.isfinite(wide)
+    finite, decided = np.isfinite(wide), np.ones(values.shape, np.bool_)
     with np.errstate(all="ignore"):
         for each in moved:
             other = each.astype(np.float64)
-            decided = decided & np.isfinite(other) | ~finite & _same(wide, other)
+            decided = decided & np.where(finite, np.isfinite(other), _same(wide, other))
             most = np.maximum(most, np.abs(other - wide))
         most = np.where(finite, most, 0.0)
         if is_float(dtype):

@@ -46,6 +46,9 @@ class Caller(Protocol):
     ) -> T | CallFailure:
         """See :meth:`stage_workers.sandbox.sandbox.Sandbox.call`."""
 
+    def renew(self) -> None:
+        """See :meth:`stage_workers.sandbox.sandbox.Sandbox.renew`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

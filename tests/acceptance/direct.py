@@ -161,7 +161,7 @@ def assemble(
     return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or [], options=options))
 
 
-def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str) -> Validated:
+def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str, sample: bytes = b"") -> Validated:
     return PLATFORM.validate(
         ValidateCall(
             tuned=tuned,
@@ -169,7 +169,7 @@ def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str) -> Val
             signature=signature,
             target=target,
             device="cpu",
-            seed=3,
+            sample=sample,
             settings=QUICK,
         )
     )

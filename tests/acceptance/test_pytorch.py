@@ -6,17 +6,19 @@ import io
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[dev-torch]'")
 
 import tunemesh
-from tests.acceptance.direct import assemble, import_model, run
+from tests.acceptance.direct import PLATFORM, assemble, import_model, run
 from tunemesh import model_files
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import pytorch
+from tunemesh.stage_workers.platforms.protocol import ImportCall
 
 # PyTorch warns of its own.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -73,7 +75,7 @@ def test_a_module_computes_what_pytorch_does_and_the_samples_say_so(
     assert network.training  # it was exported for inference, and is as it was
     assert converted.samples is not None
     samples = dict(np.load(io.BytesIO(converted.samples)))
-    assert sorted(samples) == ["image", "output:output0", "output:output1"]
+    assert sorted(samples) == ["image", "output-by", "output:output0", "output:output1"]
     np.testing.assert_array_equal(samples["image"], image.numpy())
     network.eval()
     with torch.no_grad():
@@ -83,6 +85,20 @@ def test_a_module_computes_what_pytorch_does_and_the_samples_say_so(
         np.testing.assert_allclose(samples[f"output:output{number}"], wanted, rtol=1e-5, atol=1e-6)
     for got, wanted in zip(outputs(converted.data, target, image.numpy()), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_pytorch_is_the_judge_of_what_comes_with_its_outputs(converted: ModelFile, target: str) -> None:
+    call = ImportCall(model=converted.data, target=target, inputs=converted.samples)
+    (judgement,) = PLATFORM.import_model(call).judged
+    assert judgement.judge == f"PyTorch {torch.__version__}"
+    assert [check.units < 1 for check in judgement.outputs] == [True, True]
+    assert converted.samples is not None
+    changed = dict(np.load(io.BytesIO(converted.samples)))
+    changed["output:output1"] = changed["output:output1"] * 1.01
+    written = io.BytesIO()
+    np.savez(written, **changed)
+    with pytest.raises(BadModel, match=rf"output1.*PyTorch {torch.__version__[:4]}"):
+        PLATFORM.import_model(msgspec.structs.replace(call, inputs=written.getvalue()))
 
 
 def test_a_file_of_an_exported_program_is_the_same_model(

@@ -146,6 +146,7 @@ def test_an_open_dimension_is_fixed_by_the_shape(target: str) -> None:
     with pytest.raises(BadModel, match=r"the input x has a dynamic shape .* --shape x=1,16"):
         import_model(model, target)
     imported = import_model(model, target, shapes={"x": [5, 16]})
+    assert imported.judged[0].judge.startswith("LiteRT")
     x = RANDOM.normal(size=(5, 16)).astype(np.float32)
     got = run(assemble(imported.model, target).untuned, x)
     np.testing.assert_allclose(got, judged(model, x), rtol=1e-5, atol=1e-5)

@@ -57,6 +57,9 @@ class FakeSandbox:
         self.validated: list[int] = []
         """Which sets of shapes were."""
 
+    def renew(self) -> None:
+        """There is only this process."""
+
     def call(
         self,
         callee: str,

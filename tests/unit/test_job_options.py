@@ -42,7 +42,7 @@ def options_of(command: Any) -> dict[str, str]:
 def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     for field in Settings.__struct_fields__:
-        singular = field.removesuffix("s") if field in ("shapes", "dims") else field
+        singular = field.removesuffix("s") if field in ("shapes", "dims", "ranges") else field
         name = job_options.option_name(singular)
         assert len(tune[name]) > 20
         assert tune[name] == submit[name]

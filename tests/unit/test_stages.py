@@ -30,7 +30,9 @@ from tunemesh.shared.messages import (
     History,
     ImportDone,
     ImportWork,
+    Judgement,
     Options,
+    OutputCheck,
     Settings,
     TaskRecords,
     TaskSpec,
@@ -329,12 +331,24 @@ def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
     }
 
 
+def output(difference: float) -> OutputCheck:
+    return OutputCheck(
+        name="y",
+        dtype="float32",
+        elements=4,
+        compared=4,
+        units=difference,
+        difference=difference,
+        tolerance=1.0,
+    )
+
+
 @pytest.mark.parametrize("latencies", [[], [0.0, 0.0], [float("nan")]])
 def test_models_without_a_latency_are_a_failure(
     context: Context, sandbox: FakeSandbox, latencies: list[float]
 ) -> None:
     blob = context.store.put(b"model")
-    found = Validated(before=[0.1], after=latencies, largest_difference=0.0, equal=True)
+    found = Validated(before=[0.1], after=latencies, outputs=[], wrong="")
     sandbox.answers["validate"] = [found]
     result = run_stage(step(ValidateWork(tuned=blob, untuned=blob, signature=blob)), context)
     assert "gave no latencies" in expect(Failure, result).error
@@ -357,16 +371,19 @@ def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
 
 def test_every_set_of_shapes_is_validated_by_itself(context: Context, sandbox: FakeSandbox) -> None:
     blob = context.store.put(b"model")
+    judged = Judgement(judge="somebody", outputs=[output(0.5)])
     sandbox.answers["validate"] = [
-        Validated(before=[0.2], after=[0.1], largest_difference=0.0, equal=True),
-        Validated(before=[0.8], after=[0.3], largest_difference=2.0, equal=False),
+        Validated(before=[0.2], after=[0.1], outputs=[output(0.0)], wrong="", judged=judged),
+        Validated(before=[0.8], after=[0.3], outputs=[output(2.0)], wrong="output y is 2"),
     ]
     work = ValidateWork(tuned=blob, untuned=blob, signature=blob)
     checked = expect(ValidateDone, run_stage(step(work, settings=Settings(dims={"batch": [1, 4]})), context))
     assert sandbox.validated == [0, 1]
     assert checked.variants == [VariantLatency(0.2, 0.1), VariantLatency(0.8, 0.3)]
     assert (checked.latency_before, checked.latency_after) == (1.0, pytest.approx(0.4))
-    assert (checked.largest_difference, checked.equal) == (2.0, False)
+    assert (checked.largest_difference, checked.equal, checked.wrong) == (2.0, False, "output y is 2")
+    assert checked.outputs == [output(0.0), output(2.0)]
+    assert checked.judged == [judged, Judgement()]
 
 
 def test_a_damaged_history_is_a_failure(context: Context) -> None:
