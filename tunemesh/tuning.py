@@ -150,7 +150,7 @@ def _without_strange_samples(model: ModelFile, plan: Plan, note: Callable[[str],
     if model.samples is None or model.samples is plan.samples or not (settings.shapes or settings.dims):
         return model
     note(
-        f"{model.name}: its example inputs have other shapes than were asked for, so nobody compares with them"
+        f"{model.name}: its example inputs have other shapes than were asked for: they are not compared with"
     )
     return msgspec.structs.replace(model, samples=None)
 

@@ -28,7 +28,6 @@ from tunemesh.shared.messages import Positive
 
 SUFFIXES = (".yaml", ".yml")
 
-Shape = list[Positive]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")]
 
 
@@ -43,7 +42,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A path to a wheel, or another ZIP archive, that has the file inside."""
     package: str = ""
     """The name of an installed package that brings the file."""
-    shapes: dict[str, Shape | list[Shape]] = {}
+    shapes: dict[str, list[Positive | list[Positive]]] = {}
     """Of inputs: one shape, or several to be tuned for."""
     dims: dict[str, Positive | list[Positive]] = {}
     """The same of symbolic dimensions."""
@@ -54,7 +53,8 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def settings(self) -> dict[str, Any]:
         """Those of the settings of a job that are this model's own."""
         shapes = {
-            name: [each] if each and isinstance(each[0], int) else each for name, each in self.shapes.items()
+            name: [each] if all(isinstance(size, int) for size in each) else each
+            for name, each in self.shapes.items()
         }
         dims = {name: each if isinstance(each, list) else [each] for name, each in self.dims.items()}
         found = {"shapes": shapes, "dims": dims, "ranges": self.ranges}
