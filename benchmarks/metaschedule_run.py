@@ -68,7 +68,7 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
         for stage, spent in tuned.stages.items():
             stages[stage] = stages.get(stage, 0.0) + spent
         # Compiled with the passes that it was measured with, all of them.
-        call = AssembleCall(model=imported.model, target=target, tasks=tuned.best(), options=options)
+        call = AssembleCall(model=imported.model, target=target, tasks=tuned.best())
         assembled = assembly.assemble(call, left_out=())
         write_file(folder / "tuned" / name / "model.so", assembled.tuned)
         write_file(folder / "tuned" / name / "signature.json", assembled.signature)

@@ -77,9 +77,7 @@ def main() -> None:
     imported = platform.import_model(
         ImportCall(model=arguments.model.read_bytes(), target=target, options=AS_GIVEN)
     )
-    untuned = platform.assemble(
-        AssembleCall(model=imported.model, target=target, tasks=[], options=AS_GIVEN)
-    ).untuned
+    untuned = platform.assemble(AssembleCall(model=imported.model, target=target, tasks=[])).untuned
     with threads(target):
         contestants: dict[str, tuple[Callable[[], Any], int]] = {
             "ONNX Runtime": (lambda: ort.run(None, inputs), RUNS),

@@ -36,9 +36,9 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs.job import Job, StepRef
+from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
-from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.lifecycle import Lifecycle, named
 from tunemesh.coordinator.requests import Requests
 from tunemesh.coordinator.results import Results
 from tunemesh.coordinator.scheduling import strategies
@@ -47,7 +47,7 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.state import State
 from tunemesh.coordinator.upkeep import Upkeep
-from tunemesh.shared.messages import StepResult, WorkerStatus
+from tunemesh.shared.messages import Query, SetStrategy, StepResult, WorkerStatus
 
 SETTLE = 5.0
 """Seconds to wait for workers' status after connecting, when there are jobs to recover."""
@@ -89,6 +89,11 @@ class Core:
         return self._resources
 
     @property
+    def state(self) -> State:
+        """For tests."""
+        return self._state
+
+    @property
     def strategy(self) -> str:
         """The name of the strategy at work."""
         return self._state.dispatcher.strategy.name
@@ -99,7 +104,7 @@ class Core:
         handle = event.handle if isinstance(event, Arrived) else None
         self._lifecycle.guarded(_job_of(event), self._route, event, handle=handle)
         if self._settling_since is None:
-            self._dispatch()
+            self._lifecycle.guarded(None, self._dispatch)
         out, self._state.out = self._state.out, []
         return out
 
@@ -174,7 +179,8 @@ class Core:
         results = [event for event in stash if isinstance(event.message, StepResult)]
         self._results.recover(results)
         self._settling_since = None
-        for job in list(self.jobs.values()):
+        # Those first for which something is held: there is room for them in any case.
+        for job in sorted(self._requests.in_order(), key=lambda job: not any(job.held())):
             self._lifecycle.guarded(job.id, self._results.resume, job)
         for event in stash:
             if not isinstance(event.message, StepResult):
@@ -207,6 +213,7 @@ class Core:
         if why := status.problem():
             state.log("warning", f"ignored a status: {why}", worker=status.worker)
             return
+        self._lifecycle.worker_back(status.worker)
         known = self._resources.knows(status.worker, status.queue)
         new = self._resources.seen(status, state.now)
         if status.leaving:
@@ -228,24 +235,27 @@ class Core:
         state.look_again = True
         job = self.jobs.get(flight.ready.job)
         if cause and job is not None and not job.ended:
-            self._lifecycle.finish(job, "failed", f"{StepRef.parse(step).stage}: {cause}")
+            self._lifecycle.finish(job, "failed", f"{named(job, step)}: {cause}")
         else:
             state.log("warning", f"{flight.queue} takes no steps: it is not there", step=step)
 
     def _save_failed(self, job_id: str, cause: str) -> None:
         job = self.jobs.get(job_id)
-        if job is None:
+        if job is None or job.saved >= job.ledger.revision:
+            return
+        if job.bare:
+            self._lifecycle.give_up(job, cause)
             return
         if job.ended:
             job.revert()  # its last revision never came into the world
         self._lifecycle.fail_bare(job, cause)
 
     def _tick(self) -> None:
-        self._upkeep.workers()
+        self._lifecycle.guarded(None, self._upkeep.workers)
         if self._settling_since is not None:
             if not self._settled():
                 return
-            self._recover()
+            self._lifecycle.guarded(None, self._recover)
         self._upkeep.jobs()
 
 
@@ -254,6 +264,8 @@ def _job_of(event: Event) -> str | None:
     match event:
         case Arrived(message=Ledger(request=request)):
             return request.job
+        case Arrived(message=Query() | SetStrategy()):
+            return None
         case Arrived(message=message):
             return getattr(message, "job", None)
         case DispatchFailed(step) | Unreadable(step):

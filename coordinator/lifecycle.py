@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal
 
 import msgspec
 
-from tunemesh.coordinator.events import Dispatch, Save
+from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
 from tunemesh.coordinator.jobs import forecast, rounds, states, trials
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
-from tunemesh.shared.messages import ImportDone, StepResult, UpdateWork, ValidateDone
+from tunemesh.shared.messages import ImportDone, StepResult, ValidateDone
 from tunemesh.shared.text import clip
 
 SLOWER = 1.05
@@ -31,9 +32,15 @@ MOST_HELD = 50_000
 """Results that the coordinator means to hold at once, those to come included: so many jobs are tuned at
 a time. The broker delivers no more than 65,535 to one consumer before some are answered."""
 
-LOST_TRIES = 3
-"""Workers that may be lost during one step, and senseless results that may be given of it: then its job
-fails, before it takes every worker there is."""
+MOST_VICTIMS = 3
+"""With so many workers lost during one step its job fails, before it takes every worker there is; and with so
+many that gave senseless results of it, or so many such results where nobody else could do it."""
+
+MOST_SENSELESS = 12
+"""Senseless results of one step with which its job fails, whoever gave them."""
+
+MOST_ATTEMPTS = 20
+"""Times that a step is lost without a trace before its job fails. Each takes a quarter of a minute."""
 
 
 class Lifecycle:
@@ -82,13 +89,37 @@ class Lifecycle:
         tasks goes on before all have begun."""
         if job.room:
             return True
-        state, needed = self._state, job_steps.to_be_held(job)
-        if state.held and state.held + needed > MOST_HELD and not any(job.held()):
-            state.look_again = True
+        state, needed = self._state, self._to_be_held(job)
+        others = next(iter(state.outside), job.id) != job.id
+        if (others or (state.held and state.held + needed > MOST_HELD)) and not any(job.held()):
+            state.outside[job.id] = needed
             return False
+        state.outside.pop(job.id, None)
         job.room = needed
         state.held += needed
         return True
+
+    def let_in(self) -> None:
+        """Let jobs in that waited outside, in their order, as far as there is room."""
+        state = self._state
+        while state.outside:
+            first = next(iter(state.outside))
+            if state.held and state.held + state.outside[first] > MOST_HELD:
+                return
+            self.guarded(first, self.go_on, state.jobs[first])
+            if next(iter(state.outside), "") == first:
+                del state.outside[first]  # it does not ask any more
+
+    def count_rooms(self) -> None:
+        """Another strategy may cut smaller chunks, so that there is more to hold."""
+        state = self._state
+        for job in state.jobs.values():
+            if job.room:
+                before, job.room = job.room, self._to_be_held(job)
+                state.held += job.room - before
+
+    def _to_be_held(self, job: Job) -> int:
+        return job_steps.to_be_held(job, fitting=self._state.dispatcher.strategy.fits_chunks)
 
     def send(self, send: Send) -> None:
         """Publish a step that a queue is free for."""
@@ -96,10 +127,8 @@ class Lifecycle:
         fitting = state.dispatcher.strategy.fits_chunks
         chunk_size = forecast.chunk_size(job, ref, state.durations, fitting=fitting)
         step = job_steps.make_step(job, ref, send.attempt, chunk_size)
-        if isinstance(step.work, UpdateWork):
-            state.remember_asked(step.id, step.work)
         if send.attempt:
-            text = f"sent again to {send.queue}, for the {send.attempt}. time"
+            text = f"sent again to {send.queue}, attempt {send.attempt + 1}"
             state.log("info", text, job=job.id, step=step.id)
         state.out.append(Dispatch(send.queue, step))
 
@@ -167,11 +196,11 @@ class Lifecycle:
         }
         self.revise(job, sources, **changes)
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
-        for task in tasks:
-            job.drop_task(task.spec.id)
+        job.drop_tasks()
         job.waiting = ""
         state.held -= job.room
         job.room = 0
+        state.is_over(job.id)
         state.dispatcher.forget(job.id)
         state.tell(job, phase, text)
         state.log("info" if phase == "done" else "warning", f"{phase}: {text}", job=job.id)
@@ -180,7 +209,7 @@ class Lifecycle:
         """The model is cut into tasks. Those that no engine takes stay untuned."""
         tasks = [TaskLedger(spec=spec, closed=spec.engine is None) for spec in done.tasks]
         self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
-        needed = job_steps.to_be_held(job)
+        needed = self._to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
             advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
@@ -209,9 +238,21 @@ class Lifecycle:
 
     def fail_bare(self, job: Job, cause: str) -> None:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
-        its last revision."""
-        job.become(msgspec.structs.replace(job.ledger, tasks=[], timings=[], assembled=None))
+        its last revision. That has nothing but the request."""
+        job.become(
+            msgspec.structs.replace(job.ledger, tasks=[], timings=[], usage={}, model=None, assembled=None)
+        )
+        job.bare = True
         self.finish(job, "failed", cause)
+
+    def give_up(self, job: Job, cause: str) -> None:
+        """Not even the last revision of a job can be kept: what led to it is not held any longer. A later
+        coordinator does not know the job."""
+        state = self._state
+        state.log("error", f"its end cannot be kept: {cause}", job=job.id)
+        state.out.extend(Acknowledge(handle) for _, handle in job.releases)
+        job.releases = []
+        job.saved = job.ledger.revision
 
     def target_is_served(self, job: Job) -> bool:
         """Whether a device is known for the job; takes over the canonical name of its target. From that
@@ -238,21 +279,44 @@ class Lifecycle:
         trouble.lost.add(worker)
         count = len(trouble.lost)
         self._state.log("warning", f"worker lost during {step} ({count})", job=job.id, worker=worker)
-        if count >= LOST_TRIES:
+        if count >= MOST_VICTIMS:
             text = f"{count} workers were lost while they did it, the last one {worker}; see its log"
-            self.finish(job, "failed", f"{_named(job, step)}: {text}")
+            self.finish(job, "failed", f"{named(job, step)}: {text}")
+
+    def worker_back(self, worker: str) -> None:
+        """A worker that was silent speaks again: it was not lost."""
+        for trouble in self._state.trouble.values():
+            trouble.lost.discard(worker)
 
     def senseless(self, step: str, worker: str, why: str) -> None:
-        """A worker gave a result for a step in flight that is no answer to it: it is done again."""
+        """A worker gave a result for a step in flight that is no answer to it: it is done again, elsewhere
+        if there is somebody else."""
+        state = self._state
         job, trouble = self._troubled(step)
-        self._state.dispatcher.lost(step)
-        self._state.look_again = True
-        if job is None:
+        flight = state.dispatcher.lost(step)
+        state.look_again = True
+        if job is None or flight is None:
             return
+        trouble.liars.add(worker)
         trouble.senseless += 1
-        if trouble.senseless >= LOST_TRIES:
+        state.dispatcher.avoid(step, flight.queue)
+        alone = state.resources.workers_for(flight.ready.need) <= trouble.liars
+        many = len(trouble.liars) >= MOST_VICTIMS or (alone and trouble.senseless >= MOST_VICTIMS)
+        if many or trouble.senseless >= MOST_SENSELESS:
             text = f"{trouble.senseless} results made no sense, the last one of {worker}: {why}"
-            self.finish(job, "failed", f"{_named(job, step)}: {text}")
+            self.finish(job, "failed", f"{named(job, step)}: {text}")
+
+    def vanished(self, step: str, queue: str) -> None:
+        """A step in flight is neither in its queue nor with a worker, and there is no result."""
+        state = self._state
+        flight, attempts = state.dispatcher.lost(step), state.dispatcher.attempts(step)
+        state.look_again = True
+        job = state.jobs.get(StepRef.parse(step).job)
+        if flight is None or job is None or job.ended:
+            return
+        if attempts >= MOST_ATTEMPTS:
+            text = f"it was lost {attempts} times without a trace, the last time in {queue}; see dead-letter"
+            self.finish(job, "failed", f"{named(job, step)}: {text}")
 
     def _troubled(self, step: str) -> tuple[Job | None, Trouble]:
         job = self._state.jobs.get(StepRef.parse(step).job)
@@ -279,17 +343,22 @@ class Lifecycle:
         cause = f"a defect of the coordinator: {type(error).__name__}: {error}"
         place = "".join(traceback.format_exception(error))
         state.log("error", f"{cause}\n{place}", job=job.id if job is not None else "")
-        if handle is not None:
+        # The newest revision of a job stays: without it a successor would not know the job.
+        if handle is not None and (job is None or handle != job.handle):
             state.put_aside(handle, cause)
         if job is None or job.ended:
             return
         begun = len(state.out)
-        try:
-            self.finish(job, "failed", cause)
-        except Exception as again:
-            del state.out[begun:]
-            state.log("error", f"{type(again).__name__}: {again}", job=job.id)
-            self.fail_bare(job, cause)
+        for end in (partial(self.finish, job, "failed"), partial(self.fail_bare, job)):
+            try:
+                end(cause)
+                return
+            except Exception as again:
+                del state.out[begun:]
+                if job.ended:
+                    job.revert()
+                state.log("error", f"{type(again).__name__}: {again}", job=job.id)
+                begun = len(state.out)
 
     # -- Trials ---------------------------------------------------------------------------------------------
 
@@ -345,7 +414,7 @@ class Lifecycle:
         self._state.out.append(Save(ledger))
 
 
-def _named(job: Job, step: str) -> str:
+def named(job: Job, step: str) -> str:
     """A step for people: its stage, and the task that it is of."""
     ref = StepRef.parse(step)
     task = job.task_ledger(ref.task)

@@ -66,6 +66,14 @@ class Requests:
         job.releases = [r for r in job.releases if r[0] > job.saved]
         return job
 
+    def in_order(self) -> list[Job]:
+        """All jobs, numbered anew in the order in which they were accepted, by whichever coordinator."""
+        jobs = sorted(self._state.jobs.values(), key=lambda job: (job.ledger.accepted, job.id))
+        for number, job in enumerate(jobs, start=1):
+            job.order = number
+        self._orders = len(jobs)
+        return jobs
+
     def _add_job(self, ledger: Ledger) -> Job:
         self._orders += 1
         job = Job(ledger, self._orders)
@@ -107,6 +115,10 @@ class Requests:
 
     def _cancel(self, handle: Handle, cancel: Cancel) -> None:
         job = self._state.jobs.get(cancel.job)
+        if job is not None and job.ended and job.saved < job.ledger.revision:
+            # Its end is on its way; if that is lost, a successor has to know of this.
+            job.releases.append((job.ledger.revision, handle))
+            return
         if job is None or job.ended or (cancel.keep and not self._lifecycle.can_stop(job)):
             self._state.out.append(Acknowledge(handle))
             return
@@ -137,6 +149,7 @@ class Requests:
             state.out.append(Acknowledge(held[1]))
         self._set_strategy = wanted, event.handle
         state.dispatcher.switch(strategy)
+        self._lifecycle.count_rooms()
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 

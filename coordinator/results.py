@@ -46,7 +46,7 @@ class Results:
         timing = message.timing
         seconds = seconds_of(timing)
         flight = state.dispatcher.ended(timing.step, seconds)
-        state.is_over(timing.step)
+        state.trouble.pop(timing.step, None)
         if job is not None and not isinstance(message.result, Failure):
             elapsed = state.resources.elapsed(flight, state.now) if flight is not None else None
             state.durations.learn(timing, forecast.key_of(job, message.task), elapsed)
@@ -63,14 +63,17 @@ class Results:
         """Put what was delivered again in its place. Proposals come first: what has no proposal is of no use
         any more."""
         for job in self._state.jobs.values():
-            for task in job.ledger.tasks:
-                self._state.durations.recall(task.spec.key, task.pace)
+            self._lifecycle.guarded(job.id, self._recall, job)
         self._recovering = True
         for event in sorted(results, key=_in_order):
             assert isinstance(event.message, StepResult)
             arguments = event.handle, event.message
             self._lifecycle.guarded(event.message.job, self.take, *arguments, handle=event.handle)
         self._recovering = False
+
+    def _recall(self, job: Job) -> None:
+        for task in job.ledger.tasks:
+            self._state.durations.recall(task.spec.key, task.pace)
 
     def resume(self, job: Job) -> None:
         """Go on with a job that was recovered."""
@@ -87,8 +90,9 @@ class Results:
     # -- Sense ----------------------------------------------------------------------------------------------
 
     def _senseless(self, handle: Handle, message: StepResult, why: str) -> None:
-        """Set the result aside. The step that it claims to be for is done again, and the one whose id it
-        carries, if that is another one."""
+        """Set the result aside. The step that it claims to be for is done again, or the one whose id it
+        carries, if that is another one: whichever its worker can have had. A liar about all of this only
+        keeps its own step from being answered, which is noticed in time."""
         state, timing = self._state, message.timing
         state.put_aside(handle, f"a senseless result of {timing.worker}: {why}")
         state.log("warning", f"a result makes no sense: {why}", job=message.job, worker=timing.worker)
@@ -99,7 +103,7 @@ class Results:
             step_id(message.job, message.task, None, None, stage),
         )
         for step in dict.fromkeys((timing.step, *claimed)):
-            if state.resources.in_flight(step):
+            if state.resources.queue_of(step) == timing.resource:
                 self._lifecycle.senseless(step, timing.worker, why)
 
     def _problem(self, job: Job, message: StepResult) -> str:
@@ -147,8 +151,13 @@ class Results:
             largest = settings.chunk if task.want else steps.CONFIRM_CHUNK
             if why := update.problem(task.want, message.round, settings.batch, largest):
                 return why
-        ways = self._state.asked.get(message.timing.step)
-        if ways is not None and (tuple(update.learned), update.chunk_size) not in ways:
+        before = job.round(task.spec.id, message.round - 1)
+        # While a coordinator recovers, the chunks are not all in their places yet.
+        if self._recovering or before is None or before.update is None:
+            return ""
+        known = set(before.back)
+        # An update that looked ahead was asked before the last of them were back.
+        if not known.issuperset(update.learned) or (not task.ahead and len(update.learned) < len(known)):
             return f"it has learned from chunks {update.learned}, which it was not asked to"
         return ""
 

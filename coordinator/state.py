@@ -12,7 +12,7 @@ from tunemesh.coordinator.jobs.ledger import Handle
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress, UpdateWork
+from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress
 from tunemesh.shared.text import clip
 
 RESOURCES_TOLD = 64
@@ -24,14 +24,8 @@ RESOURCES_FRESH = 0.5
 REJECTED_KEPT = 1000
 """Rejected requests that can be asked about."""
 
-ASKED_KEPT = 4
-"""Ways in which one step may have been asked for: what an update learns from grows while it waits."""
-
 ERROR_LIMIT = 1000
 """Characters of the error of a job: its ledger and all that is told of it repeat it."""
-
-Asked = tuple[tuple[int, ...], int]
-"""Of a ``model-update``: the chunks that it learns from, and the size of the chunks that it proposes."""
 
 
 @dataclass(slots=True)
@@ -40,8 +34,10 @@ class Trouble:
 
     lost: set[str] = field(default_factory=set)
     """Workers that were lost while they did it."""
+    liars: set[str] = field(default_factory=set)
+    """Workers that gave a result that made no sense."""
     senseless: int = 0
-    """Results that made no sense."""
+    """Such results."""
 
 
 @dataclass(slots=True)
@@ -60,15 +56,15 @@ class State:
     active: int = 0
     """Jobs that have not ended."""
     held: int = 0
-    """Deliveries that have to be held at most for all jobs that are admitted, about."""
+    """Deliveries that have to be held at most for all jobs that are let in, about."""
+    outside: dict[str, int] = field(default_factory=dict)
+    """Jobs that are not let in yet, and what has to be held for them. The first one goes first."""
     look_again: bool = False
     """A step in flight was lost: see which are due."""
     missing: dict[str, str] = field(default_factory=dict)
     """Stage queues that are not there, and why they cannot be made."""
     trouble: dict[str, Trouble] = field(default_factory=dict)
     """By step in flight."""
-    asked: dict[str, list[Asked]] = field(default_factory=dict)
-    """By ``model-update`` in flight."""
     rejected: dict[str, str] = field(default_factory=dict)
     """By job: why its request was not accepted; the newest last."""
     _told: tuple[float, list[ResourceProgress]] = (-1e9, [])
@@ -90,18 +86,11 @@ class State:
         """Have it written to the log."""
         self.out.append(Log(level, text, job=job, step=step, worker=worker))
 
-    def remember_asked(self, step: str, work: UpdateWork) -> None:
-        """Note what an update was asked for: its answer has to agree with one of the ways."""
-        ways = self.asked.setdefault(step, [])
-        way = tuple(work.learns), work.chunk_size
-        if way not in ways:
-            ways.append(way)
-            del ways[:-ASKED_KEPT]
-
-    def is_over(self, step: str) -> None:
-        """The step needs no answer any more."""
-        self.trouble.pop(step, None)
-        self.asked.pop(step, None)
+    def is_over(self, job: str) -> None:
+        """The job needs no answers any more."""
+        self.outside.pop(job, None)
+        for step in [step for step in self.trouble if step.startswith(f"{job}/")]:
+            del self.trouble[step]
 
     def remember_rejected(self, job: str, text: str) -> None:
         """Note why a request was not accepted, for whoever asks later."""

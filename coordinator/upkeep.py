@@ -42,7 +42,7 @@ class Upkeep:
         state = self._state
         state.resources.expire(state.now)
         for lost in state.resources.take_lost():
-            state.log("warning", f"worker lost from {lost.queue}: nothing is heard of it", worker=lost.worker)
+            state.log("warning", f"worker lost from {lost.queue}", worker=lost.worker)
             if lost.step is not None and state.resources.in_flight(lost.step):
                 job = lost.step.partition("/")[0]
                 self._lifecycle.guarded(job, self._lifecycle.worker_lost, lost.worker, lost.step)
@@ -56,7 +56,7 @@ class Upkeep:
             state.missing[queue] = cause
         if refused:
             return
-        state.resources.checked(queue, 0, 0, state.now)
+        state.resources.deleted(queue, state.now)
         doing = state.resources.running()
         for flight in list(state.resources.flights()):
             if flight.queue == queue and flight.ready.step not in doing:
@@ -65,24 +65,29 @@ class Upkeep:
 
     def jobs(self) -> None:
         """Time has passed: send again what is lost, end what waits in vain, tell news."""
-        state = self._state
+        state, guarded = self._state, self._lifecycle.guarded
         if not 0 <= state.now - self._looked < LOOK_EVERY:
             self._looked = state.now
             for flight in list(state.resources.missing(state.now)):
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
-                self.give_up(flight.ready.step)
-            self._leave_lost_devices()
+                guarded(flight.ready.job, self._lifecycle.vanished, flight.ready.step, flight.queue)
+            guarded(None, self._leave_lost_devices)
+        guarded(None, self._lifecycle.let_in)
         if state.look_again:
             state.look_again = False
             for job in list(state.jobs.values()):
-                self._lifecycle.guarded(job.id, self._lifecycle.go_on, job)
+                guarded(job.id, self._lifecycle.go_on, job)
         state.active = sum(not job.ended for job in state.jobs.values())
         dead = {need for need in state.dispatcher.needs if not state.resources.slots(need)}
         tell_every = max(TELL_EVERY, state.active / TELLS_PER_SECOND)
+        all_wait = bool(dead or state.outside)
         for job in list(state.jobs.values()):
-            if not job.ended:
-                self._lifecycle.guarded(job.id, self._watch, job, dead, tell_every)
-        self._forget_old()
+            if job.ended:
+                continue
+            news = job.changed and state.now - job.told >= tell_every
+            if all_wait or news or job.waiting or job.ledger.phase == "importing":
+                guarded(job.id, self._watch, job, dead, tell_every)
+        guarded(None, self._forget_old)
 
     def give_up(self, step: str) -> None:
         """A step in flight was lost: it will be sent again."""
@@ -130,7 +135,7 @@ class Upkeep:
                 )
                 self._lifecycle.finish(job, "failed", text)
                 return
-        elif dead or job.waiting:
+        elif dead or job.waiting or state.outside:
             reason = self._why_waiting(job, dead)
             if reason != job.waiting:
                 job.waiting, job.changed = reason, True
@@ -141,6 +146,11 @@ class Upkeep:
     def _why_waiting(self, job: Job, dead: set[Need]) -> str:
         """What the job needs and nobody does: where workers are missing, and where an engine is."""
         state = self._state
+        if job.id in state.outside:
+            before = list(state.outside).index(job.id)
+            return (
+                f"waiting for other jobs to end: the coordinator cannot hold more at once ({before} before)"
+            )
         missing, texts = [], []
         for need in state.dispatcher.needs_of(job.id):
             if need not in dead:

@@ -11,13 +11,16 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
 
 # The first Python that is new enough. The oldest supported one comes before newer ones, for it is tested most.
+# One for which there are wheels of what constraints.txt pins, before any that is newer.
 find_python() {
-    local name
-    for name in python3 python3.11 python3.12 python3.13 /usr/bin/python3; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
-            command -v "$name"
-            return
-        fi
+    local newest name
+    for newest in 13 99; do
+        for name in python3 python3.11 python3.12 python3.13 /usr/bin/python3; do
+            if "$name" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $newest))" >/dev/null 2>&1; then
+                command -v "$name"
+                return
+            fi
+        done
     done
 }
 

@@ -13,7 +13,6 @@ from collections.abc import Collection
 from concurrent import futures
 from typing import cast
 
-import msgspec
 from cachetools import LRUCache
 
 from tunemesh.broker_config import topology
@@ -86,7 +85,7 @@ class Worker:
         self._status = status
         self._name = status.worker
         self._shutdown = shutdown
-        self._memory = _Memory()
+        self._memory = Memory()
         self._up: Up | None = None
         self._look_at = 0.0
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
@@ -110,7 +109,7 @@ class Worker:
 
     def _turn(self) -> None:
         if self._up is not None and time.monotonic() >= self._look_at:
-            self._begin(self._up)
+            self.begin(self._up)
         match self._link.next(min(TURN, self._look_at - time.monotonic()) if self._up is not None else TURN):
             case Up() as up:
                 self._up, self._look_at = up, 0.0
@@ -125,7 +124,7 @@ class Worker:
             case Delivery() as delivery:
                 self._handle(delivery)
 
-    def _begin(self, up: Up) -> None:
+    def begin(self, up: Up) -> None:
         """Consume, once the sandbox is warm and the queue is there: the coordinator makes a device's queue
         when it sees the device's worker. A device's queue has one worker; another one stands by."""
         self._look_at = time.monotonic() + LOOK_AGAIN
@@ -168,9 +167,10 @@ class Worker:
 
     def _stand_by(self) -> None:
         """Two machines on one queue would measure each other's candidates, under one target."""
-        self._status.serving = False
         if not self._standing_by:
             self._standing_by = True
+            # Otherwise it would be missed, with the step that it had before it lost its connection.
+            self._status.pause()
             log.warning(
                 "%s: %s has a worker already; this one stands by until that has left."
                 " Another device needs a queue of its own",
@@ -278,7 +278,7 @@ class Worker:
         self._settle(delivery, letter)
 
 
-class _Memory:
+class Memory:
     """The last results by step. A failure is not kept: when its step comes again, it may have passed."""
 
     def __init__(self) -> None:
@@ -289,11 +289,10 @@ class _Memory:
             self._done[step.id] = step, done
 
     def recall(self, step: Step) -> StepResult | None:
-        """The result of ``step``; not that of another one with its id, as an earlier job may have left."""
+        """The result of ``step``; not that of another one with its id, as an earlier job may have left, and
+        not that of an earlier attempt, which may have been what was wrong."""
         known, done = self._done.get(step.id, (None, None))
-        if known is None or msgspec.structs.replace(known, attempt=step.attempt) != step:
-            return None
-        return done
+        return done if known == step else None
 
 
 def waited(sent_at: float | None, received: float) -> float:

@@ -57,6 +57,12 @@ class StatusSender:
         """Send now. What becomes of it does not matter: the next one follows soon."""
         return self._publish(leaving=False)
 
+    def pause(self) -> None:
+        """Say that no steps are taken any more, for now."""
+        if self.serving:
+            self.serving = False
+            self._publish(leaving=True)
+
     def leave(self) -> None:
         """Say that the worker is leaving; nothing is sent after that."""
         self._ended.set()

@@ -51,7 +51,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, terminated)
     try:
-        code = _run()
+        code = run()
         sys.stdout.flush()
     except BrokenPipeError:
         # `tunemesh status | head`: nobody reads on, and that is no error worth a word. What is still buffered
@@ -61,7 +61,7 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _run() -> int:
+def run() -> int:
     """Run the command line. Returns the exit code."""
     try:
         # Who asks a question wants its answer alone. Commands that run for long set up what they say.

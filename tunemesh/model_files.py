@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tunemesh import formats
 from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
         name: of its file, for people.
         data: what is sent.
         settings: those of the job that are for this model alone, by name.
+        files: what it keeps in other files, by the name that it has for each.
         samples: inputs and what its framework makes of them, where that could be found out here: see
             :func:`~stage_workers.frontends.pytorch.samples`.
     """
@@ -35,6 +37,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     name: str
     data: bytes
     settings: dict[str, Any] = {}
+    files: dict[str, Path] = {}
     samples: bytes | None = None
 
 
@@ -58,7 +61,7 @@ def read(given: Given, note: Callable[[str], None]) -> ModelFile:
 def from_bytes(path: Path, data: bytes, note: Callable[[str], None]) -> ModelFile:
     """What to send of the content of a file."""
     if not formats.is_exported_program(data):
-        return ModelFile(name=path.name, data=data)
+        return ModelFile(name=path.name, data=data, files=external_data.find(path, data))
     note(
         f"{path.name} is loaded by torch.export.load in this process, where code in the file may run: load"
         " only what you trust; the mesh gets TVM's JSON"

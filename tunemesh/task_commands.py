@@ -10,7 +10,7 @@ import typer
 from msgspec import Struct
 from rich.console import Console
 
-from tunemesh import options, tuning, zoo
+from tunemesh import checks, options, tuning, zoo
 from tunemesh.job_options import Told, make_settings, parse_options
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
@@ -121,8 +121,11 @@ def _imported(
     """
     if why := settings.problem():
         raise BadInput(why)
+    if platform != platforms.MOCK:
+        checks.check_model(model.name, model.data, ())
     call = ImportCall(
         model=model.data,
+        files={name: str(path) for name, path in model.files.items()},
         target=target,
         variants=variants(settings),
         options=graph,

@@ -136,8 +136,7 @@ def read_models(
     models = [_without_strange_samples(model, plan, note or _ignore) for model in models]
     for model in models:
         checks.check_model(model.name, model.data, plan.engines)
-        samples = None if model.samples is None else Blob("0" * 64, len(model.samples))
-        request = make_request("job", model, Blob("0" * 64, len(model.data)), samples, plan)
+        request = make_request("job", model, plan, None)
         if problem := request.problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
@@ -169,15 +168,24 @@ def job_ids(names: Sequence[str], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, model: ModelFile, blob: Blob, samples: Blob | None, plan: Plan) -> Request:
-    """The message for one model, whose content is in ``blob``.
+def make_request(job: str, model: ModelFile, plan: Plan, store: ArtifactStore | None) -> Request:
+    """The message for one model, which ``store`` gets; without one its blobs are only as large.
 
     Raises:
         BadInput: its own settings are not valid.
     """
+    if store is None:
+        blob = Blob("0" * 64, len(model.data))
+        samples = None if model.samples is None else Blob("0" * 64, len(model.samples))
+        files = dict.fromkeys(model.files, Blob("0" * 64, 0))
+    else:
+        blob = store.put(model.data)
+        samples = None if model.samples is None else store.put(model.samples, inline=False)
+        files = {name: store.put_file(path) for name, path in model.files.items()}
     return Request(
         job=job,
         model=blob,
+        files=files,
         target=plan.target,
         trials=plan.trials,
         engines=list(plan.engines),
@@ -189,11 +197,6 @@ def make_request(job: str, model: ModelFile, blob: Blob, samples: Blob | None, p
         settings=settings_of(model, plan.settings),
         samples=samples,
     )
-
-
-def _send(client: Client, store: ArtifactStore, job: str, model: ModelFile, plan: Plan) -> None:
-    samples = None if model.samples is None else store.put(model.samples, inline=False)
-    client.submit(make_request(job, model, store.put(model.data), samples, plan))
 
 
 def settings_of(model: ModelFile, common: Settings) -> Settings:
@@ -222,7 +225,7 @@ def submit(
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
-            _send(client, store, job, model, plan)
+            client.submit(make_request(job, model, plan, store))
         answers = client.answers(ids)
     return [_submitted(job, model.name, answers.get(job)) for job, model in zip(ids, models, strict=True)]
 
@@ -270,7 +273,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, model in zip(ids, models, strict=True):
-            _send(client, store, job, model, plan)
+            client.submit(make_request(job, model, plan, store))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)

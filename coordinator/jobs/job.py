@@ -5,12 +5,12 @@ Nothing here is of its own making: all of it can be rebuilt from messages that a
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import cast, get_args
+
+import msgspec
+from msgspec import Struct
 
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.jobs.states import FINAL
@@ -28,22 +28,25 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.basics import step_id
 
+_STAGES = frozenset(get_args(Stage))
 
-@dataclass(frozen=True)
-class StepRef:
-    """Which step of which job. Its :attr:`id` is deterministic: the same step always has the same one."""
+
+class StepRef(Struct, frozen=True):
+    """Which step of which job."""
 
     job: str
     stage: Stage
     task: str = "-"
     round: int = -1
     chunk: int = -1
+    id: str = ""
+    """Follows from the others: the same step always has the same one. See
+    :func:`~shared.messages.basics.step_id`."""
 
-    @functools.cached_property
-    def id(self) -> str:
-        """See :func:`~shared.messages.basics.step_id`."""
-        round_, chunk = (number if number >= 0 else None for number in (self.round, self.chunk))
-        return step_id(self.job, self.task, round_, chunk, self.stage)
+    def __post_init__(self) -> None:
+        round_ = self.round if self.round >= 0 else None
+        chunk = self.chunk if self.chunk >= 0 else None
+        msgspec.structs.force_setattr(self, "id", step_id(self.job, self.task, round_, chunk, self.stage))
 
     @classmethod
     def parse(cls, step: str) -> StepRef:
@@ -54,18 +57,23 @@ class StepRef:
         """
         job, _, rest = step.partition("/")
         parts = rest.rsplit("/", 3)
-        if len(parts) == 4 and parts[3] in get_args(Stage):
-            task, *numbers, stage = parts
-            with contextlib.suppress(ValueError):
-                round_, chunk = (-1 if each == "-" else int(each) for each in numbers)
-                ref = cls(job, cast(Stage, stage), task, round_, chunk)
+        if len(parts) == 4 and parts[3] in _STAGES:
+            task, round_, chunk, stage = parts
+            try:
+                ref = cls(job, cast(Stage, stage), task, _number(round_), _number(chunk))
+            except ValueError:
+                pass
+            else:
                 if ref.id == step and job and task:
                     return ref
         raise ValueError(f"{step!r} is no id of a step: job/task/round/chunk/stage")
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+def _number(text: str) -> int:
+    return -1 if text == "-" else int(text)
+
+
+class Held(Struct, frozen=True):
     """A step result that is not yet acknowledged."""
 
     handle: Handle
@@ -264,6 +272,8 @@ class Job:
         """Deliveries to acknowledge once a revision is saved."""
         self.decided: dict[str, int] = {}
         """By task, ``-`` for the job itself: the revision to be saved before its next step may start."""
+        self.bare = False
+        """Its last revision has nothing but the request: more could not be kept."""
         self.room = 0
         """Deliveries that have to be held for it at most; 0 until its rounds may begin."""
         self.waiting = ""
@@ -321,6 +331,10 @@ class Job:
         """Forget a task. Returns what was held of it."""
         dropped = self._tasks.pop(task, _EMPTY)
         return [held for round_ in dropped.rounds.values() for held in round_.held()]
+
+    def drop_tasks(self) -> None:
+        """Forget all tasks."""
+        self._tasks.clear()
 
     def task_ledger(self, task: str) -> TaskLedger | None:
         return self._index.get(task)

@@ -9,8 +9,12 @@ import msgspec
 
 from tunemesh.coordinator.jobs.job import Job, Round, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
+from tunemesh.coordinator.scheduling.durations import seconds_of
 from tunemesh.shared.messages import Confirmed, Timing, Trial, Usage
 from tunemesh.shared.text import clip
+
+MOST_SECONDS = 1e9
+"""What a ledger can hold of a duration (:data:`shared.messages.basics.Seconds`)."""
 
 LAST_ERROR = 500
 """Characters of the last error of a task: its ledger has to hold those of all tasks."""
@@ -88,20 +92,22 @@ def open_rounds(task: TaskLedger, kept: Task) -> list[int]:
 
 def add_usage(usage: dict[str, Usage], timings: Iterable[Timing]) -> dict[str, Usage]:
     """``usage`` with more steps."""
-    total = dict(usage)
+    total = {name: [each.steps, each.busy] for name, each in usage.items()}
     for timing in timings:
-        before = total.get(timing.resource, Usage())
-        busy = max(timing.finished - timing.started, 0.0)
-        total[timing.resource] = Usage(steps=before.steps + 1, busy=before.busy + busy)
-    return total
+        of_resource = total.setdefault(timing.resource, [0, 0.0])
+        of_resource[0] += 1
+        of_resource[1] += seconds_of(timing)
+    return {
+        name: Usage(steps=int(steps), busy=min(busy, MOST_SECONDS)) for name, (steps, busy) in total.items()
+    }
 
 
 def current_usage(job: Job) -> dict[str, Usage]:
     """Usage with the results held for rounds that the ledger does not yet contain."""
-    usage = job.ledger.usage
+    timings: list[Timing] = []
     for task in job.ledger.tasks:
         if not task.closed:
             kept = job.task(task.spec.id)
             for number in open_rounds(task, kept):
-                usage = add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
-    return usage
+                timings += (held.message.timing for held in kept.rounds[number].held())
+    return add_usage(job.ledger.usage, timings)

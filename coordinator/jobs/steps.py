@@ -176,11 +176,16 @@ def can_make(job: Job, ref: StepRef) -> bool:
     return task.ahead or before.complete
 
 
-def to_be_held(job: Job) -> int:
+def to_be_held(job: Job, *, fitting: bool) -> int:
     """Deliveries that the coordinator has to hold for all open tasks of the job at once, at most: of each the
-    proposal of a round, two results of each of its chunks, and the next proposal."""
-    settings = job.ledger.request.settings
-    by_task = 2 + 2 * -(-settings.batch // settings.chunk)
+    proposal of a round, two results of each of its chunks, and the next proposal.
+
+    Args:
+        fitting: chunks may be smaller than the largest allowed, down to one candidate.
+    """
+    settings, trials = job.ledger.request.settings, job.ledger.request.trials
+    batch = min(settings.batch, trials)
+    by_task = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
     return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
 
 
@@ -210,7 +215,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
-            return ImportWork(model=ledger.request.model, samples=ledger.request.samples)
+            request = ledger.request
+            return ImportWork(model=request.model, files=request.files, samples=request.samples)
         case "assemble":
             assert ledger.model is not None
             return AssembleWork(

@@ -42,8 +42,12 @@ class Dispatcher:
         self.resources = resources
         self._ready: dict[str, Ready] = {}
         self._attempts: Recent[str, int] = Recent(ATTEMPTS_KEPT)
+        self._avoided: Recent[str, frozenset[str]] = Recent(ATTEMPTS_KEPT)
+        """By step: queues whose workers did not do it right."""
+        self._apart: dict[str, Ready] = {}
+        """Ready steps that may not go to every queue. The strategy does not know them."""
         self._orders = 0
-        self._steps: dict[str, set[str]] = {}
+        self._steps: dict[str, dict[str, None]] = {}
         """By job: its steps that are ready or in flight."""
         self._needs: dict[str, Counter[Need]] = {}
         """By job: how many of these steps have which need."""
@@ -86,7 +90,8 @@ class Dispatcher:
         for flight in self.resources.flights():
             strategy.started(flight.ready)
         for ready in sorted(self._ready.values(), key=lambda ready: ready.order):
-            self._add(ready)
+            if ready.step not in self._apart:
+                self._add(ready)
 
     def has(self, step: str) -> bool:
         """Whether a step is ready or in flight."""
@@ -99,7 +104,10 @@ class Dispatcher:
         ready = self._numbered(ready)
         self._ready[ready.step] = ready
         self._count(ready, 1)
-        self._add(ready)
+        if self._avoided.get(ready.step):
+            self._apart[ready.step] = ready
+        else:
+            self._add(ready)
 
     def is_running(self, ready: Ready, queue: str, now: float) -> None:
         """A worker was found to be at this step already."""
@@ -110,6 +118,7 @@ class Dispatcher:
 
     def fill(self, now: float) -> Iterator[Send]:
         """Steps for every idle queue, until all are busy or nothing is left for them."""
+        yield from self._fill_others(now)
         for need in sorted(self._waiting):
             while (queue := self._open_queue(need)) is not None:
                 ready = self._take(queue)
@@ -120,10 +129,28 @@ class Dispatcher:
                 self._turns[ready.need] = self._sent
                 if len(self._turns) > TURNS_KEPT:
                     del self._turns[next(iter(self._turns))]
-                del self._ready[ready.step]
-                self.strategy.started(ready)
-                self.resources.start(ready, queue.name, now)
-                yield Send(queue.name, ready.step, ready.job, self._attempts.get(ready.step) or 0)
+                yield self._send(ready, queue, now)
+
+    def _fill_others(self, now: float) -> Iterator[Send]:
+        """The same for steps that avoid some queues, as long as another one serves them. They go first: there
+        are few of them, and their jobs wait for them."""
+        for ready in list(self._apart.values()):
+            avoided = self._avoided.get(ready.step) or frozenset()
+            live = [queue for queue in self.resources.live(ready.need) if queue.name not in avoided]
+            free = [queue for queue in live if queue.free > 0 or not self.strategy.controlled]
+            if not live:
+                del self._apart[ready.step]
+                self._add(ready)
+            elif free:
+                del self._apart[ready.step]
+                queue = min(free, key=lambda queue: (len(queue.flights) / queue.slots, queue.name))
+                yield self._send(ready, queue, now)
+
+    def _send(self, ready: Ready, queue: Queue, now: float) -> Send:
+        del self._ready[ready.step]
+        self.strategy.started(ready)
+        self.resources.start(ready, queue.name, now)
+        return Send(queue.name, ready.step, ready.job, self.attempts(ready.step))
 
     def _open_queue(self, need: Need) -> Queue | None:
         return self.resources.idle(need) if self.strategy.controlled else self.resources.least_loaded(need)
@@ -145,18 +172,25 @@ class Dispatcher:
     def ended(self, step: str, seconds: float) -> Flight | None:
         """The result of a step is here, after ``seconds`` of work: it is neither in flight nor ready any
         more."""
-        ready = self._ready.pop(step, None)
-        if ready is not None:
-            self._count(ready, -1)
+        self._unready(step)
         self._attempts.drop(step)
+        self._avoided.drop(step)
         return self._land(step, seconds)
 
     def lost(self, step: str) -> Flight | None:
         """A step in flight will not come back; it may be made ready again, as a further attempt."""
         flight = self._land(step, None)
         if flight is not None:
-            self._attempts.put(step, (self._attempts.get(step) or 0) + 1)
+            self._attempts.put(step, self.attempts(step) + 1)
         return flight
+
+    def attempts(self, step: str) -> int:
+        """How often a step was lost."""
+        return self._attempts.get(step) or 0
+
+    def avoid(self, step: str, queue: str) -> None:
+        """The workers of a queue do not do a step right: others are to do it, if there are any."""
+        self._avoided.put(step, (self._avoided.get(step) or frozenset()) | {queue})
 
     def forget(self, job: str) -> None:
         """The job has ended: its ready steps are dropped, those in flight run out."""
@@ -169,13 +203,17 @@ class Dispatcher:
     def withdraw(self, job: str) -> None:
         """The job's ready steps are not due any more, or have to be made ready again."""
         for step in list(self._steps.get(job, ())):
-            ready = self._ready.pop(step, None)
-            if ready is not None:
-                self._count(ready, -1)
+            self._unready(step)
 
     def needs_of(self, job: str) -> list[Need]:
         """What the job's steps, ready or in flight, need."""
         return sorted(self._needs.get(job, ()))
+
+    def _unready(self, step: str) -> None:
+        ready = self._ready.pop(step, None)
+        if ready is not None:
+            self._apart.pop(step, None)
+            self._count(ready, -1)
 
     def _land(self, step: str, seconds: float | None) -> Flight | None:
         flight = self.resources.end(step)
@@ -200,15 +238,15 @@ class Dispatcher:
 
     def _count(self, ready: Ready, change: int) -> None:
         """Note that a step has come or gone."""
-        steps = self._steps.setdefault(ready.job, set())
+        steps = self._steps.setdefault(ready.job, {})
         needs = self._needs.setdefault(ready.job, Counter())
         needs[ready.need] += change
         if change > 0:
             self._work.add(ready.need, ready.seconds)
-            steps.add(ready.step)
+            steps[ready.step] = None
             return
         self._work.remove(ready.need, ready.seconds)
-        steps.discard(ready.step)
+        steps.pop(ready.step, None)
         if not needs[ready.need]:
             del needs[ready.need]
         if not steps:

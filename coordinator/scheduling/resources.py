@@ -31,6 +31,9 @@ LOST_AFTER = 3.0
 FORGET_AFTER = 600.0
 """Seconds after which a queue without workers and steps is forgotten."""
 
+SLOWNESS_DIGITS = 2
+"""Of the slowness by which queues are compared: less is noise."""
+
 SHARED_KEPT = 256
 """Answers to :meth:`Resources.share_cores` that are kept."""
 
@@ -72,6 +75,18 @@ class Resources:
         queue.foreign = max(ready - len(queue.flights), 0)
         if consumers == 0:
             self._drop(queue, [w for w in queue.workers.values() if time - w.seen > 1.0], time)
+        self._sort(queue)
+
+    def deleted(self, name: str, now: float) -> None:
+        """A queue is not there any more. Its workers wait for it, and are lost to nobody."""
+        time = self._clock.read(now)
+        queue = self.queues.get(name)
+        if queue is None:
+            return
+        queue.checked, queue.ready, queue.foreign = time, 0, 0
+        for worker in list(queue.workers.values()):
+            del queue.workers[worker.status.worker]
+            self._heard(queue, worker.status, None, time)
         self._sort(queue)
 
     def expire(self, now: float) -> None:
@@ -159,7 +174,7 @@ class Resources:
         if queue.pool is None:
             return
         if queue.free > 0:
-            queue.pool.idle.put(queue.name, (round(queue.slowness, 2), -queue.free, queue.name))
+            queue.pool.idle.put(queue.name, (round(queue.slowness, SLOWNESS_DIGITS), -queue.free, queue.name))
         else:
             queue.pool.idle.remove(queue.name)
 
@@ -192,11 +207,18 @@ class Resources:
         if queue is not None:
             queue.steps += 1
             queue.busy += seconds
+            moved = round(queue.slowness, SLOWNESS_DIGITS) != round(slowness, SLOWNESS_DIGITS)
             queue.slowness = slowness
-            self._sort(queue)
+            if moved:
+                self._sort(queue)
 
     def in_flight(self, step: str) -> bool:
         return step in self._by_step
+
+    def queue_of(self, step: str) -> str | None:
+        """The queue on which a step is in flight."""
+        queue = self._by_step.get(step)
+        return queue.name if queue is not None else None
 
     def flights(self) -> Iterator[Flight]:
         """All steps in flight."""
@@ -261,8 +283,15 @@ class Resources:
 
     def least_loaded(self, need: Need) -> Queue | None:
         """The live queue for ``need`` with the fewest flights per slot, idle or not."""
-        live = [q for pool in self._pools_for(need) for q in pool.queues.values() if q.slots]
-        return min(live, key=lambda q: (len(q.flights) / q.slots, q.name), default=None)
+        return min(self.live(need), key=lambda q: (len(q.flights) / q.slots, q.name), default=None)
+
+    def live(self, need: Need) -> list[Queue]:
+        """The queues for ``need`` that have workers."""
+        return [q for pool in self._pools_for(need) for q in pool.queues.values() if q.slots]
+
+    def workers_for(self, need: Need) -> set[str]:
+        """The live workers for ``need``."""
+        return {worker for queue in self.live(need) for worker in queue.workers}
 
     def slots(self, need: Need) -> int:
         """Steps that the live workers for ``need`` can do at once."""

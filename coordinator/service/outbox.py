@@ -12,7 +12,7 @@ from tunemesh.broker_config import topology
 from tunemesh.coordinator.events import DispatchFailed, QueueMissing, SaveFailed, Unreadable
 from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
+from tunemesh.shared.errors import BadMessage, LinkDown
 from tunemesh.shared.messages import JobEvent, Message, Snapshot, Step
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing
 
@@ -55,6 +55,10 @@ class Outbox:
         """Tell only the one who asked. It may be lost."""
         self._tell(message, "", reply_to, correlation_id)
 
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Done with a delivery."""
+        self._link.ack(delivery)
+
     def put_aside(self, delivery: Delivery, reason: str, kind: str, reply_to: str | None) -> None:
         """Dead-letter a message, with the reason, and tell a client that asked for answers."""
         log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)
@@ -66,7 +70,8 @@ class Outbox:
             type=kind,
             headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
         )
-        self.publish(letter, lambda: self._link.ack(delivery))
+        # One that nobody takes is in the log, and must not be held for ever.
+        self.publish(letter, lambda: self._link.ack(delivery), lambda: self._link.ack(delivery))
         if delivery.exchange == topology.RESULTS and kind == "undecodable":
             self._link.events.put(Unreadable(delivery.message_id.removesuffix("/result"), reason))
         if reply_to is not None:
@@ -131,17 +136,20 @@ class Outbox:
         done: Callable[[], object] | None = None,
         failed: Callable[[], object] | None = None,
     ) -> None:
+        """Send a message. ``done`` is called when the broker has it, ``failed`` when it refuses it; neither
+        when the connection is lost: everything held comes again then, and the core starts afresh."""
+
         def confirmed(future: Future[None]) -> None:
             error = future.exception()
             if error is None:
                 if done is not None:
                     done()
                 return
-            # A lost connection needs no answer: everything held comes again, and the core starts afresh.
-            if isinstance(error, Unroutable) and failed is not None:
+            if isinstance(error, LinkDown):
+                return
+            log.warning("%s %s: %s", outgoing.type, outgoing.message_id, error)
+            if failed is not None:
                 failed()
-            if not isinstance(error, LinkDown):
-                log.warning("%s %s: %s", outgoing.type, outgoing.message_id, error)
 
         self._link.publish(outgoing, self.epoch).add_done_callback(confirmed)
 

@@ -6,7 +6,6 @@ The shell holds deliveries by handle and keeps no other state. It consumes from 
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import signal
@@ -48,8 +47,9 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs.ledger import Handle, Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.coordinator.journal.records import Journal
+from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
@@ -64,14 +64,10 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.declarations import Declarations
-from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
+from tunemesh.shared.transport.link import Delivery, Down, Link, QueueDepth, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
 log = logging.getLogger(__name__)
-
-REFRESH = 600.0
-"""Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds
-one for 30 minutes."""
 
 STATUS_QUEUE = "coordinator.status"
 
@@ -91,14 +87,6 @@ ACCEPTED: dict[str, tuple[type[Message], ...]] = {
 
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
-
-@dataclass(slots=True)
-class _Held:
-    delivery: Delivery
-    kind: str
-    since: float
-    refreshing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +109,6 @@ class Service:
     def __init__(self, url: str, strategy: str = "interleaved", journal: Path | None = None) -> None:
         self._core = Core(strategy)
         self._journal = Journal(journal, strategy) if journal is not None else None
-        self._handles = itertools.count(1)
-        self._held: dict[Handle, _Held] = {}
-        self._refreshing: dict[str, Handle] = {}
         self._name = process_name("coordinator")
         self._marker = Marker(start="")
         self._active = False
@@ -142,6 +127,7 @@ class Service:
             ],
         )
         self._outbox = Outbox(self._link)
+        self._held = HeldDeliveries(self._outbox)
         self._url = url
 
     def run(self) -> int:
@@ -160,25 +146,14 @@ class Service:
         next_tick = next_check = 0.0
         while True:
             event = self._link.next(TICK)
-            match event:
-                case _Leave():
-                    break
-                case Up(epoch):
-                    self._outbox.epoch, self._active = epoch, False
-                    self._held.clear()
-                    self._refreshing.clear()
-                    self._begin()
-                case Down(reason):
-                    log.warning("connection lost: %s", reason)
-                case Delivery():
-                    self._guarded(event)
-                case QueueSeen() | QueueMissing() | Unreadable() | DispatchFailed() | SaveFailed():
-                    self._give(event)
+            if isinstance(event, _Leave):
+                break
+            self.take(event)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
-                self._give(Tick())
-                self._refresh(now)
+                self.take(Tick())
+                self._held.refresh(now)
             if now >= next_check:
                 next_check = now + CHECK
                 self._check_queues()
@@ -187,6 +162,20 @@ class Service:
             self._journal.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
+
+    def take(self, event: object) -> None:
+        """Deal with an event of the link, or a :class:`Tick`. Whatever it is, the coordinator goes on."""
+        match event:
+            case Up(epoch):
+                self._outbox.epoch, self._active = epoch, False
+                self._held.clear()
+                self._begin()
+            case Down(reason):
+                log.warning("connection lost: %s", reason)
+            case Delivery():
+                self._guarded(event)
+            case QueueSeen() | QueueMissing() | Unreadable() | DispatchFailed() | SaveFailed() | Tick():
+                self._give_guarded(event)
 
     def _set_up(self) -> None:
         """Declare what this user may, once the broker is there; else wait until somebody else has."""
@@ -210,17 +199,28 @@ class Service:
             self._delivered(delivery)
         except Exception as error:
             log.error("a defect of the coordinator: %s", traceback.format_exc())
+            self._held.forget(delivery)  # it is settled here, and must not be once more
             try:
                 self._put_aside(delivery, f"a defect of the coordinator: {type(error).__name__}: {error}")
             except Exception:
                 log.error("a message is dropped: %s", traceback.format_exc())
                 self._link.ack(delivery)
 
+    def _give_guarded(self, event: Event) -> None:
+        """Give the core something that is no delivery. What goes wrong is logged; time brings it again."""
+        try:
+            self._give(event)
+        except Exception:
+            log.error("a defect of the coordinator: %s", traceback.format_exc())
+
     def _give(self, event: Event) -> None:
         now = time.monotonic()
-        instructions = self._core.handle(event, now)
-        if self._journal is not None:
-            self._write_down(self._journal, now, event, instructions)
+        instructions: list[Instruction] = []
+        try:
+            instructions = self._core.handle(event, now)
+        finally:
+            if self._journal is not None:
+                self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
 
     def _write_down(
@@ -246,26 +246,23 @@ class Service:
             # Until now another coordinator may have been the active one. It then took the marker.
             self._active = True
             self._begin()
-        handle = self._refreshing.pop(delivery.message_id, None)
-        if handle is not None and delivery.exchange == topology.LEDGER and handle in self._held:
-            # The copy of something held: from now on the copy is held instead.
-            self._link.ack(self._held[handle].delivery)
-            self._held[handle] = _Held(delivery, self._held[handle].kind, time.monotonic())
+        if self._held.takes(delivery, time.monotonic()):
             return
         try:
             message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
         except BadMessage as error:
             self._put_aside(delivery, str(error))
+            if delivery.exchange == topology.LEDGER and delivery.correlation_id:
+                self._give(SaveFailed(delivery.correlation_id, f"its ledger cannot be read: {error}"))
             return
         if isinstance(message, Marker):
             self._link.ack(delivery)
             if message == self._marker:  # not that of an earlier connection, or of another coordinator
                 self._give(CaughtUp())
             return
-        handle = next(self._handles)
-        self._held[handle] = _Held(delivery, message.type_name, time.monotonic())
+        handle = self._held.hold(delivery, message.type_name, time.monotonic())
         assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
-        event = Arrived(handle, message, _answers_to(delivery), delivery.correlation_id)
+        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id)
         self._give(event)
 
     def _begin(self) -> None:
@@ -275,7 +272,7 @@ class Service:
         self._outbox.to_itself(self._marker)
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
-        self._outbox.put_aside(delivery, reason, "undecodable", _answers_to(delivery))
+        self._outbox.put_aside(delivery, reason, "undecodable", answers_to(delivery))
 
     def _check_queues(self) -> None:
         for name in list(self._core.resources.queues):
@@ -294,63 +291,40 @@ class Service:
     # -- Out ------------------------------------------------------------------------------------------------
 
     def _apply(self, instructions: list[Instruction]) -> None:
-        outbox = self._outbox
+        """Do all of it: what the core has decided is half done otherwise."""
         for instruction in instructions:
-            match instruction:
-                case Dispatch(queue, step):
-                    outbox.dispatch(queue, step)
-                case Save(ledger):
-                    outbox.to_itself(ledger, ledger.request.job)
-                case Acknowledge(handle):
-                    self._release(handle)
-                case Declare(queue):
-                    outbox.declare(queue)
-                case Purge(queue):
-                    outbox.purge(queue)
-                case PutAside(handle, reason):
-                    held = self._held.pop(handle, None)
-                    if held is not None:
-                        outbox.put_aside(held.delivery, reason, "senseless", _answers_to(held.delivery))
-                case Log(level, text, job, step, worker):
-                    named = next((name for name in (step, job, worker) if name), "mesh")
-                    fields = {"job": job, "step": step, "worker": worker}
-                    log.log(LEVELS[level], "%s: %s", named, text, extra=fields)
-                case Tell(event, None):
-                    outbox.tell(event)
-                case Tell(event, str(reply_to), correlation_id):
-                    outbox.answer(event, reply_to, correlation_id or event.job)
-                case Answer(reply_to, correlation_id, snapshot):
-                    outbox.answer(snapshot, reply_to, correlation_id)
+            try:
+                self._do(instruction)
+            except Exception as error:
+                log.error("a defect of the coordinator: %s", traceback.format_exc())
+                cause = f"a defect of the coordinator: {type(error).__name__}: {error}"
+                if isinstance(instruction, Save):
+                    self._link.events.put(SaveFailed(instruction.ledger.request.job, cause))
+                elif isinstance(instruction, Dispatch):
+                    self._link.events.put(DispatchFailed(instruction.step.id, cause))
 
-    def _release(self, handle: Handle) -> None:
-        held = self._held.pop(handle, None)
-        if held is not None:
-            self._link.ack(held.delivery)
-
-    def _refresh(self, now: float) -> None:
-        """Publish anew what has been held for long, so that no consumer timeout strikes."""
-        for handle, held in self._held.items():
-            if held.refreshing or now - held.since < REFRESH:
-                continue
-            held.refreshing = True
-            delivery = held.delivery
-            name = uuid.uuid4().hex
-            self._refreshing[name] = handle
-            copy = Outgoing(
-                exchange=topology.LEDGER,
-                key=topology.LEDGER_KEY,
-                body=delivery.body,
-                message_id=name,
-                type=held.kind,
-                headers={"copy": "held for long"},
-            )
-            self._outbox.publish(copy)
-
-
-def _answers_to(delivery: Delivery) -> str | None:
-    """The queue for answers, where a client may name it: the coordinator could publish into any."""
-    reply_to = delivery.reply_to
-    if reply_to is not None and not topology.is_reply_queue(reply_to):
-        log.warning("a client asks for answers in %r, which is no queue of a client: not answered", reply_to)
-        return None
-    return reply_to
+    def _do(self, instruction: Instruction) -> None:
+        outbox = self._outbox
+        match instruction:
+            case Dispatch(queue, step):
+                outbox.dispatch(queue, step)
+            case Save(ledger):
+                outbox.to_itself(ledger, ledger.request.job)
+            case Acknowledge(handle):
+                self._held.release(handle)
+            case Declare(queue):
+                outbox.declare(queue)
+            case Purge(queue):
+                outbox.purge(queue)
+            case PutAside(handle, reason):
+                self._held.put_aside(handle, reason)
+            case Log(level, text, job, step, worker):
+                named = next((name for name in (step, job, worker) if name), "mesh")
+                fields = {"job": job, "step": step, "worker": worker}
+                log.log(LEVELS[level], "%s: %s", named, text, extra=fields)
+            case Tell(event, None):
+                outbox.tell(event)
+            case Tell(event, str(reply_to), correlation_id):
+                outbox.answer(event, reply_to, correlation_id or event.job)
+            case Answer(reply_to, correlation_id, snapshot):
+                outbox.answer(snapshot, reply_to, correlation_id)

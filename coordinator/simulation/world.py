@@ -86,7 +86,7 @@ class World:
         self._idle: dict[str, list[Worker]] = defaultdict(list)
         self._draw = random.Random(f"{self.scenario.seed}/faults")
         self.workers = list(workers_of(self.scenario))
-        self._core: Core | None = None
+        self.core: Core | None = None
         self._epoch = 0
         self._restarts = 0
 
@@ -137,7 +137,7 @@ class World:
     # -- The coordinator ------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        self._core = Core(self.scenario.strategy, self._timed)
+        self.core = Core(self.scenario.strategy, self._timed)
         self._epoch += 1
         self._give(Connected(wall=EPOCH))
         for handle, message in list(self._held.items()):
@@ -146,7 +146,7 @@ class World:
         self._report()
 
     def _restart(self) -> None:
-        self._core = None
+        self.core = None
         self._restarts += 1
         self._at(SUCCESSOR, self._succeed, self._restarts)
 
@@ -159,10 +159,10 @@ class World:
         return self.strategies[-1]
 
     def _give(self, event: Event) -> None:
-        if self._core is None:
+        if self.core is None:
             return
         began = perf_counter()
-        instructions = self._core.handle(event, EPOCH + self.env.now)
+        instructions = self.core.handle(event, EPOCH + self.env.now)
         self.core_seconds += perf_counter() - began
         for instruction in instructions:
             match instruction:

@@ -7,7 +7,7 @@ every kind of result has: ``problem`` says in one line why it is no answer, or n
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -26,7 +26,7 @@ from tunemesh.shared.messages.basics import (
     step_id,
     tag_of,
 )
-from tunemesh.shared.messages.requests import MOST_VARIANTS
+from tunemesh.shared.messages.requests import INLINE_LIMIT, MOST_VARIANTS
 from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
@@ -103,7 +103,9 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
-        return ""
+        return _too_large(
+            [self.model, *(blob for task in self.tasks for blob in (task.workload, task.untuned))]
+        )
 
 
 class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
@@ -201,7 +203,7 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
         for name in self.files:
             if re.fullmatch(FILE_NAME, name) is None or name in OWN_FILES:
                 return f"{clip(name, 60)!r} is no name for a further file"
-        return ""
+        return _too_large([self.tuned, self.untuned, self.signature, self.records, *self.files.values()])
 
 
 class VariantLatency(Struct, frozen=True):
@@ -296,6 +298,13 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
             "queue-ms": round(self.timing.waited * 1000),
             "busy-ms": round((self.timing.finished - self.timing.started) * 1000),
         }
+
+
+def _too_large(blobs: Iterable[Blob]) -> str:
+    """Why the ledger of a job could not hold these."""
+    if any(len(blob.data or b"") > INLINE_LIMIT for blob in blobs):
+        return f"it has more than {INLINE_LIMIT:,} bytes in the message that belong into the artifact store"
+    return ""
 
 
 def _not_those(found: list[int], asked: Collection[int]) -> str:

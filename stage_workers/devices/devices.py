@@ -126,7 +126,7 @@ def lock_device(device: Device, folder: Path | None = None) -> DeviceLock:
         Unavailable: another process has it, named by its process id; it may be on its way out. Or there is no
             room for the lock files now.
     """
-    place = _lock_folder() if folder is None else folder
+    place = lock_folder() if folder is None else folder
     taken: list[int] = []
     try:
         # In the order of their names, so that two workers never wait for each other.
@@ -146,7 +146,7 @@ def owner_of(device: Device, folder: Path | None = None) -> int | None:
         BadInput: the folder of the lock files cannot be used.
         Unavailable: there is no room for it now.
     """
-    place = _lock_folder() if folder is None else folder
+    place = lock_folder() if folder is None else folder
     for name in device.locks:
         with contextlib.suppress(OSError):
             descriptor = os.open(place / f"{name}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -246,7 +246,7 @@ def _write_name(descriptor: int) -> None:
     os.pwrite(descriptor, f"{os.getpid()} {fields[BORN] if fields else ''}\n".encode(), 0)
 
 
-def _lock_folder() -> Path:
+def lock_folder() -> Path:
     """One folder for all users: under ``/run/lock`` where everybody may write there, else under ``/tmp``."""
     root = Path("/run/lock")
     if not (root.is_dir() and root.stat().st_mode & stat.S_IWOTH):

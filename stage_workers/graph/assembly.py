@@ -11,21 +11,11 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import (
-    compilation,
-    convolutions,
-    models,
-    optimisation,
-    options,
-    variants,
-    workloads,
-)
-from tunemesh.stage_workers.graph.options import GraphOptions
+from tunemesh.stage_workers.graph import compilation, models, optimisation, variants, workloads
+from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
 log = logging.getLogger(__name__)
-
-AS_GIVEN = GraphOptions(convolutions="as-given")
 
 
 def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assembled:
@@ -38,12 +28,12 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     Raises:
         JobFailed: when some task was tuned, but is no part of the model.
     """
-    given, target = options.read(call.options), call.target
-    module, signatures = models.unpack(call.model)
+    target = call.target
+    module, signatures, changes = models.unpack(call.model)
+    modules, plain = variants.split(module), [NONE] * len(changes)
     # What there would be without Tunemesh.
-    as_given = _optimised(module, target, AS_GIVEN)
-    rewritten = convolutions.wanted(target, given)
-    optimised = _optimised(module, target, given) if rewritten else as_given
+    as_given = optimisation.optimise_all(modules, target, plain)
+    optimised = as_given if changes == plain else optimisation.optimise_all(modules, target, changes)
     with _tuned(optimised, call.tasks) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
@@ -52,13 +42,6 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         tuned=compiled,
         untuned=compilation.compile_model(as_given, target),
         signature=models.pack_signatures(signatures),
-    )
-
-
-def _optimised(module: Any, target: str, given: GraphOptions) -> Any:
-    """``module``, optimised variant by variant, as at import."""
-    return variants.join(
-        [optimisation.optimise(variant, target, given) for variant in variants.split(module)]
     )
 
 

@@ -19,16 +19,15 @@ from tunemesh.shared.messages import Judgement, OutputCheck
 from tunemesh.shared.messages.results import furthest
 from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import compilation, optimisation, targets
+from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature
-from tunemesh.stage_workers.graph.options import GraphOptions
 from tunemesh.stage_workers.measuring import comparison, inputs, judges, loading, ranges
 from tunemesh.stage_workers.measuring.comparison import Array, Expected, Found
 from tunemesh.stage_workers.measuring.judges import Judge, NoJudge
 from tunemesh.stage_workers.measuring.ranges import Range
 from tunemesh.stage_workers.platforms.protocol import ImportCall
 
-AS_GIVEN = GraphOptions(convolutions="as-given")
 CHANGING = 20.0
 """Seconds that the runs may take which find out how far rounding moves the outputs; where they would take
 longer there are only two of them."""
@@ -106,7 +105,7 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
     """
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
     here = targets.resolve("native")
-    lowered = optimisation.optimise(module, here, AS_GIVEN)
+    lowered = optimisation.optimise(module, here, NONE).module
     choices = _choices(lowered, tensors, call)
     by, given = _given(signature, call)
     try:
@@ -257,7 +256,7 @@ def _choices(lowered: Any, tensors: Tensors, call: ImportCall) -> list[tuple[str
     within: Mapping[str, Range] = {**found, **call.ranges}
     described = "".join(f", {name} in [{least:g}, {above:g})" for name, (least, above) in within.items())
     made = []
-    for floats in (inputs.SIGNED, inputs.POSITIVE):
+    for floats in (inputs.SIGNED, inputs.POSITIVE, inputs.ABOVE_ONE):
         text = f"random, floats in [{floats[0]:g}, {floats[1]:g}){described}"
         made.append((text, inputs.random(tensors, call.seed, within, floats)))
     return made
@@ -268,6 +267,9 @@ class _Untuned:
 
     Args:
         with_constants: its constants can be changed, too.
+
+    Raises:
+        BadModel: it cannot be compiled.
     """
 
     def __init__(self, lowered: Any, target: str, with_constants: bool) -> None:
@@ -276,7 +278,11 @@ class _Untuned:
         self._constants: list[Array] = []
         if with_constants:
             lowered, self._constants = _lifted(lowered)
-        compiled = compilation.compile_model(lowered, target)
+        try:
+            compiled = compilation.compile_model(lowered, target)
+        except Exception as error:  # whatever TVM or LLVM raise
+            reraise_memory_error(error)
+            raise BadModel(f"TVM cannot compile the model: {first_line(error)}") from None
         self._main = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())["main"]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:

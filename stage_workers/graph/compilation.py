@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import linking, targets
+from tunemesh.stage_workers.graph import linking, loops, targets
 
 LEFT_TO_LLVM = (
     "tirx.RemoveNoOp",
@@ -59,7 +59,7 @@ def compile_and_link(module: Any, target: str) -> bytes:
     """A shared object whose function ``main`` takes the workload's tensors."""
     import tvm
 
-    return linking.link(tvm.tirx.build(module, target=targets.load(target)))
+    return linking.link(tvm.tirx.build(loops.for_cores_of(module, target), target=targets.load(target)))
 
 
 def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
@@ -69,7 +69,7 @@ def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> byt
     from tvm.relax import pipeline
 
     compiled_for = targets.load(target)
-    module = with_default_schedule(module, target)
+    module = loops.for_cores_of(with_default_schedule(module, target), target)
     with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
         # Not the default pipeline: it would fuse once more, over functions already scheduled.
         executable = tvm.relax.build(

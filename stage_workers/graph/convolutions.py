@@ -11,9 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from tunemesh.stage_workers.graph import models, targets, winograd, workloads
+from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.layouts import CONVOLUTION
 from tunemesh.stage_workers.graph.options import GraphOptions
-
-CONVOLUTION = "relax.nn.conv2d"
 
 TRAFFIC = 12
 """Multiplications in the time that one weight takes from memory: 16 GB/s at 50 G multiplications/s, on a
@@ -57,29 +57,23 @@ class Convolution(Struct, frozen=True):
         return winograd.INPUT**2 * (products + transforms) < MARGIN * plain
 
 
-def prepare(module: Any, target: str, options: GraphOptions) -> Any:
-    """``module`` with channels last if one of its convolutions gains by that, else as it is."""
-    import tvm
-    from tvm.relax import transform
-
-    if not wanted(target, options) or not _gains(module):
-        return module
-    passes = [
-        transform.ConvertLayout({CONVOLUTION: ["NHWC", "HWIO"]}),
-        transform.FoldConstant(),
-        transform.CanonicalizeBindings(),
-    ]
-    return tvm.transform.Sequential(passes)(module)
-
-
-def legalizers(target: str, options: GraphOptions) -> dict[str, Any]:
-    """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
-    return {CONVOLUTION: _legalize} if wanted(target, options) else {}
-
-
 def wanted(target: str, options: GraphOptions) -> bool:
     """Whether convolutions may be rewritten at all."""
     return options.convolutions == "winograd" and not targets.is_gpu(target)
+
+
+def gains(module: Any) -> bool:
+    """Whether one of the convolutions of a module gains by Winograd's algorithm."""
+    import tvm
+
+    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
+    found = [_read(call) for call in calls if _name(call) == CONVOLUTION]
+    return any(each is not None and each.pays for each in found)
+
+
+def legalizers(changes: Changes) -> dict[str, Any]:
+    """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
+    return {CONVOLUTION: _legalize} if changes.channels_last else {}
 
 
 def _legalize(builder: Any, call: Any) -> Any:
@@ -87,14 +81,6 @@ def _legalize(builder: Any, call: Any) -> Any:
     if call.attrs.data_layout == "NHWC" and found is not None and found.pays:
         return _emit(builder, call, found)
     return call.op.get_attr("FLegalize")(builder, call)  # as TVM does by default
-
-
-def _gains(module: Any) -> bool:
-    import tvm
-
-    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
-    found = [_read(call) for call in calls if _name(call) == CONVOLUTION]
-    return any(each is not None and each.pays for each in found)
 
 
 def _name(call: Any) -> str:

@@ -10,13 +10,23 @@ import numpy as np
 
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source
-from tunemesh.stage_workers.graph import batch_norm, checking, models, optimisation, options, tasks, variants
+from tunemesh.stage_workers.graph import (
+    batch_norm,
+    checking,
+    models,
+    optimisation,
+    options,
+    proving,
+    tasks,
+    variants,
+)
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 
 def import_model(call: ImportCall) -> Imported:
     """See :meth:`stage_workers.platforms.protocol.Platform.import_model`."""
     given = options.read(call.options)
+    target = call.target
     source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
     found = [frontends.read(source, variant) for variant in call.variants]
     signatures = models.signatures_of([signature for _, signature in found])
@@ -25,11 +35,18 @@ def import_model(call: ImportCall) -> Imported:
         checking.sample(source, module, signature, call)
         for module, signature in zip(folded, signatures.variants, strict=True)
     ]
-    optimised = variants.join([optimisation.optimise(module, call.target, given) for module in folded])
+    proven = [
+        proving.prove(module, signature, sample, target, given)
+        for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
+    ]
+    changes = [each.changes for each in proven]
+    optimised = optimisation.optimise_all(folded, target, changes)
+    extracted, untuned = tasks.extract(optimised, target)
     return Imported(
-        model=models.pack(variants.join(folded), signatures),
-        tasks=tasks.extract(optimised, call.target),
+        model=models.pack(variants.join(folded), signatures, changes),
+        tasks=extracted,
         constants=_constants(optimised),
+        notes=list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned,
         sample=checking.pack(samples),
         judged=[each.judgement for each in samples],
     )

@@ -9,14 +9,21 @@ import msgspec
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadInput, BadModel
-from tunemesh.stage_workers.graph import variants
+from tunemesh.stage_workers.graph import variants, weights
+from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.weights import Weight
+
+ANY = -1
+"""A length of an output that depends on what the inputs hold."""
 
 
 class Tensor(Struct, frozen=True):
-    """An input or output of a model, by the name it has in the model's file."""
+    """An input or output of a model, by the name it has in the model's file. A size of an output that depends
+    on the data is -1."""
 
     name: str
     shape: tuple[int, ...]
+    """Of an output a length may be :data:`ANY`."""
     dtype: str
 
 
@@ -86,23 +93,27 @@ def _sizes(shape: Sequence[int]) -> str:
 
 class _Stored(Struct, frozen=True):
     signatures: Signatures
-    module: str
+    changes: list[Changes]
+    graph: str
+    weights: list[Weight]
 
 
-def pack(module: Any, signatures: Signatures) -> bytes:
-    """The bytes of a Relax module, with all variants in it."""
+def pack(module: Any, signatures: Signatures, changes: Sequence[Changes]) -> bytes:
+    """The bytes of a Relax module with all variants in it, and of how each of them is to be changed."""
     import tvm
 
+    graph, taken = weights.take_out(module)
     # Not compressed: nearly all of it is weights, and these hardly shrink.
-    return msgspec.msgpack.encode(_Stored(signatures, str(tvm.ir.save_json(module))))
+    return msgspec.msgpack.encode(_Stored(signatures, list(changes), str(tvm.ir.save_json(graph)), taken))
 
 
-def unpack(model: bytes) -> tuple[Any, Signatures]:
-    """Module and signatures of :func:`pack`'s bytes."""
+def unpack(model: bytes) -> tuple[Any, Signatures, list[Changes]]:
+    """What :func:`pack` was given."""
     import tvm
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
-    return tvm.ir.load_json(stored.module), stored.signatures
+    module = weights.put_back(tvm.ir.load_json(stored.graph), stored.weights)
+    return module, stored.signatures, stored.changes
 
 
 def nodes(module: Any) -> list[Any]:
@@ -119,7 +130,7 @@ def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signatur
     """The signature of ``module``'s main function, with the given names.
 
     Raises:
-        BadModel: when a shape is not static, or something is not a tensor.
+        BadModel: when an input's shape is not static, or something is not a tensor.
     """
     main = module["main"]
     result = main.ret_ty
@@ -135,10 +146,11 @@ def _tensor(name: str, ty: Any, role: str) -> Tensor:
 
     if not isinstance(ty, tvm.relax.TensorType):
         raise BadModel(f"the {role} {name} is not a tensor")
-    dims: list[Any] = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None]
-    if not all(isinstance(dim, tvm.tirx.IntImm) for dim in dims):
-        raise BadModel(f"the shape of the {role} {name} depends on the data, which cannot be tuned")
-    return Tensor(name, tuple(int(dim.value) for dim in dims), str(ty.dtype))
+    dims = list(ty.shape.values) if isinstance(ty.shape, tvm.relax.ShapeExpr) else [None] * max(ty.ndim, 0)
+    shape = tuple(int(dim.value) if isinstance(dim, tvm.tirx.IntImm) else ANY for dim in dims)
+    if role == "input" and ANY in shape:
+        raise BadModel(f"the shape of the input {name} is not fixed")
+    return Tensor(name, shape, str(ty.dtype))
 
 
 def pack_signatures(signatures: Signatures) -> bytes:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.graph import convolutions, targets
+from tunemesh.stage_workers.graph import (
+    constants,
+    convolutions,
+    fusing,
+    layouts,
+    models,
+    precision,
+    targets,
+    variants,
+)
+from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
-from tunemesh.stage_workers.graph.options import GraphOptions
 
 
-def optimise(module: Any, target: str, options: GraphOptions) -> Any:
+class Optimised(Struct, frozen=True):
+    """A model that is optimised.
+
+    Attributes:
+        module: whose functions are what can be tuned.
+        groups: of its functions, those that were fused around a product or a reduction.
+    """
+
+    module: Any
+    groups: list[fusing.Group]
+
+
+def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     """Fold constants, choose the layout, lower operators to TIR and fuse what can be fused.
 
     The same arguments give the same functions, in every process.
@@ -21,23 +45,46 @@ def optimise(module: Any, target: str, options: GraphOptions) -> Any:
     import tvm
     from tvm.relax import transform
 
-    simplify = [
-        transform.DecomposeOpsForInference(),
-        transform.FoldConstant(),
-        transform.CanonicalizeBindings(),
-    ]
     lower = [
-        transform.LegalizeOps(convolutions.legalizers(target, options)),
+        transform.LegalizeOps(convolutions.legalizers(changes)),
         transform.AnnotateTIROpPattern(),
         transform.FoldConstant(),
-        transform.FuseOps(),
-        transform.FuseTIR(),
-        transform.DeadCodeElimination(),
     ]
+    fuse = [transform.FuseTIR(), transform.DeadCodeElimination()]
     try:
         with targets.load(target), tvm.transform.PassContext(opt_level=3):
-            simple = tvm.transform.Sequential(simplify)(module)
-            return tvm.transform.Sequential(lower)(convolutions.prepare(simple, target, options))
+            simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
+            simple = constants.fold(simple)
+            simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
+            if changes.channels_last:
+                simple = layouts.channels_last(simple)
+            lowered = tvm.transform.Sequential(lower)(simple)
+            _require_lowered(lowered)
+            grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))
+            return Optimised(tvm.transform.Sequential(fuse)(grouped), fusing.groups(grouped))
+    except BadModel:
+        raise
     except Exception as error:  # passes raise whatever their operators raise
         reraise_memory_error(error)
         raise BadModel(f"TVM cannot lower the model: {first_line(error)}") from None
+
+
+def optimise_all(modules: Sequence[Any], target: str, changes: Sequence[Changes]) -> Any:
+    """The variants of a model, each with its changes, optimised and joined."""
+    pairs = zip(modules, changes, strict=True)
+    return variants.join([optimise(module, target, each).module for module, each in pairs])
+
+
+def _require_lowered(module: Any) -> None:
+    """Raise where an operator is still one that has code of its own.
+
+    Raises:
+        BadModel: with the names of those.
+    """
+    import tvm
+
+    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
+    ops = [call.op for call in calls if isinstance(call.op, tvm.ir.Op)]
+    left = sorted({str(op.name).removeprefix("relax.") for op in ops if op.get_attr("FLegalize") is not None})
+    if left:
+        raise BadModel(f"TVM has no code for {', '.join(left)} with these shapes and attributes")

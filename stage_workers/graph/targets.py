@@ -65,6 +65,12 @@ def cores(target: str) -> int:
     return int(json.loads(target).get("num-cores", 1))
 
 
+def here(target: str) -> str:
+    """The target for this machine's CPU with as many cores as a canonical CPU target: what is compiled to be
+    run where the model is imported."""
+    return json.dumps({**_native(), "num-cores": cores(target)}, sort_keys=True)
+
+
 def device(name: str) -> Any:
     """The TVM device of ``cpu`` or ``cuda:<n>``."""
     import tvm

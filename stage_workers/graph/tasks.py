@@ -10,30 +10,44 @@ from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask
 
 
-def extract(module: Any, target: str) -> list[ExtractedTask]:
-    """The distinct workloads of an optimised module, in order of first use.
+def extract(module: Any, target: str) -> tuple[list[ExtractedTask], list[str]]:
+    """The distinct workloads of an optimised module, in order of first use, and what cannot be one and why.
 
     Raises:
         BadModel: there is none, or one cannot be compiled.
     """
     from tvm.s_tir.meta_schedule import relax_integration
 
-    extracted = relax_integration.extract_tasks(module, targets.load(target))
-    extracted = [task for task in extracted if not workloads.is_scheduled(task.dispatched[0]["main"])]
-    if not extracted:
-        raise BadModel("the model has no operator that could be tuned")
+    found = relax_integration.extract_tasks(module, targets.load(target))
+    found = [task for task in found if not workloads.is_scheduled(task.dispatched[0]["main"])]
     first_use = {name: i for i, name in reversed(list(enumerate(_calls(module))))}
-    extracted.sort(key=lambda task: first_use[str(task.task_name)])
-    return [_task(task, target) for task in extracted]
+    found.sort(key=lambda task: first_use.get(str(task.task_name), len(first_use)))
+    reasons = [unfit(task.dispatched[0]["main"]) for task in found]
+    tasks = [_task(task, target) for task, reason in zip(found, reasons, strict=True) if not reason]
+    notes = [
+        f"{task.task_name} is not tuned: {reason}"
+        for task, reason in zip(found, reasons, strict=True)
+        if reason
+    ]
+    if not tasks:
+        why = f": {notes[0]}" if notes else ""
+        raise BadModel(f"the model has no operator that could be tuned{why}")
+    return tasks, notes
+
+
+def unfit(function: Any) -> str:
+    """Why a function is no task; empty where it is one."""
+    try:
+        arguments = workloads.arguments(function)
+    except ValueError as error:
+        return str(error)
+    empty = [each for each in arguments if 0 in each.shape]
+    return f"its tensor {empty[0].name} has no elements" if empty else ""
 
 
 def _task(task: Any, target: str) -> ExtractedTask:
     (workload,) = task.dispatched
     name = str(task.task_name)
-    try:
-        workloads.arguments(workload["main"])
-    except ValueError as error:
-        raise BadModel(f"the operator {name} cannot be tuned: {error}") from None
     try:
         untuned = compilation.build_untuned(workload, target)
     except Exception as error:  # whatever TVM, LLVM or nvcc raise

@@ -21,6 +21,8 @@ EXPECTED = "output:"
 """In a file of inputs, before the name of an output: what should come out for them."""
 EXPECTED_BY = "output-by"
 """In the same file: a text that says who computed that."""
+ABOVE_ONE: Range = (1.0, 2.0)
+"""Where there neither: ``acosh``."""
 LARGEST = 4 * 2**30
 """Bytes that the arrays of a file may have."""
 

@@ -89,6 +89,7 @@ class Imported(Struct, frozen=True, kw_only=True):
         model: as :class:`AssembleCall` takes it.
         tasks: what can be tuned.
         constants: bytes of constants that a run of the model reads.
+        notes: what was not done with the model and why, one sentence each.
         sample: inputs, and what the model should make of them, as :class:`ValidateCall` takes it.
         judged: by whom, for each variant, and how the untuned model compares.
     """
@@ -96,6 +97,7 @@ class Imported(Struct, frozen=True, kw_only=True):
     model: bytes
     tasks: list[ExtractedTask]
     constants: int = 0
+    notes: list[str] = []
     sample: bytes = b""
     judged: list[Judgement] = []
 
@@ -215,13 +217,11 @@ class AssembleCall(Struct, frozen=True, kw_only=True):
         model: as :class:`Imported` has it.
         target: canonical form.
         tasks: those of its tasks that were tuned, whoever did.
-        options: those that it was imported with.
     """
 
     model: bytes
     target: str
     tasks: list[TunedTask]
-    options: Options = {}
 
 
 class Assembled(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,6 @@ from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecor
 from tunemesh.shared.messages.results import FILE_NAME, OWN_FILES
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
-from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
 from tunemesh.stage_workers.stages.context import (
     ASSEMBLE_LIMIT,
@@ -46,7 +45,6 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
             for records, trials in ended
             if (best := _best(trials, records.untuned)) is not None
         ],
-        options=step.options.get(GRAPH, {}),
     )
     platform = platforms.name_of(step.target)
     assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)
@@ -104,8 +102,9 @@ def _exported(
         call = ExportCall(target=step.target, tasks=tasks)
         exported = whole(context, engine, Engine.export, call, EXPORT_LIMIT)
         for name, data in exported.files.items():
-            if name in OWN_FILES or not re.fullmatch(FILE_NAME, name):
+            wanted = f"{engine}-{name}" if name in files else name
+            if wanted in OWN_FILES or wanted in files or not re.fullmatch(FILE_NAME, wanted):
                 log.warning("%s: engine %s exports a file %r: left out", step.id, engine, name)
             else:
-                files[f"{engine}-{name}" if name in files else name] = data
+                files[wanted] = data
     return files

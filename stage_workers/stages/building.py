@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 
 from tunemesh.shared.messages import BuildDone, BuildWork, Built, Candidate, Step
+from tunemesh.shared.messages.tasks import BUILD_FAILURES
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
@@ -45,7 +46,8 @@ def _build(
         return Built(
             index=candidate.index,
             seconds=seconds,
-            outcome=answer.outcome or "build-failed",
+            # An engine that names what is for others to say has failed to build, at any rate.
+            outcome=answer.outcome if answer.outcome in BUILD_FAILURES else "build-failed",
             error=clip(answer.error or "the engine gave neither artifact nor reason"),
         )
     return Built(index=candidate.index, seconds=seconds, artifact=context.store.put(answer.artifact))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import ImportDone, ImportWork, Options, Step, TaskSpec
+from tunemesh.shared.messages import Blob, ImportDone, ImportWork, Options, Step, TaskSpec
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
@@ -22,17 +24,19 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         TunemeshError: the model, the target or an option cannot be used, or the store fails.
     """
     _check_options(step, context)
-    call = ImportCall(
-        model=context.store.get(work.model, limit=MODEL_BYTES),
-        target=step.target,
-        variants=variants(step.settings),
-        options=step.options.get(GRAPH, {}),
-        seed=step.seed,
-        ranges=step.settings.ranges,
-        inputs=context.store.get(work.samples) if work.samples is not None else None,
-    )
     platform = platforms.name_of(step.target)
-    imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+        call = ImportCall(
+            model=context.store.get(work.model, limit=MODEL_BYTES),
+            files=_placed(work.files, Path(folder), context),
+            target=step.target,
+            variants=variants(step.settings),
+            options=step.options.get(GRAPH, {}),
+            seed=step.seed,
+            ranges=step.settings.ranges,
+            inputs=context.store.get(work.samples) if work.samples is not None else None,
+        )
+        imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     tasks = [
         TaskSpec(
@@ -53,6 +57,23 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         sample=context.store.put(imported.sample, inline=False),
         judged=imported.judged,
     )
+
+
+def _placed(files: Mapping[str, Blob], folder: Path, context: Context) -> dict[str, str]:
+    """Put what came with a model into files with names of our own; where each is.
+
+    Raises:
+        TunemeshError: they are too large, or the store fails.
+    """
+    total = sum(blob.size for blob in files.values())
+    if total > MODEL_BYTES:
+        raise BadInput(f"the files of the model have {total:,} bytes; at most {MODEL_BYTES:,} are read here")
+    placed = {}
+    for number, (name, blob) in enumerate(files.items()):
+        path = folder / str(number)
+        context.store.save(blob, path)
+        placed[name] = str(path)
+    return placed
 
 
 def _check_options(step: Step, context: Context) -> None:

@@ -20,7 +20,7 @@ from tunemesh.shared.messages import (
     UpdateWork,
 )
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
-from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, engine_of, whole
+from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
 
 SEARCH_INLINE = 512 * 1024
@@ -30,6 +30,8 @@ MESSAGE_ROOM = 700 * 1024
 1 MiB of a message. The rest is for its error texts and timings."""
 LATENCY_BYTES = 9
 """Of a number in MessagePack."""
+HASH_LENGTH = 200
+"""Of a :class:`Candidate`."""
 CONFIRMED = 4
 """Candidates of a task that are confirmed at its end, at most."""
 NEAR = 1.1
@@ -79,7 +81,22 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         seed=step.seed,
         options=step.options.get(engine, {}),
     )
-    return whole(context, engine, Engine.update, call, UPDATE_LIMIT)
+    proposal = whole(context, engine, Engine.update, call, UPDATE_LIMIT)
+    if why := _problem(proposal, work.want):
+        raise StageFailed(f"engine {engine}, update: {why}")
+    return proposal
+
+
+def _problem(proposal: Proposal, want: int) -> str:
+    """Why the coordinator would refuse a proposal, or nothing: here its engine can be named."""
+    hashes = [name for name, _ in proposal.schedules]
+    if len(hashes) > want:
+        return f"it proposes {len(hashes)} schedules, asked were {want}"
+    if len(set(hashes)) < len(hashes):
+        return "it proposes a schedule twice"
+    if not all(1 <= len(name) <= HASH_LENGTH for name in hashes):
+        return f"the hash of a schedule has 1 to {HASH_LENGTH} characters"
+    return ""
 
 
 def leaders(trials: Sequence[Trial]) -> list[tuple[str, bytes]]:

@@ -155,10 +155,8 @@ def tuned_task(task: ExtractedTask, target: str, trial: Trial) -> TunedTask:
     return TunedTask(workload=task.workload, symbol=symbol, part=ENGINE.part(call), latency=trial.latency)
 
 
-def assemble(
-    model: bytes, target: str, tasks: list[TunedTask] | None = None, options: Options = AS_GIVEN
-) -> Assembled:
-    return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or [], options=options))
+def assemble(model: bytes, target: str, tasks: list[TunedTask] | None = None) -> Assembled:
+    return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or []))
 
 
 def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str, sample: bytes = b"") -> Validated:

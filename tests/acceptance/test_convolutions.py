@@ -61,7 +61,7 @@ def made_of(
 def computed(proto: onnx.ModelProto, target: str, options: Options) -> tuple[list[str], np.ndarray]:
     """Names of the tasks, and what the model computes for the input of :func:`expected`."""
     imported = import_model(proto.SerializeToString(), target, options)
-    library = assemble(imported.model, target, options=options).tuned
+    library = assemble(imported.model, target).tuned
     return [task.name for task in imported.tasks], run(library, image_for(proto))
 
 
@@ -138,7 +138,7 @@ def test_the_untuned_model_is_the_one_that_was_handed_in(target: str) -> None:
     libraries = []
     for options in (WINOGRAD, AS_GIVEN):
         imported = import_model(proto, target, options)
-        libraries.append(assemble(imported.model, target, options=options))
+        libraries.append(assemble(imported.model, target))
     assert b"winograd_product" in libraries[0].tuned
     assert b"winograd_product" not in libraries[0].untuned
     assert b"winograd_product" not in libraries[1].tuned
@@ -163,7 +163,7 @@ def test_a_model_that_comes_with_channels_last_keeps_its_layout(target: str, opt
     given = str(tvm.ir.save_json(builder.get())).encode()
     imported = import_model(given, target, options)
     assert any("winograd" in task.name for task in imported.tasks) == (options == WINOGRAD)
-    library = assemble(imported.model, target, options=options).tuned
+    library = assemble(imported.model, target).tuned
     got = run(library, np.ascontiguousarray(image.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
     reference = np.maximum(convolution(image, weights), 0)
     assert got.shape == reference.shape

@@ -203,7 +203,7 @@ def test_a_process_without_memory_or_with_that_of_another_task_proposes_the_same
         pass
 
     def forget(trials: list[Trial]) -> None:
-        candidates._kept.clear()
+        candidates.forget()
 
     def poison(trials: list[Trial]) -> None:
         """Every schedule is known, but as one of another task, and of another target."""
@@ -217,7 +217,7 @@ def test_a_process_without_memory_or_with_that_of_another_task_proposes_the_same
     remembered = rounds(product, nothing)
     assert rounds(product, nothing) == remembered  # now everything is known
     assert rounds(product, forget) == remembered
-    candidates._kept.clear()
+    candidates.forget()
     assert rounds(product, poison) == remembered
 
 
@@ -232,12 +232,12 @@ def test_what_was_proposed_need_not_be_replayed(
 
     original = schedules.replay
     monkeypatch.setattr(schedules, "replay", replay)
-    candidates._kept.clear()
+    candidates.forget()
     first = update(product.workload, target, None, [], 6)
     second = update(product.workload, target, first.search, pretend(first.schedules), 6)
     update(product.workload, target, second.search, pretend(second.schedules), 6)
     assert replayed == []
-    candidates._kept.clear()
+    candidates.forget()
     update(product.workload, target, first.search, pretend(first.schedules), 6)
     assert sorted(replayed) == sorted(schedule for _, schedule in first.schedules)
 

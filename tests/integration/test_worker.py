@@ -480,12 +480,14 @@ def test_the_same_step_is_answered_from_memory_and_another_one_with_its_id_is_no
         task = mesh.task(QUICK)
         candidates = mesh.candidates(task, 2)
         first = make_step(BuildWork(task=task, candidates=candidates[:1]), 4)
-        again = make_step(BuildWork(task=task, candidates=candidates[:1]), 4, attempt=1)
+        attempt = make_step(BuildWork(task=task, candidates=candidates[:1]), 4, attempt=1)
         other = make_step(BuildWork(task=task, candidates=candidates), 4)
-        for each in (first, again, other):
+        for each in (first, first, attempt, other):
             mesh.send(each)
-        done, repeated, different = mesh.await_results(3)
+        done, repeated, anew, different = mesh.await_results(4)
     assert repeated == done
+    # A further attempt is made where nothing could be made of the first result.
+    assert anew.timing.started > done.timing.started
     assert len(expect(BuildDone, different.result).built) == 2
 
 

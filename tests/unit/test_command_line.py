@@ -50,5 +50,5 @@ def test_only_a_wrong_path_is_final(
 
     monkeypatch.setattr(cli, "app", refuse)
     monkeypatch.setattr(cli.logs, "setup", lambda *_, **__: None)  # this is not the process of a command
-    assert cli._run() == code
+    assert cli.run() == code
     assert f"cannot use /a/file: {os.strerror(number)}" in capsys.readouterr().err

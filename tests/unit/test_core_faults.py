@@ -30,9 +30,11 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs import forecast, steps
+from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job, StepRef
+from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.shared.messages import (
+    Blob,
     BuildDone,
     Built,
     ImportDone,
@@ -152,14 +154,14 @@ def test_a_defect_fails_one_job_and_sets_one_message_aside(monkeypatch: pytest.M
     world = World(tasks=1, defects_expected=True)
     world.publish(request("bad", trials=8))
     world.publish(request("good", trials=8))
-    whole = forecast.key_of
+    whole = steps.is_back
 
-    def broken(job: Job, task: str) -> str:
-        if job.id == "bad" and task != "-":
+    def broken(job: Job, task: TaskLedger) -> bool:
+        if job.id == "bad" and job.round(task.spec.id, 0) is not None:
             raise ZeroDivisionError("a defect")
         return whole(job, task)
 
-    monkeypatch.setattr(forecast, "key_of", broken)
+    monkeypatch.setattr(steps, "is_back", broken)
     world.run("bad", "good")
     assert world.ledger("good").phase == "done"
     assert world.ledger("bad").phase == "failed"
@@ -276,15 +278,36 @@ def test_a_request_whose_ledger_could_not_be_kept_is_rejected_and_can_be_asked_a
 
 
 def test_a_last_ledger_that_is_too_large_ends_the_job_all_the_same() -> None:
-    world = World(tasks=1)
+    world = World(tasks=1, defects_expected=True)
     world.publish(request(trials=8))
-    world.run("job")
+    while not (world.core.jobs and world.core.jobs["job"].ended):
+        world.turn()
     job = world.core.jobs["job"]
     revision = job.ledger.revision
     out = world.give(SaveFailed("job", "Ledger of 2,000,000 bytes exceeds the limit"))
     (save,) = [each for each in out if isinstance(each, Save)]
     assert (save.ledger.revision, save.ledger.phase, save.ledger.tasks) == (revision, "failed", [])
+    assert (save.ledger.model, save.ledger.usage, save.ledger.timings) == (None, {}, [])
     assert "exceeds the limit" in save.ledger.error
+    # Once more: there is nothing left to leave out, and nothing is held for it any longer.
+    out = world.give(SaveFailed("job", "Ledger of 2,000,000 bytes exceeds the limit"))
+    assert not any(isinstance(each, Save) for each in out)
+    assert any(isinstance(each, Acknowledge) for each in out)
+    assert any(isinstance(each, Log) and "its end cannot be kept" in each.text for each in out)
+    assert world.give(SaveFailed("job", "again")) == []
+
+
+def test_a_model_that_travels_inside_a_message_is_refused_before_it_fills_a_ledger() -> None:
+    blob = Blob("0" * 64, 10**6, bytes(10**6))
+    world = spoilt(
+        "import",
+        lambda result: msgspec.structs.replace(
+            result, result=msgspec.structs.replace(result.result, model=blob)
+        ),
+    )  # type: ignore[arg-type]
+    world.publish(request(trials=8))
+    world.run("job")
+    assert "belong into the artifact store" in world.ledger("job").error
 
 
 def test_jobs_wait_while_too_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,6 @@ class Liars(World):
             wrong = msgspec.structs.replace(right, **fields)
         else:
             wrong = random_values.mutated(right, self.rng)
-        if wrong.job == "good":  # a liar about whose step it was
-            wrong = msgspec.structs.replace(wrong, job="bad")
         return codec.decode(codec.encode(wrong), StepResult)
 
     def stranger(self) -> None:

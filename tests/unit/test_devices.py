@@ -199,11 +199,11 @@ def test_a_full_disk_under_the_locks_may_pass(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuse)
         with pytest.raises(kind, match="for device locks"):
-            devices._lock_folder()
+            devices.lock_folder()
 
 
 def test_locks_are_for_all_users() -> None:
-    folder = devices._lock_folder()
+    folder = devices.lock_folder()
     assert folder.stat().st_mode & 0o7777 == 0o1777
 
 

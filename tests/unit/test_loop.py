@@ -8,11 +8,22 @@ import time
 from concurrent.futures import Future
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import ImportWork, Serves, Settings, Step
+from tunemesh.shared.messages import (
+    Blob,
+    ImportDone,
+    ImportWork,
+    Serves,
+    Settings,
+    Step,
+    StepResult,
+    Timing,
+    WorkerStatus,
+)
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing, QueueDepth, Up
 from tunemesh.stage_workers import loop
 from tunemesh.stage_workers.loop import Worker, waited
@@ -20,6 +31,16 @@ from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
 from tunemesh.stage_workers.status import StatusSender
+
+STEP = Step(
+    id="j/-/0/0/import",
+    job="j",
+    engines=["mock"],
+    target="mock",
+    seed=0,
+    settings=Settings(),
+    work=ImportWork(model=Blob("0" * 64, 0)),
+)
 
 
 class FakeLink:
@@ -73,15 +94,7 @@ def _done(value: Any) -> Future[Any]:
 
 def run(store: ArtifactStore, engines: list[str]) -> FakeLink:
     """A worker that leaves after its first step."""
-    step = Step(
-        id="j/-/0/0/import",
-        job="j",
-        engines=["mock"],
-        target="mock",
-        seed=0,
-        settings=Settings(),
-        work=ImportWork(model=store.put(b"model")),
-    )
+    step = msgspec.structs.replace(STEP, work=ImportWork(model=store.put(b"model")))
     link = FakeLink(codec.encode(step))
     sandbox = cast(Sandbox, ReadySandbox())
     shutdown = Shutdown(1.0)
@@ -141,6 +154,30 @@ def test_a_step_for_another_engine_is_put_aside_with_the_reason(tmp_path: Any) -
     assert (letter.exchange, letter.type) == ("tunemesh.dead", "not-served")
     assert letter.headers["reason"] == "w does not serve engine 'mock', only toy"
     assert link.settled == ["acknowledged"]
+
+
+def test_a_step_that_comes_again_is_answered_and_a_further_attempt_is_done_anew() -> None:
+    """The coordinator sends a further attempt where it could make nothing of the first result."""
+    memory = loop.Memory()
+    timing = Timing(step=STEP.id, stage="import", resource="q", worker="w", started=0.0, finished=1.0)
+    done = StepResult(job="j", timing=timing, result=ImportDone(model=Blob("0" * 64, 0), tasks=[]))
+    memory.keep(STEP, done)
+    assert memory.recall(STEP) is done
+    assert memory.recall(msgspec.structs.replace(STEP, attempt=1)) is None
+
+
+def test_a_worker_that_stands_by_says_that_it_is_not_to_be_counted_on(tmp_path: Any) -> None:
+    link = FakeLink(b"")
+    link.depth = lambda _: _done(QueueDepth(0, 1))  # type: ignore[method-assign]
+    sandbox, shutdown = cast(Sandbox, ReadySandbox()), Shutdown(1.0)
+    status = StatusSender(cast(Link, link), "w", "profile-cpu-0", Serves(targets=["mock"]), 60.0)
+    status.serving = True  # it was the one, until it lost its connection
+    context = Context(sandbox, ArtifactStore(str(tmp_path)), device="cpu")
+    worker = Worker("profile-cpu-0", [], cast(Link, link), sandbox, context, status, shutdown)
+    worker.begin(Up(2))
+    worker.begin(Up(2))
+    (said,) = [codec.decode(message.body, WorkerStatus) for message in link.published]
+    assert (said.leaving, said.slots, status.serving) == (True, 0, False)
 
 
 @pytest.mark.parametrize(

@@ -1,43 +1,93 @@
-"""The coordinator's loop: whatever a delivery is made of, it goes on."""
+"""The coordinator's loop: whatever arrives, it goes on, and settles what it was given once."""
 
 from __future__ import annotations
 
+import queue
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.unit.world import request
 from tunemesh.broker_config import topology
-from tunemesh.coordinator.jobs.ledger import Marker
+from tunemesh.coordinator.core import Core
+from tunemesh.coordinator.events import Acknowledge, Instruction, Save, SaveFailed, Tick
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.service import service as service_module
+from tunemesh.coordinator.service.held import REFRESH, HeldDeliveries
+from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.coordinator.service.service import Service
-from tunemesh.shared.transport.link import Delivery, Link
+from tunemesh.shared import codec
+from tunemesh.shared.messages import Message, Query
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Up
 
 BYTES = b"\xff\xfe"
+LEDGER = Ledger(request=request(), revision=0, phase="importing", accepted=0.0)
+
+
+class FakeLink:
+    """Takes note; refuses messages of one type or to one exchange. What is published to the coordinator's own
+    queue can be delivered."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.acknowledged: list[int] = []
+        self.published: list[Outgoing] = []
+        self.refuses = "nothing"
+
+    def ack(self, delivery: Delivery) -> None:
+        self.acknowledged.append(delivery.tag)
+
+    def publish(self, message: Outgoing, _epoch: int = 0) -> Future[None]:
+        done: Future[None] = Future()
+        if self.refuses in (message.type, message.exchange):
+            done.set_exception(PermissionError("nacked"))
+        else:
+            self.published.append(message)
+            done.set_result(None)
+        return done
+
+    def of_type(self, kind: type[Message]) -> list[Any]:
+        """The published messages of a type."""
+        found = []
+        for each in self.published:
+            if each.type == kind.__struct_config__.tag:
+                found.append(codec.decode(each.body, kind))
+        return found
+
+    def queued(self) -> list[Any]:
+        return [self.events.get_nowait() for _ in range(self.events.qsize())]
 
 
 @pytest.fixture
-def link() -> Iterator[Link]:
-    link = Link("amqp://a:b@127.0.0.1:1/x", "test")
-    yield link
-    link.close(timeout=0.1)
+def link(monkeypatch: pytest.MonkeyPatch) -> FakeLink:
+    """That of the next :class:`Service`."""
+    fake = FakeLink()
+    monkeypatch.setattr(service_module, "Link", lambda *_, **__: fake)
+    return fake
 
 
-def test_short_strings_that_are_no_text_arrive_as_text(link: Link) -> None:
-    method = SimpleNamespace(delivery_tag=1, exchange=BYTES, routing_key=BYTES, redelivered=False)
-    properties = SimpleNamespace(headers=None, message_id=BYTES, reply_to=BYTES, correlation_id=BYTES)
-    link._delivered(1, "coordinator", method, properties, b"")
-    delivery = link.next(0.1)
-    assert isinstance(delivery, Delivery)
-    texts = (delivery.exchange, delivery.key, delivery.message_id, delivery.reply_to, delivery.correlation_id)
-    assert texts == ("��",) * 5
+@pytest.fixture
+def service(link: FakeLink, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """Connected and settled. Its marker had tag 1."""
+    service = Service("amqp://a:b@127.0.0.1:1/x")
+    service.take(Up(1))
+    service.take(delivery(tag=0, body=b"", exchange="nobody's"))  # the first one makes it the active one
+    marker = link.of_type(Marker)[-1]
+    service.take(delivery(tag=1, exchange=topology.LEDGER, body=codec.encode(marker), message_id="marker"))
+    now = time.monotonic()
+    monkeypatch.setattr(service_module.time, "monotonic", lambda: now + 60.0)
+    service.take(Tick())
+    link.acknowledged.clear()
+    link.published.clear()
+    return service
 
 
-@pytest.mark.parametrize("where", ["reply_to", "message_id", "correlation_id", "body", "exchange"])
-def test_a_delivery_that_nothing_can_be_done_with_does_not_end_the_coordinator(
-    where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fields: dict[str, Any] = {
+def delivery(**fields: Any) -> Delivery:
+    usual: dict[str, Any] = {
         "epoch": 0,
         "tag": 1,
         "queue": topology.COORDINATOR,
@@ -49,20 +99,133 @@ def test_a_delivery_that_nothing_can_be_done_with_does_not_end_the_coordinator(
         "correlation_id": "c",
         "sent_at": None,
     }
-    service = Service("amqp://a:b@127.0.0.1:1/x")
-    settled: list[Delivery] = []
-    monkeypatch.setattr(service._link, "ack", settled.append)
-    monkeypatch.setattr(service._link, "publish", lambda *_: (_ for _ in ()).throw(TypeError("unsendable")))
-    service._guarded(Delivery(**{**fields, where: object()}))
-    assert [each.tag for each in settled] == [1]
+    return Delivery(**(usual | fields))
 
 
-def test_every_start_has_a_marker_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def requested(tag: int) -> Delivery:
+    return delivery(tag=tag, body=codec.encode(request()), message_id=request().message_id())
+
+
+def breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the core raises whatever it is given."""
+    monkeypatch.setattr(Core, "handle", lambda *_: 1 / 0)
+
+
+@pytest.fixture
+def real_link() -> Iterator[Link]:
+    link = Link("amqp://a:b@127.0.0.1:1/x", "test")
+    yield link
+    link.close(timeout=0.1)
+
+
+def test_short_strings_that_are_no_text_arrive_as_text(real_link: Link) -> None:
+    method = SimpleNamespace(delivery_tag=1, exchange=BYTES, routing_key=BYTES, redelivered=False)
+    properties = SimpleNamespace(headers=None, message_id=BYTES, reply_to=BYTES, correlation_id=BYTES)
+    real_link._delivered(1, "coordinator", method, properties, b"")
+    delivery = real_link.next(0.1)
+    assert isinstance(delivery, Delivery)
+    texts = (delivery.exchange, delivery.key, delivery.message_id, delivery.reply_to, delivery.correlation_id)
+    assert texts == ("��",) * 5
+
+
+@pytest.mark.parametrize("where", ["reply_to", "message_id", "correlation_id", "body", "exchange"])
+def test_a_delivery_that_nothing_can_be_done_with_does_not_end_the_coordinator(
+    where: str, service: Service, link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "publish", lambda *_: (_ for _ in ()).throw(TypeError("unsendable")))
+    service.take(delivery(tag=2, **{where: object()}))
+    assert link.acknowledged == [2]
+
+
+def test_a_delivery_that_met_a_defect_is_settled_once(
+    service: Service, link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        breaks(patch)
+        service.take(delivery(tag=2, body=codec.encode(Query())))
+    assert link.acknowledged == [2]
+    (letter,) = [each for each in link.published if each.exchange == topology.DEAD]
+    assert "ZeroDivisionError" in letter.headers["reason"]
+    later = time.monotonic() + REFRESH + 1
+    monkeypatch.setattr(service_module.time, "monotonic", lambda: later)
+    service.take(Tick())
+    assert not any("copy" in each.headers for each in link.published)
+
+
+def test_a_tick_that_meets_a_defect_does_not_end_the_coordinator(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    breaks(monkeypatch)
+    service.take(Tick())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_dead_letter_does_not_take_is_not_held_for_ever(service: Service, link: FakeLink) -> None:
+    link.refuses = topology.DEAD
+    service.take(delivery(tag=2))
+    assert link.acknowledged == [2]
+
+
+def test_a_ledger_that_cannot_be_read_ends_its_job(service: Service, link: FakeLink) -> None:
+    service.take(requested(tag=2))
+    service.take(delivery(tag=3, exchange=topology.LEDGER, body=b"garbage", correlation_id="job"))
+    saved = link.of_type(Ledger)
+    assert [each.phase for each in saved] == ["importing", "failed"]
+    assert saved[-1].error.startswith("its ledger cannot be read:")
+
+
+def test_an_instruction_that_cannot_be_done_leaves_the_others(
+    service: Service, link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.take(requested(tag=2))
+    out: list[Instruction] = [Save(LEDGER), Acknowledge(1)]
+    monkeypatch.setattr(Core, "handle", lambda *_: out)
+    monkeypatch.setattr(Outbox, "to_itself", lambda *_: 1 / 0)
+    link.queued()
+    service.take(Tick())
+    assert link.acknowledged == [2]
+    cause = "a defect of the coordinator: ZeroDivisionError: division by zero"
+    assert link.queued() == [SaveFailed("job", cause)]
+
+
+def test_what_is_held_for_long_is_published_anew_until_that_has_worked() -> None:
+    link = FakeLink()
+    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    handle = held.hold(delivery(tag=2, body=b"body"), "request", now=0.0)
+    held.refresh(REFRESH - 1)
+    assert link.published == []
+    link.refuses = "request"
+    held.refresh(REFRESH + 1)
+    link.refuses = "nothing"
+    held.refresh(REFRESH + 1)
+    held.refresh(REFRESH + 2)  # on its way already
+    (copy,) = link.published
+    assert (copy.body, copy.correlation_id, copy.headers["copy"]) == (b"body", "c", "held for long")
+    arrived = delivery(tag=3, exchange=topology.LEDGER, body=copy.body, message_id=copy.message_id)
+    assert held.takes(arrived, REFRESH + 3)
+    assert link.acknowledged == [2]
+    held.release(handle)
+    assert link.acknowledged == [2, 3]
+    assert not held.takes(arrived, REFRESH + 3)
+
+
+def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too() -> None:
+    link = FakeLink()
+    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    handle = held.hold(delivery(tag=2), "request", now=0.0)
+    held.refresh(REFRESH + 1)
+    held.release(handle)
+    (copy,) = link.published
+    assert held.takes(delivery(tag=3, exchange=topology.LEDGER, message_id=copy.message_id), REFRESH + 2)
+    assert link.acknowledged == [2, 3]
+    assert len(held) == 0
+
+
+def test_every_start_has_a_marker_of_its_own(link: FakeLink) -> None:
     """Also two on one connection, and one of a process that has the number of a dead one."""
-    sent: list[Marker] = []
     for _ in range(2):
         service = Service("amqp://a:b@127.0.0.1:1/x")
-        monkeypatch.setattr(service._outbox, "to_itself", sent.append)
-        service._begin()
-        service._begin()
-    assert len({marker.start for marker in sent}) == len(sent) == 4
+        service.take(Up(1))
+        service.take(Up(2))
+    sent = [marker.start for marker in link.of_type(Marker)]
+    assert len(set(sent)) == len(sent) == 4

@@ -121,8 +121,8 @@ def test_whatever_fails_every_job_ends_with_every_trial_learned_once(strategy: s
     world.run()
     assert world.lost > 0
     assert len(world.ends) == 4
-    assert world._core is not None
-    for job in world._core.jobs.values():
+    assert world.core is not None
+    for job in world.core.jobs.values():
         learned = sum(blob.size for task in job.ledger.tasks for blob in task.history)
         assert learned == 2 * 2 * 8
 

@@ -44,7 +44,7 @@ from tunemesh.shared.messages import (
     ValidateWork,
     VariantLatency,
 )
-from tunemesh.stage_workers.engines.protocol import Exported, Proposal
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, Exported, Proposal
 from tunemesh.stage_workers.platforms.protocol import (
     Validated,
 )
@@ -204,7 +204,7 @@ def test_a_large_search_state_goes_to_the_store(context: Context, sandbox: FakeS
     sandbox.answers["update"] = [
         Proposal(search=b"s" * 400_000, schedules=[]),
         Proposal(search=b"s" * 600_000, schedules=[]),
-        Proposal(search=b"s" * 400_000, schedules=[(f"{n}", b"x" * 20_000) for n in range(32)]),
+        Proposal(search=b"s" * 400_000, schedules=[(f"{n}", b"x" * 160_000) for n in range(4)]),
     ]
     inline = [proposed(context, task).state.search.data is not None for _ in range(3)]
     assert inline == [True, False, False]
@@ -239,6 +239,38 @@ def test_a_crash_in_update_is_tried_once_more(context: Context, sandbox: FakeSan
     sandbox.answers["update"] = [crash, crash]
     result = run_stage(step(UpdateWork(task=task, want=4)), context)
     assert "SIGSEGV" in expect(Failure, result).error
+
+
+@pytest.mark.parametrize(
+    ("schedules", "said"),
+    [
+        ([(f"{n}", b"") for n in range(5)], "it proposes 5 schedules, asked were 4"),
+        ([("same", b"1"), ("same", b"2")], "it proposes a schedule twice"),
+        ([("", b"")], "the hash of a schedule has 1 to 200 characters"),
+        ([("x" * 201, b"")], "the hash of a schedule has 1 to 200 characters"),
+    ],
+)
+def test_an_engine_that_proposes_nonsense_is_named(
+    context: Context, sandbox: FakeSandbox, schedules: list[tuple[str, bytes]], said: str
+) -> None:
+    task = imported(context).tasks[0]
+    sandbox.answers["update"] = [Proposal(search=b"", schedules=schedules)]
+    result = run_stage(step(UpdateWork(task=task, want=4)), context)
+    assert expect(Failure, result).error == f"engine mock, update: {said}"
+
+
+def test_an_outcome_that_no_build_has_is_a_failed_build(context: Context, sandbox: FakeSandbox) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task).candidates[:2]
+    sandbox.answers["build"] = [
+        BuildOutcome(outcome="measured", error="?"),
+        BuildOutcome(outcome="build-timed-out", error="slow"),
+    ]
+    built = expect(BuildDone, run_stage(step(BuildWork(task=task, candidates=candidates)), context)).built
+    assert [(each.outcome, each.error) for each in built] == [
+        ("build-failed", "?"),
+        ("build-timed-out", "slow"),
+    ]
 
 
 def test_a_failed_build_costs_one_candidate(context: Context, sandbox: FakeSandbox) -> None:
@@ -318,14 +350,15 @@ def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
     )
     model = expect(ImportDone, run_stage(work, context))
     sandbox.answers["export"] = [
-        Exported(files={"log.json": b"1", "model.so": b"2", "../report": b"3"}),
-        Exported(files={"log.json": b"4", "other.json": b"5"}),
+        Exported(files={"log.json": b"1", "model.so": b"2", "../report": b"3", "l" * 100: b"6"}),
+        Exported(files={"log.json": b"4", "other.json": b"5", "l" * 100: b"7"}),
     ]
     records = [TaskRecords(task=task, history=[]) for task in model.tasks]
     assemble = msgspec.structs.replace(work, work=AssembleWork(model=model.model, tasks=records))
     files = expect(AssembleDone, run_stage(assemble, context)).files
     assert {name: context.store.get(blob) for name, blob in files.items()} == {
         "log.json": b"1",
+        "l" * 100: b"6",  # with a name in front the second one has no name that a result may have
         "mock-log.json": b"4",
         "other.json": b"5",
     }

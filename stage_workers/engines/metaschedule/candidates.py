@@ -38,6 +38,11 @@ def keep(workload: bytes, target: str, schedule: bytes, candidate: Candidate) ->
     _kept[workload, target, schedule] = candidate
 
 
+def forget() -> None:
+    """Keep none of them any longer, as in a fresh process."""
+    _kept.clear()
+
+
 def recall(workload: bytes, target: str, wanted: Sequence[bytes]) -> list[Candidate | None]:
     """The candidates of packed schedules, from memory or replayed; ``None`` for what cannot be replayed."""
     found = {schedule: _kept.get((workload, target, schedule)) for schedule in wanted}

@@ -1,0 +1,115 @@
+"""The deliveries that the core holds: settled by handle, and published anew where they are held for long."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import uuid
+from dataclasses import dataclass
+from functools import partial
+
+from tunemesh.broker_config import topology
+from tunemesh.coordinator.jobs.ledger import Handle
+from tunemesh.coordinator.service.outbox import Outbox
+from tunemesh.shared.transport.link import Delivery, Outgoing
+
+log = logging.getLogger(__name__)
+
+REFRESH = 600.0
+"""Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds
+one for 30 minutes."""
+
+
+@dataclass(slots=True)
+class _Held:
+    delivery: Delivery
+    kind: str
+    since: float
+    refreshing: bool = False
+
+
+class HeldDeliveries:
+    """By handle. ``now`` is in seconds of a clock that never jumps."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._handles = itertools.count(1)
+        self._held: dict[Handle, _Held] = {}
+        self._copies: dict[str, Handle] = {}
+        """By message id: copies on their way."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def clear(self) -> None:
+        """The connection is another one: all of it comes again."""
+        self._held.clear()
+        self._copies.clear()
+
+    def hold(self, delivery: Delivery, kind: str, now: float) -> Handle:
+        """Keep a delivery until it is settled. ``kind`` is the type of its message."""
+        handle = next(self._handles)
+        self._held[handle] = _Held(delivery, kind, now)
+        return handle
+
+    def forget(self, delivery: Delivery) -> None:
+        """It is settled by somebody else."""
+        for handle in [handle for handle, held in self._held.items() if held.delivery is delivery]:
+            del self._held[handle]
+
+    def release(self, handle: Handle) -> None:
+        """Acknowledge a delivery, if it is held."""
+        held = self._held.pop(handle, None)
+        if held is not None:
+            self._outbox.acknowledge(held.delivery)
+
+    def put_aside(self, handle: Handle, reason: str) -> None:
+        """Dead-letter a delivery, if it is held."""
+        held = self._held.pop(handle, None)
+        if held is not None:
+            self._outbox.put_aside(held.delivery, reason, "senseless", answers_to(held.delivery))
+
+    def refresh(self, now: float) -> None:
+        """Publish anew what has been held for long, so that no consumer timeout strikes."""
+        for handle, held in self._held.items():
+            if held.refreshing or now - held.since < REFRESH:
+                continue
+            held.refreshing = True
+            name = uuid.uuid4().hex
+            self._copies[name] = handle
+            copy = Outgoing(
+                exchange=topology.LEDGER,
+                key=topology.LEDGER_KEY,
+                body=held.delivery.body,
+                message_id=name,
+                type=held.kind,
+                headers={"copy": "held for long"},
+                correlation_id=held.delivery.correlation_id,
+            )
+            self._outbox.publish(copy, failed=partial(self._not_refreshed, name, held))
+
+    def takes(self, delivery: Delivery, now: float) -> bool:
+        """Whether it is a copy of something held: from now on the copy is held instead. Where the first one
+        is settled meanwhile, so is the copy."""
+        if delivery.exchange != topology.LEDGER or delivery.message_id not in self._copies:
+            return False
+        handle = self._copies.pop(delivery.message_id)
+        held = self._held.get(handle)
+        self._outbox.acknowledge(delivery if held is None else held.delivery)
+        if held is not None:
+            self._held[handle] = _Held(delivery, held.kind, now)
+        return True
+
+    def _not_refreshed(self, name: str, held: _Held) -> None:
+        """To be tried again."""
+        self._copies.pop(name, None)
+        held.refreshing = False
+
+
+def answers_to(delivery: Delivery) -> str | None:
+    """The queue for answers, where a client may name it: the coordinator could publish into any."""
+    reply_to = delivery.reply_to
+    if reply_to is not None and not topology.is_reply_queue(reply_to):
+        log.warning("a client asks for answers in %r, which is no queue of a client: not answered", reply_to)
+        return None
+    return reply_to

@@ -1,0 +1,44 @@
+"""A few candidates of a workload at random, to see whether MetaSchedule makes anything right of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunemesh.stage_workers.engines.metaschedule import contexts, spaces
+from tunemesh.stage_workers.graph import compilation, preloading
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+
+
+def candidates(workload: Any, target: str, count: int) -> list[bytes]:
+    """Kernels of up to ``count`` schedules of a workload, taken in turn from all that the rules sketch.
+
+    Raises:
+        LookupError: there is no search space; the text says why.
+    """
+    from tvm.s_tir import Schedule
+    from tvm.s_tir.schedule import Trace
+
+    if spaces.uses_tensor_cores(workload, target):
+        preloading.require_intrinsics()
+    context = contexts.make(workload, target)
+    try:
+        sketches = list(context.generate_design_space())
+    except RuntimeError as error:
+        reraise_memory_error(error)
+        raise LookupError(first_line(error)) from None
+    if not sketches:
+        raise LookupError("MetaSchedule's rules find nothing to do in it")
+    kernels: list[bytes] = []
+    for seed in range(1, 2 * count + 1):
+        if len(kernels) == count:
+            break
+        schedule = Schedule(workload, seed=seed)
+        try:
+            # Without decisions the trace draws new ones.
+            trace = Trace(sketches[seed % len(sketches)].trace.insts, {})
+            trace.apply_to_schedule(schedule, remove_postproc=True)
+            if all(each.apply(schedule) for each in context.space_generator.postprocs):
+                kernels.append(compilation.build_candidate(schedule.mod, target))
+        except RuntimeError as error:  # a schedule that is not possible: so in every search
+            reraise_memory_error(error)
+    return kernels

@@ -1,0 +1,22 @@
+"""What is changed in a model beyond what TVM always does: decided at import, kept with the model."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Changes(Struct, frozen=True, kw_only=True):
+    """Those that were tried and gave what the unchanged model gives.
+
+    Attributes:
+        channels_last: convolutions have channels last, and those of 3x3 that gain by it use Winograd's
+            algorithm.
+        apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
+            what came out was wrong.
+    """
+
+    channels_last: bool = False
+    apart: list[str] = []
+
+
+NONE = Changes()

@@ -1,0 +1,173 @@
+"""Which changes of a model are made: those that were tried, and gave what the model gives without them.
+
+All of it happens at import, before any trial is paid for, and each attempt in a process of its own: what TVM
+crashes on is a change that is not made.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tunemesh.shared.messages import Settings
+from tunemesh.stage_workers.engines.metaschedule import probing
+from tunemesh.stage_workers.graph import (
+    apart,
+    checking,
+    compilation,
+    convolutions,
+    optimisation,
+    targets,
+    tasks,
+    workloads,
+)
+from tunemesh.stage_workers.graph.changes import NONE, Changes
+from tunemesh.stage_workers.graph.checking import Sample
+from tunemesh.stage_workers.graph.fusing import Group
+from tunemesh.stage_workers.graph.models import Signature
+from tunemesh.stage_workers.graph.options import GraphOptions
+from tunemesh.stage_workers.measuring import kernels, loading
+from tunemesh.stage_workers.platforms.protocol import ProfileCall
+
+log = logging.getLogger(__name__)
+
+ATTEMPT_LIMIT = 600.0
+"""Seconds for the changed model: to compile it, and to run it once."""
+PROBE_LIMIT = 120.0
+"""Seconds for a few candidates of one function."""
+CANDIDATES = 4
+"""Of a function that is probed. Of those that lose what lies beyond a Pad, every second one is wrong."""
+ONE_RUN = Settings(repeats=1, min_repeat_ms=0)
+
+
+class Proven(Struct, frozen=True):
+    """Changes that may be made.
+
+    Attributes:
+        changes: all of them together.
+        notes: what was not done and why, one sentence each.
+    """
+
+    changes: Changes
+    notes: list[str]
+
+
+def prove(module: Any, signature: Signature, sample: Sample, target: str, options: GraphOptions) -> Proven:
+    """Which changes of ``module`` are right.
+
+    Args:
+        module: as it was read; ``main`` takes the inputs.
+        signature: of ``main``.
+        sample: what the unchanged model gives, and for which inputs.
+        target: canonical; the proof runs on this machine's CPU, whatever the target's.
+        options: what the person asks for.
+
+    Raises:
+        BadModel: TVM cannot lower the module as it is.
+    """
+    changes, notes = NONE, []
+    if convolutions.wanted(target, options) and convolutions.gains(module):
+        wanted = Changes(channels_last=True)
+        if why := _refuted(module, signature, sample, target, wanted):
+            notes.append(f"convolutions are computed as given, and not by Winograd's algorithm: {why}")
+        else:
+            changes = wanted
+    settled, more = _settled(module, target, changes)
+    return Proven(settled, notes + more)
+
+
+def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:
+    """Why a changed model is not what the unchanged one is, empty where it is."""
+
+    def attempt() -> bytes:
+        here = targets.here(target)
+        changed = optimisation.optimise(module, here, changes).module
+        compiled = loading.load(compilation.compile_model(changed, here))
+        main = tvm.relax.VirtualMachine(compiled, tvm.cpu())["main"]
+        got = loading.flatten(main(*map(tvm.runtime.tensor, sample.arrays())))
+        names = [each.name for each in signature.outputs]
+        found = checking.agreements(names, got, sample.expected(), "the model as given")
+        return checking.first_wrong(found).encode()
+
+    import tvm
+
+    try:
+        return apart.run(attempt, ATTEMPT_LIMIT).decode()
+    except apart.Died as error:
+        return str(error)
+
+
+# -- Functions that were fused -------------------------------------------------------------------------------
+
+
+def _settled(module: Any, target: str, changes: Changes) -> tuple[Changes, list[str]]:
+    """``changes`` with functions set apart, so that there are right candidates of every fused one."""
+    optimised = optimisation.optimise(module, target, changes)
+    notes: list[str] = []
+    if targets.is_gpu(target):
+        return changes, notes
+    known: dict[str, str] = {}
+    while True:
+        found = set(changes.apart)
+        for group in optimised.groups:
+            workload = workloads.of_function(optimised.module[group.name])
+            key = workloads.structural_hash(workload)
+            if key not in known:
+                known[key] = _wrong(workload, group, target)
+            if not known[key]:
+                continue
+            # One part after the other, until what is left is right.
+            culprits = [part for part in group.parts if set(part) - found]
+            if culprits:
+                found |= set(culprits[0])
+                notes.append(f"{group.name} is not fused into one function: {known[key]}")
+        if found == set(changes.apart):
+            return changes, notes
+        changes = msgspec.structs.replace(changes, apart=sorted(found))
+        optimised = optimisation.optimise(module, target, changes)
+
+
+def _wrong(workload: Any, group: Group, target: str) -> str:
+    """What is wrong with the candidates of a fused function; empty when nothing is, or it is no task."""
+    if tasks.unfit(workload["main"]):
+        return ""
+
+    def probe() -> bytes:
+        here = targets.here(target)
+        try:
+            found = probing.candidates(workload, here, CANDIDATES if group.odd else 0)
+        except LookupError as error:
+            return f"it would have no search space ({error})".encode()
+        if not group.odd:
+            return b""
+        if not found:
+            return b"none of its candidates could be built"
+        untuned = compilation.build_untuned(workload, here)
+        packed = workloads.pack(workload)
+        outcomes = [
+            kernels.profile(
+                ProfileCall(
+                    workload=packed,
+                    target=here,
+                    artifact=each,
+                    untuned=untuned,
+                    device="cpu",
+                    settings=ONE_RUN,
+                )
+            )
+            for each in found
+        ]
+        wrong = [each for each in outcomes if each.outcome != "measured"]
+        return (
+            f"{len(wrong)} of {len(found)} candidates were wrong ({wrong[0].error})".encode()
+            if wrong
+            else b""
+        )
+
+    try:
+        return apart.run(probe, PROBE_LIMIT).decode()
+    except apart.Died as error:
+        return f"its candidates could not be tried ({error})"
