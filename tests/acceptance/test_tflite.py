@@ -127,7 +127,7 @@ def test_a_convolution_computes_what_it_does_in_litert(target: str, options: dic
     model = convolution()
     x = RANDOM.normal(size=(1, 8, 8, 3)).astype(np.float32)
     imported = import_model(model, target, options)
-    got = run(assemble(imported.model, target, options=options).untuned, x)
+    got = run(assemble(imported.model, target).untuned, x)
     np.testing.assert_allclose(got, judged(model, x), rtol=1e-5, atol=1e-5)
 
 
