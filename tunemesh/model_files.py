@@ -29,6 +29,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
         name: of its file, for people.
         data: what is sent.
         settings: those of the job that are for this model alone, by name.
+        origin: the list of models that it is from, if any: what is measured for one serves the next.
         files: what it keeps in other files, by the name that it has for each.
         samples: inputs and what its framework makes of them, where that could be found out here: see
             :func:`~stage_workers.frontends.pytorch.samples`.
@@ -37,6 +38,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     name: str
     data: bytes
     settings: dict[str, Any] = {}
+    origin: str = ""
     files: dict[str, Path] = {}
     samples: bytes | None = None
 

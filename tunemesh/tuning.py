@@ -24,7 +24,7 @@ from tunemesh.model_files import Given, ModelFile
 from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
-from tunemesh.shared.messages import NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
+from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
 
 STOPPING = (
@@ -168,8 +168,13 @@ def job_ids(names: Sequence[str], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, model: ModelFile, plan: Plan, store: ArtifactStore | None) -> Request:
+def make_request(
+    job: str, model: ModelFile, plan: Plan, store: ArtifactStore | None, known: Sequence[str] = ()
+) -> Request:
     """The message for one model, which ``store`` gets; without one its blobs are only as large.
+
+    Args:
+        known: jobs that are done, whose measurements serve this one.
 
     Raises:
         BadInput: its own settings are not valid.
@@ -196,6 +201,7 @@ def make_request(job: str, model: ModelFile, plan: Plan, store: ArtifactStore | 
         seed=plan.seed,
         settings=settings_of(model, plan.settings),
         samples=samples,
+        known=list(known)[-MOST_KNOWN:],
     )
 
 
@@ -272,35 +278,88 @@ def tune(
         if mesh is None:
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
-        for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model, plan, store))
-        endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
-        to_stop: set[str] | None = None
+        following = _Following(client, store, plan, watcher, early_stop, supervise)
         try:
-            for event in client.follow(ids):
-                supervise()
-                if early_stop is not None and early_stop.asked and to_stop is None:
-                    to_stop = set(ids)
-                    watcher.note(STOPPING)
-                if to_stop:
-                    to_stop = _stop(client, to_stop - set(endings))
-                if event is None:
-                    watcher.refresh()
-                    continue
-                watcher.event(event)
-                ending = _ending(event, store, plan.out)
-                if ending is not None:
-                    endings[event.job] = ending
+            for wave in waves(models):
+                following.follow({ids[number]: models[number] for number in wave})
         except KeyboardInterrupt:
             if mesh is None:
-                for job in set(ids) - set(endings):
+                for job in following.open:
                     client.cancel(job)
             raise
+        endings = following.endings
         if mesh is not None and any(e.report is None and "cannot write" in e.error for e in endings.values()):
             watcher.note(f"the results are kept in {mesh.keep()}")
     return [endings[job] for job in ids]
+
+
+def waves(models: Sequence[ModelFile]) -> list[list[int]]:
+    """The numbers of the models that are tuned at the same time. Those of a list follow each other: each
+    takes over what was measured for those before."""
+    places: dict[str, int] = {}
+    found: list[list[int]] = []
+    for number, model in enumerate(models):
+        place = places[model.origin] = places.get(model.origin, -1) + 1 if model.origin else 0
+        while len(found) <= place:
+            found.append([])
+        found[place].append(number)
+    return found
+
+
+class _Following:
+    """Submits jobs and listens until they have ended."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: ArtifactStore,
+        plan: Plan,
+        watcher: Watcher,
+        early_stop: EarlyStop | None,
+        supervise: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._plan = plan
+        self._watcher = watcher
+        self._early_stop = early_stop
+        self._supervise = supervise
+        self._done: dict[str, list[str]] = {}
+        self.open: set[str] = set()
+        """Jobs that have not ended."""
+        self.endings: dict[str, Ending] = {}
+
+    def follow(self, jobs: Mapping[str, ModelFile]) -> None:
+        """Submit ``jobs``, by id, and return when all have ended; none is begun after an early stop was asked
+        for."""
+        if self._early_stop is not None and self._early_stop.asked:
+            self.endings |= {job: Ending(job, None, "stopped early, before it had begun") for job in jobs}
+            return
+        for job, model in jobs.items():
+            known = self._done.get(model.origin, []) if model.origin else []
+            self._client.submit(make_request(job, model, self._plan, self._store, known))
+            self.open.add(job)
+        to_stop: set[str] | None = None
+        for event in self._client.follow(list(jobs)):
+            self._supervise()
+            if self._early_stop is not None and self._early_stop.asked and to_stop is None:
+                to_stop = set(jobs)
+                self._watcher.note(STOPPING)
+            if to_stop:
+                to_stop = _stop(self._client, to_stop & self.open)
+            if event is None:
+                self._watcher.refresh()
+                continue
+            self._watcher.event(event)
+            ending = _ending(event, self._store, self._plan.out)
+            if ending is not None:
+                self.open.discard(event.job)
+                self.endings[event.job] = ending
+                # A job whose results could not be written has them in the mesh all the same.
+                if event.kind == "done":
+                    self._done.setdefault(jobs[event.job].origin, []).append(event.job)
 
 
 def _stop(client: Client, jobs: set[str]) -> set[str]:

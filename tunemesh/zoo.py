@@ -104,11 +104,12 @@ def expand(given: Sequence[Given], note: Callable[[str], None]) -> list[ModelFil
             found.append(model_files.read(each, note))
         else:
             assert isinstance(each, Path)
-            found += [_model(entry, each.parent, note) for entry in listed]
+            found += [_model(entry, each, note) for entry in listed]
     return found
 
 
-def _model(entry: Entry, folder: Path, note: Callable[[str], None]) -> ModelFile:
+def _model(entry: Entry, origin: Path, note: Callable[[str], None]) -> ModelFile:
+    folder = origin.parent
     if entry.wheel:
         archive = folder / entry.wheel
         try:
@@ -119,7 +120,7 @@ def _model(entry: Entry, folder: Path, note: Callable[[str], None]) -> ModelFile
         read = model_files.from_bytes(Path(entry.file), data, note)
     else:
         read = model_files.read(_installed(entry) if entry.package else folder / entry.file, note)
-    return msgspec.structs.replace(read, name=entry.name, settings=entry.settings)
+    return msgspec.structs.replace(read, name=entry.name, settings=entry.settings, origin=str(origin))
 
 
 def _installed(entry: Entry) -> Path:
