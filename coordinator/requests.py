@@ -96,9 +96,7 @@ class Requests:
         why = request.problem()
         if not why and None in records:
             name = request.known[records.index(None)]
-            why = (
-                f"it is to take what job {name} measured, which is not done, or not known to the coordinator"
-            )
+            why = f"it is to take what job {name} measured, which is not done, or not known here"
         if why:
             state.out.append(Acknowledge(event.handle))
             self._refuse(event, request.job, why)

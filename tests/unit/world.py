@@ -50,6 +50,7 @@ from tunemesh.shared.messages import (
     ImportDone,
     ImportWork,
     JobEvent,
+    Known,
     Message,
     Profiled,
     ProfileDone,
@@ -73,6 +74,7 @@ from tunemesh.shared.messages import (
 BLOB = Blob("0" * 64, 0, b"")
 TUNED = Blob(hashlib.sha256(b"tuned").hexdigest(), 5, b"tuned")
 TARGET = "mock"
+KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
 def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
@@ -286,7 +288,9 @@ class World:
                     )
                     for i in range(self.tasks)
                 ]
-                done: Result = ImportDone(model=BLOB, tasks=specs)
+                # As many tasks are known as there are records.
+                known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
+                done: Result = ImportDone(model=BLOB, tasks=specs, known=known)
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
