@@ -27,7 +27,6 @@ from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
