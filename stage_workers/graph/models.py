@@ -145,6 +145,13 @@ def nodes(module: Any) -> list[Any]:
     return found
 
 
+def functions(module: Any) -> list[Any]:
+    """The functions of TIR in a module."""
+    import tvm
+
+    return [each for _, each in module.functions_items() if isinstance(each, tvm.tirx.PrimFunc)]
+
+
 def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signature:
     """The signature of ``module``'s main function, with the given names.
 
