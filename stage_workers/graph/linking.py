@@ -47,8 +47,8 @@ def _link_objects(output: str, objects: list[str], **_: Any) -> None:
 
 
 def _pack_imports(module: Any, _system: bool, _prefix: str, folder: str) -> str:
-    """The file with what a module imports, for the linker to take as it is. TVM would have LLVM write an object
-    with it, which holds several copies of it and takes ten seconds for 400 MB."""
+    """The file with what a module imports, for the linker to take as it is. TVM would have LLVM write an
+    object with it, which holds several copies of it and takes ten seconds for 400 MB."""
     import tvm_ffi
 
     packed = tvm_ffi.get_global_func("runtime.ModulePackImportsToTensor")(module)

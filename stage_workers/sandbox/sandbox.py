@@ -245,7 +245,7 @@ class Sandbox:
         return CallFailure(kind, clip(f"{text}: {tail}" if tail else text))
 
     def _exceeded(self) -> str:
-        return f"exceeded {self._memory / 2**30:.3g} GiB of memory: give workers more with --memory"
+        return f"exceeded {self._memory / 2**30:.3g} GiB of memory"
 
     # -- Children ----------------------------------------------------------------------------------------
 
