@@ -288,17 +288,14 @@ class _Untuned:
     """
 
     def __init__(self, lowered: Any, target: str, with_constants: bool) -> None:
-        import tvm
-
         self._constants: list[Array] = []
         if with_constants:
             lowered, self._constants = _lifted(lowered)
         try:
-            compiled = compilation.compile_model(lowered, target)
+            self._main = compilation.main_of(lowered, target)
         except Exception as error:  # whatever TVM or LLVM raise
             reraise_memory_error(error)
             raise BadModel(f"TVM cannot compile the model: {first_line(error)}") from None
-        self._main = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())["main"]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs."""

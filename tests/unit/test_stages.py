@@ -99,14 +99,15 @@ def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
-    sandbox.answers["takes"] = [True, False, False]
+    sandbox.answers["objection"] = ["", "too large", "no mock"]
     tasks = expect(ImportDone, run_stage(work, context)).tasks
     assert [task.engine for task in tasks] == ["metaschedule", None]
+    assert tasks[1].objection == "too large; no mock"
     assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
 
 
 def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:
-    sandbox.answers["takes"] = [False, False]
+    sandbox.answers["objection"] = ["too small", "too large"]
     model = imported(context)
     records = [TaskRecords(task=task, history=[]) for task in model.tasks]
     work = AssembleWork(model=model.model, tasks=records)
@@ -375,7 +376,7 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
 def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
     context: Context, sandbox: FakeSandbox
 ) -> None:
-    sandbox.answers["takes"] = [True, False, True]
+    sandbox.answers["objection"] = ["", "not mine", ""]
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )

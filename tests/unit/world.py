@@ -291,7 +291,7 @@ class World:
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
-                done: Result = ImportDone(model=BLOB, tasks=specs, known=known, sample=SAMPLE)
+                done: Result = ImportDone(model=BLOB, tasks=specs, sample=SAMPLE, known=known)
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
