@@ -56,9 +56,9 @@ MOVES = frozenset(
         "Abs",
     }
     | {"Neg", "Sign", "Ceil", "Floor", "Round", "DequantizeLinear", "Bernoulli", "Pad", "Trilu", "Scatter"}
-    | {"ScatterElements", "ScatterND", "TopK"}
+    | {"ScatterElements", "ScatterND", "TopK", "Cast", "CastLike"}
 )
-"""Operators that compute their floats without rounding."""
+"""Operators that compute their floats without rounding, or (``Cast``) as the next one does."""
 BOUNDED = frozenset(
     {"Tanh", "Sigmoid", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "LSTM", "GRU", "RNN", "Softsign"}
 )
@@ -80,6 +80,12 @@ PARAMETERS = {
 """Inputs of operators that say what they do, and are no numbers to compute with."""
 
 
+def fits(model: Any) -> bool:
+    """Whether a ``ModelProto`` can be changed: the operators that are needed are as they are from version 9 of
+    ONNX's own on."""
+    return any(each.domain in ("", "ai.onnx") and each.version >= 9 for each in model.opset_import)
+
+
 def noisy(model: Any, seed: int) -> Any:
     """A changed copy of a ``ModelProto`` (without the data of its initializers where it has none)."""
     import onnx
@@ -93,7 +99,11 @@ def noisy(model: Any, seed: int) -> Any:
     weights = {each.name for each in graph.initializer}
     weights |= {each.values.name for each in graph.sparse_initializer}
     inputs = [value for value in graph.input if value.name in kinds and value.name not in weights]
-    first = [each for value in inputs for each in _changing(value.name, kinds[value.name], seed, False)]
+    first = [
+        each
+        for value in inputs
+        for each in _changing(value.name, kinds[value.name], seed, bounded=False, keeps_one=True)
+    ]
     _change(graph, kinds, seed, first)
     for value in inputs:
         value.name = RAW + value.name
@@ -174,8 +184,14 @@ def _parameters(graph: Any) -> set[str]:
     return found
 
 
-def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
-    """Operators that make the value ``name`` of the raw one."""
+def _changing(name: str, kind: int, seed: int, bounded: bool, keeps_one: bool = False) -> list[Any]:
+    """Operators that make the value ``name`` of the raw one.
+
+    Args:
+        bounded: it is that of a function whose values are right to a rounding error of one.
+        keeps_one: elements of one stay so, as those of zero do: they are switches. A mask that is subtracted
+            from one and multiplied by a billion would switch on what is off.
+    """
     import onnx
 
     make = onnx.helper.make_node
@@ -198,6 +214,14 @@ def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
         make("Mul", [f"{own}_random", scale], [f"{own}_by"]),
         make("Add", [f"{own}_by", ONE + suffix], [f"{own}_factor"]),
     ]
+    if keeps_one:
+        distance, factor = f"{own}_distance", f"{own}_factor"
+        nodes[-1:] = [
+            make("Sub", [raw, ONE + suffix], [distance]),
+            make("Sign", [distance], [f"{own}_sign"]),
+            make("Mul", [f"{own}_sign", f"{own}_by"], [f"{own}_kept"]),
+            make("Add", [f"{own}_kept", ONE + suffix], [factor]),
+        ]
     last = name if wide == kind and not bounded else f"{own}_changed"
     nodes.append(make("Mul", [raw, f"{own}_factor"], [last]))
     if bounded:

@@ -155,6 +155,30 @@ def test_the_person_says_what_inputs_mean(target: str) -> None:
         imported(EMBEDDING, target, ranges={"idz": (0, 1)})
 
 
+def masked(switch: int, shape: list[int], *operators: Any) -> bytes:
+    """Attention's way to leave positions out: what is not 1 in the mask gets minus a billion billions."""
+    return model(
+        [*operators, node("Sub", ["one", "f"], ["off"]), node("Mul", ["off", "far"], ["bias"]),
+         node("MatMul", ["x", "W"], ["a"]), node("Add", ["a", "bias"], ["s"]),
+         node("Softmax", ["s"], ["y"], axis=-1)],
+        {"x": (FLOAT, [8, 64]), ("f" if not operators else "m"): (switch, shape)}, (FLOAT, [8, 64]),
+        [WEIGHTS, number("one", 1.0, np.float32), number("far", -1e18, np.float32)],
+    )  # fmt: skip
+
+
+def test_switches_are_not_changed_by_a_little(target: str) -> None:
+    """Or everything would be within the tolerance."""
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 64)).astype(np.float32)
+    on = (np.arange(64) % 3 > 0).reshape(1, 64)
+    for data, inputs in (
+        (masked(INT, [1, 64], node("Cast", ["m"], ["f"], to=FLOAT)), npz(x=x, m=on.astype(np.int64))),
+        (masked(FLOAT, [1, 64]), npz(x=x, f=on.astype(np.float32))),
+    ):
+        sample = checking.unpack(imported(data, target, inputs=inputs).sample)[0]
+        (wanted,) = sample.expected()
+        assert 0 < wanted.tolerance.max() < 1e-3 * wanted.values.max()
+
+
 def npz(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
