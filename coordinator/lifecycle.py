@@ -417,8 +417,11 @@ class Lifecycle:
 
 def _task(spec: TaskSpec, known: Known | None) -> TaskLedger:
     """A task as it begins, which may be its end."""
+    if known is None and spec.engine is not None:
+        return TaskLedger(spec=spec)
     if known is None:
-        return TaskLedger(spec=spec, closed=spec.engine is None)
+        why = spec.objection or "no engine of the job takes it"
+        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}")
     return TaskLedger(
         spec=spec,
         closed=True,

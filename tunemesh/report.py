@@ -86,6 +86,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The tuned model beside the untuned one."""
     judged: list[Judgement]
     """The tuned model beside the framework that the model comes from, for each set of shapes."""
+    notes: list[str]
+    """What was not done with the model and why, one sentence each."""
     drift: float
     wall_s: float
     variants: list[VariantReport]
@@ -97,7 +99,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(
-    progress: JobProgress, validated: ValidateDone, signatures: Signatures, timeline: list[Timing]
+    progress: JobProgress,
+    validated: ValidateDone,
+    signatures: Signatures,
+    timeline: list[Timing],
+    notes: list[str],
 ) -> Report:
     """Put together what the coordinator and the workers reported."""
     wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
@@ -115,6 +121,7 @@ def make_report(
         largest_difference=validated.largest_difference,
         outputs=validated.outputs,
         judged=validated.judged,
+        notes=notes,
         drift=validated.drift,
         wall_s=wall,
         variants=_variants(validated, signatures),
@@ -181,7 +188,7 @@ def save_results(
     own = [timing for timing in measured if timing.step.startswith(f"{progress.job}/")]
     timeline = [*progress.timings, *own]
     signature = store.get(assembled.signature)
-    report = make_report(progress, validated, unpack_signatures(signature), timeline)
+    report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled.notes)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
     files |= {

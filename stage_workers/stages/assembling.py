@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
-from tunemesh.shared.messages.results import FILE_NAME, OWN_FILES
+from tunemesh.shared.messages.results import FILE_NAME, MOST_NOTES, OWN_FILES
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
@@ -54,6 +55,7 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         signature=store.put(assembled.signature, inline=False),
         files={name: store.put(data, inline=False) for name, data in files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
+        notes=[clip(note) for note in assembled.notes[:MOST_NOTES]],
     )
 
 

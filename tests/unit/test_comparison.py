@@ -193,3 +193,16 @@ def test_small_floats_are_compared() -> None:
     values = np.array([1.0, 2.0], ml_dtypes.float8_e4m3fn)
     assert wrong(values, comparison.expected(values, [])) == ""
     assert wrong(np.array([1.0, 4.0], values.dtype), comparison.expected(values, [])) != ""
+
+
+def test_a_large_term_may_swallow_the_small_ones_of_a_long_sum() -> None:
+    """As in the sum of a softmax over a vocabulary: one by one, half a rounding error is lost each."""
+    terms = np.full(20_000, 5e-8, np.float32)
+    terms[0] = 1.0
+    forward, pairwise = np.float32(0.0), np.sum(terms, dtype=np.float32)
+    for each in terms:
+        forward = np.float32(forward + each)
+    assert abs(forward - pairwise) > comparison.FACTOR * comparison.noise("float32")
+    wanted = comparison.expected(np.array([pairwise]), [], terms=20_000)
+    assert wrong(np.array([forward]), wanted) == ""
+    assert wrong(np.array([forward]), comparison.expected(np.array([pairwise]), [])) != ""

@@ -48,6 +48,9 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.stage_workers.engines.protocol import BuildOutcome, Exported, Proposal
 from tunemesh.stage_workers.platforms.protocol import (
+    ImportCall,
+    Imported,
+    ValidateCall,
     Validated,
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
@@ -96,14 +99,15 @@ def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
-    sandbox.answers["takes"] = [True, False, False]
+    sandbox.answers["objection"] = ["", "too large", "no mock"]
     tasks = expect(ImportDone, run_stage(work, context)).tasks
     assert [task.engine for task in tasks] == ["metaschedule", None]
+    assert tasks[1].objection == "too large; no mock"
     assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
 
 
 def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:
-    sandbox.answers["takes"] = [False, False]
+    sandbox.answers["objection"] = ["too small", "too large"]
     model = imported(context)
     records = [TaskRecords(task=task, history=[]) for task in model.tasks]
     work = AssembleWork(model=model.model, tasks=records)
@@ -132,6 +136,32 @@ def test_a_job_says_how_long_its_import_may_take(context: Context, sandbox: Fake
     work = ImportWork(model=context.store.put(MODEL))
     expect(ImportDone, run_stage(step(work, settings=Settings(import_timeout=7.0)), context))
     assert ("import_model", 7.0) in sandbox.calls
+
+
+def test_import_says_what_inputs_may_be_and_keeps_what_came_of_them(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    judged = [Judgement(judge="somebody", outputs=[output(0.5)])]
+    sandbox.answers["import_model"] = [Imported(model=b"m", tasks=[], sample=b"inputs", judged=judged)]
+    work = ImportWork(model=context.store.put(MODEL), samples=context.store.put(b"arrays"))
+    done = expect(ImportDone, run_stage(step(work, settings=Settings(ranges={"ids": (0, 9)})), context))
+    (call,) = [each for each in sandbox.records if isinstance(each, ImportCall)]
+    assert (call.seed, call.ranges, call.inputs) == (5, {"ids": (0, 9)}, b"arrays")
+    assert done.sample is not None
+    assert context.store.get(done.sample) == b"inputs"
+    assert done.judged == judged
+
+
+def test_validate_compares_with_what_import_kept_in_a_process_of_its_own(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    blob = context.store.put(b"model")
+    sandbox.answers["validate"] = [Validated(before=[0.2], after=[0.1], outputs=[], wrong="")]
+    work = ValidateWork(tuned=blob, untuned=blob, signature=blob, sample=context.store.put(b"inputs"))
+    expect(ValidateDone, run_stage(step(work), context))
+    (call,) = [each for each in sandbox.records if isinstance(each, ValidateCall)]
+    assert call.sample == b"inputs"
+    assert sandbox.renewed_before == ["validate"]
 
 
 def test_a_model_that_is_too_large_to_import_is_not_even_fetched(context: Context) -> None:
@@ -346,7 +376,7 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
 def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
     context: Context, sandbox: FakeSandbox
 ) -> None:
-    sandbox.answers["takes"] = [True, False, True]
+    sandbox.answers["objection"] = ["", "not mine", ""]
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )

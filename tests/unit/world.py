@@ -73,6 +73,7 @@ from tunemesh.shared.messages import (
 
 BLOB = Blob("0" * 64, 0, b"")
 TUNED = Blob(hashlib.sha256(b"tuned").hexdigest(), 5, b"tuned")
+SAMPLE = Blob("5" * 64, 4, b"data")
 TARGET = "mock"
 KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
@@ -290,7 +291,7 @@ class World:
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
-                done: Result = ImportDone(model=BLOB, tasks=specs, known=known)
+                done: Result = ImportDone(model=BLOB, tasks=specs, sample=SAMPLE, known=known)
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
@@ -310,6 +311,7 @@ class World:
             case AssembleWork():
                 done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
             case ValidateWork():
+                assert work.sample == SAMPLE
                 done = self.validated
         return StepResult(
             job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done
