@@ -58,9 +58,10 @@ class StatusSender:
         return self._publish(leaving=False)
 
     def pause(self) -> None:
-        """Say that no steps are taken for now."""
-        self.serving = False
-        self._publish(leaving=True)
+        """Say that no steps are taken any more, for now."""
+        if self.serving:
+            self.serving = False
+            self._publish(leaving=True)
 
     def leave(self) -> None:
         """Say that the worker is leaving; nothing is sent after that."""
