@@ -22,7 +22,7 @@ from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
-from tunemesh.shared.messages import ImportDone, StepResult, ValidateDone
+from tunemesh.shared.messages import ImportDone, StepResult, TaskSpec, ValidateDone
 from tunemesh.shared.text import clip
 
 SLOWER = 1.05
@@ -207,7 +207,7 @@ class Lifecycle:
 
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
         """The model is cut into tasks. Those that no engine takes stay untuned."""
-        tasks = [TaskLedger(spec=spec, closed=spec.engine is None) for spec in done.tasks]
+        tasks = [_opened(spec) for spec in done.tasks]
         self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
@@ -419,6 +419,13 @@ def named(job: Job, step: str) -> str:
     ref = StepRef.parse(step)
     task = job.task_ledger(ref.task)
     return f"{ref.stage} of {ref.task} ({task.spec.name})" if task is not None else ref.stage
+
+
+def _opened(spec: TaskSpec) -> TaskLedger:
+    """The account of a new task: closed at once where nobody tunes it."""
+    if spec.engine is not None:
+        return TaskLedger(spec=spec)
+    return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {spec.objection or 'no engine takes it'}")
 
 
 def _nothing_measured(ledger: Ledger) -> str:

@@ -10,14 +10,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import mmap
+import os
 import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Blob
 from tunemesh.shared.messages.requests import INLINE_LIMIT
-from tunemesh.shared.storage import Storage, storage_for
+from tunemesh.shared.storage import Bytes, Storage, storage_for
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +64,12 @@ class ArtifactStore:
         Raises:
             ArtifactError: when it cannot be written (disk full, no permission).
         """
-        sha256 = hashlib.sha256(data).hexdigest()
         if inline and len(data) <= INLINE_LIMIT:
-            return Blob(sha256, len(data), data)
+            return Blob(hashlib.sha256(data).hexdigest(), len(data), data)
+        return self._put(data)
+
+    def _put(self, data: Bytes) -> Blob:
+        sha256 = hashlib.sha256(data).hexdigest()
         blob = Blob(sha256, len(data))
         try:
             if not self._holds(blob):
@@ -69,6 +79,36 @@ class ArtifactStore:
                 f"cannot write artifact {sha256[:12]} to {self.url}: {_cause(error)}"
             ) from error
         return blob
+
+    def put_file(self, path: Path) -> Blob:
+        """Store a file without having all of it in memory; never inline.
+
+        Raises:
+            ArtifactError: when it cannot be read, or the store cannot be written.
+        """
+        try:
+            with path.open("rb") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    return self.put(b"", inline=False)
+                with (
+                    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                    memoryview(mapped) as data,
+                ):
+                    return self._put(data)
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from None
+
+    def save(self, blob: Blob, path: Path) -> None:
+        """Write the bytes of ``blob``, checked, to a new file, without having all of them in memory.
+
+        Raises:
+            ArtifactError: as for :meth:`get`, or the file cannot be written.
+        """
+        if blob.data is not None:
+            data = self.get(blob)
+            self._retried(blob, lambda: _saved(blob, iter([data]), path))
+        else:
+            self._retried(blob, lambda: _saved(blob, self._storage.blocks(*_place(blob)), path))
 
     def get(self, blob: Blob, limit: int | None = None) -> bytes:
         """The bytes of ``blob``, checked. Those of the store are not read before their size is right.
@@ -91,9 +131,13 @@ class ArtifactStore:
         return self._get(blob)
 
     def _get(self, blob: Blob) -> bytes:
+        return self._retried(blob, lambda: self._read(blob))
+
+    def _retried(self, blob: Blob, read: Callable[[], tuple[T, str]]) -> T:
+        """What ``read`` gives, once nothing is wrong with it."""
         for pause in (*READ_PAUSES, None):
             try:
-                data, flaw = self._read(blob)
+                data, flaw = read()
             except FileNotFoundError:
                 raise ArtifactError(
                     f"artifact {blob.sha256[:12]} is not in {self.url};"
@@ -126,11 +170,13 @@ class ArtifactStore:
     def _holds(self, blob: Blob) -> bool:
         """Whether the blob is there, whole. Anything else at its place, a link for example, is not it."""
         try:
-            return not self._read(blob)[1]
+            if self._storage.size(*_place(blob)) not in (None, blob.size):
+                return False
+            return not _digest_flaw(blob, self._storage.blocks(*_place(blob)))
         except OSError:
             return False
 
-    def _write(self, blob: Blob, data: bytes) -> None:
+    def _write(self, blob: Blob, data: Bytes) -> None:
         until = time.monotonic() + FULL_LIMIT
         told = False
         while True:
@@ -150,12 +196,32 @@ def _place(blob: Blob) -> tuple[str, str]:
     return blob.sha256[:2], blob.sha256
 
 
+def _saved(blob: Blob, blocks: Iterator[bytes], path: Path) -> tuple[None, str]:
+    """Write blocks to a file; what is wrong with them."""
+    with path.open("wb") as file:
+        return None, _digest_flaw(blob, (block for block in blocks if file.write(block) or True))
+
+
+def _digest_flaw(blob: Blob, blocks: Iterable[bytes]) -> str:
+    """:func:`_flaw` of bytes that come in blocks. Of too many no more are taken."""
+    digest, size = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block)
+        size += len(block)
+        if size > blob.size:
+            break
+    return _mismatch(blob, size, digest.hexdigest())
+
+
 def _flaw(blob: Blob, data: bytes) -> str:
     """What is wrong with bytes that should be ``blob``; empty where nothing is."""
-    found = hashlib.sha256(data).hexdigest()
-    if found == blob.sha256 and len(data) == blob.size:
+    return _mismatch(blob, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _mismatch(blob: Blob, size: int, sha256: str) -> str:
+    if sha256 == blob.sha256 and size == blob.size:
         return ""
-    return f"{len(data)} bytes with SHA-256 {found[:12]}, expected {blob.size} bytes with {blob.sha256[:12]}"
+    return f"{size} bytes with SHA-256 {sha256[:12]}, expected {blob.size} bytes with {blob.sha256[:12]}"
 
 
 def _cause(error: Exception) -> str:

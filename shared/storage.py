@@ -7,6 +7,7 @@ worker read another file, a pipe would make it wait for ever.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import uuid
@@ -26,6 +27,12 @@ KINDS = {
 }
 
 
+Bytes = bytes | memoryview
+
+BLOCK = 1 << 24
+"""Bytes that are read at a time of a file that need not be in memory as a whole."""
+
+
 class Storage(Protocol):
     """Files under one root, each in a folder. All methods raise what their backend raises."""
 
@@ -39,7 +46,10 @@ class Storage(Protocol):
     def read(self, folder: str, name: str, limit: int) -> bytes:
         """The file, or of one that has grown the first ``limit`` bytes and one more."""
 
-    def write(self, folder: str, name: str, data: bytes) -> None:
+    def blocks(self, folder: str, name: str) -> Iterator[bytes]:
+        """The file in pieces of :data:`BLOCK` bytes."""
+
+    def write(self, folder: str, name: str, data: Bytes) -> None:
         """Put the file there whole or not at all, in place of what is there."""
 
     def forget(self, folder: str, name: str) -> None:
@@ -64,18 +74,29 @@ class _Folder:
             return _regular(os.stat(name, dir_fd=place, follow_symlinks=False)).st_size
 
     def read(self, folder: str, name: str, limit: int) -> bytes:
+        with self._file(folder, name) as file:
+            parts = [file.read(limit + 1)]
+            while parts[-1] and sum(map(len, parts)) <= limit:  # one call reads 2 GB at most
+                parts.append(file.read(limit + 1 - sum(map(len, parts))))
+            return b"".join(parts)
+
+    def blocks(self, folder: str, name: str) -> Iterator[bytes]:
+        with self._file(folder, name) as file:
+            while block := file.read(BLOCK):
+                yield block
+
+    @contextmanager
+    def _file(self, folder: str, name: str) -> Iterator[io.FileIO]:
+        """A file, opened to be read."""
         with self._open(folder) as place:
             _regular(os.stat(name, dir_fd=place, follow_symlinks=False))
             # Not blocking: a pipe that takes the file's place between the two looks.
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
             with os.fdopen(handle, "rb", buffering=0) as file:
                 _regular(os.fstat(handle))
-                parts = [file.read(limit + 1)]
-                while parts[-1] and sum(map(len, parts)) <= limit:  # one call reads 2 GB at most
-                    parts.append(file.read(limit + 1 - sum(map(len, parts))))
-                return b"".join(parts)
+                yield file
 
-    def write(self, folder: str, name: str, data: bytes) -> None:
+    def write(self, folder: str, name: str, data: Bytes) -> None:
         os.makedirs(self._root, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.join(self._root, folder))
@@ -135,12 +156,17 @@ class _Remote:
     def read(self, folder: str, name: str, limit: int) -> bytes:
         return bytes(self._fs.cat_file(self._path(folder, name), start=0, end=limit + 1))
 
-    def write(self, folder: str, name: str, data: bytes) -> None:
+    def blocks(self, folder: str, name: str) -> Iterator[bytes]:
+        with self._fs.open(self._path(folder, name), "rb") as file:
+            while block := file.read(BLOCK):
+                yield bytes(block)
+
+    def write(self, folder: str, name: str, data: Bytes) -> None:
         # Written beside its place and moved there, so that no reader ever sees half a blob.
         partial = self._path(folder, _partial(name))
         try:
             self._fs.makedirs(f"{self._root}/{folder}", exist_ok=True)
-            self._fs.pipe_file(partial, data)
+            self._fs.pipe_file(partial, bytes(data))
             self._fs.mv(partial, self._path(folder, name))
         except BaseException:
             with contextlib.suppress(Exception):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from tunemesh import formats
 from tunemesh.broker_config.topology import MOCK, OWN_ENGINES
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
 from tunemesh.shared.messages import EngineName
@@ -56,12 +57,42 @@ def check_model(path: Path, model: bytes, names: Sequence[str]) -> None:
         raise BadModel(f"the model {path} is empty")
     if MOCK in names:
         return
+    if why := formats.problem(path.name, model):
+        raise BadModel(f"the model {path} is {why}")
     if model.lstrip()[:1] == b"{":
         _check_json(path, model)
     elif _is_text(model):
-        raise BadModel(f"the model {path} is a text, neither ONNX nor TVM's JSON")
+        raise BadModel(f"the model {path} is a text, neither ONNX, nor TFLite, nor TVM's JSON")
     elif model.startswith(ONNX_FIRST_BYTE) and len(model) <= READ_AT_MOST:
         _check_onnx(path, model)
+
+
+def check_inputs(model: bytes, samples: bytes) -> None:
+    """Raises:
+    BadInput: the arrays of an ``npz`` file are not the inputs of an ONNX model, by name, dtype and shape.
+    """
+    from tunemesh.stage_workers.measuring import inputs
+
+    given = inputs.read(samples)
+    if not model.startswith(ONNX_FIRST_BYTE) or len(model) > READ_AT_MOST:
+        return  # the worker reads it
+    import onnx
+
+    graph = onnx.load_model_from_string(model).graph
+    weights = {weight.name for weight in graph.initializer}
+    wanted = {value.name: value.type.tensor_type for value in graph.input if value.name not in weights}
+    tensors = []
+    for name, kind in wanted.items():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+        declared = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+        found = given[name].shape if name in given else ()
+        # Where the model leaves a size open, it is that of the array.
+        known = kind.HasField("shape") and len(found) == len(declared)
+        sizes = [size or one for size, one in zip(declared, found, strict=False)] if known else found
+        if kind.HasField("shape") and not known:
+            sizes = [size or 1 for size in declared]
+        tensors.append((name, tuple(sizes), dtype))
+    inputs.fitting(given, tensors)
 
 
 def check_target(target: str, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from tunemesh.broker_config import node
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers.sandbox import allocator
 
-PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "pika", "msgspec", "numpy")
+PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "onnxruntime", "pika", "msgspec", "numpy")
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,13 @@ Told = Annotated[
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        help="An npz file with an array for each input, as numpy.savez writes it: what the model is compared"
+        " and measured with, in place of random values."
+    ),
+]
 Priority = Annotated[int, typer.Option(help="1 to 100: share among the tenant's jobs under strategy fair.")]
 
 
@@ -76,6 +83,7 @@ def make_plan(
     option: Told = None,
     tenant: Tenant = "",
     priority: Priority = 10,
+    inputs: Inputs = None,
     **settings: Any,
 ) -> Plan:
     """A plan of what the options say.
@@ -92,8 +100,16 @@ def make_plan(
         seed=seed,
         tenant=tenant,
         priority=priority,
+        samples=_bytes_of(inputs) if inputs is not None else None,
         settings=make_settings(settings),
     )
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read the inputs {path}: {error.strerror or error}") from None
 
 
 def engine_names(given: Sequence[str] | None) -> tuple[str, ...]:
@@ -218,6 +234,8 @@ def _help(field: Field) -> str:
 
 def _value(field: Field, given: Any) -> Any:
     """What the setting is to be, from what typer has made of the text."""
+    if field.name == "ranges":
+        return dict(map(_range, given))
     if _map(field):
         return _named_sizes(field, given)
     if not _speaks_of_none(field):
@@ -228,6 +246,17 @@ def _value(field: Field, given: Any) -> Any:
         return msgspec.json.decode(given)
     except msgspec.DecodeError:
         raise BadInput(f"{option_name(field.name)} must be a number or {NONE}, not {given!r}") from None
+
+
+def _range(text: str) -> tuple[str, tuple[float, float]]:
+    name, _, values = text.rpartition("=")
+    try:
+        least, above = map(float, values.split(","))
+    except ValueError:
+        name = ""
+    if not name:
+        raise BadInput(f"--range {text!r} should look like NAME=0,30000")
+    return name, (least, above)
 
 
 def _named_sizes(field: Field, given: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,16 @@ import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
-from tunemesh.shared.messages import AssembleDone, History, JobProgress, TaskRecords, Timing, ValidateDone
+from tunemesh.shared.messages import (
+    AssembleDone,
+    History,
+    JobProgress,
+    Judgement,
+    OutputCheck,
+    TaskRecords,
+    Timing,
+    ValidateDone,
+)
 from tunemesh.stage_workers.graph.models import Signatures, unpack_signatures
 
 REPORT_VERSION = 1
@@ -73,6 +82,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     rejected_s: float | None
     speedup: float
     largest_difference: float
+    outputs: list[OutputCheck]
+    """The tuned model beside the untuned one."""
+    judged: list[Judgement]
+    """The tuned model beside the framework that the model comes from, for each set of shapes."""
+    notes: list[str]
+    """What was not done with the model and why, one sentence each."""
     drift: float
     wall_s: float
     variants: list[VariantReport]
@@ -84,7 +99,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(
-    progress: JobProgress, validated: ValidateDone, signatures: Signatures, timeline: list[Timing]
+    progress: JobProgress,
+    validated: ValidateDone,
+    signatures: Signatures,
+    timeline: list[Timing],
+    notes: list[str],
 ) -> Report:
     """Put together what the coordinator and the workers reported."""
     wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
@@ -100,6 +119,9 @@ def make_report(
         rejected_s=validated.rejected,
         speedup=validated.latency_before / max(validated.latency_after, 1e-12),
         largest_difference=validated.largest_difference,
+        outputs=validated.outputs,
+        judged=validated.judged,
+        notes=notes,
         drift=validated.drift,
         wall_s=wall,
         variants=_variants(validated, signatures),
@@ -178,7 +200,7 @@ def save_results(
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
     timeline = [*progress.timings, *(t for history in histories(store, assembled) for t in history.timings)]
     signature = store.get(assembled.signature)
-    report = make_report(progress, validated, unpack_signatures(signature), timeline)
+    report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled.notes)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
     files |= {

@@ -9,6 +9,7 @@ Every step returns a new value, so a prefix can be kept and used several times.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tunemesh import checks, exporting, mesh_address, tuning
+from tunemesh import checks, exporting, mesh_address, model_files, tuning
+from tunemesh.model_files import Given
 from tunemesh.report import Report, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import Settings
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from tunemesh.exports.tuned_model import Bound, TunedModel
@@ -127,7 +130,7 @@ class Tuned:
 class Model:
     """What to tune and how; change it with the methods, then :meth:`tune`."""
 
-    path: Path
+    given: Given
     plan: tuning.Plan
 
     def on(self, target: str, device: str | None = None) -> Model:
@@ -167,6 +170,19 @@ class Model:
         each of them, in one job and one module."""
         return self.settings(dims={**self.plan.settings.dims, name: list(sizes)})
 
+    def range(self, name: str, least: float, above: float) -> Model:
+        """The values of an input that the model is compared and measured with: from ``least`` up to but not
+        including ``above``. By default they are what its uses allow."""
+        return self.settings(ranges={**self.plan.settings.ranges, name: (least, above)})
+
+    def inputs(self, arrays: Mapping[str, NDArray[Any]]) -> Model:
+        """Compare and measure the model with these instead of random ones: an array for each input."""
+        import numpy as np
+
+        file = io.BytesIO()
+        np.savez(file, **dict[str, Any](arrays))
+        return replace(self, plan=replace(self.plan, samples=file.getvalue()))
+
     def settings(self, **changes: Any) -> Model:
         """Change fields of :class:`~shared.messages.Settings` by name.
 
@@ -200,22 +216,38 @@ class Model:
             JobFailed: the job ended without a tuned model.
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
-        ending = tuning.tune([self.path], replace(self.plan, out=folder), tuning.Watcher())[0]
+        ending = tuning.tune([self.given], replace(self.plan, out=folder), tuning.Watcher())[0]
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.error}")
         return Tuned(folder / ending.job, ending.report)
 
 
-def model(path: str | os.PathLike[str]) -> Model:
-    """Begin with a model file (ONNX, or Relax or TIR as JSON).
+def model(
+    source: str | os.PathLike[str] | torch.nn.Module | torch.export.ExportedProgram,
+    example_inputs: Any = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> Model:
+    """Begin with a model.
+
+    Args:
+        source: a file (ONNX, TFLite, ``torch.export.save``'s, or Relax or TIR as JSON), or a module of
+            PyTorch, which is exported and converted in this process.
+        example_inputs: of a module, a tensor or a tuple of them. What PyTorch computes for them is sent
+            along, so that the mesh can compare with it.
+        dynamic_shapes: dimensions of a module that stay open, as ``torch.export.export`` takes them; say with
+            :meth:`Model.shape` what they are to be.
 
     Raises:
-        BadInput: there is no such file.
+        BadInput: there is no such file; the module cannot be converted; PyTorch is missing.
     """
-    found = Path(path)
-    if not found.is_file():
+    plan = tuning.Plan(target="native", trials=256, out=Path())
+    if not isinstance(source, str | os.PathLike):
+        return Model(model_files.from_module(source, example_inputs, dynamic_shapes), plan)
+    found = Path(source)
+    if not found.exists():
         raise BadInput(f"there is no model {found}")
-    return Model(found, tuning.Plan(target="native", trials=256, out=Path()))
+    return Model(found, plan)
 
 
 def load(folder: str | os.PathLike[str]) -> Tuned:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tunemesh.report import Report
-from tunemesh.shared.messages import JobProgress, ResourceProgress
+from tunemesh.shared.messages import JobProgress, Judgement, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.models import shapes_text
 from tunemesh.terminal import add_row, plain, say, table
@@ -116,6 +116,18 @@ def resources_table(resources: list[ResourceProgress]) -> Table:
     return made
 
 
+def judgement(judged: Judgement) -> str:
+    """Who says that a model is right, and how far off it is, in a sentence."""
+    if not judged.judge:
+        return f"compared with the untuned model only, with no other framework: {judged.reason}"
+    compared = sum(each.compared for each in judged.outputs)
+    furthest = max((each.units for each in judged.outputs), default=0.0)
+    return (
+        f"agrees with {judged.judge} in {compared:,} elements of {len(judged.outputs)} output(s);"
+        f" the furthest off by {furthest:.2g} of what rounding may do; inputs: {judged.inputs}"
+    )
+
+
 def print_reports(console: Console, reports: list[Report], out: Path) -> None:
     """What became of models that were tuned, and where it lies."""
     columns = ("job", "before", "after", "speed-up", "difference", "trials", "time")
@@ -144,6 +156,10 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
     for report in reports:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
+        for judged in report.judged:
+            say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")
+        for note in report.notes:
+            say(console, f"{report.job}: {note}", "yellow")
         if report.rejected_s is not None:
             rejected = f"tuned it would take {latency(report.rejected_s)}: model.so is the untuned model"
             say(console, f"{report.job}: {rejected}; try more than {report.trials} trials", "yellow")

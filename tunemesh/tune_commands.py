@@ -64,7 +64,7 @@ def submit(
 ) -> None:
     """Hand models to a running mesh, and return when its coordinator has taken them. Prints the job ids."""
     address = mesh_address.find(broker, artifacts)
-    submitted = tuning.submit(models, job, address)
+    submitted = tuning.submit(models, job, address, lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(
             [

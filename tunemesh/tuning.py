@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +11,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tunemesh import checks
+from tunemesh import checks, model_files
 from tunemesh.client import CONNECT_LIMIT, Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.layout import DISTURBED, Layout, keeps_apart
 from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
+from tunemesh.model_files import Given, ModelFile
 from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
 from tunemesh.shared.messages import NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 
 STOPPING = (
     "stopping early: what is under way is finished and the best is kept, where something was measured;"
@@ -52,6 +51,8 @@ class Plan:
     seed: int = 0
     tenant: str = ""
     priority: int = 10
+    samples: bytes | None = None
+    """An ``npz`` file with an array for each input, in place of random ones."""
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
     builders: int | None = None
@@ -111,8 +112,10 @@ class Submitted:
     """Why it was rejected."""
 
 
-def read_models(paths: Sequence[Path], plan: Plan) -> list[tuple[Path, bytes]]:
-    """The bytes of the model files, after all that can be checked without a mesh.
+def read_models(
+    given: Sequence[Given], plan: Plan, note: Callable[[str], None] | None = None
+) -> list[ModelFile]:
+    """The models as they are sent, after all that can be checked without a mesh.
 
     Raises:
         BadInput: a model cannot be read; no engine of the plan can make anything of it, of the target or of
@@ -120,26 +123,20 @@ def read_models(paths: Sequence[Path], plan: Plan) -> list[tuple[Path, bytes]]:
     """
     if plan.address is None:
         checks.check_engines(plan.engines)  # elsewhere there may be others
-    models = [(path, _read(path)) for path in paths]
-    for path, model in models:
-        checks.check_model(path, model, plan.engines)
-        if problem := make_request("job", path, Blob("0" * 64, len(model)), plan).problem():
+    models = [model_files.read(each, note or _ignore) for each in given]
+    if plan.samples is not None and len(models) > 1:
+        raise BadInput("--inputs has the inputs of one model: tune the others in jobs of their own")
+    samples = None if plan.samples is None else Blob("0" * 64, len(plan.samples))
+    for model in models:
+        checks.check_model(model.path, model.data, plan.engines)
+        if plan.samples is not None:
+            checks.check_inputs(model.data, plan.samples)
+        files = dict.fromkeys(model.files, Blob("0" * 64, 0))
+        request = make_request("job", model.path, Blob("0" * 64, len(model.data)), plan, files, samples)
+        if problem := request.problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
-
-
-def _read(path: Path) -> bytes:
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise BadInput(f"cannot read model {path}: it is no file")
-        if found.st_size > MODEL_BYTES:
-            size = found.st_size / 2**30
-            raise BadInput(f"the model {path} has {size:.1f} GiB; {MODEL_BYTES / 2**30:.0f} GiB are allowed")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read model {path}: {error.strerror or error}") from None
 
 
 def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
@@ -156,11 +153,21 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
-    """The message for one model."""
+def _stored(job: str, model: ModelFile, plan: Plan, store: ArtifactStore) -> Request:
+    """The message for one model, once the store has it."""
+    files = {name: store.put_file(path) for name, path in model.files.items()}
+    samples = None if plan.samples is None else store.put(plan.samples, inline=False)
+    return make_request(job, model.path, store.put(model.data), plan, files, samples)
+
+
+def make_request(
+    job: str, path: Path, model: Blob, plan: Plan, files: Mapping[str, Blob], samples: Blob | None = None
+) -> Request:
+    """The message for one model, for what it keeps in other files, and for its inputs."""
     return Request(
         job=job,
         model=model,
+        files=dict(files),
         target=plan.target,
         trials=plan.trials,
         engines=list(plan.engines),
@@ -170,22 +177,25 @@ def make_request(job: str, path: Path, model: Blob, plan: Plan) -> Request:
         priority=plan.priority,
         seed=plan.seed,
         settings=plan.settings,
+        samples=samples,
     )
 
 
-def submit(paths: Sequence[Path], plan: Plan, address: MeshAddress) -> list[Submitted]:
+def submit(
+    given: Sequence[Given], plan: Plan, address: MeshAddress, note: Callable[[str], None] | None = None
+) -> list[Submitted]:
     """Hand models to a running mesh, and wait for a few seconds for what its coordinator says.
 
     Raises:
         BadInput: a model or the target cannot be used.
         BrokerUnavailable: the broker cannot be used.
     """
-    models = read_models(paths, replace(plan, address=address))
-    ids = job_ids(paths, unique=True)
+    models = read_models(given, replace(plan, address=address), note)
+    ids = job_ids([model.path for model in models], unique=True)
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
-        for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, store.put(model), plan))
+        for job, model in zip(ids, models, strict=True):
+            client.submit(_stored(job, model, plan, store))
         answers = client.answers(ids)
     return [_submitted(job, answers.get(job)) for job in ids]
 
@@ -199,7 +209,7 @@ def _submitted(job: str, answer: JobEvent | None) -> Submitted:
 
 
 def tune(
-    paths: Sequence[Path], plan: Plan, watcher: Watcher, early_stop: EarlyStop | None = None
+    given: Sequence[Given], plan: Plan, watcher: Watcher, early_stop: EarlyStop | None = None
 ) -> list[Ending]:
     """Tune all models at once. Every model is a job; one that fails does not affect the others.
 
@@ -210,8 +220,8 @@ def tune(
         BadInput: something that was handed in cannot be used; nothing was started.
         TunemeshError: the mesh could not go on.
     """
-    models = read_models(paths, plan)
-    ids = job_ids(paths, unique=plan.address is not None)
+    models = read_models(given, plan, watcher.note)
+    ids = job_ids([model.path for model in models], unique=plan.address is not None)
     _check_writable(plan.out, ids)
     with ExitStack() as stack:
         supervise: Callable[[], None] = _nothing
@@ -232,8 +242,8 @@ def tune(
         if mesh is None:
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
-        for job, (path, model) in zip(ids, models, strict=True):
-            client.submit(make_request(job, path, store.put(model), plan))
+        for job, model in zip(ids, models, strict=True):
+            client.submit(_stored(job, model, plan, store))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
@@ -312,6 +322,10 @@ def _check_writable(out: Path, ids: Sequence[str]) -> None:
                 pass
         except OSError as error:
             raise BadInput(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def _ignore(text: str) -> None:
+    """Nobody wants to know."""
 
 
 def _nothing() -> None:

@@ -215,7 +215,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
-            return ImportWork(model=ledger.request.model, samples=ledger.request.samples)
+            request = ledger.request
+            return ImportWork(model=request.model, files=request.files, samples=request.samples)
         case "assemble":
             assert ledger.model is not None
             return AssembleWork(

@@ -30,6 +30,9 @@ MOST_ROUNDS = 8_000
 LARGEST_REQUEST = 128 * 1024
 """Bytes of a request without its model. Every ledger of the job repeats it."""
 
+MOST_FILES = 1_000
+"""Files that may come with a model, beside its own."""
+
 MOST_VARIANTS = 64
 """Sets of shapes that one job tunes a model for. Each is compiled, checked and measured by itself."""
 
@@ -145,12 +148,19 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return shapes | {f"--dim {name}": len(values) for name, values in self.dims.items()}
 
 
+Location = Annotated[str, Meta(min_length=1, max_length=500)]
+"""The name that a model has for a file that came with it."""
+
+
 class Request(Message, frozen=True, kw_only=True, tag="request"):
     """Tune this model. Published by a client to ``tunemesh.requests``."""
 
     job: JobId
     """Chosen by the client, unique; the same request twice is one job."""
     model: Blob
+    files: Annotated[dict[Location, Blob], Meta(max_length=MOST_FILES)] = {}
+    """What the model keeps in other files, by the name that it has for each. A name, never a path: no worker
+    opens it."""
     target: Annotated[str, Meta(min_length=1, max_length=2000)]
     """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
     trials: Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -177,8 +187,14 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
         """Why the job could not be kept in messages, in one line; nothing if it can."""
         if len(self.model.data or b"") > INLINE_LIMIT:
             return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
+        if any(blob.data is not None for blob in self.files.values()):
+            return "the files of a model go through the artifact store"
         if why := self.settings.problem():
             return why
+        if self.samples is not None and self.settings.variants > 1:
+            return "--inputs has the inputs of one set of shapes: tune the others in jobs of their own"
+        if self.samples is not None and len(self.samples.data or b"") > INLINE_LIMIT:
+            return f"inputs over {INLINE_LIMIT:,} bytes go through the artifact store"
         batch = self.settings.batch
         if self.trials > MOST_ROUNDS * batch:
             rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"

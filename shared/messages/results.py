@@ -40,6 +40,8 @@ from tunemesh.shared.text import clip
 
 MOST_TASKS = 10_000
 """Of one job. Real models have up to a few hundred."""
+MOST_NOTES = 100
+"""Of one job."""
 
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
@@ -197,6 +199,8 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
     """Further files for the person, by name: the tuning database, for example."""
     records: Blob
     """MessagePack list of :class:`TaskRecords`: every task with everything that was measured."""
+    notes: Annotated[list[ErrorText], Meta(max_length=MOST_NOTES)] = []
+    """What was not done with the model and why, one sentence each."""
 
     def problem(self) -> str:
         """Why this is no answer to an ``assemble``."""

@@ -28,6 +28,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
     samples: Blob | None = None
     """That of the request."""
+    files: dict[str, Blob] = {}
+    """What came with it, by name."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):

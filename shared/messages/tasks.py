@@ -42,6 +42,8 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """How often the model runs it."""
     engine: EngineName | None = None
     """Which of the job's engines tunes it; ``None``: none takes it, and it stays untuned."""
+    objection: ErrorText = ""
+    """Why none of them does."""
     constants: Count = 0
     """Bytes of constants of the whole model."""
     workload: Blob

@@ -18,7 +18,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Judgement, OutputCheck
 from tunemesh.shared.messages.results import furthest
 from tunemesh.stage_workers.frontends import Source
-from tunemesh.stage_workers.graph import compilation, optimisation, targets
+from tunemesh.stage_workers.graph import compilation, models, optimisation, targets, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature
@@ -35,6 +35,9 @@ SPREAD = 1 / 16
 """See :func:`.comparison.changed`: of inputs that are random, where no judge changes more than these."""
 MOVED_CONSTANTS = 2
 """Elements from which a constant of a model without a judge is changed, too."""
+
+PACKED = frozenset({"int4", "uint4", "int2", "uint2", "float4_e2m1fn"})
+"""Dtypes of which several elements share a byte: no array of NumPy is laid out like that."""
 
 Tensors = Sequence[tuple[str, tuple[int, ...], str]]
 
@@ -103,17 +106,25 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
         BadModel: they do not agree, or nothing could be compared.
         BadInput: the inputs that the person gave do not fit.
     """
+    for each in (*signature.inputs, *signature.outputs):
+        if each.dtype in PACKED:
+            raise BadModel(
+                f"the tensor {each.name} is {each.dtype}, which models cannot take or give: cast it"
+            )
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
     here = targets.resolve("native")
     lowered = optimisation.optimise(module, here, NONE).module
     choices = _choices(lowered, tensors, call)
+    terms = workloads.longest_sum(models.functions(lowered))
     try:
         judge = judges.judge(source.model, source.files)
-        reference = _by_judge(judge, tensors, choices)
+        reference = _by_judge(judge, tensors, choices, terms)
     except NoJudge as error:
         model = _Untuned(lowered, here, with_constants=True)
         made_up = call.inputs is None
-        reference = _reference(model.run, lambda arrays, pairs: model.moved(arrays, pairs, made_up), choices)
+        reference = _reference(
+            model.run, lambda arrays, pairs: model.moved(arrays, pairs, made_up), choices, terms
+        )
         who, reason = "the model", str(error)
     else:
         model = _Untuned(lowered, here, with_constants=False)
@@ -150,7 +161,9 @@ class _Reference(NamedTuple):
     expected: list[Expected]
 
 
-def _by_judge(judge: Judge, tensors: Tensors, choices: list[tuple[str, list[Array]]]) -> _Reference:
+def _by_judge(
+    judge: Judge, tensors: Tensors, choices: list[tuple[str, list[Array]]], terms: int
+) -> _Reference:
     """What the judge says.
 
     Raises:
@@ -165,6 +178,7 @@ def _by_judge(judge: Judge, tensors: Tensors, choices: list[tuple[str, list[Arra
             lambda arrays: judge.run(named(arrays)),
             lambda arrays, pairs: judge.moved(named(arrays), pairs),
             choices,
+            terms,
             judge.steps,
         )
     except Exception as error:  # frameworks raise what they like
@@ -176,6 +190,7 @@ def _reference(
     run: Callable[[Sequence[Array]], list[Array]],
     moved: Callable[[Sequence[Array], int], list[list[Array]]],
     choices: list[tuple[str, list[Array]]],
+    terms: int,
     steps: int = 0,
 ) -> _Reference:
     """The first choice of inputs for which every output has something to compare, or else the last one, and
@@ -189,7 +204,7 @@ def _reference(
     pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
     changed = moved(arrays, pairs)
     expected = [
-        comparison.expected(each, [outputs[number] for outputs in changed], pooled=pairs == 1, steps=steps)
+        comparison.expected(each, [outputs[number] for outputs in changed], pairs == 1, steps, terms)
         for number, each in enumerate(values)
     ]
     return _Reference(described, arrays, expected)
@@ -240,7 +255,7 @@ def _choices(lowered: Any, tensors: Tensors, call: ImportCall) -> list[tuple[str
     within: Mapping[str, Range] = {**found, **call.ranges}
     described = "".join(f", {name} in [{least:g}, {above:g})" for name, (least, above) in within.items())
     made = []
-    for floats in (inputs.SIGNED, inputs.POSITIVE):
+    for floats in (inputs.SIGNED, inputs.POSITIVE, inputs.ABOVE_ONE):
         text = f"random, floats in [{floats[0]:g}, {floats[1]:g}){described}"
         made.append((text, inputs.random(tensors, call.seed, within, floats)))
     return made
@@ -251,16 +266,20 @@ class _Untuned:
 
     Args:
         with_constants: its constants can be changed, too.
+
+    Raises:
+        BadModel: it cannot be compiled.
     """
 
     def __init__(self, lowered: Any, target: str, with_constants: bool) -> None:
-        import tvm
-
         self._constants: list[Array] = []
         if with_constants:
             lowered, self._constants = _lifted(lowered)
-        compiled = compilation.compile_model(lowered, target)
-        self._main = tvm.relax.VirtualMachine(loading.load(compiled), tvm.cpu())["main"]
+        try:
+            self._main = compilation.main_of(lowered, target)
+        except Exception as error:  # whatever TVM or LLVM raise
+            reraise_memory_error(error)
+            raise BadModel(f"TVM cannot compile the model: {first_line(error)}") from None
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs."""

@@ -18,7 +18,8 @@ ANY = -1
 
 
 class Tensor(Struct, frozen=True):
-    """An input or output of a model, by the name it has in the model's file."""
+    """An input or output of a model, by the name it has in the model's file. A size of an output that depends
+    on the data is -1."""
 
     name: str
     shape: tuple[int, ...]
@@ -78,26 +79,45 @@ def _sizes(shape: Sequence[int]) -> str:
 class _Stored(Struct, frozen=True):
     signatures: Signatures
     changes: list[Changes]
+    notes: list[str]
     graph: str
     weights: list[Weight]
 
 
-def pack(module: Any, signatures: Signatures, changes: Sequence[Changes]) -> bytes:
-    """The bytes of a Relax module with all variants in it, and of how each of them is to be changed."""
+class Packed(Struct, frozen=True):
+    """What is kept of a model.
+
+    Attributes:
+        module: all variants, joined.
+        signatures: what they take and give.
+        changes: how each of them is to be changed.
+        notes: what was not done and why.
+    """
+
+    module: Any
+    signatures: Signatures
+    changes: list[Changes]
+    notes: list[str]
+
+
+def pack(module: Any, signatures: Signatures, changes: Sequence[Changes], notes: Sequence[str] = ()) -> bytes:
+    """The bytes of what is kept of a model, see :class:`Packed`."""
     import tvm
 
     graph, taken = weights.take_out(module)
     # Not compressed: nearly all of it is weights, and these hardly shrink.
-    return msgspec.msgpack.encode(_Stored(signatures, list(changes), str(tvm.ir.save_json(graph)), taken))
+    return msgspec.msgpack.encode(
+        _Stored(signatures, list(changes), list(notes), str(tvm.ir.save_json(graph)), taken)
+    )
 
 
-def unpack(model: bytes) -> tuple[Any, Signatures, list[Changes]]:
+def unpack(model: bytes) -> Packed:
     """What :func:`pack` was given."""
     import tvm
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
     module = weights.put_back(tvm.ir.load_json(stored.graph), stored.weights)
-    return module, stored.signatures, stored.changes
+    return Packed(module, stored.signatures, stored.changes, stored.notes)
 
 
 def nodes(module: Any) -> list[Any]:
@@ -108,6 +128,13 @@ def nodes(module: Any) -> list[Any]:
     for entry in variants.entries_of(module):
         tvm.relax.analysis.post_order_visit(module[entry].body, found.append)
     return found
+
+
+def functions(module: Any) -> list[Any]:
+    """The functions of TIR in a module."""
+    import tvm
+
+    return [each for _, each in module.functions_items() if isinstance(each, tvm.tirx.PrimFunc)]
 
 
 def signature_of(module: Any, inputs: list[str], outputs: list[str]) -> Signature:

@@ -25,6 +25,11 @@ def validate(call: ValidateCall) -> Validated:
     The tuned model has to agree with the untuned one, and both with what the model's own framework said when
     it was imported. Both run as they would anywhere: nothing in the environment tells TVM about threads.
     """
+    with loading.as_anywhere():
+        return _validate(call)
+
+
+def _validate(call: ValidateCall) -> Validated:
     signature = models.unpack_signatures(call.signature).variants[call.variant]
     sample = checking.unpack(call.sample)[call.variant] if call.sample else None
     arrays = sample.arrays() if sample is not None else checking.made_up(signature)

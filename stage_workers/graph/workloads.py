@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -63,6 +65,25 @@ SCHEDULED = "tirx.is_scheduled"
 def is_scheduled(function: Any) -> bool:
     """Whether there is nothing left to tune in a function."""
     return bool(function.attrs and function.attrs.get(SCHEDULED, False))
+
+
+def longest_sum(functions: Iterable[Any]) -> int:
+    """Terms of the longest reduction in TIR functions."""
+    import tvm
+    import tvm_ffi
+    from tvm.s_tir import SBlock
+
+    found = [1]
+
+    def visit(block: Any) -> None:
+        extents = [
+            each.dom.extent for each in block.iter_vars if each.iter_type == tvm.tirx.IterVar.CommReduce
+        ]
+        found.append(math.prod(int(each.value) for each in extents if isinstance(each, tvm.tirx.IntImm)))
+
+    for function in functions:
+        tvm_ffi.structural_walk(function.body, (SBlock, visit))
+    return max(found)
 
 
 def arguments(function: Any) -> list[Argument]:

@@ -30,6 +30,9 @@ NOISE = {"float64": 2.0**-45, "float32": 2.0**-16, "float16": 2.0**-10, "bfloat1
 """Relative change of what is read: in single precision 256 times the rounding error, which Winograd's
 algorithm, sums of a million terms and fast polynomials stay within; in half precision, whose sums are
 computed in single precision, twice."""
+ROUNDING = {"float64": 2.0**-53, "float32": 2.0**-24}
+"""What adding to a number loses at most, relative to it. Sums in half precision are computed in single
+precision."""
 COARSE_NOISE = 2.0**-4
 """For floats of 8 bits and fewer."""
 PAIRS = 3
@@ -100,7 +103,8 @@ def _changed(array: Array, random: np.random.Generator, sign: float, spread: flo
     if not is_float(str(array.dtype)):
         return array
     wide = array.astype(np.float64)
-    by = random.uniform(-1.0, 1.0, array.shape) * sign * noise(str(array.dtype))
+    part = random.uniform(0.5, 1.0, array.shape) * random.choice((-1.0, 1.0), array.shape)
+    by = part * sign * noise(str(array.dtype))
     size = np.abs(wide)
     if spread:
         finite = wide[np.isfinite(wide)]
@@ -110,7 +114,9 @@ def _changed(array: Array, random: np.random.Generator, sign: float, spread: flo
         return np.where(np.isfinite(wide), wide + by * size, wide).astype(array.dtype)
 
 
-def expected(values: Array, moved: Sequence[Array], pooled: bool = False, steps: int = 0) -> Expected:
+def expected(
+    values: Array, moved: Sequence[Array], pooled: bool = False, steps: int = 0, terms: int = 1
+) -> Expected:
     """What an output should be, from what it is and what it becomes when that which is read is changed.
 
     Args:
@@ -118,19 +124,22 @@ def expected(values: Array, moved: Sequence[Array], pooled: bool = False, steps:
         moved: the same output after each change; none where nothing could be changed.
         pooled: there are few of them, see :data:`POOLED`.
         steps: that quantised values may be off in any case, by roundings inside of what computes them.
+        terms: of the longest sum: where one term is large, adding many small ones to it one by one loses half
+            a rounding error each.
     """
     wide = values.astype(np.float64)
     dtype = str(values.dtype)
     most = np.zeros(values.shape)
-    finite = decided = np.isfinite(wide)
+    finite, decided = np.isfinite(wide), np.ones(values.shape, np.bool_)
     with np.errstate(all="ignore"):
         for each in moved:
             other = each.astype(np.float64)
-            decided = decided & np.isfinite(other) | ~finite & _same(wide, other)
+            decided = decided & np.where(finite, np.isfinite(other), _same(wide, other))
             most = np.maximum(most, np.abs(other - wide))
         most = np.where(finite, most, 0.0)
         if is_float(dtype):
-            least = noise(dtype) * np.abs(np.where(finite, wide, 0.0))
+            own = max(FACTOR * noise(dtype), terms * ROUNDING.get(dtype, ROUNDING["float32"]))
+            least = own / FACTOR * np.abs(np.where(finite, wide, 0.0))
             if pooled and (finite & decided).any():
                 usual = np.sqrt(np.mean(np.square(most[finite & decided])))
                 most = np.maximum(most, POOLED / FACTOR * usual)

@@ -17,6 +17,8 @@ SIGNED: Range = (-1.0, 1.0)
 """Floats, where nobody says otherwise."""
 POSITIVE: Range = (0.0, 1.0)
 """Where nothing finite comes out otherwise: a logarithm, a root."""
+ABOVE_ONE: Range = (1.0, 2.0)
+"""Where there neither: ``acosh``."""
 LARGEST = 4 * 2**30
 """Bytes that the arrays of a file may have."""
 

@@ -149,11 +149,19 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
     for field, value in model.graph.ListFields():
         if field.name != "initializer":
             _copy(skeleton.graph, field, value)
+    used = _used(model.graph)
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= KEPT_INSIDE and not tensor.external_data:
+        if tensor.name not in used:
+            continue  # ONNX Runtime has left it out when it looks for it
+        array = (
+            None
+            if tensor.ByteSize() <= KEPT_INSIDE and not tensor.external_data
+            else _array_of(tensor, files)
+        )
+        if array is None or array.dtype.type.__module__ != "numpy":
             skeleton.graph.initializer.append(tensor)
             continue
-        weights[tensor.name] = _array_of(tensor, files)
+        weights[tensor.name] = array
         named = skeleton.graph.initializer.add(
             name=tensor.name,
             data_type=tensor.data_type,
@@ -162,6 +170,16 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
         )
         named.external_data.add(key="location", value="given")
     return skeleton, weights
+
+
+def _used(graph: Any) -> set[str]:
+    """Names that something in a graph, or in one inside it, reads or gives."""
+    found = {value.name for value in graph.output}
+    for node in graph.node:
+        found.update(node.input)
+        for inner in noise.inside(node):
+            found |= _used(inner)
+    return found
 
 
 def _copy(message: Any, field: Any, value: Any) -> None:

@@ -199,7 +199,7 @@ def profile_untuned(call: UntunedCall) -> ProfileOutcome:
             kernel = _Kernel(call.untuned, call.workload, call.device, None)
             core = loading.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
-            _references[call.untuned] = _expected(kernel, run.seconds)
+            _references[call.untuned] = _expected(kernel, run.seconds, call.workload)
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
             repeats = min(call.settings.repeats, int(UNTUNED_SECONDS / run.seconds))
@@ -318,17 +318,18 @@ def _inputs_on(device: str, workload: bytes) -> list[Any]:
 def _reference(untuned: bytes, workload: bytes, device: str) -> list[Expected]:
     if untuned not in _references:
         kernel = _Kernel(untuned, workload, device, None)
-        _references[untuned] = _expected(kernel, kernel.run())
+        _references[untuned] = _expected(kernel, kernel.run(), workload)
     return _references[untuned]
 
 
-def _expected(kernel: _Kernel, seconds: float) -> list[Expected]:
+def _expected(kernel: _Kernel, seconds: float, workload: bytes) -> list[Expected]:
     """What the untuned kernel, whose run took so long, has computed, and how far rounding may move that."""
+    terms = workloads.longest_sum([workloads.load(workload)["main"]])
     values = kernel.outputs()
     pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
     moved = comparison.tried(kernel.outputs_of, kernel.inputs(), pairs, SPREAD)
     return [
-        comparison.expected(each, [outputs[number] for outputs in moved], pooled=pairs == 1)
+        comparison.expected(each, [outputs[number] for outputs in moved], pairs == 1, terms=terms)
         for number, each in enumerate(values)
     ]
 

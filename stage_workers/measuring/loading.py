@@ -14,6 +14,9 @@ from typing import Any
 from tunemesh.stage_workers.graph import targets
 from tunemesh.stage_workers.measuring.comparison import Array
 
+THREADS = ("TVM_NUM_THREADS", "TVM_BIND_THREADS")
+"""Variables that TVM reads when it starts its pool of threads."""
+
 
 def load(artifact: bytes) -> Any:
     """The TVM runtime module of a shared object, unloaded when nothing refers to it any more. The file is
@@ -62,7 +65,7 @@ def threads(target: str) -> Iterator[None]:
     TVM reads this when it starts its pool, at the first parallel kernel of the process. It must not bind the
     threads to cores of its own choice: the worker has been given its cores already.
     """
-    wanted = {"TVM_NUM_THREADS": str(targets.cores(target)), "TVM_BIND_THREADS": "0"}
+    wanted = dict(zip(THREADS, (str(targets.cores(target)), "0"), strict=True))
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -73,6 +76,16 @@ def threads(target: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def as_anywhere() -> Iterator[None]:
+    """Let nothing in the environment tell TVM about threads: as a person runs a finished model."""
+    before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

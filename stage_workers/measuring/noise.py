@@ -7,7 +7,8 @@ models can run it. One more input, :data:`SCALE`, says how much: 0 leaves all as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tunemesh.stage_workers.measuring import comparison
@@ -57,7 +58,7 @@ MOVES = frozenset(
     | {"Neg", "Sign", "Ceil", "Floor", "Round", "DequantizeLinear", "Bernoulli", "Pad", "Trilu", "Scatter"}
     | {"ScatterElements", "ScatterND", "TopK"}
 )
-"""Operators that compute their floats without rounding. The bodies of loops are left as they are."""
+"""Operators that compute their floats without rounding."""
 BOUNDED = frozenset(
     {"Tanh", "Sigmoid", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "LSTM", "GRU", "RNN", "Softsign"}
 )
@@ -85,34 +86,50 @@ def noisy(model: Any, seed: int) -> Any:
 
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    kinds = _kinds(model)
     graph = made.graph
+    kinds = _kinds(onnx.shape_inference.infer_shapes(model).graph)
     parameters = _parameters(graph)
-    nodes: list[Any] = []
-    weights = {each.name for each in graph.initializer} | {
-        each.values.name for each in graph.sparse_initializer
-    }
-    for value in graph.input:
-        if value.name in kinds and value.name not in weights and value.name not in parameters:
-            nodes += _changing(value.name, kinds[value.name], seed, bounded=False)
-            value.name = RAW + value.name
+    kinds = {name: kind for name, kind in kinds.items() if name not in parameters}
+    weights = {each.name for each in graph.initializer}
+    weights |= {each.values.name for each in graph.sparse_initializer}
+    inputs = [value for value in graph.input if value.name in kinds and value.name not in weights]
+    first = [each for value in inputs for each in _changing(value.name, kinds[value.name], seed, False)]
+    _change(graph, kinds, seed, first)
+    for value in inputs:
+        value.name = RAW + value.name
+    graph.input.append(onnx.helper.make_tensor_value_info(SCALE, onnx.TensorProto.FLOAT, []))
+    for kind, suffix in ((onnx.TensorProto.FLOAT, ""), (onnx.TensorProto.DOUBLE, "_double")):
+        graph.initializer.append(onnx.helper.make_tensor(ONE + suffix, kind, [], [1.0]))
+        graph.initializer.append(onnx.helper.make_tensor(PART + suffix, kind, [], [PART_OF_ONE]))
+    return made
+
+
+def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any] = ()) -> None:
+    """Let every operator of a graph, and of those inside it, give the raw values, and others change them."""
+    nodes = list(first)
     for node in graph.node:
         nodes.append(node)
+        for inner in inside(node):
+            _change(inner, kinds, seed)
         if node.op_type in MOVES:
             continue
         for number, name in enumerate(node.output):
-            if name in kinds and name not in parameters:
+            if name in kinds:
                 node.output[number] = RAW + name
                 nodes += _changing(name, kinds[name], seed, node.op_type in BOUNDED)
     nodes = [_copied(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.input.append(onnx.helper.make_tensor_value_info(SCALE, onnx.TensorProto.FLOAT, []))
-    for kind, suffix in ((onnx.TensorProto.FLOAT, ""), (onnx.TensorProto.DOUBLE, "_double")):
-        graph.initializer.append(onnx.helper.make_tensor(ONE + suffix, kind, [], [1.0]))
-        graph.initializer.append(onnx.helper.make_tensor(PART + suffix, kind, [], [PART_OF_ONE]))
     del graph.value_info[:]
-    return made
+
+
+def inside(node: Any) -> list[Any]:
+    """The graphs in the attributes of a node."""
+    found = []
+    for attribute in node.attribute:
+        found += [attribute.g] if attribute.HasField("g") else []
+        found += attribute.graphs
+    return found
 
 
 def fed(model: Any, name: str) -> str:
@@ -128,8 +145,8 @@ def _copied(node: Any) -> Any:
     return copy
 
 
-def _kinds(model: Any) -> dict[str, int]:
-    """Types of the elements of all floats that have names in the main graph."""
+def _kinds(graph: Any) -> dict[str, int]:
+    """Types of the elements of all floats that have names in a graph, or in one inside it."""
     import onnx
 
     floats = {
@@ -138,19 +155,23 @@ def _kinds(model: Any) -> dict[str, int]:
         onnx.TensorProto.FLOAT16,
         onnx.TensorProto.BFLOAT16,
     }
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    values: Iterable[Any] = (*inferred.input, *inferred.value_info, *inferred.output)
+    values: Iterable[Any] = (*graph.input, *graph.value_info, *graph.output)
     found = {value.name: value.type.tensor_type.elem_type for value in values}
-    return {name: kind for name, kind in found.items() if kind in floats}
+    found = {name: kind for name, kind in found.items() if kind in floats}
+    for node in graph.node:
+        for inner in inside(node):
+            found |= _kinds(inner)
+    return found
 
 
 def _parameters(graph: Any) -> set[str]:
-    return {
-        node.input[number]
-        for node in graph.node
-        for number in PARAMETERS.get(node.op_type, ())
-        if number < len(node.input)
-    }
+    found = set()
+    for node in graph.node:
+        numbers = PARAMETERS.get(node.op_type, ())
+        found |= {node.input[number] for number in numbers if number < len(node.input)}
+        for inner in inside(node):
+            found |= _parameters(inner)
+    return found
 
 
 def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
@@ -171,7 +192,7 @@ def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
         nodes.append(make("Cast", [SCALE], [f"{own}_scale"], to=wide))
         scale = f"{own}_scale"
     # A seed of its own for every value: otherwise equal shapes would get equal changes.
-    number = float((hash_of(name) + seed) % 2**22 + 1)
+    number = float((zlib.crc32(name.encode()) + seed) % 2**22 + 1)
     nodes += [
         make("RandomUniformLike", [raw], [f"{own}_random"], dtype=wide, low=-by, high=by, seed=number),
         make("Mul", [f"{own}_random", scale], [f"{own}_by"]),
@@ -186,10 +207,3 @@ def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
     if wide != kind:
         nodes.append(make("Cast", [last], [name], to=kind))
     return nodes
-
-
-def hash_of(name: str) -> int:
-    """The same number for a name in every process."""
-    import zlib
-
-    return zlib.crc32(name.encode())

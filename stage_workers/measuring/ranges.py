@@ -9,6 +9,7 @@ bisection. What is out of bounds for a single value, too (a guarded load of a pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -118,22 +119,35 @@ def _search(
         now = min(tried, key=lambda intervals: len(run(intervals).problems))
     usual = run(now).problems
     for name, dtype in wanted.items():
-
-        def fits(least: int, most: int, name: str = name) -> bool:
-            walk = run({**now, name: _Interval(least, most, True, True)})
-            return walk.problems <= usual
-
-        base = now[name].least
-        top = min(WIDEST, _largest(dtype))
-        if fits(base, top):
-            uses = run({**now, name: _Interval(base, top, True, True)})
-            least, most = _by_use(uses, dtype, base)
-            if not fits(least, most):
-                least = base
-        else:
-            least, most = base, _largest_that(lambda most, base=base: fits(base, most), base, top)  # type: ignore[misc]
-        now[name] = _Interval(least, max(least, most), True, True)
+        now[name] = max(
+            (_widened(run, now, name, dtype, base, usual) for base in (now[name].least, 0, 1, 2)),
+            key=lambda interval: interval.most - interval.least,
+        )
     return {name: (interval.least, interval.most + 1) for name, interval in now.items()}
+
+
+def _widened(
+    run: Callable[[Mapping[str, _Interval]], _Pass],
+    now: Mapping[str, _Interval],
+    name: str,
+    dtype: str,
+    base: int,
+    usual: set[tuple[object, ...]],
+) -> _Interval:
+    """The widest valid interval of an input from ``base`` on, where the others have those of ``now``."""
+
+    def fits(least: int, most: int) -> bool:
+        return run({**now, name: _Interval(least, most, True, True)}).problems <= usual
+
+    top = min(WIDEST, _largest(dtype))
+    if not fits(base, base):
+        return now[name]
+    if not fits(base, top):
+        most = _largest_that(lambda most: fits(base, most), base, top)
+        return _Interval(base, most, True, True)
+    uses = run({**now, name: _Interval(base, top, True, True)})
+    least, most = _by_use(uses, dtype, base)
+    return _Interval(least if fits(least, most) else base, most, True, True)
 
 
 def _largest(dtype: str) -> int:
@@ -182,6 +196,8 @@ class _Pass:
         """An input is compared with something, or turned into a float."""
         self.computed = False
         """Something is computed with it."""
+        self._indexing = False
+        """An index is looked at. What an importer does to one out of bounds does not make it valid."""
         self._tensors: dict[int, _Known] = {}
         self._scalars: dict[int, _Known] = {}
         self._loops: dict[int, int] = {}
@@ -252,7 +268,9 @@ class _Pass:
 
     def _indices(self, node: Any, buffer: Any, indices: Sequence[Any]) -> None:
         for axis, (index, extent) in enumerate(zip(indices, buffer.shape, strict=True)):
+            self._indexing = True
             found, length = self._value(index), self._value(extent)
+            self._indexing = False
             if found is None or length is None or not found.given:
                 continue
             if found.least < 0:
@@ -269,7 +287,9 @@ class _Pass:
             case "Var":
                 return self._scalars.get(hash(node))
             case "TensorLoad":
+                indexing, self._indexing = self._indexing, False
                 self._indices(node, node.source, node.indices)
+                self._indexing = indexing
                 found = self._tensors.get(hash(node.source))
                 return found if found is not None else _of_dtype(node)
             case "Cast":
@@ -308,7 +328,8 @@ class _Pass:
         assert value is not None
         assert amount is not None
         self.computed |= value.given or amount.given
-        if not 0 <= amount.least <= amount.most < 32:
+        bits = int(re.sub(r"\D", "", _dtype(node)) or 32)
+        if not 0 <= amount.least <= amount.most < bits:
             self.problems.add((hash(node), "shift"))
             return None
         ends = [
@@ -349,6 +370,8 @@ class _Pass:
         if left is None or right is None:
             return None
         given = left.given or right.given
+        if self._indexing and name in ("Min", "Max", "FloorMod", "Mod") and left.given != right.given:
+            return left if left.given else right
         if name in ("Min", "Max"):
             pick = min if name == "Min" else max
             return _Interval(

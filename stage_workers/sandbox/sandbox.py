@@ -182,6 +182,14 @@ class Sandbox:
             case "raised":
                 return CallFailure("raised", reply.text)
 
+    def renew(self) -> None:
+        """Let the next call find a process that has run nothing yet.
+
+        Raises:
+            Abandoned: the sandbox was aborted.
+        """
+        self._replace_child()
+
     def abort(self) -> None:
         """End whatever runs, from any thread or signal handler's thread. Nothing can be called any more."""
         self._processes.abort()

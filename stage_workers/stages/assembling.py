@@ -11,7 +11,8 @@ import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
-from tunemesh.shared.messages.results import FILE_NAME, OWN_FILES
+from tunemesh.shared.messages.results import FILE_NAME, MOST_NOTES, OWN_FILES
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
@@ -55,6 +56,7 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         signature=store.put(assembled.signature, inline=False),
         files={name: store.put(data, inline=False) for name, data in files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
+        notes=[clip(note) for note in assembled.notes[:MOST_NOTES]],
     )
 
 

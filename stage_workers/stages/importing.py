@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import ImportDone, ImportWork, Options, Step, TaskSpec
+from tunemesh.shared.messages import Blob, ImportDone, ImportWork, Options, Step, TaskSpec
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
@@ -13,6 +16,9 @@ from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
+
+OBJECTIONS = 200
+"""Characters of the reasons why nobody tunes a task: they are in every revision of the ledger."""
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
@@ -22,30 +28,34 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         TunemeshError: the model, the target or an option cannot be used, or the store fails.
     """
     _check_options(step, context)
-    call = ImportCall(
-        model=context.store.get(work.model, limit=MODEL_BYTES),
-        target=step.target,
-        variants=variants(step.settings),
-        options=step.options.get(GRAPH, {}),
-        seed=step.seed,
-        ranges=step.settings.ranges,
-        inputs=context.store.get(work.samples) if work.samples is not None else None,
-    )
     platform = platforms.name_of(step.target)
-    imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+        call = ImportCall(
+            model=context.store.get(work.model, limit=MODEL_BYTES),
+            files=_placed(work.files, Path(folder), context),
+            target=step.target,
+            variants=variants(step.settings),
+            options=step.options.get(GRAPH, {}),
+            seed=step.seed,
+            ranges=step.settings.ranges,
+            inputs=context.store.get(work.samples) if work.samples is not None else None,
+        )
+        imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
+    takers = [_taker(task, step, context) for task in imported.tasks]
     tasks = [
         TaskSpec(
             id=f"t{number:02}",
             name=task.name,
             key=task.key,
             weight=task.weight,
-            engine=_taker(task, step, context),
+            engine=engine,
+            objection=objection,
             constants=imported.constants,
             workload=context.store.put(task.workload, inline=False),
             untuned=context.store.put(task.untuned, inline=False),
         )
-        for number, task in enumerate(imported.tasks)
+        for number, (task, (engine, objection)) in enumerate(zip(imported.tasks, takers, strict=True))
     ]
     return ImportDone(
         model=context.store.put(imported.model, inline=False),
@@ -53,6 +63,23 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         sample=context.store.put(imported.sample, inline=False),
         judged=imported.judged,
     )
+
+
+def _placed(files: Mapping[str, Blob], folder: Path, context: Context) -> dict[str, str]:
+    """Put what came with a model into files with names of our own; where each is.
+
+    Raises:
+        TunemeshError: they are too large, or the store fails.
+    """
+    total = sum(blob.size for blob in files.values())
+    if total > MODEL_BYTES:
+        raise BadInput(f"the files of the model have {total:,} bytes; at most {MODEL_BYTES:,} are read here")
+    placed = {}
+    for number, (name, blob) in enumerate(files.items()):
+        path = folder / str(number)
+        context.store.save(blob, path)
+        placed[name] = str(path)
+    return placed
 
 
 def _check_options(step: Step, context: Context) -> None:
@@ -79,10 +106,13 @@ def check_owners(options: Mapping[str, Options], engines: list[str]) -> None:
             raise BadInput(f"there are options for {owner!r}, but the job has only {', '.join(owners)}")
 
 
-def _taker(task: ExtractedTask, step: Step, context: Context) -> str | None:
-    """The first of the job's engines that takes a task."""
+def _taker(task: ExtractedTask, step: Step, context: Context) -> tuple[str | None, str]:
+    """The first of the job's engines that takes a task; where none does, why."""
     ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
+    objections = []
     for engine in step.engines:
-        if whole(context, engine, Engine.takes, ref, CHECK_LIMIT):
-            return engine
-    return None
+        objection = whole(context, engine, Engine.objection, ref, CHECK_LIMIT)
+        if not objection:
+            return engine, ""
+        objections.append(objection)
+    return None, clip("; ".join(objections), OBJECTIONS)

@@ -159,7 +159,7 @@ def assemble(model: bytes, target: str, tasks: list[TunedTask] | None = None) ->
     return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or []))
 
 
-def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str) -> Validated:
+def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str, sample: bytes = b"") -> Validated:
     return PLATFORM.validate(
         ValidateCall(
             tuned=tuned,
@@ -167,7 +167,7 @@ def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str) -> Val
             signature=signature,
             target=target,
             device="cpu",
-            seed=3,
+            sample=sample,
             settings=QUICK,
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 
 import numpy as np
@@ -222,9 +223,15 @@ def test_the_tuned_model_computes_what_it_computed_before(
     assert_computes_the_same(cnn, assembled.untuned)
     assert_computes_the_same(cnn, assembled.tuned)
 
-    validated = validate(assembled.tuned, assembled.untuned, assembled.signature, target)
-    assert validated.equal
-    assert validated.largest_difference < 1e-5
+    assert imported.judged[0].judge.startswith("ONNX Runtime ")
+    validated = validate(assembled.tuned, assembled.untuned, assembled.signature, target, imported.sample)
+    assert validated.wrong == ""
+    (output,), judged = validated.outputs, validated.judged
+    assert (output.name, output.elements, output.compared) == ("logits", 10, 10)
+    assert 0 < output.tolerance < 1e-3
+    assert output.units < 0.1
+    assert judged.judge == imported.judged[0].judge
+    assert judged.outputs[0].units < 0.1
     assert min(validated.after) > 0
     assert statistics.median(validated.after) < statistics.median(validated.before)
     assert 0 <= validated.waited < 1
@@ -236,9 +243,14 @@ def test_models_that_differ_are_told_apart(imported: Imported, target: str) -> N
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, 0.5, np.float32), bias.name))
     other = import_model(changed.SerializeToString(), target)
     one, two = (assemble(model.model, target) for model in (imported, other))
-    validated = validate(two.untuned, one.untuned, one.signature, target)
-    assert not validated.equal
-    assert validated.largest_difference == pytest.approx(0.5, abs=1e-4)
+    validated = validate(two.untuned, one.untuned, one.signature, target, imported.sample)
+    assert re.match(
+        r"output logits\[0,\d\] is \S+, the untuned model gives \S+ \(may differ by", validated.wrong
+    )
+    assert validated.outputs[0].difference == pytest.approx(0.5, abs=0.3)
+    # Both against what the model says: two that are wrong in the same way are not taken for right.
+    validated = validate(two.untuned, two.untuned, one.signature, target, imported.sample)
+    assert "ONNX Runtime" in validated.wrong
 
 
 def test_a_tir_function_is_a_model_of_one_task(target: str) -> None:
@@ -251,8 +263,9 @@ def test_a_tir_function_is_a_model_of_one_task(target: str) -> None:
         "a",
         "b",
     ]
-    validated = validate(assembled.tuned, assembled.untuned, assembled.signature, target)
-    assert validated.equal
+    validated = validate(assembled.tuned, assembled.untuned, assembled.signature, target, single.sample)
+    assert (validated.wrong, validated.judged.judge) == ("", "")
+    assert "no framework" in validated.judged.reason
 
 
 def symbolic_relax() -> bytes:

@@ -52,6 +52,8 @@ def _value(kind: inspect.Type, rng: random.Random, depth: int) -> Any:
             count = rng.choice([0, 1, 2, 5] if depth < 4 else [0, 1])
             count = min(max(count, shortest or 0), longest if longest is not None else count)
             return [_value(item, rng, depth + 1) for _ in range(count)]
+        case inspect.TupleType(item_types=items):
+            return tuple(_value(item, rng, depth + 1) for item in items)
         case inspect.DictType(key_type=key, value_type=item):
             return {
                 _value(key, rng, depth + 1): _value(item, rng, depth + 1) for _ in range(rng.randint(0, 2))

@@ -54,8 +54,17 @@ class FakeSandbox:
         self.cpu_limits: list[float | None] = []
         self.flushed: dict[str, bool | None] = {}
         """By method: whether the last call was asked to flush the caches."""
+        self.records: list[object] = []
+        """What the calls were given."""
+        self.renewed_before: list[str] = []
+        """Methods that were called first in a process."""
+        self._renewed = False
         self.validated: list[int] = []
         """Which sets of shapes were."""
+
+    def renew(self) -> None:
+        """There is only this process."""
+        self._renewed = True
 
     def call(
         self,
@@ -66,6 +75,10 @@ class FakeSandbox:
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
         name = method.__name__
+        self.records.append(record)
+        if self._renewed:
+            self.renewed_before.append(name)
+        self._renewed = False
         self.calls.append((name, timeout))
         self.cpu_limits.append(cpu_limit)
         if isinstance(record, ProfileCall | UntunedCall | ConfirmCall):

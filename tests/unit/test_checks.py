@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -30,7 +34,7 @@ def network() -> bytes:
 
 @pytest.mark.parametrize(
     "model",
-    [network(), json.dumps({"root": 1}).encode(), b' \n{"x": NaN}', b"TFL3\x00\x01\xff", b"PK\x03\x04"],
+    [network(), json.dumps({"root": 1}).encode(), b' \n{"x": NaN}', b"\x1c\x00\x00\x00TFL3\x00"],
 )
 def test_what_may_be_a_model_is_left_to_the_mesh(model: bytes) -> None:
     checks.check_model(PATH, model, ["metaschedule"])
@@ -134,3 +138,51 @@ def test_a_plan_out_of_range_is_refused(fields: dict[str, object], said: str) ->
 def test_a_mistyped_id_is_not_asked_for(text: str) -> None:
     with pytest.raises(BadInput, match="is no id of a job"):
         check_job_id(text)
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+X = np.ones((1, 4), np.float32)
+
+
+def test_inputs_that_fit_the_model_are_taken() -> None:
+    checks.check_inputs(network(), npz(x=X))
+    checks.check_inputs(b'{"root": 1}', npz(anything=X))  # the worker reads it
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"z": X}, "no input z; its inputs are x"),
+        ({}, r"the input x is missing; it is float32\[1, 4\]"),
+        ({"x": X.astype(np.float64)}, r"x is float64\[1, 4\], the model takes float32\[1, 4\]"),
+        ({"x": X[:, :3]}, r"x is float32\[1, 3\], the model takes float32\[1, 4\]"),
+        ({"x": X[0]}, r"x is float32\[4\], the model takes float32\[1, 4\]"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_at_once(arrays: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        checks.check_inputs(network(), npz(**arrays))
+
+
+def test_inputs_are_for_one_model_and_one_set_of_shapes(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.onnx", "b.onnx")]
+    for path in paths:
+        path.write_bytes(network())
+    plan = tuning.Plan(target="native", trials=1, out=tmp_path, samples=npz(x=X))
+    with pytest.raises(BadInput, match="inputs of one model"):
+        tuning.read_models(paths, plan)
+    with pytest.raises(BadInput, match="inputs of one set of shapes"):
+        tuning.read_models(paths[:1], replace(plan, settings=Settings(dims={"n": [1, 2]})))
+    assert len(tuning.read_models(paths[:1], plan)) == 1
+
+
+def test_a_range_without_a_value_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(network())
+    plan = tuning.Plan(target="native", trials=1, out=tmp_path, settings=Settings(ranges={"x": (3, 3)}))
+    with pytest.raises(BadInput, match="--range x=3,3 has no value"):
+        tuning.read_models([tmp_path / "a.onnx"], plan)

@@ -96,11 +96,13 @@ def test_a_model_that_tuning_made_slower_is_not_handed_out(tuned: float, result:
 
 
 def test_a_model_that_computes_something_else_is_not_handed_out() -> None:
-    wrong = ValidateDone(latency_before=1.0, latency_after=2.0, largest_difference=9.0, equal=False)
+    wrong = ValidateDone(
+        latency_before=1.0, latency_after=2.0, largest_difference=9.0, equal=False, wrong="output y"
+    )
     world = World(validated=wrong)
     world.publish(request())
     world.run("job")
-    assert "does not compute" in world.ledger("job").error
+    assert world.ledger("job").error == "the tuned model does not compute what it should: output y"
     world.give(Arrived(7, Query(job="job"), reply_to="c", correlation_id="c"))
     (answer,) = [each for each in world.log if isinstance(each, Answer)]
     assert answer.snapshot.assembled is None

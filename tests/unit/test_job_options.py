@@ -42,7 +42,7 @@ def options_of(command: Any) -> dict[str, str]:
 def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     for field in Settings.__struct_fields__:
-        singular = field.removesuffix("s") if field in ("shapes", "dims") else field
+        singular = field.removesuffix("s") if field in ("shapes", "dims", "ranges") else field
         name = job_options.option_name(singular)
         assert len(tune[name]) > 20
         assert tune[name] == submit[name]
@@ -96,6 +96,26 @@ def test_what_is_given_arrives() -> None:
             dims={"batch": [1, 8]},
         ),
     )
+
+
+def test_inputs_and_their_ranges_arrive(tmp_path: Path) -> None:
+    (tmp_path / "sample.npz").write_bytes(b"arrays")
+    plan = given(
+        "--range", "ids=0,30000", "--range", "a=b=-0.5,1e3", "--inputs", str(tmp_path / "sample.npz")
+    )
+    assert plan.settings.ranges == {"ids": (0, 30_000), "a=b": (-0.5, 1000)}
+    assert plan.samples == b"arrays"
+
+
+@pytest.mark.parametrize("text", ["ids", "ids=1", "ids=1,2,3", "ids=a,b", "=1,2"])
+def test_a_range_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="should look like NAME=0,30000"):
+        given("--range", text)
+
+
+def test_inputs_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot read the inputs \S+missing.npz: No such file"):
+        given("--inputs", str(tmp_path / "missing.npz"))
 
 
 class More(Settings, frozen=True, kw_only=True):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 import tunemesh
@@ -74,6 +76,13 @@ def test_a_chain_says_what_a_plan_holds(path: Path) -> None:
     assert plan.options == {"toy": {"size": 3, "deep": True}, "graph": {"convolutions": "as-given"}}
     assert plan.settings == Settings(shapes={"x": [[1, 3]]})
     assert (base.plan.engines, base.plan.options) == (("metaschedule",), {})
+
+
+def test_a_chain_says_what_inputs_mean(path: Path) -> None:
+    chain = tunemesh.model(path).range("ids", 0, 30_000).range("x", -1, 1).inputs({"ids": np.arange(3)})
+    assert chain.plan.settings.ranges == {"ids": (0, 30_000), "x": (-1, 1)}
+    assert chain.plan.samples is not None
+    assert np.load(io.BytesIO(chain.plan.samples))["ids"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("number", [0, -1, 1_000_001])

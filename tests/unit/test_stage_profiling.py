@@ -190,9 +190,9 @@ def test_caches_are_flushed_where_the_constants_of_the_model_do_not_fit(
     [
         # The second run takes the sandbox with it, and the next one has to find the right outputs anew.
         (None, Settings(), [10, 1.65, 10, 1.65]),
-        (0.5, Settings(), [6.15, 1.65, 6.15, 1.65]),
+        (0.5, Settings(), [7.15, 1.65, 7.15, 1.65]),
         (0.5, Settings(cut_short=None), [10, 10, 10, 10]),
-        (0.5, Settings(repeats=5, min_repeat_ms=200, profile_timeout=9), [8.7, 4.2, 8.7, 4.2]),
+        (0.5, Settings(repeats=5, min_repeat_ms=200, profile_timeout=9.9), [9.7, 4.2, 9.7, 4.2]),
         (0.5, Settings(profile_timeout=2), [2, 1.65, 2, 1.65]),
     ],
 )

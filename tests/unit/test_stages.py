@@ -30,7 +30,9 @@ from tunemesh.shared.messages import (
     History,
     ImportDone,
     ImportWork,
+    Judgement,
     Options,
+    OutputCheck,
     Settings,
     TaskRecords,
     TaskSpec,
@@ -44,6 +46,9 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.stage_workers.engines.protocol import BuildOutcome, Exported, Proposal
 from tunemesh.stage_workers.platforms.protocol import (
+    ImportCall,
+    Imported,
+    ValidateCall,
     Validated,
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
@@ -92,14 +97,15 @@ def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
-    sandbox.answers["takes"] = [True, False, False]
+    sandbox.answers["objection"] = ["", "too large", "no mock"]
     tasks = expect(ImportDone, run_stage(work, context)).tasks
     assert [task.engine for task in tasks] == ["metaschedule", None]
+    assert tasks[1].objection == "too large; no mock"
     assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
 
 
 def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:
-    sandbox.answers["takes"] = [False, False]
+    sandbox.answers["objection"] = ["too small", "too large"]
     model = imported(context)
     records = [TaskRecords(task=task, history=[]) for task in model.tasks]
     work = AssembleWork(model=model.model, tasks=records)
@@ -128,6 +134,32 @@ def test_a_job_says_how_long_its_import_may_take(context: Context, sandbox: Fake
     work = ImportWork(model=context.store.put(MODEL))
     expect(ImportDone, run_stage(step(work, settings=Settings(import_timeout=7.0)), context))
     assert ("import_model", 7.0) in sandbox.calls
+
+
+def test_import_says_what_inputs_may_be_and_keeps_what_came_of_them(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    judged = [Judgement(judge="somebody", outputs=[output(0.5)])]
+    sandbox.answers["import_model"] = [Imported(model=b"m", tasks=[], sample=b"inputs", judged=judged)]
+    work = ImportWork(model=context.store.put(MODEL), samples=context.store.put(b"arrays"))
+    done = expect(ImportDone, run_stage(step(work, settings=Settings(ranges={"ids": (0, 9)})), context))
+    (call,) = [each for each in sandbox.records if isinstance(each, ImportCall)]
+    assert (call.seed, call.ranges, call.inputs) == (5, {"ids": (0, 9)}, b"arrays")
+    assert done.sample is not None
+    assert context.store.get(done.sample) == b"inputs"
+    assert done.judged == judged
+
+
+def test_validate_compares_with_what_import_kept_in_a_process_of_its_own(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    blob = context.store.put(b"model")
+    sandbox.answers["validate"] = [Validated(before=[0.2], after=[0.1], outputs=[], wrong="")]
+    work = ValidateWork(tuned=blob, untuned=blob, signature=blob, sample=context.store.put(b"inputs"))
+    expect(ValidateDone, run_stage(step(work), context))
+    (call,) = [each for each in sandbox.records if isinstance(each, ValidateCall)]
+    assert call.sample == b"inputs"
+    assert sandbox.renewed_before == ["validate"]
 
 
 def test_a_model_that_is_too_large_to_import_is_not_even_fetched(context: Context) -> None:
@@ -342,7 +374,7 @@ def test_assemble_and_validate_use_all_rounds_of_all_tasks(context: Context) -> 
 def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
     context: Context, sandbox: FakeSandbox
 ) -> None:
-    sandbox.answers["takes"] = [True, False, True]
+    sandbox.answers["objection"] = ["", "not mine", ""]
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
@@ -362,12 +394,24 @@ def test_the_files_of_engines_get_along_with_each_other_and_with_the_results(
     }
 
 
+def output(difference: float) -> OutputCheck:
+    return OutputCheck(
+        name="y",
+        dtype="float32",
+        elements=4,
+        compared=4,
+        units=difference,
+        difference=difference,
+        tolerance=1.0,
+    )
+
+
 @pytest.mark.parametrize("latencies", [[], [0.0, 0.0], [float("nan")]])
 def test_models_without_a_latency_are_a_failure(
     context: Context, sandbox: FakeSandbox, latencies: list[float]
 ) -> None:
     blob = context.store.put(b"model")
-    found = Validated(before=[0.1], after=latencies, largest_difference=0.0, equal=True)
+    found = Validated(before=[0.1], after=latencies, outputs=[], wrong="")
     sandbox.answers["validate"] = [found]
     result = run_stage(step(ValidateWork(tuned=blob, untuned=blob, signature=blob)), context)
     assert "gave no latencies" in expect(Failure, result).error
@@ -390,16 +434,19 @@ def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
 
 def test_every_set_of_shapes_is_validated_by_itself(context: Context, sandbox: FakeSandbox) -> None:
     blob = context.store.put(b"model")
+    judged = Judgement(judge="somebody", outputs=[output(0.5)])
     sandbox.answers["validate"] = [
-        Validated(before=[0.2], after=[0.1], largest_difference=0.0, equal=True),
-        Validated(before=[0.8], after=[0.3], largest_difference=2.0, equal=False),
+        Validated(before=[0.2], after=[0.1], outputs=[output(0.0)], wrong="", judged=judged),
+        Validated(before=[0.8], after=[0.3], outputs=[output(2.0)], wrong="output y is 2"),
     ]
     work = ValidateWork(tuned=blob, untuned=blob, signature=blob)
     checked = expect(ValidateDone, run_stage(step(work, settings=Settings(dims={"batch": [1, 4]})), context))
     assert sandbox.validated == [0, 1]
     assert checked.variants == [VariantLatency(0.2, 0.1), VariantLatency(0.8, 0.3)]
     assert (checked.latency_before, checked.latency_after) == (1.0, pytest.approx(0.4))
-    assert (checked.largest_difference, checked.equal) == (2.0, False)
+    assert (checked.largest_difference, checked.equal, checked.wrong) == (2.0, False, "output y is 2")
+    assert checked.outputs == [output(0.0), output(2.0)]
+    assert checked.judged == [judged, Judgement()]
 
 
 def test_a_damaged_history_is_a_failure(context: Context) -> None:

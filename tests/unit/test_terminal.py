@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tunemesh import live, tables, terminal
 from tunemesh.report import Report, ResourceReport, VariantReport
-from tunemesh.shared.messages import JobEvent, JobProgress, ResourceProgress, TaskProgress
+from tunemesh.shared.messages import JobEvent, JobProgress, Judgement, ResourceProgress, TaskProgress
 
 ESCAPES = ("\x1b]0;owned\x07", "\x1b[31;43m", "\x9b2J", "\u202e", "\x08", "\r")
 EVIL = "".join(ESCAPES) + "[red]boo[/red] [/] [link=file:///etc]:warning: \\["
@@ -39,7 +39,8 @@ def resource(text: str = EVIL) -> ResourceProgress:
 
 REPORT = Report(
     job="j", name=EVIL, target=EVIL, trials=1, budget=1, stopped=False, latency_before_s=1.0,
-    latency_after_s=0.5, rejected_s=0.7, speedup=2.0, largest_difference=0.0, drift=1.0, wall_s=1.0, tasks=[],
+    latency_after_s=0.5, rejected_s=0.7, speedup=2.0, largest_difference=0.0, outputs=[], drift=1.0,
+    judged=[Judgement(judge=EVIL, inputs=EVIL), Judgement(reason=EVIL)], notes=[EVIL], wall_s=1.0, tasks=[],
     variants=[
         VariantReport(shapes={EVIL: (8, 3)}, latency_before_s=1.0, latency_after_s=0.25, speedup=4.0)
     ],

@@ -157,12 +157,14 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "target": "t",
         "trials": 1,
         "engines": ["metaschedule"],
+        "files": {},
         "options": {},
         "name": "",
         "tenant": "",
         "priority": 10,
         "seed": 0,
         "settings": {"batch": 4},
+        "samples": None,
     }
 
 

@@ -72,6 +72,7 @@ from tunemesh.shared.messages import (
 
 BLOB = Blob("0" * 64, 0, b"")
 TUNED = Blob(hashlib.sha256(b"tuned").hexdigest(), 5, b"tuned")
+SAMPLE = Blob("5" * 64, 4, b"data")
 TARGET = "mock"
 
 
@@ -286,7 +287,7 @@ class World:
                     )
                     for i in range(self.tasks)
                 ]
-                done: Result = ImportDone(model=BLOB, tasks=specs)
+                done: Result = ImportDone(model=BLOB, tasks=specs, sample=SAMPLE)
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
@@ -306,6 +307,7 @@ class World:
             case AssembleWork():
                 done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
             case ValidateWork():
+                assert work.sample == SAMPLE
                 done = self.validated
         return StepResult(
             job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done

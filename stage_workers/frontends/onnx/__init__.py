@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends.onnx import checks
+from tunemesh.stage_workers.frontends.onnx import checks, conversion, normalise, tensors
 from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
 from tunemesh.stage_workers.frontends.source import Source
-from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
 ONNX_FIRST_BYTE = b"\x08"
@@ -28,13 +27,21 @@ def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
         BadModel: it is damaged, or cannot be imported.
     """
     parsed = _parse(source.model)
-    checks.check(parsed)
-    weights = {weight.name for weight in parsed.graph.initializer}
-    inputs = [value for value in parsed.graph.input if value.name not in weights]
+    checks.check(parsed, source.files)
+    inputs, outputs = _names(parsed)
     fixed = fix_shapes({value.name: _declared_shape(value) for value in inputs}, variant)
-    module = _convert(parsed, fixed)
-    names = [value.name for value in inputs], [value.name for value in parsed.graph.output]
-    return module, signature_of(module, *names)
+    graph = normalise.Normaliser(parsed, fixed, tensors.Files(source.files)).run()
+    del parsed
+    module = conversion.convert(graph)
+    return module, signature_of(module, [value.name for value in inputs], outputs)
+
+
+def _names(parsed: Any) -> tuple[list[Any], list[str]]:
+    """The inputs of a model that are no weights, and the names of its outputs."""
+    weights = {weight.name for weight in parsed.graph.initializer}
+    weights |= {weight.values.name for weight in parsed.graph.sparse_initializer}
+    inputs = [value for value in parsed.graph.input if value.name not in weights]
+    return inputs, [value.name for value in parsed.graph.output]
 
 
 def _parse(model: bytes) -> Any:
@@ -61,24 +68,3 @@ def _declared_shape(value: Any) -> list[Dim] | None:
         dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or None
         for dim in kind.shape.dim
     ]
-
-
-def _convert(parsed: Any, shapes: dict[str, list[int]]) -> Any:
-    import onnx
-    import tvm
-    from tvm.relax.frontend.onnx import from_onnx
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on renamed inputs and the like
-            return from_onnx(parsed, shape_dict=shapes)
-    except tvm.error.OpNotImplemented as error:
-        names = str(error).rpartition(":")[2].strip()
-        raise BadModel(f"operators that TVM cannot import: {', '.join(sorted(names.split(', ')))}") from None
-    except Exception as error:  # the importer raises whatever its operators raise
-        reraise_memory_error(error)
-        try:
-            onnx.checker.check_model(parsed)
-        except onnx.checker.ValidationError as flaw:
-            raise BadModel(f"the ONNX file is damaged: {first_line(flaw)}") from None
-        raise BadModel(f"TVM cannot import the model: {first_line(error)}") from None

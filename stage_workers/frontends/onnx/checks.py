@@ -7,13 +7,18 @@ in attributes, functions), so the whole message is walked, whatever its fields a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.shared.text import clip, printable
 from tunemesh.stage_workers.frontends import limits
+from tunemesh.stage_workers.frontends.onnx import tensors
+from tunemesh.stage_workers.frontends.onnx.graph import shown
+
+NO_FILES: Mapping[str, Path] = MappingProxyType({})
 
 INSIDE = frozenset(
     {"GraphProto", "FunctionProto", "NodeProto", "AttributeProto", "TensorProto", "SparseTensorProto"}
@@ -23,11 +28,11 @@ INSIDE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A message of the model, and the one that it stands in."""
 
     message: Any
-    parent: _Part | None = None
+    parent: Part | None = None
     field: str = ""
     graphs: int = 0
     """Graphs that it stands in."""
@@ -37,21 +42,23 @@ class _Part:
         return str(self.message.DESCRIPTOR.name)
 
 
-def check(model: Any) -> None:
+def check(model: Any, files: Mapping[str, Path] = NO_FILES) -> None:
     """Look at a parsed ``ModelProto``.
 
+    Args:
+        files: what came with it.
+
     Raises:
-        BadModel: it is too large, or the data of a tensor lies outside the file.
+        BadModel: it is too large, or the data of a tensor lies in a file that did not come with it.
     """
     operators = constants = size = 0
-    for part in _parts(model):
+    for part in parts(model):
         if part.kind == "NodeProto":
             operators += 1
             limits.require(operators, limits.OPERATORS, "operators")
         elif part.kind == "TensorProto":
-            _require_inside(part)
             constants += 1
-            size += part.message.ByteSize()
+            size += _require_here(part, files)
             limits.require(constants, limits.CONSTANTS, "constants")
             limits.require(size, limits.CONSTANT_BYTES, "bytes of constants")
         elif part.kind == "GraphProto":
@@ -60,9 +67,9 @@ def check(model: Any) -> None:
             limits.require(len(part.message.output), limits.TENSORS, "outputs")
 
 
-def _parts(model: Any) -> Iterator[_Part]:
+def parts(model: Any) -> Iterator[Part]:
     """All messages of the kinds :data:`INSIDE`, wherever they stand."""
-    waiting = [_Part(model)]
+    waiting = [Part(model)]
     while waiting:
         part = waiting.pop()
         yield part
@@ -71,19 +78,27 @@ def _parts(model: Any) -> Iterator[_Part]:
                 continue
             graphs = part.graphs + (field.message_type.name == "GraphProto")
             for each in [value] if hasattr(value, "ListFields") else value:
-                waiting.append(_Part(each, part, field.name, graphs))
+                waiting.append(Part(each, part, field.name, graphs))
 
 
-def _require_inside(part: _Part) -> None:
-    import onnx
+def _require_here(part: Part, files: Mapping[str, Path]) -> int:
+    """The bytes of a tensor.
 
+    Raises:
+        BadModel: its data is not here.
+    """
     tensor = part.message
-    # Either alone makes some reader look for a file.
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise BadModel(f"{_described(part)} lies outside the ONNX file: save all in one file")
+    if not tensors.is_external(tensor):
+        return int(tensor.ByteSize())
+    where = tensors.location(tensor)
+    if where not in files:
+        raise BadModel(
+            f"{_described(part)} lies outside the ONNX file, in {shown(where)!r}, which did not come with it"
+        )
+    return tensors.size(tensor)
 
 
-def _described(part: _Part) -> str:
+def _described(part: Part) -> str:
     """Which tensor it is: by its name, or by the node and the attribute that hold it."""
     of = part.parent
     if of is not None and of.kind == "SparseTensorProto":
@@ -91,15 +106,10 @@ def _described(part: _Part) -> str:
     if of is not None and of.kind == "AttributeProto" and of.parent is not None:
         node = of.parent.message
         if of.parent.kind != "NodeProto":
-            return f"the default of {_name(of.message.name)} in the function {_name(node.name)}"
+            return f"the default of {shown(of.message.name)} in the function {shown(node.name)}"
         return (
-            f"the {_name(of.message.name)} of the {_name(node.op_type)} node {_name(*node.output, node.name)}"
+            f"the {shown(of.message.name)} of the {shown(node.op_type)} node {shown(*node.output, node.name)}"
         )
     if part.kind == "SparseTensorProto":
-        return f"the sparse weight {_name(part.message.values.name)}"
-    return f"the weight {_name(part.message.name)}"
-
-
-def _name(*names: str) -> str:
-    """The first that is one, fit to be printed."""
-    return next((clip(" ".join(printable(name).split()), 80) for name in names if name), "without a name")
+        return f"the sparse weight {shown(part.message.values.name)}"
+    return f"the weight {shown(part.message.name)}"

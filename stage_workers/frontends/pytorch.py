@@ -1,0 +1,137 @@
+"""PyTorch's exported programs, as a module of Relax in TVM's JSON, which a worker reads like any other model.
+
+A client converts in its own process: ``torch.export.load`` unpickles, which runs code out of the file, so no
+worker ever does it. PyTorch is an extra of whoever brings such models.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+
+EXPECTED = "output:"
+"""In a file of samples, before the name of an output: what PyTorch computes for the inputs in it."""
+
+
+def require() -> Any:
+    """PyTorch.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise BadInput(
+            f"models of PyTorch need PyTorch here ({first_line(error)}): pip install 'tunemesh[torch]', or"
+            " export the model with torch.onnx.export and tune that file"
+        ) from None
+    return torch
+
+
+def load(model: bytes) -> Any:
+    """The exported program in the bytes of a file that ``torch.export.save`` wrote. Unpickles: code that is
+    in the file may run in this process.
+
+    Raises:
+        BadModel: it cannot be loaded.
+        BadInput: PyTorch is missing.
+    """
+    torch = require()
+    try:
+        return torch.export.load(io.BytesIO(model))
+    except Exception as error:  # whatever pickle and PyTorch raise
+        reraise_memory_error(error)
+        raise BadModel(f"PyTorch cannot load the exported program: {first_line(error)}") from None
+
+
+def export(module: Any, example_inputs: tuple[Any, ...], dynamic_shapes: Any = None) -> Any:
+    """The exported program of a ``torch.nn.Module``, for inference.
+
+    Args:
+        module: the network.
+        example_inputs: what it is called with; their shapes are those of the program, but for
+        dynamic_shapes: which dimensions stay open, as ``torch.export.export`` takes it.
+
+    Raises:
+        BadModel: PyTorch cannot export it.
+        BadInput: PyTorch is missing.
+    """
+    torch = require()
+    modes = [(each, each.training) for each in module.modules()]
+    try:
+        module.eval()
+        with torch.no_grad():
+            return torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes)
+    except Exception as error:  # whatever the module raises
+        reraise_memory_error(error)
+        raise BadModel(f"torch.export cannot export the module: {first_line(error)}") from None
+    finally:
+        for each, training in modes:
+            each.training = training
+
+
+def convert(program: Any) -> bytes:
+    """TVM's JSON of an exported program.
+
+    Raises:
+        BadModel: TVM cannot import it.
+    """
+    torch = require()
+    import tvm
+    from tvm.relax.frontend.torch import from_exported_program
+
+    # Without decompositions TVM computes batch norms wrongly (by 0.26); with all of them attention becomes
+    # many small operators.
+    table = torch.export.default_decompositions()
+    table.pop(torch.ops.aten.scaled_dot_product_attention.default, None)
+    try:
+        module = from_exported_program(program.run_decompositions(table), run_ep_decomposition=False)
+    except Exception as error:  # the importer raises whatever its operators raise
+        reraise_memory_error(error)
+        raise BadModel(
+            f"TVM cannot import the PyTorch model: {first_line(error)}; torch.onnx.export may do better"
+        ) from None
+    return str(tvm.ir.save_json(module)).encode()
+
+
+def samples(program: Any) -> bytes | None:
+    """The example inputs of a program by the names that the converted model has for them, and the outputs
+    that PyTorch computes for them, ``output:output0`` and so on, in NumPy's format ``npz``: so a worker can
+    compare with PyTorch without having it. ``None`` where the program has no example inputs.
+
+    Raises:
+        BadModel: PyTorch cannot run the program.
+    """
+    torch = require()
+    if program.example_inputs is None:
+        return None
+    arguments, keywords = program.example_inputs
+    try:
+        with torch.no_grad():
+            result = program.module()(*arguments, **keywords)
+    except Exception as error:  # whatever the module raises
+        reraise_memory_error(error)
+        raise BadModel(f"PyTorch cannot run the model on its example inputs: {first_line(error)}") from None
+    leaves = torch.utils._pytree.tree_leaves
+    names = program.graph_signature.user_inputs
+    given = [leaf for leaf in leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor)]
+    arrays = {str(name): _array(tensor) for name, tensor in zip(names, given, strict=False)}
+    for number, tensor in enumerate(leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor)):
+        arrays[f"{EXPECTED}output{number}"] = _array(tensor)
+    written = io.BytesIO()
+    np.savez(written, allow_pickle=False, **arrays)
+    return written.getvalue()
+
+
+def _array(tensor: Any) -> Any:
+    """A tensor as an array; NumPy has no bfloat16, of which single precision holds every value."""
+    import torch
+
+    plain = tensor.detach().cpu()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()

@@ -1,0 +1,203 @@
+"""A model is compared with the framework that it comes from when it is imported."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.acceptance.direct import PLATFORM, assemble, matrix_product, validate
+from tests.acceptance.test_ranges import IDS, INT, ROWS, model, number, table
+from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.graph import checking, optimisation
+from tunemesh.stage_workers.measuring import judges
+from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
+
+FLOAT = TensorProto.FLOAT
+node = helper.make_node
+WEIGHTS = table("W", 64, 64)
+
+
+def imported(data: bytes, target: str, **call: Any) -> Imported:
+    return PLATFORM.import_model(
+        ImportCall(model=data, target=target, options={"convolutions": "as-given"}, **call)
+    )
+
+
+def chain(*operators: Any, output: int = FLOAT, weights: Sequence[Any] = (), rows: int = 8) -> bytes:
+    """A product with ``W``, and what follows, from ``a`` to ``y``."""
+    product = node("MatMul", ["x", "W"], ["a"])
+    return model([product, *operators], {"x": (FLOAT, [rows, 64])}, (output, [rows, 64]), [WEIGHTS, *weights])
+
+
+TWO_SCALES = model(
+    [node("MatMul", ["x", "W"], ["a"]), node("Mul", ["a", "big"], ["b"]),
+     node("Concat", ["b", "a"], ["y"], axis=1)],
+    {"x": (FLOAT, [8, 64])}, (FLOAT, [8, 128]), [WEIGHTS, number("big", 1e6, np.float32)],
+)  # fmt: skip
+MASKED = model(
+    [node("MatMul", ["x", "W"], ["a"]), node("Where", ["m", "a", "ninf"], ["b"]),
+     node("Softmax", ["b"], ["y"], axis=-1)],
+    {"x": (FLOAT, [8, 64]), "m": (TensorProto.BOOL, [8, 64])}, (FLOAT, [8, 64]),
+    [WEIGHTS, number("ninf", -np.inf, np.float32)],
+)  # fmt: skip
+FLOORED = chain(
+    node("Mul", ["a", "k"], ["b"]), node("Floor", ["b"], ["f"]),
+    node("Cast", ["f"], ["y"], to=TensorProto.INT32),
+    output=TensorProto.INT32, weights=[number("k", 1000.0, np.float32)], rows=256,
+)  # fmt: skip
+LOGARITHM = chain(node("Log", ["a"], ["b"]), node("Sqrt", ["b"], ["y"]), rows=64)
+SINE = chain(
+    node("Mul", ["a", "k"], ["b"]), node("Sin", ["b"], ["y"]), weights=[number("k", 1e4, np.float32)]
+)
+THRESHOLD = chain(
+    node("Greater", ["a", "z"], ["y"]), output=TensorProto.BOOL, weights=[number("z", 0, np.float32)]
+)
+TANH = chain(
+    node("Mul", ["a", "k"], ["b"]), node("Tanh", ["b"], ["y"]), weights=[number("k", 1e-4, np.float32)]
+)
+EMBEDDING = model(
+    [node("Gather", ["t", "ids"], ["e"]), node("Gather", ["u", "kind"], ["k"]),
+     node("Add", ["e", "k"], ["y"])],
+    {**IDS, "kind": (INT, [1, 9])}, ROWS, [table("t", 1000, 4), table("u", 2, 4)],
+)  # fmt: skip
+DIVISION = model(
+    [node("Div", ["a", "b"], ["q"]), node("Cast", ["q"], ["y"], to=FLOAT)],
+    {"a": (INT, [8, 16]), "b": (INT, [8, 16])}, (FLOAT, [8, 16]),
+)  # fmt: skip
+# The sum of logarithms of products: NaN everywhere, unless all of x is positive.
+LOG_SUM = model(
+    [node("MatMul", ["x", "W"], ["a"]), node("Log", ["a"], ["l"]), node("ReduceSum", ["l", "axes"], ["y"])],
+    {"x": (FLOAT, [8, 64])}, (FLOAT, [8, 1]),
+    [number("W", np.abs(numpy_helper.to_array(WEIGHTS)), np.float32), number("axes", [1])],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [TWO_SCALES, MASKED, FLOORED, LOGARITHM, SINE, THRESHOLD, TANH, EMBEDDING, DIVISION, LOG_SUM],
+    ids=[
+        "scales",
+        "masked",
+        "floored",
+        "logarithm",
+        "sine",
+        "threshold",
+        "tanh",
+        "embedding",
+        "division",
+        "log sum",
+    ],
+)
+def test_a_model_that_is_imported_right_agrees_with_onnx_runtime(data: bytes, target: str) -> None:
+    found = imported(data, target)
+    (judgement,) = found.judged
+    assert judgement.judge.startswith("ONNX Runtime ")
+    (output,) = judgement.outputs
+    assert 0 < output.compared <= output.elements
+    assert output.units < 0.5
+    # And so does the model that is compiled in the end.
+    made = assemble(found.model, target)
+    validated = validate(made.untuned, made.untuned, made.signature, target, found.sample)
+    assert validated.wrong == ""
+    assert validated.outputs[0].compared == output.compared
+
+
+def wrongly(module: Any, operator: str, by: Any) -> Any:
+    """``module`` with one operator in place of another, as an importer might get it wrong."""
+    from tvm import relax
+
+    @relax.expr_functor.mutator
+    class Wrong(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_call_(self, call: Any) -> Any:
+            call = self.visit_expr_post_order(call)
+            return by(*call.args) if getattr(call.op, "name", "") == operator else call
+
+    changed = module.clone()
+    changed["main"] = Wrong(module).visit_expr(module["main"])
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("data", "operator", "output"),
+    [(TWO_SCALES, "relax.multiply", "y"), (SINE, "relax.sin", "y"), (EMBEDDING, "relax.add", "y")],
+)
+def test_a_model_that_is_imported_wrong_is_refused_with_the_element(
+    data: bytes, operator: str, output: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tvm import relax
+
+    instead = {"relax.multiply": relax.op.add, "relax.sin": relax.op.cos, "relax.add": relax.op.subtract}
+    optimise = optimisation.optimise
+    monkeypatch.setattr(
+        optimisation,
+        "optimise",
+        lambda module, *rest: optimise(wrongly(module, operator, instead[operator]), *rest),
+    )
+    said = (
+        rf"TVM does not compute what the model says: output {output}\[\d+(,\d+)*\] is \S+,"
+        r" ONNX Runtime \S+ gives \S+ \(may differ by \S+; [\d,]+ of [\d,]+ elements are wrong\)$"
+    )
+    with pytest.raises(BadModel, match=said):
+        imported(data, target)
+
+
+def test_the_person_says_what_inputs_mean(target: str) -> None:
+    found = imported(EMBEDDING, target, ranges={"ids": (990, 1000)})
+    ids, kind = checking.unpack(found.sample)[0].arrays()
+    assert (ids.min() >= 990, kind.max() < 2) == (True, True)
+    assert "ids in [990, 1000)" in found.judged[0].inputs
+    with pytest.raises(BadInput, match="--range idz: the model has no such input"):
+        imported(EMBEDDING, target, ranges={"idz": (0, 1)})
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def test_a_file_of_real_inputs_wins(target: str) -> None:
+    ids, kind = np.full((1, 9), 999), np.ones((1, 9), np.int64)
+    found = imported(EMBEDDING, target, inputs=npz(ids=ids, kind=kind))
+    first, second = checking.unpack(found.sample)[0].arrays()
+    assert np.array_equal(first, ids)
+    assert np.array_equal(second, kind)
+    assert found.judged[0].inputs == "those of the person"
+    with pytest.raises(BadInput, match="the input kind is missing"):
+        imported(EMBEDDING, target, inputs=npz(ids=ids))
+
+
+def test_where_nothing_can_be_compared_the_person_is_asked_for_inputs(target: str) -> None:
+    always = chain(node("Abs", ["a"], ["b"]), node("Neg", ["b"], ["c"]), node("Sqrt", ["c"], ["y"]))
+    with pytest.raises(
+        BadModel, match=r"all of output y is NaN .* nothing was compared; give others with --inputs"
+    ):
+        imported(always, target)
+
+
+def test_a_model_without_a_framework_is_said_to_have_no_judge(target: str) -> None:
+    (judgement,) = imported(matrix_product(), target).judged
+    assert (judgement.judge, judgement.outputs) == ("", [])
+    assert judgement.reason == "a model in TVM's JSON has no framework to compare with"
+
+
+def test_a_model_that_no_judge_can_run_is_said_to_have_none(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("not implemented\nin two lines")
+
+    monkeypatch.setattr(judges, "OnnxRuntime", fail)
+    (judgement,) = imported(DIVISION, target).judged
+    assert judgement.judge.startswith("onnx.reference ")
+    monkeypatch.setattr(judges, "OnnxReference", fail)
+    (judgement,) = imported(DIVISION, target).judged
+    assert judgement.judge == ""
+    assert judgement.reason == (
+        "ONNX Runtime cannot run it: not implemented; onnx.reference neither: not implemented"
+    )

@@ -1,0 +1,114 @@
+"""Models as a person has them: a file of some kind, or a module of PyTorch.
+
+What a mesh can read is sent as it is; what only the framework itself can read is converted here, in the
+person's own process.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunemesh import formats
+from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.frontends import external_data
+from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model to send.
+
+    Attributes:
+        path: of its file; only a name where there is none.
+        data: what is sent.
+        files: what it keeps in other files, by the name that it has for each.
+        samples: inputs and what its framework makes of them, where that could be found out here: see
+            :func:`~stage_workers.frontends.pytorch.samples`.
+    """
+
+    path: Path
+    data: bytes
+    files: Mapping[str, Path] = field(default_factory=dict)
+    samples: bytes | None = None
+
+
+Given = Path | ModelFile
+"""A model that somebody wants tuned."""
+
+
+def path_of(given: Given) -> Path:
+    """The name of a model."""
+    return given.path if isinstance(given, ModelFile) else given
+
+
+def read(given: Given, note: Callable[[str], None]) -> ModelFile:
+    """What to send of a model. ``note`` is told of what a person should know.
+
+    Raises:
+        BadInput: it cannot be read, or is a folder of a framework.
+    """
+    if isinstance(given, ModelFile):
+        return given
+    if why := formats.folder_problem(given):
+        raise BadModel(f"the model {given} is {why}")
+    data = _bytes_of(given)
+    if not formats.is_exported_program(data):
+        return ModelFile(given, data, external_data.find(given, data))
+    note(
+        f"{given.name} is loaded by torch.export.load in this process, where code in the file may run: load"
+        " only what you trust; the mesh gets TVM's JSON"
+    )
+    from tunemesh.stage_workers.frontends import pytorch
+
+    return from_program(given, pytorch.load(data))
+
+
+def from_program(path: Path, program: Any) -> ModelFile:
+    """What to send of a program that PyTorch has exported.
+
+    Raises:
+        BadModel: it cannot be converted.
+    """
+    from tunemesh.stage_workers.frontends import pytorch
+
+    return ModelFile(path, pytorch.convert(program), samples=pytorch.samples(program))
+
+
+def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> ModelFile:
+    """What to send of a PyTorch module, or of a program that was exported from one.
+
+    Raises:
+        BadInput: it is neither, or lacks example inputs; or it cannot be converted.
+    """
+    from tunemesh.stage_workers.frontends import pytorch
+
+    torch = pytorch.require()
+    if isinstance(module, torch.export.ExportedProgram):
+        return from_program(Path("program"), module)
+    if not isinstance(module, torch.nn.Module):
+        raise BadInput(f"a model is a path, or a module of PyTorch, not a {type(module).__name__}")
+    if example_inputs is None:
+        raise BadInput("a module of PyTorch needs example inputs: tunemesh.model(module, (tensor, ...))")
+    inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
+    program = pytorch.export(module, inputs, dynamic_shapes)
+    return from_program(Path(type(module).__name__), program)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput(f"cannot read model {path}: it is no file")
+        if found.st_size > MODEL_BYTES:
+            size = found.st_size / 2**30
+            raise BadInput(f"the model {path} has {size:.1f} GiB; {MODEL_BYTES / 2**30:.0f} GiB are allowed")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read model {path}: {error.strerror or error}") from None
