@@ -73,6 +73,10 @@ def convert(graph: Graph) -> Any:
     return builder.get()
 
 
+LARGE = 1 << 20
+"""Bytes of a constant from which it is not kept once TVM has it."""
+
+
 def _identifier(name: str, position: int) -> str:
     text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
     return text if text and not text[0].isdigit() else f"input{position}_{text}"
@@ -103,6 +107,8 @@ def _value(name: str, graph: Graph, values: dict[str, Any]) -> Any:
         from tvm import relax
 
         array = graph.constants[name]
+        if array.nbytes > LARGE:
+            del graph.constants[name]  # TVM has a copy; what converters look at is small
         _dtype(graph.types[name], name)
         values[name] = relax.const(tvm.runtime.tensor(np.ascontiguousarray(array) if array.ndim else array))
     return values[name]
