@@ -257,7 +257,7 @@ def _coordinates(
     between two places is rounded to the one that ONNX Runtime takes."""
     x = np.arange(after, dtype=np.float32)
     length = np.float32(scale) * before
-    scale = np.float32(scale)
+    scale = float(np.float32(scale))
     if how == "half_pixel":
         return (x + 0.5) / scale - 0.5
     if how == "half_pixel_symmetric":
