@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import JobFailed, TunemeshError
+from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
 from tunemesh.shared.messages import (
     AssembleDone,
     History,
@@ -86,6 +86,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The tuned model beside the untuned one."""
     judged: list[Judgement]
     """The tuned model beside the framework that the model comes from, for each set of shapes."""
+    notes: list[str]
+    """What was not done with the model and why, one sentence each."""
     drift: float
     wall_s: float
     variants: list[VariantReport]
@@ -97,7 +99,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(
-    progress: JobProgress, validated: ValidateDone, signatures: Signatures, timeline: list[Timing]
+    progress: JobProgress,
+    validated: ValidateDone,
+    signatures: Signatures,
+    timeline: list[Timing],
+    notes: list[str],
 ) -> Report:
     """Put together what the coordinator and the workers reported."""
     wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
@@ -115,6 +121,7 @@ def make_report(
         largest_difference=validated.largest_difference,
         outputs=validated.outputs,
         judged=validated.judged,
+        notes=notes,
         drift=validated.drift,
         wall_s=wall,
         variants=_variants(validated, signatures),
@@ -142,6 +149,21 @@ def make_report(
         },
         timeline=sorted(timeline, key=lambda timing: timing.started),
     )
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a result.
+
+    Raises:
+        BadInput: the folder holds none, or one of another version.
+    """
+    path = folder / "report.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except OSError as error:
+        raise BadInput(f"{folder} holds no result: cannot read {path}: {error.strerror or error}") from None
+    except msgspec.DecodeError as error:
+        raise BadInput(f"{path} is no report of this version: {error}") from None
 
 
 def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantReport]:
@@ -176,9 +198,12 @@ def save_results(
     """
     if assembled is None or validated is None:
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
-    timeline = [*progress.timings, *(t for history in histories(store, assembled) for t in history.timings)]
+    measured = [timing for history in histories(store, assembled) for timing in history.timings]
+    # What was known before was measured by steps of other jobs.
+    own = [timing for timing in measured if timing.step.startswith(f"{progress.job}/")]
+    timeline = [*progress.timings, *own]
     signature = store.get(assembled.signature)
-    report = make_report(progress, validated, unpack_signatures(signature), timeline)
+    report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled.notes)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
     files |= {

@@ -158,6 +158,8 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
         for judged in report.judged:
             say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")
+        for note in report.notes:
+            say(console, f"{report.job}: {note}", "yellow")
         if report.rejected_s is not None:
             rejected = f"tuned it would take {latency(report.rejected_s)}: model.so is the untuned model"
             say(console, f"{report.job}: {rejected}; try more than {report.trials} trials", "yellow")

@@ -31,6 +31,7 @@ from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
     Candidate,
+    Known,
     Profiled,
     TaskSpec,
     TaskState,
@@ -40,6 +41,8 @@ from tunemesh.shared.text import clip
 
 MOST_TASKS = 10_000
 """Of one job. Real models have up to a few hundred."""
+MOST_NOTES = 100
+"""Of one job."""
 
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
@@ -95,6 +98,8 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     compares with it."""
     judged: list[Judgement] = []
     """The untuned model, for each set of shapes, beside the framework that it comes from."""
+    known: dict[TaskId, Known] = {}
+    """By task: what an earlier job has measured of it, so that it is not tuned again."""
 
     def problem(self, engines: Collection[str]) -> str:
         """Why this is no answer to an ``import`` for a job with these engines."""
@@ -103,9 +108,11 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
-        return _too_large(
-            [self.model, *(blob for task in self.tasks for blob in (task.workload, task.untuned))]
-        )
+        engines_by_id = {task.id: task.engine for task in self.tasks}
+        if strange_ids := [each for each in self.known if engines_by_id.get(each) is None]:
+            return f"it knows {clip(strange_ids[0], 40)}, which is no task that an engine takes"
+        blobs = [blob for task in self.tasks for blob in (task.workload, task.untuned)]
+        return _too_large([self.model, *blobs, *(b for each in self.known.values() for b in each.history)])
 
 
 class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
@@ -197,6 +204,8 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
     """Further files for the person, by name: the tuning database, for example."""
     records: Blob
     """MessagePack list of :class:`TaskRecords`: every task with everything that was measured."""
+    notes: Annotated[list[ErrorText], Meta(max_length=MOST_NOTES)] = []
+    """What was not done with the model and why, one sentence each."""
 
     def problem(self) -> str:
         """Why this is no answer to an ``assemble``."""

@@ -42,6 +42,8 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """How often the model runs it."""
     engine: EngineName | None = None
     """Which of the job's engines tunes it; ``None``: none takes it, and it stays untuned."""
+    objection: ErrorText = ""
+    """Why none of them does."""
     constants: Count = 0
     """Bytes of constants of the whole model."""
     workload: Blob
@@ -158,6 +160,17 @@ class TaskState(Struct, frozen=True, kw_only=True):
     """The engine's own state: best traces, cost model, measured hashes, random state."""
     history: list[Blob] = []
     """One :class:`History` per finished round."""
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What an earlier job has measured of a task."""
+
+    history: Annotated[list[Blob], Meta(min_length=1)]
+    confirmed: list[Confirmed] = []
+    untuned: Seconds | None = None
+    """Latency without tuning, in seconds."""
+    best: Seconds
+    """The lowest latency, in seconds."""
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):

@@ -200,8 +200,9 @@ class Engine(Protocol):
         """Import what is slow to import. Runs once in the process that children are forked from, so it
         must neither start threads nor touch a device."""
 
-    def takes(self, task: TaskRef) -> bool:
-        """Whether it can tune ``task``. What no engine of a job takes stays untuned."""
+    def objection(self, task: TaskRef) -> str:
+        """Why it cannot tune ``task``, in one line for people; empty where it can. What all engines of a job
+        object to stays untuned."""
 
     def check_options(self, options: Options) -> None:
         """Check what a request says to this engine; :func:`stage_workers.options.read` helps.

@@ -29,11 +29,13 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         JobFailed: when some task was tuned, but is no part of the model.
     """
     target = call.target
-    module, signatures, changes = models.unpack(call.model)
-    modules, plain = variants.split(module), [NONE] * len(changes)
+    packed = models.unpack(call.model)
+    modules, plain = variants.split(packed.module), [NONE] * len(packed.changes)
     # What there would be without Tunemesh.
     as_given = optimisation.optimise_all(modules, target, plain)
-    optimised = as_given if changes == plain else optimisation.optimise_all(modules, target, changes)
+    optimised = as_given
+    if packed.changes != plain:
+        optimised = optimisation.optimise_all(modules, target, packed.changes)
     with _tuned(optimised, call.tasks) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
@@ -41,7 +43,8 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     return Assembled(
         tuned=compiled,
         untuned=compilation.compile_model(as_given, target),
-        signature=models.pack_signatures(signatures),
+        signature=models.pack_signatures(packed.signatures),
+        notes=packed.notes,
     )
 
 

@@ -65,6 +65,18 @@ def compile_and_link(module: Any, target: str) -> bytes:
 def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
     """The shared object of a model whose functions are fused and, where wanted, scheduled. Passes whose names
     are in ``left_out`` do not run."""
+    return linking.link(_executable(module, target, left_out))
+
+
+def main_of(module: Any, target: str) -> Any:
+    """The function ``main`` of a model, compiled in this process to be called here: its constants, of which
+    there may be gigabytes, go through no file. It takes and gives tensors on the CPU."""
+    import tvm
+
+    return tvm.relax.VirtualMachine(_executable(module, target).mod, tvm.cpu())["main"]
+
+
+def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> Any:
     import tvm
     from tvm.relax import pipeline
 
@@ -72,7 +84,4 @@ def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> byt
     module = loops.for_cores_of(with_default_schedule(module, target), target)
     with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
         # Not the default pipeline: it would fuse once more, over functions already scheduled.
-        executable = tvm.relax.build(
-            module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline()
-        )
-    return linking.link(executable)
+        return tvm.relax.build(module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline())

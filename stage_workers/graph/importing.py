@@ -42,11 +42,11 @@ def import_model(call: ImportCall) -> Imported:
     changes = [each.changes for each in proven]
     optimised = optimisation.optimise_all(folded, target, changes)
     extracted, untuned = tasks.extract(optimised, target)
+    notes = list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned
     return Imported(
-        model=models.pack(variants.join(folded), signatures, changes),
+        model=models.pack(variants.join(folded), signatures, changes, notes),
         tasks=extracted,
         constants=_constants(optimised),
-        notes=list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned,
         sample=checking.pack(samples),
         judged=[each.judgement for each in samples],
     )

@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.stage_workers.graph import weights
+
+IMPORTS = "imports.bin"
+"""The file of what a module imports: other modules, and the constants of a model."""
+IMPORTS_SYMBOL = "__tvm_ffi__library_bin"
+"""Where TVM looks for it in a shared object."""
 
 
 def link(module: Any) -> bytes:
@@ -17,19 +23,35 @@ def link(module: Any) -> bytes:
     Raises:
         TunemeshError: when there is no linker, or it fails.
     """
+    if shutil.which("ld") is None:
+        raise TunemeshError("no linker on this machine: install binutils (ld)")
     with tempfile.TemporaryDirectory(prefix="tunemesh-link-") as folder:
         path = Path(folder, "module.so")
-        module.export_library(str(path), fcompile=_link_objects, workspace_dir=folder)
+        module.export_library(
+            str(path), fcompile=_link_objects, fpack_imports=_pack_imports, workspace_dir=folder
+        )
         return path.read_bytes()
 
 
 def _link_objects(output: str, objects: list[str], **_: Any) -> None:
     """Link with ``ld`` itself: 4 ms, where a compiler driver takes 100 to 170 ms to come to the same call."""
-    for linker in (["ld", "-shared"], ["gcc", "-shared"]):
-        if shutil.which(linker[0]):
-            command = [*linker, "-o", output, *objects]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            if result.returncode:
-                raise TunemeshError(f"{linker[0]} failed: {result.stderr.strip()}")
-            return
-    raise TunemeshError("no linker on this machine: install binutils (ld) or gcc")
+    folder, inputs = Path(output).parent, [each for each in objects if Path(each).name != IMPORTS]
+    if len(inputs) < len(objects):
+        # The linker makes the symbol from the file's name as given.
+        start = f"_binary_{IMPORTS.replace('.', '_')}_start"
+        inputs += [f"--defsym={IMPORTS_SYMBOL}={start}", "--format=binary", IMPORTS]
+    command = ["ld", "-shared", "-z", "noexecstack", "-o", output, *inputs]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    if result.returncode:
+        raise TunemeshError(f"ld failed: {result.stderr.strip()}")
+
+
+def _pack_imports(module: Any, _system: bool, _prefix: str, folder: str) -> str:
+    """The file with what a module imports, for the linker to take as it is. TVM would have LLVM write an
+    object with it, which holds several copies of it and takes ten seconds for 400 MB."""
+    import tvm_ffi
+
+    packed = tvm_ffi.get_global_func("runtime.ModulePackImportsToTensor")(module)
+    path = Path(folder, IMPORTS)
+    path.write_bytes(weights.bytes_of(packed))
+    return str(path)

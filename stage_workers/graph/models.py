@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import variants, weights
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.weights import Weight
@@ -47,21 +47,6 @@ class Signatures(Struct, frozen=True):
     variants: list[Signature]
     """One for each set of shapes that the model was made for. They differ in nothing else."""
 
-    def fitting(self, shapes: Mapping[str, Sequence[int]]) -> Signature:
-        """The variant for inputs of these shapes, by name. Inputs that no variant has do not count.
-
-        Raises:
-            BadInput: there is none; the error says which there are.
-        """
-        for each in self.variants:
-            if all(tuple(shapes.get(name, shape)) == shape for name, shape in each.shapes.items()):
-                return each
-        given = ", ".join(
-            f"{name}={_sizes(shapes[name])}" for name in self.variants[0].shapes if name in shapes
-        )
-        known = "; ".join(shapes_text(each.shapes) for each in self.variants)
-        raise BadInput(f"the model has no variant for inputs of the shapes {given}; it has: {known}")
-
 
 def signatures_of(found: Sequence[Signature]) -> Signatures:
     """The signatures of variants, each with the name of its entry in the joined module.
@@ -94,26 +79,45 @@ def _sizes(shape: Sequence[int]) -> str:
 class _Stored(Struct, frozen=True):
     signatures: Signatures
     changes: list[Changes]
+    notes: list[str]
     graph: str
     weights: list[Weight]
 
 
-def pack(module: Any, signatures: Signatures, changes: Sequence[Changes]) -> bytes:
-    """The bytes of a Relax module with all variants in it, and of how each of them is to be changed."""
+class Packed(Struct, frozen=True):
+    """What is kept of a model.
+
+    Attributes:
+        module: all variants, joined.
+        signatures: what they take and give.
+        changes: how each of them is to be changed.
+        notes: what was not done and why.
+    """
+
+    module: Any
+    signatures: Signatures
+    changes: list[Changes]
+    notes: list[str]
+
+
+def pack(module: Any, signatures: Signatures, changes: Sequence[Changes], notes: Sequence[str] = ()) -> bytes:
+    """The bytes of what is kept of a model, see :class:`Packed`."""
     import tvm
 
     graph, taken = weights.take_out(module)
     # Not compressed: nearly all of it is weights, and these hardly shrink.
-    return msgspec.msgpack.encode(_Stored(signatures, list(changes), str(tvm.ir.save_json(graph)), taken))
+    return msgspec.msgpack.encode(
+        _Stored(signatures, list(changes), list(notes), str(tvm.ir.save_json(graph)), taken)
+    )
 
 
-def unpack(model: bytes) -> tuple[Any, Signatures, list[Changes]]:
+def unpack(model: bytes) -> Packed:
     """What :func:`pack` was given."""
     import tvm
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
     module = weights.put_back(tvm.ir.load_json(stored.graph), stored.weights)
-    return module, stored.signatures, stored.changes
+    return Packed(module, stored.signatures, stored.changes, stored.notes)
 
 
 def nodes(module: Any) -> list[Any]:

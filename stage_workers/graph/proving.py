@@ -85,8 +85,7 @@ def _refuted(module: Any, signature: Signature, sample: Sample, target: str, cha
     def attempt() -> bytes:
         here = targets.here(target)
         changed = optimisation.optimise(module, here, changes).module
-        compiled = loading.load(compilation.compile_model(changed, here))
-        main = tvm.relax.VirtualMachine(compiled, tvm.cpu())["main"]
+        main = compilation.main_of(changed, here)
         got = loading.flatten(main(*map(tvm.runtime.tensor, sample.arrays())))
         names = [each.name for each in signature.outputs]
         found = checking.agreements(names, got, sample.expected(), "the model as given")

@@ -42,7 +42,7 @@ def take_out(module: Any) -> tuple[Any, list[Weight]]:
             return constant
         if value not in numbers:
             numbers[value] = len(taken)
-            taken.append(Weight(_bytes_of(value), tuple(value.shape), str(value.dtype)))
+            taken.append(Weight(bytes_of(value), tuple(value.shape), str(value.dtype)))
         return tvm.ir.GenericConst(tvm.ir.StringImm(str(numbers[value])), constant.ty)
 
     return _with_constants(module, out), taken
@@ -76,7 +76,7 @@ def _size(tensor: Any) -> int:
     return math.prod(map(int, tensor.shape)) * comparison.numpy_dtype(str(tensor.dtype)).itemsize
 
 
-def _bytes_of(tensor: Any) -> memoryview:
+def bytes_of(tensor: Any) -> memoryview:
     """The bytes of a tensor on a CPU, which must outlive them."""
     kind = ctypes.c_uint8 * _size(tensor)
     return memoryview(kind.from_address(tensor.data_ptr())).cast("B")

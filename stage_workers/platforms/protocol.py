@@ -89,7 +89,6 @@ class Imported(Struct, frozen=True, kw_only=True):
         model: as :class:`AssembleCall` takes it.
         tasks: what can be tuned.
         constants: bytes of constants that a run of the model reads.
-        notes: what was not done with the model and why, one sentence each.
         sample: inputs, and what the model should make of them, as :class:`ValidateCall` takes it.
         judged: by whom, for each variant, and how the untuned model compares.
     """
@@ -97,7 +96,6 @@ class Imported(Struct, frozen=True, kw_only=True):
     model: bytes
     tasks: list[ExtractedTask]
     constants: int = 0
-    notes: list[str] = []
     sample: bytes = b""
     judged: list[Judgement] = []
 
@@ -231,11 +229,13 @@ class Assembled(Struct, frozen=True, kw_only=True):
         tuned: a shared object, optimised as at import, with the parts of the tuned tasks.
         untuned: the model as it was given, without any.
         signature: names, shapes and dtypes of the inputs and outputs of each variant, in JSON.
+        notes: what was not done with the model at import and why, one sentence each.
     """
 
     tuned: bytes
     untuned: bytes
     signature: bytes
+    notes: list[str] = []
 
 
 class ValidateCall(Struct, frozen=True, kw_only=True):

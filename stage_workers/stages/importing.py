@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Blob, ImportDone, ImportWork, Options, Step, TaskSpec
+from tunemesh.shared.messages import (
+    Blob,
+    ImportDone,
+    ImportWork,
+    Known,
+    Options,
+    Step,
+    TaskRecords,
+    TaskSpec,
+)
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
@@ -15,6 +26,10 @@ from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
+from tunemesh.stage_workers.stages.histories import read_records, trials_of
+
+OBJECTIONS = 200
+"""Characters of the reasons why nobody tunes a task: they are in every revision of the ledger."""
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
@@ -37,25 +52,61 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             inputs=context.store.get(work.samples) if work.samples is not None else None,
         )
         imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
+    known = _measured_before(work.known, step, context)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
+    takers = [
+        (known[task.key].task.engine, "") if task.key in known else _taker(task, step, context)
+        for task in imported.tasks
+    ]
     tasks = [
         TaskSpec(
             id=f"t{number:02}",
             name=task.name,
             key=task.key,
             weight=task.weight,
-            engine=_taker(task, step, context),
+            engine=engine,
+            objection=objection,
             constants=imported.constants,
             workload=context.store.put(task.workload, inline=False),
             untuned=context.store.put(task.untuned, inline=False),
         )
-        for number, task in enumerate(imported.tasks)
+        for number, (task, (engine, objection)) in enumerate(zip(imported.tasks, takers, strict=True))
     ]
     return ImportDone(
         model=context.store.put(imported.model, inline=False),
         tasks=tasks,
         sample=context.store.put(imported.sample, inline=False),
         judged=imported.judged,
+        known={task.id: _known(known[task.key], context) for task in tasks if task.key in known},
+    )
+
+
+def _measured_before(records: Sequence[Blob], step: Step, context: Context) -> dict[str, TaskRecords]:
+    """What earlier jobs have measured, by the key of the task, as far as an engine of this job did it.
+
+    Raises:
+        ArtifactError: something of it is missing or damaged.
+    """
+    found: dict[str, TaskRecords] = {}
+    for blob in records:
+        for each in read_records(blob, context.store):
+            usable = each.task.engine in step.engines and each.task.key not in found
+            if usable and math.isfinite(_best(each, context)):
+                found[each.task.key] = each
+    return found
+
+
+def _best(records: TaskRecords, context: Context) -> float:
+    """The lowest latency that was measured of a task, in seconds; infinite where none was."""
+    return min((trial.latency for trial in trials_of(records, context.store)), default=math.inf)
+
+
+def _known(records: TaskRecords, context: Context) -> Known:
+    return Known(
+        history=records.history,
+        confirmed=records.confirmed,
+        untuned=records.untuned,
+        best=_best(records, context),
     )
 
 
@@ -100,10 +151,13 @@ def check_owners(options: Mapping[str, Options], engines: list[str]) -> None:
             raise BadInput(f"there are options for {owner!r}, but the job has only {', '.join(owners)}")
 
 
-def _taker(task: ExtractedTask, step: Step, context: Context) -> str | None:
-    """The first of the job's engines that takes a task."""
+def _taker(task: ExtractedTask, step: Step, context: Context) -> tuple[str | None, str]:
+    """The first of the job's engines that takes a task; where none does, why."""
     ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
+    objections = []
     for engine in step.engines:
-        if whole(context, engine, Engine.takes, ref, CHECK_LIMIT):
-            return engine
-    return None
+        objection = whole(context, engine, Engine.objection, ref, CHECK_LIMIT)
+        if not objection:
+            return engine, ""
+        objections.append(objection)
+    return None, clip("; ".join(objections), OBJECTIONS)

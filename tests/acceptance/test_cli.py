@@ -60,6 +60,22 @@ def test_poison_costs_one_candidate_each_and_says_why(tunemesh: Run, tmp_path: P
     assert task["last_error"]
 
 
+def test_every_distinct_task_of_a_list_of_models_is_tuned_once(
+    tunemesh: Run, tmp_path: Path, mock_model: Path
+) -> None:
+    listed = tmp_path / "zoo.yaml"
+    listed.write_text(
+        f"models: [{{name: one, file: {mock_model.name}}}, {{name: two, file: {mock_model.name}}}]"
+    )
+    out = tmp_path / "out"
+    ended = tunemesh("tune", listed, "--engine", "mock", "--target", "mock", "--trials", 16, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    one, two = (json.loads((out / name / "report.json").read_text()) for name in ("one", "two"))
+    assert (one["trials"], two["trials"]) == (16, 0)
+    assert one["latency_after_s"] == two["latency_after_s"] < one["latency_before_s"]
+    assert {each["step"].partition("/")[0] for each in two["timeline"]} == {"two"}
+
+
 def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
     tunemesh: Run, tmp_path: Path, mock_model: Path
 ) -> None:
@@ -163,6 +179,7 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
     assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
     assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
+    assert "for mock is no model that can run" in complaint(tunemesh("export", short, "--as", "cpp"))
     assert "knows no job" in complaint(tunemesh("status", "nobody"))
     chosen = ("--engine", "mock", "--target", "mock", "--option", "mock.speed=3", "--json")
     (taken,) = json.loads(tunemesh("submit", mock_model, *chosen).stdout)

@@ -131,18 +131,20 @@ def test_an_error_of_the_search_is_not_the_end_of_the_space(
 def test_it_takes_what_it_has_a_search_space_for(
     imported: Imported, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def takes(task: ExtractedTask, target: str) -> bool:
-        return ENGINE.takes(TaskRef(workload=task.workload, target=target, name=task.name, key=task.key))
+    def objection(task: ExtractedTask, target: str) -> str:
+        return ENGINE.objection(TaskRef(workload=task.workload, target=target, name=task.name, key=task.key))
 
-    assert all(takes(task, target) for task in imported.tasks)
-    assert not takes(imported.tasks[0], "mock")
+    assert not any(objection(task, target) for task in imported.tasks)
+    assert objection(imported.tasks[0], "mock") == "MetaSchedule does not tune for mock"
 
     class Context:
         def generate_design_space(self) -> list[object]:
             raise RuntimeError("InternalError: no block matches")
 
     monkeypatch.setattr(contexts, "make", lambda *_: Context())
-    assert not takes(imported.tasks[0], target)
+    assert objection(imported.tasks[0], target) == (
+        "MetaSchedule has no search space for it: InternalError: no block matches"
+    )
 
 
 def test_a_small_space_runs_out(imported: Imported, target: str) -> None:

@@ -117,7 +117,7 @@ def test_targets_start_with_mock_and_are_their_own_canonical_form() -> None:
 
 @pytest.mark.parametrize(("target", "taken"), [("mock2", True), ("llvm", False)])
 def test_it_takes_the_tasks_of_its_targets_and_no_others(target: str, taken: bool) -> None:
-    assert ENGINE.takes(TaskRef(workload=b"", target=target, name="a", key="")) == taken
+    assert (ENGINE.objection(TaskRef(workload=b"", target=target, name="a", key="")) == "") == taken
 
 
 def test_it_has_no_options() -> None:

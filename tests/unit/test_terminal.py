@@ -40,7 +40,7 @@ def resource(text: str = EVIL) -> ResourceProgress:
 REPORT = Report(
     job="j", name=EVIL, target=EVIL, trials=1, budget=1, stopped=False, latency_before_s=1.0,
     latency_after_s=0.5, rejected_s=0.7, speedup=2.0, largest_difference=0.0, outputs=[], drift=1.0,
-    judged=[Judgement(judge=EVIL, inputs=EVIL), Judgement(reason=EVIL)], wall_s=1.0, tasks=[],
+    judged=[Judgement(judge=EVIL, inputs=EVIL), Judgement(reason=EVIL)], notes=[EVIL], wall_s=1.0, tasks=[],
     variants=[
         VariantReport(shapes={EVIL: (8, 3)}, latency_before_s=1.0, latency_after_s=0.25, speedup=4.0)
     ],

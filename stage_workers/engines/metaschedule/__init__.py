@@ -31,12 +31,13 @@ class MetaScheduleEngine:
 
         preloading.preload()
 
-    def takes(self, task: TaskRef) -> bool:
+    def objection(self, task: TaskRef) -> str:
         if platforms.name_of(task.target) != platforms.TVM:
-            return False
-        from tunemesh.stage_workers.engines.metaschedule import proposing
+            return f"MetaSchedule does not tune for {task.target}"
+        from tunemesh.stage_workers.engines.metaschedule import probing
+        from tunemesh.stage_workers.graph import workloads
 
-        return proposing.has_space(task.workload, task.target)
+        return probing.objection(workloads.load(task.workload), task.target)
 
     def check_options(self, given: Options) -> None:
         options.read(given)

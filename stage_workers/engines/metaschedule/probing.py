@@ -9,6 +9,35 @@ from tunemesh.stage_workers.graph import compilation, preloading
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
 
+def objection(workload: Any, target: str) -> str:
+    """Why there is no search space for a workload, in one line; empty where there is one. Some workloads,
+    such as a sort, are not made of the blocks that MetaSchedule's rules look for."""
+    try:
+        _sketched(workload, target)
+    except LookupError as error:
+        return str(error)
+    return ""
+
+
+def _sketched(workload: Any, target: str) -> tuple[Any, list[Any]]:
+    """A context, and what the rules sketch in it.
+
+    Raises:
+        LookupError: nothing; the text says why.
+    """
+    if spaces.uses_tensor_cores(workload, target):
+        preloading.require_intrinsics()
+    context = contexts.make(workload, target)
+    try:
+        sketches = list(context.generate_design_space())
+    except RuntimeError as error:
+        reraise_memory_error(error)
+        raise LookupError(f"MetaSchedule has no search space for it: {first_line(error)}") from None
+    if not sketches:
+        raise LookupError("MetaSchedule has no search space for it: its rules find nothing to do")
+    return context, sketches
+
+
 def candidates(workload: Any, target: str, count: int) -> list[bytes]:
     """Kernels of up to ``count`` schedules of a workload, taken in turn from all that the rules sketch.
 
@@ -18,16 +47,7 @@ def candidates(workload: Any, target: str, count: int) -> list[bytes]:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace
 
-    if spaces.uses_tensor_cores(workload, target):
-        preloading.require_intrinsics()
-    context = contexts.make(workload, target)
-    try:
-        sketches = list(context.generate_design_space())
-    except RuntimeError as error:
-        reraise_memory_error(error)
-        raise LookupError(first_line(error)) from None
-    if not sketches:
-        raise LookupError("MetaSchedule's rules find nothing to do in it")
+    context, sketches = _sketched(workload, target)
     kernels: list[bytes] = []
     for seed in range(1, 2 * count + 1):
         if len(kernels) == count:

@@ -15,7 +15,6 @@ from tunemesh.stage_workers.engines.metaschedule import (
     cost_model,
     prior,
     schedules,
-    spaces,
 )
 from tunemesh.stage_workers.engines.metaschedule.candidates import Candidate
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
@@ -23,8 +22,7 @@ from tunemesh.stage_workers.engines.metaschedule.options import SearchOptions
 from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
 from tunemesh.stage_workers.engines.protocol import UpdateCall
-from tunemesh.stage_workers.graph import preloading, targets, workloads
-from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+from tunemesh.stage_workers.graph import targets, workloads
 
 LEAST_POPULATION = 32
 FEW_TRIALS = 128
@@ -40,21 +38,6 @@ FRUITLESS_ATTEMPTS = 3
 """Attempts in a row that bring nothing new before the space counts as exhausted."""
 
 log = logging.getLogger(__name__)
-
-
-def has_space(workload: bytes, target: str) -> bool:
-    """Whether the rules find anything to do in a workload. Some, such as a sort, are not made of the blocks
-    that they look for."""
-    module = workloads.load(workload)
-    if spaces.uses_tensor_cores(module, target):
-        preloading.require_intrinsics()
-    context = contexts.make(module, target)
-    try:
-        return bool(len(context.generate_design_space()))
-    except RuntimeError as error:
-        reraise_memory_error(error)
-        log.info("MetaSchedule has no search space for this workload: %s", first_line(error))
-        return False
 
 
 def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> list[tuple[str, bytes]]:

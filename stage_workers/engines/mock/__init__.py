@@ -61,9 +61,10 @@ class MockEngine:
     def preload(self) -> None:
         """Nothing is slow to import."""
 
-    def takes(self, task: TaskRef) -> bool:
-        """All tasks of targets that are no real ones."""
-        return platforms.name_of(task.target) == platforms.MOCK
+    def objection(self, task: TaskRef) -> str:
+        """To the tasks of real targets."""
+        mocked = platforms.name_of(task.target) == platforms.MOCK
+        return "" if mocked else f"{NAME} does not tune for real targets"
 
     def check_options(self, options: Options) -> None:
         """There are none."""

@@ -29,11 +29,11 @@ THROUGH_TVM = frozenset((
     "Exp", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan",
     "Tanh", "Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "IsInf", "IsNaN", "Sqrt", "Relu",
     "Selu", "Mish", "PRelu", "LeakyRelu", "ThresholdedRelu", "Elu", "Gelu", "HardSigmoid", "HardSwish",
-    "Sign", "Softplus", "Softsign", "Shrink", "Erf", "Sum", "Min", "Max", "Mean", "Gemm", "MatMul",
+    "Sign", "Softplus", "Softsign", "Shrink", "Erf", "Gemm", "MatMul",
     "Reshape", "Sigmoid", "Softmax", "LogSoftmax", "Hardmax", "Transpose", "Unsqueeze", "Where",
     "Concat", "Clip", "Pow", "CumSum", "Squeeze", "Gather", "GatherElements", "GatherND",
     "ScatterElements", "ScatterND", "Compress", "BatchNormalization", "LayerNormalization",
-    "GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization", "LRN", "ReduceMax",
+    "InstanceNormalization", "LRN", "ReduceMax",
     "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceLogSumExp", "ReduceLogSum",
     "ReduceSumSquare", "ReduceL1", "ReduceL2", "ArgMax", "ArgMin", "TopK", "Expand", "ConstantOfShape",
     "Slice", "Pad", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
@@ -73,6 +73,10 @@ def convert(graph: Graph) -> Any:
     return builder.get()
 
 
+LARGE = 1 << 20
+"""Bytes of a constant from which it is not kept once TVM has it."""
+
+
 def _identifier(name: str, position: int) -> str:
     text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
     return text if text and not text[0].isdigit() else f"input{position}_{text}"
@@ -87,12 +91,14 @@ def _relax_type(of: Type, name: str) -> Any:
 UNSUPPORTED_DTYPES = ("float8", "float4", "int4", "uint4", "int2", "uint2", "string", "object", "complex")
 
 
-def _dtype(of: Type, name: str) -> str:
+def _dtype(of: Type, name: str, where: str = "") -> str:
     text = str(of.numpy)
     if of.dtype == onnx.TensorProto.STRING:
-        raise BadModel(f"{shown(name)} holds strings, which cannot be computed with")
+        raise BadModel(f"{where}{shown(name)} holds strings, which cannot be computed with")
     if text.startswith(UNSUPPORTED_DTYPES):
-        raise BadModel(f"{shown(name)} has the type {text}, which is not supported; use float16 or int8")
+        raise BadModel(
+            f"{where}{shown(name)} has the type {text}, which is not supported; use float16 or int8"
+        )
     return text
 
 
@@ -103,6 +109,8 @@ def _value(name: str, graph: Graph, values: dict[str, Any]) -> Any:
         from tvm import relax
 
         array = graph.constants[name]
+        if array.nbytes > LARGE:
+            del graph.constants[name]  # TVM has a copy; what converters look at is small
         _dtype(graph.types[name], name)
         values[name] = relax.const(tvm.runtime.tensor(np.ascontiguousarray(array) if array.ndim else array))
     return values[name]
@@ -111,10 +119,11 @@ def _value(name: str, graph: Graph, values: dict[str, Any]) -> Any:
 def _emit(builder: Any, node: Node, graph: Graph, values: dict[str, Any]) -> None:
     if node.op not in KNOWN or node.domain:
         raise unsupported(node, "this operator is not supported")
-    inputs = [_value(name, graph, values) if name else None for name in node.inputs]
     for name in node.inputs + node.outputs:
         if name in graph.types:
-            _dtype(graph.types[name], name)
+            _dtype(graph.types[name], name, f"{node}: ")
+    _require_shapes(node, graph)
+    inputs = [_value(name, graph, values) if name else None for name in node.inputs]
     results = _converted(builder, node, graph, inputs)
     if len(results) < len(node.outputs):
         raise unsupported(node, f"only {len(results)} of its outputs are supported")
@@ -122,6 +131,21 @@ def _emit(builder: Any, node: Node, graph: Graph, values: dict[str, Any]) -> Non
         if name:
             values[name] = builder.emit(result) if not _is_variable(result) else result
             _require(values[name], graph.types.get(name), node, graph, name)
+
+
+OPEN = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"})
+"""Operators whose result has a shape that always depends on the data."""
+
+
+def _require_shapes(node: Node, graph: Graph) -> None:
+    """Whether the shapes of a node's results follow from those of its inputs: where a shape is an input that
+    is computed, TVM guesses."""
+    known = all(graph.types[name].sizes is not None for name in node.inputs if name)
+    for name in node.outputs:
+        if name and known and node.op not in OPEN and graph.types[name].sizes is None:
+            raise unsupported(
+                node, "the shape of its result depends on the data", "make the input that gives it a constant"
+            )
 
 
 def _is_variable(value: Any) -> bool:

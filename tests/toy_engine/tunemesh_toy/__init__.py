@@ -39,8 +39,9 @@ class ToyEngine:
     def preload(self) -> None:
         platforms.load(platforms.TVM).preload()
 
-    def takes(self, task: TaskRef) -> bool:
-        return task.name == "matmul" and all(len(shape) == 2 for shape in _shapes(task.workload))
+    def objection(self, task: TaskRef) -> str:
+        taken = task.name == "matmul" and all(len(shape) == 2 for shape in _shapes(task.workload))
+        return "" if taken else "toy tunes products of two matrices only"
 
     def check_options(self, given: Options) -> None:
         options.read(self.name, given, ToyOptions)
