@@ -81,8 +81,8 @@ PARAMETERS = {
 
 
 def fits(model: Any) -> bool:
-    """Whether a ``ModelProto`` can be changed: the operators that are needed are as they are from version 9 of
-    ONNX's own on."""
+    """Whether a ``ModelProto`` can be changed: what is needed for it is there from version 9 of ONNX's own
+    operators on."""
     return any(each.domain in ("", "ai.onnx") and each.version >= 9 for each in model.opset_import)
 
 
