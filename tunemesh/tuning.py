@@ -146,7 +146,7 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def _stored(job: str, model: ModelFile, plan: Plan, store: ArtifactStore) -> Request:
+def stored(job: str, model: ModelFile, plan: Plan, store: ArtifactStore) -> Request:
     """The message for one model, once the store has it."""
     files = {name: store.put_file(path) for name, path in model.files.items()}
     return make_request(job, model.path, store.put(model.data), plan, files)
@@ -184,7 +184,7 @@ def submit(
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
-            client.submit(_stored(job, model, plan, store))
+            client.submit(stored(job, model, plan, store))
         answers = client.answers(ids)
     return [_submitted(job, answers.get(job)) for job in ids]
 
@@ -232,7 +232,7 @@ def tune(
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
         for job, model in zip(ids, models, strict=True):
-            client.submit(_stored(job, model, plan, store))
+            client.submit(stored(job, model, plan, store))
         endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)

@@ -94,6 +94,8 @@ class Link:
         self._confirms = Confirms(name)
         self._operations = Operations(name, refusals)
         self._commands: deque[Callable[[], None]] = deque()
+        self._woken = False
+        """Whether the link's thread will look at the commands soon in any case."""
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
 
     # -- For the owner, from any thread ---------------------------------------------------------------------
@@ -483,17 +485,22 @@ class Link:
         self._operations.fail_all(reason)
 
     def _call(self, function: Callable[[], None]) -> None:
-        """Run ``function`` in the link's thread, connected or not."""
+        """Run ``function`` in the link's thread, connected or not. The thread is woken once for all that is
+        asked for until it looks: waking it costs more than most commands."""
         self._commands.append(function)
         connection = self._connection
-        if connection is not None:
+        if connection is None:
+            if not self._thread.is_alive():
+                self._drain()
+        elif not self._woken:
+            self._woken = True
             # The loop may end at this moment; then the commands are drained between two connections.
             with contextlib.suppress(Exception):
                 connection.ioloop.add_callback_threadsafe(self._drain)
-        elif not self._thread.is_alive():
-            self._drain()
 
     def _drain(self) -> None:
+        # Before the look: what is added during it, and is not seen any more, wakes the thread again.
+        self._woken = False
         while self._commands:
             self._commands.popleft()()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -188,3 +189,25 @@ def test_a_login_or_a_virtual_host_that_the_broker_refuses_is_final(node: Broker
         Link(node.url("worker").replace(old, new), "test_transport").start(timeout=None)
     assert caught.value.exit_code == 2
     assert time.monotonic() - began < 10
+
+
+def test_nothing_that_several_threads_ask_for_at_once_is_left_undone(link: Link) -> None:
+    """The link's thread is woken once for many commands: the last one must not be among those it misses."""
+    await_event(link, Up)
+    many = f"{QUEUE}.many"
+    link.declare_queue(many).result(10)
+    sent: list[Future[None]] = []
+
+    def publish(writer: int) -> None:
+        for number in range(300):
+            future = link.publish(Outgoing("", many, b"?", f"{writer}/{number}", "ledger"))
+            sent.append(future)
+            if number % 7 == writer:
+                future.result(10)  # the thread has nothing to do for a moment
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(publish, writer) for writer in range(4)]:
+            each.result(60)
+    assert [future.result(10) for future in sent] == [None] * 1200
+    assert link.depth(many).result(10).ready == 1200
+    link.purge(many).result(10)
