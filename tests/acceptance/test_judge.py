@@ -166,6 +166,26 @@ def masked(switch: int, shape: list[int], *operators: Any) -> bytes:
     )  # fmt: skip
 
 
+ROWS_OF_TABLE = model(
+    [node("Gather", ["t", "ids"], ["e"]), node("MatMul", ["e", "W"], ["y"])],
+    IDS, (FLOAT, [1, 9, 64]), [table("t", 50, 64), WEIGHTS],
+)  # fmt: skip
+QUANTISED = model(
+    [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+     node("MatMul", ["d", "W"], ["y"])],
+    {"x": (FLOAT, [8, 64])}, (FLOAT, [8, 64]),
+    [WEIGHTS, number("s", 0.02, np.float32), number("z", 128, np.uint8)],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [ROWS_OF_TABLE, QUANTISED], ids=["table", "quantised"])
+def test_products_of_what_no_operator_has_rounded_may_cancel_too(data: bytes, target: str) -> None:
+    (wanted,) = checking.unpack(imported(data, target).sample)[0].expected()
+    usual = np.median(wanted.tolerance)
+    assert wanted.tolerance.min() > usual / 20
+    assert usual < 1e-3 * np.abs(wanted.values).mean()
+
+
 def test_switches_are_not_changed_by_a_little(target: str) -> None:
     """Or everything would be within the tolerance."""
     x = np.random.default_rng(0).uniform(-1, 1, (8, 64)).astype(np.float32)
