@@ -323,7 +323,33 @@ def top_k(node: Node, graph: Graph) -> New:
     return None
 
 
+def bit_shift(node: Node, graph: Graph) -> New:
+    """``BitShift`` by as many bits as there are, or more, or less than none: nothing is left. For a processor
+    that is undefined."""
+    x, by = node.inputs
+    dtype = graph.dtype(x)
+    known = graph.value(by)
+    width = 8 * dtype.itemsize
+    if node.attributes.pop("~safe", 0) or (
+        known is not None and (known < width).all() and (known >= 0).all()
+    ):
+        return None
+    new = Expansion(graph, node)
+    zero = new.constant(0, dtype)
+    fits = new("Less", by, new.constant(width, graph.dtype(by)))
+    if dtype.kind == "i":
+        fits = new("And", fits, new("Not", new("Less", by, new.constant(0, graph.dtype(by)))))
+    # What an arithmetic shift leaves of a negative number is -1.
+    gone = zero
+    if dtype.kind == "i" and node.attributes.get("direction") == "RIGHT":
+        gone = new("Where", new("Less", x, zero), new.constant(-1, dtype), zero)
+    made = new("BitShift", x, new("Where", fits, by, zero), **node.attributes, **SAFE)
+    new("Where", fits, made, gone, to=node.outputs[0])
+    return new.nodes
+
+
 STEPS = {
+    "BitShift": bit_shift,
     "Mean": mean,
     "TopK": top_k,
     "Clip": clip,
