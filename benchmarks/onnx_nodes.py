@@ -95,7 +95,7 @@ def in_a_child(test: Any, target: str, folded: bool) -> Found:
 
 def try_test(test: Any, target: str, folded: bool) -> Found:
     """Import, run and compare one test, with constants where that is needed."""
-    inputs, outputs = test.data_sets[0]
+    inputs, outputs = ([array_of(value) for value in values] for values in test.data_sets[0])
     if folded:
         return attempt(test, inputs, outputs, set(range(len(inputs))), target, "folded")
     found = attempt(test, inputs, outputs, set(), target, "as given")
@@ -118,6 +118,11 @@ def try_test(test: Any, target: str, folded: bool) -> Found:
         if constants and len(constants) < len(inputs):
             found = attempt(test, inputs, outputs, constants, target, "constants")
     return found
+
+
+def array_of(value: Any) -> Any:
+    """An array, where a value is one or a message that holds one."""
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def attempt(

@@ -40,13 +40,13 @@ def session(model: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-def compiled(library: bytes, inputs: Inputs) -> Callable[[], Any]:
+def compiled(library: bytes, inputs: Inputs, function: str = "main") -> Callable[[], Any]:
     """A model of TVM's, to be run on ``inputs``."""
     import tvm
 
     machine = tvm.relax.VirtualMachine(load(library), tvm.cpu())
     arguments = [tvm.runtime.tensor(array) for array in inputs.values()]
-    main = machine["main"]
+    main = machine[function]
     return lambda: main(*arguments)
 
 

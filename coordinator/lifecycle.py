@@ -22,7 +22,7 @@ from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
-from tunemesh.shared.messages import ImportDone, StepResult, TaskSpec, ValidateDone
+from tunemesh.shared.messages import ImportDone, Known, StepResult, TaskSpec, ValidateDone
 from tunemesh.shared.text import clip
 
 SLOWER = 1.05
@@ -206,8 +206,9 @@ class Lifecycle:
         state.log("info" if phase == "done" else "warning", f"{phase}: {text}", job=job.id)
 
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
-        """The model is cut into tasks. Those that no engine takes stay untuned."""
-        tasks = [_opened(spec) for spec in done.tasks]
+        """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
+        has tuned there is nothing left to do."""
+        tasks = [_task(spec, done.known.get(spec.id)) for spec in done.tasks]
         self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
@@ -414,18 +415,28 @@ class Lifecycle:
         self._state.out.append(Save(ledger))
 
 
+def _task(spec: TaskSpec, known: Known | None) -> TaskLedger:
+    """A task as it begins, which may be its end."""
+    if known is None and spec.engine is not None:
+        return TaskLedger(spec=spec)
+    if known is None:
+        why = spec.objection or "no engine of the job takes it"
+        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}")
+    return TaskLedger(
+        spec=spec,
+        closed=True,
+        best=known.best,
+        untuned=known.untuned,
+        confirmed=known.confirmed,
+        history=known.history,
+    )
+
+
 def named(job: Job, step: str) -> str:
     """A step for people: its stage, and the task that it is of."""
     ref = StepRef.parse(step)
     task = job.task_ledger(ref.task)
     return f"{ref.stage} of {ref.task} ({task.spec.name})" if task is not None else ref.stage
-
-
-def _opened(spec: TaskSpec) -> TaskLedger:
-    """The account of a new task: closed at once where nobody tunes it."""
-    if spec.engine is not None:
-        return TaskLedger(spec=spec)
-    return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {spec.objection or 'no engine takes it'}")
 
 
 def _nothing_measured(ledger: Ledger) -> str:

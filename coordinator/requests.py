@@ -14,7 +14,7 @@ from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.scheduling.strategies import Strategy
 from tunemesh.coordinator.state import State
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
+from tunemesh.shared.messages import Blob, Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
 
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
@@ -92,19 +92,38 @@ class Requests:
             else:
                 self._refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
             return
-        if why := request.problem():
+        records = [self._records_of(job_id, request) for job_id in request.known]
+        why = request.problem()
+        if not why and None in records:
+            name = request.known[records.index(None)]
+            why = f"it is to take what job {name} measured, which is not done, or not known here"
+        if why:
             state.out.append(Acknowledge(event.handle))
             self._refuse(event, request.job, why)
             state.remember_rejected(request.job, why)
             state.log("info", f"rejected: {why}", job=request.job)
             return
-        ledger = Ledger(request=request, revision=0, phase="importing", accepted=state.instant)
+        ledger = Ledger(
+            request=request,
+            revision=0,
+            phase="importing",
+            accepted=state.instant,
+            known=[each for each in records if each is not None],
+        )
         job = self._add_job(ledger)
         job.releases.append((0, event.handle))
         state.out.append(Save(ledger))
         text = f"{request.name or request.job}: {request.trials} trials for {request.target}"
         state.tell(job, "accepted", text)
         state.log("info", f"accepted: {text}", job=job.id)
+
+    def _records_of(self, job_id: str, request: Request) -> Blob | None:
+        """Where the measurements of a job lie that may serve ``request``: it is done, and of the same
+        tenant."""
+        job = self._state.jobs.get(job_id)
+        if job is None or job.ledger.request.tenant != request.tenant or job.ledger.phase != "done":
+            return None
+        return job.ledger.assembled.records if job.ledger.assembled is not None else None
 
     def _refuse(self, event: Arrived, job: str, text: str) -> None:
         """Only to the one who asked: other listeners may follow another job of this id."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -49,22 +48,22 @@ def check_engines(names: Sequence[str]) -> None:
             raise BadInput(f"there is no engine {name!r}; installed: {', '.join(_installed())}")
 
 
-def check_model(path: Path, model: bytes, names: Sequence[str]) -> None:
+def check_model(name: str, model: bytes, names: Sequence[str]) -> None:
     """Raises:
     BadModel: no engine of the job can read such a file.
     """
     if not model:
-        raise BadModel(f"the model {path} is empty")
+        raise BadModel(f"the model {name} is empty")
     if MOCK in names:
         return
-    if why := formats.problem(path.name, model):
-        raise BadModel(f"the model {path} is {why}")
+    if why := formats.problem(name, model):
+        raise BadModel(f"the model {name} is {why}")
     if model.lstrip()[:1] == b"{":
-        _check_json(path, model)
+        _check_json(name, model)
     elif _is_text(model):
-        raise BadModel(f"the model {path} is a text, neither ONNX, nor TFLite, nor TVM's JSON")
+        raise BadModel(f"the model {name} is a text, neither ONNX, nor TFLite, nor TVM's JSON")
     elif model.startswith(ONNX_FIRST_BYTE) and len(model) <= READ_AT_MOST:
-        _check_onnx(path, model)
+        _check_onnx(name, model)
 
 
 def check_inputs(model: bytes, samples: bytes) -> None:
@@ -133,16 +132,16 @@ def _is_text(model: bytes) -> bool:
     return re.fullmatch(r"[^\x00-\x08\x0e-\x1f\x7f]*", text) is not None
 
 
-def _check_json(path: Path, model: bytes) -> None:
+def _check_json(name: str, model: bytes) -> None:
     if len(model) > READ_AT_MOST:
         return
     try:
         json.loads(model)  # the standard library's: it takes NaN and infinity, as TVM does
     except (ValueError, RecursionError) as error:
-        raise BadModel(f"the model {path} is truncated or no valid JSON: {error}") from None
+        raise BadModel(f"the model {name} is truncated or no valid JSON: {error}") from None
 
 
-def _check_onnx(path: Path, model: bytes) -> None:
+def _check_onnx(name: str, model: bytes) -> None:
     import onnx
 
     try:
@@ -150,4 +149,4 @@ def _check_onnx(path: Path, model: bytes) -> None:
     except Exception:  # protobuf's DecodeError, in a package without types
         parsed = None
     if parsed is None or not parsed.graph.node:
-        raise BadModel(f"the ONNX file {path} is truncated or damaged")
+        raise BadModel(f"the ONNX file {name} is truncated or damaged")

@@ -7,10 +7,11 @@ person's own process.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from tunemesh import formats
 from tunemesh.shared.errors import BadInput, BadModel
@@ -21,31 +22,29 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
+class ModelFile(Struct, frozen=True, kw_only=True):
     """A model to send.
 
     Attributes:
-        path: of its file; only a name where there is none.
+        name: of its file, for people.
         data: what is sent.
+        settings: those of the job that are for this model alone, by name.
+        origin: the list of models that it is from, if any: what is measured for one serves the next.
         files: what it keeps in other files, by the name that it has for each.
         samples: inputs and what its framework makes of them, where that could be found out here: see
             :func:`~stage_workers.frontends.pytorch.samples`.
     """
 
-    path: Path
+    name: str
     data: bytes
-    files: Mapping[str, Path] = field(default_factory=dict)
+    settings: dict[str, Any] = {}
+    origin: str = ""
+    files: dict[str, Path] = {}
     samples: bytes | None = None
 
 
 Given = Path | ModelFile
 """A model that somebody wants tuned."""
-
-
-def path_of(given: Given) -> Path:
-    """The name of a model."""
-    return given.path if isinstance(given, ModelFile) else given
 
 
 def read(given: Given, note: Callable[[str], None]) -> ModelFile:
@@ -58,19 +57,23 @@ def read(given: Given, note: Callable[[str], None]) -> ModelFile:
         return given
     if why := formats.folder_problem(given):
         raise BadModel(f"the model {given} is {why}")
-    data = _bytes_of(given)
+    return from_bytes(given, _bytes_of(given), note)
+
+
+def from_bytes(path: Path, data: bytes, note: Callable[[str], None]) -> ModelFile:
+    """What to send of the content of a file."""
     if not formats.is_exported_program(data):
-        return ModelFile(given, data, external_data.find(given, data))
+        return ModelFile(name=path.name, data=data, files=external_data.find(path, data))
     note(
-        f"{given.name} is loaded by torch.export.load in this process, where code in the file may run: load"
+        f"{path.name} is loaded by torch.export.load in this process, where code in the file may run: load"
         " only what you trust; the mesh gets TVM's JSON"
     )
     from tunemesh.stage_workers.frontends import pytorch
 
-    return from_program(given, pytorch.load(data))
+    return from_program(path.name, pytorch.load(data))
 
 
-def from_program(path: Path, program: Any) -> ModelFile:
+def from_program(name: str, program: Any) -> ModelFile:
     """What to send of a program that PyTorch has exported.
 
     Raises:
@@ -78,7 +81,7 @@ def from_program(path: Path, program: Any) -> ModelFile:
     """
     from tunemesh.stage_workers.frontends import pytorch
 
-    return ModelFile(path, pytorch.convert(program), samples=pytorch.samples(program))
+    return ModelFile(name=name, data=pytorch.convert(program), samples=pytorch.samples(program))
 
 
 def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> ModelFile:
@@ -91,14 +94,14 @@ def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: An
 
     torch = pytorch.require()
     if isinstance(module, torch.export.ExportedProgram):
-        return from_program(Path("program"), module)
+        return from_program("program", module)
     if not isinstance(module, torch.nn.Module):
         raise BadInput(f"a model is a path, or a module of PyTorch, not a {type(module).__name__}")
     if example_inputs is None:
         raise BadInput("a module of PyTorch needs example inputs: tunemesh.model(module, (tensor, ...))")
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     program = pytorch.export(module, inputs, dynamic_shapes)
-    return from_program(Path(type(module).__name__), program)
+    return from_program(type(module).__name__, program)
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 Models = Annotated[
-    list[Path], typer.Argument(help="ONNX files, Relax or TIR as JSON; YAML for the mock engine.")
+    list[Path],
+    typer.Argument(
+        help="ONNX or TFLite files, programs of torch.export.save, Relax or TIR as JSON, YAML for the mock"
+        " engine; or YAML with a list of models."
+    ),
 ]
 Target = Annotated[str, typer.Option(help="A TVM target: native, a tag such as nvidia/nvidia-h100, or JSON.")]
 Engines = Annotated[

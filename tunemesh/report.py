@@ -198,7 +198,10 @@ def save_results(
     """
     if assembled is None or validated is None:
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
-    timeline = [*progress.timings, *(t for history in histories(store, assembled) for t in history.timings)]
+    measured = [timing for history in histories(store, assembled) for timing in history.timings]
+    # What was known before was measured by steps of other jobs.
+    own = [timing for timing in measured if timing.step.startswith(f"{progress.job}/")]
+    timeline = [*progress.timings, *own]
     signature = store.get(assembled.signature)
     report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled.notes)
     text = msgspec.json.format(msgspec.json.encode(report), indent=2)

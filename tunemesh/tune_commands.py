@@ -68,8 +68,8 @@ def submit(
     if as_json:
         print_json(
             [
-                {"job": each.job, "model": str(path), "answer": each.answer, "text": each.text}
-                for each, path in zip(submitted, models, strict=True)
+                {"job": each.job, "model": each.model, "answer": each.answer, "text": each.text}
+                for each in submitted
             ]
         )
     for each in submitted:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tunemesh import checks, model_files
+import msgspec
+
+from tunemesh import checks, zoo
 from tunemesh.client import CONNECT_LIMIT, Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.layout import DISTURBED, Layout, keeps_apart
@@ -22,7 +24,7 @@ from tunemesh.model_files import Given, ModelFile
 from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
-from tunemesh.shared.messages import NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
+from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
 
 STOPPING = (
@@ -106,6 +108,8 @@ class Submitted:
     """What became of a request that was published."""
 
     job: str
+    model: str
+    """Its name."""
     answer: Literal["accepted", "rejected", "queued"]
     """``queued``: no coordinator has answered yet; the request waits for one."""
     text: str = ""
@@ -123,27 +127,38 @@ def read_models(
     """
     if plan.address is None:
         checks.check_engines(plan.engines)  # elsewhere there may be others
-    models = [model_files.read(each, note or _ignore) for each in given]
-    if plan.samples is not None and len(models) > 1:
-        raise BadInput("--inputs has the inputs of one model: tune the others in jobs of their own")
-    samples = None if plan.samples is None else Blob("0" * 64, len(plan.samples))
+    models = zoo.expand(given, note or _ignore)
+    if plan.samples is not None:
+        if len(models) > 1:
+            raise BadInput("--inputs has the inputs of one model: tune the others in jobs of their own")
+        checks.check_inputs(models[0].data, plan.samples)
+        models = [msgspec.structs.replace(models[0], samples=plan.samples)]
+    models = [_without_strange_samples(model, plan, note or _ignore) for model in models]
     for model in models:
-        checks.check_model(model.path, model.data, plan.engines)
-        if plan.samples is not None:
-            checks.check_inputs(model.data, plan.samples)
-        files = dict.fromkeys(model.files, Blob("0" * 64, 0))
-        request = make_request("job", model.path, Blob("0" * 64, len(model.data)), plan, files, samples)
+        checks.check_model(model.name, model.data, plan.engines)
+        request = make_request("job", model, plan, None)
         if problem := request.problem():
             raise BadInput(f"bad request: {problem}")
     checks.check_target(plan.target, plan.engines)
     return models
 
 
-def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
-    """An id per model, from its file name; with a suffix where ids must not clash with others' jobs."""
+def _without_strange_samples(model: ModelFile, plan: Plan, note: Callable[[str], None]) -> ModelFile:
+    """Example inputs of a framework have shapes of their own, of which the person wants others."""
+    settings = settings_of(model, plan.settings)
+    if model.samples is None or model.samples is plan.samples or not (settings.shapes or settings.dims):
+        return model
+    note(
+        f"{model.name}: its example inputs have other shapes than were asked for: they are not compared with"
+    )
+    return msgspec.structs.replace(model, samples=None)
+
+
+def job_ids(names: Sequence[str], unique: bool) -> list[str]:
+    """An id per model, from its name; with a suffix where ids must not clash with others' jobs."""
     ids: list[str] = []
-    for path in paths:
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:40] or "model"
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-_")[:40] or "model"
         candidate = f"{stem}-{uuid.uuid4().hex[:6]}" if unique else stem
         number = 2
         while candidate in ids:
@@ -153,32 +168,53 @@ def job_ids(paths: Sequence[Path], unique: bool) -> list[str]:
     return ids
 
 
-def _stored(job: str, model: ModelFile, plan: Plan, store: ArtifactStore) -> Request:
-    """The message for one model, once the store has it."""
-    files = {name: store.put_file(path) for name, path in model.files.items()}
-    samples = None if plan.samples is None else store.put(plan.samples, inline=False)
-    return make_request(job, model.path, store.put(model.data), plan, files, samples)
-
-
 def make_request(
-    job: str, path: Path, model: Blob, plan: Plan, files: Mapping[str, Blob], samples: Blob | None = None
+    job: str, model: ModelFile, plan: Plan, store: ArtifactStore | None, known: Sequence[str] = ()
 ) -> Request:
-    """The message for one model, for what it keeps in other files, and for its inputs."""
+    """The message for one model, which ``store`` gets; without one its blobs are only as large.
+
+    Args:
+        known: jobs that are done, whose measurements serve this one.
+
+    Raises:
+        BadInput: its own settings are not valid.
+    """
+    if store is None:
+        blob = Blob("0" * 64, len(model.data))
+        samples = None if model.samples is None else Blob("0" * 64, len(model.samples))
+        files = dict.fromkeys(model.files, Blob("0" * 64, 0))
+    else:
+        blob = store.put(model.data)
+        samples = None if model.samples is None else store.put(model.samples, inline=False)
+        files = {name: store.put_file(path) for name, path in model.files.items()}
     return Request(
         job=job,
-        model=model,
-        files=dict(files),
+        model=blob,
+        files=files,
         target=plan.target,
         trials=plan.trials,
         engines=list(plan.engines),
         options=dict(plan.options),
-        name=clip(path.name, NAME_LIMIT),
+        name=clip(model.name, NAME_LIMIT),
         tenant=plan.tenant,
         priority=plan.priority,
         seed=plan.seed,
-        settings=plan.settings,
+        settings=settings_of(model, plan.settings),
         samples=samples,
+        known=list(known)[-MOST_KNOWN:],
     )
+
+
+def settings_of(model: ModelFile, common: Settings) -> Settings:
+    """The settings of the job of a model: those of all, and its own.
+
+    Raises:
+        BadInput: its own are not valid.
+    """
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(common), **model.settings}, Settings)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"bad settings of the model {model.name}: {error}") from None
 
 
 def submit(
@@ -191,21 +227,21 @@ def submit(
         BrokerUnavailable: the broker cannot be used.
     """
     models = read_models(given, replace(plan, address=address), note)
-    ids = job_ids([model.path for model in models], unique=True)
+    ids = job_ids([model.name for model in models], unique=True)
     store = ArtifactStore(address.artifacts)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
-            client.submit(_stored(job, model, plan, store))
+            client.submit(make_request(job, model, plan, store))
         answers = client.answers(ids)
-    return [_submitted(job, answers.get(job)) for job in ids]
+    return [_submitted(job, model.name, answers.get(job)) for job, model in zip(ids, models, strict=True)]
 
 
-def _submitted(job: str, answer: JobEvent | None) -> Submitted:
+def _submitted(job: str, model: str, answer: JobEvent | None) -> Submitted:
     if answer is None:
-        return Submitted(job, "queued")
+        return Submitted(job, model, "queued")
     if answer.kind == "rejected":
-        return Submitted(job, "rejected", answer.text)
-    return Submitted(job, "accepted")
+        return Submitted(job, model, "rejected", answer.text)
+    return Submitted(job, model, "accepted")
 
 
 def tune(
@@ -221,7 +257,7 @@ def tune(
         TunemeshError: the mesh could not go on.
     """
     models = read_models(given, plan, watcher.note)
-    ids = job_ids([model.path for model in models], unique=plan.address is not None)
+    ids = job_ids([model.name for model in models], unique=plan.address is not None)
     _check_writable(plan.out, ids)
     with ExitStack() as stack:
         supervise: Callable[[], None] = _nothing
@@ -242,35 +278,88 @@ def tune(
         if mesh is None:
             client.snapshot()  # somebody must be there to take the requests
         watcher.submitting()
-        for job, model in zip(ids, models, strict=True):
-            client.submit(_stored(job, model, plan, store))
-        endings: dict[str, Ending] = {}
         if early_stop is not None:
             stack.enter_context(early_stop)
-        to_stop: set[str] | None = None
+        following = _Following(client, store, plan, watcher, early_stop, supervise)
         try:
-            for event in client.follow(ids):
-                supervise()
-                if early_stop is not None and early_stop.asked and to_stop is None:
-                    to_stop = set(ids)
-                    watcher.note(STOPPING)
-                if to_stop:
-                    to_stop = _stop(client, to_stop - set(endings))
-                if event is None:
-                    watcher.refresh()
-                    continue
-                watcher.event(event)
-                ending = _ending(event, store, plan.out)
-                if ending is not None:
-                    endings[event.job] = ending
+            for wave in waves(models):
+                following.follow({ids[number]: models[number] for number in wave})
         except KeyboardInterrupt:
             if mesh is None:
-                for job in set(ids) - set(endings):
+                for job in following.open:
                     client.cancel(job)
             raise
+        endings = following.endings
         if mesh is not None and any(e.report is None and "cannot write" in e.error for e in endings.values()):
             watcher.note(f"the results are kept in {mesh.keep()}")
     return [endings[job] for job in ids]
+
+
+def waves(models: Sequence[ModelFile]) -> list[list[int]]:
+    """The numbers of the models that are tuned at the same time. Those of a list follow each other: each
+    takes over what was measured for those before."""
+    places: dict[str, int] = {}
+    found: list[list[int]] = []
+    for number, model in enumerate(models):
+        place = places[model.origin] = places.get(model.origin, -1) + 1 if model.origin else 0
+        while len(found) <= place:
+            found.append([])
+        found[place].append(number)
+    return found
+
+
+class _Following:
+    """Submits jobs and listens until they have ended."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: ArtifactStore,
+        plan: Plan,
+        watcher: Watcher,
+        early_stop: EarlyStop | None,
+        supervise: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._plan = plan
+        self._watcher = watcher
+        self._early_stop = early_stop
+        self._supervise = supervise
+        self._done: dict[str, list[str]] = {}
+        self.open: set[str] = set()
+        """Jobs that have not ended."""
+        self.endings: dict[str, Ending] = {}
+
+    def follow(self, jobs: Mapping[str, ModelFile]) -> None:
+        """Submit ``jobs``, by id, and return when all have ended; none is begun after an early stop was asked
+        for."""
+        if self._early_stop is not None and self._early_stop.asked:
+            self.endings |= {job: Ending(job, None, "stopped early, before it had begun") for job in jobs}
+            return
+        for job, model in jobs.items():
+            known = self._done.get(model.origin, []) if model.origin else []
+            self._client.submit(make_request(job, model, self._plan, self._store, known))
+            self.open.add(job)
+        to_stop: set[str] | None = None
+        for event in self._client.follow(list(jobs)):
+            self._supervise()
+            if self._early_stop is not None and self._early_stop.asked and to_stop is None:
+                to_stop = set(jobs)
+                self._watcher.note(STOPPING)
+            if to_stop:
+                to_stop = _stop(self._client, to_stop & self.open)
+            if event is None:
+                self._watcher.refresh()
+                continue
+            self._watcher.event(event)
+            ending = _ending(event, self._store, self._plan.out)
+            if ending is not None:
+                self.open.discard(event.job)
+                self.endings[event.job] = ending
+                # A job whose results could not be written has them in the mesh all the same.
+                if event.kind == "done":
+                    self._done.setdefault(jobs[event.job].origin, []).append(event.job)
 
 
 def _stop(client: Client, jobs: set[str]) -> set[str]:

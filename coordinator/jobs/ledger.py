@@ -65,6 +65,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     model: Blob | None = None
     sample: Blob | None = None
     """What the tuned model is compared with."""
+    known: list[Blob] = []
+    """``records`` of the jobs that the request names: what they measured serves this one."""
     tasks: list[TaskLedger] = []
     stopped: bool = False
     """Nothing new is tried any more, whatever the request says."""

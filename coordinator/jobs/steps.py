@@ -216,7 +216,9 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     match ref.stage:
         case "import":
             request = ledger.request
-            return ImportWork(model=request.model, files=request.files, samples=request.samples)
+            return ImportWork(
+                model=request.model, files=request.files, samples=request.samples, known=ledger.known
+            )
         case "assemble":
             assert ledger.model is not None
             return AssembleWork(

@@ -31,7 +31,7 @@ from tunemesh.shared.messages.progress import (
     TaskProgress,
     Usage,
 )
-from tunemesh.shared.messages.requests import Cancel, Query, Request, SetStrategy, Settings
+from tunemesh.shared.messages.requests import MOST_KNOWN, Cancel, Query, Request, SetStrategy, Settings
 from tunemesh.shared.messages.results import (
     AssembleDone,
     BuildDone,
@@ -62,6 +62,7 @@ from tunemesh.shared.messages.tasks import (
     Candidate,
     Confirmed,
     History,
+    Known,
     Outcome,
     Profiled,
     TaskRecords,
@@ -73,6 +74,7 @@ from tunemesh.shared.messages.tasks import (
 
 __all__ = [
     "FINAL_KINDS",
+    "MOST_KNOWN",
     "NAME_LIMIT",
     "WIRE_VERSION",
     "AssembleDone",
@@ -97,6 +99,7 @@ __all__ = [
     "JobId",
     "JobProgress",
     "Judgement",
+    "Known",
     "Message",
     "Name",
     "Options",

@@ -36,6 +36,9 @@ MOST_FILES = 1_000
 MOST_VARIANTS = 64
 """Sets of shapes that one job tunes a model for. Each is compiled, checked and measured by itself."""
 
+MOST_KNOWN = 1000
+"""Jobs whose measurements serve one job."""
+
 GRAPH = "graph"
 """Whose options are for the model as a whole, and not for an engine."""
 
@@ -182,6 +185,10 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     samples: Blob | None = None
     """An ``npz`` file with an array for each input: what the model is compared and measured with, in place of
     random ones."""
+
+    known: Annotated[list[JobId], Meta(max_length=MOST_KNOWN)] = []
+    """Jobs of the same tenant that are done. What they measured serves this one: tasks that are equal to one
+    of theirs are not tuned again."""
 
     def problem(self) -> str:
         """Why the job could not be kept in messages, in one line; nothing if it can."""

@@ -31,6 +31,7 @@ from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
     Candidate,
+    Known,
     Profiled,
     TaskSpec,
     TaskState,
@@ -97,6 +98,8 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     compares with it."""
     judged: list[Judgement] = []
     """The untuned model, for each set of shapes, beside the framework that it comes from."""
+    known: dict[TaskId, Known] = {}
+    """By task: what an earlier job has measured of it, so that it is not tuned again."""
 
     def problem(self, engines: Collection[str]) -> str:
         """Why this is no answer to an ``import`` for a job with these engines."""
@@ -105,9 +108,11 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
-        return _too_large(
-            [self.model, *(blob for task in self.tasks for blob in (task.workload, task.untuned))]
-        )
+        engines_by_id = {task.id: task.engine for task in self.tasks}
+        if strange_ids := [each for each in self.known if engines_by_id.get(each) is None]:
+            return f"it knows {clip(strange_ids[0], 40)}, which is no task that an engine takes"
+        blobs = [blob for task in self.tasks for blob in (task.workload, task.untuned)]
+        return _too_large([self.model, *blobs, *(b for each in self.known.values() for b in each.history)])
 
 
 class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):

@@ -28,6 +28,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     model: Blob
     samples: Blob | None = None
     """That of the request."""
+    known: list[Blob] = []
+    """The ``records`` of the jobs whose measurements serve this one."""
     files: dict[str, Blob] = {}
     """What came with it, by name."""
 

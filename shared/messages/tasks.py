@@ -162,6 +162,17 @@ class TaskState(Struct, frozen=True, kw_only=True):
     """One :class:`History` per finished round."""
 
 
+class Known(Struct, frozen=True, kw_only=True):
+    """What an earlier job has measured of a task."""
+
+    history: Annotated[list[Blob], Meta(min_length=1)]
+    confirmed: list[Confirmed] = []
+    untuned: Seconds | None = None
+    """Latency without tuning, in seconds."""
+    best: Seconds
+    """The lowest latency, in seconds."""
+
+
 class TaskRecords(Struct, frozen=True, kw_only=True):
     """A closed task and where its measured schedules lie."""
 

@@ -17,7 +17,7 @@ from tunemesh.stage_workers.graph.models import Signature
 
 __all__ = ["FRONTENDS", "Frontend", "Source", "Variant", "frontend_of", "read"]
 
-FRONTENDS = ("relax_json", "onnx")
+FRONTENDS = ("relax_json", "tflite", "onnx")
 """Modules of this package, in the order in which they are asked. ``onnx`` takes what has no signature of its
 own, so it comes last."""
 
@@ -46,7 +46,9 @@ def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
     """
     name = frontend_of(source)
     if name is None:
-        raise BadModel("the model is neither ONNX nor TVM's JSON (as tvm.ir.save_json writes it)")
+        raise BadModel(
+            "the model is neither ONNX, nor TFLite, nor TVM's JSON (as tvm.ir.save_json writes it)"
+        )
     return _load(name).read(source, variant)
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
-
-EXPECTED = "output:"
-"""In a file of samples, before the name of an output: what PyTorch computes for the inputs in it."""
+from tunemesh.stage_workers.measuring.inputs import EXPECTED, EXPECTED_BY
 
 
 def require() -> Any:
@@ -91,7 +90,9 @@ def convert(program: Any) -> bytes:
     table = torch.export.default_decompositions()
     table.pop(torch.ops.aten.scaled_dot_product_attention.default, None)
     try:
-        module = from_exported_program(program.run_decompositions(table), run_ep_decomposition=False)
+        module = from_exported_program(
+            program.run_decompositions(table), run_ep_decomposition=False, unwrap_unit_return_tuple=True
+        )
     except Exception as error:  # the importer raises whatever its operators raise
         reraise_memory_error(error)
         raise BadModel(
@@ -124,14 +125,17 @@ def samples(program: Any) -> bytes | None:
     arrays = {str(name): _array(tensor) for name, tensor in zip(names, given, strict=False)}
     for number, tensor in enumerate(leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor)):
         arrays[f"{EXPECTED}output{number}"] = _array(tensor)
+    arrays[EXPECTED_BY] = np.array(f"PyTorch {torch.__version__}")
     written = io.BytesIO()
     np.savez(written, allow_pickle=False, **arrays)
     return written.getvalue()
 
 
 def _array(tensor: Any) -> Any:
-    """A tensor as an array; NumPy has no bfloat16, of which single precision holds every value."""
+    """A tensor as an array. NumPy's own dtypes have no bfloat16."""
     import torch
 
-    plain = tensor.detach().cpu()
-    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    plain = tensor.detach().cpu().contiguous()
+    if plain.dtype == torch.bfloat16:
+        return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return plain.numpy()

@@ -116,7 +116,10 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
     lowered = optimisation.optimise(module, here, NONE).module
     choices = _choices(lowered, tensors, call)
     terms = workloads.longest_sum(models.functions(lowered))
+    by, given = _given(signature, call)
     try:
+        if given:
+            raise NoJudge("its outputs came with the inputs")
         judge = judges.judge(source.model, source.files)
         reference = _by_judge(judge, tensors, choices, terms)
     except NoJudge as error:
@@ -126,6 +129,11 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
             model.run, lambda arrays, pairs: model.moved(arrays, pairs, made_up), choices, terms
         )
         who, reason = "the model", str(error)
+        if given:
+            # How far rounding moves them, only the model can tell.
+            pairs = zip(given, reference.expected, strict=True)
+            reference = reference._replace(expected=[Expected(one, own.tolerance) for one, own in pairs])
+            who, reason = by, ""
     else:
         model = _Untuned(lowered, here, with_constants=False)
         who, reason = judge.name, ""
@@ -244,6 +252,14 @@ def _tells(values: Array) -> bool:
 def _compact(values: Array) -> type[np.floating[Any]]:
     """A dtype for the tolerances of an output."""
     return np.float64 if values.dtype.itemsize > 4 else np.float32
+
+
+def _given(signature: Signature, call: ImportCall) -> tuple[str, list[Array]]:
+    """The outputs that came with the inputs, and who computed them."""
+    if call.inputs is None:
+        return "", []
+    tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.outputs]
+    return inputs.expected(inputs.read(call.inputs), tensors)
 
 
 def _choices(lowered: Any, tensors: Tensors, call: ImportCall) -> list[tuple[str, list[Array]]]:

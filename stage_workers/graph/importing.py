@@ -14,7 +14,6 @@ from tunemesh.stage_workers.graph import (
     batch_norm,
     checking,
     models,
-    optimisation,
     options,
     proving,
     tasks,
@@ -40,7 +39,7 @@ def import_model(call: ImportCall) -> Imported:
         for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
     ]
     changes = [each.changes for each in proven]
-    optimised = optimisation.optimise_all(folded, target, changes)
+    optimised = variants.join([each.module for each in proven])
     extracted, untuned = tasks.extract(optimised, target)
     notes = list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned
     return Imported(

@@ -49,10 +49,12 @@ class Proven(Struct, frozen=True):
     Attributes:
         changes: all of them together.
         notes: what was not done and why, one sentence each.
+        module: optimised with them.
     """
 
     changes: Changes
     notes: list[str]
+    module: Any
 
 
 def prove(module: Any, signature: Signature, sample: Sample, target: str, options: GraphOptions) -> Proven:
@@ -75,8 +77,8 @@ def prove(module: Any, signature: Signature, sample: Sample, target: str, option
             notes.append(f"convolutions are computed as given, and not by Winograd's algorithm: {why}")
         else:
             changes = wanted
-    settled, more = _settled(module, target, changes)
-    return Proven(settled, notes + more)
+    settled = _settled(module, target, changes)
+    return Proven(settled.changes, notes + settled.notes, settled.module)
 
 
 def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:
@@ -102,12 +104,12 @@ def _refuted(module: Any, signature: Signature, sample: Sample, target: str, cha
 # -- Functions that were fused -------------------------------------------------------------------------------
 
 
-def _settled(module: Any, target: str, changes: Changes) -> tuple[Changes, list[str]]:
+def _settled(module: Any, target: str, changes: Changes) -> Proven:
     """``changes`` with functions set apart, so that there are right candidates of every fused one."""
     optimised = optimisation.optimise(module, target, changes)
     notes: list[str] = []
-    if targets.is_gpu(target):
-        return changes, notes
+    if targets.is_gpu(target):  # there is none here to try them on
+        return Proven(changes, notes, optimised.module)
     known: dict[str, str] = {}
     while True:
         found = set(changes.apart)
@@ -124,7 +126,7 @@ def _settled(module: Any, target: str, changes: Changes) -> tuple[Changes, list[
                 found |= set(culprits[0])
                 notes.append(f"{group.name} is not fused into one function: {known[key]}")
         if found == set(changes.apart):
-            return changes, notes
+            return Proven(changes, notes, optimised.module)
         changes = msgspec.structs.replace(changes, apart=sorted(found))
         optimised = optimisation.optimise(module, target, changes)
 

@@ -17,6 +17,10 @@ SIGNED: Range = (-1.0, 1.0)
 """Floats, where nobody says otherwise."""
 POSITIVE: Range = (0.0, 1.0)
 """Where nothing finite comes out otherwise: a logarithm, a root."""
+EXPECTED = "output:"
+"""In a file of inputs, before the name of an output: what should come out for them."""
+EXPECTED_BY = "output-by"
+"""In the same file: a text that says who computed that."""
 ABOVE_ONE: Range = (1.0, 2.0)
 """Where there neither: ``acosh``."""
 LARGEST = 4 * 2**30
@@ -99,10 +103,33 @@ def fitting(given: Mapping[str, Array], tensors: Sequence[tuple[str, tuple[int, 
     Raises:
         BadInput: one is missing or unknown, or has another dtype or shape.
     """
-    if unknown := sorted(set(given) - {name for name, _, _ in tensors}):
+    names = {name for name, _, _ in tensors}
+    outputs = {name for name in given if name.startswith(EXPECTED)} | {EXPECTED_BY}
+    if unknown := sorted(set(given) - names - outputs):
         known = ", ".join(name for name, _, _ in tensors)
         raise BadInput(f"--inputs: the model has no input {unknown[0]}; its inputs are {known}")
     return [_fitting(given, name, shape, dtype) for name, shape, dtype in tensors]
+
+
+def expected(
+    given: Mapping[str, Array], tensors: Sequence[tuple[str, tuple[int, ...], str]]
+) -> tuple[str, list[Array]]:
+    """The outputs that a file has beside its inputs, in the order of the model, and who computed them; none
+    where it has none.
+
+    Raises:
+        BadInput: one is missing or unknown, or has another dtype or shape.
+    """
+    outputs = {name: array for name, array in given.items() if name.startswith(EXPECTED)}
+    if not outputs:
+        return "", []
+    who = str(given[EXPECTED_BY]) if EXPECTED_BY in given else "whoever made the file of inputs"
+    wanted = [(f"{EXPECTED}{name}", shape, dtype) for name, shape, dtype in tensors]
+    if unknown := sorted(set(outputs) - {name for name, _, _ in wanted}):
+        raise BadInput(
+            f"--inputs: there is {unknown[0]}, but the outputs are {', '.join(n for n, _, _ in tensors)}"
+        )
+    return who, [_fitting(outputs, name, shape, dtype) for name, shape, dtype in wanted]
 
 
 def _fitting(given: Mapping[str, Array], name: str, shape: tuple[int, ...], dtype: str) -> Array:

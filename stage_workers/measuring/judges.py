@@ -251,6 +251,13 @@ class LiteRT:
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         wanted = self._interpreter.get_input_details()
+        resized = False
+        for detail, array in zip(wanted, inputs.values(), strict=True):
+            if tuple(detail["shape"]) != array.shape:
+                self._interpreter.resize_tensor_input(detail["index"], array.shape)
+                resized = True
+        if resized:
+            self._interpreter.allocate_tensors()
         for detail, array in zip(wanted, inputs.values(), strict=True):
             self._interpreter.set_tensor(detail["index"], array)
         self._interpreter.invoke()

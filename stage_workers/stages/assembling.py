@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
 from tunemesh.shared.messages.results import FILE_NAME, MOST_NOTES, OWN_FILES
 from tunemesh.shared.text import clip
@@ -24,7 +23,7 @@ from tunemesh.stage_workers.stages.context import (
     engine_of,
     whole,
 )
-from tunemesh.stage_workers.stages.histories import read_trials
+from tunemesh.stage_workers.stages.histories import trials_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         TunemeshError: an engine or the platform failed or refused, or an artifact is missing or damaged.
     """
     store = context.store
-    ended = [(records, _trials(records, store)) for records in work.tasks]
+    ended = [(records, trials_of(records, store)) for records in work.tasks]
     call = AssembleCall(
         model=store.get(work.model),
         target=step.target,
@@ -58,17 +57,6 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
         notes=[clip(note) for note in assembled.notes[:MOST_NOTES]],
     )
-
-
-def _trials(records: TaskRecords, store: ArtifactStore) -> list[Trial]:
-    """All trials of a task; those that were confirmed with the latencies of that."""
-    confirmed = {each.hash: each.latencies for each in records.confirmed}
-    return [
-        msgspec.structs.replace(trial, latencies=confirmed[trial.candidate.hash])
-        if trial.candidate.hash in confirmed
-        else trial
-        for trial in read_trials(records.history, store)
-    ]
 
 
 def _best(trials: Sequence[Trial], untuned: float | None) -> Trial | None:

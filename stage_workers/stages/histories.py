@@ -8,7 +8,7 @@ import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import ArtifactError
-from tunemesh.shared.messages import Blob, History, Trial
+from tunemesh.shared.messages import Blob, History, TaskRecords, Trial
 
 _decoder = msgspec.msgpack.Decoder(History)
 
@@ -20,6 +20,33 @@ def read_trials(history: Sequence[Blob], store: ArtifactStore) -> list[Trial]:
         ArtifactError: one of the histories is missing or damaged.
     """
     return [trial for blob in history for trial in _read(blob, store).trials]
+
+
+def read_records(blob: Blob, store: ArtifactStore) -> list[TaskRecords]:
+    """Every task of a job that was assembled, with everything that was measured.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    try:
+        return msgspec.msgpack.decode(store.get(blob), type=list[TaskRecords])
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"artifact {blob.sha256[:12]} holds no records of a job: {error}") from None
+
+
+def trials_of(records: TaskRecords, store: ArtifactStore) -> list[Trial]:
+    """All trials of a task; those that were confirmed with the latencies of that.
+
+    Raises:
+        ArtifactError: one of its histories is missing or damaged.
+    """
+    confirmed = {each.hash: each.latencies for each in records.confirmed}
+    return [
+        msgspec.structs.replace(trial, latencies=confirmed[trial.candidate.hash])
+        if trial.candidate.hash in confirmed
+        else trial
+        for trial in read_trials(records.history, store)
+    ]
 
 
 def _read(blob: Blob, store: ArtifactStore) -> History:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Blob, ImportDone, ImportWork, Options, Step, TaskSpec
+from tunemesh.shared.messages import (
+    Blob,
+    ImportDone,
+    ImportWork,
+    Known,
+    Options,
+    Step,
+    TaskRecords,
+    TaskSpec,
+)
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
@@ -16,6 +26,7 @@ from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
+from tunemesh.stage_workers.stages.histories import read_records, trials_of
 
 OBJECTIONS = 200
 """Characters of the reasons why nobody tunes a task: they are in every revision of the ledger."""
@@ -41,8 +52,12 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             inputs=context.store.get(work.samples) if work.samples is not None else None,
         )
         imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
+    known = _measured_before(work.known, step, context)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
-    takers = [_taker(task, step, context) for task in imported.tasks]
+    takers = [
+        (known[task.key].task.engine, "") if task.key in known else _taker(task, step, context)
+        for task in imported.tasks
+    ]
     tasks = [
         TaskSpec(
             id=f"t{number:02}",
@@ -62,6 +77,36 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         tasks=tasks,
         sample=context.store.put(imported.sample, inline=False),
         judged=imported.judged,
+        known={task.id: _known(known[task.key], context) for task in tasks if task.key in known},
+    )
+
+
+def _measured_before(records: Sequence[Blob], step: Step, context: Context) -> dict[str, TaskRecords]:
+    """What earlier jobs have measured, by the key of the task, as far as an engine of this job did it.
+
+    Raises:
+        ArtifactError: something of it is missing or damaged.
+    """
+    found: dict[str, TaskRecords] = {}
+    for blob in records:
+        for each in read_records(blob, context.store):
+            usable = each.task.engine in step.engines and each.task.key not in found
+            if usable and math.isfinite(_best(each, context)):
+                found[each.task.key] = each
+    return found
+
+
+def _best(records: TaskRecords, context: Context) -> float:
+    """The lowest latency that was measured of a task, in seconds; infinite where none was."""
+    return min((trial.latency for trial in trials_of(records, context.store)), default=math.inf)
+
+
+def _known(records: TaskRecords, context: Context) -> Known:
+    return Known(
+        history=records.history,
+        confirmed=records.confirmed,
+        untuned=records.untuned,
+        best=_best(records, context),
     )
 
 

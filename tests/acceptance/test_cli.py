@@ -60,6 +60,22 @@ def test_poison_costs_one_candidate_each_and_says_why(tunemesh: Run, tmp_path: P
     assert task["last_error"]
 
 
+def test_every_distinct_task_of_a_list_of_models_is_tuned_once(
+    tunemesh: Run, tmp_path: Path, mock_model: Path
+) -> None:
+    listed = tmp_path / "zoo.yaml"
+    listed.write_text(
+        f"models: [{{name: one, file: {mock_model.name}}}, {{name: two, file: {mock_model.name}}}]"
+    )
+    out = tmp_path / "out"
+    ended = tunemesh("tune", listed, "--engine", "mock", "--target", "mock", "--trials", 16, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    one, two = (json.loads((out / name / "report.json").read_text()) for name in ("one", "two"))
+    assert (one["trials"], two["trials"]) == (16, 0)
+    assert one["latency_after_s"] == two["latency_after_s"] < one["latency_before_s"]
+    assert {each["step"].partition("/")[0] for each in two["timeline"]} == {"two"}
+
+
 def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
     tunemesh: Run, tmp_path: Path, mock_model: Path
 ) -> None:

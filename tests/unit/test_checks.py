@@ -20,7 +20,7 @@ from tunemesh.mesh_address import MeshAddress
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Settings
 
-PATH = Path("m.onnx")
+NAME = "m.onnx"
 
 
 def network() -> bytes:
@@ -37,14 +37,14 @@ def network() -> bytes:
     [network(), json.dumps({"root": 1}).encode(), b' \n{"x": NaN}', b"\x1c\x00\x00\x00TFL3\x00"],
 )
 def test_what_may_be_a_model_is_left_to_the_mesh(model: bytes) -> None:
-    checks.check_model(PATH, model, ["metaschedule"])
+    checks.check_model(NAME, model, ["metaschedule"])
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
         (b"", "m.onnx is empty"),
-        (b"just some notes\n", "m.onnx is a text, neither ONNX nor"),
+        (b"just some notes\n", "m.onnx is a text, neither ONNX, nor"),
         ("tasks: [\u00e4]".encode(), "is a text"),
         (("x" * 4095 + "\u00e4" * 100).encode(), "is a text"),
         (b'{"root": [1, 2', "truncated or no valid JSON"),
@@ -54,13 +54,13 @@ def test_what_may_be_a_model_is_left_to_the_mesh(model: bytes) -> None:
 )
 def test_what_can_be_no_model_is_said_at_once(model: bytes, said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        checks.check_model(PATH, model, ["metaschedule"])
+        checks.check_model(NAME, model, ["metaschedule"])
 
 
 def test_models_of_the_mock_engine_are_texts() -> None:
-    checks.check_model(PATH, b"tasks: []", ["mock"])
+    checks.check_model(NAME, b"tasks: []", ["mock"])
     with pytest.raises(BadInput, match="empty"):
-        checks.check_model(PATH, b"", ["mock"])
+        checks.check_model(NAME, b"", ["mock"])
 
 
 @pytest.mark.parametrize(

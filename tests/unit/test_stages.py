@@ -26,11 +26,13 @@ from tunemesh.shared.messages import (
     BuildDone,
     BuildWork,
     Candidate,
+    Confirmed,
     Failure,
     History,
     ImportDone,
     ImportWork,
     Judgement,
+    Known,
     Options,
     OutputCheck,
     Settings,
@@ -430,6 +432,36 @@ def test_models_that_a_disturbance_met_are_run_again_when_it_is_over(
     assert [method for method, _ in sandbox.calls].count("validate") == runs
     assert checked.drift == pytest.approx(drift)
     assert checked.equal
+
+
+def test_what_an_earlier_job_measured_of_a_task_is_known_at_import(context: Context) -> None:
+    model = imported(context)
+    tasks = model.tasks
+    first = proposed(context, tasks[0])
+    trials = trials_of(first.candidates, 0.2)
+    work = UpdateWork(task=tasks[0], want=0, state=first.state, trials=trials, timings=[TIMING])
+    closed = expect(UpdateDone, run_stage(step(work, 1), context))
+    best = trials[0].candidate.hash
+    records = [
+        TaskRecords(
+            task=tasks[0], history=closed.state.history, confirmed=[Confirmed(hash=best, latencies=[0.1])],
+            untuned=0.5,
+        ),
+        TaskRecords(task=tasks[1], history=[]),
+    ]  # fmt: skip
+    blob = context.store.put(msgspec.msgpack.encode(records))
+    again = ImportWork(model=context.store.put(MODEL), known=[blob])
+    done = expect(ImportDone, run_stage(step(again), context))
+    assert done.known == {
+        tasks[0].id: Known(
+            history=records[0].history, confirmed=records[0].confirmed, untuned=0.5, best=pytest.approx(0.1)
+        )
+    }
+    damaged = context.store.put(b"nonsense")
+    assert (
+        "holds no records"
+        in expect(Failure, run_stage(step(msgspec.structs.replace(again, known=[damaged])), context)).error
+    )
 
 
 def test_every_set_of_shapes_is_validated_by_itself(context: Context, sandbox: FakeSandbox) -> None:

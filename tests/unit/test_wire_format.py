@@ -165,6 +165,7 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "seed": 0,
         "settings": {"batch": 4},
         "samples": None,
+        "known": [],
     }
 
 

@@ -50,6 +50,7 @@ from tunemesh.shared.messages import (
     ImportDone,
     ImportWork,
     JobEvent,
+    Known,
     Message,
     Profiled,
     ProfileDone,
@@ -74,6 +75,7 @@ BLOB = Blob("0" * 64, 0, b"")
 TUNED = Blob(hashlib.sha256(b"tuned").hexdigest(), 5, b"tuned")
 SAMPLE = Blob("5" * 64, 4, b"data")
 TARGET = "mock"
+KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
 def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
@@ -287,7 +289,9 @@ class World:
                     )
                     for i in range(self.tasks)
                 ]
-                done: Result = ImportDone(model=BLOB, tasks=specs, sample=SAMPLE)
+                # As many tasks are known as there are records.
+                known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
+                done: Result = ImportDone(model=BLOB, tasks=specs, sample=SAMPLE, known=known)
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():

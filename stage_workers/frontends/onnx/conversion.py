@@ -29,7 +29,7 @@ THROUGH_TVM = frozenset((
     "Exp", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan",
     "Tanh", "Neg", "Abs", "Reciprocal", "Floor", "Ceil", "Round", "IsInf", "IsNaN", "Sqrt", "Relu",
     "Selu", "Mish", "PRelu", "LeakyRelu", "ThresholdedRelu", "Elu", "Gelu", "HardSigmoid", "HardSwish",
-    "Sign", "Softplus", "Softsign", "Shrink", "Erf", "Sum", "Min", "Max", "Mean", "Gemm", "MatMul",
+    "Sign", "Softplus", "Softsign", "Shrink", "Erf", "Gemm", "MatMul",
     "Reshape", "Sigmoid", "Softmax", "LogSoftmax", "Hardmax", "Transpose", "Unsqueeze", "Where",
     "Concat", "Clip", "Pow", "CumSum", "Squeeze", "Gather", "GatherElements", "GatherND",
     "ScatterElements", "ScatterND", "Compress", "BatchNormalization", "LayerNormalization",
@@ -111,6 +111,7 @@ def _value(name: str, graph: Graph, values: dict[str, Any]) -> Any:
 def _emit(builder: Any, node: Node, graph: Graph, values: dict[str, Any]) -> None:
     if node.op not in KNOWN or node.domain:
         raise unsupported(node, "this operator is not supported")
+    _require_shapes(node, graph)
     inputs = [_value(name, graph, values) if name else None for name in node.inputs]
     for name in node.inputs + node.outputs:
         if name in graph.types:
@@ -122,6 +123,21 @@ def _emit(builder: Any, node: Node, graph: Graph, values: dict[str, Any]) -> Non
         if name:
             values[name] = builder.emit(result) if not _is_variable(result) else result
             _require(values[name], graph.types.get(name), node, graph, name)
+
+
+OPEN = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"})
+"""Operators whose result has a shape that always depends on the data."""
+
+
+def _require_shapes(node: Node, graph: Graph) -> None:
+    """Whether the shapes of a node's results follow from those of its inputs: where a shape is an input that
+    is computed, TVM guesses."""
+    known = all(graph.types[name].sizes is not None for name in node.inputs if name)
+    for name in node.outputs:
+        if name and known and node.op not in OPEN and graph.types[name].sizes is None:
+            raise unsupported(
+                node, "the shape of its result depends on the data", "make the input that gives it a constant"
+            )
 
 
 def _is_variable(value: Any) -> bool:

@@ -143,7 +143,27 @@ def non_max_suppression(
     return relax.op.take(indices, builder.normalize(relax.op.reshape(places, [-1])), 0, mode="clip")
 
 
+def chain(operator: str) -> Converter:
+    """``Max``, ``Min`` and ``Sum`` of any number of tensors: one after the other. TVM's importer broadcasts
+    all of them first."""
+
+    def convert(
+        builder: Any, node: Node, graph: Graph, inputs: list[Any], attributes: Mapping[str, Any]
+    ) -> Any:
+        from tvm import relax
+
+        made, *rest = inputs
+        for each in rest:
+            made = builder.normalize(getattr(relax.op, operator)(made, each))
+        return made
+
+    return convert
+
+
 OWN: dict[str, Converter] = {
+    "Max": chain("maximum"),
+    "Min": chain("minimum"),
+    "Sum": chain("add"),
     "Cast": cast,
     "ConvTranspose": conv_transpose,
     "Gather": gather,

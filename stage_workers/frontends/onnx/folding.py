@@ -21,8 +21,11 @@ NEVER = frozenset(
 """Operators that are not functions of their inputs, or have graphs in them."""
 
 GROWTH = 1 << 20
-"""Bytes that a folded constant may have more than what it is made of. A mask that a model makes of a few
-numbers may be as large as it likes when it runs; it need not be kept."""
+"""Bytes that any folded constant may have."""
+
+TIMES = 8
+"""Times the size of what it is made of that a folded constant may have: weights of 8 bits become floats. A
+mask that a model makes of a few numbers may be as large as it likes when it runs; it need not be kept."""
 
 
 def fold(node: Node, graph: Graph) -> list[Array] | None:
@@ -81,4 +84,4 @@ def _grows(node: Node, graph: Graph, inputs: Sequence[Array | None]) -> bool:
         for t, size in zip([t for t in found if t is not None], sizes, strict=True)
         if size is not None and t.numpy.itemsize
     )
-    return total > made_of + GROWTH
+    return total > TIMES * made_of + GROWTH

@@ -23,6 +23,9 @@ Array = NDArray[Any]
 DIALECT = 28
 """Version of the standard operators that all nodes are brought to."""
 
+ALIKE = 1024
+"""Bytes up to which constants of the same value are one."""
+
 SMALL = 4096
 """Elements up to which a constant counts as a value that shapes may depend on."""
 
@@ -121,6 +124,8 @@ class Graph:
         self.nodes: list[Node] = []
         self.inputs: list[str] = []
         self.outputs: list[str] = []
+        self.alike: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        """Small constants that steps have made, by value."""
         self._made = 0
 
     def nodes_as_they_are(self, nodes: Sequence[Node]) -> None:
@@ -199,8 +204,14 @@ class Expansion:
         return self.graph.fresh(self._hint())
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """A constant tensor."""
-        return self.graph.add_constant(np.asarray(value, dtype))
+        """A constant tensor. Small ones are the same tensor where they are the same."""
+        array = np.asarray(value, dtype)
+        if array.nbytes > ALIKE:
+            return self.graph.add_constant(array)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.graph.alike:
+            self.graph.alike[key] = self.graph.add_constant(array)
+        return self.graph.alike[key]
 
     def ints(self, *values: int) -> str:
         """A list of integers, as axes and sizes are given."""

@@ -27,6 +27,9 @@ from tunemesh.stage_workers.frontends import limits
 from tunemesh.stage_workers.frontends.onnx import folding, inference, legacy, scope, steps, tensors
 from tunemesh.stage_workers.frontends.onnx.graph import DIALECT, Graph, Node, Type, shown
 
+PLAIN = (int, float, str, list)
+"""Attributes that can be compared; others are tensors and graphs."""
+
 
 class Normaliser:
     """Rewrites one model.
@@ -42,6 +45,7 @@ class Normaliser:
         self.graph.write = self._write
         self._files = files
         self._done = 0
+        self._computed: dict[tuple[Any, ...], list[str]] = {}
         self._aliases: dict[str, str] = {}
         self._functions = {(f.domain, f.name): f for f in model.functions}
         opsets = {each.domain: each.version for each in model.opset_import}
@@ -74,6 +78,7 @@ class Normaliser:
             )
             node = waiting.popleft()
             node.inputs = [self._resolved(name, node) for name in node.inputs]
+            node.outputs = list(node.outputs)
             replaced = self._replaced(node)
             if replaced is not None:
                 waiting.extendleft(reversed(replaced))
@@ -106,6 +111,8 @@ class Normaliser:
     def _replaced(self, node: Node) -> list[Node] | None:
         """What is to be looked at in place of a node; ``None`` when it is finished."""
         graph = self.graph
+        if self._known(node):
+            return None
         if (function := self._functions.get((node.domain, node.op))) is not None:
             return scope.put_function(function, graph, node, self._files)
         if not node.domain and node.version < DIALECT:
@@ -126,6 +133,19 @@ class Normaliser:
             return scope.put_function(body, graph, node, self._files)
         graph.nodes.append(node)
         return None
+
+    def _known(self, node: Node) -> bool:
+        """Whether the same was computed before: its results are those then. The weights of a layer that is
+        written out step by step are prepared once in this way."""
+        if not all(isinstance(value, PLAIN) for value in node.attributes.values()):
+            return False
+        attributes = tuple(sorted((key, repr(value)) for key, value in node.attributes.items()))
+        key = (node.domain, node.op, tuple(node.inputs), len(node.outputs), attributes, node.version)
+        before = self._computed.setdefault(key, node.outputs)
+        if before == node.outputs or any(a and not b for a, b in zip(node.outputs, before, strict=True)):
+            return False
+        self._aliases |= {a: b for a, b in zip(node.outputs, before, strict=True) if a}
+        return True
 
 
 def _drop_unused(graph: Graph) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tunemesh.stage_workers.frontends.onnx.graph import Expansion, Graph, Node, count, unsupported
+from tunemesh.stage_workers.frontends.onnx.graph import Array, Expansion, Graph, Node, count, unsupported
 
 New = list[Node] | None
 
@@ -244,7 +244,93 @@ def of_one(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
+# -- Activations, of operators that layouts and fusion see through -----------------------------------------
+
+
+def clip(node: Node, graph: Graph) -> New:
+    """``Clip``: a maximum and a minimum. A bound that is no number is none."""
+    x = node.inputs[0]
+    new = Expansion(graph, node)
+    bounds = [(op, node.input(i)) for op, i in (("Max", 1), ("Min", 2)) if node.input(i)]
+    given = [(op, name) for op, name in bounds if not _is_nan(graph.value(name))]
+    for op, name in given:
+        x = new(op, x, name)
+    new("Identity", x, to=node.outputs[0])
+    return new.nodes
+
+
+def _is_nan(value: Array | None) -> bool:
+    return value is not None and value.dtype.kind == "f" and bool(np.isnan(value).all())
+
+
+def hard_sigmoid(node: Node, graph: Graph) -> New:
+    """``HardSigmoid``: a line between 0 and 1."""
+    new = Expansion(graph, node)
+    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+    _hard_sigmoid(new, node.inputs[0], alpha, beta, node.outputs[0])
+    return new.nodes
+
+
+def _hard_sigmoid(new: Expansion, x: str, alpha: float, beta: float, to: str = "") -> str:
+    dtype = new.graph.dtype(x)
+    line = new("Add", new("Mul", x, new.constant(alpha, dtype)), new.constant(beta, dtype))
+    return new("Min", new("Max", line, new.constant(0, dtype)), new.constant(1, dtype), to=to)
+
+
+def hard_swish(node: Node, graph: Graph) -> New:
+    """``HardSwish``: x times a line between 0 and 1."""
+    new = Expansion(graph, node)
+    x = node.inputs[0]
+    new("Mul", x, _hard_sigmoid(new, x, 1 / 6, 0.5), to=node.outputs[0])
+    return new.nodes
+
+
+def leaky_relu(node: Node, graph: Graph) -> New:
+    """``LeakyRelu`` and ``PRelu``: the part above 0 as it is, the part below times a slope."""
+    new = Expansion(graph, node)
+    x = node.inputs[0]
+    dtype = graph.dtype(x)
+    if dtype.kind in "iu":
+        return None
+    slope = node.input(1) or new.constant(node.attributes.get("alpha", 0.01), dtype)
+    zero = new.constant(0, dtype)
+    below = new("Mul", new("Min", x, zero), slope)
+    new("Add", new("Max", x, zero), below, to=node.outputs[0])
+    return new.nodes
+
+
+def mean(node: Node, graph: Graph) -> New:
+    """``Mean`` of several tensors."""
+    new = Expansion(graph, node)
+    total = new("Sum", *node.inputs)
+    number = new.constant(len(node.inputs), graph.dtype(node.inputs[0]))
+    new("Div", total, number, to=node.outputs[0])
+    return new.nodes
+
+
+SORTED = ("float16", "float32", "float64", "int8", "uint8", "int32", "int64")
+"""What TVM can sort."""
+
+
+def top_k(node: Node, graph: Graph) -> New:
+    """``TopK`` of what TVM can sort. The order of the results is free where ``sorted`` is 0."""
+    dtype = graph.dtype(node.inputs[0])
+    node.attributes["sorted"] = 1
+    if str(dtype) not in SORTED:
+        raise unsupported(
+            node, f"numbers of the type {dtype} cannot be sorted", f"cast to {SORTED[1]} before"
+        )
+    return None
+
+
 STEPS = {
+    "Mean": mean,
+    "TopK": top_k,
+    "Clip": clip,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": hard_swish,
+    "LeakyRelu": leaky_relu,
+    "PRelu": leaky_relu,
     "Div": divide,
     "Mod": modulo,
     "Pow": power,
@@ -257,7 +343,7 @@ STEPS = {
     "LpNormalization": lp_normalization,
     "Celu": celu,
     "LayerNormalization": layer_norm,
-    **dict.fromkeys(("Max", "Min", "Sum", "Mean"), of_one),
+    **dict.fromkeys(("Max", "Min", "Sum"), of_one),
     **dict.fromkeys(
         (
             "RandomNormal",

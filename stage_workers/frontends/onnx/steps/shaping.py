@@ -253,9 +253,11 @@ def _extents(
 def _coordinates(
     node: Node, how: str, before: int, after: int, scale: float, region: tuple[float, float] | None
 ) -> Array:
-    """For every new place the place along the old axis that it lies at."""
-    x = np.arange(after, dtype=np.float64)
-    length = scale * before
+    """For every new place the place along the old axis that it lies at. In single precision: what lies
+    between two places is rounded to the one that ONNX Runtime takes."""
+    x = np.arange(after, dtype=np.float32)
+    length = np.float32(scale) * before
+    scale = np.float32(scale)
     if how == "half_pixel":
         return (x + 0.5) / scale - 0.5
     if how == "half_pixel_symmetric":
@@ -263,6 +265,10 @@ def _coordinates(
         return before / 2 * (1 - adjustment) + (x + 0.5) / scale - 0.5
     if how == "pytorch_half_pixel":
         return (x + 0.5) / scale - 0.5 if length > 1 else np.zeros(after)
+    if how == "align_corners" and abs(length - after) > 1e-3:
+        raise unsupported(
+            node, f"align_corners from {before} to {length:g} is read in two ways", "give sizes, not scales"
+        )
     if how == "align_corners":
         return x * (before - 1) / (length - 1) if length != 1 else np.zeros(after)
     if how == "asymmetric":

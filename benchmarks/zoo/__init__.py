@@ -1,0 +1,1 @@
+"""How many models of strangers are imported, and right: ``python -m benchmarks.zoo``."""

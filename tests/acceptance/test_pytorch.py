@@ -1,0 +1,159 @@
+"""A module of PyTorch, its exported program, and its ONNX file are the same model."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[dev-torch]'")
+
+import tunemesh
+from tests.acceptance.direct import PLATFORM, assemble, import_model, run
+from tunemesh import model_files
+from tunemesh.model_files import ModelFile
+from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.frontends import pytorch
+from tunemesh.stage_workers.platforms.protocol import ImportCall
+
+# PyTorch warns of its own.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+class Network(torch.nn.Module):
+    """A convolution with batch norm, attention, and a product: what importers read in different ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = torch.nn.Linear(8, 5)
+        torch.nn.init.normal_(self.norm.running_mean)
+        torch.nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, image: Any) -> Any:
+        features = torch.relu(self.norm(self.convolution(image)))
+        tokens = features.flatten(2).transpose(1, 2)
+        mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(mixed.mean(1)), features
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    torch.manual_seed(0)
+    return Network()
+
+
+@pytest.fixture(scope="module")
+def image() -> Any:
+    return torch.randn(2, 3, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def converted(network: Any, image: Any) -> ModelFile:
+    return model_files.from_module(network, image)
+
+
+def outputs(model: bytes, target: str, *inputs: Any) -> list[Any]:
+    import tvm
+
+    from tunemesh.stage_workers.measuring import loading
+
+    library = assemble(import_model(model, target).model, target).untuned
+    machine = tvm.relax.VirtualMachine(loading.load(library), tvm.cpu())
+    return [each.numpy() for each in machine["main"](*map(tvm.runtime.tensor, inputs))]
+
+
+def test_a_module_computes_what_pytorch_does_and_the_samples_say_so(
+    network: Any, image: Any, converted: ModelFile, target: str
+) -> None:
+    assert network.training  # it was exported for inference, and is as it was
+    assert converted.samples is not None
+    samples = dict(np.load(io.BytesIO(converted.samples)))
+    assert sorted(samples) == ["image", "output-by", "output:output0", "output:output1"]
+    np.testing.assert_array_equal(samples["image"], image.numpy())
+    network.eval()
+    with torch.no_grad():
+        expected = [each.numpy() for each in network(image)]
+    network.train()
+    for number, wanted in enumerate(expected):
+        np.testing.assert_allclose(samples[f"output:output{number}"], wanted, rtol=1e-5, atol=1e-6)
+    for got, wanted in zip(outputs(converted.data, target, image.numpy()), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_pytorch_is_the_judge_of_what_comes_with_its_outputs(converted: ModelFile, target: str) -> None:
+    call = ImportCall(model=converted.data, target=target, inputs=converted.samples)
+    (judgement,) = PLATFORM.import_model(call).judged
+    assert judgement.judge == f"PyTorch {torch.__version__}"
+    assert [check.units < 1 for check in judgement.outputs] == [True, True]
+    assert converted.samples is not None
+    changed = dict(np.load(io.BytesIO(converted.samples)))
+    changed["output:output1"] = changed["output:output1"] * 1.01
+    written = io.BytesIO()
+    np.savez(written, **changed)
+    with pytest.raises(BadModel, match=rf"output1.*PyTorch {torch.__version__[:4]}"):
+        PLATFORM.import_model(msgspec.structs.replace(call, inputs=written.getvalue()))
+
+
+def test_a_file_of_an_exported_program_is_the_same_model(
+    network: Any, image: Any, converted: ModelFile, target: str, tmp_path: Path
+) -> None:
+    torch.export.save(pytorch.export(network, (image,)), tmp_path / "m.pt2")
+    notes: list[str] = []
+    read = model_files.read(tmp_path / "m.pt2", notes.append)
+    assert "torch.export.load" in notes[0]
+    assert read.samples is not None
+    keys = [[task.key for task in import_model(each.data, target).tasks] for each in (read, converted)]
+    assert keys[0] == keys[1]
+    assert len(keys[0]) > 3
+
+
+def test_its_onnx_file_gives_the_same_result_and_the_same_tasks_but_for_attention(
+    network: Any, image: Any, converted: ModelFile, target: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript", reason="torch.onnx.export needs it: pip install -e '.[dev-torch]'")
+    network.eval()
+    torch.onnx.export(network, (image,), tmp_path / "m.onnx", external_data=False, verbose=False)
+    network.train()
+    model = (tmp_path / "m.onnx").read_bytes()
+    both = [outputs(each, target, image.numpy()) for each in (model, converted.data)]
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    ours, theirs = (
+        {task.key: task.name for task in import_model(each, target).tasks} for each in (converted.data, model)
+    )
+    common = [name for key, name in ours.items() if key in theirs]
+    assert "fused_conv2d_add_relu" in common
+
+
+def test_open_dimensions_are_fixed_by_shapes(target: str) -> None:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    module = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU())
+    made = model_files.from_module(module, torch.randn(2, 6), [{0: batch}])
+    with pytest.raises(BadModel, match=r"input input has a dynamic shape .* --shape input=1,6"):
+        import_model(made.data, target)
+    x = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
+    imported = import_model(made.data, target, shapes={"input": [7, 6]})
+    got = run(assemble(imported.model, target).untuned, x)
+    with torch.no_grad():
+        np.testing.assert_allclose(got, module(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "said"),
+    [
+        (torch.nn.ReLU(), None, "needs example inputs"),
+        ([1, 2], None, "a path, or a module of PyTorch, not a list"),
+        (torch.nn.Linear(3, 4), torch.zeros(2, 5), r"torch\.export cannot export the module: "),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_in_one_line(source: Any, inputs: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said) as caught:
+        tunemesh.model(source, inputs)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,87 @@
+"""What was measured for one job serves another."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.unit.world import BLOB, KNOWN, TUNED, World, request
+from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
+from tunemesh.shared.messages import AssembleWork, ImportDone, ImportWork, Request, TaskSpec
+
+
+def after(*known: str, job: str = "second", tenant: str = "") -> Request:
+    """A request that takes over what was measured for other jobs."""
+    return msgspec.structs.replace(request(job), known=list(known), tenant=tenant)
+
+
+@pytest.fixture
+def world() -> World:
+    """One in which a job is done."""
+    world = World(tasks=2)
+    world.publish(request("first"))
+    world.run("first")
+    assert world.ledger("first").phase == "done"
+    return world
+
+
+def test_tasks_that_are_known_begin_closed_and_the_others_get_all_trials(world: World) -> None:
+    world.publish(after("first"))
+    world.run("second")
+    ledger = world.ledger("second")
+    assert ledger.phase == "done"
+    known, tuned = ledger.tasks
+    assert (known.trials, known.best, known.untuned, known.history) == (0, 0.25, 0.5, [TUNED])
+    assert tuned.trials == ledger.request.trials
+    assert world.profiled["second/t00"] == []
+
+
+def test_a_job_whose_tasks_are_all_known_is_assembled_at_once(world: World) -> None:
+    world.publish(after("first", "first"))
+    world.run("second")
+    assert world.ledger("second").phase == "done"
+    assert [task.trials for task in world.ledger("second").tasks] == [0, 0]
+
+
+def test_the_records_of_the_other_job_go_to_the_import_and_to_nobody_else(world: World) -> None:
+    world.publish(after("first"))
+    world.run("second")
+    sent = [each.step for each in world.log if isinstance(each, Dispatch)]
+    seen = [step.work for step in sent if step.job == "second"]
+    imports = [work for work in seen if isinstance(work, ImportWork)]
+    assert imports[0].known == [BLOB]
+    assembled = next(work for work in seen if isinstance(work, AssembleWork))
+    assert assembled.tasks[0].history == [TUNED]
+
+
+def test_it_survives_another_coordinator(world: World) -> None:
+    world.publish(after("first"))
+    for _ in range(3):
+        world.deliver()
+    world.start_coordinator()
+    world.run("second")
+    assert world.ledger("second").tasks[0].best == 0.25
+
+
+@pytest.mark.parametrize(
+    ("known", "tenant"),
+    [("nobody", ""), ("running", ""), ("first", "gold")],
+    ids=["unknown", "open", "foreign"],
+)
+def test_only_a_job_of_the_same_tenant_that_is_done_serves_another(
+    world: World, known: str, tenant: str
+) -> None:
+    world.publish(request("running"))
+    world.deliver()
+    acknowledged, told = world.does(Arrived(70_000, after(known, tenant=tenant), "client.x", "c"))
+    assert acknowledged == Acknowledge(70_000)
+    assert isinstance(told, Tell)
+    assert told.event.kind == "rejected"
+    assert told.event.text == f"it is to take what job {known} measured, which is not done, or not known here"
+
+
+def test_a_worker_that_knows_what_is_no_task_of_an_engine_is_not_believed() -> None:
+    spec = TaskSpec(id="t00", name="a", key="0" * 64, weight=1, workload=BLOB, untuned=BLOB)
+    for known in ("t00", "t01"):
+        done = ImportDone(model=BLOB, tasks=[spec], known={known: KNOWN})
+        assert done.problem(["mock"]) == f"it knows {known}, which is no task that an engine takes"
