@@ -87,19 +87,26 @@ def longest_sum(functions: Iterable[Any]) -> int:
 
 
 def arguments(function: Any) -> list[Argument]:
-    """The parameters of a TIR function in order.
+    """The parameters of a TIR function in order, each with a name of its own.
 
     Raises:
         ValueError: when one is not a tensor, or has a shape that is not constant.
     """
     written = _written(function)
-    return [_argument(parameter, written) for parameter in function.params]
+    named: dict[str, Argument] = {}
+    for parameter in function.params:
+        # TVM's own names need not differ.
+        name, number = str(parameter.name), 0
+        while name in named:
+            number += 1
+            name = f"{parameter.name}_{number}"
+        named[name] = _argument(name, parameter, written)
+    return list(named.values())
 
 
-def _argument(parameter: Any, written: list[Any]) -> Argument:
+def _argument(name: str, parameter: Any, written: list[Any]) -> Argument:
     import tvm
 
-    name = str(parameter.name)
     if not isinstance(parameter.ty, tvm.tirx.BufferType):
         raise ValueError(f"parameter {name} is not a tensor")
     shape = [dim.value if isinstance(dim, tvm.tirx.IntImm) else None for dim in parameter.shape]

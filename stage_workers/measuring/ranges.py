@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tunemesh.stage_workers.graph import workloads
+
 Range = tuple[float, float]
 """Half-open: from, and up to but not including."""
 
@@ -46,7 +48,7 @@ BOOL = _Interval(0, 1)
 
 def of_kernel(function: Any, inputs: Sequence[tuple[str, str]]) -> dict[str, Range]:
     """Ranges of the integers among the inputs (name and dtype) of a TIR function, by name."""
-    parameters = {str(parameter.name): parameter for parameter in function.params}
+    parameters = [argument.name for argument in workloads.arguments(function)]
 
     def run(intervals: Mapping[str, _Interval]) -> _Pass:
         walk = _Pass()

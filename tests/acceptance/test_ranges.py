@@ -130,3 +130,18 @@ def test_a_kernel_gets_indices_into_its_own_table(target: str) -> None:
     )
     assert isinstance(function, tvm.IRModule)
     assert ranges.of_kernel(function["main"], [("rows", "float32"), ("ids", "int32")]) == {"ids": (0, 3)}
+
+
+def test_inputs_of_one_name_are_two_all_the_same(target: str) -> None:
+    """TVM calls both operands of a Concat ``lv`` where one came from the other."""
+    import tvm
+    from tvm import te, topi
+
+    one, other = te.placeholder((4, 8), name="lv"), te.placeholder((4, 8), name="lv")
+    function = te.create_prim_func([one, other, topi.concatenate([one, other], 0)])
+    workload = workloads.of_function(function)
+    assert isinstance(workload, tvm.IRModule)
+    names = [argument.name for argument in workloads.arguments(workload["main"])]
+    assert names[:2] == ["lv", "lv_1"]
+    assert len(set(names)) == 3
+    assert ranges.of_kernel(workload["main"], [("lv", "float32"), ("lv_1", "float32")]) == {}
