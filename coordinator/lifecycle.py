@@ -241,7 +241,9 @@ class Lifecycle:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
         its last revision. That has nothing but the request."""
         job.become(
-            msgspec.structs.replace(job.ledger, tasks=[], timings=[], usage={}, model=None, assembled=None)
+            msgspec.structs.replace(
+                job.ledger, tasks=[], timings=[], usage={}, model=None, sample=None, known=[], assembled=None
+            )
         )
         job.bare = True
         self.finish(job, "failed", cause)

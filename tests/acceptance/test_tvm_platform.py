@@ -303,3 +303,16 @@ def test_a_target_of_a_gpu_has_what_schedules_are_made_by() -> None:
         "registers_per_block",
     ):
         assert plain[limit] == tagged[limit]
+
+
+def test_a_model_in_which_nothing_can_be_tuned_is_compiled_as_it_is(target: str) -> None:
+    """A batch of no images, say: it is right, and there is nothing to try."""
+    product = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[0, 8] x, float[8, 4] w) => (float[0, 4] y)'
+        " { y = MatMul(x, w) }"
+    )
+    imported = import_model(product.SerializeToString(), target)
+    assert imported.tasks == []
+    made = assemble(imported.model, target)
+    assert made.notes[-1] == "the model has no operator that could be tuned: it is compiled as it is"
+    assert made.tuned
