@@ -21,6 +21,15 @@ LLVM_OPTIONS = ["-dag-maps-huge-region:uint=100"]
 block is too large for the schedulers of instructions to look at every pair (1,000 otherwise). Unrolled
 schedules have such blocks: a tenth of all build time, five sixths of the worst; the kernels are as fast."""
 
+CUDA_LIMITS = {
+    "max_threads_per_block": 1024,
+    "max_shared_memory_per_block": 48 * 1024,
+    "registers_per_block": 65536,
+    "thread_warp_size": 32,
+}
+"""Of all NVIDIA GPUs in use, where the target does not say: MetaSchedule makes no schedule without them. Tags
+such as nvidia/nvidia-h100 bring their own."""
+
 EXAMPLES = 'say native, a tag such as nvidia/nvidia-h100, or JSON such as {"kind": "llvm", "mcpu": "znver4"}'
 
 
@@ -41,6 +50,8 @@ def resolve(target: str) -> str:
         raise BadTarget(f"targets of kind {kind} are not supported, only llvm and cuda; {EXAMPLES}")
     if kind == "llvm":
         resolved.setdefault("num-cores", 1)
+    else:
+        resolved = CUDA_LIMITS | resolved
     return json.dumps(resolved, sort_keys=True)
 
 

@@ -290,3 +290,16 @@ def test_a_relax_module_is_imported_and_its_shapes_fixed(target: str) -> None:
     fixed = import_model(model, target, shapes={"x": [4, 16]})
     assembled = assemble(fixed.model, target)
     assert json.loads(assembled.signature)["variants"][0]["outputs"][0]["shape"] == [4, 16]
+
+
+def test_a_target_of_a_gpu_has_what_schedules_are_made_by() -> None:
+    """MetaSchedule makes none for a GPU whose limits it does not know."""
+    plain = json.loads(resolve_target('{"kind": "cuda", "arch": "sm_90"}'))
+    tagged = json.loads(resolve_target("nvidia/nvidia-h100"))
+    for limit in (
+        "max_threads_per_block",
+        "max_shared_memory_per_block",
+        "thread_warp_size",
+        "registers_per_block",
+    ):
+        assert plain[limit] == tagged[limit]
