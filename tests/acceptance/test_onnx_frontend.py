@@ -131,6 +131,14 @@ def test_integers_are_divided_as_in_c(target: str) -> None:
     )
 
 
+def test_a_division_by_zero_gives_infinity(target: str) -> None:
+    nodes = [node("Div", ["x", "z"], ["b"]), node("IsInf", ["b"], ["y"], detect_negative=0)]
+    x = np.asarray([1, -1, 0, np.inf], np.float32)
+    for zero in (0.0, -0.0):
+        made = model(nodes, [value("x", FLOAT, [4])], ["y", "b"], {"z": np.float32(zero)})
+        check(made, {"x": x}, target)
+
+
 def test_floats_become_small_integers_as_on_a_cpu(target: str) -> None:
     nodes = [node("Cast", ["x"], [name], to=to) for name, to in (("y", UINT8), ("z", TensorProto.BOOL))]
     x = np.asarray([0.0, 1.9, -1.9, 200.5, 300.0, -0.5], np.float32)

@@ -20,10 +20,17 @@ def _integer(graph: Graph, name: str) -> bool:
 
 
 def divide(node: Node, graph: Graph) -> New:
-    """``Div`` and ``Mod`` of integers that are not constant. A processor ends the process that divides by 0,
-    or the smallest integer by -1. Both results are left open by ONNX; here they are some number."""
+    """``Div`` by 0, and ``Div`` and ``Mod`` of integers that are not constant. A processor ends the process
+    that divides by 0, or the smallest integer by -1. ONNX leaves open what comes out; here it is some
+    number."""
     a, b = node.inputs
     divisor = graph.value(b)
+    if divisor is not None and divisor.size == 1 and not divisor.any() and not _integer(graph, a):
+        # TVM refuses to divide by a constant 0. Infinity with the sign of that 0 gives the same.
+        new = Expansion(graph, node)
+        infinity = np.copysign(np.inf, divisor.astype(np.float64)).astype(divisor.dtype)
+        new("Mul", a, new.constant(infinity), to=node.outputs[0])
+        return new.nodes
     if (
         node.attributes.pop("~safe", 0)
         or not _integer(graph, a)
