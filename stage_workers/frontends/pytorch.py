@@ -6,7 +6,10 @@ worker ever does it. PyTorch is an extra of whoever brings such models.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -43,7 +46,8 @@ def load(model: bytes) -> Any:
     """
     torch = require()
     try:
-        return torch.export.load(io.BytesIO(model))
+        with _quiet():
+            return torch.export.load(io.BytesIO(model))
     except Exception as error:  # whatever pickle and PyTorch raise
         reraise_memory_error(error)
         raise BadModel(f"PyTorch cannot load the exported program: {first_line(error)}") from None
@@ -65,7 +69,7 @@ def export(module: Any, example_inputs: tuple[Any, ...], dynamic_shapes: Any = N
     modes = [(each, each.training) for each in module.modules()]
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             return torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # whatever the module raises
         reraise_memory_error(error)
@@ -85,8 +89,11 @@ def convert(program: Any) -> bytes:
     from tvm.relax.frontend.torch import from_exported_program
 
     try:
-        decomposed = program.run_decompositions(_decompositions(require()))
-        module = from_exported_program(decomposed, run_ep_decomposition=False, unwrap_unit_return_tuple=True)
+        with _quiet():
+            decomposed = program.run_decompositions(_decompositions(require()))
+            module = from_exported_program(
+                decomposed, run_ep_decomposition=False, unwrap_unit_return_tuple=True
+            )
     except Exception as error:  # the importer raises whatever its operators raise
         reraise_memory_error(error)
         raise BadModel(
@@ -161,6 +168,14 @@ def samples(program: Any) -> bytes | None:
     written = io.BytesIO()
     np.savez(written, allow_pickle=False, **arrays)
     return written.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch says of its own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _array(tensor: Any) -> Any:
