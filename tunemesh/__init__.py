@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunemesh.session import Model, Tuned, model
+    from tunemesh.session import Model, Tuned, load, model
 
-__all__ = ["Model", "Tuned", "model"]
+__all__ = ["Model", "Tuned", "load", "model"]
 
 
 def __getattr__(name: str) -> Any:

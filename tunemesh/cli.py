@@ -148,6 +148,7 @@ for _command in (
     job_commands.watch,
     job_commands.cancel,
     job_commands.fetch,
+    job_commands.export,
     job_commands.strategy,
     job_commands.story,
     worker,

@@ -1,8 +1,9 @@
-"""``tunemesh status``, ``watch``, ``cancel``, ``fetch``, ``story`` and ``strategy``: how a running mesh and
-its jobs are doing, and what is to become of them."""
+"""Commands on a running mesh and its jobs: ``status``, ``watch``, ``cancel``, ``fetch``, ``export``,
+``story`` and ``strategy``."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from itertools import chain
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tunemesh import live, mesh_address, options, tables
+from tunemesh import exporting, live, mesh_address, options, tables
 from tunemesh.client import Client, check_job_id
-from tunemesh.report import save_results
+from tunemesh.report import Report, read_report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
@@ -116,16 +117,29 @@ def fetch(
     as_json: options.AsJson = False,
 ) -> None:
     """Get the results of a finished job."""
-    check_job_id(job)
-    address = mesh_address.find(broker, artifacts)
-    with Client(address.broker) as client:
-        snapshot = _known(client, job)
-    store = ArtifactStore(address.artifacts)
-    report = save_results(store, snapshot.jobs[0], snapshot.assembled, snapshot.validated, out / job)
+    report = _save(job, out / job, mesh_address.find(broker, artifacts))
     if as_json:
         print_json(report)
     else:
         tables.print_reports(Console(), [report], out)
+
+
+def export(
+    job: Annotated[str, typer.Argument(help="A folder that tune or fetch has written, or a finished job.")],
+    kind: Annotated[str, typer.Option("--as", help=f"What for: {', '.join(exporting.KINDS)}.")],
+    to: Annotated[Path | None, typer.Option(help="Folder for it. [default: <job>-<kind>]")] = None,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+) -> None:
+    """Write a finished model as something that runs without Tunemesh: see docs/deploy.md."""
+    exporting.check_kind(kind)
+    with tempfile.TemporaryDirectory(prefix="tunemesh-export-") as fetched:
+        result = Path(job)
+        if not result.is_dir() and "/" not in job:
+            result = Path(fetched)
+            _save(job, result, mesh_address.find(broker, artifacts))
+        target = read_report(result).target
+        print(exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}")))
 
 
 def story(
@@ -165,3 +179,12 @@ def _known(client: Client, job: str) -> Snapshot:
     if snapshot.rejected:
         raise JobFailed(f"job {job} was rejected: {snapshot.rejected}")
     raise BadInput(f"the coordinator knows no job {job!r}")
+
+
+def _save(job: str, folder: Path, address: mesh_address.MeshAddress) -> Report:
+    """Write the results of a finished job to ``folder``."""
+    check_job_id(job)
+    with Client(address.broker) as client:
+        snapshot = _known(client, job)
+    store = ArtifactStore(address.artifacts)
+    return save_results(store, snapshot.jobs[0], snapshot.assembled, snapshot.validated, folder)

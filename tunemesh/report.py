@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import JobFailed, TunemeshError
+from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
 from tunemesh.shared.messages import (
     AssembleDone,
     History,
@@ -149,6 +149,21 @@ def make_report(
         },
         timeline=sorted(timeline, key=lambda timing: timing.started),
     )
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a result.
+
+    Raises:
+        BadInput: the folder holds none, or one of another version.
+    """
+    path = folder / "report.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except OSError as error:
+        raise BadInput(f"{folder} holds no result: cannot read {path}: {error.strerror or error}") from None
+    except msgspec.DecodeError as error:
+        raise BadInput(f"{path} is no report of this version: {error}") from None
 
 
 def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantReport]:

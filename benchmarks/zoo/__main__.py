@@ -36,11 +36,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     wanted = {name for name in arguments.models.split(",") if name}
-    given = _blocks(arguments.cache) if arguments.blocks else _listed(arguments.list, arguments.cache, wanted)
+    given = (
+        _blocks(arguments.cache, wanted)
+        if arguments.blocks
+        else _listed(arguments.list, arguments.cache, wanted)
+    )
     works, rows = {}, []
     for name, work in given:
-        if wanted and name not in wanted and Path(name).stem not in wanted:
-            continue
         if isinstance(work, str):
             found = Found(verdict="refused", error=work)
         else:
@@ -70,12 +72,12 @@ def _listed(path: Path, cache: Path, wanted: set[str]) -> Iterator[tuple[str, Wo
             yield entry.name, str(error)
 
 
-def _blocks(cache: Path) -> Iterator[tuple[str, Work | str]]:
+def _blocks(cache: Path, wanted: set[str]) -> Iterator[tuple[str, Work | str]]:
     try:
         from benchmarks.zoo import blocks
     except ImportError as error:
         raise SystemExit(f"blocks need PyTorch: pip install -e '.[dev-torch]' ({error})") from None
-    yield from blocks.export(cache / "blocks")
+    yield from blocks.export(cache / "blocks", wanted)
 
 
 if __name__ == "__main__":

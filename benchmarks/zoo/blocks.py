@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,13 @@ def block(dynamic: Any = None, shapes: dict[str, list[list[int]]] | None = None)
     return note
 
 
-def export(folder: Path) -> Iterator[tuple[str, Work | str]]:
-    """Write every block in both formats where it is not there yet. By name: what is to be imported, or why
-    PyTorch could not write it."""
+def export(folder: Path, wanted: Collection[str]) -> Iterator[tuple[str, Work | str]]:
+    """Write the blocks that are wanted (all, where none is named) in both formats, where they are not there
+    yet. By name: what is to be imported, or why PyTorch could not write it."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in BLOCKS:
+        if wanted and each.name not in wanted:
+            continue
         settings = {"shapes": each.shapes} if each.shapes else {}
         for suffix, write in ((".onnx", _write_onnx), (".pt2", _write_program)):
             path = folder / f"{each.name}{suffix}"

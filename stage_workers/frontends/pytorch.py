@@ -6,7 +6,10 @@ worker ever does it. PyTorch is an extra of whoever brings such models.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -43,7 +46,8 @@ def load(model: bytes) -> Any:
     """
     torch = require()
     try:
-        return torch.export.load(io.BytesIO(model))
+        with _quiet():
+            return torch.export.load(io.BytesIO(model))
     except Exception as error:  # whatever pickle and PyTorch raise
         reraise_memory_error(error)
         raise BadModel(f"PyTorch cannot load the exported program: {first_line(error)}") from None
@@ -65,7 +69,7 @@ def export(module: Any, example_inputs: tuple[Any, ...], dynamic_shapes: Any = N
     modes = [(each, each.training) for each in module.modules()]
     try:
         module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             return torch.export.export(module, example_inputs, dynamic_shapes=dynamic_shapes)
     except Exception as error:  # whatever the module raises
         reraise_memory_error(error)
@@ -81,24 +85,59 @@ def convert(program: Any) -> bytes:
     Raises:
         BadModel: TVM cannot import it.
     """
-    torch = require()
     import tvm
     from tvm.relax.frontend.torch import from_exported_program
 
-    # Without decompositions TVM computes batch norms wrongly (by 0.26); with all of them attention becomes
-    # many small operators.
-    table = torch.export.default_decompositions()
-    table.pop(torch.ops.aten.scaled_dot_product_attention.default, None)
     try:
-        module = from_exported_program(
-            program.run_decompositions(table), run_ep_decomposition=False, unwrap_unit_return_tuple=True
-        )
+        with _quiet():
+            decomposed = program.run_decompositions(_decompositions(require()))
+            module = from_exported_program(
+                decomposed, run_ep_decomposition=False, unwrap_unit_return_tuple=True
+            )
     except Exception as error:  # the importer raises whatever its operators raise
         reraise_memory_error(error)
         raise BadModel(
             f"TVM cannot import the PyTorch model: {first_line(error)}; torch.onnx.export may do better"
         ) from None
     return str(tvm.ir.save_json(module)).encode()
+
+
+def _decompositions(torch: Any) -> Any:
+    """Which operators of PyTorch are written in terms of others, before TVM sees them."""
+    aten = torch.ops.aten
+    # Without any, TVM computes batch norms wrongly (by 0.26); with all of them attention becomes many small
+    # operators.
+    table = torch.export.default_decompositions()
+    table.pop(aten.scaled_dot_product_attention.default, None)
+
+    def summed_in_single_precision(operator: Any) -> Any:
+        """TVM gives the sums of these in single precision whatever goes in, and then does not know how to go
+        on."""
+
+        def decomposed(*arguments: Any, **options: Any) -> Any:
+            tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+            if tensors[0].dtype not in (torch.float16, torch.bfloat16):
+                return NotImplemented
+            single = [each.float() if isinstance(each, torch.Tensor) else each for each in arguments]
+            return operator(*single, **options).to(tensors[0].dtype)
+
+        return decomposed
+
+    def amax(x: Any, dim: Any = (), keepdim: bool = False) -> Any:
+        """TVM knows the greatest along one axis only."""
+        axes = sorted((axis % x.dim() for axis in dim), reverse=True) or range(x.dim() - 1, -1, -1)
+        for axis in axes:
+            x = x.max(axis, keepdim).values
+        return x
+
+    def fake_quantize(x: Any, scale: float, zero: int, least: int, most: int) -> Any:
+        return (torch.clamp(torch.round(x / scale) + zero, least, most) - zero) * scale
+
+    for operator in (aten.convolution.default, aten.addmm.default, aten.mm.default, aten.bmm.default):
+        table[operator] = summed_in_single_precision(operator)
+    table[aten.amax.default] = amax
+    table[aten.fake_quantize_per_tensor_affine.default] = fake_quantize
+    return table
 
 
 def samples(program: Any) -> bytes | None:
@@ -129,6 +168,14 @@ def samples(program: Any) -> bytes | None:
     written = io.BytesIO()
     np.savez(written, allow_pickle=False, **arrays)
     return written.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch says of its own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _array(tensor: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import variants, weights
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.weights import Weight
@@ -46,21 +46,6 @@ class Signatures(Struct, frozen=True):
 
     variants: list[Signature]
     """One for each set of shapes that the model was made for. They differ in nothing else."""
-
-    def fitting(self, shapes: Mapping[str, Sequence[int]]) -> Signature:
-        """The variant for inputs of these shapes, by name. Inputs that no variant has do not count.
-
-        Raises:
-            BadInput: there is none; the error says which there are.
-        """
-        for each in self.variants:
-            if all(tuple(shapes.get(name, shape)) == shape for name, shape in each.shapes.items()):
-                return each
-        given = ", ".join(
-            f"{name}={_sizes(shapes[name])}" for name in self.variants[0].shapes if name in shapes
-        )
-        known = "; ".join(shapes_text(each.shapes) for each in self.variants)
-        raise BadInput(f"the model has no variant for inputs of the shapes {given}; it has: {known}")
 
 
 def signatures_of(found: Sequence[Signature]) -> Signatures:

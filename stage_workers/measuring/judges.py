@@ -98,13 +98,16 @@ class OnnxRuntime:
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
         self.steps = _steps(model)
         self._skeleton, self._weights = _without_weights(model, files)
-        self._noisy = noise.noisy(self._skeleton, 0)
+        self._changes = noise.fits(model)
+        self._noisy = noise.noisy(self._skeleton, 0) if self._changes else self._skeleton
         self._first = self._session()
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         return self._run(self._first, inputs, 0.0)
 
     def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
+        if not self._changes:
+            return _moved_by_inputs(self, inputs, pairs)
         # The random numbers of both begin alike, and go on alike.
         pair = self._session(), self._session()
         return [
@@ -130,7 +133,9 @@ class OnnxRuntime:
 
     def _run(self, session: Any, inputs: Mapping[str, Array], scale: float) -> list[Array]:
         fed = {noise.fed(self._noisy, name): array for name, array in inputs.items()}
-        return list(session.run(None, {**fed, noise.SCALE: np.asarray(scale, np.float32)}))
+        if self._changes:
+            fed[noise.SCALE] = np.asarray(scale, np.float32)
+        return list(session.run(None, fed))
 
 
 def _steps(model: Any) -> int:
@@ -223,6 +228,8 @@ class OnnxReference:
     def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
         from onnx.reference import ReferenceEvaluator
 
+        if not noise.fits(self._model):
+            return _moved_by_inputs(self, inputs, pairs)
         found = []
         for number in range(pairs):
             changed = noise.noisy(self._model, number)
@@ -267,9 +274,14 @@ class LiteRT:
         ]
 
     def moved(self, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
-        names = list(inputs)
+        return _moved_by_inputs(self, inputs, pairs)
 
-        def run(arrays: Sequence[Array]) -> list[Array]:
-            return self.run(dict(zip(names, arrays, strict=True)))
 
-        return comparison.tried(run, list(inputs.values()), pairs)
+def _moved_by_inputs(judge: Judge, inputs: Mapping[str, Array], pairs: int) -> list[list[Array]]:
+    """What :meth:`Judge.moved` gives where only the inputs can be changed."""
+    names = list(inputs)
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        return judge.run(dict(zip(names, arrays, strict=True)))
+
+    return comparison.tried(run, list(inputs.values()), pairs)

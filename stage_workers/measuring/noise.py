@@ -20,45 +20,72 @@ ONE = "tunemesh_noise_one"
 PART = "tunemesh_noise_part"
 
 MOVES = frozenset(
-    {
-        "Constant",
-        "ConstantOfShape",
-        "Identity",
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
+    [
+        "Abs",
+        "Cast",
+        "CastLike",
+        "Clip",
+        "Compress",
+        "Concat",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "Dropout",
+        "Expand",
         "Flatten",
-        "Slice",
-    }
-    | {
         "Gather",
         "GatherElements",
         "GatherND",
-        "Concat",
-        "Split",
-        "Expand",
-        "Tile",
-        "Dropout",
-        "Range",
-        "OneHot",
-    }
-    | {"EyeLike", "If", "Loop", "Scan", "Optional", "OptionalGetElement", "SequenceAt", "Relu", "Max", "Min"}
-    | {
+        "Identity",
+        "Max",
         "MaxPool",
-        "DepthToSpace",
-        "SpaceToDepth",
+        "Min",
+        "Neg",
+        "Optional",
+        "OptionalGetElement",
+        "Pad",
+        "Relu",
+        "Reshape",
         "ReverseSequence",
-        "Where",
-        "Compress",
+        "Scatter",
+        "ScatterElements",
+        "ScatterND",
+        "SequenceAt",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Trilu",
         "Unique",
-        "Clip",
-        "Abs",
-    }
-    | {"Neg", "Sign", "Ceil", "Floor", "Round", "DequantizeLinear", "Bernoulli", "Pad", "Trilu", "Scatter"}
-    | {"ScatterElements", "ScatterND", "TopK"}
+        "Unsqueeze",
+        "Where",
+    ]
 )
-"""Operators that compute their floats without rounding."""
+"""Operators that give what they are given, or zero, without rounding (``Cast`` rounds as the next one does).
+What they give is changed where nothing is that they read: rows of a table, for example, whose products may
+cancel."""
+EXACT = frozenset(
+    [
+        "Bernoulli",
+        "Ceil",
+        "Constant",
+        "ConstantOfShape",
+        "EyeLike",
+        "Floor",
+        "If",
+        "Loop",
+        "OneHot",
+        "Range",
+        "Round",
+        "Scan",
+        "Shape",
+        "Sign",
+    ]
+)
+"""Those whose values are what they are: whole numbers, constants, and what the graphs inside them have
+changed."""
 BOUNDED = frozenset(
     {"Tanh", "Sigmoid", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "LSTM", "GRU", "RNN", "Softsign"}
 )
@@ -78,6 +105,14 @@ PARAMETERS = {
     "Pow": (1,),
 }
 """Inputs of operators that say what they do, and are no numbers to compute with."""
+SIZED = frozenset({"Resize", "Upsample", "Range"})
+"""Those of them whose results have other sizes for other parameters."""
+
+
+def fits(model: Any) -> bool:
+    """Whether a ``ModelProto`` can be changed: what is needed for it is there from version 9 of ONNX's own
+    operators on."""
+    return any(each.domain in ("", "ai.onnx") and each.version >= 9 for each in model.opset_import)
 
 
 def noisy(model: Any, seed: int) -> Any:
@@ -93,8 +128,12 @@ def noisy(model: Any, seed: int) -> Any:
     weights = {each.name for each in graph.initializer}
     weights |= {each.values.name for each in graph.sparse_initializer}
     inputs = [value for value in graph.input if value.name in kinds and value.name not in weights]
-    first = [each for value in inputs for each in _changing(value.name, kinds[value.name], seed, False)]
-    _change(graph, kinds, seed, first)
+    first = [
+        each
+        for value in inputs
+        for each in _changing(value.name, kinds[value.name], seed, bounded=False, keeps_one=True)
+    ]
+    _change(graph, kinds, seed, first, {value.name for value in inputs})
     for value in inputs:
         value.name = RAW + value.name
     graph.input.append(onnx.helper.make_tensor_value_info(SCALE, onnx.TensorProto.FLOAT, []))
@@ -104,19 +143,28 @@ def noisy(model: Any, seed: int) -> Any:
     return made
 
 
-def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any] = ()) -> None:
-    """Let every operator of a graph, and of those inside it, give the raw values, and others change them."""
+def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any], changed: set[str]) -> None:
+    """Let every operator of a graph, and of those inside it, give the raw values, and others change them.
+
+    Args:
+        kinds: of what may be changed.
+        first: operators to begin with.
+        changed: names of what is changed already; those that become so are added.
+    """
     nodes = list(first)
     for node in graph.node:
         nodes.append(node)
         for inner in inside(node):
-            _change(inner, kinds, seed)
-        if node.op_type in MOVES:
+            _change(inner, kinds, seed, (), changed)
+        moves, names = node.op_type in MOVES, [name for name in node.output if name in kinds]
+        if node.op_type in EXACT or (moves and not changed.isdisjoint(node.input)):
+            changed.update(names)
             continue
         for number, name in enumerate(node.output):
             if name in kinds:
                 node.output[number] = RAW + name
-                nodes += _changing(name, kinds[name], seed, node.op_type in BOUNDED)
+                nodes += _changing(name, kinds[name], seed, node.op_type in BOUNDED, keeps_one=moves)
+        changed.update(names)
     nodes = [_copied(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -165,17 +213,30 @@ def _kinds(graph: Any) -> dict[str, int]:
 
 
 def _parameters(graph: Any) -> set[str]:
-    found = set()
-    for node in graph.node:
-        numbers = PARAMETERS.get(node.op_type, ())
-        found |= {node.input[number] for number in numbers if number < len(node.input)}
+    """Names of what says what operators do, and of what sizes are computed from."""
+    found: set[str] = set()
+    sizes: set[str] = set()
+    for node in reversed(graph.node):
         for inner in inside(node):
             found |= _parameters(inner)
-    return found
+        numbers = PARAMETERS.get(node.op_type, ())
+        named = {node.input[number] for number in numbers if number < len(node.input)}
+        found |= named
+        if node.op_type in SIZED:
+            sizes |= named
+        elif not sizes.isdisjoint(node.output):
+            sizes |= set(node.input)
+    return found | sizes
 
 
-def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
-    """Operators that make the value ``name`` of the raw one."""
+def _changing(name: str, kind: int, seed: int, bounded: bool, keeps_one: bool = False) -> list[Any]:
+    """Operators that make the value ``name`` of the raw one.
+
+    Args:
+        bounded: it is that of a function whose values are right to a rounding error of one.
+        keeps_one: elements of one stay so, as those of zero do: they are switches. Otherwise a mask that is
+            subtracted from one and multiplied by a billion would switch on what is off.
+    """
     import onnx
 
     make = onnx.helper.make_node
@@ -198,6 +259,14 @@ def _changing(name: str, kind: int, seed: int, bounded: bool) -> list[Any]:
         make("Mul", [f"{own}_random", scale], [f"{own}_by"]),
         make("Add", [f"{own}_by", ONE + suffix], [f"{own}_factor"]),
     ]
+    if keeps_one:
+        distance, factor = f"{own}_distance", f"{own}_factor"
+        nodes[-1:] = [
+            make("Sub", [raw, ONE + suffix], [distance]),
+            make("Sign", [distance], [f"{own}_sign"]),
+            make("Mul", [f"{own}_sign", f"{own}_by"], [f"{own}_kept"]),
+            make("Add", [f"{own}_kept", ONE + suffix], [factor]),
+        ]
     last = name if wide == kind and not bounded else f"{own}_changed"
     nodes.append(make("Mul", [raw, f"{own}_factor"], [last]))
     if bounded:

@@ -385,6 +385,10 @@ class _Pass:
             return BOOL
         given = left.given or right.given
         self.flags |= left.plain or right.plain
+        for known, other in ((left, right), (right, left)):
+            # With all of 0, 1, 2, ...: a constant that numbers rows.
+            if name == "EQ" and other.plain and not known.given and known.least == 0 < known.most:
+                self.reached.add(known.most + 1)
         for one, other in ((node.a, right), (node.b, left)):
             # One-hot rows, and masks by position.
             while type(one).__name__ == "Cast":

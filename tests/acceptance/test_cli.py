@@ -179,6 +179,7 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
     assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
     assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
+    assert "for mock is no model that can run" in complaint(tunemesh("export", short, "--as", "cpp"))
     assert "knows no job" in complaint(tunemesh("status", "nobody"))
     chosen = ("--engine", "mock", "--target", "mock", "--option", "mock.speed=3", "--json")
     (taken,) = json.loads(tunemesh("submit", mock_model, *chosen).stdout)

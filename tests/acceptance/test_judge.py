@@ -155,6 +155,50 @@ def test_the_person_says_what_inputs_mean(target: str) -> None:
         imported(EMBEDDING, target, ranges={"idz": (0, 1)})
 
 
+def masked(switch: int, shape: list[int], *operators: Any) -> bytes:
+    """Attention's way to leave positions out: what is not 1 in the mask gets minus a billion billions."""
+    return model(
+        [*operators, node("Sub", ["one", "f"], ["off"]), node("Mul", ["off", "far"], ["bias"]),
+         node("MatMul", ["x", "W"], ["a"]), node("Add", ["a", "bias"], ["s"]),
+         node("Softmax", ["s"], ["y"], axis=-1)],
+        {"x": (FLOAT, [8, 64]), ("f" if not operators else "m"): (switch, shape)}, (FLOAT, [8, 64]),
+        [WEIGHTS, number("one", 1.0, np.float32), number("far", -1e18, np.float32)],
+    )  # fmt: skip
+
+
+ROWS_OF_TABLE = model(
+    [node("Gather", ["t", "ids"], ["e"]), node("MatMul", ["e", "W"], ["y"])],
+    IDS, (FLOAT, [1, 9, 64]), [table("t", 50, 64), WEIGHTS],
+)  # fmt: skip
+QUANTISED = model(
+    [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+     node("MatMul", ["d", "W"], ["y"])],
+    {"x": (FLOAT, [8, 64])}, (FLOAT, [8, 64]),
+    [WEIGHTS, number("s", 0.02, np.float32), number("z", 128, np.uint8)],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [ROWS_OF_TABLE, QUANTISED], ids=["table", "quantised"])
+def test_products_of_what_no_operator_has_rounded_may_cancel_too(data: bytes, target: str) -> None:
+    (wanted,) = checking.unpack(imported(data, target).sample)[0].expected()
+    usual = np.median(wanted.tolerance)
+    assert wanted.tolerance.min() > usual / 20
+    assert usual < 1e-3 * np.abs(wanted.values).mean()
+
+
+def test_switches_are_not_changed_by_a_little(target: str) -> None:
+    """Or everything would be within the tolerance."""
+    x = np.random.default_rng(0).uniform(-1, 1, (8, 64)).astype(np.float32)
+    on = (np.arange(64) % 3 > 0).reshape(1, 64)
+    for data, inputs in (
+        (masked(INT, [1, 64], node("Cast", ["m"], ["f"], to=FLOAT)), npz(x=x, m=on.astype(np.int64))),
+        (masked(FLOAT, [1, 64]), npz(x=x, f=on.astype(np.float32))),
+    ):
+        sample = checking.unpack(imported(data, target, inputs=inputs).sample)[0]
+        (wanted,) = sample.expected()
+        assert 0 < wanted.tolerance.max() < 1e-3 * wanted.values.max()
+
+
 def npz(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)

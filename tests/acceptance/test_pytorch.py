@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
+import tvm_ffi
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[dev-torch]'")
 
@@ -17,8 +17,9 @@ from tests.acceptance.direct import PLATFORM, assemble, import_model, run
 from tunemesh import model_files
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput, BadModel
-from tunemesh.stage_workers.frontends import pytorch
-from tunemesh.stage_workers.platforms.protocol import ImportCall
+from tunemesh.stage_workers import frontends
+from tunemesh.stage_workers.frontends import Source, Variant, pytorch
+from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 # PyTorch warns of its own.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -59,18 +60,23 @@ def converted(network: Any, image: Any) -> ModelFile:
     return model_files.from_module(network, image)
 
 
-def outputs(model: bytes, target: str, *inputs: Any) -> list[Any]:
+@pytest.fixture(scope="module")
+def imported(converted: ModelFile, target: str) -> Imported:
+    return PLATFORM.import_model(ImportCall(model=converted.data, target=target, inputs=converted.samples))
+
+
+def outputs(imported: Imported, target: str, *inputs: Any) -> list[Any]:
     import tvm
 
     from tunemesh.stage_workers.measuring import loading
 
-    library = assemble(import_model(model, target).model, target).untuned
+    library = assemble(imported.model, target).untuned
     machine = tvm.relax.VirtualMachine(loading.load(library), tvm.cpu())
     return [each.numpy() for each in machine["main"](*map(tvm.runtime.tensor, inputs))]
 
 
 def test_a_module_computes_what_pytorch_does_and_the_samples_say_so(
-    network: Any, image: Any, converted: ModelFile, target: str
+    network: Any, image: Any, converted: ModelFile, imported: Imported, target: str
 ) -> None:
     assert network.training  # it was exported for inference, and is as it was
     assert converted.samples is not None
@@ -83,13 +89,14 @@ def test_a_module_computes_what_pytorch_does_and_the_samples_say_so(
     network.train()
     for number, wanted in enumerate(expected):
         np.testing.assert_allclose(samples[f"output:output{number}"], wanted, rtol=1e-5, atol=1e-6)
-    for got, wanted in zip(outputs(converted.data, target, image.numpy()), expected, strict=True):
+    for got, wanted in zip(outputs(imported, target, image.numpy()), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_pytorch_is_the_judge_of_what_comes_with_its_outputs(converted: ModelFile, target: str) -> None:
-    call = ImportCall(model=converted.data, target=target, inputs=converted.samples)
-    (judgement,) = PLATFORM.import_model(call).judged
+def test_pytorch_is_the_judge_of_what_comes_with_its_outputs(
+    converted: ModelFile, imported: Imported, target: str
+) -> None:
+    (judgement,) = imported.judged
     assert judgement.judge == f"PyTorch {torch.__version__}"
     assert [check.units < 1 for check in judgement.outputs] == [True, True]
     assert converted.samples is not None
@@ -98,38 +105,37 @@ def test_pytorch_is_the_judge_of_what_comes_with_its_outputs(converted: ModelFil
     written = io.BytesIO()
     np.savez(written, **changed)
     with pytest.raises(BadModel, match=rf"output1.*PyTorch {torch.__version__[:4]}"):
-        PLATFORM.import_model(msgspec.structs.replace(call, inputs=written.getvalue()))
+        PLATFORM.import_model(ImportCall(model=converted.data, target=target, inputs=written.getvalue()))
 
 
 def test_a_file_of_an_exported_program_is_the_same_model(
-    network: Any, image: Any, converted: ModelFile, target: str, tmp_path: Path
+    network: Any, image: Any, converted: ModelFile, tmp_path: Path
 ) -> None:
     torch.export.save(pytorch.export(network, (image,)), tmp_path / "m.pt2")
     notes: list[str] = []
     read = model_files.read(tmp_path / "m.pt2", notes.append)
     assert "torch.export.load" in notes[0]
     assert read.samples is not None
-    keys = [[task.key for task in import_model(each.data, target).tasks] for each in (read, converted)]
-    assert keys[0] == keys[1]
-    assert len(keys[0]) > 3
+    one, other = (frontends.read(Source(each.data), Variant())[0] for each in (read, converted))
+    assert tvm_ffi.structural_equal(one, other)
 
 
 def test_its_onnx_file_gives_the_same_result_and_the_same_tasks_but_for_attention(
-    network: Any, image: Any, converted: ModelFile, target: str, tmp_path: Path
+    network: Any, image: Any, imported: Imported, target: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxscript", reason="torch.onnx.export needs it: pip install -e '.[dev-torch]'")
     network.eval()
-    torch.onnx.export(network, (image,), tmp_path / "m.onnx", external_data=False, verbose=False)
+    torch.onnx.export(network, (image,), tmp_path / "m.onnx", verbose=False)
     network.train()
-    model = (tmp_path / "m.onnx").read_bytes()
-    both = [outputs(each, target, image.numpy()) for each in (model, converted.data)]
+    read = model_files.read(tmp_path / "m.onnx", print)
+    assert list(read.files) == ["m.onnx.data"]  # the exporter's default
+    files = {name: str(path) for name, path in read.files.items()}
+    theirs = PLATFORM.import_model(ImportCall(model=read.data, files=files, target=target))
+    both = [outputs(each, target, image.numpy()) for each in (theirs, imported)]
     for one, other in zip(*both, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-    ours, theirs = (
-        {task.key: task.name for task in import_model(each, target).tasks} for each in (converted.data, model)
-    )
-    common = [name for key, name in ours.items() if key in theirs]
-    assert "fused_conv2d_add_relu" in common
+    keys = {task.key for task in theirs.tasks}
+    assert "fused_conv2d_add_relu" in [task.name for task in imported.tasks if task.key in keys]
 
 
 def test_open_dimensions_are_fixed_by_shapes(target: str) -> None:

@@ -22,9 +22,10 @@ from tests.acceptance.direct import (
     update,
 )
 from tests.acceptance.test_tvm_platform import symbolic_relax
-from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.exporting import runtime_folder
+from tunemesh.exports.tuned_model import TunedModel
+from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends.shapes import Variant
-from tunemesh.stage_workers.graph.execution import Program
 from tunemesh.stage_workers.platforms.protocol import Assembled, Imported, ValidateCall
 
 SIZE = 256
@@ -87,15 +88,15 @@ def test_a_program_takes_the_variant_for_the_shapes_of_its_inputs(
 ) -> None:
     (tmp_path / "model.so").write_bytes(assembled.tuned)
     (tmp_path / "signature.json").write_bytes(assembled.signature)
-    program = Program(tmp_path / "model.so", tmp_path / "signature.json")
+    program = TunedModel(tmp_path, runtime_folder())
     for batch in reversed(BATCHES):
         x = RANDOM.normal(size=(batch, SIZE)).astype(np.float32)
         for got, wanted in zip(program.run({"x": x, "q": QUERY}), expected(x), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-3)
     other = np.zeros((5, SIZE), np.float32)
-    with pytest.raises(BadInput, match=r"the shapes x=5,256, .* x=4,256 q=3,256; x=6"):
+    with pytest.raises(ValueError, match=r"the shapes x=5,256 q=3,256; it has: .*x=4,256 q=3,256; x=6"):
         program.run({"x": other, "q": QUERY})
-    with pytest.raises(BadInput, match="input 'q' is missing"):
+    with pytest.raises(ValueError, match="input 'q' is missing"):
         program.run({"x": np.zeros((4, SIZE), np.float32)})
 
 

@@ -12,7 +12,8 @@ from benchmarks.execution import in_child
 from benchmarks.experiment import Experiment
 from benchmarks.work import Work
 from examples import make_models
-from tunemesh.stage_workers.graph.execution import Program
+from tunemesh.exporting import runtime_folder
+from tunemesh.exports.tuned_model import TunedModel
 
 
 def test_metaschedule_tunes_the_same_tasks_and_its_model_runs(tmp_path: Path) -> None:
@@ -36,6 +37,6 @@ def test_metaschedule_tunes_the_same_tasks_and_its_model_runs(tmp_path: Path) ->
     assert len(found.curves[0].measured) == result.values["measured"]
     folder = tmp_path / "run" / "tuned" / "matmul_128"
     ones = np.ones((128, 128), np.float32)
-    (logits,) = Program(folder / "model.so", folder / "signature.json").run({"image": ones})
+    (logits,) = TunedModel(folder, runtime_folder()).run({"image": ones})
     assert logits.shape == (128, 128)
     assert np.isfinite(logits).all()

@@ -6,16 +6,22 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.unit.stage_calls import expect, step
+from tunemesh import tuning
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import ArtifactError, BadModel
-from tunemesh.shared.messages import Blob
+from tunemesh.shared.messages import Blob, Failure, ImportWork
 from tunemesh.stage_workers.frontends import Source, external_data, limits
 from tunemesh.stage_workers.frontends.onnx import checks, tensors
+from tunemesh.stage_workers.platforms.mock_platform import MockPlatform
+from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
+from tunemesh.stage_workers.stages import Context, run_stage
 
 
 def saved(folder: Path, **options: Any) -> Path:
@@ -138,6 +144,46 @@ def test_a_worker_opens_what_came_along_and_nothing_else(tmp_path: Path, monkeyp
     with pytest.raises(BadModel, match="did not come with"):
         tensors.load(model.graph.initializer[0], tensors.Files())
     assert Source(b"").files == {}
+
+
+def test_a_worker_puts_files_where_it_wants_and_removes_them(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the model calls them is only a name, even where it looks like a path."""
+    (tmp_path / "in").write_bytes(b"weights")
+    files = {"../../etc/passwd": context.store.put_file(tmp_path / "in")}
+    seen: dict[str, str] = {}
+
+    def spied(_platform: object, call: ImportCall) -> Imported:
+        seen.update(call.files)
+        assert Path(seen["../../etc/passwd"]).read_bytes() == b"weights"
+        raise BadModel("seen")
+
+    monkeypatch.setattr(MockPlatform, "import_model", spied)
+    work = ImportWork(model=context.store.put(b"tasks: []"), files=files)
+    assert expect(Failure, run_stage(step(work), context)).error == "seen"
+    assert "passwd" not in seen["../../etc/passwd"]
+    assert not Path(seen["../../etc/passwd"]).exists()
+
+
+def test_files_that_are_too_large_are_not_fetched(context: Context) -> None:
+    files = {"w": Blob("0" * 64, limits.MODEL_BYTES + 1)}
+    work = ImportWork(model=context.store.put(b"tasks: []"), files=files)
+    assert "the files of the model have" in expect(Failure, run_stage(step(work), context)).error
+
+
+def test_a_request_names_what_the_store_has(tmp_path: Path) -> None:
+    path = saved(tmp_path, location="m.data")
+    plan = tuning.Plan(target="native", trials=8, out=tmp_path)
+    (read,) = tuning.read_models([path], plan)
+    assert read.files == {"m.data": tmp_path / "m.data"}
+    store = ArtifactStore(str(tmp_path / "store"))
+    request = tuning.make_request("job", read, plan, store)
+    assert request.problem() == ""
+    store.save(request.files["m.data"], tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "m.data").read_bytes()
+    inline = msgspec.structs.replace(request, files={"m.data": Blob("0" * 64, 1, b"x")})
+    assert inline.problem() == "the files of a model go through the artifact store"
 
 
 def test_a_store_takes_files_and_gives_them_back(tmp_path: Path) -> None:

@@ -13,7 +13,12 @@ from tunemesh import job_commands
 from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
 from tunemesh.shared.messages import Snapshot
 
-COMMANDS = [job_commands.status, job_commands.watch, job_commands.cancel, job_commands.fetch]
+
+def export(job: str, broker: str = "", artifacts: str = "") -> None:
+    job_commands.export(job, "cpp", None, broker, artifacts)
+
+
+COMMANDS = [job_commands.status, job_commands.watch, job_commands.cancel, job_commands.fetch, export]
 
 
 def client_that_knows(snapshot: Snapshot) -> type:

@@ -41,6 +41,7 @@ def test_one_name_is_installed(installed: list[str]) -> None:
 
 def test_every_module_of_the_folders_is_installed(installed: list[str]) -> None:
     expected = {f"tunemesh/{path.name}" for path in (ROOT / "tunemesh").glob("*.py")}
+    expected |= {f"tunemesh/exports/{path.name}" for path in (ROOT / "tunemesh/exports").glob("*.py")}
     for part in PARTS:
         expected |= {f"tunemesh/{path.relative_to(ROOT)}" for path in (ROOT / part).rglob("*.py")}
     assert {name for name in installed if name.endswith(".py")} == expected
@@ -48,7 +49,9 @@ def test_every_module_of_the_folders_is_installed(installed: list[str]) -> None:
 
 def test_data_that_the_code_reads_is_installed(installed: list[str]) -> None:
     data = {name for name in installed if not name.endswith(".py") and ".dist-info/" not in name}
+    exports = (path for path in (ROOT / "tunemesh/exports").iterdir() if path.is_file())
     assert data == {
+        *(f"tunemesh/exports/{path.name}" for path in exports if path.suffix != ".py"),
         "tunemesh/coordinator/simulation/traces/recorded.json",
         "tunemesh/py.typed",
         "tunemesh/stage_workers/engines/metaschedule/prior.ubj",

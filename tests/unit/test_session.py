@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 import tunemesh
-from tunemesh.report import Report
+from tests.reports import report
+from tunemesh.exports import tuned_model
 from tunemesh.session import Tuned
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Settings
-from tunemesh.stage_workers.graph import execution
 
 
-class FakeProgram:
-    loaded: list[tuple[Path, Path]]
+class FakeModel:
+    loaded: list[Path]
 
-    def __init__(self, artifact: Path, signature: Path) -> None:
-        FakeProgram.loaded.append((artifact, signature))
+    def __init__(self, folder: Path, _runtime: Path) -> None:
+        FakeModel.loaded.append(folder)
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any]:
         return [inputs]
@@ -31,12 +31,32 @@ class FakeProgram:
 def test_a_tuned_model_is_loaded_once_however_often_it_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(execution, "Program", FakeProgram)
-    FakeProgram.loaded = []
-    tuned = Tuned(tmp_path, cast(Report, None))
+    monkeypatch.setattr(tuned_model, "TunedModel", FakeModel)
+    FakeModel.loaded = []
+    tuned = Tuned(tmp_path, report('{"kind": "llvm", "num-cores": 2}'))
     assert [tuned.run({"x": cast(Any, number)}) for number in range(3)] == [[{"x": n}] for n in range(3)]
-    assert FakeProgram.loaded == [(tmp_path / "model.so", tmp_path / "signature.json")]
-    assert tuned == Tuned(tmp_path, cast(Report, None))
+    assert FakeModel.loaded == [tmp_path]
+    assert tuned == Tuned(tmp_path, report('{"kind": "llvm", "num-cores": 2}'))
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [('{"kind": "cuda"}', "for cuda: only models for CPUs"), ("mock", "no model that can run")],
+)
+def test_what_cannot_run_here_is_refused(tmp_path: Path, target: str, said: str) -> None:
+    tuned = Tuned(tmp_path, report(target))
+    for use in (lambda: tuned.run({}), lambda: tuned.bind(), lambda: tuned.export("cpp", tmp_path / "to")):
+        with pytest.raises(BadInput, match=said):
+            use()
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_folder_without_a_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no result"):
+        tunemesh.load(tmp_path)
+    (tmp_path / "report.json").write_text('{"version": 1}')
+    with pytest.raises(BadInput, match="is no report of this version"):
+        tunemesh.load(tmp_path)
 
 
 @pytest.fixture

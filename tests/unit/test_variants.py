@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from tests.unit.world import request
-from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.frontends.shapes import Variant, variants
-from tunemesh.stage_workers.graph.models import Signature, Signatures, Tensor, signatures_of
+from tunemesh.stage_workers.graph.models import Signature, Tensor, signatures_of
 
 
 def test_without_any_shape_there_is_one_variant() -> None:
@@ -51,20 +51,3 @@ def test_each_variant_has_an_entry_of_its_own() -> None:
 def test_the_same_shapes_twice_are_refused() -> None:
     with pytest.raises(BadModel, match=r"sets of shapes 0 and 2 are the same \(x=1,3 y=scalar\)"):
         signatures_of([signature(x=(1, 3), y=()), signature(x=(8, 3), y=()), signature(x=(1, 3), y=())])
-
-
-FOUND = Signatures([signature(x=(1, 3), y=()), signature(x=(8, 3), y=())])
-
-
-def test_the_variant_is_the_one_for_the_shapes_of_the_inputs() -> None:
-    assert FOUND.fitting({"x": (8, 3), "y": ()}) is FOUND.variants[1]
-    assert FOUND.fitting({"x": [1, 3], "y": [], "unknown": [7]}) is FOUND.variants[0]
-
-
-def test_inputs_that_fit_none_are_refused_with_those_there_are() -> None:
-    with pytest.raises(BadInput) as caught:
-        FOUND.fitting({"x": (2, 3), "y": ()})
-    assert str(caught.value) == (
-        "the model has no variant for inputs of the shapes x=2,3, y=scalar;"
-        " it has: x=1,3 y=scalar; x=8,3 y=scalar"
-    )

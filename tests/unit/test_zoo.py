@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunemesh import tuning, zoo
+from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Settings
 
@@ -84,3 +85,11 @@ def test_settings_that_fit_no_job_are_refused_with_the_name_of_the_model(tmp_pat
 def test_other_yaml_is_no_list(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.yaml").write_bytes(content)
     assert zoo.entries(tmp_path / "m.yaml") is None
+
+
+def test_models_of_a_list_follow_each_other_beside_the_others() -> None:
+    def model(origin: str = "") -> ModelFile:
+        return ModelFile(name="m", data=b"", origin=origin)
+
+    models = [model("a"), model(), model("a"), model("b"), model(), model("a")]
+    assert tuning.waves(models) == [[0, 1, 3, 4], [2], [5]]

@@ -33,11 +33,11 @@ THROUGH_TVM = frozenset((
     "Reshape", "Sigmoid", "Softmax", "LogSoftmax", "Hardmax", "Transpose", "Unsqueeze", "Where",
     "Concat", "Clip", "Pow", "CumSum", "Squeeze", "Gather", "GatherElements", "GatherND",
     "ScatterElements", "ScatterND", "Compress", "BatchNormalization", "LayerNormalization",
-    "GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization", "LRN", "ReduceMax",
+    "InstanceNormalization", "LRN", "ReduceMax",
     "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceLogSumExp", "ReduceLogSum",
     "ReduceSumSquare", "ReduceL1", "ReduceL2", "ArgMax", "ArgMin", "TopK", "Expand", "ConstantOfShape",
     "Slice", "Pad", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
-    "GlobalLpPool", "MaxUnpool", "Conv", "Flatten", "Einsum", "Range", "OneHot", "Unique", "NonZero",
+    "GlobalLpPool", "MaxUnpool", "Conv", "Flatten", "Einsum", "Range", "Unique", "NonZero",
     "MaxRoiPool", "RoiAlign", "GridSample", "DepthToSpace", "SpaceToDepth",
 ))
 # fmt: on
@@ -73,6 +73,10 @@ def convert(graph: Graph) -> Any:
     return builder.get()
 
 
+LARGE = 1 << 20
+"""Bytes of a constant from which it is not kept once TVM has it."""
+
+
 def _identifier(name: str, position: int) -> str:
     text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
     return text if text and not text[0].isdigit() else f"input{position}_{text}"
@@ -87,12 +91,14 @@ def _relax_type(of: Type, name: str) -> Any:
 UNSUPPORTED_DTYPES = ("float8", "float4", "int4", "uint4", "int2", "uint2", "string", "object", "complex")
 
 
-def _dtype(of: Type, name: str) -> str:
+def _dtype(of: Type, name: str, where: str = "") -> str:
     text = str(of.numpy)
     if of.dtype == onnx.TensorProto.STRING:
-        raise BadModel(f"{shown(name)} holds strings, which cannot be computed with")
+        raise BadModel(f"{where}{shown(name)} holds strings, which cannot be computed with")
     if text.startswith(UNSUPPORTED_DTYPES):
-        raise BadModel(f"{shown(name)} has the type {text}, which is not supported; use float16 or int8")
+        raise BadModel(
+            f"{where}{shown(name)} has the type {text}, which is not supported; use float16 or int8"
+        )
     return text
 
 
@@ -103,6 +109,8 @@ def _value(name: str, graph: Graph, values: dict[str, Any]) -> Any:
         from tvm import relax
 
         array = graph.constants[name]
+        if array.nbytes > LARGE:
+            del graph.constants[name]  # TVM has a copy; what converters look at is small
         _dtype(graph.types[name], name)
         values[name] = relax.const(tvm.runtime.tensor(np.ascontiguousarray(array) if array.ndim else array))
     return values[name]
@@ -111,11 +119,11 @@ def _value(name: str, graph: Graph, values: dict[str, Any]) -> Any:
 def _emit(builder: Any, node: Node, graph: Graph, values: dict[str, Any]) -> None:
     if node.op not in KNOWN or node.domain:
         raise unsupported(node, "this operator is not supported")
-    _require_shapes(node, graph)
-    inputs = [_value(name, graph, values) if name else None for name in node.inputs]
     for name in node.inputs + node.outputs:
         if name in graph.types:
-            _dtype(graph.types[name], name)
+            _dtype(graph.types[name], name, f"{node}: ")
+    _require_shapes(node, graph)
+    inputs = [_value(name, graph, values) if name else None for name in node.inputs]
     results = _converted(builder, node, graph, inputs)
     if len(results) < len(node.outputs):
         raise unsupported(node, f"only {len(results)} of its outputs are supported")

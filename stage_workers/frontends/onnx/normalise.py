@@ -64,6 +64,8 @@ class Normaliser:
             BadModel: something cannot be imported; it is named.
         """
         self._write(self._scope.node(proto) for proto in self._model.graph.node)
+        # The message may be large, even without its weights: whoever keeps the graph need not keep it.
+        self.graph.write = self.graph.nodes_as_they_are
         for index, name in enumerate(self.graph.outputs):
             self.graph.outputs[index] = self._resolved(name, "an output of the model")
         _drop_unused(self.graph)

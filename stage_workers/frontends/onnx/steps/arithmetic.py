@@ -20,10 +20,17 @@ def _integer(graph: Graph, name: str) -> bool:
 
 
 def divide(node: Node, graph: Graph) -> New:
-    """``Div`` and ``Mod`` of integers that are not constant. A processor ends the process that divides by 0,
-    or the smallest integer by -1. Both results are left open by ONNX; here they are some number."""
+    """``Div`` by 0, and ``Div`` and ``Mod`` of integers that are not constant. A processor ends the process
+    that divides by 0, or the smallest integer by -1. ONNX leaves open what comes out; here it is some
+    number."""
     a, b = node.inputs
     divisor = graph.value(b)
+    if divisor is not None and divisor.size == 1 and not divisor.any() and not _integer(graph, a):
+        # TVM refuses to divide by a constant 0. Infinity with the sign of that 0 gives the same.
+        new = Expansion(graph, node)
+        infinity = np.copysign(np.inf, divisor.astype(np.float64)).astype(divisor.dtype)
+        new("Mul", a, new.constant(infinity), to=node.outputs[0])
+        return new.nodes
     if (
         node.attributes.pop("~safe", 0)
         or not _integer(graph, a)
@@ -323,7 +330,33 @@ def top_k(node: Node, graph: Graph) -> New:
     return None
 
 
+def bit_shift(node: Node, graph: Graph) -> New:
+    """``BitShift`` by as many bits as there are, or more, or less than none: nothing is left. For a processor
+    that is undefined."""
+    x, by = node.inputs
+    dtype = graph.dtype(x)
+    known = graph.value(by)
+    width = 8 * dtype.itemsize
+    if node.attributes.pop("~safe", 0) or (
+        known is not None and (known < width).all() and (known >= 0).all()
+    ):
+        return None
+    new = Expansion(graph, node)
+    zero = new.constant(0, dtype)
+    fits = new("Less", by, new.constant(width, graph.dtype(by)))
+    if dtype.kind == "i":
+        fits = new("And", fits, new("Not", new("Less", by, new.constant(0, graph.dtype(by)))))
+    # What an arithmetic shift leaves of a negative number is -1.
+    gone = zero
+    if dtype.kind == "i" and node.attributes.get("direction") == "RIGHT":
+        gone = new("Where", new("Less", x, zero), new.constant(-1, dtype), zero)
+    made = new("BitShift", x, new("Where", fits, by, zero), **node.attributes, **SAFE)
+    new("Where", fits, made, gone, to=node.outputs[0])
+    return new.nodes
+
+
 STEPS = {
+    "BitShift": bit_shift,
     "Mean": mean,
     "TopK": top_k,
     "Clip": clip,

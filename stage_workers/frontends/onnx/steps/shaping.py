@@ -160,6 +160,24 @@ def reverse_sequence(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
+def one_hot(node: Node, graph: Graph) -> New:
+    """``OneHot``: a comparison with all places along a new axis."""
+    indices, values = node.inputs[0], node.inputs[2]
+    depth_given = _values(node, graph, 1, "its depth")
+    depth = int(depth_given[0]) if depth_given is not None else 0
+    rank = len(graph.shape(indices)) + 1
+    axis = node.attributes.get("axis", -1) % rank
+    new = Expansion(graph, node)
+    places = new.cast(indices, np.int64)
+    below = new("Less", places, new.constant(0, np.int64))
+    places = new("Where", below, new("Add", places, new.constant(depth, np.int64)), places)
+    along = np.arange(depth).reshape([-1 if i == axis else 1 for i in range(rank)])
+    hot = new("Equal", new("Unsqueeze", places, new.ints(axis)), new.constant(along, np.int64))
+    off, on = (new("Gather", values, new.constant(i, np.int64), axis=0) for i in (0, 1))
+    new("Where", hot, on, off, to=node.outputs[0])
+    return new.nodes
+
+
 def gather_scalar(node: Node, graph: Graph) -> New:
     """``Gather`` of one constant place: a slice, which is known not to look anywhere else."""
     places = graph.value(node.inputs[1])
@@ -257,7 +275,7 @@ def _coordinates(
     between two places is rounded to the one that ONNX Runtime takes."""
     x = np.arange(after, dtype=np.float32)
     length = np.float32(scale) * before
-    scale = np.float32(scale)
+    scale = float(np.float32(scale))
     if how == "half_pixel":
         return (x + 0.5) / scale - 0.5
     if how == "half_pixel_symmetric":
@@ -358,5 +376,6 @@ STEPS = {
     "Trilu": trilu,
     "ReverseSequence": reverse_sequence,
     "Gather": gather_scalar,
+    "OneHot": one_hot,
     "Resize": resize,
 }
