@@ -50,7 +50,8 @@ def _value(kind: inspect.Type, rng: random.Random, depth: int) -> Any:
             return rng.choice(list(values))
         case inspect.ListType(item_type=item, min_length=shortest, max_length=longest):
             count = rng.choice([0, 1, 2, 5] if depth < 4 else [0, 1])
-            count = min(max(count, shortest or 0), longest if longest is not None else count)
+            count = max(count, shortest or 0)
+            count = count if longest is None else min(count, longest)
             return [_value(item, rng, depth + 1) for _ in range(count)]
         case inspect.TupleType(item_types=items):
             return tuple(_value(item, rng, depth + 1) for item in items)
