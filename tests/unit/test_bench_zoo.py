@@ -51,7 +51,7 @@ def test_a_file_that_is_not_in_its_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     with zipfile.ZipFile(tmp_path / "p" / "p-1.whl", "w") as archive:
         archive.writestr("other", b"")
-    with pytest.raises(BadInput, match="the package p has no file m.onnx"):
+    with pytest.raises(BadInput, match=r"the package p has no file m\.onnx"):
         fetching.fetch(Entry(name="m", package="p", file="m.onnx"), tmp_path)
 
 
