@@ -13,6 +13,7 @@ from tunemesh.stage_workers.graph import (
     convolutions,
     fusing,
     layouts,
+    legalising,
     models,
     precision,
     targets,
@@ -45,11 +46,7 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     import tvm
     from tvm.relax import transform
 
-    lower = [
-        transform.LegalizeOps(convolutions.legalizers(changes)),
-        transform.AnnotateTIROpPattern(),
-        transform.FoldConstant(),
-    ]
+    annotate = [transform.AnnotateTIROpPattern(), transform.FoldConstant()]
     fuse = [transform.FuseTIR(), transform.DeadCodeElimination()]
     try:
         with targets.load(target), tvm.transform.PassContext(opt_level=3):
@@ -58,7 +55,8 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
-            lowered = tvm.transform.Sequential(lower)(simple)
+            rules = legalising.legalizers(simple, convolutions.legalizers(changes))
+            lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))
             return Optimised(tvm.transform.Sequential(fuse)(grouped), fusing.groups(grouped))

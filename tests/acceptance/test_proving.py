@@ -20,10 +20,12 @@ from tunemesh.stage_workers.graph import (
     compilation,
     constants,
     layouts,
+    legalising,
     loops,
     models,
     optimisation,
     proving,
+    targets,
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import NONE
@@ -398,3 +400,37 @@ def test_winograd_and_untuned_models_for_one_core_start_no_threads(target: str) 
     assert names(import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, AS_GIVEN)) == [
         "fused_conv2d_relu"
     ]
+
+
+def test_every_kind_of_call_is_lowered_once(target: str) -> None:
+    import tvm
+    import tvm_ffi
+    from tvm import relax
+    from tvm.relax import transform
+
+    x = relax.Var("x", relax.TensorType((4, 8), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            values = [x]
+            for scale in (2.0, 2.0, 3.0):  # the value of a scalar goes into the function
+                values.append(builder.emit(relax.op.multiply(values[-1], relax.const(scale))))
+                values.append(builder.emit(relax.op.add(values[-1], x)))
+            rows = [builder.emit(relax.op.sum(each, axis=axis)) for each in values for axis in (0, 1)]
+            joined = builder.emit(relax.op.concat(rows, axis=0))
+            result = builder.emit_output(relax.op.concat([joined, joined], axis=0))
+        builder.emit_func_output(result)
+    module = builder.get()
+    asked: list[str] = []
+    rules = legalising.legalizers(module, {})
+    add = tvm.ir.Op.get("relax.add").get_attr("FLegalize")
+
+    def count(builder: Any, call: Any) -> Any:
+        asked.append("add")
+        return add(builder, call)
+
+    with targets.load(target):
+        plain = transform.LegalizeOps({})(module)
+        once = transform.LegalizeOps({**rules, "relax.add": legalising.remembered(count)})(module)
+    assert tvm_ffi.structural_equal(once, plain)
+    assert asked == ["add"]
