@@ -116,6 +116,10 @@ def resources_table(resources: list[ResourceProgress]) -> Table:
     return made
 
 
+NOTES = 5
+"""Of a job, that are printed: a quantised network may have dozens of the same kind."""
+
+
 def judgement(judged: Judgement) -> str:
     """Who says that a model is right, and how far off it is, in a sentence."""
     if not judged.judge:
@@ -158,8 +162,10 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
         for judged in report.judged:
             say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")
-        for note in report.notes:
+        for note in report.notes[:NOTES]:
             say(console, f"{report.job}: {note}", "yellow")
+        if (more := len(report.notes) - NOTES) > 0:
+            say(console, f"{report.job}: {more} more such notes are in report.json", "yellow")
         if report.rejected_s is not None:
             rejected = f"tuned it would take {latency(report.rejected_s)}: model.so is the untuned model"
             say(console, f"{report.job}: {rejected}; try more than {report.trials} trials", "yellow")

@@ -44,7 +44,8 @@ def remembered(legalize: Legalize) -> Legalize:
         operands = _operands(call)
         if key in made:
             function, types = made[key]
-            return relax.call_tir(function, operands, types if len(types) > 1 else types[0])
+            given = relax.Tuple(operands)
+            return relax.call_tir(function, given, types if len(types) > 1 else types[0])
         result = legalize(builder, call)
         if _is_plain(result, operands):
             made[key] = result.args[0], _fields(result.ty_args[0])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.world import BLOB, TUNED, World, request
+from tests.unit.world import BLOB, SAMPLE, TUNED, World, request
 from tunemesh.coordinator.events import (
     Acknowledge,
     Answer,
@@ -93,6 +93,13 @@ def test_a_model_that_tuning_made_slower_is_not_handed_out(tuned: float, result:
     assert (done.assembled.tuned, done.assembled.untuned) == (result, BLOB)
     said = (done.validated.latency_after, done.validated.rejected)
     assert said == ((tuned, None) if result is TUNED else (2.0, tuned))
+
+
+def test_what_import_kept_goes_to_validate() -> None:
+    world = World()
+    world.publish(request())
+    world.run("job")
+    assert world.compared_with == SAMPLE
 
 
 def test_a_model_that_computes_something_else_is_not_handed_out() -> None:

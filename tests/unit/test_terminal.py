@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -78,6 +79,16 @@ def test_reports_show_texts_as_they_are(console: Console) -> None:
     text = shown(console)
     assert f"{SHOWN}=8,3" in text
     assert "250.00 ms" in text
+
+
+def test_of_many_notes_a_few_are_printed() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    report = msgspec.structs.replace(REPORT, notes=[f"number {i} is not fused" for i in range(8)])
+    tables.print_reports(console, [report], Path("out"))
+    text = shown(console)
+    assert "number 4 is not fused" in text
+    assert "number 5 is not fused" not in text
+    assert "3 more such notes are in report.json" in text
 
 
 def test_the_live_view_shows_texts_as_they_are(console: Console) -> None:
