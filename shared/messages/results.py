@@ -111,7 +111,11 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
         engines_by_id = {task.id: task.engine for task in self.tasks}
         if strange_ids := [each for each in self.known if engines_by_id.get(each) is None]:
             return f"it knows {clip(strange_ids[0], 40)}, which is no task that an engine takes"
+        confirmed = [each.latencies for known in self.known.values() for each in known.confirmed]
+        if not all(latencies and min(latencies) > 0 for latencies in confirmed):
+            return "what it knows was confirmed without a latency, or with one that is not above 0"
         blobs = [blob for task in self.tasks for blob in (task.workload, task.untuned)]
+        blobs += [self.sample] if self.sample is not None else []
         return _too_large([self.model, *blobs, *(b for each in self.known.values() for b in each.history)])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.world import BLOB, KNOWN, TUNED, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
-from tunemesh.shared.messages import AssembleWork, ImportDone, ImportWork, Request, TaskSpec
+from tunemesh.shared.messages import AssembleWork, Confirmed, ImportDone, ImportWork, Request, TaskSpec
 
 
 def after(*known: str, job: str = "second", tenant: str = "") -> Request:
@@ -85,3 +85,11 @@ def test_a_worker_that_knows_what_is_no_task_of_an_engine_is_not_believed() -> N
     for known in ("t00", "t01"):
         done = ImportDone(model=BLOB, tasks=[spec], known={known: KNOWN})
         assert done.problem(["mock"]) == f"it knows {known}, which is no task that an engine takes"
+
+
+@pytest.mark.parametrize("latencies", [[], [0.0], [1.0, 0.0]])
+def test_a_worker_that_knows_what_took_no_time_is_not_believed(latencies: list[float]) -> None:
+    spec = TaskSpec(id="t00", name="a", key="0" * 64, weight=1, engine="mock", workload=BLOB, untuned=BLOB)
+    known = msgspec.structs.replace(KNOWN, confirmed=[Confirmed(hash="h", latencies=latencies)])
+    done = ImportDone(model=BLOB, tasks=[spec], known={"t00": known})
+    assert "without a latency, or with one that is not above 0" in done.problem(["mock"])
