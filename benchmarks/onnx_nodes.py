@@ -134,7 +134,7 @@ def attempt(
     try:
         declared = list(model.graph.input)
         for index, (value, array) in enumerate(zip(declared, inputs, strict=True)):
-            if index in constants:
+            if index in constants and array is not None:
                 model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), value.name))
                 model.graph.input.remove(value)
             else:

@@ -26,6 +26,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends import limits
 from tunemesh.stage_workers.frontends.onnx import folding, inference, legacy, scope, steps, tensors
 from tunemesh.stage_workers.frontends.onnx.graph import DIALECT, Graph, Node, Type, shown
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
 PLAIN = (int, float, str, list)
 """Attributes that can be compared; others are tensors and graphs."""
@@ -81,7 +82,14 @@ class Normaliser:
             node = waiting.popleft()
             node.inputs = [self._resolved(name, node) for name in node.inputs]
             node.outputs = list(node.outputs)
-            replaced = self._replaced(node)
+            try:
+                replaced = self._replaced(node)
+            except BadModel:
+                raise
+            except Exception as error:  # a step finds too few inputs, or an attribute of another type
+                reraise_memory_error(error)
+                what = f"{type(error).__name__}: {first_line(error)}"
+                raise BadModel(f"{node} does not fit its operator's definition: {what}") from None
             if replaced is not None:
                 waiting.extendleft(reversed(replaced))
 
