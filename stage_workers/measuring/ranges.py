@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tunemesh.stage_workers.measuring.intervals import Interval, Known, Walk
-
 from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.measuring.intervals import Interval, Known, Walk
 
 Range = tuple[float, float]
 """Half-open: from, and up to but not including."""
