@@ -36,9 +36,10 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
+from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
-from tunemesh.coordinator.lifecycle import Lifecycle, named
+from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.requests import Requests
 from tunemesh.coordinator.results import Results
 from tunemesh.coordinator.scheduling import strategies
@@ -235,7 +236,7 @@ class Core:
         state.look_again = True
         job = self.jobs.get(flight.ready.job)
         if cause and job is not None and not job.ended:
-            self._lifecycle.finish(job, "failed", f"{named(job, step)}: {cause}")
+            self._lifecycle.finish(job, "failed", f"{steps.named(job, step)}: {cause}")
         else:
             state.log("warning", f"{flight.queue} takes no steps: it is not there", step=step)
 

@@ -16,17 +16,14 @@ from typing import Literal
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
-from tunemesh.coordinator.jobs import forecast, rounds, states, trials
+from tunemesh.coordinator.jobs import forecast, rounds, states, trials, verdict
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
-from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
-from tunemesh.shared.messages import ImportDone, Known, StepResult, TaskSpec, ValidateDone
+from tunemesh.shared.messages import ImportDone, StepResult, ValidateDone
 from tunemesh.shared.text import clip
-
-SLOWER = 1.05
-"""Times the latency of the untuned model from which the tuned one is rejected: less may be noise."""
 
 MOST_HELD = 50_000
 """Results that the coordinator means to hold at once, those to come included: so many jobs are tuned at
@@ -155,20 +152,8 @@ class Lifecycle:
 
     def validated(self, job: Job, validated: ValidateDone, held: Held) -> None:
         """The last step of a job is done."""
-        before, after = validated.latency_before, validated.latency_after
-        if not validated.equal:
-            difference = f"largest difference {validated.largest_difference:.3g}"
-            text = f"the tuned model does not compute what it should: {validated.wrong or difference}"
-            self.finish(job, "failed", text, [held], validated)
-            return
-        text = f"{before * 1e3:.3f} ms -> {after * 1e3:.3f} ms ({before / after:.1f}x)"
-        made = job.ledger.assembled
-        # Few trials may not make up for what the graph optimisation changed for their sake.
-        if after > SLOWER * before and made is not None:
-            text = f"{before * 1e3:.3f} ms, untuned: tuned it would take {after * 1e3:.3f} ms"
-            validated = msgspec.structs.replace(validated, latency_after=before, rejected=after)
-            made = msgspec.structs.replace(made, tuned=made.untuned)
-        self.finish(job, "done", text, [held], validated, assembled=made)
+        found = verdict.of(job.ledger.assembled, validated)
+        self.finish(job, found.phase, found.text, [held], found.validated, assembled=found.assembled)
 
     def finish(
         self,
@@ -208,7 +193,7 @@ class Lifecycle:
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
-        tasks = [_task(spec, done.known.get(spec.id)) for spec in done.tasks]
+        tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
         self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
@@ -240,11 +225,9 @@ class Lifecycle:
     def fail_bare(self, job: Job, cause: str) -> None:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
         its last revision. That has nothing but the request."""
-        job.become(
-            msgspec.structs.replace(
-                job.ledger, tasks=[], timings=[], usage={}, model=None, sample=None, known=[], assembled=None
-            )
-        )
+        bare: dict[str, object] = {"tasks": [], "timings": [], "usage": {}, "known": []}
+        bare |= {"model": None, "sample": None, "assembled": None}
+        job.become(msgspec.structs.replace(job.ledger, **bare))
         job.bare = True
         self.finish(job, "failed", cause)
 
@@ -284,7 +267,7 @@ class Lifecycle:
         self._state.log("warning", f"worker lost during {step} ({count})", job=job.id, worker=worker)
         if count >= MOST_VICTIMS:
             text = f"{count} workers were lost while they did it, the last one {worker}; see its log"
-            self.finish(job, "failed", f"{named(job, step)}: {text}")
+            self.finish(job, "failed", f"{job_steps.named(job, step)}: {text}")
 
     def worker_back(self, worker: str) -> None:
         """A worker that was silent speaks again: it was not lost."""
@@ -307,7 +290,7 @@ class Lifecycle:
         many = len(trouble.liars) >= MOST_VICTIMS or (alone and trouble.senseless >= MOST_VICTIMS)
         if many or trouble.senseless >= MOST_SENSELESS:
             text = f"{trouble.senseless} results made no sense, the last one of {worker}: {why}"
-            self.finish(job, "failed", f"{named(job, step)}: {text}")
+            self.finish(job, "failed", f"{job_steps.named(job, step)}: {text}")
 
     def vanished(self, step: str, queue: str) -> None:
         """A step in flight is neither in its queue nor with a worker, and there is no result."""
@@ -319,7 +302,7 @@ class Lifecycle:
             return
         if attempts >= MOST_ATTEMPTS:
             text = f"it was lost {attempts} times without a trace, the last time in {queue}; see dead-letter"
-            self.finish(job, "failed", f"{named(job, step)}: {text}")
+            self.finish(job, "failed", f"{job_steps.named(job, step)}: {text}")
 
     def _troubled(self, step: str) -> tuple[Job | None, Trouble]:
         job = self._state.jobs.get(StepRef.parse(step).job)
@@ -375,7 +358,7 @@ class Lifecycle:
         decided = trials.decide(job, self._state.durations)
         if decided is None:
             return
-        if decided.phase == "assembling" and (cause := _nothing_measured(decided)):
+        if decided.phase == "assembling" and (cause := verdict.nothing_measured(decided)):
             self.finish(job, "failed", cause)
             return
         self._save_tasks(job, decided)
@@ -415,37 +398,3 @@ class Lifecycle:
         job.changed = True
         job.decided.update(dict.fromkeys(concerns, ledger.revision))
         self._state.out.append(Save(ledger))
-
-
-def _task(spec: TaskSpec, known: Known | None) -> TaskLedger:
-    """A task as it begins, which may be its end."""
-    if known is None and spec.engine is not None:
-        return TaskLedger(spec=spec)
-    if known is None:
-        why = spec.objection or "no engine of the job takes it"
-        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}")
-    return TaskLedger(
-        spec=spec,
-        closed=True,
-        best=known.best,
-        untuned=known.untuned,
-        confirmed=known.confirmed,
-        history=known.history,
-    )
-
-
-def named(job: Job, step: str) -> str:
-    """A step for people: its stage, and the task that it is of."""
-    ref = StepRef.parse(step)
-    task = job.task_ledger(ref.task)
-    return f"{ref.stage} of {ref.task} ({task.spec.name})" if task is not None else ref.stage
-
-
-def _nothing_measured(ledger: Ledger) -> str:
-    """Why assembling makes no sense, or nothing."""
-    tried = sum(task.trials for task in ledger.tasks)
-    if not tried or any(task.best is not None for task in ledger.tasks):
-        return ""
-    errors = [task.last_error for task in ledger.tasks if task.last_error]
-    last = errors[-1] if errors else "none reported"
-    return f"none of {tried} trials could be measured; the last error: {last}"

@@ -8,7 +8,7 @@ from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant
 from tunemesh.shared.messages.progress import Phase, Usage
 from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Confirmed, TaskSpec, Timing
+from tunemesh.shared.messages.tasks import Confirmed, Known, TaskSpec, Timing
 
 Handle = int
 """Names a held delivery. Given by the shell, never reused."""
@@ -51,6 +51,23 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     history: list[Blob] = []
     """Filled when the task is closed."""
     closed: bool = False
+
+
+def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
+    """A task as it begins, which may be its end."""
+    if known is None and spec.engine is not None:
+        return TaskLedger(spec=spec)
+    if known is None:
+        why = spec.objection or "no engine of the job takes it"
+        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}")
+    return TaskLedger(
+        spec=spec,
+        closed=True,
+        best=known.best,
+        untuned=known.untuned,
+        confirmed=known.confirmed,
+        history=known.history,
+    )
 
 
 class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):

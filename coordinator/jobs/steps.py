@@ -189,6 +189,13 @@ def to_be_held(job: Job, *, fitting: bool) -> int:
     return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
 
 
+def named(job: Job, step: str) -> str:
+    """A step for people: its stage, and the task that it is of."""
+    ref = StepRef.parse(step)
+    task = job.task_ledger(ref.task)
+    return f"{ref.stage} of {ref.task} ({task.spec.name})" if task is not None else ref.stage
+
+
 # -- Their content ------------------------------------------------------------------------------------------
 
 
