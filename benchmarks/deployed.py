@@ -28,6 +28,7 @@ from examples.make_models import MODELS
 from tunemesh import session
 
 NAMES = ("tiny_cnn", "tiny_mlp_mixer", "tiny_residual")
+ALL = (*WAYS, "cpp")
 ROUNDS = 3
 LIMIT = 300.0
 """Seconds for one process."""
@@ -100,9 +101,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path, nargs="*", help="folders with model.so and report.json")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="by default the last")
+    parser.add_argument("--ways", nargs="*", choices=ALL, help="by default all")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
-    ways = [way for way in (*WAYS, "cpp") if way != "torch" or importlib.util.find_spec("torch")]
+    ways = arguments.ways or [way for way in ALL if way != "torch" or importlib.util.find_spec("torch")]
     with tempfile.TemporaryDirectory(prefix="tunemesh-deployed-") as made:
         folders = arguments.results or tune(Path(made), arguments.core)
         rows = [compare(folder, ways, arguments.core, arguments.rounds) for folder in folders]
