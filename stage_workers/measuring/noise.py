@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunemesh.stage_workers.measuring import comparison
 
 SCALE = "tunemesh_noise_scale"
+FLOATS = frozenset({1, 10, 11, 16})
+"""``TensorProto``'s numbers of float, half, double and bfloat16."""
 RAW = "tunemesh_raw_"
 """In front of the name of what is not changed yet, inputs of the model among them."""
 ONE = "tunemesh_noise_one"
@@ -86,6 +88,9 @@ EXACT = frozenset(
 )
 """Those whose values are what they are: whole numbers, constants, and what the graphs inside them have
 changed."""
+SUMS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+"""Those whose terms may cancel. Where what they read is exact (ones of a mask), their weights are changed, or
+else nothing would tell how far rounding moves the sum."""
 BOUNDED = frozenset(
     {"Tanh", "Sigmoid", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "LSTM", "GRU", "RNN", "Softsign"}
 )
@@ -133,7 +138,8 @@ def noisy(model: Any, seed: int) -> Any:
         for value in inputs
         for each in _changing(value.name, kinds[value.name], seed, bounded=False, keeps_one=True)
     ]
-    _change(graph, kinds, seed, first, {value.name for value in inputs})
+    floats = {each.name: each.data_type for each in graph.initializer if each.data_type in FLOATS}
+    _change(graph, kinds, seed, first, _Seen({value.name for value in inputs}, set(), floats))
     for value in inputs:
         value.name = RAW + value.name
     graph.input.append(onnx.helper.make_tensor_value_info(SCALE, onnx.TensorProto.FLOAT, []))
@@ -143,21 +149,39 @@ def noisy(model: Any, seed: int) -> Any:
     return made
 
 
-def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any], changed: set[str]) -> None:
+class _Seen(NamedTuple):
+    """What is known of the values that operators read, by their names; added to as they are met.
+
+    Attributes:
+        changed: those that are changed, or need not be.
+        exact: those of them that are what they are, or may be.
+        weights: types of the initializers of floats.
+    """
+
+    changed: set[str]
+    exact: set[str]
+    weights: dict[str, int]
+
+
+def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any], seen: _Seen) -> None:
     """Let every operator of a graph, and of those inside it, give the raw values, and others change them.
 
     Args:
         kinds: of what may be changed.
         first: operators to begin with.
-        changed: names of what is changed already; those that become so are added.
     """
-    nodes = list(first)
+    nodes, changed = list(first), seen.changed
     for node in graph.node:
-        nodes.append(node)
         for inner in inside(node):
-            _change(inner, kinds, seed, (), changed)
+            _change(inner, kinds, seed, (), seen)
         moves, names = node.op_type in MOVES, [name for name in node.output if name in kinds]
-        if node.op_type in EXACT or (moves and not changed.isdisjoint(node.input)):
+        if node.op_type in SUMS and not seen.exact.isdisjoint(node.input):
+            nodes += _changed_weights(node, seed, seen.weights)
+        nodes.append(node)
+        reads = changed.intersection(node.input)
+        if node.op_type in EXACT or (moves and reads <= seen.exact):
+            seen.exact.update(names)
+        if node.op_type in EXACT or (moves and reads):
             changed.update(names)
             continue
         for number, name in enumerate(node.output):
@@ -169,6 +193,20 @@ def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any], 
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
+
+
+def _changed_weights(node: Any, seed: int, weights: dict[str, int]) -> list[Any]:
+    """Operators that change the weights of an operator, which is made to read what they give."""
+    import onnx
+
+    nodes = []
+    for number, weight in enumerate(node.input):
+        if weight in weights:
+            own = f"tunemesh_weights_{node.output[0]}_{number}"
+            nodes.append(onnx.helper.make_node("Identity", [weight], [RAW + own]))
+            nodes += _changing(own, weights[weight], seed, bounded=False)
+            node.input[number] = own
+    return nodes
 
 
 def inside(node: Any) -> list[Any]:
@@ -195,17 +233,10 @@ def _copied(node: Any) -> Any:
 
 def _kinds(graph: Any) -> dict[str, int]:
     """Types of the elements of all floats that have names in a graph, or in one inside it."""
-    import onnx
 
-    floats = {
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-    }
     values: Iterable[Any] = (*graph.input, *graph.value_info, *graph.output)
     found = {value.name: value.type.tensor_type.elem_type for value in values}
-    found = {name: kind for name, kind in found.items() if kind in floats}
+    found = {name: kind for name, kind in found.items() if kind in FLOATS}
     for node in graph.node:
         for inner in inside(node):
             found |= _kinds(inner)

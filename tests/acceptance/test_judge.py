@@ -178,7 +178,22 @@ QUANTISED = model(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("data", [ROWS_OF_TABLE, QUANTISED], ids=["table", "quantised"])
+ONES = model(
+    [node("Cast", ["m"], ["f"], to=FLOAT), node("MatMul", ["f", "W"], ["y"])],
+    {"m": (TensorProto.BOOL, [8, 64])}, (FLOAT, [8, 64]), [WEIGHTS],
+)  # fmt: skip
+ONE_HOT = model(
+    [node("OneHot", ["ids", "rows", "values"], ["o"]), node("ReduceSum", ["o", "axis"], ["h"], keepdims=0),
+     node("MatMul", ["h", "W"], ["y"])],
+    IDS, (FLOAT, [1, 64]),
+    [WEIGHTS, number("rows", 64, np.int64), number("values", [0, 1], np.float32),
+     number("axis", [1], np.int64)],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data", [ROWS_OF_TABLE, QUANTISED, ONES, ONE_HOT], ids=["table", "quantised", "ones", "one-hot"]
+)
 def test_products_of_what_no_operator_has_rounded_may_cancel_too(data: bytes, target: str) -> None:
     (wanted,) = checking.unpack(imported(data, target).sample)[0].expected()
     usual = np.median(wanted.tolerance)
