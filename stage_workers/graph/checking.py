@@ -188,6 +188,7 @@ def _by_judge(
             choices,
             terms,
             judge.steps,
+            judge.rounds,
         )
     except Exception as error:  # frameworks raise what they like
         reraise_memory_error(error)
@@ -200,6 +201,7 @@ def _reference(
     choices: list[tuple[str, list[Array]]],
     terms: int,
     steps: int = 0,
+    rounds: bool = False,
 ) -> _Reference:
     """The first choice of inputs for which every output has something to compare, or else the last one, and
     what comes out for it."""
@@ -212,7 +214,9 @@ def _reference(
     pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
     changed = moved(arrays, pairs)
     expected = [
-        comparison.expected(each, [outputs[number] for outputs in changed], pairs == 1, steps, terms)
+        comparison.expected(
+            each, [outputs[number] for outputs in changed], rounds or pairs == 1, steps, terms
+        )
         for number, each in enumerate(values)
     ]
     return _Reference(described, arrays, expected)

@@ -42,8 +42,8 @@ million."""
 FACTOR = 8.0
 """Times the largest movement of an element."""
 POOLED = 4.0
-"""Times the root mean square movement of an output, where there was time for one change only: then its
-elements have to help each other out."""
+"""Times the root mean square movement of an output, where there was time for one change only, or where the
+model rounds to whole numbers on its way: then its elements have to help each other out."""
 QUANTISED = frozenset({"int8", "uint8"})
 NOTHING = "so nothing was compared"
 """At the end of what is said of an output in which nothing finite was expected."""

@@ -20,6 +20,8 @@ from tunemesh.stage_workers.measuring.comparison import Array
 TFLITE_MAGIC = b"TFL3"
 KEPT_INSIDE = 1024
 """Bytes up to which a weight stays in the model that ONNX Runtime is given: larger ones are not copied."""
+ROUNDING = frozenset({"Ceil", "Floor", "Round"})
+"""Operators that round to whole numbers, beside those whose names say that they quantise."""
 REFERENCE_AT_MOST = 64 * 2**20
 """Bytes of weights up to which a model is left to ``onnx.reference``, which is slow."""
 
@@ -34,10 +36,13 @@ class Judge(Protocol):
     Attributes:
         name: and version, for people.
         steps: that quantised values may be off, since operators round inside.
+        rounds: whether the model rounds to whole numbers on its way. A few changes then say little of a
+            single element: whether a step flips in front of it is chance.
     """
 
     name: str
     steps: int
+    rounds: bool
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """The outputs in the order of the model."""
@@ -97,6 +102,7 @@ class OnnxRuntime:
 
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
         self.steps = _steps(model)
+        self.rounds = _rounds(model.graph)
         self._skeleton, self._weights = _without_weights(model, files)
         self._changes = noise.fits(model)
         self._noisy = noise.noisy(self._skeleton, 0) if self._changes else self._skeleton
@@ -140,6 +146,17 @@ class OnnxRuntime:
 
 def _steps(model: Any) -> int:
     return int(any(node.op_type.startswith("QLinear") for node in model.graph.node))
+
+
+def _rounds(graph: Any) -> bool:
+    """Whether a graph, or one inside it, has an operator that rounds to whole numbers."""
+    return any(
+        node.op_type in ROUNDING
+        or "Quantize" in node.op_type
+        or node.op_type.startswith("QLinear")
+        or any(map(_rounds, noise.inside(node)))
+        for node in graph.node
+    )
 
 
 def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[str, Array]]:
@@ -219,6 +236,7 @@ class OnnxReference:
 
         self.name = f"onnx.reference {onnx.__version__}"
         self.steps = _steps(model)
+        self.rounds = _rounds(model.graph)
         self._model = model
         self._evaluator = ReferenceEvaluator(model)
 
@@ -255,6 +273,8 @@ class LiteRT:
         self.steps = 1
         self._interpreter = Interpreter(model_content=model, num_threads=1)
         self._interpreter.allocate_tensors()
+        tensors = self._interpreter.get_tensor_details()
+        self.rounds = any(detail["dtype"] in (np.int8, np.uint8) for detail in tensors)
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         wanted = self._interpreter.get_input_details()

@@ -260,3 +260,10 @@ def test_a_model_that_no_judge_can_run_is_said_to_have_none(
     assert judgement.reason == (
         "ONNX Runtime cannot run it: not implemented; onnx.reference neither: not implemented"
     )
+
+
+def test_a_model_that_rounds_on_its_way_says_so() -> None:
+    """Whether a step flips in front of an element is chance: a few changes say little of a single one."""
+    assert judges.judge(QUANTISED, {}).rounds
+    assert judges.judge(FLOORED, {}).rounds
+    assert not judges.judge(ROWS_OF_TABLE, {}).rounds
