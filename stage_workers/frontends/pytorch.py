@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.frontends import promotion
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.measuring.inputs import EXPECTED, EXPECTED_BY
 
@@ -91,6 +92,7 @@ def convert(program: Any) -> bytes:
     try:
         with _quiet():
             decomposed = program.run_decompositions(_decompositions(require()))
+            promotion.promote(decomposed.graph)
             module = from_exported_program(
                 decomposed, run_ep_decomposition=False, unwrap_unit_return_tuple=True
             )

@@ -79,7 +79,13 @@ def _where(_: Any, condition: Array, one: Array, other: Array) -> Array:
     return np.where(condition, one, other)
 
 
+def _full(call: Any, value: Array) -> Array:
+    """TVM cannot lower those of infinity, with which masks begin."""
+    return np.full([int(dim.value) for dim in call.ty.shape.values], value)
+
+
 FOLDS: dict[str, Fold] = {
+    "relax.full": _full,
     "relax.reshape": _same,
     "relax.expand_dims": _same,
     "relax.squeeze": _same,

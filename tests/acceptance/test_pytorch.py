@@ -163,3 +163,49 @@ def test_what_cannot_be_converted_is_refused_in_one_line(source: Any, inputs: An
     with pytest.raises(BadInput, match=said) as caught:
         tunemesh.model(source, inputs)
     assert "\n" not in str(caught.value)
+
+
+class Function(torch.nn.Module):
+    """A function of tensors, as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors: Any) -> Any:
+        return self.function(*tensors)
+
+
+X = torch.linspace(-2, 2, 12).reshape(3, 4)
+WHOLE = torch.arange(12).reshape(3, 4)
+PROMOTED = {
+    "product": (lambda x: x + torch.arange(4) * 1.5, X),
+    "function": (lambda x: x * torch.exp(-torch.arange(4) * 1.5), X),
+    "comparison": (lambda x, i: torch.where(i > 0.5, x, -x), X, WHOLE),
+    "quotient": (lambda x, i: x + i / 3, X, WHOLE),
+    "power": (lambda i: i**0.5, WHOLE),
+    "halves": (lambda h, x: h * x, X.half(), X),
+    "truth": (lambda b, x: b * x, WHOLE > 4, X),
+}
+
+
+@pytest.mark.parametrize("kind", PROMOTED)
+def test_whole_numbers_that_meet_a_float_become_floats(kind: str, target: str) -> None:
+    """TVM takes the type of the first operand, so that 1.5 would be 1."""
+    function, *tensors = PROMOTED[kind]
+    program = pytorch.export(Function(function), tuple(tensors))
+    imported = PLATFORM.import_model(
+        ImportCall(model=pytorch.convert(program), target=target, inputs=pytorch.samples(program))
+    )
+    assert [each.judge.partition(" ")[0] for each in imported.judged] == ["PyTorch"]
+
+
+def test_a_mask_may_begin_as_infinity(target: str) -> None:
+    def masked(x: Any) -> Any:
+        return torch.softmax(x @ x.T + torch.full((3, 3), float("-inf")).triu(1), -1)
+
+    program = pytorch.export(Function(masked), (X,))
+    imported = PLATFORM.import_model(
+        ImportCall(model=pytorch.convert(program), target=target, inputs=pytorch.samples(program))
+    )
+    assert imported.judged[0].outputs[0].units < 1
