@@ -49,7 +49,7 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
         # What can be seen here needs no mesh.
         ([*SUBMIT, "--target", "quantum"], "unknown target 'quantum'"),
         ([*SUBMIT, "--trials", "9000", "--batch", "1"], "are more than 8,000 rounds"),
-        (["submit", "{model}", *NOWHERE], "model.yaml is a text, neither ONNX nor"),
+        (["submit", "{model}", *NOWHERE], "model.yaml is a text, neither ONNX, nor TFLite"),
         (["submit", "{empty}", *NOWHERE], "is empty"),
         (["submit", "{cut}", *NOWHERE], "is truncated or damaged"),
         (["submit", "{onnx}", "--target", "abacus", *NOWHERE], "unknown target"),
