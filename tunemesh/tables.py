@@ -120,15 +120,21 @@ NOTES = 5
 """Of a job, that are printed: a quantised network may have dozens of the same kind."""
 
 
+LOOSE = 0.1
+"""Share of an output that rounding may move, from which it is said."""
+
+
 def judgement(judged: Judgement) -> str:
     """Who says that a model is right, and how far off it is, in a sentence."""
     if not judged.judge:
         return f"compared with the untuned model only, with no other framework: {judged.reason}"
     compared = sum(each.compared for each in judged.outputs)
+    loose = [each for each in judged.outputs if each.leeway > LOOSE]
+    doubt = f"; rounding alone may move {loose[0].name} by {loose[0].leeway:.0%}" if loose else ""
     furthest = max((each.units for each in judged.outputs), default=0.0)
     return (
         f"agrees with {judged.judge} in {compared:,} elements of {len(judged.outputs)} output(s);"
-        f" the furthest off by {furthest:.2g} of what rounding may do; inputs: {judged.inputs}"
+        f" the furthest off by {furthest:.2g} of what rounding may do; inputs: {judged.inputs}{doubt}"
     )
 
 

@@ -69,6 +69,9 @@ class OutputCheck(Struct, frozen=True, kw_only=True):
     """That of the same element, absolute."""
     tolerance: Size
     """What that element may be off."""
+    leeway: Size = 0.0
+    """What half of the elements may be off at least, as a share of the root mean square of the output. Where
+    that is a large part of one, rounding alone decides much of the output, and agreeing says little."""
 
 
 def furthest(outputs: Sequence[OutputCheck]) -> list[OutputCheck]:

@@ -178,7 +178,12 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
     values = wanted.values
     dtype, size = str(values.dtype), int(values.size)
 
-    def found(wrong: str, compared: int = 0, at: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Found:
+    def found(
+        wrong: str,
+        compared: int = 0,
+        at: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        leeway: float = 0.0,
+    ) -> Found:
         units, difference, tolerance = (min(each, 1e300) for each in at)
         return Found(
             check=OutputCheck(
@@ -189,6 +194,7 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
                 units=units,
                 difference=difference,
                 tolerance=tolerance,
+                leeway=leeway,
             ),
             wrong=wrong,
         )
@@ -233,7 +239,9 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
     if not compared:
         what = _described(right, decided)
         return found(f"all of output {name} is {what} for these inputs, {NOTHING}")
-    return found("", compared, place)
+    usual = float(np.sqrt(np.mean(np.square(right[finite]))))
+    leeway = float(np.median(wanted.tolerance[finite])) / usual if usual else 0.0
+    return found("", compared, place, min(leeway, 1e300))
 
 
 def _described(values: Array, decided: npt.NDArray[np.bool_]) -> str:

@@ -206,3 +206,12 @@ def test_a_large_term_may_swallow_the_small_ones_of_a_long_sum() -> None:
     wanted = comparison.expected(np.array([pairwise]), [], terms=20_000)
     assert wrong(np.array([forward]), wanted) == ""
     assert wrong(np.array([forward]), comparison.expected(np.array([pairwise]), [])) != ""
+
+
+def test_what_rounding_alone_decides_is_told() -> None:
+    """Agreeing says little where half of an output may be anything."""
+    values = np.linspace(-1, 1, 64, dtype=np.float32)
+    tight = comparison.expected(values, [values * np.float32(1 + 1e-6)])
+    loose = comparison.expected(values, [values + np.float32(0.2)])
+    assert comparison.agree("y", values, tight, "j").check.leeway < 1e-3
+    assert 2 < comparison.agree("y", values, loose, "j").check.leeway < 4
