@@ -211,7 +211,9 @@ def _reference(
         seconds = time.perf_counter() - began
         if all(map(_tells, values)):
             break
-    pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
+    # Where elements help each other out, few changes say enough.
+    wanted = comparison.PAIRS if rounds else comparison.MODEL_PAIRS
+    pairs = wanted if 2 * wanted * seconds <= CHANGING else 1
     changed = moved(arrays, pairs)
     expected = [
         comparison.expected(

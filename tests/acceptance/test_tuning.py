@@ -48,7 +48,7 @@ def test_a_model_is_tuned_runs_and_computes_the_same(models: Path, tmp_path: Pat
 def test_a_model_that_is_no_model_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"this is no model")
-    with pytest.raises(BadModel, match="neither ONNX nor TVM's JSON"):
+    with pytest.raises(BadModel, match="neither ONNX, nor TFLite, nor TVM's JSON"):
         tunemesh.model(path).trials(1).tune(tmp_path / "out")
 
 

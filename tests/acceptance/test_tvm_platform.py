@@ -147,8 +147,8 @@ def with_unknown_operator() -> bytes:
 @pytest.mark.parametrize(
     ("model", "shapes", "hint"),
     [
-        (b"hello, world", {}, "neither ONNX nor"),
-        (b"", {}, "neither ONNX nor"),
+        (b"hello, world", {}, "neither ONNX, nor TFLite, nor"),
+        (b"", {}, "neither ONNX, nor TFLite, nor"),
         (make_models.tiny_cnn().SerializeToString()[:5000], {}, "truncated or damaged"),
         (with_unknown_operator(), {}, "FancyNorm"),
         (b'{"root_index": 3}', {}, "not a module of this TVM"),

@@ -589,7 +589,7 @@ def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
 def test_a_device_whose_target_is_unknown_is_refused(mesh: Mesh) -> None:
     options = {"device": f"cpu:{min(os.sched_getaffinity(0))}", "targets": ["abacus"]}
     with mesh.worker("profile-cpu-8", **options) as process:
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
     assert process.returncode != 0
     assert b"unknown target" in error
     assert b"abacus" in error

@@ -56,7 +56,7 @@ def _parse(model: bytes) -> Any:
         return parsed
     if model.startswith(ONNX_FIRST_BYTE):
         raise BadModel("the ONNX file is truncated or damaged")
-    raise BadModel("the model is neither ONNX nor TVM's JSON (as tvm.ir.save_json writes it)")
+    raise BadModel("the model is neither ONNX, nor TFLite, nor TVM's JSON (of tvm.ir.save_json)")
 
 
 def _declared_shape(value: Any) -> list[Dim] | None:
