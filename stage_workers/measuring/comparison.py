@@ -36,9 +36,9 @@ precision."""
 COARSE_NOISE = 2.0**-4
 """For floats of 8 bits and fewer."""
 PAIRS = 3
-"""Changes of a kernel that are tried, each in both directions. An element that one of them happens not to move
-is moved by another: that all three move it by less than a hundredth of what is usual has a chance of one in a
-million."""
+"""Changes of a kernel that are tried, each in both directions. An element that one of them happens not to
+move is moved by another: that all three move it by less than a hundredth of what is usual has a chance of one
+in a million."""
 MODEL_PAIRS = 6
 """Of a model. Winograd's algorithm is off by about half of the usual movement: a sixteenth of that has to do,
 which six of them miss for one element in twenty million."""
