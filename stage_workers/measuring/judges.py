@@ -85,9 +85,10 @@ def _of_onnx(model: bytes, files: Mapping[str, Path]) -> Judge:
     except Exception as error:  # what it does not implement, it says in exceptions of its own
         reraise_memory_error(error)
         refused = f"ONNX Runtime cannot run it: {first_line(error)}"
-    if files or len(model) > REFERENCE_AT_MOST:
+    if len(model) + sum(path.stat().st_size for path in files.values()) > REFERENCE_AT_MOST:
         raise NoJudge(refused)
     try:
+        _take_in(parsed, files)
         return OnnxReference(parsed)
     except Exception as error:  # as above
         reraise_memory_error(error)
@@ -180,8 +181,11 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
             if tensor.ByteSize() <= KEPT_INSIDE and not tensor.external_data
             else _array_of(tensor, files)
         )
-        if array is None or array.dtype.type.__module__ != "numpy":
+        if array is None:
             skeleton.graph.initializer.append(tensor)
+            continue
+        if array.dtype.type.__module__ != "numpy":  # small floats, of which ONNX Runtime takes no arrays
+            skeleton.graph.initializer.append(onnx.numpy_helper.from_array(array, tensor.name))
             continue
         weights[tensor.name] = array
         named = skeleton.graph.initializer.add(
@@ -225,6 +229,15 @@ def _array_of(tensor: Any, files: Mapping[str, Path]) -> Array:
         files[place["location"]], np.uint8, "r", int(place.get("offset", 0)), (count * dtype.itemsize,)
     )
     return np.asarray(mapped.view(dtype).reshape(tuple(tensor.dims)))
+
+
+def _take_in(model: Any, files: Mapping[str, Path]) -> None:
+    """Put what lies in files into the model."""
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.external_data:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(_array_of(tensor, files), tensor.name))
 
 
 class OnnxReference:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -267,3 +269,19 @@ def test_a_model_that_rounds_on_its_way_says_so() -> None:
     assert judges.judge(QUANTISED, {}).rounds
     assert judges.judge(FLOORED, {}).rounds
     assert not judges.judge(ROWS_OF_TABLE, {}).rounds
+
+
+def test_weights_of_small_floats_in_a_file_are_judged_by_who_knows_them(tmp_path: Path, target: str) -> None:
+    """ONNX Runtime has no such product; the reference of ``onnx`` reads no files by itself."""
+    weights = numpy_helper.from_array(
+        np.linspace(-1, 1, 4096).reshape(64, 64).astype(ml_dtypes.bfloat16), "W"
+    )
+    (tmp_path / "data").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="data")
+    kind = TensorProto.BFLOAT16
+    data = model([node("MatMul", ["x", "W"], ["y"])], {"x": (kind, [8, 64])}, (kind, [8, 64]), [weights])
+    (judged,) = imported(data, target, files={"data": str(tmp_path / "data")}).judged
+    assert judged.judge.startswith(("onnx.reference", "ONNX Runtime"))
+    assert judged.outputs[0].compared == 8 * 64
