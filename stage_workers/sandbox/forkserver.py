@@ -73,7 +73,7 @@ def main(argument: str) -> None:
         os.sched_setaffinity(0, settings.cpus)
     # Thread pools in the libraries (OpenMP, TVM) would count the machine's cores, not ours.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    # TVM imports PyTorch where it is installed, for tensors that nobody has here: 0.3 GB and seconds for every
+    # TVM imports PyTorch where it is installed, for tensors that nobody has here: 0.3 GB and seconds for each
     # process. An engine that needs it takes this away when it is imported.
     sys.modules["torch"] = None  # type: ignore[assignment]
     with socket.socket(fileno=settings.control) as control:
