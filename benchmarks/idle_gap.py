@@ -13,7 +13,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from tunemesh import tuning
+from tunemesh import following, tuning
 from tunemesh.shared.messages import Settings
 
 TASKS = 50
@@ -36,7 +36,7 @@ def main() -> None:
             builders=1,
             settings=Settings(chunk=1, batch=8),
         )
-        ending = tuning.tune([folder / "model.yaml"], plan, tuning.Watcher())[0]
+        ending = tuning.tune([folder / "model.yaml"], plan, following.Watcher())[0]
     assert ending.report is not None, ending.error
     builds = [t for t in ending.report.timeline if t.stage == "build"]
     span = builds[-1].finished - builds[0].started

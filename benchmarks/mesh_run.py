@@ -19,7 +19,7 @@ from benchmarks.matrix import Run
 from benchmarks.summary import geometric_mean
 from benchmarks.table import Value, by_name
 from benchmarks.work import Candidate, Result, Work
-from tunemesh import layout, tuning
+from tunemesh import following, layout, tuning
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import JobEvent
 
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 @dataclass
-class Recorder(tuning.Watcher):
+class Recorder(following.Watcher):
     """Keeps what the report of a job does not have."""
 
     others: frozenset[int] = frozenset()
@@ -115,7 +115,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
 
 
 def _gather(
-    endings: list[tuning.Ending], tasks: list[TaskTrials], recorder: Recorder, plan: layout.Layout
+    endings: list[following.Ending], tasks: list[TaskTrials], recorder: Recorder, plan: layout.Layout
 ) -> Evidence:
     zero = recorder.requested
     reports = [ending.report for ending in endings if ending.report is not None]
@@ -130,7 +130,7 @@ def _gather(
 
 
 def _values(
-    endings: list[tuning.Ending], gathered: Evidence, started: float, recorder: Recorder
+    endings: list[following.Ending], gathered: Evidence, started: float, recorder: Recorder
 ) -> dict[str, Value]:
     reports = [ending.report for ending in endings if ending.report is not None]
     use = evidence.utilisation(gathered)

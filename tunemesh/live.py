@@ -8,10 +8,10 @@ from types import TracebackType
 from rich.console import Console, Group
 from rich.live import Live
 
+from tunemesh.following import Watcher
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
 from tunemesh.tables import estimate, failures, jobs_table, latency, left, resources_table, seconds
 from tunemesh.terminal import plain, say
-from tunemesh.tuning import Watcher
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of one job when the output is no terminal."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tunemesh import checks, exporting, mesh_address, model_files, tuning
+from tunemesh import checks, exporting, following, mesh_address, model_files, tuning
 from tunemesh.model_files import Given
 from tunemesh.report import Report, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
@@ -216,7 +216,7 @@ class Model:
             JobFailed: the job ended without a tuned model.
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
-        ending = tuning.tune([self.given], replace(self.plan, out=folder), tuning.Watcher())[0]
+        ending = tuning.tune([self.given], replace(self.plan, out=folder), following.Watcher())[0]
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.error}")
         return Tuned(folder / ending.job, ending.report)

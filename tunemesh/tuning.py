@@ -16,22 +16,16 @@ import msgspec
 from tunemesh import checks, zoo
 from tunemesh.client import CONNECT_LIMIT, Client
 from tunemesh.early_stop import EarlyStop
+from tunemesh.following import Ending, Following, Watcher, waves
 from tunemesh.layout import DISTURBED, Layout, keeps_apart
 from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
-from tunemesh.report import Report, save_results
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, BrokerUnavailable, LinkDown, TunemeshError
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.text import clip
-
-STOPPING = (
-    "stopping early: what is under way is finished and the best is kept, where something was measured;"
-    " Ctrl-C again leaves at once"
-)
-
 
 OWN_BROKER_LIMIT = 20.0
 """Seconds that the broker of a mesh of our own may take to answer: it shares the machine with all that has
@@ -76,31 +70,6 @@ class Plan:
             raise BadInput(f"the priority must be between 1 and 100, not {self.priority}")
         if not 1 <= len(self.engines) <= 8:
             raise BadInput(f"a job has 1 to 8 engines, not {len(self.engines)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How one job ended: with a report, or with the reason why there is none."""
-
-    job: str
-    report: Report | None
-    error: str = ""
-
-
-class Watcher:
-    """Told of what goes on; does nothing by itself."""
-
-    def note(self, text: str) -> None:
-        """One line on what is going on."""
-
-    def submitting(self) -> None:
-        """The mesh is up, and the first request is about to be published."""
-
-    def event(self, event: JobEvent) -> None:
-        """Something happened to a job."""
-
-    def refresh(self) -> None:
-        """Called about twice a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +249,15 @@ def tune(
         watcher.submitting()
         if early_stop is not None:
             stack.enter_context(early_stop)
-        following = _Following(client, store, plan, watcher, early_stop, supervise)
+        following = Following(
+            client,
+            store,
+            plan.out,
+            lambda job, model, known: make_request(job, model, plan, store, known),
+            watcher,
+            early_stop,
+            supervise,
+        )
         try:
             for wave in waves(models):
                 following.follow({ids[number]: models[number] for number in wave})
@@ -295,84 +272,6 @@ def tune(
     return [endings[job] for job in ids]
 
 
-def waves(models: Sequence[ModelFile]) -> list[list[int]]:
-    """The numbers of the models that are tuned at the same time. Those of a list follow each other: each
-    takes over what was measured for those before."""
-    places: dict[str, int] = {}
-    found: list[list[int]] = []
-    for number, model in enumerate(models):
-        place = places[model.origin] = places.get(model.origin, -1) + 1 if model.origin else 0
-        while len(found) <= place:
-            found.append([])
-        found[place].append(number)
-    return found
-
-
-class _Following:
-    """Submits jobs and listens until they have ended."""
-
-    def __init__(
-        self,
-        client: Client,
-        store: ArtifactStore,
-        plan: Plan,
-        watcher: Watcher,
-        early_stop: EarlyStop | None,
-        supervise: Callable[[], None],
-    ) -> None:
-        self._client = client
-        self._store = store
-        self._plan = plan
-        self._watcher = watcher
-        self._early_stop = early_stop
-        self._supervise = supervise
-        self._done: dict[str, list[str]] = {}
-        self.open: set[str] = set()
-        """Jobs that have not ended."""
-        self.endings: dict[str, Ending] = {}
-
-    def follow(self, jobs: Mapping[str, ModelFile]) -> None:
-        """Submit ``jobs``, by id, and return when all have ended; none is begun after an early stop was asked
-        for."""
-        if self._early_stop is not None and self._early_stop.asked:
-            self.endings |= {job: Ending(job, None, "stopped early, before it had begun") for job in jobs}
-            return
-        for job, model in jobs.items():
-            known = self._done.get(model.origin, []) if model.origin else []
-            self._client.submit(make_request(job, model, self._plan, self._store, known))
-            self.open.add(job)
-        to_stop: set[str] | None = None
-        for event in self._client.follow(list(jobs)):
-            self._supervise()
-            if self._early_stop is not None and self._early_stop.asked and to_stop is None:
-                to_stop = set(jobs)
-                self._watcher.note(STOPPING)
-            if to_stop:
-                to_stop = _stop(self._client, to_stop & self.open)
-            if event is None:
-                self._watcher.refresh()
-                continue
-            self._watcher.event(event)
-            ending = _ending(event, self._store, self._plan.out)
-            if ending is not None:
-                self.open.discard(event.job)
-                self.endings[event.job] = ending
-                # A job whose results could not be written has them in the mesh all the same.
-                if event.kind == "done":
-                    self._done.setdefault(jobs[event.job].origin, []).append(event.job)
-
-
-def _stop(client: Client, jobs: set[str]) -> set[str]:
-    """Ask for ``jobs`` to be stopped early. Returns those for which the broker could not be reached."""
-    for job in sorted(jobs):
-        try:
-            client.cancel(job, keep=True)
-        except (BrokerUnavailable, LinkDown):
-            return jobs
-        jobs = jobs - {job}
-    return jobs
-
-
 def _describe(layout: Layout, watcher: Watcher) -> None:
     watcher.note(
         f"starting a mesh on this machine: device {layout.device}{' on its own' if layout.apart else ''},"
@@ -385,21 +284,6 @@ def _describe(layout: Layout, watcher: Watcher) -> None:
         watcher.note(
             "there is one core only: steps take turns (strategy sequential), to disturb no measurement"
         )
-
-
-def _ending(event: JobEvent, store: ArtifactStore, out: Path) -> Ending | None:
-    match event.kind:
-        case "done" if event.progress is not None:
-            try:
-                report = save_results(
-                    store, event.progress, event.assembled, event.validated, out / event.job
-                )
-            except TunemeshError as error:
-                return Ending(event.job, None, str(error))
-            return Ending(event.job, report)
-        case "failed" | "cancelled" | "rejected":
-            return Ending(event.job, None, event.text)
-    return None
 
 
 def _check_writable(out: Path, ids: Sequence[str]) -> None:

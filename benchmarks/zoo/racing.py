@@ -14,7 +14,7 @@ import msgspec
 from benchmarks import markdown
 from benchmarks.versus_onnxruntime import RUNS, TURNS, compiled, seconds, session
 from benchmarks.zoo.importing import Work
-from tunemesh import model_files, tuning
+from tunemesh import following, model_files, tuning
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.graph.models import unpack_signatures
 from tunemesh.stage_workers.measuring import inputs
@@ -23,7 +23,7 @@ from tunemesh.stage_workers.measuring.loading import threads
 COLUMNS = ("model", "tuned, ms", "ONNX Runtime, ms", "tuned / ONNX Runtime", "before tuning, ms", "trials")
 
 
-class _Progress(tuning.Watcher):
+class _Progress(following.Watcher):
     def note(self, text: str) -> None:
         print(text, flush=True)
 

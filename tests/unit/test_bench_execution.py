@@ -12,7 +12,7 @@ from benchmarks.experiment import Experiment
 from benchmarks.simulation_run import run_simulation
 from benchmarks.work import Work
 from tests.unit.fake_simulation import fake
-from tunemesh import layout, tuning
+from tunemesh import following, layout, tuning
 
 
 def work(tmp_path: Path, **fields: object) -> Work:
@@ -114,7 +114,7 @@ def test_tune_warns_loudly_that_uncontrolled_disturbs_what_it_measures(
         laid_out.append(made)
         raise NoMesh
 
-    class Notes(tuning.Watcher):
+    class Notes(following.Watcher):
         def __init__(self) -> None:
             self.text = ""
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from tunemesh import tune_commands, tuning
+from tunemesh import following, tune_commands, tuning
 from tunemesh.client import Client
 from tunemesh.report import write_file
 from tunemesh.shared.errors import LinkDown, TunemeshError
@@ -37,7 +37,7 @@ def test_the_wish_to_stop_early_is_repeated_until_the_broker_is_back() -> None:
     client = FlakyClient()
     left = {"a", "b"}
     for _ in range(10):
-        left = tuning._stop(cast(Client, client), left)
+        left = following.stop(cast(Client, client), left)
     assert left == set()
     assert client.told == ["a", "b"]
 

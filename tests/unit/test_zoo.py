@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tunemesh import tuning, zoo
+from tunemesh import following, tuning, zoo
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Settings
@@ -92,4 +92,4 @@ def test_models_of_a_list_follow_each_other_beside_the_others() -> None:
         return ModelFile(name="m", data=b"", origin=origin)
 
     models = [model("a"), model(), model("a"), model("b"), model(), model("a")]
-    assert tuning.waves(models) == [[0, 1, 3, 4], [2], [5]]
+    assert following.waves(models) == [[0, 1, 3, 4], [2], [5]]
