@@ -13,6 +13,7 @@ from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
 from tunemesh.stage_workers.graph import compilation, models, optimisation, variants, workloads
 from tunemesh.stage_workers.graph.changes import NONE
+from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
 log = logging.getLogger(__name__)
@@ -114,10 +115,7 @@ def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:
                 return relax.call_dps_packed(symbols[call.args[0]], call.args[1], list(call.ty_args))
             return call
 
-    changed = module.clone()
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            changed[name] = Caller(module).visit_expr(function)
+    changed = rewritten(module, Caller(module).visit_expr)
     for name in symbols:
         del changed[name]
     return changed

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tunemesh.stage_workers.graph.rewriting import is_static, rewritten
 from tunemesh.stage_workers.measuring.comparison import Array, numpy_dtype
 
 Fold = Callable[..., Array]
@@ -26,7 +27,7 @@ def fold(module: Any) -> Any:
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
             known = FOLDS.get(str(getattr(call.op, "name", "")))
-            if known is None or not _is_static(call.ty):
+            if known is None or not is_static(call.ty):
                 return call
             given = [self._value(each) for each in call.args if not isinstance(each, relax.ShapeExpr)]
             if not given or any(value is None for value in given):
@@ -47,22 +48,7 @@ def fold(module: Any) -> Any:
             values: Array = argument.value.numpy()
             return values
 
-    changed = module.clone()
-    folder = Folder(changed)
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            changed[name] = folder.visit_expr(function)
-    return changed
-
-
-def _is_static(ty: Any) -> bool:
-    import tvm
-
-    return (
-        isinstance(ty, tvm.relax.TensorType)
-        and isinstance(ty.shape, tvm.relax.ShapeExpr)
-        and all(isinstance(dim, tvm.tirx.IntImm) for dim in ty.shape.values)
-    )
+    return rewritten(module, Folder(module).visit_expr)
 
 
 def _same(_: Any, values: Array) -> Array:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunemesh.stage_workers.graph import constants
+from tunemesh.stage_workers.graph.rewriting import fields_of
 
 CONVOLUTION = "relax.nn.conv2d"
 KEPT = "tunemesh_kept_"
@@ -169,7 +170,5 @@ def _with_tensors(argument: Any, tensors: Any) -> Any:
 
 def _types(ty: Any) -> list[Any]:
     """The types of the tensors that a call gives; none where it gives something else."""
-    from tvm import relax
-
-    fields = list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
+    fields = fields_of(ty)
     return fields if all(_is_tensor(each) and each.shape is not None for each in fields) else []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunemesh.stage_workers.graph import models
+from tunemesh.stage_workers.graph.rewriting import fields_of, is_static
 
 Legalize = Callable[[Any, Any], Any]
 """From a block builder and a call to what takes its place."""
@@ -48,7 +49,7 @@ def remembered(legalize: Legalize) -> Legalize:
             return relax.call_tir(function, given, types if len(types) > 1 else types[0])
         result = legalize(builder, call)
         if _is_plain(result, operands):
-            made[key] = result.args[0], _fields(result.ty_args[0])
+            made[key] = result.args[0], fields_of(result.ty_args[0])
         return result
 
     return remembering
@@ -67,7 +68,7 @@ def _key(call: Any) -> tuple[object, ...] | None:
         fields = argument.fields if isinstance(argument, relax.Tuple) else [argument]
         if not all(isinstance(each, relax.Var | tvm.ir.GenericConst) for each in fields):
             return None
-        if not all(_is_static(each.ty) for each in fields):
+        if not all(is_static(each.ty) for each in fields):
             return None  # lengths of the same name need not be the same
         parts.append(tuple(str(each.ty) for each in fields))
     return tuple(parts)
@@ -77,15 +78,6 @@ def _rank(expression: Any) -> int:
     from tvm import relax
 
     return int(expression.ty.ndim) if isinstance(expression.ty, relax.TensorType) else 0
-
-
-def _is_static(ty: Any) -> bool:
-    import tvm
-    from tvm import relax
-
-    if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
-        return False
-    return all(isinstance(length, tvm.tirx.IntImm) for length in ty.shape.values)
 
 
 def _operands(call: Any) -> list[Any]:
@@ -105,9 +97,3 @@ def _is_plain(result: Any, operands: list[Any]) -> bool:
     return len(passed) == len(operands) and all(
         one.same_as(other) for one, other in zip(passed, operands, strict=True)
     )
-
-
-def _fields(ty: Any) -> list[Any]:
-    from tvm import relax
-
-    return list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]

@@ -11,6 +11,7 @@ import inspect
 from typing import Any
 
 from tunemesh.stage_workers.graph import targets
+from tunemesh.stage_workers.graph.rewriting import rewritten
 
 HALF = frozenset({"float16", "bfloat16"})
 
@@ -70,12 +71,7 @@ def sum_in_single(module: Any, target: str) -> Any:
             fields = [self.builder_.emit(relax.TupleGetItem(wide, i)) for i in range(len(wide.ty.fields))]
             return relax.Tuple([self.builder_.emit(relax.op.astype(each, before)) for each in fields])
 
-    changed = module.clone()
-    widener = Widener(changed)
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            changed[name] = widener.visit_expr(function)
-    return changed
+    return rewritten(module, Widener(module).visit_expr)
 
 
 def _is_half(expression: Any) -> bool:

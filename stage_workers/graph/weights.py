@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.measuring import comparison
 from tunemesh.stage_workers.measuring.comparison import Array
 
@@ -86,10 +87,7 @@ def _with_constants(module: Any, changed: Callable[[Any], Any]) -> Any:
     """``module`` with every constant of its Relax functions changed."""
     import tvm
     import tvm_ffi
-    from tvm import relax
 
-    result = module.clone()
-    for name, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            result[name] = tvm_ffi.structural_map(function, (tvm.ir.GenericConst, changed))
-    return result
+    return rewritten(
+        module, lambda function: tvm_ffi.structural_map(function, (tvm.ir.GenericConst, changed))
+    )

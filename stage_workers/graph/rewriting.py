@@ -1,0 +1,36 @@
+"""What rewriting a Relax module takes, whatever is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def rewritten(module: Any, change: Callable[[Any], Any]) -> Any:
+    """``module`` with ``change`` made to each of its Relax functions."""
+    from tvm import relax
+
+    changed = module.clone()
+    for name, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            changed[name] = change(function)
+    return changed
+
+
+def is_static(ty: Any) -> bool:
+    """Whether it is the type of a tensor all of whose lengths are known."""
+    import tvm
+    from tvm import relax
+
+    return (
+        isinstance(ty, relax.TensorType)
+        and isinstance(ty.shape, relax.ShapeExpr)
+        and all(isinstance(length, tvm.tirx.IntImm) for length in ty.shape.values)
+    )
+
+
+def fields_of(ty: Any) -> list[Any]:
+    """The types in that of a tuple, or the one type that it is."""
+    from tvm import relax
+
+    return list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
