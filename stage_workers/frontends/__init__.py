@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol
 
-from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph.models import Signature
@@ -32,9 +31,9 @@ class Frontend(Protocol):
         """See :func:`read`."""
 
 
-def frontend_of(source: Source) -> str | None:
-    """The name of the frontend that reads a model; ``None`` where none knows it."""
-    return next((name for name in FRONTENDS if _load(name).recognises(source)), None)
+def frontend_of(source: Source) -> str:
+    """The name of the frontend that reads a model."""
+    return next(name for name in FRONTENDS if _load(name).recognises(source))
 
 
 def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
@@ -44,12 +43,7 @@ def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
     Raises:
         BadModel: no frontend knows it, or it cannot be imported.
     """
-    name = frontend_of(source)
-    if name is None:
-        raise BadModel(
-            "the model is neither ONNX, nor TFLite, nor TVM's JSON (as tvm.ir.save_json writes it)"
-        )
-    return _load(name).read(source, variant)
+    return _load(frontend_of(source)).read(source, variant)
 
 
 def _load(name: str) -> Frontend:

@@ -114,17 +114,18 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
     here = targets.resolve("native")
     lowered = optimisation.optimise(module, here, NONE).module
-    choices = _choices(lowered, tensors, call)
+    brought = inputs.read(call.inputs) if call.inputs is not None else None
+    choices = _choices(lowered, tensors, call, brought)
     terms = workloads.longest_sum(models.functions(lowered))
-    by, given = _given(signature, call)
+    by, given = _given(signature, brought)
     try:
         if given:
             raise NoJudge("its outputs came with the inputs")
-        judge = judges.judge(source.model, source.files)
+        judge = judges.judge(source)
         reference = _by_judge(judge, tensors, choices, terms)
     except NoJudge as error:
         model = _Untuned(lowered, here, with_constants=True)
-        made_up = call.inputs is None
+        made_up = brought is None
         reference = _reference(
             model.run, lambda arrays, pairs: model.moved(arrays, pairs, made_up), choices, terms
         )
@@ -260,19 +261,21 @@ def _compact(values: Array) -> type[np.floating[Any]]:
     return np.float64 if values.dtype.itemsize > 4 else np.float32
 
 
-def _given(signature: Signature, call: ImportCall) -> tuple[str, list[Array]]:
+def _given(signature: Signature, brought: Mapping[str, Array] | None) -> tuple[str, list[Array]]:
     """The outputs that came with the inputs, and who computed them."""
-    if call.inputs is None:
+    if brought is None:
         return "", []
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.outputs]
-    return inputs.expected(inputs.read(call.inputs), tensors)
+    return inputs.expected(brought, tensors)
 
 
-def _choices(lowered: Any, tensors: Tensors, call: ImportCall) -> list[tuple[str, list[Array]]]:
+def _choices(
+    lowered: Any, tensors: Tensors, call: ImportCall, brought: Mapping[str, Array] | None
+) -> list[tuple[str, list[Array]]]:
     """Inputs to try until something comes out that can be compared, and what they are."""
     inputs.check_ranges(tensors, call.ranges)
-    if call.inputs is not None:
-        return [("those of the person", inputs.fitting(inputs.read(call.inputs), tensors))]
+    if brought is not None:
+        return [("those of the person", inputs.fitting(brought, tensors))]
     found: dict[str, Range] = ranges.of_model(lowered, [(name, dtype) for name, _, dtype in tensors])
     within: Mapping[str, Range] = {**found, **call.ranges}
     described = "".join(f", {name} in [{least:g}, {above:g})" for name, (least, above) in within.items())

@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tunemesh.stage_workers import frontends
+from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.measuring import comparison, noise
 from tunemesh.stage_workers.measuring.comparison import Array
 
-TFLITE_MAGIC = b"TFL3"
 KEPT_INSIDE = 1024
 """Bytes up to which a weight stays in the model that ONNX Runtime is given: larger ones are not copied."""
 ROUNDING = frozenset({"Ceil", "Floor", "Round"})
@@ -52,21 +53,19 @@ class Judge(Protocol):
         :mod:`.comparison`."""
 
 
-def judge(model: bytes, files: Mapping[str, Path]) -> Judge:
+def judge(source: Source) -> Judge:
     """The judge of a model.
-
-    Args:
-        files: where the data lie that an ONNX model keeps outside, by the name that it has for them.
 
     Raises:
         NoJudge: its format has none, or it cannot run the model.
     """
-    if model.lstrip()[:1] == b"{":
+    frontend = frontends.frontend_of(source)
+    if frontend == "relax_json":
         raise NoJudge("a model in TVM's JSON has no framework to compare with")
     try:
-        if model[4:8] == TFLITE_MAGIC:
-            return LiteRT(model)
-        return _of_onnx(model, files)
+        if frontend == "tflite":
+            return LiteRT(source.model)
+        return _of_onnx(source.model, source.files)
     except NoJudge:
         raise
     except Exception as error:  # frameworks raise what they like
@@ -164,6 +163,9 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
     """A model whose large weights are named only, and these."""
     import onnx
 
+    from tunemesh.stage_workers.frontends.onnx import tensors
+
+    opened = tensors.Files(files)
     skeleton = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
@@ -176,14 +178,10 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
     for tensor in model.graph.initializer:
         if tensor.name not in used:
             continue  # ONNX Runtime has left it out when it looks for it
-        array = (
-            None
-            if tensor.ByteSize() <= KEPT_INSIDE and not tensor.external_data
-            else _array_of(tensor, files)
-        )
-        if array is None:
+        if tensor.ByteSize() <= KEPT_INSIDE and not tensors.is_external(tensor):
             skeleton.graph.initializer.append(tensor)
             continue
+        array = tensors.load(tensor, opened)
         if array.dtype.type.__module__ != "numpy":  # small floats, of which ONNX Runtime takes no arrays
             skeleton.graph.initializer.append(onnx.numpy_helper.from_array(array, tensor.name))
             continue
@@ -217,27 +215,14 @@ def _copy(message: Any, field: Any, value: Any) -> None:
         setattr(message, field.name, value)
 
 
-def _array_of(tensor: Any, files: Mapping[str, Path]) -> Array:
-    import onnx
-
-    if not tensor.external_data:
-        return np.asarray(onnx.numpy_helper.to_array(tensor))
-    place = {each.key: each.value for each in tensor.external_data}
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    count = int(np.prod(tensor.dims, dtype=np.int64))
-    mapped = np.memmap(
-        files[place["location"]], np.uint8, "r", int(place.get("offset", 0)), (count * dtype.itemsize,)
-    )
-    return np.asarray(mapped.view(dtype).reshape(tuple(tensor.dims)))
-
-
 def _take_in(model: Any, files: Mapping[str, Path]) -> None:
     """Put what lies in files into the model."""
-    import onnx
+    from tunemesh.stage_workers.frontends.onnx import tensors
 
+    opened = tensors.Files(files)
     for tensor in model.graph.initializer:
-        if tensor.external_data:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(_array_of(tensor, files), tensor.name))
+        if tensors.is_external(tensor):
+            tensor.CopyFrom(tensors.inside(tensor, opened))
 
 
 class OnnxReference:

@@ -197,14 +197,11 @@ def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any], 
 
 def _changed_weights(node: Any, seed: int, weights: dict[str, int]) -> list[Any]:
     """Operators that change the weights of an operator, which is made to read what they give."""
-    import onnx
-
     nodes = []
     for number, weight in enumerate(node.input):
         if weight in weights:
             own = f"tunemesh_weights_{node.output[0]}_{number}"
-            nodes.append(onnx.helper.make_node("Identity", [weight], [RAW + own]))
-            nodes += _changing(own, weights[weight], seed, bounded=False)
+            nodes += _changing(own, weights[weight], seed, bounded=False, raw=weight)
             node.input[number] = own
     return nodes
 
@@ -233,7 +230,6 @@ def _copied(node: Any) -> Any:
 
 def _kinds(graph: Any) -> dict[str, int]:
     """Types of the elements of all floats that have names in a graph, or in one inside it."""
-
     values: Iterable[Any] = (*graph.input, *graph.value_info, *graph.output)
     found = {value.name: value.type.tensor_type.elem_type for value in values}
     found = {name: kind for name, kind in found.items() if kind in FLOATS}
@@ -260,10 +256,13 @@ def _parameters(graph: Any) -> set[str]:
     return found | sizes
 
 
-def _changing(name: str, kind: int, seed: int, bounded: bool, keeps_one: bool = False) -> list[Any]:
+def _changing(
+    name: str, kind: int, seed: int, bounded: bool, keeps_one: bool = False, raw: str = ""
+) -> list[Any]:
     """Operators that make the value ``name`` of the raw one.
 
     Args:
+        raw: what that is called, where it is not :data:`RAW` and the name.
         bounded: it is that of a function whose values are right to a rounding error of one.
         keeps_one: elements of one stay so, as those of zero do: they are switches. Otherwise a mask that is
             subtracted from one and multiplied by a billion would switch on what is off.
@@ -275,7 +274,7 @@ def _changing(name: str, kind: int, seed: int, bounded: bool, keeps_one: bool = 
     suffix = "_double" if kind == onnx.TensorProto.DOUBLE else ""
     by = comparison.noise(onnx.helper.tensor_dtype_to_np_dtype(kind).name)
     own = f"tunemesh_{name}"
-    raw, scale = RAW + name, SCALE
+    raw, scale = raw or RAW + name, SCALE
     nodes = []
     if wide != kind:
         nodes.append(make("Cast", [raw], [f"{own}_wide"], to=wide))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.acceptance.direct import PLATFORM, assemble, matrix_product, validate
 from tests.acceptance.test_ranges import IDS, INT, ROWS, model, number, table
 from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import checking, optimisation
 from tunemesh.stage_workers.measuring import judges
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
@@ -266,9 +267,9 @@ def test_a_model_that_no_judge_can_run_is_said_to_have_none(
 
 def test_a_model_that_rounds_on_its_way_says_so() -> None:
     """Whether a step flips in front of an element is chance: a few changes say little of a single one."""
-    assert judges.judge(QUANTISED, {}).rounds
-    assert judges.judge(FLOORED, {}).rounds
-    assert not judges.judge(ROWS_OF_TABLE, {}).rounds
+    assert judges.judge(Source(QUANTISED)).rounds
+    assert judges.judge(Source(FLOORED)).rounds
+    assert not judges.judge(Source(ROWS_OF_TABLE)).rounds
 
 
 def test_weights_of_small_floats_in_a_file_are_judged_by_who_knows_them(tmp_path: Path, target: str) -> None:
