@@ -11,10 +11,8 @@ from tunemesh.coordinator.jobs.job import Job, Round, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.scheduling.durations import seconds_of
 from tunemesh.shared.messages import Confirmed, Timing, Trial, Usage
+from tunemesh.shared.messages.basics import MOST_SECONDS
 from tunemesh.shared.text import clip
-
-MOST_SECONDS = 1e9
-"""What a ledger can hold of a duration (:data:`shared.messages.basics.Seconds`)."""
 
 LAST_ERROR = 500
 """Characters of the last error of a task: its ledger has to hold those of all tasks."""

@@ -85,8 +85,7 @@ class Resources:
             return
         queue.checked, queue.ready, queue.foreign = time, 0, 0
         for worker in list(queue.workers.values()):
-            del queue.workers[worker.status.worker]
-            self._heard(queue, worker.status, None, time)
+            self._remove(queue, worker, time)
         self._sort(queue)
 
     def expire(self, now: float) -> None:
@@ -118,9 +117,12 @@ class Resources:
 
     def _drop(self, queue: Queue, gone: list[Worker], time: float) -> None:
         for worker in gone:
-            del queue.workers[worker.status.worker]
             self._lost.append(Lost(worker.status.worker, queue.name, worker.status.step))
-            self._heard(queue, worker.status, None, time)
+            self._remove(queue, worker, time)
+
+    def _remove(self, queue: Queue, worker: Worker, time: float) -> None:
+        del queue.workers[worker.status.worker]
+        self._heard(queue, worker.status, None, time)
 
     def _heard(
         self, queue: Queue, before: WorkerStatus | None, after: WorkerStatus | None, time: float

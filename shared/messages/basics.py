@@ -43,7 +43,9 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 
-Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+MOST_SECONDS = 1e9
+
+Seconds = Annotated[float, Meta(ge=0, le=MOST_SECONDS)]
 """A duration or a latency; like the next two neither infinite nor NaN, since sums of them are kept."""
 
 Instant = Annotated[float, Meta(ge=0, le=1e11)]

@@ -55,12 +55,16 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
 BUILD_FAILURES: frozenset[Outcome] = frozenset({"build-failed", "build-timed-out"})
 
 
+HASH_LENGTH = 200
+"""Characters of what tells a schedule from others."""
+
+
 class Candidate(Struct, frozen=True):
     """One schedule in a batch."""
 
     index: Count
     """Position in the batch of its round."""
-    hash: Annotated[str, Meta(min_length=1, max_length=200)]
+    hash: Annotated[str, Meta(min_length=1, max_length=HASH_LENGTH)]
     """Structural hash of the scheduled workload; no two trials of a task share one."""
     schedule: bytes
     """The schedule, in the engine's own format."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tunemesh.shared.errors import BadInput
@@ -15,7 +15,6 @@ from tunemesh.shared.messages import (
     Known,
     Options,
     Step,
-    TaskRecords,
     TaskSpec,
 )
 from tunemesh.shared.text import clip
@@ -52,10 +51,10 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             inputs=context.store.get(work.samples) if work.samples is not None else None,
         )
         imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
-    known = _measured_before(work.known, step, context)
+    known = _measured_before(work.known, {task.key for task in imported.tasks}, step, context)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     takers = [
-        (known[task.key].task.engine, "") if task.key in known else _taker(task, step, context)
+        (known[task.key][0], "") if task.key in known else _taker(task, step, context)
         for task in imported.tasks
     ]
     tasks = [
@@ -77,37 +76,30 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         tasks=tasks,
         sample=context.store.put(imported.sample, inline=False),
         judged=imported.judged,
-        known={task.id: _known(known[task.key], context) for task in tasks if task.key in known},
+        known={task.id: known[task.key][1] for task in tasks if task.key in known},
     )
 
 
-def _measured_before(records: Sequence[Blob], step: Step, context: Context) -> dict[str, TaskRecords]:
-    """What earlier jobs have measured, by the key of the task, as far as an engine of this job did it.
+def _measured_before(
+    records: Sequence[Blob], keys: Collection[str], step: Step, context: Context
+) -> dict[str, tuple[str | None, Known]]:
+    """What earlier jobs have measured of the tasks with these keys, and by which engine, as far as this job
+    has that.
 
     Raises:
         ArtifactError: something of it is missing or damaged.
     """
-    found: dict[str, TaskRecords] = {}
+    found: dict[str, tuple[str | None, Known]] = {}
     for blob in records:
         for each in read_records(blob, context.store):
-            usable = each.task.engine in step.engines and each.task.key not in found
-            if usable and math.isfinite(_best(each, context)):
-                found[each.task.key] = each
+            task = each.task
+            if task.engine not in step.engines or task.key not in keys or task.key in found:
+                continue
+            best = min((trial.latency for trial in trials_of(each, context.store)), default=math.inf)
+            if math.isfinite(best):
+                known = Known(history=each.history, confirmed=each.confirmed, untuned=each.untuned, best=best)
+                found[task.key] = task.engine, known
     return found
-
-
-def _best(records: TaskRecords, context: Context) -> float:
-    """The lowest latency that was measured of a task, in seconds; infinite where none was."""
-    return min((trial.latency for trial in trials_of(records, context.store)), default=math.inf)
-
-
-def _known(records: TaskRecords, context: Context) -> Known:
-    return Known(
-        history=records.history,
-        confirmed=records.confirmed,
-        untuned=records.untuned,
-        best=_best(records, context),
-    )
 
 
 def _placed(files: Mapping[str, Blob], folder: Path, context: Context) -> dict[str, str]:

@@ -19,6 +19,7 @@ from tunemesh.shared.messages import (
     UpdateDone,
     UpdateWork,
 )
+from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
@@ -30,8 +31,6 @@ MESSAGE_ROOM = 700 * 1024
 1 MiB of a message. The rest is for its error texts and timings."""
 LATENCY_BYTES = 9
 """Of a number in MessagePack."""
-HASH_LENGTH = 200
-"""Of a :class:`Candidate`."""
 CONFIRMED = 4
 """Candidates of a task that are confirmed at its end, at most."""
 NEAR = 1.1
