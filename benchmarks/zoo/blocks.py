@@ -1,5 +1,7 @@
 """Common blocks of networks, as PyTorch's exporters write them: ``torch.onnx.export`` with its defaults, and
 ``torch.export.save``. Weights are random; sizes are those of the smallest networks in use.
+
+Longer than other files: one function per network, to be read one by one.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 ONNX Runtime's own optimiser and its tools for quantisation write them into models. Definitions:
 ``docs/ContribOperators.md`` of ONNX Runtime.
+
+Longer than other files: one function per operator, which share nothing but what is below them.
 """
 
 from __future__ import annotations
