@@ -3,13 +3,34 @@ broker."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
-from tests.acceptance.direct import ENGINE, PLATFORM, assemble, build, profile, update, validate
-from tests.cases import epilogues, layout_products, layout_values, layouts, model_files, operators
+from tests.acceptance.direct import (
+    ENGINE,
+    PLATFORM,
+    assemble,
+    build,
+    import_model,
+    profile,
+    run,
+    update,
+    validate,
+)
+from tests.cases import (
+    epilogues,
+    layout_products,
+    layout_values,
+    layouts,
+    model_files,
+    operators,
+    tir_functions,
+)
 from tests.cases.case import Case
 from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Settings
@@ -17,7 +38,7 @@ from tunemesh.stage_workers.engines.protocol import TaskRef
 from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.graph import models
-from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Imported, ProfileOutcome
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Imported
 
 ONCE = Settings(repeats=1, min_repeat_ms=0)
 
@@ -88,21 +109,42 @@ def test_the_model_that_comes_out_is_valid(case: Case, target: str, tmp_path: Pa
     assert validated.outputs[0].compared > 0
 
 
-def candidates(task: ExtractedTask, target: str, count: int) -> list[ProfileOutcome]:
-    """The first ones that the engine proposes, built and profiled."""
-    found = []
-    for _, schedule in update(task.workload, target, None, [], count).schedules:
-        built = build(task.workload, target, schedule)
-        assert built.artifact is not None, built.error
-        found.append(profile(task, target, built.artifact, ONCE))
-    return found
+def assert_candidates_are_right(tasks: list[ExtractedTask], target: str) -> None:
+    """Every task has some, and the first that the engine proposes compute what the untuned kernels do."""
+    for task in tasks:
+        reference = TaskRef(workload=task.workload, target=target, name=task.name, key=task.key)
+        assert ENGINE.objection(reference) == ""
+        schedules = update(task.workload, target, None, [], 2).schedules
+        assert schedules
+        for _, schedule in schedules:
+            built = build(task.workload, target, schedule)
+            assert built.artifact is not None, built.error
+            profiled = profile(task, target, built.artifact, ONCE)
+            assert (profiled.outcome, profiled.error) == ("measured", "")
 
 
 @of(operators.PRECISION + epilogues.CASES)
 def test_its_candidates_are_right(case: Case, target: str, tmp_path: Path) -> None:
-    for task in right(case, target, tmp_path).tasks:
-        reference = TaskRef(workload=task.workload, target=target, name=task.name, key=task.key)
-        assert ENGINE.objection(reference) == ""
-        found = candidates(task, target, 2)
-        assert found
-        assert [(each.outcome, each.error) for each in found] == [("measured", "")] * len(found)
+    assert_candidates_are_right(right(case, target, tmp_path).tasks, target)
+
+
+# -- Functions of TIR ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", tir_functions.FUNCTIONS, ids=lambda each: each.__name__)
+def test_candidates_of_a_function_are_right(function: Callable[[], Any], target: str) -> None:
+    tasks = import_model(tir_functions.model(function), target).tasks
+    assert len(tasks) == 1
+    assert_candidates_are_right(tasks, target)
+
+
+def test_a_function_without_elements_is_compiled_and_not_tuned(target: str) -> None:
+    found = import_model(tir_functions.model(tir_functions.without_elements_17994), target)
+    assert found.tasks == []
+    assert "x has no elements" in models.unpack(found.model).notes[0]
+    assert run(assemble(found.model, target).tuned, np.zeros((0, 8), np.float32)).shape == (0, 8)
+
+
+def test_a_function_that_calls_another_is_refused_by_name(target: str) -> None:
+    with pytest.raises(BadModel, match=r"calls tirx\.tvm_call_packed \(tvm\.contrib\.sort\.sort\)"):
+        import_model(tir_functions.model(tir_functions.sorted_rows), target)
