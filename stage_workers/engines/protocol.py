@@ -16,7 +16,7 @@ the outputs and returns 0. What made it does not matter to whoever measures, com
 Some parameters are constant in the model: weights (:func:`stage_workers.graph.workloads.weights_of`). A
 kernel may want one in an order of its own. Then it exports ``__tvm_ffi_prepack_<n>`` too, called in the same
 way, where n is the number of the parameter from 0: it takes the weight and a tensor with as many elements of
-the same dtype, which it writes, and ``main`` takes that in place of the weight. It may run on another machine.
+the same dtype, which it writes, and ``main`` takes that in place of the weight. It may run on any machine.
 
 Reading models, measuring, comparing, confirming and assembling are not the engine's: see
 :mod:`stage_workers.platforms`.
