@@ -31,7 +31,7 @@ from msgspec import Struct
 from tunemesh.shared.messages import Options, Outcome, Trial
 
 
-def prepacking(number: int) -> str:
+def prepack_name(number: int) -> str:
     """What the function of a kernel is called that puts the weight of this number into its order."""
     return f"prepack_{number}"
 
@@ -140,7 +140,7 @@ class TirPart(Struct, frozen=True, kw_only=True, tag="tir"):
 
     Attributes:
         module: as :func:`stage_workers.graph.workloads.pack` writes it. Its ``main`` has the parameters of
-            the workload's. A function :func:`prepacking` for one of them takes a weight, and writes it in
+            the workload's. A function :func:`prepack_name` for one of them takes a weight, and writes it in
             the order in which ``main`` takes it.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunemesh.shared.errors import JobFailed
-from tunemesh.stage_workers.engines.protocol import TirPart, prepacking
+from tunemesh.stage_workers.engines.protocol import TirPart, prepack_name
 from tunemesh.stage_workers.graph import compilation, linking, packing, targets, workloads
 from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.measuring import loading
@@ -23,7 +23,7 @@ MAIN = "main"
 
 def split(scheduled: Any) -> Any:
     """The module of a scheduled workload with its copies of weights as functions of their own, called as
-    :func:`.prepacking` says. Its ``main`` takes the weights as they left them.
+    :func:`.prepack_name` says. Its ``main`` takes the weights as they left them.
 
     Raises:
         ValueError: a weight that was packed has not the elements that it had.
@@ -44,7 +44,7 @@ def split(scheduled: Any) -> Any:
     numbers = {hash(parameter): number for number, parameter in enumerate(module[MAIN].params)}
     copies = _one_by_one(module[copying.args[0]])
     for weight, copy in zip(copying.args[1].fields, copies, strict=True):
-        functions[prepacking(numbers[hash(weight)])] = copy
+        functions[prepack_name(numbers[hash(weight)])] = copy
     return _module(functions)
 
 
@@ -153,8 +153,8 @@ class _Packer:
         weights = workloads.weights_of(function)
         if isinstance(part, TirPart):
             module = workloads.load(part.module)
-            self.numbers = [number for number in weights if prepacking(number) in module]
-            names = [prepacking(number) for number in self.numbers]
+            self.numbers = [number for number in weights if prepack_name(number) in module]
+            names = [prepack_name(number) for number in self.numbers]
             self._shapes = {number: _shape(module[MAIN].params[number]) for number in self.numbers}
             if names:
                 copies = _module({name: module[name] for name in names})
@@ -164,7 +164,7 @@ class _Packer:
             self.numbers = sorted(part.packs)
             if foreign := set(self.numbers) - set(weights):
                 raise JobFailed(f"an engine packs parameter {min(foreign)} of a task, which is no weight")
-            names = [f"{task.symbol}_{prepacking(number)}" for number in self.numbers]
+            names = [f"{task.symbol}_{prepack_name(number)}" for number in self.numbers]
             self._shapes = {number: _shape(function.params[number]) for number in self.numbers}
             if names:
                 library = linking.link_objects([part.code])

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from tunemesh.shared.messages import Settings
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers.engines.protocol import prepacking
+from tunemesh.stage_workers.engines.protocol import prepack_name
 from tunemesh.stage_workers.graph import targets, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.workloads import Argument
@@ -246,10 +246,10 @@ class _Kernel:
 
         found = list(tensors)
         for number, tensor in enumerate(tensors):
-            if self._module.implements_function(prepacking(number)):
+            if self._module.implements_function(prepack_name(number)):
                 poison = comparison.poison(str(tensor.dtype), tuple(tensor.shape), None)
                 found[number] = tvm.runtime.tensor(poison, device=self._device)
-                self._module[prepacking(number)](tensor, found[number])
+                self._module[prepack_name(number)](tensor, found[number])
         return found
 
     def run(self) -> float:

@@ -27,9 +27,15 @@ from tests.acceptance.direct import (
 from tests.acceptance.test_convolutions import expected, image_for, model
 from tunemesh.shared.errors import JobFailed
 from tunemesh.shared.messages import Options, Trial
-from tunemesh.stage_workers.engines.protocol import ObjectPart, PartCall, TirPart, prepacking
-from tunemesh.stage_workers.graph import compilation, packing, workloads
-from tunemesh.stage_workers.graph import prepacking as split
+from tunemesh.stage_workers.engines.protocol import (
+    ExportCall,
+    ObjectPart,
+    PartCall,
+    TaskTrials,
+    TirPart,
+    prepack_name,
+)
+from tunemesh.stage_workers.graph import compilation, packing, prepacking, targets, workloads
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, TunedTask
 
 ROWS, DEPTH, COLUMNS = 8, 128, 96
@@ -177,7 +183,7 @@ def test_a_model_holds_packed_weights_and_no_others(
     target: str, product: ExtractedTask, trials: list[Trial]
 ) -> None:
     module = part(product, target, trials[0])
-    assert prepacking(1) in module
+    assert prepack_name(1) in module
     assembled = assemble(
         import_model(ONE_PRODUCT, target, {}).model, target, [tuned_task(product, target, trials[0])]
     )
@@ -227,7 +233,7 @@ def test_a_function_may_pack_several_weights(target: str) -> None:
     trials = measure(task, target, update(task.workload, target, None, [], 3).schedules)
     assert [trial.outcome for trial in trials] == ["measured"] * 3
     names = [{str(name.name_hint) for name in part(task, target, each).get_global_vars()} for each in trials]
-    assert {"main", prepacking(1), prepacking(2)} in names
+    assert {"main", prepack_name(1), prepack_name(2)} in names
 
 
 # -- Wrong kernels -------------------------------------------------------------------------------------------
@@ -242,7 +248,7 @@ def test_wrong_kernels_are_caught_on_packed_weights(
     modules = [part(product, target, trial) for trial in trials]
     orders = {tuple(map(int, module["main"].params[1].shape)): module for module in modules}
     one, other = list(orders.values())[:2]
-    name = prepacking(1)
+    name = prepack_name(1)
     wrong = {
         "packs for another kernel": tvm.IRModule({"main": one["main"], name: other[name]}),
         "reads weights that nobody packed": tvm.IRModule({"main": one["main"]}),
@@ -276,7 +282,26 @@ def test_a_schedule_that_changes_what_a_weight_holds_is_none(product: ExtractedT
     padded = lambda i, j: [i // 100, i % 100, j]  # noqa: E731
     schedule.transform_layout(block, ("read", 1), padded, pad_value=0.0)
     with pytest.raises(ValueError, match="has other elements"):
-        split.split(schedule.mod)
+        prepacking.split(schedule.mod)
+
+
+def test_metaschedule_finds_packed_schedules_in_the_database(
+    target: str, product: ExtractedTask, trials: list[Trial], tmp_path: Path
+) -> None:
+    from tvm.s_tir import meta_schedule
+
+    call = ExportCall(target=target, tasks=[TaskTrials(workload=product.workload, trials=trials)])
+    for name, data in ENGINE.export(call).files.items():
+        (tmp_path / name).write_bytes(data)
+    database = meta_schedule.database.JSONDatabase(work_dir=str(tmp_path))
+    module = workloads.load(product.workload)
+    schedule = database.query_schedule(module, targets.load(target), "main")
+    assert schedule is not None
+    kernel = compilation.build_candidate(prepacking.split(schedule.mod), target)
+    assert profile(product, target, kernel).outcome == "measured"
+    # The same product of activations is another workload.
+    plain = workloads.of_function(module["main"].without_attr(workloads.WEIGHTS))
+    assert not database.has_workload(plain)
 
 
 # -- Objects -------------------------------------------------------------------------------------------------
@@ -324,11 +349,11 @@ def compiled(folder: Path, main: str, prepack: str, how: str) -> bytes:
 def test_machine_code_of_another_engine_packs_weights_too(
     target: str, product: ExtractedTask, tmp_path: Path
 ) -> None:
-    kernel = compiled(tmp_path, "main", prepacking(1), "-shared")
+    kernel = compiled(tmp_path, "main", prepack_name(1), "-shared")
     assert profile(product, target, kernel).outcome == "measured"
 
     symbol = "product"
-    code = compiled(tmp_path, symbol, f"{symbol}_{prepacking(1)}", "-c")
+    code = compiled(tmp_path, symbol, f"{symbol}_{prepack_name(1)}", "-c")
 
     def assembled(packs: list[int]) -> bytes:
         task = TunedTask(
