@@ -109,7 +109,7 @@ def pack(
     signatures: Signatures,
     changes: Sequence[Changes],
     notes: Sequence[str] = (),
-    packing: Packing = "as-given",
+    packing: Packing = "given",
 ) -> bytes:
     """The bytes of what is kept of a model, see :class:`Packed`."""
     import tvm

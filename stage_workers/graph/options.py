@@ -9,7 +9,7 @@ from msgspec import Struct
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 
-Packing = Literal["packed", "packed-per-task", "as-given"]
+Packing = Literal["packed", "packed-per-task", "given"]
 """What becomes of weights: see :class:`GraphOptions`."""
 
 
@@ -23,7 +23,7 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
         weights: in which order those of convolutions and matrix products lie in memory, on a CPU: ``packed``
             lets every task choose the order that its schedule reads them in, but for weights that several
             tasks read, which the model would have to hold for each; ``packed-per-task`` does that, too;
-            ``as-given`` leaves all as they are.
+            ``given`` leaves all as they are.
     """
 
     convolutions: Literal["winograd", "as-given"] = "winograd"

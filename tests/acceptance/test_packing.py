@@ -135,9 +135,9 @@ def test_a_product_with_a_weight_is_another_task_than_one_of_activations(target:
     assert len({task.key for task in tasks}) == len(tasks)
 
 
-def test_as_given_marks_nothing(target: str) -> None:
+def test_given_marks_nothing(target: str) -> None:
     packed = import_model(ONE_PRODUCT, target, {})
-    given = import_model(ONE_PRODUCT, target, {"weights": "as-given"})
+    given = import_model(ONE_PRODUCT, target, {"weights": "given"})
     assert weights_in(packed.tasks) == [[1]]
     assert weights_in(given.tasks) == [[]]
     assert packed.tasks[0].key != given.tasks[0].key
