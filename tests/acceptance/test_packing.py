@@ -166,15 +166,22 @@ def test_weights_for_a_gpu_stay_as_they_are(product: ExtractedTask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("proto", "options"),
+    ("proto", "winograd"),
     [
-        (model((1, 32, 14, 14), 32), {"convolutions": "as-given"}),
-        (model((1, 64, 21, 20), 48), {}),
+        (model((1, 24, 14, 14), 40), []),
+        (model((1, 64, 21, 20), 48), ["winograd_product"]),
     ],
     ids=["convolution", "Winograd"],
 )
-def test_packed_convolutions_compute_the_same(target: str, proto: onnx.ModelProto, options: Options) -> None:
-    library, _ = tuned(proto.SerializeToString(), target, options)
+def test_packed_convolutions_compute_the_same(
+    target: str, proto: onnx.ModelProto, winograd: list[str]
+) -> None:
+    given = proto.SerializeToString()
+    tasks = import_model(given, target, {}).tasks
+    packed = [task.name for task, numbers in zip(tasks, weights_in(tasks), strict=True) if numbers]
+    assert len(packed) == 1
+    assert [name for name in packed if "winograd" in name] == winograd
+    library, _ = tuned(given, target, {})
     reference = expected(proto)
     assert np.abs(run(library, image_for(proto)) - reference).max() <= 1e-4 * np.abs(reference).max()
 
