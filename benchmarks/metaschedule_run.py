@@ -135,13 +135,13 @@ class _Tuning:
 
     def best(self) -> list[TunedTask]:
         """Of every task its best schedule, as the mesh's own ``assemble`` takes it."""
-        from tunemesh.stage_workers.graph import workloads
+        from tunemesh.stage_workers.graph import prepacking, workloads
 
         return [
             TunedTask(
                 workload=task.workload,
                 symbol=f"tunemesh_{task.key}",
-                part=TirPart(module=workloads.pack(_replayed(record))),
+                part=TirPart(module=workloads.pack(prepacking.split(_replayed(record)))),
                 latency=statistics.median(map(float, record.run_secs)),
             )
             for task, record in zip(self._tasks, self._best, strict=True)

@@ -13,6 +13,11 @@ convention (``tvm/ffi/c_api.h``): ``int f(void* self, const TVMFFIAny* args, int
 result)``. It takes the tensors of the workload, outputs last, as ``DLTensor`` on the target's device, writes
 the outputs and returns 0. What made it does not matter to whoever measures, compares or links it.
 
+Some parameters are constant in the model: weights (:func:`stage_workers.graph.workloads.weights_of`). A
+kernel may want one in an order of its own. Then it exports ``__tvm_ffi_prepack_<n>`` too, called in the same
+way, where n is the number of the parameter from 0: it takes the weight and a tensor with as many elements of
+the same dtype, which it writes, and ``main`` takes that in place of the weight. It may run on any machine.
+
 Reading models, measuring, comparing, confirming and assembling are not the engine's: see
 :mod:`stage_workers.platforms`.
 """
@@ -24,6 +29,11 @@ from typing import Protocol
 from msgspec import Struct
 
 from tunemesh.shared.messages import Options, Outcome, Trial
+
+
+def prepack_name(number: int) -> str:
+    """What the function of a kernel is called that puts the weight of this number into its order."""
+    return f"prepack_{number}"
 
 
 class TaskRef(Struct, frozen=True, kw_only=True):
@@ -130,7 +140,8 @@ class TirPart(Struct, frozen=True, kw_only=True, tag="tir"):
 
     Attributes:
         module: as :func:`stage_workers.graph.workloads.pack` writes it. Its ``main`` has the parameters of
-            the workload's.
+            the workload's. A function :func:`prepack_name` for one of them takes a weight, and writes it in
+            the order in which ``main`` takes it.
     """
 
     module: bytes
@@ -143,9 +154,12 @@ class ObjectPart(Struct, frozen=True, kw_only=True, tag="object"):
         code: a relocatable object of position-independent code that exports ``__tvm_ffi_<symbol>``, called
             like a kernel's ``__tvm_ffi_main``, and nothing else. It may need the C library and its
             mathematics.
+        packs: numbers of the weights that it wants in an order of its own: for each it exports
+            ``__tvm_ffi_<symbol>_prepack_<n>``, as a kernel does.
     """
 
     code: bytes
+    packs: list[int] = []
 
 
 Part = TirPart | ObjectPart

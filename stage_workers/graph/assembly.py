@@ -11,7 +11,15 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import compilation, models, optimisation, variants, workloads
+from tunemesh.stage_workers.graph import (
+    compilation,
+    models,
+    optimisation,
+    packing,
+    prepacking,
+    variants,
+    workloads,
+)
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
@@ -37,7 +45,8 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     optimised = as_given
     if packed.changes != plain:
         optimised = optimisation.optimise_all(modules, target, packed.changes)
-    with _tuned(optimised, call.tasks) as tuned:
+    marked = packing.mark(optimised, target, packed.packing)
+    with _tuned(marked, call.tasks, target) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
         )
@@ -50,7 +59,7 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
 
 
 @contextmanager
-def _tuned(module: Any, tasks: Sequence[TunedTask]) -> Iterator[Any]:
+def _tuned(module: Any, tasks: Sequence[TunedTask], target: str) -> Iterator[Any]:
     """``module`` with the parts of ``tasks`` in place of its own functions. The objects among them lie in
     files while the context lasts."""
     functions = _functions_of(module, tasks)
@@ -60,9 +69,7 @@ def _tuned(module: Any, tasks: Sequence[TunedTask]) -> Iterator[Any]:
         if isinstance(task.part, TirPart)
     }
     external = {name: task for name, task in functions.items() if isinstance(task.part, ObjectPart)}
-    changed = module.clone()
-    for name, function in scheduled.items():
-        changed[name] = function
+    changed = prepacking.applied(module, functions, scheduled, target)
     changed = _calling_outside(changed, {name: task.symbol for name, task in external.items()})
     log.info("%d tasks are tuned: %d functions of the model", len(tasks), len(functions))
     with tempfile.TemporaryDirectory(prefix="tunemesh-parts-") as folder:
@@ -97,7 +104,8 @@ def _scheduled(function: Any, part: bytes) -> Any:
     for name in set(scheduled.attrs.keys()) - set(function.attrs.keys()):
         scheduled = scheduled.without_attr(name)
     for name, value in function.attrs.items():
-        scheduled = scheduled.with_attr(name, value)
+        if name != workloads.WEIGHTS:  # they have their order
+            scheduled = scheduled.with_attr(name, value)
     return scheduled.with_attr(workloads.SCHEDULED, True)
 
 

@@ -26,7 +26,7 @@ def left_out(target: str) -> list[str]:
 
 
 def build_candidate(module: Any, target: str) -> bytes:
-    """The kernel of a scheduled workload."""
+    """The kernel of a scheduled workload: a shared object with the functions of ``module``."""
     import tvm
 
     # Checks of arguments are a third of a small kernel's code; candidates are called as they should be.

@@ -15,6 +15,7 @@ from tunemesh.stage_workers.graph import (
     checking,
     models,
     options,
+    packing,
     proving,
     tasks,
     variants,
@@ -39,11 +40,11 @@ def import_model(call: ImportCall) -> Imported:
         for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
     ]
     changes = [each.changes for each in proven]
-    optimised = variants.join([each.module for each in proven])
+    optimised = packing.mark(variants.join([each.module for each in proven]), target, given.weights)
     extracted, untuned = tasks.extract(optimised, target)
     notes = list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned
     return Imported(
-        model=models.pack(variants.join(folded), signatures, changes, notes),
+        model=models.pack(variants.join(folded), signatures, changes, notes, given.weights),
         tasks=extracted,
         constants=_constants(optimised),
         sample=checking.pack(samples),

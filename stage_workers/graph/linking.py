@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,27 @@ def link(module: Any) -> bytes:
     Raises:
         TunemeshError: when there is no linker, or it fails.
     """
-    if shutil.which("ld") is None:
-        raise TunemeshError("no linker on this machine: install binutils (ld)")
     with tempfile.TemporaryDirectory(prefix="tunemesh-link-") as folder:
         path = Path(folder, "module.so")
         module.export_library(
             str(path), fcompile=_link_objects, fpack_imports=_pack_imports, workspace_dir=folder
         )
         return path.read_bytes()
+
+
+def link_objects(objects: Sequence[bytes]) -> bytes:
+    """The bytes of a shared object made of relocatable ones that import nothing.
+
+    Raises:
+        TunemeshError: when there is no linker, or it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunemesh-link-") as folder:
+        paths = [Path(folder, f"part{number}.o") for number in range(len(objects))]
+        for path, code in zip(paths, objects, strict=True):
+            path.write_bytes(code)
+        output = Path(folder, "module.so")
+        _link_objects(str(output), list(map(str, paths)))
+        return output.read_bytes()
 
 
 def _link_objects(output: str, objects: list[str], **_: Any) -> None:
@@ -40,6 +54,8 @@ def _link_objects(output: str, objects: list[str], **_: Any) -> None:
         # The linker makes the symbol from the file's name as given.
         start = f"_binary_{IMPORTS.replace('.', '_')}_start"
         inputs += [f"--defsym={IMPORTS_SYMBOL}={start}", "--format=binary", IMPORTS]
+    if shutil.which("ld") is None:
+        raise TunemeshError("no linker on this machine: install binutils (ld)")
     command = ["ld", "-shared", "-z", "noexecstack", "-o", output, *inputs]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if result.returncode:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import variants, weights
 from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.options import Packing
 from tunemesh.stage_workers.graph.weights import Weight
 
 ANY = -1
@@ -80,6 +81,7 @@ class _Stored(Struct, frozen=True):
     signatures: Signatures
     changes: list[Changes]
     notes: list[str]
+    packing: Packing
     graph: str
     weights: list[Weight]
 
@@ -92,22 +94,30 @@ class Packed(Struct, frozen=True):
         signatures: what they take and give.
         changes: how each of them is to be changed.
         notes: what was not done and why.
+        packing: what becomes of its weights.
     """
 
     module: Any
     signatures: Signatures
     changes: list[Changes]
     notes: list[str]
+    packing: Packing
 
 
-def pack(module: Any, signatures: Signatures, changes: Sequence[Changes], notes: Sequence[str] = ()) -> bytes:
+def pack(
+    module: Any,
+    signatures: Signatures,
+    changes: Sequence[Changes],
+    notes: Sequence[str] = (),
+    packing: Packing = "given",
+) -> bytes:
     """The bytes of what is kept of a model, see :class:`Packed`."""
     import tvm
 
     graph, taken = weights.take_out(module)
     # Not compressed: nearly all of it is weights, and these hardly shrink.
     return msgspec.msgpack.encode(
-        _Stored(signatures, list(changes), list(notes), str(tvm.ir.save_json(graph)), taken)
+        _Stored(signatures, list(changes), list(notes), packing, str(tvm.ir.save_json(graph)), taken)
     )
 
 
@@ -117,7 +127,7 @@ def unpack(model: bytes) -> Packed:
 
     stored = msgspec.msgpack.decode(model, type=_Stored)
     module = weights.put_back(tvm.ir.load_json(stored.graph), stored.weights)
-    return Packed(module, stored.signatures, stored.changes, stored.notes)
+    return Packed(module, stored.signatures, stored.changes, stored.notes, stored.packing)
 
 
 def nodes(module: Any) -> list[Any]:

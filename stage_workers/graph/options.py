@@ -9,6 +9,9 @@ from msgspec import Struct
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 
+Packing = Literal["packed", "packed-per-task", "given"]
+"""What becomes of weights: see :class:`GraphOptions`."""
+
 
 class GraphOptions(Struct, frozen=True, kw_only=True):
     """How a model is optimised before its tasks are taken out of it.
@@ -17,9 +20,14 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
         convolutions: what becomes of convolutions on a CPU: ``winograd`` computes those of 3x3 by Winograd's
             algorithm where that is faster, and the whole model with channels last then; ``as-given`` leaves
             them.
+        weights: in which order those of convolutions and matrix products lie in memory, on a CPU: ``packed``
+            lets every task choose the order that its schedule reads them in, but for weights that several
+            tasks read, which the model would have to hold for each; ``packed-per-task`` does that, too;
+            ``given`` leaves all as they are.
     """
 
     convolutions: Literal["winograd", "as-given"] = "winograd"
+    weights: Packing = "packed"
 
 
 def read(options: Options) -> GraphOptions:

@@ -39,7 +39,7 @@ def take_out(module: Any) -> tuple[Any, list[Weight]]:
 
     def out(constant: Any) -> Any:
         value = constant.value
-        if not isinstance(value, tvm.runtime.Tensor) or _size(value) < LEAST:
+        if not isinstance(value, tvm.runtime.Tensor) or size(value) < LEAST:
             return constant
         if value not in numbers:
             numbers[value] = len(taken)
@@ -72,14 +72,14 @@ def _array(weight: Weight) -> Array:
     return np.frombuffer(weight.data, comparison.numpy_dtype(weight.dtype)).reshape(weight.shape)
 
 
-def _size(tensor: Any) -> int:
+def size(tensor: Any) -> int:
     """Bytes of a tensor."""
     return math.prod(map(int, tensor.shape)) * comparison.numpy_dtype(str(tensor.dtype)).itemsize
 
 
 def bytes_of(tensor: Any) -> memoryview:
     """The bytes of a tensor on a CPU, which must outlive them."""
-    kind = ctypes.c_uint8 * _size(tensor)
+    kind = ctypes.c_uint8 * size(tensor)
     return memoryview(kind.from_address(tensor.data_ptr())).cast("B")
 
 

@@ -62,6 +62,16 @@ SCHEDULED = "tirx.is_scheduled"
 """TVM's attribute of functions that have a schedule already."""
 
 
+WEIGHTS = "layout_free_buffers"
+"""TVM's attribute with the numbers of the parameters that are constant in the model, so that a schedule may
+read them in an order of its own."""
+
+
+def weights_of(function: Any) -> list[int]:
+    """The numbers of the parameters that are constant in the model."""
+    return [int(number) for number in (function.attrs or {}).get(WEIGHTS, [])]
+
+
 def is_scheduled(function: Any) -> bool:
     """Whether there is nothing left to tune in a function."""
     return bool(function.attrs and function.attrs.get(SCHEDULED, False))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.metaschedule import schedules
 from tunemesh.stage_workers.engines.protocol import BuildCall, BuildOutcome, PartCall, TirPart
-from tunemesh.stage_workers.graph import compilation, workloads
+from tunemesh.stage_workers.graph import compilation, prepacking, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 
 
 def build(call: BuildCall) -> BuildOutcome:
     """Compile one candidate; see :meth:`stage_workers.engines.protocol.Engine.build`."""
     try:
-        module = schedules.replay(call.workload, call.target, call.schedule).mod
+        module = prepacking.split(schedules.replay(call.workload, call.target, call.schedule).mod)
         return BuildOutcome(artifact=compilation.build_candidate(module, call.target))
     except Exception as error:  # whatever TVM, LLVM or nvcc raise is the candidate's outcome
         reraise_memory_error(error)
@@ -21,4 +21,5 @@ def build(call: BuildCall) -> BuildOutcome:
 
 def part(call: PartCall) -> TirPart:
     """The scheduled workload; see :meth:`stage_workers.engines.protocol.Engine.part`."""
-    return TirPart(module=workloads.pack(schedules.replay(call.workload, call.target, call.schedule).mod))
+    module = prepacking.split(schedules.replay(call.workload, call.target, call.schedule).mod)
+    return TirPart(module=workloads.pack(module))
