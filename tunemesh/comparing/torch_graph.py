@@ -9,14 +9,13 @@ Longer than other files: one entry per operator.
 
 from __future__ import annotations
 
+import math
 import operator
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -45,11 +44,15 @@ def module_of(path: Path, shapes: Mapping[str, Sequence[int]]) -> fx.GraphModule
         root.register_buffer(f"w{number}", torch.from_numpy(array.copy()))
         values[name] = graph.get_attr(f"w{number}")
     for node in model.graph.node:
+        if node.op_type == "Constant":
+            raise ValueError("a constant that ONNX Runtime leaves where it is has no counterpart here")
         write = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if write is None:
             raise ValueError(f"the operator {node.op_type} has no counterpart in PyTorch here")
         made = write(_Node(node, graph, [values[name] for name in node.input], weights))
         results = made if isinstance(made, list) else [made]
+        if any(node.output[len(results) :]):
+            raise ValueError(f"an operator {node.op_type} with further outputs has no counterpart here")
         values |= dict(zip(node.output, results, strict=False))
     graph.output(tuple(values[each.name] for each in model.graph.output))
     graph.eliminate_dead_code()
@@ -171,6 +174,10 @@ def _divide(node: _Node) -> Any:
     return node.call(_truncated, *node.inputs)
 
 
+def _power(x: Any, y: Any) -> Any:
+    return torch.pow(x, y).to(x.dtype)
+
+
 def _truncated(x: Any, y: Any) -> Any:
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
@@ -180,15 +187,34 @@ def _truncated(x: Any, y: Any) -> Any:
 
 def _pads(node: _Node, spatial: int) -> tuple[Any, list[int]]:
     """The input, padded where the two sides differ, and the padding that is left to the operator."""
-    if node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        node.refuse(f"with auto_pad {node.get('auto_pad', '')}")
+    lowest = node.kind == "MaxPool"
+    automatic = node.get("auto_pad", "NOTSET")
+    if automatic.startswith("SAME"):
+        strides, dilations = (node.get(name, [1] * spatial) for name in ("strides", "dilations"))
+        kernel = node.get("kernel_shape", None) or node.refuse("without a kernel_shape")
+        spans = [dilation * (size - 1) + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+        last = automatic == "SAME_UPPER"
+        return node.call(_padded_alike, node[0], spans, list(strides), last, lowest), [0] * spatial
     pads = list(node.get("pads", [0] * 2 * spatial))
     begin, end = pads[:spatial], pads[spatial:]
     if begin == end:
         return node[0], begin
+    return node.call(_padded, node[0], begin, end, lowest), [0] * spatial
+
+
+def _padded(x: Any, begin: Sequence[int], end: Sequence[int], lowest: bool) -> Any:
     around = [size for pair in zip(reversed(begin), reversed(end), strict=True) for size in pair]
-    value = float("-inf") if node.kind == "MaxPool" else 0.0
-    return node.call(F.pad, node[0], around, value=value), [0] * spatial
+    return F.pad(x, around, value=-math.inf if lowest else 0.0)
+
+
+def _padded_alike(x: Any, spans: Sequence[int], strides: Sequence[int], last: bool, lowest: bool) -> Any:
+    """Padded so that there is an output for each stride of the input."""
+    whole = [
+        max((math.ceil(size / stride) - 1) * stride + span - size, 0)
+        for size, span, stride in zip(x.shape[2:], spans, strides, strict=True)
+    ]
+    less, more = [size // 2 for size in whole], [size - size // 2 for size in whole]
+    return _padded(x, *(less, more) if last else (more, less), lowest)
 
 
 def _convolution(node: _Node) -> Any:
@@ -259,6 +285,8 @@ def _average_pool(node: _Node) -> Any:
     pads = list(node.get("pads", [0] * 4))
     if pads[:2] != pads[2:] or node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         node.refuse("with padding that differs between sides")
+    if any(size != 1 for size in node.get("dilations", [])):
+        node.refuse("with dilations")
     return node.call(
         F.avg_pool2d,
         node[0],
@@ -273,15 +301,39 @@ def _average_pool(node: _Node) -> Any:
 def _reduce(function: Callable[..., Any]) -> Write:
     def write(node: _Node) -> Any:
         axes = node.numbers("axes", 1)
-        if axes is None and node.get("noop_with_empty_axes", 0):
+        if not axes and node.get("noop_with_empty_axes", 0):
             return node[0]
-        return node.call(_reduced, function, node[0], axes, bool(node.get("keepdims", 1)))
+        return node.call(function, node[0], axes, bool(node.get("keepdims", 1)))
 
     return write
 
 
-def _reduced(function: Callable[..., Any], x: Any, axes: list[int] | None, keep: bool) -> Any:
-    return function(x, dim=list(range(x.dim())) if axes is None else axes, keepdim=keep)
+Axes = list[int] | None
+"""Those of a reduction; all where there are none."""
+
+
+def _all(x: Any, axes: Axes) -> list[int]:
+    return axes or list(range(x.dim()))
+
+
+def _mean(x: Any, axes: Axes, keep: bool) -> Any:
+    return torch.mean(x, _all(x, axes), keep)
+
+
+def _sum(x: Any, axes: Axes, keep: bool) -> Any:
+    return torch.sum(x, _all(x, axes), keep)
+
+
+def _largest(x: Any, axes: Axes, keep: bool) -> Any:
+    return torch.amax(x, _all(x, axes), keep)
+
+
+def _least(x: Any, axes: Axes, keep: bool) -> Any:
+    return torch.amin(x, _all(x, axes), keep)
+
+
+def _length(x: Any, axes: Axes, keep: bool) -> Any:
+    return torch.linalg.vector_norm(x, 2, _all(x, axes), keep)
 
 
 def _global_average(x: Any) -> Any:
@@ -410,6 +462,8 @@ def _resize(node: _Node) -> Any:
     factors = scales[2:] if scales else None
     if mode == "nearest" and how == "asymmetric" and node.get("nearest_mode", "") == "floor":
         return node.call(F.interpolate, node[0], sizes[2:] if sizes else None, factors, "nearest")
+    if node.get("antialias", 0) or (how == "pytorch_half_pixel" and 1 in (sizes or [1])):
+        node.refuse("with antialias, or to a size of one,")
     if mode == "linear" and how in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         aligned = how == "align_corners"
         shape = sizes[2:] if sizes else None
@@ -426,10 +480,6 @@ def _expanded(x: Any, shape: list[int]) -> Any:
     return x.expand(torch.broadcast_shapes(x.shape, shape))
 
 
-def _constant(node: _Node) -> Any:
-    return node.call(torch.from_numpy, np.array(numpy_helper.to_array(node.get("value", None))))
-
-
 OPERATORS: dict[str, Write] = {
     **{
         name: _call(function)
@@ -439,7 +489,7 @@ OPERATORS: dict[str, Write] = {
             "GlobalAveragePool": _global_average, "Greater": torch.gt, "GreaterOrEqual": torch.ge,
             "HardSwish": F.hardswish, "Less": torch.lt, "LessOrEqual": torch.le, "Log": torch.log,
             "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg,
-            "Not": torch.logical_not, "Or": torch.logical_or, "Pow": torch.pow,
+            "Not": torch.logical_not, "Or": torch.logical_or, "Pow": _power,
             "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Sin": torch.sin,
             "Softplus": F.softplus, "Sqrt": torch.sqrt, "Sub": torch.sub, "Tanh": torch.tanh,
             "Where": torch.where,
@@ -457,13 +507,13 @@ OPERATORS: dict[str, Write] = {
     "Clip": _clip, "Gelu": _gelu, "HardSigmoid": _hard_sigmoid, "Cast": _cast, "Div": _divide,
     "Conv": _convolution, "ConvTranspose": _transposed, "Gemm": _gemm,
     "MaxPool": _max_pool, "AveragePool": _average_pool,
-    "ReduceMean": _reduce(torch.mean), "ReduceSum": _reduce(torch.sum), "ReduceMax": _reduce(torch.amax),
-    "ReduceMin": _reduce(torch.amin), "ReduceL2": _reduce(partial(torch.linalg.vector_norm, ord=2)),
+    "ReduceMean": _reduce(_mean), "ReduceSum": _reduce(_sum), "ReduceMax": _reduce(_largest),
+    "ReduceMin": _reduce(_least), "ReduceL2": _reduce(_length),
     "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm,
     "InstanceNormalization": _instance_norm,
     "Softmax": _softmax(torch.softmax), "LogSoftmax": _softmax(torch.log_softmax),
     "Reshape": _reshape, "Flatten": _flatten, "Transpose": _transpose, "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze, "Concat": _concat, "Split": _split, "Slice": _slice, "Gather": _gather,
-    "Pad": _pad, "Resize": _resize, "Expand": _expand, "Constant": _constant,
+    "Pad": _pad, "Resize": _resize, "Expand": _expand,
 }  # fmt: skip
 """How each operator is written."""
