@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -152,10 +153,12 @@ def verdict(compared: Compared) -> str:
         end = "they are equally fast"
     else:
         end = f"{compared.title if compared.ratio > 1 else 'tuned'} is {faster:.2f} times faster"
-    off = "in other shapes" if compared.difference == float("inf") else f"{compared.difference or 0.0:.1e}"
+    off = compared.difference
+    known = off is not None and math.isfinite(off)
     return (
-        f"tuned {latency(compared.tuned_s)}; {who} {latency(compared.latency_s)}: {end};"
-        f" largest difference {off}, largest value {compared.largest or 0.0:.3g}"
+        f"tuned {latency(compared.tuned_s)}; {who} {latency(compared.latency_s)}: {end}; largest difference"
+        f" {f'{off:.1e}' if known else 'in other shapes or not a number'},"
+        f" largest value {compared.largest or 0.0:.3g}"
     )
 
 

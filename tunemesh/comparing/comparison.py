@@ -242,7 +242,7 @@ def difference(ours: Sequence[Array], theirs: Sequence[Array]) -> float:
             continue
         left, right = one.astype(np.float64), other.astype(np.float64)
         same = (left == right) | (np.isnan(left) & np.isnan(right))
-        gap = np.where(same, 0.0, np.abs(left - right))
+        gap = np.abs(np.subtract(left, right, out=np.zeros_like(left), where=~same))
         found = max(found, float(np.where(np.isnan(gap), np.inf, gap).max()))
     return found
 
