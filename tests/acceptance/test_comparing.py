@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -14,11 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.acceptance import direct
 from tests.reports import report
 from tunemesh import cli, tuning
-from tunemesh.comparing import comparison, peers
+from tunemesh.comparing import comparison, peers, racing
 from tunemesh.comparing.peers import Peer
+from tunemesh.comparing.work import Failed, Work
 from tunemesh.following import Ending
 from tunemesh.model_files import ModelFile
-from tunemesh.report import Report, read_report
+from tunemesh.report import read_report
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.devices import devices
@@ -27,7 +29,8 @@ from tunemesh.stage_workers.frontends.shapes import Variant
 WEIGHT = np.random.default_rng(1).standard_normal((8, 6)).astype(np.float32)
 DEVICE = f"cpu:{max(os.sched_getaffinity(0))}"
 (JUDGE,) = peers.named(["onnxruntime"])
-INDUCTOR = next(peer for peer in peers.PEERS if peer.name == "inductor")
+NOBODY = Peer(name="nobody", title="Nobody", package="numpy")
+"""Whose process cannot load anything."""
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +40,9 @@ def _free_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model() -> bytes:
-    """A product whose number of rows is open, and an operator that has no counterpart in PyTorch here."""
+    """A product whose number of rows is open."""
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Atan", ["p"], ["y"])],
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
         "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 6])],
@@ -64,28 +67,24 @@ def result(tmp_path_factory: pytest.TempPathFactory, target: str) -> Path:
     return folder
 
 
-def test_a_peer_that_cannot_run_the_model_does_not_stop_the_others(result: Path) -> None:
-    told: list[str] = []
-    given = ModelFile(name="small.onnx", data=model())
-    device = comparison.device_of(DEVICE)
-    rivals: list[Peer] = [INDUCTOR, JUDGE]
-    found = comparison.compare(given, Settings(), result, device, rivals, told.append, turns=3)
-    assert [(each.peer, each.shapes["x"]) for each in found] == [
-        ("inductor", (4, 8)), ("onnxruntime", (4, 8)), ("inductor", (2, 8)), ("onnxruntime", (2, 8)),
-    ]  # fmt: skip
-    for each in found:
-        assert each.tuned_s > 0
-        if each.peer == "inductor":
-            assert each.ratio is None
-            assert len(each.error.splitlines()) == 1
-        else:
-            assert each.error == ""
-            assert each.ratio is not None
-            assert each.ratio > 0
-            assert each.difference is not None
-            assert each.difference < 1e-5 < (each.largest or 0.0)
-    assert read_report(result).compared == found
-    assert told.count("preparing onnxruntime") == 2
+def test_a_contestant_that_takes_too_long_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(racing, "READY_LIMIT", 0.01)
+    work = Work(runner="nobody", model="", inputs="", outputs="", names=[])
+    found = racing.race({"slow": work}, comparison.device_of(DEVICE).cores or (), print)
+    assert found.errors == {"slow": "it took more than 0.01 s"}
+    assert (found.versions, found.turns) == ({}, [])
+
+
+def test_a_process_that_dies_is_told_of_with_its_last_words(tmp_path: Path) -> None:
+    work = Work(runner="nobody", model="", inputs="", outputs="", names=[])
+    folder = tmp_path / "contestant"
+    with racing.Contestant(work, sorted(comparison.device_of(DEVICE).cores or ()), folder) as contestant:
+        os.kill(contestant.pid, signal.SIGKILL)
+        answer = contestant.answer(30.0)
+        assert answer == Failed(error="its process ended with status -9")
+        assert contestant.turn() == answer
 
 
 def test_a_model_that_is_no_onnx_file_is_compared_with_nothing(result: Path) -> None:
@@ -94,25 +93,39 @@ def test_a_model_that_is_no_onnx_file_is_compared_with_nothing(result: Path) -> 
         comparison.compare(given, Settings(), result, comparison.device_of(DEVICE), [JUDGE], print)
 
 
-def test_tune_compares_what_it_has_tuned_and_says_who_is_faster(
+def test_tune_says_who_is_faster_and_a_peer_that_fails_does_not_stop_the_others(
     result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def tuned(*_: object) -> list[Ending]:
         return [Ending(result.name, read_report(result))]
 
     monkeypatch.setattr(tuning, "tune", tuned)
+    monkeypatch.setattr(peers, "PEERS", (JUDGE, NOBODY))
     monkeypatch.setattr(comparison, "compare", functools.partial(comparison.compare, turns=2))
     path = tmp_path / "small.onnx"
     path.write_bytes(model())
     arguments = [str(path), "--dim", "rows=4,2", "--device", DEVICE, "--out", str(result.parent)]
-    monkeypatch.setattr("sys.argv", ["tunemesh", "tune", *arguments, "--peer", "onnxruntime"])
+    monkeypatch.setattr("sys.argv", ["tunemesh", "tune", *arguments, "--peer", "nobody,onnxruntime"])
     monkeypatch.setenv("COLUMNS", "400")
     assert cli.run() == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("odd (x=")]
-    assert [line.partition(")")[0] for line in lines] == ["odd (x=4,8", "odd (x=2,8"]
-    assert all("; ONNX Runtime 1." in line and "fast" in line for line in lines)
-    written = msgspec.json.decode((result / "report.json").read_bytes(), type=Report)
-    assert [each.peer for each in written.compared] == ["onnxruntime"] * 2
+
+    found = read_report(result).compared
+    assert [(each.peer, each.shapes["x"]) for each in found] == [
+        ("nobody", (4, 8)), ("onnxruntime", (4, 8)), ("nobody", (2, 8)), ("onnxruntime", (2, 8)),
+    ]  # fmt: skip
+    for each in found:
+        assert each.tuned_s > 0
+        if each.peer == "nobody":
+            assert (each.ratio, each.error) == (None, "KeyError: 'nobody'")
+        else:
+            assert each.error == ""
+            assert each.ratio is not None
+            assert each.ratio > 0
+            assert each.difference is not None
+            assert each.difference < 1e-5 < (each.largest or 0.0)
+    printed = capsys.readouterr().out
+    assert printed.count("Nobody cannot run the model: KeyError: 'nobody'") == 2
+    assert printed.count("; ONNX Runtime 1.") == 2
 
 
 def test_nothing_is_tuned_where_the_comparison_cannot_be_made(

@@ -124,6 +124,11 @@ class Contestant:
         self._process.kill()
         self._process.communicate(timeout=TURN_LIMIT)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def turn(self) -> Answer:
         """Let it run."""
         assert self._process.stdin is not None
@@ -143,7 +148,7 @@ class Contestant:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
                 self._process.kill()
-                return Failed(error=f"it took more than {seconds:.0f} s")
+                return Failed(error=f"it took more than {seconds:g} s")
             if not (data := os.read(descriptor, 65536)):
                 return Failed(error=self._ending())
             self._rest += data
