@@ -10,9 +10,12 @@ from benchmarks.peers.limits import Limits
 from benchmarks.peers.results import Result
 from tunemesh.comparing.peers import PEERS
 from tunemesh.report import Compared
+from tunemesh.shared.text import clip
 
 TASKS = 12
 """Of a network, that are shown."""
+NAME = 60
+"""Characters of their names."""
 
 
 def best(result: Result) -> Compared | None:
@@ -84,7 +87,7 @@ def tasks(result: Result, limits: Limits) -> list[str]:
     whole = math.fsum(each.weight * each.seconds for each in result.shares)
     body = [
         [
-            each.name,
+            clip(each.name, NAME),
             str(each.weight),
             f"{each.seconds * 1e6:,.1f}",
             f"{each.weight * each.seconds / whole:.0%}",
