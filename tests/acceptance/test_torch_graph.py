@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[dev-torch]'")
 
 from benchmarks import onnx_nodes
+from benchmarks.peers.networks import Net
 from tunemesh.comparing.torch_graph import OPERATORS, module_of
 
 # PyTorch warns of its own.
@@ -78,3 +80,22 @@ def test_an_operator_without_a_counterpart_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="the operator Atan has no counterpart in PyTorch here"):
         module_of(tmp_path / "m.onnx", {"x": (2,)})
+
+
+def test_attention_is_written_in_the_form_that_the_compiler_knows(tmp_path: Path) -> None:
+    net = Net("attention", seed=1)
+    output = net.attention("x", 4, 8, 2)
+    model = net.build({"x": (1, [1, 4, 8])}, output, [1, 4, 8])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    module = module_of(tmp_path / "m.onnx", {"x": (1, 4, 8)})
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    (scaled,) = (node for node in calls if node.target.__name__ == "_divided")
+    assert scaled.args[1] == pytest.approx(2.0)
+    (exchanged,) = (node for node in calls if node.target is torch.transpose)
+    assert exchanged.args[1:] == (-2, -1)
+
+    given = np.random.default_rng(0).standard_normal((1, 4, 8)).astype(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        (found,) = module(torch.from_numpy(given))
+    np.testing.assert_allclose(found.numpy(), session.run(None, {"x": given})[0], rtol=1e-4, atol=1e-5)

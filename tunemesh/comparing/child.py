@@ -21,6 +21,8 @@ from tunemesh.comparing.work import Answer, Failed, Ready, Turn, Work
 
 WARM_RUNS, WARM_SECONDS = 3, 0.5
 """Before the first turn, at least that many and that long: caches, clocks, memory pools, compilers."""
+WORDS = 40
+"""Of what a library says on an error, which may be pages."""
 TURN_RUNS, TURN_SECONDS = 3, 0.05
 """Of a turn, beside the run before them that brings the model back into the caches."""
 
@@ -41,8 +43,8 @@ def main() -> None:
         np.savez(work.outputs, **outputs)
         measure(loaded.run, WARM_RUNS, WARM_SECONDS)
     except Exception as error:  # libraries raise what they like
-        words = str(error).strip().splitlines() or [""]
-        answer(Failed(error=f"{type(error).__name__}: {words[0]}"))
+        words = " ".join(str(error).split()[:WORDS])
+        answer(Failed(error=f"{type(error).__name__}: {words}"))
         sys.exit(1)
     answer(Ready(version=loaded.version))
     for _ in sys.stdin:

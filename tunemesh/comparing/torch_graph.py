@@ -43,13 +43,15 @@ def module_of(path: Path, shapes: Mapping[str, Sequence[int]]) -> fx.GraphModule
     for number, (name, array) in enumerate(weights.items()):
         root.register_buffer(f"w{number}", torch.from_numpy(array.copy()))
         values[name] = graph.get_attr(f"w{number}")
+    keys = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
     for node in model.graph.node:
         if node.op_type == "Constant":
             raise ValueError("a constant that ONNX Runtime leaves where it is has no counterpart here")
         write = OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if write is None:
             raise ValueError(f"the operator {node.op_type} has no counterpart in PyTorch here")
-        made = write(_Node(node, graph, [values[name] for name in node.input], weights))
+        inputs = [values[name] for name in node.input]
+        made = write(_Node(node, graph, inputs, weights, node.output[0] in keys))
         results = made if isinstance(made, list) else [made]
         if any(node.output[len(results) :]):
             raise ValueError(f"an operator {node.op_type} with further outputs has no counterpart here")
@@ -84,11 +86,18 @@ def _plain(path: Path, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
 
 
 class _Node:
-    """A node that is being written, with its inputs as values of the graph."""
+    """A node that is being written.
+
+    Args:
+        inputs: as values of the graph.
+        weights: arrays by name.
+        key: whether a product has what it gives on its right side.
+    """
 
     def __init__(
-        self, node: onnx.NodeProto, graph: fx.Graph, inputs: Values, weights: Mapping[str, Any]
+        self, node: onnx.NodeProto, graph: fx.Graph, inputs: Values, weights: Mapping[str, Any], key: bool
     ) -> None:
+        self.key = key
         self.inputs = inputs
         self.count = len(node.output)
         self.kind = node.op_type
@@ -126,8 +135,22 @@ class _Node:
             found = self.constant(index)
         return None if found is None else list(found)
 
+    def operands(self) -> Values:
+        """The inputs, with numbers for floats that are known: so a person writes them, and the compiler finds
+        what it knows how to fuse."""
+        numbers = [_number(self._weights.get(name)) for name in self._names]
+        if None not in numbers:
+            return self.inputs
+        pairs = zip(numbers, self.inputs, strict=True)
+        return [value if number is None else number for number, value in pairs]
+
     def refuse(self, why: str) -> Any:
         raise ValueError(f"an operator {self.kind} {why} has no counterpart in PyTorch here")
+
+
+def _number(weight: Any) -> float | None:
+    single = weight is not None and weight.ndim == 0 and weight.dtype.kind == "f"
+    return float(weight) if single else None
 
 
 # -- Element by element -------------------------------------------------------------------------------------
@@ -136,6 +159,11 @@ class _Node:
 def _call(function: Callable[..., Any]) -> Write:
     """An operator that takes its inputs, and nothing else."""
     return lambda node: node.call(function, *node.inputs)
+
+
+def _binary(function: Callable[..., Any]) -> Write:
+    """An operator between two values, of which one may be a number."""
+    return lambda node: node.call(function, *node.operands())
 
 
 def _fold(function: Callable[..., Any]) -> Write:
@@ -170,16 +198,14 @@ def _cast(node: _Node) -> Any:
     return node.call(torch.Tensor.to, node[0], getattr(torch, name))
 
 
-def _divide(node: _Node) -> Any:
-    return node.call(_truncated, *node.inputs)
-
-
 def _power(x: Any, y: Any) -> Any:
-    return torch.pow(x, y).to(x.dtype)
+    return torch.pow(x, y).to(x.dtype if isinstance(x, torch.Tensor) else y.dtype)
 
 
-def _truncated(x: Any, y: Any) -> Any:
-    return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+def _divided(x: Any, y: Any) -> Any:
+    if isinstance(x, torch.Tensor) and not x.is_floating_point():
+        return torch.div(x, y, rounding_mode="trunc")
+    return x / y
 
 
 # -- Products and convolutions ------------------------------------------------------------------------------
@@ -383,7 +409,19 @@ def _flatten(node: _Node) -> Any:
 
 def _transpose(node: _Node) -> Any:
     order = node.get("perm", None)
-    return node.call(torch.permute, node[0], list(order)) if order else node.call(torch.t, node[0])
+    if not order:
+        return node.call(_reversed, node[0])
+    order = list(order)
+    if node.key and len(order) > 2 and order[-2] > order[-1]:
+        # As a person writes it in attention. Inductor (2.13) takes any permutation of the keys there for the
+        # exchange of their last two axes, and then cannot compile.
+        order[-2:] = order[:-3:-1]
+        return node.call(torch.transpose, node.call(torch.permute, node[0], order), -2, -1)
+    return node.call(torch.permute, node[0], order)
+
+
+def _reversed(x: Any) -> Any:
+    return x.permute(list(reversed(range(x.dim()))))
 
 
 def _squeeze(node: _Node) -> Any:
@@ -484,17 +522,19 @@ OPERATORS: dict[str, Write] = {
     **{
         name: _call(function)
         for name, function in {
-            "Abs": torch.abs, "Add": torch.add, "And": torch.logical_and, "Ceil": torch.ceil,
+            "Abs": torch.abs, "And": torch.logical_and, "Ceil": torch.ceil,
             "Cos": torch.cos, "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor,
             "GlobalAveragePool": _global_average, "Greater": torch.gt, "GreaterOrEqual": torch.ge,
             "HardSwish": F.hardswish, "Less": torch.lt, "LessOrEqual": torch.le, "Log": torch.log,
-            "MatMul": torch.matmul, "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg,
-            "Not": torch.logical_not, "Or": torch.logical_or, "Pow": _power,
+            "MatMul": torch.matmul, "Mish": F.mish, "Neg": torch.neg,
+            "Not": torch.logical_not, "Or": torch.logical_or,
             "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Sin": torch.sin,
-            "Softplus": F.softplus, "Sqrt": torch.sqrt, "Sub": torch.sub, "Tanh": torch.tanh,
+            "Softplus": F.softplus, "Sqrt": torch.sqrt, "Tanh": torch.tanh,
             "Where": torch.where,
         }.items()
     },
+    "Add": _binary(operator.add), "Sub": _binary(operator.sub), "Mul": _binary(operator.mul),
+    "Div": _binary(_divided), "Pow": _binary(_power),
     "Max": _fold(torch.maximum),
     "Min": _fold(torch.minimum),
     "Sum": _fold(torch.add),
@@ -504,7 +544,7 @@ OPERATORS: dict[str, Write] = {
     "Elu": lambda node: node.call(F.elu, node[0], node.get("alpha", 1.0)),
     "PRelu": lambda node: node.call(torch.where, node.call(torch.gt, node[0], 0), node[0],
                                     node.call(torch.mul, node[0], node[1])),
-    "Clip": _clip, "Gelu": _gelu, "HardSigmoid": _hard_sigmoid, "Cast": _cast, "Div": _divide,
+    "Clip": _clip, "Gelu": _gelu, "HardSigmoid": _hard_sigmoid, "Cast": _cast,
     "Conv": _convolution, "ConvTranspose": _transposed, "Gemm": _gemm,
     "MaxPool": _max_pool, "AveragePool": _average_pool,
     "ReduceMean": _reduce(_mean), "ReduceSum": _reduce(_sum), "ReduceMax": _reduce(_largest),
