@@ -18,6 +18,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
+from tunemesh.shared.errors import TunemeshError
+
 SOURCE = Path(__file__).with_name("limits.c")
 COMMAND = ("cc", "-O3", "-march=native", "-ffast-math", "-shared", "-fPIC")
 LIMIT = 120.0
@@ -49,9 +51,16 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 def of_core(core: int) -> Limits:
-    """Measure a core, in a process of its own."""
+    """Measure a core, in a process of its own.
+
+    Raises:
+        TunemeshError: it cannot be measured; says why.
+    """
     command = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "benchmarks.peers.limits"]
-    done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason is known"]
+        raise TunemeshError(f"cannot measure core {core}, which needs a C compiler (cc): {words[-1]}")
     return msgspec.json.decode(done.stdout, type=Limits)
 
 

@@ -57,7 +57,9 @@ def race(
         note: is told who is being prepared.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunemesh-race-")))
+        # A compiler that a contestant has left behind may still write there.
+        made = tempfile.TemporaryDirectory(prefix="tunemesh-race-", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(made))
         versions: dict[str, str] = {}
         errors: dict[str, str] = {}
         running: dict[str, Contestant] = {}
