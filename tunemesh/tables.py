@@ -143,30 +143,40 @@ EVEN = 0.01
 """Share by which two latencies may differ and be called the same."""
 
 
+STRANGE = 0.1
+"""Share of its largest value by which a peer may be off and have computed the same: bf16 stays below."""
+
+
 def verdict(compared: Compared) -> str:
     """How a result does beside one peer, in a sentence."""
     who = f"{compared.title} {compared.version}".strip()
     if compared.ratio is None:
         return f"{who} cannot run the model: {compared.error}"
     faster = compared.ratio if compared.ratio > 1 else 1 / compared.ratio
-    if faster < 1 + EVEN:
+    if not _same(compared):
+        end = "but they do not compute the same"
+    elif faster < 1 + EVEN:
         end = "they are equally fast"
     else:
         end = f"{compared.title if compared.ratio > 1 else 'tuned'} is {faster:.2f} times faster"
     off = compared.difference
-    known = off is not None and math.isfinite(off)
+    shown = f"{off:.1e}" if off is not None and math.isfinite(off) else "in other shapes or not a number"
     return (
-        f"tuned {latency(compared.tuned_s)}; {who} {latency(compared.latency_s)}: {end}; largest difference"
-        f" {f'{off:.1e}' if known else 'in other shapes or not a number'},"
-        f" largest value {compared.largest or 0.0:.3g}"
+        f"tuned {latency(compared.tuned_s)}; {who} {latency(compared.latency_s)}: {end};"
+        f" largest difference {shown}, largest value {compared.largest or 0.0:.3g}"
     )
+
+
+def _same(compared: Compared) -> bool:
+    off = compared.difference  # JSON has no infinity: it comes back as None
+    return off is not None and (off == 0 or off <= STRANGE * (compared.largest or 0.0))
 
 
 def print_compared(console: Console, job: str, found: list[Compared]) -> None:
     """Who is faster, a line for each set of shapes and peer."""
     for each in found:
         of = f" ({shapes_text(each.shapes)})" if len({str(one.shapes) for one in found}) > 1 else ""
-        lost = each.ratio is None or each.ratio >= 1 + EVEN
+        lost = each.ratio is None or each.ratio >= 1 + EVEN or not _same(each)
         say(console, f"{job}{of}: {verdict(each)}", "yellow" if lost else "")
 
 

@@ -96,9 +96,18 @@ def test_a_verdict_says_who_is_faster_and_how_much(ratio: float, who: str) -> No
     assert "largest difference 2.0e-06, largest value 4" in found
 
 
-def test_outputs_of_other_shapes_are_no_small_difference() -> None:
-    strange = msgspec.structs.replace(compared(2.0), difference=math.inf)
-    assert "largest difference in other shapes or not a number" in tables.verdict(strange)
+@pytest.mark.parametrize("difference", [math.inf, None], ids=["raced", "read from a report"])
+def test_outputs_of_other_shapes_are_no_small_difference(difference: float | None) -> None:
+    told = tables.verdict(msgspec.structs.replace(compared(2.0), difference=difference))
+    assert "they do not compute the same; largest difference in other shapes or not a number" in told
+
+
+def test_who_computes_something_else_is_not_called_faster() -> None:
+    strange = msgspec.structs.replace(compared(2.0), difference=0.5)
+    told = tables.verdict(strange)
+    assert "they do not compute the same" in told
+    assert "faster" not in told
+    assert "faster" in tables.verdict(msgspec.structs.replace(strange, difference=0.2))
 
 
 def test_several_sets_of_shapes_are_told_apart() -> None:
