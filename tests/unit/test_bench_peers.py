@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from benchmarks.peers.results import Result, Version
 from benchmarks.peers.shares import Share
 from tests.reports import report
 from tunemesh.report import Compared
+from tunemesh.shared.errors import TunemeshError
 
 LIMITS = Limits(flops=100e9, triad=20e9, copy=25e9)
 
@@ -86,6 +88,34 @@ def test_a_variant_has_a_name_of_its_own_and_options(text: str) -> None:
     with pytest.raises(ValueError, match="should look like exact="):
         command._variant(text)
     assert command._variant("exact=--math exact") == ("exact", "--math exact")
+
+
+PATIENT = """
+import signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(CODE))
+open("started", "w").write(" ".join(sys.argv[1:]))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_tuning_is_stopped_like_a_person_does_it(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable} -SE{PATIENT.replace('CODE', str(code))}")
+    script.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command.sys, "executable", str(script))
+    arguments = (Path("dlrm.onnx"), tmp_path / "out", "cpu:0", 7, 0.01, ["--seed", "3"])
+    if code:
+        with pytest.raises(TunemeshError, match="tuning dlrm failed: tunemesh tune ended with status 3"):
+            command.tune(*arguments)
+    else:
+        command.tune(*arguments)
+    given = (tmp_path / "started").read_text()
+    assert given.startswith("-m tunemesh tune dlrm.onnx ")
+    assert given.endswith("--device cpu:0 --trials 7 --range sparse=0,1000 --seed 3")
 
 
 def test_tasks_without_a_line_in_the_database_have_no_shares(tmp_path: Path) -> None:
