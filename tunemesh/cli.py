@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 import tunemesh
-from tunemesh import job_commands, mesh_address, options, task_commands, tune_commands
+from tunemesh import compare_commands, job_commands, mesh_address, options, task_commands, tune_commands
 from tunemesh.broker_commands import broker_app
 from tunemesh.checks import check_engines
 from tunemesh.job_options import engine_names
@@ -144,6 +144,7 @@ def up(
 
 for _command in (
     tune_commands.submit,
+    compare_commands.compare,
     task_commands.tasks,
     job_commands.status,
     job_commands.watch,

@@ -72,4 +72,13 @@ LogFormat = Annotated[
     str | None,
     typer.Option(help="text, or json: an object per line; by default TUNEMESH_LOG_FORMAT, else text."),
 ]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peer",
+        help="Who a result is compared with: onnxruntime, openvino, openvino-bf16, inductor. Several with"
+        " commas between them, or given again. [default: all that are installed, but for openvino-bf16]",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -66,6 +66,29 @@ class VariantReport(msgspec.Struct, frozen=True, kw_only=True):
     speedup: float
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """The result beside something else that runs the model, on the same cores, taking turns."""
+
+    peer: str
+    """Its name, as options have it."""
+    title: str
+    """Its name for people."""
+    version: str = ""
+    shapes: dict[str, tuple[int, ...]]
+    """Of the inputs, by name."""
+    tuned_s: float
+    latency_s: float | None = None
+    """Median over the turns, like ``tuned_s``; ``None`` where it could not run the model."""
+    ratio: float | None = None
+    """Tuned over the peer's: the median of the ratios within a turn. Below 1 the tuned model is faster."""
+    difference: float | None = None
+    """The largest absolute one between their outputs."""
+    largest: float | None = None
+    """The largest absolute value in the peer's outputs."""
+    error: str = ""
+    """Why it could not run the model."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The content of ``report.json``."""
 
@@ -92,6 +115,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
     variants: list[VariantReport]
     """The sets of shapes, where there are several."""
+    compared: list[Compared] = []
+    """What else runs the model, for each set of shapes; empty where nobody asked."""
     tasks: list[TaskReport]
     resources: dict[str, ResourceReport]
     timeline: list[Timing]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tunemesh.report import Report
+from tunemesh.report import Compared, Report
 from tunemesh.shared.messages import JobProgress, Judgement, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.models import shapes_text
@@ -138,6 +139,47 @@ def judgement(judged: Judgement) -> str:
     )
 
 
+EVEN = 0.01
+"""Share by which two latencies may differ and be called the same."""
+
+
+STRANGE = 0.1
+"""Share of its largest value by which a peer may be off and have computed the same: bf16 stays below."""
+
+
+def verdict(compared: Compared) -> str:
+    """How a result does beside one peer, in a sentence."""
+    who = f"{compared.title} {compared.version}".strip()
+    if compared.ratio is None:
+        return f"{who} cannot run the model: {compared.error}"
+    faster = compared.ratio if compared.ratio > 1 else 1 / compared.ratio
+    if not _same(compared):
+        end = "but they do not compute the same"
+    elif faster < 1 + EVEN:
+        end = "they are equally fast"
+    else:
+        end = f"{compared.title if compared.ratio > 1 else 'tuned'} is {faster:.2f} times faster"
+    off = compared.difference
+    shown = f"{off:.1e}" if off is not None and math.isfinite(off) else "in other shapes or not a number"
+    return (
+        f"tuned {latency(compared.tuned_s)}; {who} {latency(compared.latency_s)}: {end};"
+        f" largest difference {shown}, largest value {compared.largest or 0.0:.3g}"
+    )
+
+
+def _same(compared: Compared) -> bool:
+    off = compared.difference  # JSON has no infinity: it comes back as None
+    return off is not None and (off == 0 or off <= STRANGE * (compared.largest or 0.0))
+
+
+def print_compared(console: Console, job: str, found: list[Compared]) -> None:
+    """Who is faster, a line for each set of shapes and peer."""
+    for each in found:
+        of = f" ({shapes_text(each.shapes)})" if len({str(one.shapes) for one in found}) > 1 else ""
+        lost = each.ratio is None or each.ratio >= 1 + EVEN or not _same(each)
+        say(console, f"{job}{of}: {verdict(each)}", "yellow" if lost else "")
+
+
 def print_reports(console: Console, reports: list[Report], out: Path) -> None:
     """What became of models that were tuned, and where it lies."""
     columns = ("job", "before", "after", "speed-up", "difference", "trials", "time")
@@ -168,6 +210,7 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
         for judged in report.judged:
             say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")
+        print_compared(console, report.job, report.compared)
         for note in report.notes[:NOTES]:
             say(console, f"{report.job}: {note}", "yellow")
         if (more := len(report.notes) - NOTES) > 0:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import structs
 from rich.console import Console
 
-from tunemesh import live, mesh_address, options, tuning
+from tunemesh import compare_commands, live, mesh_address, model_files, options, tuning, zoo
+from tunemesh.broker_config.topology import MOCK
+from tunemesh.comparing.comparison import check_target
 from tunemesh.early_stop import EarlyStop
+from tunemesh.following import Ending
 from tunemesh.job_options import describes_job
 from tunemesh.layout import MEMORY
+from tunemesh.model_files import Given
+from tunemesh.report import read_report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.tables import print_reports
 from tunemesh.terminal import complain, print_json, tell
@@ -29,6 +36,11 @@ def tune(
     memory: options.Memory = MEMORY,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Then compare each result with what else runs the model here."),
+    ] = False,
+    peer: options.Peers = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
@@ -43,7 +55,11 @@ def tune(
     )
     console = Console(stderr=as_json)
     with live.LiveView(console) as view:
-        endings = tuning.tune(models, plan, view, EarlyStop())
+        comparison = _comparison(plan, peer, view) if compare or peer is not None else None
+        found = zoo.expand(models, view.note) if comparison is not None else models
+        endings = tuning.tune(found, plan, view, EarlyStop())
+        if comparison is not None:
+            endings = _compared(comparison, found, endings, plan, view)
     reports = [ending.report for ending in endings if ending.report is not None]
     if as_json:
         print_json(
@@ -58,6 +74,43 @@ def tune(
         if ending.report is None:
             complain(f"job {ending.job} failed: {ending.error}", JobFailed.exit_code)
     raise typer.Exit(0 if len(reports) == len(endings) else JobFailed.exit_code)
+
+
+def _comparison(
+    plan: tuning.Plan, names: Sequence[str] | None, view: live.LiveView
+) -> compare_commands.Comparison:
+    """Raises:
+    BadInput: results cannot be compared here.
+    """
+    if plan.address is not None:
+        raise BadInput(
+            "--compare is for a mesh of its own; after a job of a running one: tunemesh compare MODEL RESULT"
+        )
+    if MOCK in plan.engines:
+        raise BadInput("the mock engine makes no model that could be compared")
+    check_target(plan.target)
+    return compare_commands.prepare(plan.device, names, view.note)
+
+
+def _compared(
+    comparison: compare_commands.Comparison,
+    models: Sequence[Given],
+    endings: Sequence[Ending],
+    plan: tuning.Plan,
+    view: live.LiveView,
+) -> list[Ending]:
+    """The endings, with what came of the comparison in their reports."""
+    jobs = []
+    for given, ending in zip(models, endings, strict=True):
+        if ending.report is not None:
+            model = model_files.read(given, view.note)
+            samples = plan.samples or model.samples
+            jobs.append((structs.replace(model, samples=samples), plan.out / ending.job))
+    compare_commands.after(jobs, plan, comparison, view.note)
+    return [
+        ending if ending.report is None else replace(ending, report=read_report(plan.out / ending.job))
+        for ending in endings
+    ]
 
 
 @describes_job

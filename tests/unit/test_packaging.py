@@ -41,7 +41,8 @@ def test_one_name_is_installed(installed: list[str]) -> None:
 
 def test_every_module_of_the_folders_is_installed(installed: list[str]) -> None:
     expected = {f"tunemesh/{path.name}" for path in (ROOT / "tunemesh").glob("*.py")}
-    expected |= {f"tunemesh/exports/{path.name}" for path in (ROOT / "tunemesh/exports").glob("*.py")}
+    for part in ("comparing", "exports"):
+        expected |= {f"tunemesh/{part}/{path.name}" for path in (ROOT / "tunemesh" / part).glob("*.py")}
     for part in PARTS:
         expected |= {f"tunemesh/{path.relative_to(ROOT)}" for path in (ROOT / part).rglob("*.py")}
     assert {name for name in installed if name.endswith(".py")} == expected
