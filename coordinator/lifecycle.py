@@ -194,7 +194,8 @@ class Lifecycle:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
         tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
-        self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
+        made = {"model": done.model, "sample": done.sample, "objects": done.objects}
+        self.revise(job, [held], phase="tuning", tasks=tasks, **made)
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
@@ -226,7 +227,7 @@ class Lifecycle:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
         its last revision. That has nothing but the request."""
         bare: dict[str, object] = {"tasks": [], "timings": [], "usage": {}, "known": []}
-        bare |= {"model": None, "sample": None, "assembled": None}
+        bare |= {"model": None, "sample": None, "objects": None, "assembled": None}
         job.become(msgspec.structs.replace(job.ledger, **bare))
         job.bare = True
         self.finish(job, "failed", cause)

@@ -82,6 +82,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     model: Blob | None = None
     sample: Blob | None = None
     """What the tuned model is compared with."""
+    objects: Blob | None = None
+    """Machine code of the untuned model's functions."""
     known: list[Blob] = []
     """``records`` of the jobs that the request names: what they measured serves this one."""
     tasks: list[TaskLedger] = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.graph import compilation, models, optimisation, variants, workloads
+from tunemesh.stage_workers.graph import compilation, models, objects, optimisation, variants, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
@@ -30,6 +30,8 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         JobFailed: when some task was tuned, but is no part of the model.
     """
     target = call.target
+    for packed_objects in call.objects:
+        objects.remember(objects.unpack(packed_objects))
     packed = models.unpack(call.model)
     modules, plain = variants.split(packed.module), [NONE] * len(packed.changes)
     # What there would be without Tunemesh.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tunemesh.shared.errors import TunemeshError
@@ -17,20 +19,45 @@ IMPORTS_SYMBOL = "__tvm_ffi__library_bin"
 """Where TVM looks for it in a shared object."""
 
 
-def link(module: Any) -> bytes:
-    """The bytes of a shared object with ``module`` (a TVM runtime module or executable) and all it imports.
+def link(module: Any, parts: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """The bytes of a shared object with ``module`` (a TVM runtime module or executable), all it imports, and
+    ``parts``: relocatable objects, by the symbol of the one function that each exports.
 
     Raises:
         TunemeshError: when there is no linker, or it fails.
     """
-    if shutil.which("ld") is None:
-        raise TunemeshError("no linker on this machine: install binutils (ld)")
+    import tvm
+
     with tempfile.TemporaryDirectory(prefix="tunemesh-link-") as folder:
         path = Path(folder, "module.so")
+        for symbol, file in zip(parts, _written(parts.values(), folder), strict=True):
+            module.mod.import_module(tvm.runtime.load_static_library(file, [symbol]))
         module.export_library(
             str(path), fcompile=_link_objects, fpack_imports=_pack_imports, workspace_dir=folder
         )
         return path.read_bytes()
+
+
+def link_objects(objects: Sequence[bytes]) -> bytes:
+    """The bytes of a shared object made of relocatable ones that import nothing.
+
+    Raises:
+        TunemeshError: when there is no linker, or it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunemesh-link-") as folder:
+        path = Path(folder, "module.so")
+        _link_objects(str(path), _written(objects, folder))
+        return path.read_bytes()
+
+
+def _written(objects: Iterable[bytes], folder: str) -> list[str]:
+    """Files with these objects."""
+    files = []
+    for number, code in enumerate(objects):
+        path = Path(folder, f"part{number}.o")
+        path.write_bytes(code)
+        files.append(str(path))
+    return files
 
 
 def _link_objects(output: str, objects: list[str], **_: Any) -> None:
@@ -40,6 +67,8 @@ def _link_objects(output: str, objects: list[str], **_: Any) -> None:
         # The linker makes the symbol from the file's name as given.
         start = f"_binary_{IMPORTS.replace('.', '_')}_start"
         inputs += [f"--defsym={IMPORTS_SYMBOL}={start}", "--format=binary", IMPORTS]
+    if shutil.which("ld") is None:
+        raise TunemeshError("no linker on this machine: install binutils (ld)")
     command = ["ld", "-shared", "-z", "noexecstack", "-o", output, *inputs]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if result.returncode:

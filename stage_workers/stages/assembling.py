@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
 from tunemesh.shared.messages.results import FILE_NAME, MOST_NOTES, OWN_FILES
 from tunemesh.shared.text import clip
@@ -37,14 +38,14 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
     """
     store = context.store
     ended = [(records, trials_of(records, store)) for records in work.tasks]
+    winners = [
+        (records, best) for records, trials in ended if (best := _best(trials, records.untuned)) is not None
+    ]
     call = AssembleCall(
         model=store.get(work.model),
         target=step.target,
-        tasks=[
-            _tuned(records.task, best, step, context)
-            for records, trials in ended
-            if (best := _best(trials, records.untuned)) is not None
-        ],
+        tasks=[_tuned(records.task, best, step, context) for records, best in winners],
+        objects=_objects(work, winners, step, context),
     )
     platform = platforms.name_of(step.target)
     assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)
@@ -57,6 +58,23 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
         notes=[clip(note) for note in assembled.notes[:MOST_NOTES]],
     )
+
+
+def _objects(
+    work: AssembleWork, winners: Sequence[tuple[TaskRecords, Trial]], step: Step, context: Context
+) -> list[bytes]:
+    """What was compiled before, by ``import`` and of candidates that were confirmed. What of it is lost is
+    compiled again."""
+    kept = [work.objects]
+    for records, best in winners:
+        kept += [each.objects for each in records.confirmed if each.hash == best.candidate.hash]
+    found = []
+    for blob in kept:
+        try:
+            found += [context.store.get(blob)] if blob is not None else []
+        except ArtifactError as error:
+            log.warning("%s: what was compiled before is compiled again: %s", step.id, error)
+    return found
 
 
 def _best(trials: Sequence[Trial], untuned: float | None) -> Trial | None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.world import BLOB, SAMPLE, TUNED, World, request
+from tests.unit.world import BLOB, OBJECTS, SAMPLE, TUNED, World, objects_of, request
 from tunemesh.coordinator.events import (
     Acknowledge,
     Answer,
@@ -575,6 +575,17 @@ def test_the_best_few_are_confirmed_before_a_task_is_closed() -> None:
     assert len(task.confirmed) == 2
     assert task.trials == 16
     assert task.best == min(statistics.median(each.latencies) for each in task.confirmed)
+
+
+def test_what_was_compiled_before_goes_to_assemble() -> None:
+    world = World(tasks=2)
+    world.publish(request(trials=16))
+    world.run("job")
+    assert world.assembled_from is not None
+    assert world.assembled_from.objects == OBJECTS
+    confirmed = [each for records in world.assembled_from.tasks for each in records.confirmed]
+    assert len(confirmed) == 4
+    assert [each.objects for each in confirmed] == [objects_of(each.hash) for each in confirmed]
 
 
 def test_another_strategy_is_taken_over_by_a_successor_and_an_unknown_one_is_refused() -> None:
