@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
-from tunemesh.coordinator.jobs import forecast, rounds, states, trials, verdict
+from tunemesh.coordinator.jobs import forecast, measured, rounds, states, trials, verdict
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
@@ -168,9 +168,8 @@ class Lifecycle:
         state = self._state
         text = clip(text, ERROR_LIMIT)
         held, sources = list(job.held()), list(sources)
-        tasks = [task if task.closed else rounds.current(job, task) for task in job.ledger.tasks]
         changes = {
-            "tasks": tasks,
+            "tasks": measured.at_the_end(job),
             "usage": rounds.add_usage(rounds.current_usage(job), (each.message.timing for each in sources)),
             "phase": phase,
             "error": "" if phase == "done" else text,

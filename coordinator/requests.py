@@ -188,6 +188,7 @@ class Requests:
                 jobs=[progress.progress(job)],
                 assembled=progress.result(job),
                 validated=job.ledger.validated,
+                measured=progress.kept(job),
             )
         else:
             snapshot = msgspec.structs.replace(snapshot, rejected=state.rejected.get(job_id, ""))

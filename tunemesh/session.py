@@ -218,7 +218,7 @@ class Model:
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         ending = tuning.tune([self.given], replace(self.plan, out=folder), following.Watcher())[0]
         if ending.report is None:
-            raise JobFailed(f"job {ending.job} failed: {ending.error}")
+            raise JobFailed(f"job {ending.job} failed: {ending.story}")
         return Tuned(folder / ending.job, ending.report)
 
 

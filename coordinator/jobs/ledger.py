@@ -8,7 +8,7 @@ from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant
 from tunemesh.shared.messages.progress import Phase, Usage
 from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Confirmed, Known, TaskSpec, Timing
+from tunemesh.shared.messages.tasks import Confirmed, Known, TaskSpec, Timing, Trial
 
 Handle = int
 """Names a held delivery. Given by the shell, never reused."""
@@ -49,7 +49,9 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     limits: dict[int, Count] = {}
     """Of a job that was stopped early, by round: how many of its chunks are done, the others are left out."""
     history: list[Blob] = []
-    """Filled when the task is closed."""
+    """Filled when the task is closed, or the job has ended."""
+    rest: list[Trial] = []
+    """Of a job that has ended before the task was closed: trials that are in no history."""
     closed: bool = False
 
 

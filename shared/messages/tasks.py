@@ -182,10 +182,12 @@ class Known(Struct, frozen=True, kw_only=True):
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):
-    """A closed task and where its measured schedules lie."""
+    """A task and where its measured schedules lie."""
 
     task: TaskSpec
     history: list[Blob]
+    trials: list[Trial] = []
+    """Those that are in no history: of a job that ended before the task was closed."""
     confirmed: list[Confirmed] = []
     untuned: Seconds | None = None
     """Latency of the untuned workload in seconds: what a schedule has to beat."""
