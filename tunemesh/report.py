@@ -52,6 +52,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     remeasured: int
     drift: float
     rounds_ahead: int
+    ended: str
+    """Why it got no more trials."""
 
 
 class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +168,7 @@ def _of_any(progress: JobProgress, timeline: list[Timing]) -> dict[str, Any]:
                 remeasured=task.remeasured,
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
+                ended=task.ended,
             )
             for task in progress.tasks
         ],

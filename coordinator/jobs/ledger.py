@@ -53,6 +53,8 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     rest: list[Trial] = []
     """Of a job that has ended before the task was closed: trials that are in no history."""
     closed: bool = False
+    ended: str = ""
+    """Why it gets no more trials, for people."""
 
 
 def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
@@ -61,10 +63,11 @@ def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
         return TaskLedger(spec=spec)
     if known is None:
         why = spec.objection or "no engine of the job takes it"
-        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}")
+        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}", ended="nobody tunes it")
     return TaskLedger(
         spec=spec,
         closed=True,
+        ended="an earlier job has tuned it",
         best=known.best,
         untuned=known.untuned,
         confirmed=known.confirmed,

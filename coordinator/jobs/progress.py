@@ -84,6 +84,7 @@ def progress(job: Job) -> JobProgress:
                 remeasured=task.remeasured,
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
+                ended=task.ended,
             )
             for task in tasks
         ],

@@ -38,6 +38,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     remeasured: Count = 0
     drift: Drift = 0.0
     rounds_ahead: Count = 0
+    ended: str = ""
+    """Why it got no more trials; empty while it may get more."""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -50,6 +52,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     trials: Count
     """Tried so far, with those of rounds under way."""
     budget: Count
+    """0 as long as it is left to the model, which is not imported yet."""
     accepted: Instant
     finished: Instant | None
     tasks: list[TaskProgress]

@@ -107,9 +107,7 @@ def test_what_was_measured_is_written_with_a_report_of_what_failed(context: Cont
         read_report(tmp_path / "job")
 
 
-def test_where_something_of_it_is_lost_there_is_a_report(
-    context: Context, tmp_path: Path
-) -> None:
+def test_where_something_of_it_is_lost_there_is_a_report(context: Context, tmp_path: Path) -> None:
     lost = msgspec.structs.replace(records_of(context), history=[missing()])
     with pytest.raises(ArtifactError):
         save_measured(context.store, failed(), [lost], tmp_path / "job")

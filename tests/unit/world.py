@@ -79,7 +79,7 @@ TARGET = "mock"
 KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
-def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
+def request(job: str = "job", trials: int = 20, **settings: object) -> Request:
     made = msgspec.convert(settings, Settings)
     return Request(job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made)
 
