@@ -86,12 +86,13 @@ def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
     arguments = ("--engine", "mock", "--target", "mock", "--trials", 8, "--out", tmp_path / "out")
     ended = tunemesh("tune", bad, late, mock_model, *arguments)
     assert ended.returncode == 1
-    assert "job bad failed: import: " in complaint(ended)
+    failed, unbuilt = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert failed.startswith("error: job bad failed: import: ")
     assert (tmp_path / "out" / "model" / "report.json").exists()
     # What was measured before it failed is there all the same, and the report says what failed.
     folder = tmp_path / "out" / "late"
-    assert "job late failed: assemble: " in complaint(ended)
-    assert f"what was measured is in {folder}" in complaint(ended)
+    assert unbuilt.startswith("error: job late failed: assemble: ")
+    assert unbuilt.endswith(f"; what was measured is in {folder}")
     (record,) = json.loads((folder / "records.json").read_text())
     assert (record["task"], record["trials"]) == ("a", 8)
     report = json.loads((folder / "report.json").read_text())
