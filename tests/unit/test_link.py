@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.shared.transport.connection import Connection
 from tunemesh.shared.transport.link import Link
 
 START = b"\x01\x00\x00"
@@ -54,7 +55,7 @@ def test_what_is_asked_for_together_wakes_the_thread_of_the_link_once(free_port:
     link = Link(url(free_port), "coordinator")
     wakes: list[Callable[[], None]] = []
     loop = SimpleNamespace(add_callback_threadsafe=wakes.append)
-    link._connection = SimpleNamespace(ioloop=loop)  # type: ignore[assignment]
+    link._connection = SimpleNamespace(ioloop=loop, gathering=nullcontext)  # type: ignore[assignment]
     done: list[str] = []
 
     def ask(name: str) -> None:
@@ -83,11 +84,31 @@ def test_what_is_asked_for_together_wakes_the_thread_of_the_link_once(free_port:
     assert done[-2:] == ["more", "alone"]
 
 
+def test_what_is_gathered_is_written_in_one_piece() -> None:
+    written: list[bytes] = []
+    connection = Connection.__new__(Connection)
+    connection._gathered, connection._transport = None, SimpleNamespace(write=written.append)
+    connection._adapter_emit_data(b"a")
+    with connection.gathering():
+        connection._adapter_emit_data(b"b")
+        connection._adapter_emit_data(b"c")
+        assert written == [b"a"]
+    assert written == [b"a", b"bc"]
+    with connection.gathering():
+        pass
+    connection._adapter_emit_data(b"d")
+    assert written == [b"a", b"bc", b"d"]
+    with connection.gathering():
+        connection._adapter_emit_data(b"e")
+        connection._transport = None  # it is lost meanwhile
+    assert written == [b"a", b"bc", b"d"]
+
+
 def test_what_was_asked_for_is_handed_over_when_the_owner_fails(free_port: int) -> None:
     link = Link(url(free_port), "coordinator")
     wakes: list[Callable[[], None]] = []
     loop = SimpleNamespace(add_callback_threadsafe=wakes.append)
-    link._connection = SimpleNamespace(ioloop=loop)  # type: ignore[assignment]
+    link._connection = SimpleNamespace(ioloop=loop, gathering=nullcontext)  # type: ignore[assignment]
 
     def ask_and_fail() -> None:
         with link.together():
