@@ -25,7 +25,9 @@ KEPT_BYTES = 256 * 2**20
 """Of the objects that a process remembers. One has 5 to 100 KB."""
 
 NOALIAS = "tirx.noalias"
-PLAIN = frozenset({"global_symbol", NOALIAS, "op_pattern", "s_tir", workloads.SCHEDULED})
+PLAIN = frozenset(
+    {"global_symbol", NOALIAS, "op_pattern", "layout_free_buffers", "s_tir", workloads.SCHEDULED}
+)
 """Attributes of functions that can be compiled alone: nothing around them matters to their code."""
 CODE = ("s_tir",)
 """Those that say how the code is made."""
