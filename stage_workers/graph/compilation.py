@@ -102,8 +102,10 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple
     @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
     def apart(module: Any, _context: Any) -> Any:
         found: dict[Any, str] = {}
-        for name, function in module.functions_items():
-            if isinstance(function, tvm.tirx.PrimFunc) and objects.is_plain(function, target):
+        functions = [item for item in module.functions_items() if isinstance(item[1], tvm.tirx.PrimFunc)]
+        called = [each for _, function in functions for each in workloads.called_by(function)]
+        for name, function in functions:
+            if name not in called and objects.is_plain(function, target):
                 without = left_out if workloads.is_scheduled(function) else ()
                 found[name], code = objects.compiled(function, target, without)
                 parts[found[name]] = code

@@ -21,7 +21,7 @@ from cachetools import LRUCache
 
 from tunemesh.stage_workers.graph import loops, targets, workloads
 
-KEPT_BYTES = 256 * 2**20
+KEPT_BYTES = 64 * 2**20
 """Of the objects that a process remembers. One has 5 to 100 KB."""
 
 NOALIAS = "tirx.noalias"
@@ -37,13 +37,14 @@ _known: LRUCache[str, bytes] = LRUCache(KEPT_BYTES, getsizeof=len)
 
 
 def is_plain(function: Any, target: str) -> bool:
-    """Whether a function of TIR can be compiled alone: on a CPU, and called by a model only."""
+    """Whether a function of TIR can be compiled alone: on a CPU, where it calls no other one."""
     attributes = set(map(str, function.attrs.keys())) if function.attrs else set()
     return (
         not targets.is_gpu(target)
         and attributes <= PLAIN
         and NOALIAS in attributes
         and bool(function.attrs[NOALIAS])
+        and not workloads.called_by(function)
     )
 
 
