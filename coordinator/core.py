@@ -40,6 +40,7 @@ from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.mishaps import Mishaps
 from tunemesh.coordinator.requests import Requests
 from tunemesh.coordinator.results import Results
 from tunemesh.coordinator.scheduling import strategies
@@ -126,7 +127,7 @@ class Core:
                 self._upkeep.queue_missing(queue, cause, refused)
             case Unreadable(step, reason):
                 if self._resources.in_flight(step):
-                    self._lifecycle.senseless(step, "a worker", reason)
+                    self._mishaps.senseless(step, "a worker", reason)
             case Tick():
                 self._tick()
             case DispatchFailed(step, cause):
@@ -153,9 +154,10 @@ class Core:
         dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources)
         self._state = State(self._resources, Durations(), dispatcher)
         self._lifecycle = Lifecycle(self._state)
-        self._upkeep = Upkeep(self._state, self._lifecycle)
+        self._mishaps = Mishaps(self._state, self._lifecycle)
+        self._upkeep = Upkeep(self._state, self._lifecycle, self._mishaps)
         self._requests = Requests(self._state, self._lifecycle, self._make_strategy)
-        self._results = Results(self._state, self._lifecycle)
+        self._results = Results(self._state, self._lifecycle, self._mishaps)
         self._settling_since = None
         self._caught_up = False
         self._stash: list[Arrived] = []
@@ -214,7 +216,7 @@ class Core:
         if why := status.problem():
             state.log("warning", f"ignored a status: {why}", worker=status.worker)
             return
-        self._lifecycle.worker_back(status.worker)
+        self._mishaps.worker_back(status.worker)
         known = self._resources.knows(status.worker, status.queue)
         new = self._resources.seen(status, state.now)
         if status.leaving:

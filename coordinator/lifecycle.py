@@ -16,28 +16,18 @@ from typing import Literal
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
-from tunemesh.coordinator.jobs import forecast, rounds, states, trials, verdict
+from tunemesh.coordinator.jobs import forecast, measured, rounds, states, trials, verdict
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
-from tunemesh.coordinator.state import ERROR_LIMIT, State, Trouble
+from tunemesh.coordinator.state import ERROR_LIMIT, State
 from tunemesh.shared.messages import ImportDone, StepResult, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
 """Results that the coordinator means to hold at once, those to come included: so many jobs are tuned at
 a time. The broker delivers no more than 65,535 to one consumer before some are answered."""
-
-MOST_VICTIMS = 3
-"""With so many workers lost during one step its job fails, before it takes every worker there is; and with so
-many that gave senseless results of it, or so many such results where nobody else could do it."""
-
-MOST_SENSELESS = 12
-"""Senseless results of one step with which its job fails, whoever gave them."""
-
-MOST_ATTEMPTS = 20
-"""Times that a step is lost without a trace before its job fails. Each takes a quarter of a minute."""
 
 
 class Lifecycle:
@@ -168,9 +158,8 @@ class Lifecycle:
         state = self._state
         text = clip(text, ERROR_LIMIT)
         held, sources = list(job.held()), list(sources)
-        tasks = [task if task.closed else rounds.current(job, task) for task in job.ledger.tasks]
         changes = {
-            "tasks": tasks,
+            "tasks": measured.at_the_end(job),
             "usage": rounds.add_usage(rounds.current_usage(job), (each.message.timing for each in sources)),
             "phase": phase,
             "error": "" if phase == "done" else text,
@@ -194,7 +183,9 @@ class Lifecycle:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
         tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
-        self.revise(job, [held], phase="tuning", model=done.model, sample=done.sample, tasks=tasks)
+        made = {"model": done.model, "sample": done.sample, "objects": done.objects}
+        request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
+        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, **made)
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
@@ -226,7 +217,7 @@ class Lifecycle:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
         its last revision. That has nothing but the request."""
         bare: dict[str, object] = {"tasks": [], "timings": [], "usage": {}, "known": []}
-        bare |= {"model": None, "sample": None, "assembled": None}
+        bare |= {"model": None, "sample": None, "objects": None, "assembled": None}
         job.become(msgspec.structs.replace(job.ledger, **bare))
         job.bare = True
         self.finish(job, "failed", cause)
@@ -254,61 +245,6 @@ class Lifecycle:
         if canonical != request.target or not job.ledger.revision:
             self.revise(job, (), request=msgspec.structs.replace(request, target=canonical))
         return True
-
-    # -- What goes wrong ------------------------------------------------------------------------------------
-
-    def worker_lost(self, worker: str, step: str) -> None:
-        """A worker fell silent while it did a step that is still in flight."""
-        job, trouble = self._troubled(step)
-        if job is None:
-            return
-        trouble.lost.add(worker)
-        count = len(trouble.lost)
-        self._state.log("warning", f"worker lost during {step} ({count})", job=job.id, worker=worker)
-        if count >= MOST_VICTIMS:
-            text = f"{count} workers were lost while they did it, the last one {worker}; see its log"
-            self.finish(job, "failed", f"{job_steps.named(job, step)}: {text}")
-
-    def worker_back(self, worker: str) -> None:
-        """A worker that was silent speaks again: it was not lost."""
-        for trouble in self._state.trouble.values():
-            trouble.lost.discard(worker)
-
-    def senseless(self, step: str, worker: str, why: str) -> None:
-        """A worker gave a result for a step in flight that is no answer to it: it is done again, elsewhere
-        if there is somebody else."""
-        state = self._state
-        job, trouble = self._troubled(step)
-        flight = state.dispatcher.lost(step)
-        state.look_again = True
-        if job is None or flight is None:
-            return
-        trouble.liars.add(worker)
-        trouble.senseless += 1
-        state.dispatcher.avoid(step, flight.queue)
-        alone = state.resources.workers_for(flight.ready.need) <= trouble.liars
-        many = len(trouble.liars) >= MOST_VICTIMS or (alone and trouble.senseless >= MOST_VICTIMS)
-        if many or trouble.senseless >= MOST_SENSELESS:
-            text = f"{trouble.senseless} results made no sense, the last one of {worker}: {why}"
-            self.finish(job, "failed", f"{job_steps.named(job, step)}: {text}")
-
-    def vanished(self, step: str, queue: str) -> None:
-        """A step in flight is neither in its queue nor with a worker, and there is no result."""
-        state = self._state
-        flight, attempts = state.dispatcher.lost(step), state.dispatcher.attempts(step)
-        state.look_again = True
-        job = state.jobs.get(StepRef.parse(step).job)
-        if flight is None or job is None or job.ended:
-            return
-        if attempts >= MOST_ATTEMPTS:
-            text = f"it was lost {attempts} times without a trace, the last time in {queue}; see dead-letter"
-            self.finish(job, "failed", f"{job_steps.named(job, step)}: {text}")
-
-    def _troubled(self, step: str) -> tuple[Job | None, Trouble]:
-        job = self._state.jobs.get(StepRef.parse(step).job)
-        if job is None or job.ended:
-            return None, Trouble()
-        return job, self._state.trouble.setdefault(step, Trouble())
 
     def guarded(
         self,

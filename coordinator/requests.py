@@ -15,6 +15,7 @@ from tunemesh.coordinator.scheduling.strategies import Strategy
 from tunemesh.coordinator.state import State
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Blob, Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
+from tunemesh.shared.messages.requests import AUTO
 
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
@@ -113,7 +114,7 @@ class Requests:
         job = self._add_job(ledger)
         job.releases.append((0, event.handle))
         state.out.append(Save(ledger))
-        text = f"{request.name or request.job}: {request.trials} trials for {request.target}"
+        text = f"{request.name or request.job}: {request.budget} for {request.target}"
         state.tell(job, "accepted", text)
         state.log("info", f"accepted: {text}", job=job.id)
 
@@ -188,6 +189,7 @@ class Requests:
                 jobs=[progress.progress(job)],
                 assembled=progress.result(job),
                 validated=job.ledger.validated,
+                measured=progress.kept(job),
             )
         else:
             snapshot = msgspec.structs.replace(snapshot, rejected=state.rejected.get(job_id, ""))
@@ -195,5 +197,11 @@ class Requests:
 
 
 def _same(known: Request, request: Request) -> bool:
-    """Whether two requests are one. The target may have been made canonical meanwhile."""
-    return msgspec.structs.replace(known, target=request.target) == request
+    """Whether two requests are one. The target may have been made canonical meanwhile, and trials that were
+    left to the model may have got a number."""
+    same: dict[str, object] = {"target": request.target}
+    if request.trials == AUTO:
+        patience = request.settings.patience
+        same["trials"] = AUTO
+        same["settings"] = msgspec.structs.replace(known.settings, patience=patience)
+    return msgspec.structs.replace(known, **same) == request

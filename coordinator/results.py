@@ -9,6 +9,7 @@ from tunemesh.coordinator.jobs import forecast, steps
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.mishaps import Mishaps
 from tunemesh.coordinator.scheduling.durations import seconds_of
 from tunemesh.coordinator.state import State
 from tunemesh.shared.messages import (
@@ -30,9 +31,10 @@ _ORDER = (UpdateDone, BuildDone, ProfileDone)
 class Results:
     """Deals with the results of steps."""
 
-    def __init__(self, state: State, lifecycle: Lifecycle) -> None:
+    def __init__(self, state: State, lifecycle: Lifecycle, mishaps: Mishaps) -> None:
         self._state = state
         self._lifecycle = lifecycle
+        self._mishaps = mishaps
         self._recovering = False
 
     def take(self, handle: Handle, message: StepResult) -> Job | None:
@@ -104,7 +106,7 @@ class Results:
         )
         for step in dict.fromkeys((timing.step, *claimed)):
             if state.resources.queue_of(step) == timing.resource:
-                self._lifecycle.senseless(step, timing.worker, why)
+                self._mishaps.senseless(step, timing.worker, why)
 
     def _problem(self, job: Job, message: StepResult) -> str:
         """Why a result is no answer to what its step asked for; nothing where it is, or is of no use

@@ -111,6 +111,7 @@ class State:
             resources=self._resources(),
             assembled=progress.result(job),
             validated=job.ledger.validated,
+            measured=progress.kept(job) if job.ended else [],
         )
         self.out.append(Tell(event))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from tunemesh.coordinator.events import Acknowledge, Declare, Purge
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Lifecycle
+from tunemesh.coordinator.mishaps import Mishaps
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import State
 
@@ -32,9 +33,10 @@ LOOK_EVERY = 1.0
 class Upkeep:
     """Looks after workers and jobs on every tick."""
 
-    def __init__(self, state: State, lifecycle: Lifecycle) -> None:
+    def __init__(self, state: State, lifecycle: Lifecycle, mishaps: Mishaps) -> None:
         self._state = state
         self._lifecycle = lifecycle
+        self._mishaps = mishaps
         self._looked = -1e9
 
     def workers(self) -> None:
@@ -45,7 +47,7 @@ class Upkeep:
             state.log("warning", f"worker lost from {lost.queue}", worker=lost.worker)
             if lost.step is not None and state.resources.in_flight(lost.step):
                 job = lost.step.partition("/")[0]
-                self._lifecycle.guarded(job, self._lifecycle.worker_lost, lost.worker, lost.step)
+                self._lifecycle.guarded(job, self._mishaps.worker_lost, lost.worker, lost.step)
 
     def queue_missing(self, queue: str, cause: str, refused: bool) -> None:
         """A stage queue is not there: what was in it is lost, and it is declared again. Said once."""
@@ -70,7 +72,7 @@ class Upkeep:
             self._looked = state.now
             for flight in list(state.resources.missing(state.now)):
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
-                guarded(flight.ready.job, self._lifecycle.vanished, flight.ready.step, flight.queue)
+                guarded(flight.ready.job, self._mishaps.vanished, flight.ready.step, flight.queue)
             guarded(None, self._leave_lost_devices)
         guarded(None, self._lifecycle.let_in)
         if state.look_again:

@@ -269,6 +269,7 @@ def _as_event(snapshot: Snapshot, job: str) -> JobEvent | None:
         resources=snapshot.resources,
         assembled=snapshot.assembled,
         validated=snapshot.validated,
+        measured=snapshot.measured,
     )
 
 

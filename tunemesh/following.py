@@ -9,7 +9,7 @@ from pathlib import Path
 from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.model_files import ModelFile
-from tunemesh.report import Report, save_results
+from tunemesh.report import Report, save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable, LinkDown, TunemeshError
 from tunemesh.shared.messages import JobEvent, Request
@@ -27,6 +27,14 @@ class Ending:
     job: str
     report: Report | None
     error: str = ""
+    measured: Path | None = None
+    """Where there is no result: the folder with what was measured all the same."""
+
+    @property
+    def story(self) -> str:
+        """The reason, and what is left."""
+        left = f"; what was measured is in {self.measured}" if self.measured is not None else ""
+        return f"{self.error}{left}"
 
 
 class Watcher:
@@ -142,6 +150,13 @@ def _ending(event: JobEvent, store: ArtifactStore, out: Path) -> Ending | None:
             except TunemeshError as error:
                 return Ending(event.job, None, str(error))
             return Ending(event.job, report)
+        case "failed" | "cancelled" if event.progress is not None and event.measured:
+            folder = out / event.job
+            try:
+                save_measured(store, event.progress, event.measured, folder)
+            except TunemeshError as error:
+                return Ending(event.job, None, f"{event.text}; what was measured cannot be fetched: {error}")
+            return Ending(event.job, None, event.text, folder)
         case "failed" | "cancelled" | "rejected":
             return Ending(event.job, None, event.text)
     return None

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tunemesh import exporting, live, mesh_address, options, tables
 from tunemesh.client import Client, check_job_id
-from tunemesh.report import Report, read_report, save_results
+from tunemesh.report import Report, read_report, save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
@@ -186,5 +186,10 @@ def _save(job: str, folder: Path, address: mesh_address.MeshAddress) -> Report:
     check_job_id(job)
     with Client(address.broker) as client:
         snapshot = _known(client, job)
-    store = ArtifactStore(address.artifacts)
-    return save_results(store, snapshot.jobs[0], snapshot.assembled, snapshot.validated, folder)
+    store, progress = ArtifactStore(address.artifacts), snapshot.jobs[0]
+    if snapshot.measured:
+        save_measured(store, progress, snapshot.measured, folder)
+        raise JobFailed(
+            f"job {job} has no results: {progress.error or progress.phase}; what was measured is in {folder}"
+        )
+    return save_results(store, progress, snapshot.assembled, snapshot.validated, folder)

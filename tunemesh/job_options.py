@@ -26,10 +26,15 @@ from tunemesh.tuning import Plan
 NONE = "none"
 """On the command line: the ``None`` of a setting that has another default."""
 
+AUTO = "auto"
+"""The number of trials that the model needs."""
+
 JOB = "job"
 """The parameter of a command in whose place the options come."""
 
-Trials = Annotated[int, typer.Option(help="Candidates to try per model.")]
+Trials = Annotated[
+    str, typer.Option(metavar="N|auto", help="Candidates to try per model; auto: as many as pay.")
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same device results: same proposals.")]
 Told = Annotated[
     list[str] | None,
@@ -77,7 +82,7 @@ def describes_job(command: Callable[..., None]) -> Callable[..., None]:
 
 def make_plan(
     target: options.Target = "native",
-    trials: Trials = 256,
+    trials: Trials = AUTO,
     seed: Seed = 0,
     engine: options.Engines = None,
     option: Told = None,
@@ -93,7 +98,7 @@ def make_plan(
     """
     return Plan(
         target=target,
-        trials=trials,
+        trials=parse_trials(trials),
         out=Path(),
         engines=engine_names(engine),
         options=parse_options(option or []),
@@ -103,6 +108,20 @@ def make_plan(
         samples=_bytes_of(inputs) if inputs is not None else None,
         settings=make_settings(settings),
     )
+
+
+def parse_trials(text: str) -> int | None:
+    """A number of trials; ``None`` for ``auto``.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if text == AUTO:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise BadInput(f"--trials is a number or {AUTO}, not {text!r}") from None
 
 
 def _bytes_of(path: Path) -> bytes:

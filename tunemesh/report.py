@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
 from tunemesh.shared.messages import (
     AssembleDone,
+    Blob,
     History,
     JobProgress,
     Judgement,
@@ -25,7 +27,11 @@ from tunemesh.shared.messages import (
     Timing,
     ValidateDone,
 )
+from tunemesh.stage_workers.engines import load
+from tunemesh.stage_workers.engines.protocol import ExportCall, Exported
 from tunemesh.stage_workers.graph.models import Signatures, unpack_signatures
+from tunemesh.stage_workers.stages import exporting
+from tunemesh.stage_workers.stages.histories import trials_of
 
 REPORT_VERSION = 1
 
@@ -46,6 +52,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     remeasured: int
     drift: float
     rounds_ahead: int
+    ended: str
+    """Why it got no more trials."""
 
 
 class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,8 +97,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     """Why it could not run the model."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``report.json``."""
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``report.json`` for any job, also one that has no results."""
 
     version: int = REPORT_VERSION
     job: str
@@ -99,6 +107,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     trials: int
     budget: int
     stopped: bool
+    error: str = ""
+    """What failed; empty where the job is done."""
+    wall_s: float
+    tasks: list[TaskReport]
+    resources: dict[str, ResourceReport]
+    timeline: list[Timing]
+    """Every step of the job, in the order in which they started."""
+
+
+class Report(JobReport, frozen=True, kw_only=True):
+    """The content of ``report.json`` for a job that is done."""
+
     latency_before_s: float
     """Of one run with each set of shapes, like the next two."""
     latency_after_s: float
@@ -112,15 +132,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     """What was not done with the model and why, one sentence each."""
     drift: float
-    wall_s: float
     variants: list[VariantReport]
     """The sets of shapes, where there are several."""
     compared: list[Compared] = []
     """What else runs the model, for each set of shapes; empty where nobody asked."""
-    tasks: list[TaskReport]
-    resources: dict[str, ResourceReport]
-    timeline: list[Timing]
-    """Every step of the job, in the order in which they started."""
 
 
 def make_report(
@@ -131,14 +146,8 @@ def make_report(
     notes: list[str],
 ) -> Report:
     """Put together what the coordinator and the workers reported."""
-    wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
     return Report(
-        job=progress.job,
-        name=progress.name,
-        target=progress.target,
-        trials=progress.trials,
-        budget=progress.budget,
-        stopped=progress.stopped,
+        **_of_any(progress, timeline),
         latency_before_s=validated.latency_before,
         latency_after_s=validated.latency_after,
         rejected_s=validated.rejected,
@@ -148,9 +157,28 @@ def make_report(
         judged=validated.judged,
         notes=notes,
         drift=validated.drift,
-        wall_s=wall,
         variants=_variants(validated, signatures),
-        tasks=[
+    )
+
+
+def make_job_report(progress: JobProgress, timeline: list[Timing]) -> JobReport:
+    """The same for a job without results."""
+    return JobReport(**_of_any(progress, timeline))
+
+
+def _of_any(progress: JobProgress, timeline: list[Timing]) -> dict[str, Any]:
+    """The fields of a :class:`JobReport`."""
+    wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
+    return {
+        "job": progress.job,
+        "name": progress.name,
+        "target": progress.target,
+        "trials": progress.trials,
+        "budget": progress.budget,
+        "stopped": progress.stopped,
+        "error": progress.error,
+        "wall_s": wall,
+        "tasks": [
             TaskReport(
                 id=task.id,
                 name=task.name,
@@ -165,15 +193,16 @@ def make_report(
                 remeasured=task.remeasured,
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
+                ended=task.ended,
             )
             for task in progress.tasks
         ],
-        resources={
+        "resources": {
             queue: ResourceReport(steps=use.steps, busy_s=use.busy, utilisation=use.busy / wall)
             for queue, use in sorted(progress.usage.items())
         },
-        timeline=sorted(timeline, key=lambda timing: timing.started),
-    )
+        "timeline": sorted(timeline, key=lambda timing: timing.started),
+    }
 
 
 def read_report(folder: Path) -> Report:
@@ -184,7 +213,11 @@ def read_report(folder: Path) -> Report:
     """
     path = folder / "report.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
+        text = path.read_bytes()
+        any_job = msgspec.json.decode(text, type=JobReport)
+        if any_job.error:
+            raise BadInput(f"{folder} holds no result: the job failed: {any_job.error}")
+        return msgspec.json.decode(text, type=Report)
     except OSError as error:
         raise BadInput(f"{folder} holds no result: cannot read {path}: {error.strerror or error}") from None
     except msgspec.DecodeError as error:
@@ -223,26 +256,71 @@ def save_results(
     """
     if assembled is None or validated is None:
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
-    measured = [timing for history in histories(store, assembled) for timing in history.timings]
-    # What was known before was measured by steps of other jobs.
-    own = [timing for timing in measured if timing.step.startswith(f"{progress.job}/")]
-    timeline = [*progress.timings, *own]
+    timeline = [*progress.timings, *_own_timings(progress.job, histories(store, assembled))]
     signature = store.get(assembled.signature)
     report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled.notes)
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
-    files |= {
-        "model.so": store.get(assembled.tuned),
-        "signature.json": signature,
-        "report.json": text,
-    }
-    for name, data in files.items():
+    files |= {"model.so": store.get(assembled.tuned), "signature.json": signature}
+    _write(report, files, folder)
+    return report
+
+
+def save_measured(
+    store: ArtifactStore, progress: JobProgress, measured: Sequence[TaskRecords], folder: Path
+) -> JobReport:
+    """Fetch what was measured for a job that has no results into ``folder`` (made if missing): the files of
+    its engines, and a report that says what failed.
+
+    Raises:
+        TunemeshError: something is missing in the store, no engine of that name is installed here or it
+            fails, or the folder cannot be written. The report is written all the same, if it can be.
+    """
+    timeline, problem = list(progress.timings), None
+    files: dict[str, bytes] = {}
+    try:
+        read = [_history(store, blob) for records in measured for blob in records.history]
+        timeline += _own_timings(progress.job, read)
+        ended = [(records, trials_of(records, store)) for records in measured]
+        engines = dict.fromkeys(each.task.engine for each in measured if each.task.engine is not None)
+        files = exporting.files(ended, list(engines), progress.target, store, _exported)
+    except TunemeshError as error:
+        problem = error
+    report = make_job_report(progress, timeline)
+    _write(report, files, folder)
+    if problem is not None:
+        raise problem
+    return report
+
+
+def _exported(name: str, call: ExportCall) -> Exported:
+    """What an engine writes down, asked here: there may be no worker any more.
+
+    Raises:
+        TunemeshError: it fails.
+    """
+    engine = load(name)
+    try:
+        return engine.export(call)
+    except TunemeshError:
+        raise
+    except Exception as error:  # whatever an engine raises
+        raise TunemeshError(f"engine {name} cannot write down what was measured: {error}") from error
+
+
+def _own_timings(job: str, read: Iterable[History]) -> list[Timing]:
+    """Those of steps of a job. What was known before was measured by steps of other jobs."""
+    measured = [timing for history in read for timing in history.timings]
+    return [timing for timing in measured if timing.step.startswith(f"{job}/")]
+
+
+def _write(report: JobReport, files: Mapping[str, bytes], folder: Path) -> None:
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    for name, data in {**files, "report.json": text}.items():
         if Path(name).name != name:
             raise TunemeshError(
-                f"the result of job {progress.job} has a file called {name!r}; it is not written"
+                f"the result of job {report.job} has a file called {name!r}; it is not written"
             )
         write_file(folder / name, data)
-    return report
 
 
 def histories(store: ArtifactStore, assembled: AssembleDone) -> Iterator[History]:
@@ -253,7 +331,11 @@ def histories(store: ArtifactStore, assembled: AssembleDone) -> Iterator[History
     """
     for records in msgspec.msgpack.decode(store.get(assembled.records), type=list[TaskRecords]):
         for blob in records.history:
-            yield msgspec.msgpack.decode(store.get(blob), type=History)
+            yield _history(store, blob)
+
+
+def _history(store: ArtifactStore, blob: Blob) -> History:
+    return msgspec.msgpack.decode(store.get(blob), type=History)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -137,8 +137,8 @@ class Model:
         """For this target; ``device`` is ``cpu:<cores>`` or ``cuda:<n>``, by default the last core."""
         return replace(self, plan=replace(self.plan, target=target, device=device))
 
-    def trials(self, count: int) -> Model:
-        """Try ``count`` candidates."""
+    def trials(self, count: int | None) -> Model:
+        """Try ``count`` candidates; ``None``: as many as pay, which is the default."""
         return replace(self, plan=replace(self.plan, trials=count))
 
     def engines(self, *names: str) -> Model:
@@ -222,7 +222,7 @@ class Model:
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         ending = tuning.tune([self.given], replace(self.plan, out=folder), following.Watcher())[0]
         if ending.report is None:
-            raise JobFailed(f"job {ending.job} failed: {ending.error}")
+            raise JobFailed(f"job {ending.job} failed: {ending.story}")
         return Tuned(folder / ending.job, ending.report)
 
 
@@ -245,7 +245,7 @@ def model(
     Raises:
         BadInput: there is no such file; the module cannot be converted; PyTorch is missing.
     """
-    plan = tuning.Plan(target="native", trials=256, out=Path())
+    plan = tuning.Plan(target="native", out=Path())
     if not isinstance(source, str | os.PathLike):
         return Model(model_files.from_module(source, example_inputs, dynamic_shapes), plan)
     found = Path(source)

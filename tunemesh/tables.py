@@ -78,7 +78,7 @@ def jobs_table(jobs: list[JobProgress], now: float) -> Table:
             job.job,
             f"{job.phase}, stopping" if job.stopped and job.phase == "tuning" else job.phase,
             f"{measured}/{len(job.tasks)}" if job.tasks else "-",
-            f"{job.trials}/{job.budget}",
+            f"{job.trials}/{job.budget or 'auto'}",
             f"{latency(after)} / {latency(before)}",
             f"{before / after:.1f}x" if before and after else "-",
             failures(job),

@@ -72,7 +72,7 @@ def tune(
         print_reports(console, reports, out)
     for ending in endings:
         if ending.report is None:
-            complain(f"job {ending.job} failed: {ending.error}", JobFailed.exit_code)
+            complain(f"job {ending.job} failed: {ending.story}", JobFailed.exit_code)
     raise typer.Exit(0 if len(reports) == len(endings) else JobFailed.exit_code)
 
 

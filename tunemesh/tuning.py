@@ -25,6 +25,7 @@ from tunemesh.model_files import Given, ModelFile
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
+from tunemesh.shared.messages.requests import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
 
 OWN_BROKER_LIMIT = 20.0
@@ -37,8 +38,9 @@ class Plan:
     """What to tune, for what, and how much."""
 
     target: str
-    trials: int
     out: Path
+    trials: int | None = None
+    """``None``: as many as pay."""
     device: str | None = None
     engines: tuple[str, ...] = ("metaschedule",)
     """A task goes to the first of them that takes it."""
@@ -62,8 +64,8 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise BadInput(f"the seed must be between 0 and {2**31 - 1:,}, not {self.seed}")
-        if not 1 <= self.trials <= 1_000_000:
-            raise BadInput(f"trials must be between 1 and 1,000,000, not {self.trials}")
+        if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:
+            raise BadInput(f"trials must be between 1 and {MOST_TRIALS:,}, or auto, not {self.trials}")
         if not 1 <= len(self.target) <= 2000:
             raise BadInput(f"a target has 1 to 2,000 characters, not {len(self.target):,}")
         if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?", self.tenant):
@@ -163,7 +165,7 @@ def make_request(
         model=blob,
         files=files,
         target=plan.target,
-        trials=plan.trials,
+        trials=AUTO if plan.trials is None else plan.trials,
         engines=list(plan.engines),
         options=dict(plan.options),
         name=clip(model.name, NAME_LIMIT),

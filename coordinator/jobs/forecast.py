@@ -74,7 +74,8 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         add("import", first)
         path += first
     if ledger.phase in ("importing", "tuning"):
-        trials = max(request.trials - sum(task.trials for task in ledger.tasks), 0)
+        budget = request.trials or allocation.automatic(len(keys), allocation.PATIENCE)
+        trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
         if ledger.stopped:
             trials = 0
         rounds = trials / batch

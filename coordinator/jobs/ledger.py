@@ -8,7 +8,7 @@ from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant
 from tunemesh.shared.messages.progress import Phase, Usage
 from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Confirmed, Known, TaskSpec, Timing
+from tunemesh.shared.messages.tasks import Confirmed, Known, TaskSpec, Timing, Trial
 
 Handle = int
 """Names a held delivery. Given by the shell, never reused."""
@@ -49,8 +49,12 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     limits: dict[int, Count] = {}
     """Of a job that was stopped early, by round: how many of its chunks are done, the others are left out."""
     history: list[Blob] = []
-    """Filled when the task is closed."""
+    """Filled when the task is closed, or the job has ended."""
+    rest: list[Trial] = []
+    """Of a job that has ended before the task was closed: trials that are in no history."""
     closed: bool = False
+    ended: str = ""
+    """Why it gets no more trials, for people."""
 
 
 def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
@@ -59,10 +63,11 @@ def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
         return TaskLedger(spec=spec)
     if known is None:
         why = spec.objection or "no engine of the job takes it"
-        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}")
+        return TaskLedger(spec=spec, closed=True, last_error=f"untuned: {why}", ended="nobody tunes it")
     return TaskLedger(
         spec=spec,
         closed=True,
+        ended="an earlier job has tuned it",
         best=known.best,
         untuned=known.untuned,
         confirmed=known.confirmed,
@@ -82,6 +87,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     model: Blob | None = None
     sample: Blob | None = None
     """What the tuned model is compared with."""
+    objects: Blob | None = None
+    """Machine code of the untuned model's functions."""
     known: list[Blob] = []
     """``records`` of the jobs that the request names: what they measured serves this one."""
     tasks: list[TaskLedger] = []

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tunemesh.coordinator.jobs import rounds
+from tunemesh.coordinator.jobs import measured, rounds
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import TaskLedger
-from tunemesh.shared.messages import AssembleDone, JobProgress, TaskProgress
+from tunemesh.shared.messages import AssembleDone, JobProgress, TaskProgress, TaskRecords
 
 LISTED = 2_000
 """Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""
@@ -28,6 +28,13 @@ ERROR_LISTED = 200
 def result(job: Job) -> AssembleDone | None:
     """What a job is to give: nothing before it is done, nor where its model was found to be wrong."""
     return job.ledger.assembled if job.ledger.phase == "done" else None
+
+
+def kept(job: Job) -> list[TaskRecords]:
+    """What was measured so far for a job that has no results, or not yet."""
+    if job.ledger.phase == "done":
+        return []
+    return measured.records(job.ledger.tasks if job.ended else measured.at_the_end(job))
 
 
 def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
@@ -77,6 +84,7 @@ def progress(job: Job) -> JobProgress:
                 remeasured=task.remeasured,
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
+                ended=task.ended,
             )
             for task in tasks
         ],

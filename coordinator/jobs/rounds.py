@@ -55,8 +55,16 @@ def fold(task: TaskLedger, number: int, round_: Round) -> TaskLedger:
 
 def confirm(task: TaskLedger, round_: Round) -> TaskLedger:
     """``task`` with the best few as they were measured again in its closing round."""
+    built = [
+        each for chunk in round_.chunks.values() if chunk.built is not None for each in chunk.built.built
+    ]
+    objects = {each.index: each.objects for each in built}
     confirmed = [
-        Confirmed(hash=trial.candidate.hash, latencies=trial.latencies)
+        Confirmed(
+            hash=trial.candidate.hash,
+            latencies=trial.latencies,
+            objects=objects.get(trial.candidate.index),
+        )
         for trial in trials_of(round_)
         if trial.outcome == "measured"
     ]

@@ -230,6 +230,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
             assert ledger.model is not None
             return AssembleWork(
                 model=ledger.model,
+                objects=ledger.objects,
                 tasks=[
                     TaskRecords(task=t.spec, history=t.history, confirmed=t.confirmed, untuned=t.untuned)
                     for t in ledger.tasks
@@ -248,7 +249,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
     round_ = job.round(ref.task, ref.round)
     assert round_ is not None
     if ref.stage == "build":
-        return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk))
+        keep = job_rounds.closes(task, ref.round)
+        return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk), keep=keep)
     built = round_.chunks[ref.chunk].built
     assert built is not None
     known = job_rounds.current(job, task)

@@ -14,7 +14,8 @@ from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.shared.messages import Timing, Usage
+from tunemesh.shared.messages import Request, Timing, Usage
+from tunemesh.shared.messages.requests import AUTO, MOST_ROUNDS, MOST_TRIALS
 
 TIMINGS_KEPT = 500
 """Timings of job-wide and closing steps that a ledger keeps, so that it stays a message."""
@@ -35,6 +36,21 @@ def granted(job: Job) -> int:
                 continue
             total += len(proposal.candidates) if proposal else task.want
     return total
+
+
+def budgeted(request: Request, tasks: int) -> Request:
+    """``request`` with a number of trials, which may depend on how many tasks there are to tune."""
+    patience = request.settings.patience
+    if request.trials != AUTO:
+        return request
+    if patience is None:
+        patience = allocation.PATIENCE
+    most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
+    return msgspec.structs.replace(
+        request,
+        trials=min(allocation.automatic(tasks, patience), most),
+        settings=msgspec.structs.replace(request.settings, patience=patience),
+    )
 
 
 def left(job: Job) -> int:
@@ -67,7 +83,8 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
     # What no engine takes was closed before it began.
     begun = [task for task in ledger.tasks if task.round >= 0 or not task.closed]
     standings = [standing(job, task) for task in begun]
-    given = dict(allocation.grants(standings, request.trials, left(job), request.settings.batch))
+    model, patience = allocation.model_latency(standings), request.settings.patience or 0.0
+    given = dict(allocation.grants(standings, request.trials, left(job), request.settings.batch, patience))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
@@ -75,9 +92,9 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
         want = given.get(task.spec.id)
         if want is None and nothing_more and not task.closed:
             if task.round < 0:
-                tasks.append(msgspec.structs.replace(task, closed=True))
+                tasks.append(msgspec.structs.replace(task, closed=True, ended=_reason(job, task, model)))
                 continue
-            want = 0
+            want, task = 0, msgspec.structs.replace(task, ended=_reason(job, task, model))
         if want is None:
             tasks.append(task)
             continue
@@ -89,6 +106,13 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
     return msgspec.structs.replace(
         ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage, phase=phase
     )
+
+
+def _reason(job: Job, task: TaskLedger, model: float) -> str:
+    """Why a task gets no more trials. ``model`` is the latency of the model in seconds."""
+    if job.ledger.stopped:
+        return "the job was stopped early"
+    return allocation.reason(standing(job, task), model, job.ledger.request.settings.patience or 0.0)
 
 
 def look_ahead(
@@ -109,6 +133,8 @@ def look_ahead(
         return None
     building = profiling = 0.0
     able: list[tuple[float, TaskLedger]] = []
+    begun = [standing(job, task) for task in ledger.tasks if task.round >= 0]
+    model, patience = allocation.model_latency(begun), request.settings.patience or 0.0
     for task in ledger.tasks:
         if task.closed or task.round < 0 or not task.want:
             continue
@@ -126,7 +152,8 @@ def look_ahead(
                 if stage is not None:
                     profiling += durations.seconds("profile", task.spec.key, size)
         standing_ = standing(job, task)
-        if _may_look_ahead(job, task) and allocation.may_go_on(standing_):
+        pays = allocation.may_go_on(standing_) and allocation.pays(standing_, model, patience)
+        if pays and _may_look_ahead(job, task):
             able.append((allocation.expected_gain(standing_), task))
     if not able or (shared and building):
         return None

@@ -63,7 +63,7 @@ def _clock(seconds: float) -> str:
 def _event(event: Event, job: str) -> Iterator[str]:
     match event:
         case Arrived(message=Request(job=named) as request) if named == job:
-            tuned = f"{request.trials} trials for {request.target}, by {', '.join(request.engines)}"
+            tuned = f"{request.budget} for {request.target}, by {', '.join(request.engines)}"
             yield f"requested: {request.name or job}, {tuned}"
         case Arrived(message=Cancel(job=named, keep=keep)) if named == job:
             yield "asked to stop and keep what was found" if keep else "asked to cancel"

@@ -75,6 +75,9 @@ PREFETCH = 65_535
 """Deliveries that the coordinator can hold: the most that AMQP knows. It stops beginning new work long before
 (``lifecycle.MOST_HELD``), since what it could not be given would never be answered."""
 
+AT_ONCE = 32
+"""Events that are dealt with before what follows from them is sent: some milliseconds of work."""
+
 STATUS_PREFETCH = 1_000
 """Statuses on their way; they are answered at once."""
 
@@ -145,10 +148,8 @@ class Service:
         log.info("coordinator is up")
         next_tick = next_check = 0.0
         while True:
-            event = self._link.next(TICK)
-            if isinstance(event, _Leave):
+            if not self.take_those_there():
                 break
-            self.take(event)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
@@ -162,6 +163,20 @@ class Service:
             self._journal.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
+
+    def take_those_there(self) -> bool:
+        """Deal with the events of the link that are there, or with the next one; with none after a while.
+        What follows from them is sent at once. Returns whether to go on: not when asked to leave."""
+        event = self._link.next(TICK)
+        with self._link.together():
+            for number in range(AT_ONCE):
+                if isinstance(event, _Leave):
+                    return False
+                self.take(event)
+                event = self._link.next(0.0) if number + 1 < AT_ONCE else None
+                if event is None:
+                    break
+        return True
 
     def take(self, event: object) -> None:
         """Deal with an event of the link, or a :class:`Tick`. Whatever it is, the coordinator goes on."""

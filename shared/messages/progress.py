@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import Count, Drift, Headers, Instant, JobId, Message, Positive, Seconds
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Timing
+from tunemesh.shared.messages.tasks import TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -38,6 +38,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     remeasured: Count = 0
     drift: Drift = 0.0
     rounds_ahead: Count = 0
+    ended: str = ""
+    """Why it got no more trials; empty while it may get more."""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -50,6 +52,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     trials: Count
     """Tried so far, with those of rounds under way."""
     budget: Count
+    """0 as long as it is left to the model, which is not imported yet."""
     accepted: Instant
     finished: Instant | None
     tasks: list[TaskProgress]
@@ -92,6 +95,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     assembled: AssembleDone | None = None
     """Addresses of the results, when one finished job was asked for."""
     validated: ValidateDone | None = None
+    measured: list[TaskRecords] = []
+    """Where everything lies that was measured so far, when one job was asked for that has no results."""
     left_out: int = 0
     """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
     rejected: str = ""
@@ -113,6 +118,8 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
     resources: list[ResourceProgress] = []
     assembled: AssembleDone | None = None
     validated: ValidateDone | None = None
+    measured: list[TaskRecords] = []
+    """Of a job that ended without results: where everything lies that was measured."""
 
     def message_id(self) -> str:
         return f"{self.job}/{self.kind}/{self.at:.6f}"

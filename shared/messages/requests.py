@@ -27,6 +27,10 @@ largest message."""
 MOST_ROUNDS = 8_000
 """Of a job: a ledger has 1 MiB, and keeps the address of what was measured in every round, some 80 bytes."""
 
+MOST_TRIALS = 1_000_000
+AUTO = 0
+"""Instead of a number of trials: as many as pay."""
+
 LARGEST_REQUEST = 128 * 1024
 """Bytes of a request without its model. Every ledger of the job repeats it."""
 
@@ -65,6 +69,14 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
             " otherwise. 0: never propose before all of the last round is measured.",
         ),
     ] = 1
+    patience: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(
+            description="A task gets no more trials when one more is expected to take less than this share"
+            " off the latency of the model; 0: never. By default 0.0005 where the number of trials is left to"
+            " the model, else 0."
+        ),
+    ] = None
     repeats: Annotated[
         int, Meta(ge=1, le=100, description="Timed repeats of a candidate; the median counts.")
     ] = 3
@@ -166,8 +178,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     opens it."""
     target: Annotated[str, Meta(min_length=1, max_length=2000)]
     """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
-    trials: Annotated[int, Meta(ge=1, le=1_000_000)]
-    """Budget of the whole job."""
+    trials: Annotated[int, Meta(ge=0, le=MOST_TRIALS)] = AUTO
+    """Budget of the whole job. 0: as many as the model needs, which is known once it is imported."""
     engines: Annotated[list[EngineName], Meta(min_length=1, max_length=8)] = field(
         default_factory=lambda: ["metaschedule"]
     )
@@ -190,6 +202,11 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """Jobs of the same tenant that are done. What they measured serves this one: tasks that are equal to one
     of theirs are not tuned again."""
 
+    @property
+    def budget(self) -> str:
+        """How many trials, for people."""
+        return f"{self.trials} trials" if self.trials != AUTO else "as many trials as pay"
+
     def problem(self) -> str:
         """Why the job could not be kept in messages, in one line; nothing if it can."""
         if len(self.model.data or b"") > INLINE_LIMIT:
@@ -203,6 +220,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
         if self.samples is not None and len(self.samples.data or b"") > INLINE_LIMIT:
             return f"inputs over {INLINE_LIMIT:,} bytes go through the artifact store"
         batch = self.settings.batch
+        if self.trials == AUTO and self.settings.patience == 0:
+            return "without patience there has to be a number of trials"
         if self.trials > MOST_ROUNDS * batch:
             rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
             return f"{rounds}: take larger batches or fewer trials"

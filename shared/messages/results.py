@@ -101,6 +101,8 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     compares with it."""
     judged: list[Judgement] = []
     """The untuned model, for each set of shapes, beside the framework that it comes from."""
+    objects: Blob | None = None
+    """Machine code of the untuned model's functions: ``assemble`` does not compile them again."""
     known: dict[TaskId, Known] = {}
     """By task: what an earlier job has measured of it, so that it is not tuned again."""
 
@@ -118,7 +120,7 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
         if not all(latencies and min(latencies) > 0 for latencies in confirmed):
             return "what it knows was confirmed without a latency, or with one that is not above 0"
         blobs = [blob for task in self.tasks for blob in (task.workload, task.untuned)]
-        blobs += [self.sample] if self.sample is not None else []
+        blobs += [blob for blob in (self.sample, self.objects) if blob is not None]
         return _too_large([self.model, *blobs, *(b for each in self.known.values() for b in each.history)])
 
 
@@ -172,7 +174,7 @@ class BuildDone(Struct, frozen=True, kw_only=True, tag="build"):
                 return f"candidate {each.index} has not either an artifact or an outcome"
             if each.outcome is not None and each.outcome not in BUILD_FAILURES:
                 return f"candidate {each.index} has outcome {each.outcome}, which no build has"
-        return ""
+        return _too_large(each.objects for each in self.built if each.objects is not None)
 
 
 class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):

@@ -54,6 +54,8 @@ class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
 
     task: TaskSpec
     candidates: list[Candidate]
+    keep: bool = False
+    """Their machine code is kept: the best of them goes into the model."""
 
 
 class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
@@ -76,6 +78,8 @@ class AssembleWork(Struct, frozen=True, kw_only=True, tag="assemble"):
     model: Blob
     """The optimised model as ``import`` left it."""
     tasks: list[TaskRecords]
+    objects: Blob | None = None
+    """As ``import`` left it."""
 
 
 class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):

@@ -76,6 +76,8 @@ class Built(Struct, frozen=True, kw_only=True, omit_defaults=True):
     index: Count
     seconds: Seconds
     artifact: Blob | None = None
+    objects: Blob | None = None
+    """Its machine code as ``assemble`` takes it, where that was to be kept."""
     outcome: Outcome | None = None
     error: ErrorText = ""
 
@@ -126,11 +128,13 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.latency / (1 + self.drift)
 
 
-class Confirmed(Struct, frozen=True, kw_only=True):
+class Confirmed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One of the best few candidates of a task, measured again at its end, taking turns with the others."""
 
     hash: str
     latencies: list[Seconds]
+    objects: Blob | None = None
+    """Its machine code, where it was kept."""
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -178,10 +182,12 @@ class Known(Struct, frozen=True, kw_only=True):
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):
-    """A closed task and where its measured schedules lie."""
+    """A task and where its measured schedules lie."""
 
     task: TaskSpec
     history: list[Blob]
+    trials: list[Trial] = []
+    """Those that are in no history: of a job that ended before the task was closed."""
     confirmed: list[Confirmed] = []
     untuned: Seconds | None = None
     """Latency of the untuned workload in seconds: what a schedule has to beat."""

@@ -110,11 +110,14 @@ class BuildOutcome(Struct, frozen=True, kw_only=True):
 
     Attributes:
         artifact: the bytes of the shared object.
+        objects: machine code of the kernel for :class:`.AssembleCall`, where the engine's parts are functions
+            of TIR: kept of what is confirmed, so that it is not compiled again.
         outcome: what became of the candidate, where there is no artifact.
         error: and why.
     """
 
     artifact: bytes | None = None
+    objects: bytes = b""
     outcome: Outcome | None = None
     error: str = ""
 

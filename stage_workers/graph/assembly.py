@@ -14,6 +14,7 @@ from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
 from tunemesh.stage_workers.graph import (
     compilation,
     models,
+    objects,
     optimisation,
     packing,
     prepacking,
@@ -38,6 +39,8 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         JobFailed: when some task was tuned, but is no part of the model.
     """
     target = call.target
+    for packed_objects in call.objects:
+        objects.remember(objects.unpack(packed_objects))
     packed = models.unpack(call.model)
     modules, plain = variants.split(packed.module), [NONE] * len(packed.changes)
     # What there would be without Tunemesh.

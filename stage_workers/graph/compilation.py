@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import linking, loops, targets
+from tunemesh.stage_workers.graph import linking, loops, objects, targets, workloads
+from tunemesh.stage_workers.graph.rewriting import rewritten
+from tunemesh.stage_workers.measuring import loading
 
 LEFT_TO_LLVM = (
     "tirx.RemoveNoOp",
@@ -27,16 +29,12 @@ def left_out(target: str) -> list[str]:
 
 def build_candidate(module: Any, target: str) -> bytes:
     """The kernel of a scheduled workload: a shared object with the functions of ``module``."""
-    import tvm
-
-    # Checks of arguments are a third of a small kernel's code; candidates are called as they should be.
-    with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=left_out(target)):
-        return compile_and_link(module, target)
+    return _kernel(module, target, left_out(target))
 
 
 def build_untuned(module: Any, target: str) -> bytes:
     """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU."""
-    return compile_and_link(with_default_schedule(module, target), target)
+    return _kernel(with_default_schedule(module, target), target)
 
 
 def with_default_schedule(module: Any, target: str) -> Any:
@@ -55,8 +53,22 @@ def with_default_schedule(module: Any, target: str) -> Any:
         )(copied)
 
 
+def _kernel(module: Any, target: str, without: Sequence[str] = ()) -> bytes:
+    """A shared object with the functions of ``module``, of which ``main`` takes the workload's tensors."""
+    import tvm
+
+    functions = {str(name.name_hint): function for name, function in module.functions_items()}
+    if all(objects.is_plain(function, target) for function in functions.values()):
+        made = {name: objects.compiled(function, target, without) for name, function in functions.items()}
+        symbols = {name: symbol for name, (symbol, _) in made.items()}
+        return linking.link_objects([code for _, code in made.values()], symbols)
+    # Candidates are called as they should be: nothing is gained by checking it.
+    with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=list(without)):
+        return compile_and_link(module, target)
+
+
 def compile_and_link(module: Any, target: str) -> bytes:
-    """A shared object whose function ``main`` takes the workload's tensors."""
+    """A shared object with the functions of TIR of a module, compiled together."""
     import tvm
 
     return linking.link(tvm.tirx.build(loops.for_cores_of(module, target), target=targets.load(target)))
@@ -64,8 +76,9 @@ def compile_and_link(module: Any, target: str) -> bytes:
 
 def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
     """The shared object of a model whose functions are fused and, where wanted, scheduled. Passes whose names
-    are in ``left_out`` do not run."""
-    return linking.link(_executable(module, target, left_out))
+    are in ``left_out`` do not run on those that are scheduled."""
+    executable, parts = _executable(module, target, left_out)
+    return linking.link(executable, parts)
 
 
 def main_of(module: Any, target: str) -> Any:
@@ -73,15 +86,49 @@ def main_of(module: Any, target: str) -> Any:
     there may be gigabytes, go through no file. It takes and gives tensors on the CPU."""
     import tvm
 
-    return tvm.relax.VirtualMachine(_executable(module, target).mod, tvm.cpu())["main"]
+    executable, parts = _executable(module, target)
+    if parts:
+        executable.mod.import_module(loading.load(linking.link_objects(list(parts.values()))))
+    return tvm.relax.VirtualMachine(executable.mod, tvm.cpu())["main"]
 
 
-def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> Any:
+def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple[Any, dict[str, bytes]]:
+    """A model for TVM's virtual machine, and the objects by symbol that it has to be linked with."""
     import tvm
     from tvm.relax import pipeline
 
     compiled_for = targets.load(target)
     module = loops.for_cores_of(with_default_schedule(module, target), target)
+    parts: dict[str, bytes] = {}
+
+    @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
+    def apart(module: Any, _context: Any) -> Any:
+        found: dict[Any, str] = {}
+        functions = [item for item in module.functions_items() if isinstance(item[1], tvm.tirx.PrimFunc)]
+        called = [each for _, function in functions for each in workloads.called_by(function)]
+        for name, function in functions:
+            if name not in called and objects.is_plain(function, target):
+                without = left_out if workloads.is_scheduled(function) else ()
+                found[name], code = objects.compiled(function, target, without)
+                parts[found[name]] = code
+        return _calling_outside(module, found)
+
+    # Not the default pipeline: it would fuse once more, over functions already scheduled.
+    passes = tvm.transform.Sequential([pipeline.default_build_pipeline(), apart])
     with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
-        # Not the default pipeline: it would fuse once more, over functions already scheduled.
-        return tvm.relax.build(module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline())
+        return tvm.relax.build(module, target=compiled_for, relax_pipeline=passes), parts
+
+
+def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:
+    """A lowered module that calls external functions of these names in place of some of its own."""
+    from tvm import relax
+
+    @relax.expr_functor.mutator
+    class Caller(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_global_var_(self, variable: Any) -> Any:
+            return relax.ExternFunc(symbols[variable]) if variable in symbols else variable
+
+    changed = rewritten(module, Caller(module).visit_expr)
+    for name in symbols:
+        del changed[name]
+    return changed

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tunemesh.stage_workers import frontends
@@ -14,6 +15,7 @@ from tunemesh.stage_workers.graph import (
     batch_norm,
     checking,
     models,
+    objects,
     options,
     packing,
     proving,
@@ -25,6 +27,12 @@ from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 def import_model(call: ImportCall) -> Imported:
     """See :meth:`stage_workers.platforms.protocol.Platform.import_model`."""
+    with objects.collected(call.target) as made:
+        imported = _import_model(call)
+    return msgspec.structs.replace(imported, objects=objects.pack(made))
+
+
+def _import_model(call: ImportCall) -> Imported:
     given = options.read(call.options)
     target = call.target
     source = Source(call.model, {name: Path(path) for name, path in call.files.items()})

@@ -19,6 +19,7 @@ from tunemesh.stage_workers.graph import (
     checking,
     compilation,
     convolutions,
+    objects,
     optimisation,
     targets,
     tasks,
@@ -87,18 +88,29 @@ def _refuted(module: Any, signature: Signature, sample: Sample, target: str, cha
     def attempt() -> bytes:
         here = targets.here(target)
         changed = optimisation.optimise(module, here, changes).module
-        main = compilation.main_of(changed, here)
+        with objects.collected(here) as made:
+            main = compilation.main_of(changed, here)
         got = loading.flatten(main(*map(tvm.runtime.tensor, sample.arrays())))
         names = [each.name for each in signature.outputs]
         found = checking.agreements(names, got, sample.expected(), "the model as given")
-        return checking.first_wrong(found).encode()
+        return msgspec.msgpack.encode(_Attempt(checking.first_wrong(found), made))
 
     import tvm
 
     try:
-        return apart.run(attempt, ATTEMPT_LIMIT).decode()
+        attempted = msgspec.msgpack.decode(apart.run(attempt, ATTEMPT_LIMIT), type=_Attempt)
     except apart.Died as error:
         return str(error)
+    # The process that made them is gone.
+    objects.remember(attempted.made)
+    return attempted.wrong
+
+
+class _Attempt(Struct, frozen=True):
+    """What is wrong with a changed model, and the objects that were compiled for it."""
+
+    wrong: str
+    made: dict[str, bytes]
 
 
 # -- Functions that were fused -------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
+from tunemesh.stage_workers.graph import workloads
 
 MAIN = "main"
 
@@ -97,7 +98,7 @@ class _Joining:
         return self._added[name]
 
     def _add_kernel(self, name: str, function: Any) -> Any:
-        if _calls_others(function):
+        if workloads.called_by(function):
             raise BadModel(
                 f"the TIR function {name} calls another one: tune each set of shapes in a job of its own"
             )
@@ -128,12 +129,3 @@ class _Joining:
         value = constant.value.numpy()
         key = hashlib.sha256(f"{constant.value.dtype} {value.shape} ".encode() + value.tobytes()).digest()
         return self._constants.setdefault(key, constant)
-
-
-def _calls_others(function: Any) -> bool:
-    import tvm
-    import tvm_ffi
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(function.body, [(tvm.ir.GlobalVar, found.append)])
-    return bool(found)

@@ -77,6 +77,16 @@ def is_scheduled(function: Any) -> bool:
     return bool(function.attrs and function.attrs.get(SCHEDULED, False))
 
 
+def called_by(function: Any) -> list[Any]:
+    """The variables of functions that a function of TIR calls."""
+    import tvm
+    import tvm_ffi
+
+    found: list[Any] = []
+    tvm_ffi.structural_walk(function.body, [(tvm.ir.GlobalVar, found.append)])
+    return found
+
+
 def longest_sum(functions: Iterable[Any]) -> int:
     """Terms of the longest reduction in TIR functions."""
     import tvm

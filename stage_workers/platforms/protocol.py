@@ -93,6 +93,7 @@ class Imported(Struct, frozen=True, kw_only=True):
         constants: bytes of constants that a run of the model reads.
         sample: inputs, and what the model should make of them, as :class:`ValidateCall` takes it.
         judged: by whom, for each variant, and how the untuned model compares.
+        objects: machine code of its functions, as :class:`AssembleCall` takes it. May be empty.
     """
 
     model: bytes
@@ -100,6 +101,7 @@ class Imported(Struct, frozen=True, kw_only=True):
     constants: int = 0
     sample: bytes = b""
     judged: list[Judgement] = []
+    objects: bytes = b""
 
 
 class ReferenceCall(Struct, frozen=True, kw_only=True):
@@ -217,11 +219,13 @@ class AssembleCall(Struct, frozen=True, kw_only=True):
         model: as :class:`Imported` has it.
         target: canonical form.
         tasks: those of its tasks that were tuned, whoever did.
+        objects: what was compiled before, so that it need not be compiled again.
     """
 
     model: bytes
     target: str
     tasks: list[TunedTask]
+    objects: list[bytes] = []
 
 
 class Assembled(Struct, frozen=True, kw_only=True):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Sequence
 
 import msgspec
 
+from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
-from tunemesh.shared.messages.results import FILE_NAME, MOST_NOTES, OWN_FILES
+from tunemesh.shared.messages.results import MOST_NOTES
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
-from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, PartCall, TaskTrials
+from tunemesh.stage_workers.engines.protocol import Engine, PartCall
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
+from tunemesh.stage_workers.stages import exporting
 from tunemesh.stage_workers.stages.context import (
     ASSEMBLE_LIMIT,
     EXPORT_LIMIT,
@@ -37,18 +38,24 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
     """
     store = context.store
     ended = [(records, trials_of(records, store)) for records in work.tasks]
+    winners = [
+        (records, best) for records, trials in ended if (best := _best(trials, records.untuned)) is not None
+    ]
     call = AssembleCall(
         model=store.get(work.model),
         target=step.target,
-        tasks=[
-            _tuned(records.task, best, step, context)
-            for records, trials in ended
-            if (best := _best(trials, records.untuned)) is not None
-        ],
+        tasks=[_tuned(records.task, best, step, context) for records, best in winners],
+        objects=_objects(work, winners, step, context),
     )
     platform = platforms.name_of(step.target)
     assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)
-    files = _exported(ended, step, context)
+    files = exporting.files(
+        ended,
+        step.engines,
+        step.target,
+        store,
+        lambda engine, call: whole(context, engine, Engine.export, call, EXPORT_LIMIT),
+    )
     return AssembleDone(
         tuned=store.put(assembled.tuned, inline=False),
         untuned=store.put(assembled.untuned, inline=False),
@@ -57,6 +64,23 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
         notes=[clip(note) for note in assembled.notes[:MOST_NOTES]],
     )
+
+
+def _objects(
+    work: AssembleWork, winners: Sequence[tuple[TaskRecords, Trial]], step: Step, context: Context
+) -> list[bytes]:
+    """What was compiled before, by ``import`` and of candidates that were confirmed. What of it is lost is
+    compiled again."""
+    kept = [work.objects]
+    for records, best in winners:
+        kept += [each.objects for each in records.confirmed if each.hash == best.candidate.hash]
+    found = []
+    for blob in kept:
+        try:
+            found += [context.store.get(blob)] if blob is not None else []
+        except ArtifactError as error:
+            log.warning("%s: what was compiled before is compiled again: %s", step.id, error)
+    return found
 
 
 def _best(trials: Sequence[Trial], untuned: float | None) -> Trial | None:
@@ -73,28 +97,3 @@ def _tuned(task: TaskSpec, best: Trial, step: Step, context: Context) -> TunedTa
     call = PartCall(workload=workload, target=step.target, schedule=best.candidate.schedule, symbol=symbol)
     part = whole(context, engine_of(task), Engine.part, call, PART_LIMIT)
     return TunedTask(workload=workload, symbol=symbol, part=part, latency=best.latency)
-
-
-def _exported(
-    ended: Sequence[tuple[TaskRecords, list[Trial]]], step: Step, context: Context
-) -> dict[str, bytes]:
-    """The files of all engines that took a task. Where two call one the same, the later one's has its name in
-    front. What has a name that no result may have is left out."""
-    files: dict[str, bytes] = {}
-    for engine in step.engines:
-        tasks = [
-            TaskTrials(workload=context.store.get(records.task.workload), trials=trials)
-            for records, trials in ended
-            if records.task.engine == engine
-        ]
-        if not tasks:
-            continue
-        call = ExportCall(target=step.target, tasks=tasks)
-        exported = whole(context, engine, Engine.export, call, EXPORT_LIMIT)
-        for name, data in exported.files.items():
-            wanted = f"{engine}-{name}" if name in files else name
-            if wanted in OWN_FILES or wanted in files or not re.fullmatch(FILE_NAME, wanted):
-                log.warning("%s: engine %s exports a file %r: left out", step.id, engine, name)
-            else:
-                files[wanted] = data
-    return files

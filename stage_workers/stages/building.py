@@ -23,11 +23,12 @@ def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
     engine = engine_of(work.task)
     # Engines take different times for the same workload.
     key = f"{engine} {work.task.workload.sha256}"
-    return BuildDone(built=[_build(step, engine, key, workload, each, context) for each in work.candidates])
+    built = [_build(step, engine, key, workload, each, work.keep, context) for each in work.candidates]
+    return BuildDone(built=built)
 
 
 def _build(
-    step: Step, engine: str, key: str, workload: bytes, candidate: Candidate, context: Context
+    step: Step, engine: str, key: str, workload: bytes, candidate: Candidate, keep: bool, context: Context
 ) -> Built:
     started = time.monotonic()
     call = BuildCall(workload=workload, target=step.target, schedule=candidate.schedule)
@@ -50,4 +51,10 @@ def _build(
             outcome=answer.outcome if answer.outcome in BUILD_FAILURES else "build-failed",
             error=clip(answer.error or "the engine gave neither artifact nor reason"),
         )
-    return Built(index=candidate.index, seconds=seconds, artifact=context.store.put(answer.artifact))
+    return Built(
+        index=candidate.index,
+        seconds=seconds,
+        artifact=context.store.put(answer.artifact),
+        # Not inline: it goes into the ledger.
+        objects=context.store.put(answer.objects, inline=False) if keep and answer.objects else None,
+    )

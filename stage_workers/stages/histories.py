@@ -45,7 +45,7 @@ def trials_of(records: TaskRecords, store: ArtifactStore) -> list[Trial]:
         msgspec.structs.replace(trial, latencies=confirmed[trial.candidate.hash])
         if trial.candidate.hash in confirmed
         else trial
-        for trial in read_trials(records.history, store)
+        for trial in read_trials(records.history, store) + records.trials
     ]
 
 

@@ -76,6 +76,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         tasks=tasks,
         sample=context.store.put(imported.sample, inline=False),
         judged=imported.judged,
+        objects=context.store.put(imported.objects, inline=False) if imported.objects else None,
         known={task.id: known[task.key][1] for task in tasks if task.key in known},
     )
 

@@ -155,8 +155,11 @@ def tuned_task(task: ExtractedTask, target: str, trial: Trial) -> TunedTask:
     return TunedTask(workload=task.workload, symbol=symbol, part=ENGINE.part(call), latency=trial.latency)
 
 
-def assemble(model: bytes, target: str, tasks: list[TunedTask] | None = None) -> Assembled:
-    return PLATFORM.assemble(AssembleCall(model=model, target=target, tasks=tasks or []))
+def assemble(
+    model: bytes, target: str, tasks: list[TunedTask] | None = None, objects: list[bytes] | None = None
+) -> Assembled:
+    call = AssembleCall(model=model, target=target, tasks=tasks or [], objects=objects or [])
+    return PLATFORM.assemble(call)
 
 
 def validate(tuned: bytes, untuned: bytes, signature: bytes, target: str, sample: bytes = b"") -> Validated:

@@ -28,7 +28,7 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
         (["tune", "nowhere.onnx"], "cannot read model nowhere.onnx: No such file"),
         ([*TUNE, "--trials", "0"], "trials must be between 1"),
         ([*TUNE, "--trials", "-3"], "trials must be between 1"),
-        ([*TUNE, "--trials", "many"], "Invalid value for '--trials'"),
+        ([*TUNE, "--trials", "many"], "--trials is a number or auto, not 'many'"),
         ([*TUNE, "--device", "cpu:999"], "core 999 is not on this machine"),
         ([*TUNE, "--device", "tpu:0"], "'tpu:0' is no device"),
         ([*TUNE, "--shape", "x=a,b"], "--shape 'x=a,b' should look like"),

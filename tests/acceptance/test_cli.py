@@ -81,11 +81,25 @@ def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
 ) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("tasks: 7\n")
+    late = tmp_path / "late.yaml"
+    late.write_text("{tasks: [{name: a}], stages: {assemble: error}}")
     arguments = ("--engine", "mock", "--target", "mock", "--trials", 8, "--out", tmp_path / "out")
-    ended = tunemesh("tune", bad, mock_model, *arguments)
+    ended = tunemesh("tune", bad, late, mock_model, *arguments)
     assert ended.returncode == 1
-    assert "job bad failed: import: " in complaint(ended.stderr)
+    failed, unbuilt = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert failed.startswith("error: job bad failed: import: ")
     assert (tmp_path / "out" / "model" / "report.json").exists()
+    # What was measured before it failed is there all the same, and the report says what failed.
+    folder = tmp_path / "out" / "late"
+    assert unbuilt.startswith("error: job late failed: assemble: ")
+    assert unbuilt.endswith(f"; what was measured is in {folder}")
+    (record,) = json.loads((folder / "records.json").read_text())
+    assert (record["task"], record["trials"]) == ("a", 8)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["error"].startswith("assemble: ")
+    assert report["tasks"][0]["trials"] == 8
+    assert {"import", "build", "profile"} <= {each["stage"] for each in report["timeline"]}
+    assert not (folder / "model.so").exists()
 
 
 def test_results_that_do_not_fit_on_the_disk_are_kept(
@@ -170,7 +184,10 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
     assert {r["queue"] for r in listed["resources"]} >= {"build-cpu.mock", "model-update.mock"}
     assert "cancelled" in tunemesh("cancel", long).stdout
-    assert "cancelled" in complaint(tunemesh("fetch", long).stderr)
+    assert "cancelled" in complaint(tunemesh("fetch", long, "--out", tmp_path / "out").stderr)
+    report = json.loads((tmp_path / "out" / long / "report.json").read_text())
+    records = json.loads((tmp_path / "out" / long / "records.json").read_text())
+    assert sum(record["trials"] for record in records) == report["trials"]
     deadline = time.monotonic() + 60
     while not json.loads(tunemesh("status", kept, "--json").stdout)["jobs"][0]["trials"]:
         assert time.monotonic() < deadline

@@ -27,7 +27,7 @@ from tests.acceptance.direct import (
 )
 from tunemesh.shared.messages import Settings
 from tunemesh.shared.text import ERROR_TEXT_LIMIT
-from tunemesh.stage_workers.graph import compilation, linking
+from tunemesh.stage_workers.graph import compilation, linking, workloads
 from tunemesh.stage_workers.measuring import kernels, loading
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported, Platform, ProfileOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
@@ -101,7 +101,9 @@ def test_a_run_that_takes_for_ever_is_ended_with_its_process(
 def test_a_kernel_that_raises_is_a_failed_run(
     product: ExtractedTask, convolution: ExtractedTask, target: str
 ) -> None:
-    profiled = profile(product, target, convolution.untuned)
+    # With its checks of arguments, which it has others of.
+    checking = compilation.compile_and_link(workloads.load(convolution.workload), target)
+    profiled = profile(product, target, checking)
     assert profiled.outcome == "run-failed"
     assert 0 < len(profiled.error) <= ERROR_TEXT_LIMIT
 

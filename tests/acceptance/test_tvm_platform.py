@@ -15,6 +15,7 @@ from tests.acceptance.direct import (
     PLATFORM,
     assemble,
     assert_computes_the_same,
+    build,
     import_model,
     matrix_product,
     measure,
@@ -24,7 +25,7 @@ from tests.acceptance.direct import (
     validate,
 )
 from tunemesh.shared.errors import BadModel, BadTarget
-from tunemesh.shared.messages import Trial
+from tunemesh.shared.messages import Candidate, Trial
 from tunemesh.stage_workers.graph import compilation, workloads
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported, TargetCall
 
@@ -200,7 +201,7 @@ def test_what_is_left_to_llvm_names_passes_that_tvm_would_run(
     def ran(left_out: list[str]) -> set[str]:
         recorder = Recorder()
         with tvm.transform.PassContext(instruments=[recorder], disabled_pass=left_out):
-            compilation.build_untuned(workloads.load(convolution.workload), target)
+            compilation.compile_and_link(workloads.load(convolution.workload), target)
         return recorder.ran
 
     left_out = compilation.left_out(target)
@@ -327,3 +328,66 @@ def test_a_model_in_which_nothing_can_be_tuned_is_compiled_as_it_is(target: str)
     made = assemble(imported.model, target)
     assert made.notes[-1] == "the model has no operator that could be tuned: it is compiled as it is"
     assert made.tuned
+
+
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is compiled from now on, by name, as in a process that has compiled nothing before."""
+    import tvm
+    from cachetools import LRUCache
+
+    from tunemesh.stage_workers.graph import objects
+
+    found: list[str] = []
+    compile_module = tvm.tirx.build
+
+    def build(module: object, *arguments: object, **options: object) -> object:
+        found.extend(str(name.name_hint) for name in module.functions)  # type: ignore[attr-defined]
+        return compile_module(module, *arguments, **options)
+
+    monkeypatch.setattr(tvm.tirx, "build", build)
+    monkeypatch.setattr(objects, "_known", LRUCache(2**20, getsizeof=len))
+    return found
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_assembly_links_what_import_and_builds_have_compiled(
+    cnn: bytes, target: str, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = json.dumps({**json.loads(target), "num-cores": cores}, sort_keys=True)
+    imported = import_model(cnn, wide)
+    task = imported.tasks[1]
+    ((name, schedule),) = update(task.workload, wide, None, [], 1).schedules
+    built = build(task.workload, wide, schedule)
+    trial = Trial(candidate=Candidate(0, name, schedule), outcome="measured", latencies=[1e-3])
+    tuned = [tuned_task(task, wide, trial)]
+
+    compiled = compilations(monkeypatch)
+    assembled = assemble(imported.model, wide, tuned, [imported.objects, built.objects])
+    assert compiled == []
+    assert_computes_the_same(cnn, assembled.untuned)
+    assert_computes_the_same(cnn, assembled.tuned)
+
+
+def test_assembly_compiles_what_was_not_kept(
+    cnn: bytes,
+    imported: Imported,
+    convolution: ExtractedTask,
+    first_round: tuple[bytes, list[Trial]],
+    target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    best = min(first_round[1], key=lambda trial: trial.latency)
+    compiled = compilations(monkeypatch)
+    assembled = assemble(imported.model, target, [tuned_task(convolution, target, best)])
+    # Once each: the functions of the untuned model, and one that is tuned.
+    assert len(compiled) == len(set(compiled)) > len(imported.tasks)
+    assert_computes_the_same(cnn, assembled.untuned)
+    assert_computes_the_same(cnn, assembled.tuned)
+
+
+def test_import_compiles_every_function_once(
+    cnn: bytes, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = compilations(monkeypatch)
+    imported = import_model(cnn, target)
+    assert len(compiled) == len(set(compiled)) == len(imported.tasks)

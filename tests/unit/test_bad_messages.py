@@ -23,7 +23,7 @@ from tunemesh.shared.messages import WIRE_VERSION, Blob, Cancel, Message, Query,
         ({"job": ""}, "$.job"),
         ({"job": "x" * 65}, "$.job"),
         ({"job": 7}, "$.job"),
-        ({"trials": 0}, "$.trials"),
+        ({"trials": -1}, "$.trials"),
         ({"trials": 1_000_001}, "$.trials"),
         ({"trials": True}, "$.trials"),
         ({"trials": None}, "$.trials"),
@@ -64,7 +64,7 @@ def test_what_breaks_a_limit_is_named(change: Plain, said: str) -> None:
     assert said in reason(msgpack.packb(REQUEST | change), Request)
 
 
-@pytest.mark.parametrize("field", sorted(set(REQUEST) - {"type", "version"}))
+@pytest.mark.parametrize("field", ["job", "model", "target"])
 def test_what_is_missing_is_named(field: str) -> None:
     body = msgpack.packb({key: value for key, value in REQUEST.items() if key != field})
     assert f"missing required field `{field}`" in reason(body)

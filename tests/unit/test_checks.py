@@ -120,7 +120,7 @@ def test_what_the_coordinator_would_reject_is_said_at_once(
     ("fields", "said"),
     [
         ({"seed": -1}, "the seed must be between 0 and"),
-        ({"trials": 0}, "trials must be between 1 and 1,000,000, not 0"),
+        ({"trials": 0}, "trials must be between 1 and 1,000,000, or auto, not 0"),
         ({"trials": 1_000_001}, "trials must be between"),
         ({"target": ""}, "a target has 1 to 2,000 characters"),
         ({"target": "x" * 2001}, "a target has 1 to 2,000 characters, not 2,001"),

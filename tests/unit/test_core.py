@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.world import BLOB, SAMPLE, TUNED, World, request
+from tests.unit.world import BLOB, OBJECTS, SAMPLE, TUNED, World, objects_of, request
 from tunemesh.coordinator.events import (
     Acknowledge,
     Answer,
@@ -100,6 +100,41 @@ def test_what_import_kept_goes_to_validate() -> None:
     world.publish(request())
     world.run("job")
     assert world.compared_with == SAMPLE
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0, 1]), st.sampled_from(["cancel", "fail"]))
+@settings(max_examples=40, deadline=None)
+def test_no_trial_is_lost_with_a_job_that_ends_before_it_is_done(seed: int, ahead: int, how: str) -> None:
+    rng = random.Random(seed)
+    world = World(tasks=rng.randint(1, 3), rng=rng)
+    world.publish(request(trials=60, batch=6, chunk=2, lookahead=ahead))
+    for _ in range(rng.randint(1, 400)):
+        world.turn()
+    if "job" not in world.core.jobs or world.core.jobs["job"].ended:
+        return
+    if how == "cancel":
+        world.publish(Cancel(job="job"))
+    else:
+        original = world.result
+
+        def result(worker: object, step: object) -> StepResult:
+            message = original(worker, step)  # type: ignore[arg-type]
+            return msgspec.structs.replace(message, result=Failure(error="it broke"))
+
+        world.result = result  # type: ignore[method-assign]
+    world.run("job")
+    ledger = world.ledger("job")
+    for task in ledger.tasks:
+        # The size of a history is its number of trials here.
+        assert sum(blob.size for blob in task.history) + len(task.rest) == task.trials
+    final = [event for event in world.events if event.kind in ("failed", "cancelled", "done")][-1]
+    tried = [task for task in ledger.tasks if task.trials]
+    if ledger.phase == "done":
+        assert final.measured == []
+    else:
+        told = {records.task.id: records for records in final.measured}
+        assert [told[task.spec.id].history for task in tried] == [task.history for task in tried]
+        assert [told[task.spec.id].trials for task in tried] == [task.rest for task in tried]
 
 
 def test_a_model_that_computes_something_else_is_not_handed_out() -> None:
@@ -575,6 +610,17 @@ def test_the_best_few_are_confirmed_before_a_task_is_closed() -> None:
     assert len(task.confirmed) == 2
     assert task.trials == 16
     assert task.best == min(statistics.median(each.latencies) for each in task.confirmed)
+
+
+def test_what_was_compiled_before_goes_to_assemble() -> None:
+    world = World(tasks=2)
+    world.publish(request(trials=16))
+    world.run("job")
+    assert world.assembled_from is not None
+    assert world.assembled_from.objects == OBJECTS
+    confirmed = [each for records in world.assembled_from.tasks for each in records.confirmed]
+    assert len(confirmed) == 4
+    assert [each.objects for each in confirmed] == [objects_of(each.hash) for each in confirmed]
 
 
 def test_another_strategy_is_taken_over_by_a_successor_and_an_unknown_one_is_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.test_core import learned, trials
 from tests.unit.world import FakeWorker, World, request
-from tunemesh.coordinator import lifecycle
+from tunemesh.coordinator import lifecycle, mishaps
 from tunemesh.coordinator.events import (
     Acknowledge,
     Arrived,
@@ -126,7 +126,7 @@ def test_a_liar_about_whose_step_it_was_does_not_fail_the_one_it_names() -> None
 def test_a_step_that_is_lost_without_a_trace_again_and_again_fails_its_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lifecycle, "MOST_ATTEMPTS", 4)
+    monkeypatch.setattr(mishaps, "MOST_ATTEMPTS", 4)
     world = World(tasks=1)
     world.publish(request("bad", trials=8))
     for _ in range(2000):

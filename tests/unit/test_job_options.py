@@ -55,7 +55,7 @@ def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
 
 
 def test_nothing_given_is_all_defaults() -> None:
-    assert given() == Plan(target="native", trials=256, out=Path())
+    assert given() == Plan(target="native", trials=None, out=Path())
 
 
 def test_what_is_given_arrives() -> None:
@@ -96,6 +96,15 @@ def test_what_is_given_arrives() -> None:
             dims={"batch": [1, 8]},
         ),
     )
+
+
+def test_trials_are_a_number_or_left_to_the_model() -> None:
+    assert given("--trials", "auto").trials is None
+    assert given("--trials", "7", "--patience", "0.01").settings.patience == 0.01
+    with pytest.raises(BadInput, match="--trials is a number or auto, not 'many'"):
+        given("--trials", "many")
+    with pytest.raises(BadInput, match="between 1 and 1,000,000, or auto, not 0"):
+        given("--trials", "0")
 
 
 def test_inputs_and_their_ranges_arrive(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.shared.transport.connection import Connection
 from tunemesh.shared.transport.link import Link
 
 START = b"\x01\x00\x00"
@@ -47,6 +49,75 @@ def server(answer: bytes = b"") -> Iterator[int]:
 
 def url(port: int) -> str:
     return f"amqp://worker:secret@127.0.0.1:{port}/tunemesh"
+
+
+def test_what_is_asked_for_together_wakes_the_thread_of_the_link_once(free_port: int) -> None:
+    link = Link(url(free_port), "coordinator")
+    wakes: list[Callable[[], None]] = []
+    loop = SimpleNamespace(add_callback_threadsafe=wakes.append)
+    link._connection = SimpleNamespace(ioloop=loop, gathering=nullcontext)  # type: ignore[assignment]
+    done: list[str] = []
+
+    def ask(name: str) -> None:
+        link._call(lambda: done.append(name))
+
+    with link.together():
+        for number in range(50):
+            ask(f"own {number}")
+        assert wakes == []
+        other = threading.Thread(target=ask, args=("other",))
+        other.start()
+        other.join()
+        assert len(wakes) == 1  # nobody else waits for it
+        ask("last")
+    assert len(wakes) == 1  # it has not looked yet, and will find all of it
+    wakes[0]()
+    assert done == [*(f"own {number}" for number in range(50)), "other", "last"]
+    with link.together():
+        ask("more")
+    assert len(wakes) == 2
+    with link.together():
+        pass
+    assert len(wakes) == 2
+    ask("alone")
+    wakes[1]()
+    assert done[-2:] == ["more", "alone"]
+
+
+def test_what_is_gathered_is_written_in_one_piece() -> None:
+    written: list[bytes] = []
+    connection = Connection.__new__(Connection)
+    connection._gathered, connection._transport = None, SimpleNamespace(write=written.append)
+    connection._adapter_emit_data(b"a")
+    with connection.gathering():
+        connection._adapter_emit_data(b"b")
+        connection._adapter_emit_data(b"c")
+        assert written == [b"a"]
+    assert written == [b"a", b"bc"]
+    with connection.gathering():
+        pass
+    connection._adapter_emit_data(b"d")
+    assert written == [b"a", b"bc", b"d"]
+    with connection.gathering():
+        connection._adapter_emit_data(b"e")
+        connection._transport = None  # it is lost meanwhile
+    assert written == [b"a", b"bc", b"d"]
+
+
+def test_what_was_asked_for_is_handed_over_when_the_owner_fails(free_port: int) -> None:
+    link = Link(url(free_port), "coordinator")
+    wakes: list[Callable[[], None]] = []
+    loop = SimpleNamespace(add_callback_threadsafe=wakes.append)
+    link._connection = SimpleNamespace(ioloop=loop, gathering=nullcontext)  # type: ignore[assignment]
+
+    def ask_and_fail() -> None:
+        with link.together():
+            link._call(lambda: None)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        ask_and_fail()
+    assert len(wakes) == 1
 
 
 def test_a_client_is_told_after_two_seconds_that_nothing_listens(free_port: int) -> None:

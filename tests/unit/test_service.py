@@ -6,6 +6,7 @@ import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +38,20 @@ class FakeLink:
         self.acknowledged: list[int] = []
         self.published: list[Outgoing] = []
         self.refuses = "nothing"
+        self.sent_together: list[int] = []
+        """How many messages were published, each time that they are handed over at once."""
+
+    def next(self, _timeout: float) -> Any:
+        try:
+            return self.events.get_nowait()
+        except queue.Empty:
+            return None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        before = len(self.published)
+        yield
+        self.sent_together.append(len(self.published) - before)
 
     def ack(self, delivery: Delivery) -> None:
         self.acknowledged.append(delivery.tag)
@@ -104,6 +119,23 @@ def delivery(**fields: Any) -> Delivery:
 
 def requested(tag: int) -> Delivery:
     return delivery(tag=tag, body=codec.encode(request()), message_id=request().message_id())
+
+
+def test_what_follows_from_all_that_is_there_is_sent_at_once(service: Service, link: FakeLink) -> None:
+    for tag in range(2, service_module.AT_ONCE + 5):
+        query = codec.encode(Query())
+        link.events.put(delivery(tag=tag, body=query, message_id=f"query {tag}"))
+    assert service.take_those_there()
+    assert service.take_those_there()
+    assert link.sent_together == [service_module.AT_ONCE, 3]
+    assert link.acknowledged == list(range(2, service_module.AT_ONCE + 5))
+    assert service.take_those_there()
+    assert link.sent_together[2:] == [0]
+    link.events.put(delivery(tag=99, body=codec.encode(Query())))
+    service._signalled(15, None)
+    link.events.put(delivery(tag=100, body=codec.encode(Query())))
+    assert not service.take_those_there()
+    assert link.acknowledged[-1] == 99
 
 
 def breaks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,11 @@ from tunemesh.shared.messages import (
     ValidateWork,
     VariantLatency,
 )
-from tunemesh.stage_workers.engines.protocol import BuildOutcome, Exported, Proposal
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, Exported, Proposal, TirPart
 from tunemesh.stage_workers.platforms.protocol import (
+    AssembleCall,
+    Assembled,
+    ExtractedTask,
     ImportCall,
     Imported,
     ValidateCall,
@@ -104,6 +107,51 @@ def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox
     assert [task.engine for task in tasks] == ["metaschedule", None]
     assert tasks[1].objection == "too large; no mock"
     assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
+
+
+def test_what_was_compiled_is_kept_and_handed_to_assembly(context: Context, sandbox: FakeSandbox) -> None:
+    one = ExtractedTask(name="a", key="a" * 64, weight=1, workload=b"w", untuned=b"u")
+    sandbox.answers["import_model"] = [Imported(model=b"m", tasks=[one], objects=b"untuned")]
+    sandbox.answers["objection"] = [""]
+    model = expect(ImportDone, run_stage(step(ImportWork(model=context.store.put(MODEL))), context))
+    assert model.objects is not None
+    assert (context.store.get(model.objects), model.objects.data) == (b"untuned", None)
+
+    candidates = [Candidate(0, "h", b"s")]
+    sandbox.answers["build"] = [BuildOutcome(artifact=b"k", objects=b"tuned")] * 2
+    work = BuildWork(task=model.tasks[0], candidates=candidates)
+    (built,) = expect(BuildDone, run_stage(step(work), context)).built
+    assert built.objects is None
+    keeping = msgspec.structs.replace(work, keep=True)
+    (built,) = expect(BuildDone, run_stage(step(keeping), context)).built
+    assert built.objects is not None
+    assert (context.store.get(built.objects), built.objects.data) == (b"tuned", None)
+
+    def handed_over(untuned: Blob | None, tuned: Blob | None) -> list[bytes]:
+        trials = trials_of(candidates)
+        history = History(task="t00", round=0, trials=trials, timings=[])
+        confirmed = [
+            Confirmed(hash="h", latencies=[0.1], objects=tuned),
+            Confirmed(hash="other", latencies=[0.3], objects=missing()),
+        ]
+        records = TaskRecords(
+            task=model.tasks[0],
+            history=[context.store.put(msgspec.msgpack.encode(history))],
+            confirmed=confirmed,
+        )
+        sandbox.answers["part"] = [TirPart(module=b"part")]
+        sandbox.answers["assemble"] = [Assembled(tuned=b"t", untuned=b"u", signature=b"s")]
+        sandbox.answers["export"] = [Exported()]
+        assemble = AssembleWork(model=model.model, tasks=[records], objects=untuned)
+        expect(AssembleDone, run_stage(step(assemble), context))
+        (call,) = [each for each in sandbox.records if isinstance(each, AssembleCall)]
+        sandbox.records.clear()
+        return call.objects
+
+    assert handed_over(model.objects, built.objects) == [b"untuned", b"tuned"]
+    assert handed_over(None, None) == []
+    # What is lost is compiled again.
+    assert handed_over(missing(), built.objects) == [b"tuned"]
 
 
 def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:

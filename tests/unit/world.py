@@ -74,11 +74,12 @@ from tunemesh.shared.messages import (
 BLOB = Blob("0" * 64, 0, b"")
 TUNED = Blob(hashlib.sha256(b"tuned").hexdigest(), 5, b"tuned")
 SAMPLE = Blob("5" * 64, 4, b"data")
+OBJECTS = Blob("6" * 64, 100)
 TARGET = "mock"
 KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
-def request(job: str = "job", trials: int = 20, **settings: int) -> Request:
+def request(job: str = "job", trials: int = 20, **settings: object) -> Request:
     made = msgspec.convert(settings, Settings)
     return Request(job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made)
 
@@ -123,6 +124,7 @@ class World:
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     defects_expected: bool = False
     compared_with: Blob | None = None
+    assembled_from: AssembleWork | None = None
     """The sample that the last ``validate`` was given."""
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
 
@@ -293,12 +295,22 @@ class World:
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
-                done: Result = ImportDone(model=BLOB, tasks=specs, sample=SAMPLE, known=known)
+                done: Result = ImportDone(
+                    model=BLOB, tasks=specs, sample=SAMPLE, objects=OBJECTS, known=known
+                )
             case UpdateWork():
                 done = self.update(step, work)
             case BuildWork():
                 done = BuildDone(
-                    built=[Built(index=c.index, seconds=0.1, artifact=BLOB) for c in work.candidates]
+                    built=[
+                        Built(
+                            index=each.index,
+                            seconds=0.1,
+                            artifact=BLOB,
+                            objects=objects_of(each.hash) if work.keep else None,
+                        )
+                        for each in work.candidates
+                    ]
                 )
             case ProfileWork():
                 profiled = []
@@ -311,6 +323,7 @@ class World:
                     )
                 done = ProfileDone(profiled=profiled, untuned=100.0 if work.baseline else None)
             case AssembleWork():
+                self.assembled_from = work
                 done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
             case ValidateWork():
                 self.compared_with = work.sample
@@ -366,6 +379,11 @@ class World:
                 self.pass_time(0.5)
         states = {job: self.core.jobs[job].ledger.phase for job in jobs if job in self.core.jobs}
         raise AssertionError(f"jobs did not end: {states}")
+
+
+def objects_of(candidate: str) -> Blob:
+    """The machine code that was kept of a candidate with this hash."""
+    return Blob(hashlib.sha256(candidate.encode()).hexdigest(), 100)
 
 
 def _number(*parts: object) -> int:

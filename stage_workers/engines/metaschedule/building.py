@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.metaschedule import schedules
 from tunemesh.stage_workers.engines.protocol import BuildCall, BuildOutcome, PartCall, TirPart
-from tunemesh.stage_workers.graph import compilation, prepacking, workloads
+from tunemesh.stage_workers.graph import compilation, objects, prepacking, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 
 
@@ -13,7 +13,9 @@ def build(call: BuildCall) -> BuildOutcome:
     """Compile one candidate; see :meth:`stage_workers.engines.protocol.Engine.build`."""
     try:
         module = prepacking.split(schedules.replay(call.workload, call.target, call.schedule).mod)
-        return BuildOutcome(artifact=compilation.build_candidate(module, call.target))
+        with objects.collected(call.target) as made:
+            kernel = compilation.build_candidate(module, call.target)
+        return BuildOutcome(artifact=kernel, objects=objects.pack(made) if made else b"")
     except Exception as error:  # whatever TVM, LLVM or nvcc raise is the candidate's outcome
         reraise_memory_error(error)
         return BuildOutcome(outcome="build-failed", error=clip(str(error)))

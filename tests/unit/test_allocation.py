@@ -1,0 +1,188 @@
+"""Which task gets the next trials, and when more of them do not pay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.world import World, request
+from tunemesh.coordinator.jobs import allocation
+from tunemesh.coordinator.jobs.allocation import Standing
+from tunemesh.shared.messages import Request
+
+BATCH = 16
+
+
+def standing(
+    name: str, weight: int = 1, best: float | None = 1.0, trials: int = 8, gain: float = 0.0
+) -> Standing:
+    return Standing(
+        task=name, weight=weight, trials=trials, rounds=1, busy=False, best=best, gain=gain, exhausted=False
+    )
+
+
+@dataclass
+class Tuning:
+    """A job without a mesh: every round is back at once. The first one takes ``drop`` of a task's latency
+    off, each further one half as much."""
+
+    latencies: list[float]
+    budget: int
+    patience: float
+    drop: float = 0.0
+    trials: list[int] = field(default_factory=list)
+
+    def run(self) -> list[int]:
+        """Trials of each task until nothing more is granted."""
+        tasks = [
+            Standing(
+                task=str(number),
+                weight=1,
+                trials=0,
+                rounds=0,
+                busy=False,
+                best=None,
+                gain=0.0,
+                exhausted=False,
+            )
+            for number in range(len(self.latencies))
+        ]
+        latencies = list(self.latencies)
+        left = self.budget
+        while given := allocation.grants(tasks, self.budget, left, BATCH, self.patience):
+            for name, want in given:
+                number = int(name)
+                assert want > 0
+                left -= want
+                before = tasks[number]
+                latencies[number] *= 1 - self.drop / 2**before.rounds
+                saved = (before.best or latencies[number]) - latencies[number]
+                tasks[number] = Standing(
+                    task=name,
+                    weight=1,
+                    trials=before.trials + want,
+                    rounds=before.rounds + 1,
+                    busy=False,
+                    best=latencies[number],
+                    gain=saved / want,
+                    exhausted=False,
+                )
+        assert left >= 0
+        self.standings = tasks
+        return [task.trials for task in tasks]
+
+
+LATENCIES = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=40)
+
+
+@given(LATENCIES, st.integers(1, 2000))
+def test_without_patience_every_trial_of_the_budget_is_spent(latencies: list[float], budget: int) -> None:
+    assert sum(Tuning(latencies, budget, 0.0).run()) == budget
+
+
+@given(LATENCIES, st.floats(1e-3, 0.1), st.floats(0, 0.5))
+def test_with_patience_a_task_ends_when_more_trials_do_not_pay(
+    latencies: list[float], patience: float, drop: float
+) -> None:
+    tuning = Tuning(latencies, 10**6, patience, drop)
+    trials = tuning.run()
+    model = allocation.model_latency(tuning.standings)
+    for each in tuning.standings:
+        assert each.rounds >= 1
+        assert each.weight * max(each.gain, 0.2 * (each.best or 0.0) / each.trials) < patience * model
+        assert "of the model's latency" in allocation.reason(each, model, patience).replace(
+            "off the", "of the"
+        )
+    assert sum(trials) < 10**6
+
+
+@given(LATENCIES, st.floats(1e-3, 0.1), st.floats(1.1, 10))
+def test_the_more_patience_is_asked_for_the_fewer_trials(
+    latencies: list[float], patience: float, times: float
+) -> None:
+    patient, hasty = (Tuning(latencies, 10**6, each).run() for each in (patience, patience * times))
+    assert all(few <= many for few, many in zip(hasty, patient, strict=True))
+
+
+def test_trials_go_where_the_latency_is() -> None:
+    # 90 % of the model in one task of ten: it gets what pays, the others a first batch.
+    trials = Tuning([0.9] + [0.1 / 9] * 9, 10**6, allocation.PATIENCE).run()
+    assert 0.2 * 0.9 / allocation.PATIENCE <= trials[0] <= 0.2 * 0.9 / allocation.PATIENCE + BATCH
+    assert set(trials[1:]) == {BATCH}
+
+
+def test_a_task_that_was_not_measured_yet_pays() -> None:
+    assert allocation.pays(standing("a", best=None), model=10.0, patience=1.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "patience", "why"),
+    [
+        (standing("a"), 0.0, "the trials are spent"),
+        (standing("a"), 0.5, "one more trial is expected to take less than 50.000% off the model's latency"),
+        (standing("a", best=None), 0.5, "the trials are spent"),
+    ],
+)
+def test_why_a_task_gets_no_more_trials(task: Standing, patience: float, why: str) -> None:
+    assert allocation.reason(task, 1.0, patience) == why
+
+
+@given(st.integers(1, 1000), st.floats(1e-6, 1))
+def test_the_automatic_budget_grows_with_the_tasks_and_with_patience(tasks: int, patience: float) -> None:
+    budget = allocation.automatic(tasks, patience)
+    assert budget > allocation.FIRST * tasks
+    assert allocation.automatic(tasks + 1, patience) > budget
+    assert allocation.automatic(tasks, patience * 2) <= budget
+    assert math.isclose(budget, allocation.FIRST * tasks + 0.2 / patience, abs_tol=1)
+
+
+def automatic(**settings: object) -> Request:
+    return request(trials=0, **settings)
+
+
+def test_a_job_without_a_number_of_trials_gets_one_from_its_model() -> None:
+    world = World(tasks=3)
+    asked = automatic(batch=8, chunk=4)
+    world.publish(asked)
+    world.run("job")
+    ledger = world.ledger("job")
+    assert ledger.phase == "done"
+    assert ledger.request.trials == allocation.automatic(3, allocation.PATIENCE)
+    assert ledger.request.settings.patience == allocation.PATIENCE
+    assert 0 < sum(task.trials for task in ledger.tasks) <= ledger.request.trials
+    assert all(task.ended for task in ledger.tasks)
+    # The same request once more is the same job.
+    world.publish(asked)
+    world.settle()
+    assert [event.kind for event in world.events if event.kind == "rejected"] == []
+
+
+def test_what_patience_saves_is_not_spent() -> None:
+    world = World(tasks=2)
+    world.publish(request(trials=2000, batch=8, chunk=8, patience=0.02))
+    world.run("job")
+    ledger = world.ledger("job")
+    assert sum(task.trials for task in ledger.tasks) < 200
+    assert {task.ended for task in ledger.tasks} == {
+        "one more trial is expected to take less than 2.000% off the model's latency"
+    }
+    told = [event.progress for event in world.events if event.progress is not None][-1]
+    assert [task.ended for task in told.tasks] == [task.ended for task in ledger.tasks]
+
+
+def test_where_a_number_of_trials_was_asked_for_they_are_spent() -> None:
+    world = World(tasks=2)
+    world.publish(request(trials=100, batch=8))
+    world.run("job")
+    ledger = world.ledger("job")
+    assert sum(task.trials for task in ledger.tasks) == 100
+    assert {task.ended for task in ledger.tasks} == {"the trials are spent"}
+
+
+def test_trials_left_to_the_model_need_patience() -> None:
+    assert automatic(patience=0).problem() == "without patience there has to be a number of trials"
+    assert automatic().problem() == ""
