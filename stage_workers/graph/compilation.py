@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import linking, loops, targets
+from tunemesh.stage_workers.graph import fast_math, linking, loops, targets
 
 LEFT_TO_LLVM = (
     "tirx.RemoveNoOp",
@@ -31,7 +31,7 @@ def build_candidate(module: Any, target: str) -> bytes:
 
     # Checks of arguments are a third of a small kernel's code; candidates are called as they should be.
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=left_out(target)):
-        return compile_and_link(module, target)
+        return compile_and_link(fast_math.with_operators(module), target)
 
 
 def build_untuned(module: Any, target: str) -> bytes:
@@ -59,7 +59,10 @@ def compile_and_link(module: Any, target: str) -> bytes:
     """A shared object whose function ``main`` takes the workload's tensors."""
     import tvm
 
-    return linking.link(tvm.tirx.build(loops.for_cores_of(module, target), target=targets.load(target)))
+    limited = loops.for_cores_of(module, target)
+    return linking.link(
+        tvm.tirx.build(limited, target=targets.load(target), pipeline=fast_math.pipeline())
+    )
 
 
 def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
@@ -82,6 +85,12 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> Any:
 
     compiled_for = targets.load(target)
     module = loops.for_cores_of(with_default_schedule(module, target), target)
+    module = fast_math.with_operators(module)
     with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
         # Not the default pipeline: it would fuse once more, over functions already scheduled.
-        return tvm.relax.build(module, target=compiled_for, relax_pipeline=pipeline.default_build_pipeline())
+        return tvm.relax.build(
+            module,
+            target=compiled_for,
+            relax_pipeline=pipeline.default_build_pipeline(),
+            tir_pipeline=fast_math.pipeline(),
+        )
