@@ -60,9 +60,7 @@ def compile_and_link(module: Any, target: str) -> bytes:
     import tvm
 
     limited = loops.for_cores_of(module, target)
-    return linking.link(
-        tvm.tirx.build(limited, target=targets.load(target), pipeline=fast_math.pipeline())
-    )
+    return linking.link(tvm.tirx.build(limited, target=targets.load(target), pipeline=fast_math.pipeline()))
 
 
 def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:

@@ -55,15 +55,27 @@ def mark(module: Any, target: str) -> Any:
 
 
 def with_operators(module: Any) -> Any:
-    """``module`` with our operators in place of TVM's in the functions that are marked."""
+    """``module`` with our operators in place of TVM's in the functions that are marked, which are so no more:
+    what is to become code is said by the operators."""
     import tvm
     import tvm_ffi
 
     changed = module.clone()
     for name, function in module.functions_items():
-        if isinstance(function, tvm.tirx.PrimFunc) and function.attrs and MARK in function.attrs:
+        if isinstance(function, tvm.tirx.PrimFunc) and _is_marked(function):
             body = tvm_ffi.structural_map(function.body, (tvm.ir.Call, _replaced))
-            changed[name] = function.with_body(body)
+            changed[name] = function.with_body(body).without_attr(MARK)
+    return changed
+
+
+def without_marks(module: Any) -> Any:
+    """``module`` as others know it, to whom the mark says nothing."""
+    import tvm
+
+    changed = module.clone()
+    for name, function in module.functions_items():
+        if isinstance(function, tvm.tirx.PrimFunc) and _is_marked(function):
+            changed[name] = function.without_attr(MARK)
     return changed
 
 
@@ -91,6 +103,10 @@ def pipeline() -> str:
 
     compilation_pipeline.register_tir_pipeline(PIPELINE, passes)
     return PIPELINE
+
+
+def _is_marked(function: Any) -> bool:
+    return bool(function.attrs and MARK in function.attrs)
 
 
 def _calls(function: Any) -> bool:

@@ -97,7 +97,8 @@ def sigmoid(x: Value) -> Value:
 def tanh(x: Value) -> Value:
     """A polynomial near 0, 1 - 2 / (exp(2x) + 1) elsewhere."""
     size, square = x.abs(), x * x
-    small = x * (square * _polynomial(TANH, square)) + x
+    # With 0 added, or the sign of zero would be lost.
+    small = x * (square * _polynomial(TANH, square) + 0.0) + x
     power = _exp_in_range(_at_most(size, TANH_ONE) * 2.0)
     large = -(x.code.constant(2.0, SINGLE) / (power + 1.0)) + 1.0
     return small.where(size < TANH_SMALL, _with_sign_of(x, large))
