@@ -1,5 +1,5 @@
-"""How far exp, log, tanh, sigmoid, erf and pow are off, and how long they take: by arithmetic on whole vectors
-(``--math fast``) and by the C library, one by one (``--math exact``).
+"""How far exp, log, tanh, sigmoid, erf and pow are off, and how long they take: by arithmetic on whole
+vectors (``--math fast``) and by the C library, one by one (``--math exact``).
 
     python -m benchmarks.vector_math
     python -m benchmarks.vector_math --every 1 --only exp

@@ -123,8 +123,8 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     math: Annotated[
         Literal["fast", "exact"],
         Meta(
-            description="fast: on a CPU exp, log, tanh, sigmoid, erf and pow are computed for whole vectors, at"
-            " most 4 units in the last place off. exact: one by one, by the C library."
+            description="fast: on a CPU exp, log, tanh, sigmoid, erf and pow are computed for whole vectors,"
+            " at most 4 units in the last place off. exact: one by one, by the C library."
         ),
     ] = "fast"
 

@@ -3,11 +3,12 @@ library, which knows one number at a time.
 
 A function that may is *marked* when the model is optimised. The mark is an attribute, so that it is part of
 the workload and of its key: what was measured with one is never taken for the other, and a workload without
-any such call is the same for both. Calls stay calls: engines see, schedule and count them as before. When code
-is made of scheduled functions, whatever scheduled them, the calls become operators of our own, which TVM
-vectorises like others (it does not vectorise erf), and in the end calls of functions of LLVM
-(:mod:`.polynomials`), which it inlines. Kernels without tuning, which candidates are compared with, have the C
-library's.
+any such call is the same for both. Its calls stay calls: engines see, schedule and count them as before.
+
+When code is made of scheduled functions, whatever scheduled them, the calls become operators of our own. TVM
+vectorises them like others (it does not vectorise erf). Behind all of TVM's passes they become calls of
+functions of LLVM (:mod:`.polynomials`), which LLVM inlines. Kernels without tuning, which candidates are
+compared with, have the C library's.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def pipeline() -> str:
     for name in FUNCTIONS:
         _register(name)
 
-    @tvm.tirx.transform.prim_func_pass(opt_level=0, name="tunemesh.FastMath")
+    @tvm.tirx.transform.prim_func_pass(opt_level=0, name="tunemesh.FastMath")  # type: ignore[untyped-decorator]
     def with_code(function: Any, _module: Any, _context: Any) -> Any:
         return _with_code(function)
 
@@ -210,7 +211,7 @@ def _lanes(dtype: str) -> int:
 
 
 def code(wanted: dict[str, tuple[str, int]]) -> str:
-    """A module of LLVM with functions, by their symbols: which of :data:`FUNCTIONS`, and for how many lanes."""
+    """A module of LLVM with functions, by their symbols: which of :data:`FUNCTIONS`, for how many lanes."""
     texts, declarations = [], dict[str, None]()
     for symbol, (name, lanes) in wanted.items():
         body = Code(lanes)

@@ -1,16 +1,16 @@
 """exp, log, tanh, sigmoid, erf and pow in single precision, as arithmetic that can be vectorised.
 
-The C library has them for one number at a time. Here each is a formula of additions, products, comparisons and
-integer operations on the bits, so that a vectorised loop stays one. There is no branch: where a function is
-computed in two ways, both are computed and one is taken. NaN, infinities, the sign of zero and subnormal
+The C library has them for one number at a time. Here each is a formula of additions, products, comparisons
+and integer operations on the bits, so that a vectorised loop stays one. There is no branch: where a function
+is computed in two ways, both are computed and one is taken. NaN, infinities, the sign of zero and subnormal
 results are kept. Nothing is said of floating-point exceptions.
 
 How far they are off, measured over all numbers of single precision: ``docs/vector-math.md``. They stay below
 4 units in the last place with and without fused multiply-add.
 
 Sources. exp, log and tanh: the polynomials and the splitting of ln 2 of the Cephes library (S. L. Moshier,
-``expf.c``, ``logf.c``, ``tanhf.c``). erf: its two polynomials are fitted by ``benchmarks/erf_coefficients.py``.
-pow: the power series of exp and atanh, in double precision.
+``expf.c``, ``logf.c``, ``tanhf.c``). erf: its two polynomials are fitted by
+``benchmarks/erf_coefficients.py``. pow: the power series of exp and atanh, in double precision.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ def _two_to_the(count: Value) -> Value:
 
 
 def _split(x: Value) -> tuple[Value, Value]:
-    """Exponent, as a float, and mantissa of a positive number, the latter from the root of 1/2 to that of 2."""
+    """Exponent, as a float, and mantissa of a positive number; the latter from the root of 1/2 to that of
+    2."""
     kind, fraction = x.kind, FRACTION[x.kind]
     tiny = x < 2.0 ** (1 - BIAS[kind])
     bits = (x * 2.0**fraction).where(tiny, x).bits()
