@@ -35,8 +35,9 @@ def build_candidate(module: Any, target: str) -> bytes:
 
 
 def build_untuned(module: Any, target: str) -> bytes:
-    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU."""
-    return compile_and_link(with_default_schedule(module, target), target)
+    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU. exp and the like
+    are the C library's, whatever is marked."""
+    return compile_and_link(with_default_schedule(fast_math.without_marks(module), target), target)
 
 
 def with_default_schedule(module: Any, target: str) -> Any:
