@@ -31,12 +31,12 @@ def build_candidate(module: Any, target: str) -> bytes:
 
     # Checks of arguments are a third of a small kernel's code; candidates are called as they should be.
     with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=left_out(target)):
-        return compile_and_link(fast_math.with_operators(module), target)
+        return compile_and_link(module, target)
 
 
 def build_untuned(module: Any, target: str) -> bytes:
-    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU. exp and the like
-    are the C library's, whatever is marked."""
+    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU. exp and the
+    like are the C library's, whatever is marked."""
     return compile_and_link(with_default_schedule(fast_math.without_marks(module), target), target)
 
 
@@ -60,7 +60,7 @@ def compile_and_link(module: Any, target: str) -> bytes:
     """A shared object whose function ``main`` takes the workload's tensors."""
     import tvm
 
-    limited = loops.for_cores_of(module, target)
+    limited = loops.for_cores_of(fast_math.with_operators(module, target), target)
     return linking.link(tvm.tirx.build(limited, target=targets.load(target), pipeline=fast_math.pipeline()))
 
 
@@ -84,7 +84,7 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> Any:
 
     compiled_for = targets.load(target)
     module = loops.for_cores_of(with_default_schedule(module, target), target)
-    module = fast_math.with_operators(module)
+    module = fast_math.with_operators(module, target)
     with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
         # Not the default pipeline: it would fuse once more, over functions already scheduled.
         return tvm.relax.build(

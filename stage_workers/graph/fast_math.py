@@ -27,6 +27,11 @@ PIPELINE = "tunemesh"
 DTYPES = frozenset({"float32", "float16", "bfloat16"})
 """What is computed in single precision."""
 SINGLE = "float32"
+UNITS = {SINGLE: (2.0**-22, 0), "float16": (2.0**-11, 13), "bfloat16": (2.0**-8, 16)}
+"""How far the results of calls may be off, relative to themselves: 4 units in the last place in single
+precision, one rounding in others. And the place of the last bit when a number is one of single precision."""
+TINY = 2.0**-126
+"""The least normal number: what is smaller may be 0."""
 FUNCTIONS: dict[str, Callable[..., Value]] = {
     "exp": polynomials.exp,
     "log": polynomials.log,
@@ -55,28 +60,41 @@ def mark(module: Any, target: str) -> Any:
     return changed
 
 
-def with_operators(module: Any) -> Any:
+def with_operators(module: Any, target: str) -> Any:
     """``module`` with our operators in place of TVM's in the functions that are marked, which are so no more:
-    what is to become code is said by the operators."""
+    what is to become code is said by the operators. In others tanh becomes a call of the C library: TVM has a
+    formula that gives 0 for small numbers."""
+    return module if targets.is_gpu(target) else _rewritten(module, _replaced, _by_library)
+
+
+def without_marks(module: Any) -> Any:
+    """``module`` as others know it, to whom the mark says nothing."""
+    return _rewritten(module, lambda call: call)
+
+
+def unsure(module: Any) -> Any:
+    """``module`` without marks, in which the results of marked calls are off by as much as those of
+    :mod:`.polynomials` may be: it shows how far that moves what is computed of them."""
+    return _rewritten(module, _moved)
+
+
+def is_marked(function: Any) -> bool:
+    """Whether the calls of a function are to become arithmetic."""
+    return bool(function.attrs and MARK in function.attrs)
+
+
+def _rewritten(module: Any, marked: Callable[[Any], Any], others: Callable[[Any], Any] | None = None) -> Any:
+    """``module`` with calls changed in functions that are marked, and are so no more, and in others."""
     import tvm
     import tvm_ffi
 
     changed = module.clone()
     for name, function in module.functions_items():
-        if isinstance(function, tvm.tirx.PrimFunc) and _is_marked(function):
-            body = tvm_ffi.structural_map(function.body, (tvm.ir.Call, _replaced))
-            changed[name] = function.with_body(body).without_attr(MARK)
-    return changed
-
-
-def without_marks(module: Any) -> Any:
-    """``module`` as others know it, to whom the mark says nothing."""
-    import tvm
-
-    changed = module.clone()
-    for name, function in module.functions_items():
-        if isinstance(function, tvm.tirx.PrimFunc) and _is_marked(function):
-            changed[name] = function.without_attr(MARK)
+        change = marked if is_marked(function) else others
+        if isinstance(function, tvm.tirx.PrimFunc) and change is not None:
+            body = tvm_ffi.structural_map(function.body, (tvm.ir.Call, change))
+            new = function if body.same_as(function.body) else function.with_body(body)
+            changed[name] = new.without_attr(MARK) if is_marked(new) else new
     return changed
 
 
@@ -104,10 +122,6 @@ def pipeline() -> str:
 
     compilation_pipeline.register_tir_pipeline(PIPELINE, passes)
     return PIPELINE
-
-
-def _is_marked(function: Any) -> bool:
-    return bool(function.attrs and MARK in function.attrs)
 
 
 def _calls(function: Any) -> bool:
@@ -150,6 +164,35 @@ def _replaced(call: Any) -> Any:
     else:
         result = _call(name, base, *others)
     return result if dtype == SINGLE else tirx.Cast(dtype, result)
+
+
+def _by_library(call: Any) -> Any:
+    """TVM's tanh as a call of the C library; others as they are."""
+    from tvm import tirx
+
+    dtype = str(call.ty.dtype)
+    if str(getattr(call.op, "name", "")) != "tirx.tanh" or dtype not in DTYPES | {"float64"}:
+        return call
+    if dtype == "float64":
+        return tirx.call_pure_extern(dtype, "tanh", *call.args)
+    result = tirx.call_pure_extern(SINGLE, "tanhf", _single(call.args[0]))
+    return result if dtype == SINGLE else tirx.Cast(dtype, result)
+
+
+def _moved(call: Any) -> Any:
+    """A call whose result is too large or too small, as the last bit of its argument says; and not 0."""
+    from tvm import tirx
+
+    if not _is_replaced(call):
+        return call
+    dtype = str(call.ty.dtype)
+    unit, last = UNITS[dtype]
+    bits = tirx.reinterpret("int32", _single(call.args[0])) >> tirx.const(last, "int32")
+    odd = tirx.bitwise_and(bits, tirx.const(1, "int32")) == tirx.const(1, "int32")
+    factor = tirx.Select(odd, tirx.const(1 + unit, SINGLE), tirx.const(1 - unit, SINGLE))
+    wide = call if dtype == SINGLE else tirx.Cast(SINGLE, call)
+    moved = wide * factor + tirx.const(TINY, SINGLE)
+    return moved if dtype == SINGLE else tirx.Cast(dtype, moved)
 
 
 def _call(name: str, *arguments: Any) -> Any:

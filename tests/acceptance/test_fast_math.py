@@ -124,7 +124,7 @@ def test_powers_are_special_where_those_of_the_c_library_are(cpu: str) -> None:
     np.testing.assert_array_equal(np.signbit(got[sure]), np.signbit(right[sure]))
 
 
-@pytest.mark.parametrize("name", ["exp", "log", "erf"])
+@pytest.mark.parametrize("name", ["exp", "log", "erf", "tanh"])
 def test_exact_is_what_the_c_library_gives(name: str, target: str) -> None:
     of = getattr(ctypes.CDLL("libm.so.6"), f"{name}f")
     of.restype, of.argtypes = ctypes.c_float, [ctypes.c_float]
@@ -232,6 +232,28 @@ def test_candidates_call_no_c_library_and_are_compared_with_kernels_that_do(
     tuned = assemble(imported.model, target, [tuned_task(task, target, trial)]).tuned
     assert not outside(tuned, tmp_path) & LIBM
     assert_computes_the_same(given, tuned)
+
+
+def test_a_rounding_where_erf_is_nearly_1_makes_no_candidate_wrong(target: str) -> None:
+    weights = np.zeros((256, 256), np.float32)
+    nodes = [node("MatMul", ["x", "w"], ["p"]), node("Gelu", ["p"], ["y"])]
+    imported = import_model(model(nodes, (128, 256), w=weights), target)
+    (task,) = imported.tasks
+    (_, schedule), *_ = update(task.workload, target, None, [], 1).schedules
+    artifact = build(task.workload, target, schedule).artifact
+    assert artifact is not None
+    outcome = profile(task, target, artifact)
+    assert outcome.outcome == "measured", outcome.error
+    # Whatever is off by more than that is wrong as before.
+    other = workloads.load(task.workload).script().replace("0.70710678118654757", "0.7072")
+    wrong = compilation.build_untuned(_parsed(other), target)
+    assert profile(task, target, wrong).outcome == "wrong-result"
+
+
+def _parsed(script: str) -> Any:
+    from tvm.script import from_source
+
+    return from_source(script)
 
 
 def test_only_what_calls_such_functions_is_another_task(target: str) -> None:
