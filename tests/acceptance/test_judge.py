@@ -9,20 +9,70 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.acceptance.direct import PLATFORM, assemble, matrix_product, validate
+from tests.acceptance.direct import PLATFORM, matrix_product
 from tests.acceptance.test_ranges import IDS, INT, ROWS, model, number, table
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import checking, optimisation
 from tunemesh.stage_workers.measuring import judges
-from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
+from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported, Platform
+from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 
 FLOAT = TensorProto.FLOAT
 node = helper.make_node
 WEIGHTS = table("W", 64, 64)
+
+
+def large(element: int, rows: int = 1024, old: bool = False) -> bytes:
+    """A product with 2 MB of weights, or 1 MB of halves."""
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    values = np.random.default_rng(0).integers(-8, 9, (rows, 512)) / 8
+    weight = numpy_helper.from_array(values.astype(dtype), "W")
+    inputs = {"x": (element, [4, rows])} | ({"W": (element, [rows, 512])} if old else {})
+    made = onnx.load_model_from_string(
+        model(
+            [node("MatMul", ["x", "W"], ["a"]), node("Relu", ["a"], ["y"])],
+            inputs,
+            (element, [4, 512]),
+            [weight],
+        )
+    )
+    made.ir_version = 3 if old else 8
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "data", [large(FLOAT), large(FLOAT, old=True), large(TensorProto.FLOAT16, rows=2048)],
+    ids=["now", "as the oldest models have them", "halves"],
+)  # fmt: skip
+def test_large_weights_are_part_of_what_the_judge_computes(data: bytes) -> None:
+    parsed = onnx.load_model_from_string(data)
+    weights = numpy_helper.to_array(parsed.graph.initializer[0]).astype(np.float32)
+    x = np.full((4, len(weights)), 0.125, numpy_helper.to_array(parsed.graph.initializer[0]).dtype)
+    judge = judges.judge(Source(data))
+    assert judge.name.startswith("ONNX Runtime")
+    (found,) = judge.run({"x": x})
+    np.testing.assert_allclose(found, np.maximum(x.astype(np.float32) @ weights, 0), rtol=1e-2, atol=1e-2)
+    up, down = judge.moved({"x": x}, 1)
+    assert not np.array_equal(up[0], down[0])
+
+
+def test_to_import_a_model_takes_a_few_times_the_memory_of_its_weights(target: str) -> None:
+    """TVM itself takes 0.3 GB. With a copy more for each of the judge's sessions it would be too much."""
+    weight = np.random.default_rng(0).standard_normal((4096, 4096), np.float32)
+    data = model(
+        [node("MatMul", ["x", "W"], ["y"])],
+        {"x": (FLOAT, [1, 4096])}, (FLOAT, [1, 4096]), [numpy_helper.from_array(weight, "W")],
+    )  # fmt: skip
+    with Sandbox(platforms=("tvm",), memory=int(0.35 * 2**30 + 4.5 * weight.nbytes)) as sandbox:
+        call = ImportCall(model=data, target=target, options={"convolutions": "as-given"})
+        answer = sandbox.call("tvm", Platform.import_model, call, 60.0)
+    assert isinstance(answer, Imported), answer
+    assert answer.judged[0].judge.startswith("ONNX Runtime")
 
 
 def imported(data: bytes, target: str, **call: Any) -> Imported:
@@ -42,26 +92,13 @@ TWO_SCALES = model(
      node("Concat", ["b", "a"], ["y"], axis=1)],
     {"x": (FLOAT, [8, 64])}, (FLOAT, [8, 128]), [WEIGHTS, number("big", 1e6, np.float32)],
 )  # fmt: skip
-MASKED = model(
-    [node("MatMul", ["x", "W"], ["a"]), node("Where", ["m", "a", "ninf"], ["b"]),
-     node("Softmax", ["b"], ["y"], axis=-1)],
-    {"x": (FLOAT, [8, 64]), "m": (TensorProto.BOOL, [8, 64])}, (FLOAT, [8, 64]),
-    [WEIGHTS, number("ninf", -np.inf, np.float32)],
-)  # fmt: skip
 FLOORED = chain(
     node("Mul", ["a", "k"], ["b"]), node("Floor", ["b"], ["f"]),
     node("Cast", ["f"], ["y"], to=TensorProto.INT32),
     output=TensorProto.INT32, weights=[number("k", 1000.0, np.float32)], rows=256,
 )  # fmt: skip
-LOGARITHM = chain(node("Log", ["a"], ["b"]), node("Sqrt", ["b"], ["y"]), rows=64)
 SINE = chain(
     node("Mul", ["a", "k"], ["b"]), node("Sin", ["b"], ["y"]), weights=[number("k", 1e4, np.float32)]
-)
-THRESHOLD = chain(
-    node("Greater", ["a", "z"], ["y"]), output=TensorProto.BOOL, weights=[number("z", 0, np.float32)]
-)
-TANH = chain(
-    node("Mul", ["a", "k"], ["b"]), node("Tanh", ["b"], ["y"]), weights=[number("k", 1e-4, np.float32)]
 )
 EMBEDDING = model(
     [node("Gather", ["t", "ids"], ["e"]), node("Gather", ["u", "kind"], ["k"]),
@@ -72,42 +109,6 @@ DIVISION = model(
     [node("Div", ["a", "b"], ["q"]), node("Cast", ["q"], ["y"], to=FLOAT)],
     {"a": (INT, [8, 16]), "b": (INT, [8, 16])}, (FLOAT, [8, 16]),
 )  # fmt: skip
-# The sum of logarithms of products: NaN everywhere, unless all of x is positive.
-LOG_SUM = model(
-    [node("MatMul", ["x", "W"], ["a"]), node("Log", ["a"], ["l"]), node("ReduceSum", ["l", "axes"], ["y"])],
-    {"x": (FLOAT, [8, 64])}, (FLOAT, [8, 1]),
-    [number("W", np.abs(numpy_helper.to_array(WEIGHTS)), np.float32), number("axes", [1])],
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "data",
-    [TWO_SCALES, MASKED, FLOORED, LOGARITHM, SINE, THRESHOLD, TANH, EMBEDDING, DIVISION, LOG_SUM],
-    ids=[
-        "scales",
-        "masked",
-        "floored",
-        "logarithm",
-        "sine",
-        "threshold",
-        "tanh",
-        "embedding",
-        "division",
-        "log sum",
-    ],
-)
-def test_a_model_that_is_imported_right_agrees_with_onnx_runtime(data: bytes, target: str) -> None:
-    found = imported(data, target)
-    (judgement,) = found.judged
-    assert judgement.judge.startswith("ONNX Runtime ")
-    (output,) = judgement.outputs
-    assert 0 < output.compared <= output.elements
-    assert output.units < 0.5
-    # And so does the model that is compiled in the end.
-    made = assemble(found.model, target)
-    validated = validate(made.untuned, made.untuned, made.signature, target, found.sample)
-    assert validated.wrong == ""
-    assert validated.outputs[0].compared == output.compared
 
 
 def wrongly(module: Any, operator: str, by: Any) -> Any:
