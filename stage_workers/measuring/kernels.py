@@ -200,12 +200,23 @@ def profile_untuned(call: UntunedCall) -> ProfileOutcome:
             core = loading.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
             _references[call.untuned] = _expected(kernel, run.seconds, call)
+            if fast_math.is_marked(workloads.load(call.workload)["main"]):
+                kernel = _as_kept(call) or kernel
+                run = _Repeat(kernel.run(), core.share())
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
             repeats = min(call.settings.repeats, int(UNTUNED_SECONDS / run.seconds))
             return _outcome([kernel.measure(call.settings) for _ in range(repeats)])
     except Exception as error:  # as above
         return _failed(error)
+
+
+def _as_kept(call: UntunedCall) -> _Kernel | None:
+    """A workload without a schedule as the model has it where no candidate is faster, exp and the like by
+    arithmetic: that is what candidates have to beat. ``None`` where it is wrong."""
+    code = compilation.build_candidate(workloads.load(call.workload), call.target)
+    kernel = _checked(code, call.workload, call.device, _references[call.untuned])
+    return kernel if isinstance(kernel, _Kernel) else None
 
 
 class _Kernel:

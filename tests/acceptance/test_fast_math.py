@@ -20,6 +20,7 @@ from tests.acceptance.direct import (
     import_model,
     measure,
     profile,
+    profile_untuned,
     resolve_target,
     tuned_task,
     update,
@@ -252,6 +253,15 @@ def _parsed(script: str) -> Any:
     from tvm.script import from_source
 
     return from_source(script)
+
+
+def test_candidates_have_to_beat_what_the_model_has_without_them(target: str) -> None:
+    latencies = {}
+    maths: list[Literal["fast", "exact"]] = ["fast", "exact"]
+    for math in maths:
+        (task,) = import_model(model(GELU, (256, 256)), target, math=math).tasks
+        latencies[math] = min(profile_untuned(task, target).latencies)
+    assert 3 * latencies["fast"] < latencies["exact"]
 
 
 def test_only_what_calls_such_functions_is_another_task(target: str) -> None:
