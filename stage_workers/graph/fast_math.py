@@ -158,11 +158,7 @@ def _replaced(call: Any) -> Any:
     name, dtype = str(call.op.name).removeprefix("tirx."), str(call.ty.dtype)
     base, *others = [_single(argument) for argument in call.args]
     count = _small_whole(others[0]) if others else 0
-    if count:
-        result = _call(f"pow{abs(count)}", base)
-        result = result if count > 0 else tirx.const(1.0, SINGLE) / result
-    else:
-        result = _call(name, base, *others)
+    result = _call(f"pow{count}", base) if count else _call(name, base, *others)
     return result if dtype == SINGLE else tirx.Cast(dtype, result)
 
 
@@ -208,7 +204,7 @@ def _small_whole(exponent: Any) -> int:
     if not isinstance(exponent, tirx.FloatImm):
         return 0
     value = float(exponent.value)
-    return int(value) if value.is_integer() and abs(value) <= polynomials.LARGEST_PRODUCT else 0
+    return int(value) if value.is_integer() and 0 < value <= polynomials.LARGEST_PRODUCT else 0
 
 
 def _single(argument: Any) -> Any:

@@ -75,8 +75,9 @@ EXP_LEAST, EXP_MOST = -104.0, 89.0
 """exp is 0 below, and infinite above."""
 POW_MOST = 1000.0
 """2 to this is infinite in single precision, but not in double."""
-LARGEST_PRODUCT = 8
-"""A power with a whole exponent up to this is a product."""
+LARGEST_PRODUCT = 4
+"""A power with a whole exponent up to this is a product. Longer ones would be off by more, and the inverse of
+one is 0 where the power is subnormal."""
 
 
 def exp(x: Value) -> Value:

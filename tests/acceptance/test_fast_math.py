@@ -30,7 +30,7 @@ from tunemesh.stage_workers.measuring import loading
 
 MOST_UNITS = 4.0
 EVERY = 4099
-FUNCTIONS = ("exp", "log", "tanh", "sigmoid", "erf", "pow", "cube")
+FUNCTIONS = ("exp", "log", "tanh", "sigmoid", "erf", "pow", "cube", "fourth")
 INF, NAN = np.inf, np.nan
 TINY = float(np.float32(1e-45))
 """The least subnormal number."""
