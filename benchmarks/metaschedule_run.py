@@ -58,6 +58,8 @@ def run_metaschedule(work: Work, run: Run, folder: Path) -> Result:
                 target=target,
                 variants=variants(settings),
                 options=options,
+                # Its own builder knows nothing of ours.
+                math="exact",
             )
         )
         tuned = _Tuning(imported, target, run)

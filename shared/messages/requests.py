@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -131,6 +131,14 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
             " sizes the model is tuned for each of them."
         ),
     ] = {}
+
+    math: Annotated[
+        Literal["fast", "exact"],
+        Meta(
+            description="fast: on a CPU exp, log, tanh, sigmoid, erf and pow are computed for whole vectors,"
+            " at most 4 units in the last place off. exact: one by one, by the C library."
+        ),
+    ] = "fast"
 
     ranges: Annotated[
         dict[str, tuple[float, float]],

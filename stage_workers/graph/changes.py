@@ -11,11 +11,13 @@ class Changes(Struct, frozen=True, kw_only=True):
     Attributes:
         channels_last: convolutions have channels last, and those of 3x3 that gain by it use Winograd's
             algorithm.
+        fast_math: exp and the like may be computed by arithmetic on whole vectors.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
 
     channels_last: bool = False
+    fast_math: bool = False
     apart: list[str] = []
 
 

@@ -18,7 +18,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Judgement, OutputCheck
 from tunemesh.shared.messages.results import furthest
 from tunemesh.stage_workers.frontends import Source
-from tunemesh.stage_workers.graph import compilation, models, optimisation, targets, workloads
+from tunemesh.stage_workers.graph import compilation, fast_math, models, optimisation, targets, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature
@@ -298,37 +298,46 @@ class _Untuned:
 
     def __init__(self, lowered: Any, target: str, with_constants: bool) -> None:
         self._constants: list[Array] = []
+        self._unsure: Any = None
         if with_constants:
             lowered, self._constants = _lifted(lowered)
         try:
             self._main = compilation.main_of(lowered, target)
+            marked = fast_math.mark(lowered, target)
+            if with_constants and any(map(fast_math.is_marked, models.functions(marked))):
+                self._unsure = compilation.main_of(fast_math.unsure(marked), target)
         except Exception as error:  # whatever TVM or LLVM raise
             reraise_memory_error(error)
             raise BadModel(f"TVM cannot compile the model: {first_line(error)}") from None
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs."""
-        return self._run([*arrays, *self._constants])
+        return self._run(self._main, [*arrays, *self._constants])
 
     def moved(self, arrays: Sequence[Array], pairs: int, made_up: bool) -> list[list[Array]]:
-        """The outputs after each of ``pairs`` random changes of inputs and constants, and their opposites.
+        """The outputs after each of ``pairs`` random changes of inputs and constants, and their opposites,
+        and when exp and the like are a little off.
 
         Args:
             made_up: the inputs are random.
         """
-        return [
+        found = [
             self._run(
+                self._main,
                 comparison.changed(arrays, number, up, SPREAD if made_up else 0.0)
-                + comparison.changed(self._constants, -number % 2**31, up)
+                + comparison.changed(self._constants, -number % 2**31, up),
             )
             for number in range(1, pairs + 1)
             for up in (True, False)
         ]
+        if self._unsure is not None:
+            found.append(self._run(self._unsure, [*arrays, *self._constants]))
+        return found
 
-    def _run(self, arrays: Sequence[Array]) -> list[Array]:
+    def _run(self, main: Any, arrays: Sequence[Array]) -> list[Array]:
         import tvm
 
-        return loading.flatten(self._main(*map(tvm.runtime.tensor, arrays)))
+        return loading.flatten(main(*map(tvm.runtime.tensor, arrays)))
 
 
 def _lifted(module: Any) -> tuple[Any, list[Array]]:

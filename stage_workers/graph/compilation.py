@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import linking, loops, objects, targets, workloads
+from tunemesh.stage_workers.graph import fast_math, linking, loops, objects, targets, workloads
 from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.measuring import loading
 
@@ -33,8 +33,9 @@ def build_candidate(module: Any, target: str) -> bytes:
 
 
 def build_untuned(module: Any, target: str) -> bytes:
-    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU."""
-    return _kernel(with_default_schedule(module, target), target)
+    """The kernel without tuning: as written on a CPU, with DLight's default schedule on a GPU. exp and the
+    like are the C library's, whatever is marked."""
+    return _kernel(with_default_schedule(fast_math.without_marks(module), target), target)
 
 
 def with_default_schedule(module: Any, target: str) -> Any:
@@ -71,7 +72,8 @@ def compile_and_link(module: Any, target: str) -> bytes:
     """A shared object with the functions of TIR of a module, compiled together."""
     import tvm
 
-    return linking.link(tvm.tirx.build(loops.for_cores_of(module, target), target=targets.load(target)))
+    limited = loops.for_cores_of(fast_math.with_operators(module, target), target)
+    return linking.link(tvm.tirx.build(limited, target=targets.load(target), pipeline=fast_math.pipeline()))
 
 
 def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> bytes:
@@ -99,6 +101,7 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple
 
     compiled_for = targets.load(target)
     module = loops.for_cores_of(with_default_schedule(module, target), target)
+    module = fast_math.with_operators(module, target)
     parts: dict[str, bytes] = {}
 
     @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
@@ -116,7 +119,10 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple
     # Not the default pipeline: it would fuse once more, over functions already scheduled.
     passes = tvm.transform.Sequential([pipeline.default_build_pipeline(), apart])
     with compiled_for, tvm.transform.PassContext(opt_level=3, disabled_pass=list(left_out)):
-        return tvm.relax.build(module, target=compiled_for, relax_pipeline=passes), parts
+        built = tvm.relax.build(
+            module, target=compiled_for, relax_pipeline=passes, tir_pipeline=fast_math.pipeline()
+        )
+        return built, parts
 
 
 def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:

@@ -44,7 +44,7 @@ def _import_model(call: ImportCall) -> Imported:
         for module, signature in zip(folded, signatures.variants, strict=True)
     ]
     proven = [
-        proving.prove(module, signature, sample, target, given)
+        proving.prove(module, signature, sample, target, given, call.math == "fast")
         for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
     ]
     changes = [each.changes for each in proven]

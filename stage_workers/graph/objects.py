@@ -19,14 +19,22 @@ from typing import Any
 import msgspec
 from cachetools import LRUCache
 
-from tunemesh.stage_workers.graph import loops, targets, workloads
+from tunemesh.stage_workers.graph import fast_math, loops, targets, workloads
 
 KEPT_BYTES = 64 * 2**20
 """Of the objects that a process remembers. One has 5 to 100 KB."""
 
 NOALIAS = "tirx.noalias"
 PLAIN = frozenset(
-    {"global_symbol", NOALIAS, "op_pattern", "layout_free_buffers", "s_tir", workloads.SCHEDULED}
+    {
+        "global_symbol",
+        NOALIAS,
+        "op_pattern",
+        "layout_free_buffers",
+        "s_tir",
+        workloads.SCHEDULED,
+        fast_math.MARK,
+    }
 )
 """Attributes of functions that can be compiled alone: nothing around them matters to their code."""
 CODE = ("s_tir",)
@@ -60,14 +68,15 @@ def compiled(function: Any, target: str, left_out: Iterable[str] = ()) -> tuple[
     import tvm
 
     left_out = list(left_out)
-    module = loops.for_cores_of(tvm.IRModule({"main": _bare(function)}), target)
+    module = fast_math.with_operators(tvm.IRModule({"main": function}), target)
+    module = loops.for_cores_of(tvm.IRModule({"main": _bare(module["main"])}), target)
     parts = [workloads.structural_hash(module), _description(target), *left_out]
     symbol = f"tunemesh_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
     code = _known.get(symbol)
     if code is None:
         named = tvm.IRModule({symbol: module["main"].with_attr("global_symbol", symbol)})
         with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=left_out):
-            code = _written(tvm.tirx.build(named, target=targets.load(target)))
+            code = _written(tvm.tirx.build(named, target=targets.load(target), pipeline=fast_math.pipeline()))
         _remember(symbol, code)
     for wanted, found in _collectors:
         if wanted == _description(target):

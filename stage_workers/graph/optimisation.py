@@ -11,6 +11,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import (
     constants,
     convolutions,
+    fast_math,
     fusing,
     layouts,
     legalising,
@@ -59,7 +60,10 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))
-            return Optimised(tvm.transform.Sequential(fuse)(grouped), fusing.groups(grouped))
+            fused = tvm.transform.Sequential(fuse)(grouped)
+            if changes.fast_math:
+                fused = fast_math.mark(fused, target)
+            return Optimised(fused, fusing.groups(grouped))
     except BadModel:
         raise
     except Exception as error:  # passes raise whatever their operators raise

@@ -25,7 +25,7 @@ from tunemesh.stage_workers.graph import (
     tasks,
     workloads,
 )
-from tunemesh.stage_workers.graph.changes import NONE, Changes
+from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.checking import Sample
 from tunemesh.stage_workers.graph.fusing import Group
 from tunemesh.stage_workers.graph.models import Signature
@@ -58,7 +58,14 @@ class Proven(Struct, frozen=True):
     module: Any
 
 
-def prove(module: Any, signature: Signature, sample: Sample, target: str, options: GraphOptions) -> Proven:
+def prove(
+    module: Any,
+    signature: Signature,
+    sample: Sample,
+    target: str,
+    options: GraphOptions,
+    fast_math: bool,
+) -> Proven:
     """Which changes of ``module`` are right.
 
     Args:
@@ -67,13 +74,15 @@ def prove(module: Any, signature: Signature, sample: Sample, target: str, option
         sample: what the unchanged model gives, and for which inputs.
         target: canonical; the proof runs on this machine's CPU, whatever the target's.
         options: what the person asks for.
+        fast_math: whether exp and the like may be computed by arithmetic. That is no change of the graph and
+            needs no proof of its own: each kernel is compared with one that has the C library's.
 
     Raises:
         BadModel: TVM cannot lower the module as it is.
     """
-    changes, notes = NONE, []
+    changes, notes = Changes(fast_math=fast_math), []
     if convolutions.wanted(target, options) and convolutions.gains(module):
-        wanted = Changes(channels_last=True)
+        wanted = Changes(channels_last=True, fast_math=fast_math)
         if why := _refuted(module, signature, sample, target, wanted):
             notes.append(f"convolutions are computed as given, and not by Winograd's algorithm: {why}")
         else:

@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from tunemesh.shared.messages import Settings
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import prepack_name
-from tunemesh.stage_workers.graph import targets, workloads
+from tunemesh.stage_workers.graph import compilation, fast_math, targets, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.workloads import Argument
 from tunemesh.stage_workers.measuring import comparison, inputs, loading, ranges
@@ -82,7 +82,7 @@ def profile(call: ProfileCall) -> ProfileOutcome:
     limit = _endless(call.target, call.settings, call.best)
     try:
         with loading.threads(call.target):
-            reference = _reference(call.untuned, call.workload, call.device)
+            reference = _reference(call)
             kernel = _checked(call.artifact, call.workload, call.device, reference, limit)
             if isinstance(kernel, ProfileOutcome):
                 return kernel
@@ -94,7 +94,7 @@ def profile(call: ProfileCall) -> ProfileOutcome:
 def confirm(call: ConfirmCall) -> list[ProfileOutcome]:
     """See :meth:`stage_workers.platforms.protocol.Platform.confirm`."""
     with loading.threads(call.target):
-        reference = _reference(call.untuned, call.workload, call.device)
+        reference = _reference(call)
         checked = [_checked(artifact, call.workload, call.device, reference) for artifact in call.artifacts]
         good = {index: each for index, each in enumerate(checked) if isinstance(each, _Kernel)}
         repeats: dict[int, list[_Repeat]] = {index: [] for index in good}
@@ -200,13 +200,24 @@ def profile_untuned(call: UntunedCall) -> ProfileOutcome:
             kernel = _Kernel(call.untuned, call.workload, call.device, None)
             core = loading.CoreWatch()
             run = _Repeat(kernel.run(), core.share())
-            _references[call.untuned] = _expected(kernel, run.seconds, call.workload)
+            _references[call.untuned] = _expected(kernel, run.seconds, call)
+            if fast_math.is_marked(workloads.load(call.workload)["main"]):
+                kernel = _as_kept(call) or kernel
+                run = _Repeat(kernel.run(), core.share())
             if run.seconds >= UNTUNED_SECONDS / 2:
                 return _outcome([run])
             repeats = min(call.settings.repeats, int(UNTUNED_SECONDS / run.seconds))
             return _outcome([kernel.measure(call.settings) for _ in range(repeats)])
     except Exception as error:  # as above
         return _failed(error)
+
+
+def _as_kept(call: UntunedCall) -> _Kernel | None:
+    """A workload without a schedule as the model has it where no candidate is faster, exp and the like by
+    arithmetic: that is what candidates have to beat. ``None`` where it is wrong."""
+    code = compilation.build_candidate(workloads.load(call.workload), call.target)
+    kernel = _checked(code, call.workload, call.device, _references[call.untuned])
+    return kernel if isinstance(kernel, _Kernel) else None
 
 
 class _Kernel:
@@ -330,19 +341,28 @@ def _inputs_on(device: str, workload: bytes) -> list[Any]:
     return _inputs[key]
 
 
-def _reference(untuned: bytes, workload: bytes, device: str) -> list[Expected]:
-    if untuned not in _references:
-        kernel = _Kernel(untuned, workload, device, None)
-        _references[untuned] = _expected(kernel, kernel.run(), workload)
-    return _references[untuned]
+def _reference(call: ProfileCall | ConfirmCall) -> list[Expected]:
+    if call.untuned not in _references:
+        kernel = _Kernel(call.untuned, call.workload, call.device, None)
+        _references[call.untuned] = _expected(kernel, kernel.run(), call)
+    return _references[call.untuned]
 
 
-def _expected(kernel: _Kernel, seconds: float, workload: bytes) -> list[Expected]:
+def _expected(
+    kernel: _Kernel, seconds: float, call: ProfileCall | ConfirmCall | UntunedCall
+) -> list[Expected]:
     """What the untuned kernel, whose run took so long, has computed, and how far rounding may move that."""
-    terms = workloads.longest_sum([workloads.load(workload)["main"]])
+    workload = workloads.load(call.workload)
+    terms = workloads.longest_sum([workload["main"]])
     values = kernel.outputs()
     pairs = comparison.PAIRS if 2 * comparison.PAIRS * seconds <= CHANGING else 1
     moved = comparison.tried(kernel.outputs_of, kernel.inputs(), pairs, SPREAD)
+    if fast_math.is_marked(workload["main"]):
+        # Where erf has come to 1, no change of what is read moves it.
+        code = compilation.build_untuned(fast_math.unsure(workload), call.target)
+        unsure = _Kernel(code, call.workload, call.device, None)
+        unsure.run()
+        moved.append(unsure.outputs())
     return [
         comparison.expected(each, [outputs[number] for outputs in moved], pairs == 1, terms=terms)
         for number, each in enumerate(values)

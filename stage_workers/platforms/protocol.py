@@ -6,7 +6,7 @@ take one record, return one, and are called in a sandboxed child process.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct, field
 
@@ -51,6 +51,7 @@ class ImportCall(Struct, frozen=True, kw_only=True):
         target: canonical form.
         variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
+        math: how exp and the like are computed, see :class:`~shared.messages.Settings`.
         seed: of the inputs that the model is compared on.
         ranges: of these inputs, by name, as far as the person says: from, and up to but not including.
         inputs: an ``npz`` file of real inputs, in place of random ones.
@@ -61,6 +62,7 @@ class ImportCall(Struct, frozen=True, kw_only=True):
     target: str
     variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
+    math: Literal["fast", "exact"] = "fast"
     seed: int = 0
     ranges: dict[str, tuple[float, float]] = {}
     inputs: bytes | None = None

@@ -46,6 +46,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             target=step.target,
             variants=variants(step.settings),
             options=step.options.get(GRAPH, {}),
+            math=step.settings.math,
             seed=step.seed,
             ranges=step.settings.ranges,
             inputs=context.store.get(work.samples) if work.samples is not None else None,

@@ -4,7 +4,7 @@ kernels, one core."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -53,6 +53,7 @@ def import_model(
     options: Options = AS_GIVEN,
     shapes: Mapping[str, list[int]] | None = None,
     variants: list[Variant] | None = None,
+    math: Literal["fast", "exact"] = "fast",
 ) -> Imported:
     return PLATFORM.import_model(
         ImportCall(
@@ -60,6 +61,7 @@ def import_model(
             target=target,
             variants=variants or [Variant(shapes=dict(shapes or {}))],
             options=options,
+            math=math,
         )
     )
 

@@ -60,6 +60,7 @@ def test_nothing_given_is_all_defaults() -> None:
 
 def test_what_is_given_arrives() -> None:
     arguments = ["--batch", "16", "--cut-short", "none", "--no-cache-flush", "--build-timeout", "2.5"]
+    arguments += ["--math", "exact"]
     arguments += [
         "--shape",
         "a=1,3",
@@ -92,6 +93,7 @@ def test_what_is_given_arrives() -> None:
             cut_short=None,
             cache_flush=False,
             build_timeout=2.5,
+            math="exact",
             shapes={"a": [[1, 3], [8, 3]], "b:0": [[7]]},
             dims={"batch": [1, 8]},
         ),
@@ -159,6 +161,7 @@ def test_a_setting_that_cannot_be_an_option_is_found_at_once(monkeypatch: pytest
     ("settings", "said"),
     [
         ({"chunk": 99}, "bad setting: .*chunk"),
+        ({"math": "sloppy"}, "bad setting: .*'sloppy'.*math"),
         ({"cut_short": "soon"}, "--cut-short must be a number or none, not 'soon'"),
         ({"cut_short": "0"}, "bad setting: .*cut_short"),
         ({"shapes": ["x=a,b"]}, "--shape 'x=a,b' should look like"),

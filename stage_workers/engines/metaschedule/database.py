@@ -8,7 +8,7 @@ from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import schedules
 from tunemesh.stage_workers.engines.protocol import TaskTrials
-from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph import fast_math, workloads
 from tunemesh.stage_workers.graph.workloads import Argument
 
 WORKLOAD_FILE = "database_workload.json"
@@ -35,7 +35,8 @@ def files(target: str, tasks: list[TaskTrials]) -> dict[str, bytes]:
 def _workload(workload: bytes) -> Any:
     from tvm.s_tir import meta_schedule
 
-    return schedules.plain(meta_schedule.database.Workload(workloads.load(workload)).as_json())
+    plain = fast_math.without_marks(workloads.load(workload))
+    return schedules.plain(meta_schedule.database.Workload(plain).as_json())
 
 
 def _info(argument: Argument) -> list[Any]:
