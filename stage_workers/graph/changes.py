@@ -9,13 +9,14 @@ class Changes(Struct, frozen=True, kw_only=True):
     """Those that were tried and gave what the unchanged model gives.
 
     Attributes:
-        channels_last: convolutions have channels last, and those of 3x3 that gain by it use Winograd's
-            algorithm.
+        channels_last: convolutions have channels last, and no tensor is turned round that need not be.
+        winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
 
     channels_last: bool = False
+    winograd: bool = False
     apart: list[str] = []
 
 

@@ -1,20 +1,17 @@
-"""Convolutions on a CPU: channels last, and those of 3x3 by Winograd's algorithm where that is faster.
-
-Channels last is what the transforms of :mod:`winograd` vectorise over; it is also the faster layout for the
-convolutions that stay as they are (14x14x256: 2.3 ms, channels first 3.0 ms after 64 trials on a Zen 4 core).
-"""
+"""Convolutions of 3x3 with channels last by Winograd's algorithm, where that is faster."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
 
-from tunemesh.stage_workers.graph import models, targets, winograd, workloads
+from tunemesh.stage_workers.graph import models, winograd, workloads
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.layouts import CONVOLUTION
-from tunemesh.stage_workers.graph.options import GraphOptions
 
+CONVOLUTION = "relax.nn.conv2d"
+CHANNELS_LAST = "NHWC"
 TRAFFIC = 12
 """Multiplications in the time that one weight takes from memory: 16 GB/s at 50 G multiplications/s, on a
 Zen 4 core."""
@@ -57,28 +54,25 @@ class Convolution(Struct, frozen=True):
         return winograd.INPUT**2 * (products + transforms) < MARGIN * plain
 
 
-def wanted(target: str, options: GraphOptions) -> bool:
-    """Whether convolutions may be rewritten at all."""
-    return options.convolutions == "winograd" and not targets.is_gpu(target)
-
-
-def gains(module: Any) -> bool:
-    """Whether one of the convolutions of a module gains by Winograd's algorithm."""
+def gains(module: Any, layouts: Collection[str]) -> bool:
+    """Whether one of the convolutions of a module, in one of these layouts, gains by Winograd's algorithm."""
     import tvm
 
     calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
-    found = [_read(call) for call in calls if _name(call) == CONVOLUTION]
+    found = [
+        _read(call) for call in calls if _name(call) == CONVOLUTION and call.attrs.data_layout in layouts
+    ]
     return any(each is not None and each.pays for each in found)
 
 
 def legalizers(changes: Changes) -> dict[str, Any]:
     """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
-    return {CONVOLUTION: _legalize} if changes.channels_last else {}
+    return {CONVOLUTION: _legalize} if changes.winograd else {}
 
 
 def _legalize(builder: Any, call: Any) -> Any:
     found = _read(call)
-    if call.attrs.data_layout == "NHWC" and found is not None and found.pays:
+    if call.attrs.data_layout == CHANNELS_LAST and found is not None and found.pays:
         return _emit(builder, call, found)
     return call.op.get_attr("FLegalize")(builder, call)  # as TVM does by default
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import (
     batch_norm,
     checking,
+    layouts,
     models,
     options,
     proving,
@@ -20,6 +22,8 @@ from tunemesh.stage_workers.graph import (
     variants,
 )
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
+
+log = logging.getLogger(__name__)
 
 
 def import_model(call: ImportCall) -> Imported:
@@ -40,6 +44,7 @@ def import_model(call: ImportCall) -> Imported:
     ]
     changes = [each.changes for each in proven]
     optimised = variants.join([each.module for each in proven])
+    log.info("the model transposes %d tensors", layouts.transpositions(optimised))
     extracted, untuned = tasks.extract(optimised, target)
     notes = list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned
     return Imported(

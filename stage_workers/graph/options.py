@@ -14,12 +14,14 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
     """How a model is optimised before its tasks are taken out of it.
 
     Attributes:
-        convolutions: what becomes of convolutions on a CPU: ``winograd`` computes those of 3x3 by Winograd's
-            algorithm where that is faster, and the whole model with channels last then; ``as-given`` leaves
-            them.
+        layout: on a CPU, ``channels-last`` computes convolutions, and what stands around them, with channels
+            last, and transposes no tensor twice; ``given`` leaves every tensor as the model has it.
+        convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
+            algorithm where that is faster; ``direct`` computes all as they are defined.
     """
 
-    convolutions: Literal["winograd", "as-given"] = "winograd"
+    layout: Literal["channels-last", "given"] = "channels-last"
+    convolutions: Literal["winograd", "direct"] = "winograd"
 
 
 def read(options: Options) -> GraphOptions:

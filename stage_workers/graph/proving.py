@@ -19,6 +19,7 @@ from tunemesh.stage_workers.graph import (
     checking,
     compilation,
     convolutions,
+    layouts,
     optimisation,
     targets,
     tasks,
@@ -40,6 +41,8 @@ PROBE_LIMIT = 120.0
 """Seconds for a few candidates of one function."""
 CANDIDATES = 4
 """Of a function that is probed. Of those that lose what lies beyond a Pad, every second one is wrong."""
+CHANNELS = ("NCHW", convolutions.CHANNELS_LAST)
+"""Layouts of convolutions that have channels last afterwards."""
 ONE_RUN = Settings(repeats=1, min_repeat_ms=0)
 
 
@@ -71,14 +74,32 @@ def prove(module: Any, signature: Signature, sample: Sample, target: str, option
         BadModel: TVM cannot lower the module as it is.
     """
     changes, notes = NONE, []
-    if convolutions.wanted(target, options) and convolutions.gains(module):
-        wanted = Changes(channels_last=True)
-        if why := _refuted(module, signature, sample, target, wanted):
-            notes.append(f"convolutions are computed as given, and not by Winograd's algorithm: {why}")
-        else:
+    for wanted in _wanted(module, target, options):
+        why = _refuted(module, signature, sample, target, wanted)
+        if not why:
             changes = wanted
+            break
+        notes.append(f"{_words(wanted)}: {why}")
     settled = _settled(module, target, changes)
     return Proven(settled.changes, notes + settled.notes, settled.module)
+
+
+def _wanted(module: Any, target: str, options: GraphOptions) -> list[Changes]:
+    """Changes that a person asks for, and that do something; the most of them first."""
+    if targets.is_gpu(target):
+        return []
+    last = options.layout == "channels-last" and layouts.gains(module)
+    known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
+    fast = options.convolutions == "winograd" and convolutions.gains(module, known)
+    found = [Changes(channels_last=last, winograd=fast), Changes(channels_last=last)]
+    return [each for i, each in enumerate(found) if each not in (NONE, *found[:i])]
+
+
+def _words(changes: Changes) -> str:
+    """That these changes are not made."""
+    if changes.winograd:
+        return "convolutions are computed as they are defined, and not by Winograd's algorithm"
+    return "tensors lie as the model has them, and not with channels last"
 
 
 def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.acceptance.direct import PLATFORM, assemble, matrix_product, validate
+from tests.acceptance.direct import AS_GIVEN, PLATFORM, assemble, matrix_product, validate
 from tests.acceptance.test_ranges import IDS, INT, ROWS, model, number, table
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import Source
@@ -26,9 +26,7 @@ WEIGHTS = table("W", 64, 64)
 
 
 def imported(data: bytes, target: str, **call: Any) -> Imported:
-    return PLATFORM.import_model(
-        ImportCall(model=data, target=target, options={"convolutions": "as-given"}, **call)
-    )
+    return PLATFORM.import_model(ImportCall(model=data, target=target, options=AS_GIVEN, **call))
 
 
 def chain(*operators: Any, output: int = FLOAT, weights: Sequence[Any] = (), rows: int = 8) -> bytes:

@@ -270,7 +270,7 @@ def test_a_search_that_weighs_more_schedules_proposes_others(
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"convolutions": "as-given"}, "metaschedule has no option 'convolutions'; it has population, gen"),
+        ({"convolutions": "direct"}, "metaschedule has no option 'convolutions'; it has population, gen"),
         ({"population": 65}, "bad option metaschedule.population=65: Expected `int` <= 64"),
         ({"generations": "many"}, "bad option metaschedule.generations=many: Expected `int"),
     ],
