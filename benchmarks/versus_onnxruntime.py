@@ -28,7 +28,7 @@ from tunemesh.stage_workers.platforms.tvm_platform import TvmPlatform
 TURNS = 20
 RUNS = 3
 """Of the fast ones in each turn; the least counts. TVM without tuning runs once."""
-AS_GIVEN: Options = {"layout": "given", "convolutions": "direct"}
+AS_GIVEN: Options = {"layout": "given", "convolutions": "direct", "fusion": "default"}
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 

@@ -9,12 +9,14 @@ class Changes(Struct, frozen=True, kw_only=True):
     """Those that were tried and gave what the unchanged model gives.
 
     Attributes:
+        composed: layer normalisation is one function, whatever it was written as.
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
 
+    composed: bool = False
     channels_last: bool = False
     winograd: bool = False
     apart: list[str] = []

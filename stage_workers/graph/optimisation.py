@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import (
+    composites,
     constants,
     convolutions,
     fusing,
@@ -53,9 +54,13 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
             simple = constants.fold(simple)
             simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
+            if changes.composed:
+                simple = composites.put_together(simple)
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
-            rules = legalising.legalizers(simple, convolutions.legalizers(changes))
+            rules = legalising.legalizers(
+                simple, convolutions.legalizers(changes) | composites.legalizers(changes)
+            )
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))

@@ -18,10 +18,13 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
             last, and transposes no tensor twice; ``given`` leaves every tensor as the model has it.
         convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
             algorithm where that is faster; ``direct`` computes all as they are defined.
+        fusion: on a CPU, ``extended`` computes a layer normalisation in one function, whatever it was written
+            as; ``default`` fuses as TVM does.
     """
 
     layout: Literal["channels-last", "given"] = "channels-last"
     convolutions: Literal["winograd", "direct"] = "winograd"
+    fusion: Literal["extended", "default"] = "extended"
 
 
 def read(options: Options) -> GraphOptions:

@@ -18,6 +18,7 @@ from tunemesh.stage_workers.graph import (
     apart,
     checking,
     compilation,
+    composites,
     convolutions,
     layouts,
     optimisation,
@@ -73,33 +74,50 @@ def prove(module: Any, signature: Signature, sample: Sample, target: str, option
     Raises:
         BadModel: TVM cannot lower the module as it is.
     """
-    changes, notes = NONE, []
-    for wanted in _wanted(module, target, options):
-        why = _refuted(module, signature, sample, target, wanted)
-        if not why:
-            changes = wanted
-            break
-        notes.append(f"{_words(wanted)}: {why}")
+    wanted = _wanted(module, target, options)
+    why = _refuted(module, signature, sample, target, wanted) if wanted != NONE else ""
+    attempts = module, signature, sample, target, wanted, why
+    changes, notes = _one_by_one(*attempts) if why else (wanted, [])
     settled = _settled(module, target, changes)
     return Proven(settled.changes, notes + settled.notes, settled.module)
 
 
-def _wanted(module: Any, target: str, options: GraphOptions) -> list[Changes]:
-    """Changes that a person asks for, and that do something; the most of them first."""
+def _wanted(module: Any, target: str, options: GraphOptions) -> Changes:
+    """Changes that a person asks for, and that do something."""
     if targets.is_gpu(target):
-        return []
+        return NONE
     last = options.layout == "channels-last" and layouts.gains(module)
     known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
-    fast = options.convolutions == "winograd" and convolutions.gains(module, known)
-    found = [Changes(channels_last=last, winograd=fast), Changes(channels_last=last)]
-    return [each for i, each in enumerate(found) if each not in (NONE, *found[:i])]
+    return Changes(
+        composed=options.fusion == "extended" and composites.gains(module),
+        channels_last=last,
+        winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
+    )
 
 
-def _words(changes: Changes) -> str:
-    """That these changes are not made."""
-    if changes.winograd:
-        return "convolutions are computed as they are defined, and not by Winograd's algorithm"
-    return "tensors lie as the model has them, and not with channels last"
+UNDONE = {
+    "composed": "layer normalisation is computed as the model has it",
+    "channels_last": "tensors lie as the model has them, and not with channels last",
+    "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
+}
+"""What a note says where a change is not made."""
+
+
+def _one_by_one(
+    module: Any, signature: Signature, sample: Sample, target: str, wanted: Changes, why: str
+) -> tuple[Changes, list[str]]:
+    """Those of some changes that are right one after the other, where all at once are not, for the reason
+    ``why``; and why the others are not made."""
+    changes = NONE
+    notes = []
+    for name in (each for each in UNDONE if getattr(wanted, each)):
+        more = msgspec.structs.replace(changes, **{name: True})
+        refuted = why if more == wanted else _refuted(module, signature, sample, target, more)
+        if refuted:
+            notes.append(f"{UNDONE[name]}: {refuted}")
+        else:
+            changes = more
+    return changes, notes
 
 
 def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:

@@ -273,7 +273,10 @@ def test_what_pays_depends_on_channels_and_size() -> None:
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"convolution": "winograd"}, "graph has no option 'convolution'; it has layout, convolutions"),
+        (
+            {"convolution": "winograd"},
+            "graph has no option 'convolution'; it has layout, convolutions, fusion",
+        ),
         ({"convolutions": "fast"}, "bad option graph.convolutions=fast: Invalid enum value 'fast'"),
     ],
 )
