@@ -11,6 +11,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     Attributes:
         composed: layer normalisation is one function, whatever it was written as.
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
+        blocked: transpositions that are left are done block by block.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
@@ -18,6 +19,7 @@ class Changes(Struct, frozen=True, kw_only=True):
 
     composed: bool = False
     channels_last: bool = False
+    blocked: bool = False
     winograd: bool = False
     apart: list[str] = []
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.graph import axis_rules, permutations, transposed
+from tunemesh.stage_workers.graph import axis_rules, permutations, transposed, turning
 from tunemesh.stage_workers.graph.permutations import Order
 from tunemesh.stage_workers.graph.rewriting import sizes_of
 from tunemesh.stage_workers.graph.views import Moving, Rule, View
@@ -29,7 +29,10 @@ SEVERAL = (
 )
 ELEMENTWISE = frozenset(f"relax.{name}" for name in f"{UNARY} {SEVERAL}".split())
 """Operators that compute each element of what they give from one element of each operand."""
-TRANSPOSITION = "relax.permute_dims"
+IMAGE = 4
+"""Axes of an image."""
+THIN = 8
+"""Channels of an image that a convolution reads as it lies, at most."""
 SPACE = {1: "W", 2: "HW", 3: "DHW"}
 """Letters of the axes of space, by their number."""
 
@@ -72,18 +75,33 @@ def _convolution(moving: Moving, call: Any) -> View | None:
         sorted(layouts[0]) == sorted(layouts[2]) == sorted(data) and sorted(layouts[1]) == sorted(kernel)
     ):
         return None
+    order = _order(layouts[0], data)
+    as_it_is = rank == IMAGE and _is_thin(moving, call.args[0], order) and int(attributes.groups) == 1
     made = getattr(relax.op.nn, f"conv{rank - 2}d")(
-        moving.take(call.args[0], _order(layouts[0], data)),
+        moving.as_said(call.args[0]) if as_it_is else moving.take(call.args[0], order),
         moving.take(call.args[1], _order(layouts[1], kernel)),
         strides=attributes.strides,
         padding=attributes.padding,
         dilation=attributes.dilation,
         groups=attributes.groups,
-        data_layout=data,
+        data_layout=layouts[0] if as_it_is else data,
         kernel_layout=kernel,
+        out_layout=data,
         out_dtype=attributes.out_dtype or None,
     )
     return View(moving.emit(made), shape, _order(layouts[2], data), True)
+
+
+def _is_thin(moving: Moving, argument: Any, order: Order) -> bool:
+    """Whether an image lies as the graph says, has to be moved, and has few channels. A convolution reads one
+    value of it at a time, wherever that lies: it takes longer to move it."""
+    shape = sizes_of(argument.ty)
+    return (
+        shape is not None
+        and moving.view(argument) is None
+        and shape[order[-1]] <= THIN
+        and permutations.moves(shape, permutations.identity(len(shape)), order)
+    )
 
 
 def _order(layout: str, wanted: str) -> Order:
@@ -280,7 +298,7 @@ RULES: dict[str, Rule] = {
     **{f"relax.nn.{kind}_pool{rank}d": _pool for kind in ("max", "avg", "adaptive_avg") for rank in SPACE},
     **{f"relax.image.resize{rank}d": _resize for rank in (2, 3)},
     **{f"relax.{name}": _reshape for name in ("reshape", "flatten", "squeeze", "expand_dims")},
-    TRANSPOSITION: _transposition,
+    turning.TRANSPOSITION: _transposition,
     "relax.nn.batch_flatten": _reshape,
     "relax.nn.pixel_shuffle": _pixel_shuffle,
 }

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunemesh.stage_workers.graph import constants, layout_rules, models
+from tunemesh.stage_workers.graph import constants, layout_rules, models, turning
 from tunemesh.stage_workers.graph.views import Moving, View
 
 
@@ -42,8 +42,8 @@ def gains(module: Any) -> bool:
     before = names(module)
     if any(name.startswith("relax.nn.conv") for name in before):
         return True
-    turns = before.count(layout_rules.TRANSPOSITION)
-    return turns > 0 and names(channels_last(module)).count(layout_rules.TRANSPOSITION) < turns
+    turns = before.count(turning.TRANSPOSITION)
+    return turns > 0 and names(channels_last(module)).count(turning.TRANSPOSITION) < turns
 
 
 def transpositions(module: Any) -> int:
@@ -67,6 +67,8 @@ def transpositions(module: Any) -> int:
 
 def _copies(function: Any) -> int:
     """Blocks of a TIR function that do nothing but permute axes."""
+    if function.attrs and turning.TURNS in function.attrs:
+        return 1
     import tvm
     import tvm_ffi
     from tvm.s_tir import SBlock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from tunemesh.stage_workers.graph import (
     models,
     precision,
     targets,
+    turning,
     variants,
 )
 from tunemesh.stage_workers.graph.changes import Changes
@@ -58,9 +60,8 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
                 simple = composites.put_together(simple)
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
-            rules = legalising.legalizers(
-                simple, convolutions.legalizers(changes) | composites.legalizers(changes)
-            )
+            own = [each.legalizers(changes) for each in (convolutions, composites, turning)]
+            rules = legalising.legalizers(simple, dict(ChainMap(*own)))
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))

@@ -15,7 +15,8 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
 
     Attributes:
         layout: on a CPU, ``channels-last`` computes convolutions, and what stands around them, with channels
-            last, and transposes no tensor twice; ``given`` leaves every tensor as the model has it.
+            last, transposes no tensor twice, and what it must in blocks; ``given`` leaves every tensor as it
+            lies.
         convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
             algorithm where that is faster; ``direct`` computes all as they are defined.
         fusion: on a CPU, ``extended`` computes a layer normalisation in one function, whatever it was written

@@ -24,6 +24,7 @@ from tunemesh.stage_workers.graph import (
     optimisation,
     targets,
     tasks,
+    turning,
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import NONE, Changes
@@ -91,6 +92,7 @@ def _wanted(module: Any, target: str, options: GraphOptions) -> Changes:
     return Changes(
         composed=options.fusion == "extended" and composites.gains(module),
         channels_last=last,
+        blocked=options.layout == "channels-last" and (last or turning.gains(module)),
         winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
     )
 
@@ -98,6 +100,7 @@ def _wanted(module: Any, target: str, options: GraphOptions) -> Changes:
 UNDONE = {
     "composed": "layer normalisation is computed as the model has it",
     "channels_last": "tensors lie as the model has them, and not with channels last",
+    "blocked": "transpositions are done row by row, and not block by block",
     "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
 }
 """What a note says where a change is not made."""

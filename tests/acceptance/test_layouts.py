@@ -132,17 +132,17 @@ def with_itself() -> Any:
 @pytest.mark.parametrize(
     ("made", "before", "after"),
     [
-        # One at the input: (N, C, H, W) as it comes.
-        (mobilenet_v2(), 0, 1),
-        (u_net("nearest"), 0, 1),
-        (u_net("linear"), 0, 1),
-        (convnext(), 6, 1),
-        # One more at the output, an image of several channels.
-        (mobilenet_v3(), 0, 2),
-        # And one that puts the phases of a transposed convolution side by side.
-        (u_net("transposed"), 0, 2),
-        (shuffled(), 2, 4),
-        (with_itself(), 1, 3),
+        # A first convolution reads an image of three channels as it comes.
+        (mobilenet_v2(), 0, 0),
+        (u_net("nearest"), 0, 0),
+        (u_net("linear"), 0, 0),
+        (convnext(), 6, 0),
+        # One at the output, an image of several channels.
+        (mobilenet_v3(), 0, 1),
+        # One that puts the phases of a transposed convolution side by side.
+        (u_net("transposed"), 0, 1),
+        (shuffled(), 2, 3),
+        (with_itself(), 1, 2),
     ],
     ids=[
         "MobileNetV2",
