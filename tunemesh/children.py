@@ -147,13 +147,14 @@ def _ending(code: int) -> str:
 
 
 def worker_arguments(
-    queue: str, engines: Iterable[str], device: str | None = None, target: str = ""
+    queue: str, engines: Iterable[str], memory: float, device: str | None = None, target: str = ""
 ) -> list[str]:
     """The command line of one worker.
 
     Args:
+        memory: GiB for its sandbox.
         target: what ``device`` is, where there is one.
     """
-    arguments = ["worker", queue]
+    arguments = ["worker", queue, "--memory", f"{memory:g}"]
     arguments += [argument for name in engines for argument in ("--engine", name)]
     return arguments if device is None else [*arguments, "--device", device, "--target", target]

@@ -23,7 +23,7 @@ from tunemesh import job_commands, mesh_address, options, task_commands, tune_co
 from tunemesh.broker_commands import broker_app
 from tunemesh.checks import check_engines
 from tunemesh.job_options import engine_names
-from tunemesh.layout import DISTURBED, keeps_apart, plan
+from tunemesh.layout import DISTURBED, MEMORY, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.service_commands import coordinator, worker
 from tunemesh.shared import logs
@@ -103,6 +103,7 @@ def up(
     engine: options.Engines = None,
     strategy: options.Strategy = "interleaved",
     builders: options.Builders = None,
+    memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -117,7 +118,7 @@ def up(
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
-    with LocalMesh(layout, target, engines, strategy, home, journal) as mesh:
+    with LocalMesh(layout, target, engines, strategy, home, journal, memory) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,

@@ -15,6 +15,8 @@ from tunemesh.broker_config import topology
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.devices.devices import parse_device
 
+MEMORY = 4.0
+"""GiB that each worker gives to what it runs in its sandbox, where nobody says otherwise."""
 DISTURBED = (
     "WARNING: with the strategy uncontrolled builds and model updates run on the device's own cores."
     " MEASUREMENTS WILL BE DISTURBED; it is for comparison only, never for models that you will use."

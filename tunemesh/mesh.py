@@ -16,7 +16,7 @@ from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import Role
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.coordinator.scheduling.strategies import by_name
-from tunemesh.layout import Layout, fitting
+from tunemesh.layout import MEMORY, Layout, fitting
 from tunemesh.shared.errors import BrokerUnavailable, Unavailable
 from tunemesh.shared.retry import Retry
 from tunemesh.stage_workers.devices.devices import owner_of, parse_device
@@ -62,6 +62,7 @@ class LocalMesh:
         strategy: str = "interleaved",
         folder: Path | None = None,
         journal: Path | None = None,
+        memory: float = MEMORY,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -70,6 +71,7 @@ class LocalMesh:
         self._strategy = fitting(layout, strategy)
         self._temporary = folder is None
         self._journal = journal
+        self._memory = memory
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -182,13 +184,15 @@ class LocalMesh:
             coordinator += ["--journal", str(self._journal)]
         self._start("coordinator", "coordinator", coordinator, others)
         for number in range(layout.builders):
-            build = worker_arguments(topology.BUILD_CPU, self._engines)
+            build = worker_arguments(topology.BUILD_CPU, self._engines, self._memory)
             self._start(f"build-{number}", "worker", build, others)
         for number in range(layout.updaters):
-            update = worker_arguments(topology.MODEL_UPDATE, self._engines)
+            update = worker_arguments(topology.MODEL_UPDATE, self._engines, self._memory)
             self._start(f"model-update-{number}", "worker", update, others)
         # This worker sees all cores: its sandbox takes the device's, the process itself stays off them.
-        profile = worker_arguments(layout.device_queue, self._engines, layout.device, self._target)
+        profile = worker_arguments(
+            layout.device_queue, self._engines, self._memory, layout.device, self._target
+        )
         self._start(layout.device_queue, "worker", profile, others | layout.device_cpus)
 
     def _start(self, name: str, role: Role, arguments: list[str], cpus: frozenset[int]) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tunemesh.shared.errors import BadInput
+
 Models = Annotated[
     list[Path],
     typer.Argument(
@@ -37,6 +39,23 @@ Device = Annotated[
 ]
 Builders = Annotated[
     int | None, typer.Option(help="Build workers of its own mesh; by default as many as fit.")
+]
+LEAST_MEMORY, MOST_MEMORY = 0.1, 65536
+"""GiB that a worker may give to what it runs in its sandbox."""
+
+
+def _checked_memory(memory: float) -> float:
+    if not LEAST_MEMORY <= memory <= MOST_MEMORY:
+        raise BadInput(f"--memory must be {LEAST_MEMORY:g} to {MOST_MEMORY} GiB, not {memory:g}")
+    return memory
+
+
+Memory = Annotated[
+    float,
+    typer.Option(
+        help="GiB that reading a model, building or measuring may take, in each worker.",
+        callback=_checked_memory,
+    ),
 ]
 Journal = Annotated[
     Path | None, typer.Option(help="A file for all that the coordinator is told and answers.")

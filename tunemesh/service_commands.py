@@ -11,13 +11,11 @@ import typer
 from tunemesh import mesh_address, options
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
+from tunemesh.layout import MEMORY
 from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
 from tunemesh.stopping import until_terminated
-
-LEAST_MEMORY, MOST_MEMORY = 0.1, 65536
-"""GiB that a worker may give to engine code."""
 
 
 @until_terminated()
@@ -27,7 +25,7 @@ def worker(
     target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
     engine: options.Engines = None,
     cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
-    memory: Annotated[float, typer.Option(help="GiB that engine code may allocate.")] = 4.0,
+    memory: options.Memory = MEMORY,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     log_level: options.LogLevel = None,
@@ -39,8 +37,6 @@ def worker(
 
     keep_private()
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
-    if not LEAST_MEMORY <= memory <= MOST_MEMORY:
-        raise BadInput(f"--memory must be {LEAST_MEMORY:g} to {MOST_MEMORY} GiB, not {memory:g}")
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
         _several(queues, device, target, engine, cpus, memory, address)
@@ -81,10 +77,8 @@ def _several(
     children = Children()
     try:
         for queue in queues:
-            arguments = worker_arguments(
-                queue, engine or [], device if queue.startswith("profile-") else None, target
-            )
-            arguments += ["--memory", str(memory)]
+            own = device if queue.startswith("profile-") else None
+            arguments = worker_arguments(queue, engine or [], memory, own, target)
             if cpus is not None:
                 arguments += ["--cpus", cpus]
             children.start(Child(queue, arguments, environment))

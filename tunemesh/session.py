@@ -200,6 +200,10 @@ class Model:
             )
         return replace(self, plan=replace(self.plan, settings=changed))
 
+    def memory(self, gibibytes: float) -> Model:
+        """What reading the model, building or measuring may take, in each worker of a mesh of our own."""
+        return replace(self, plan=replace(self.plan, memory=gibibytes))
+
     def through(self, broker: str, artifacts: str) -> Model:
         """Use a running mesh instead of one of our own."""
         address = mesh_address.MeshAddress(broker=broker, artifacts=artifacts)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tunemesh import checks, options, tuning, zoo
 from tunemesh.job_options import Told, make_settings, parse_options
+from tunemesh.layout import MEMORY
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
 from tunemesh.shared.messages import Options, Settings
@@ -62,7 +63,7 @@ def tasks(
     ] = None,
     option: Told = None,
     import_timeout: Annotated[float | None, typer.Option(help="Seconds that one model may take.")] = None,
-    memory: Annotated[float, typer.Option(help="GiB that reading a model may take.")] = 4.0,
+    memory: options.Memory = MEMORY,
     as_json: options.AsJson = False,
 ) -> None:
     """List the distinct tasks of models, how often they run, and in which models, without tuning anything.

@@ -12,6 +12,7 @@ from rich.console import Console
 from tunemesh import live, mesh_address, options, tuning
 from tunemesh.early_stop import EarlyStop
 from tunemesh.job_options import describes_job
+from tunemesh.layout import MEMORY
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.tables import print_reports
 from tunemesh.terminal import complain, print_json, tell
@@ -25,6 +26,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the results, one folder per job.")] = Path("tuned"),
     strategy: options.Strategy = "interleaved",
     builders: options.Builders = None,
+    memory: options.Memory = MEMORY,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     as_json: options.AsJson = False,
@@ -32,9 +34,13 @@ def tune(
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
     brings its own mesh. Ctrl-C stops early and keeps what was found; a second one leaves at once."""
     address = mesh_address.find(broker, artifacts) if artifacts or mesh_address.named(broker) else None
-    if address is not None and (device is not None or builders is not None):
-        raise BadInput("--device and --builders are for a mesh of its own; a running one has its workers")
-    plan = replace(job, out=out, device=device, strategy=strategy, builders=builders, address=address)
+    if address is not None and (device is not None or builders is not None or memory != MEMORY):
+        raise BadInput(
+            "--device, --builders and --memory are for a mesh of its own; a running one has its workers"
+        )
+    plan = replace(
+        job, out=out, device=device, strategy=strategy, builders=builders, memory=memory, address=address
+    )
     console = Console(stderr=as_json)
     with live.LiveView(console) as view:
         endings = tuning.tune(models, plan, view, EarlyStop())

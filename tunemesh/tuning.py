@@ -17,7 +17,7 @@ from tunemesh import checks, zoo
 from tunemesh.client import CONNECT_LIMIT, Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.following import Ending, Following, Watcher, waves
-from tunemesh.layout import DISTURBED, Layout, keeps_apart
+from tunemesh.layout import DISTURBED, MEMORY, Layout, keeps_apart
 from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
@@ -52,6 +52,8 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
     builders: int | None = None
+    memory: float = MEMORY
+    """GiB for what each worker of a mesh of our own runs in its sandbox."""
     address: MeshAddress | None = None
     """A running mesh to use instead of one of our own."""
     folder: Path | None = None
@@ -234,7 +236,9 @@ def tune(
         if plan.address is None:
             layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
             _describe(layout, watcher)
-            mesh = LocalMesh(layout, plan.target, plan.engines, plan.strategy, plan.folder)
+            mesh = LocalMesh(
+                layout, plan.target, plan.engines, plan.strategy, plan.folder, memory=plan.memory
+            )
             stack.enter_context(mesh)
             address, supervise = MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
             password = mesh.node.password("monitor")

@@ -19,8 +19,9 @@ from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.measuring import comparison, noise
 from tunemesh.stage_workers.measuring.comparison import Array
 
-KEPT_INSIDE = 1024
-"""Bytes up to which a weight stays in the model that ONNX Runtime is given: larger ones are not copied."""
+KEPT_INSIDE = 1 << 20
+"""Bytes up to which a weight stays in the model that ONNX Runtime is given. Larger ones are inputs of it: it
+would make two copies of every weight that it knows, for each session."""
 ROUNDING = frozenset({"Ceil", "Floor", "Round"})
 """Operators that round to whole numbers, beside those whose names say that they quantise."""
 REFERENCE_AT_MOST = 64 * 2**20
@@ -103,9 +104,10 @@ class OnnxRuntime:
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
         self.steps = _steps(model)
         self.rounds = _rounds(model.graph)
-        self._skeleton, self._weights = _without_weights(model, files)
+        skeleton, self._weights = _without_weights(model, files)
         self._changes = noise.fits(model)
-        self._noisy = noise.noisy(self._skeleton, 0) if self._changes else self._skeleton
+        self._noisy = noise.noisy(skeleton, 0) if self._changes else skeleton
+        _weights_to_inputs(self._noisy.graph, self._weights)
         self._first = self._session()
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -130,9 +132,6 @@ class OnnxRuntime:
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = False
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if self._weights:
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self._weights.values()]
-            options.add_external_initializers(list(self._weights), values)
         return onnxruntime.InferenceSession(
             self._noisy.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -141,7 +140,7 @@ class OnnxRuntime:
         fed = {noise.fed(self._noisy, name): array for name, array in inputs.items()}
         if self._changes:
             fed[noise.SCALE] = np.asarray(scale, np.float32)
-        return list(session.run(None, fed))
+        return list(session.run(None, {**fed, **self._weights}))
 
 
 def _steps(model: Any) -> int:
@@ -178,8 +177,9 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
     for tensor in model.graph.initializer:
         if tensor.name not in used:
             continue  # ONNX Runtime has left it out when it looks for it
-        if tensor.ByteSize() <= KEPT_INSIDE and not tensors.is_external(tensor):
-            skeleton.graph.initializer.append(tensor)
+        external = tensors.is_external(tensor)
+        if (tensors.size(tensor) if external else tensors.stored(tensor)) <= KEPT_INSIDE:
+            skeleton.graph.initializer.append(tensors.inside(tensor, opened))
             continue
         array = tensors.load(tensor, opened)
         if array.dtype.type.__module__ != "numpy":  # small floats, of which ONNX Runtime takes no arrays
@@ -194,6 +194,19 @@ def _without_weights(model: Any, files: Mapping[str, Path]) -> tuple[Any, dict[s
         )
         named.external_data.add(key="location", value="given")
     return skeleton, weights
+
+
+def _weights_to_inputs(graph: Any, weights: Mapping[str, Array]) -> None:
+    """Make the weights that are named only inputs of a graph."""
+    import onnx
+
+    kept = [each for each in graph.initializer if each.name not in weights]
+    listed = {each.name for each in graph.input}  # where each weight is one, as in the oldest models
+    for each in graph.initializer:
+        if each.name in weights and each.name not in listed:
+            graph.input.append(onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims))
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _used(graph: Any) -> set[str]:

@@ -126,6 +126,7 @@ def noisy(model: Any, seed: int) -> Any:
 
     made = onnx.ModelProto()
     made.CopyFrom(model)
+    made.ir_version = max(made.ir_version, 4)  # before that, every constant is an input, too
     graph = made.graph
     kinds = _kinds(onnx.shape_inference.infer_shapes(model).graph)
     parameters = _parameters(graph)

@@ -25,6 +25,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -32,6 +33,7 @@ from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.engines.protocol import Engine
+from tunemesh.stage_workers.graph.errors import is_memory_error
 from tunemesh.stage_workers.platforms.protocol import Platform
 from tunemesh.stage_workers.sandbox import allocator, frames
 
@@ -148,30 +150,55 @@ def _limit_child(forkserver: int, settings: ForkserverSettings) -> None:
 def _serve(worker: socket.socket, memory: int) -> None:
     while True:
         try:
-            frame = frames.receive(worker, memory)
-            if frame is None:
+            call = _next(worker, memory)
+            if call is None:
                 return
-            reply = msgspec.msgpack.encode(_answer(msgspec.msgpack.decode(frame, type=frames.Call)))
+            reply = msgspec.msgpack.encode(call if isinstance(call, frames.Reply) else _answer(call))
         except MemoryError:  # the argument or the answer alone is too much
             reply = msgspec.msgpack.encode(frames.Reply("out-of-memory"))
-        frame = None  # its memory, before the next one
+        call = None  # its memory, before the next one
         frames.send(worker, reply)
 
 
-def _answer(call: frames.Call) -> frames.Reply:
+class _Called(NamedTuple):
+    """A call whose argument is decoded, so that the frame is no longer needed: both hold a model's bytes."""
+
+    protocol: frames.ProtocolName
+    callee: str
+    method: str
+    record: Any
+
+
+def _next(worker: socket.socket, memory: int) -> _Called | frames.Reply | None:
+    """The next call; the answer to one that cannot be understood; ``None`` when the worker is gone."""
+    frame = frames.receive(worker, memory)
+    if frame is None:
+        return None
+    try:
+        call = msgspec.msgpack.decode(frame, type=frames.Call)
+        record = msgspec.msgpack.decode(call.record, type=frames.record_type(call.protocol, call.method))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return _raised(error)
+    return _Called(call.protocol, call.callee, call.method, record)
+
+
+def _answer(call: _Called) -> frames.Reply:
     try:
         load = engines.load if call.protocol == "Engine" else platforms.load
-        record = msgspec.msgpack.decode(call.record, type=frames.record_type(call.protocol, call.method))
-        value = getattr(load(call.callee), call.method)(record)
+        value = getattr(load(call.callee), call.method)(call.record)
         return frames.Reply("value", value=msgspec.Raw(msgspec.msgpack.encode(value)))
     except TunemeshError as error:
         return frames.Reply("refused", error=type(error).__name__, text=clip(str(error)))
-    except MemoryError:
-        return frames.Reply("out-of-memory")
     except BaseException as error:  # SystemExit and the like are no way out of here
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f" ({os.path.basename(place.filename)}:{place.lineno})"
-        return frames.Reply("raised", text=clip(f"{type(error).__name__}: {error}") + where)
+        return frames.Reply("out-of-memory") if is_memory_error(error) else _raised(error)
+
+
+def _raised(error: BaseException) -> frames.Reply:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f" ({os.path.basename(place.filename)}:{place.lineno})"
+    return frames.Reply("raised", text=clip(f"{type(error).__name__}: {error}") + where)
 
 
 def _orphaned(_number: int, _frame: FrameType | None) -> None:

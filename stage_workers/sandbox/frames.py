@@ -114,23 +114,22 @@ def receive_exactly(peer: socket.socket, size: int, deadline: float | None = Non
         MemoryError: there is no room for them. They are read all the same: the next frame follows.
         TimeoutError, ConnectionError: as :func:`receive`.
     """
-    data, left = bytearray(), size
-    exhausted = False
-    while left:
+    # All of it at once: to let it grow would copy a model's bytes again and again. Pages that nothing was
+    # written to take no memory.
+    fits = True
+    try:
+        data = bytearray(size)
+    except MemoryError:
+        fits, data = False, bytearray(_BLOCK)
+    room, done = memoryview(data), 0
+    while done < size:
         if deadline is not None:
             peer.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            block = peer.recv(min(left, _BLOCK))
-            if not block:
-                return None
-            left -= len(block)
-            if not exhausted:
-                data += block
-        except MemoryError:
-            if exhausted:
-                raise
-            exhausted = True
-            data.clear()
-    if exhausted:
+        at = done if fits else 0
+        got = peer.recv_into(room[at : at + min(size - done, _BLOCK)])
+        if not got:
+            return None
+        done += got
+    if not fits:
         raise MemoryError
     return data

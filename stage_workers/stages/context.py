@@ -103,7 +103,9 @@ def whole(context: Context, callee: str, method: Callable[[Any, C], T], record: 
     answer = insist(context.sandbox, callee, method, record, limit)
     if isinstance(answer, CallFailure):
         who = f"{frames.protocol_of(method).lower()} {callee}"
-        advice = "; start workers with more --memory" if answer.kind == "out-of-memory" else ""
+        advice = (
+            "; give more with --memory, where its worker is started" if answer.kind == "out-of-memory" else ""
+        )
         raise StageFailed(f"{who}, {method.__name__.replace('_', ' ')}: {answer.kind}: {answer.text}{advice}")
     return answer
 

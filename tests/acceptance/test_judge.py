@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,11 +19,60 @@ from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import checking, optimisation
 from tunemesh.stage_workers.measuring import judges
-from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
+from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported, Platform
+from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 
 FLOAT = TensorProto.FLOAT
 node = helper.make_node
 WEIGHTS = table("W", 64, 64)
+
+
+def large(element: int, rows: int = 1024, old: bool = False) -> bytes:
+    """A product with 2 MB of weights, or 1 MB of halves."""
+    dtype = helper.tensor_dtype_to_np_dtype(element)
+    values = np.random.default_rng(0).integers(-8, 9, (rows, 512)) / 8
+    weight = numpy_helper.from_array(values.astype(dtype), "W")
+    inputs = {"x": (element, [4, rows])} | ({"W": (element, [rows, 512])} if old else {})
+    made = onnx.load_model_from_string(
+        model(
+            [node("MatMul", ["x", "W"], ["a"]), node("Relu", ["a"], ["y"])],
+            inputs,
+            (element, [4, 512]),
+            [weight],
+        )
+    )
+    made.ir_version = 3 if old else 8
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "data", [large(FLOAT), large(FLOAT, old=True), large(TensorProto.FLOAT16, rows=2048)],
+    ids=["now", "as the oldest models have them", "halves"],
+)  # fmt: skip
+def test_large_weights_are_part_of_what_the_judge_computes(data: bytes) -> None:
+    parsed = onnx.load_model_from_string(data)
+    weights = numpy_helper.to_array(parsed.graph.initializer[0]).astype(np.float32)
+    x = np.full((4, len(weights)), 0.125, numpy_helper.to_array(parsed.graph.initializer[0]).dtype)
+    judge = judges.judge(Source(data))
+    assert judge.name.startswith("ONNX Runtime")
+    (found,) = judge.run({"x": x})
+    np.testing.assert_allclose(found, np.maximum(x.astype(np.float32) @ weights, 0), rtol=1e-2, atol=1e-2)
+    up, down = judge.moved({"x": x}, 1)
+    assert not np.array_equal(up[0], down[0])
+
+
+def test_to_import_a_model_takes_a_few_times_the_memory_of_its_weights(target: str) -> None:
+    """TVM itself takes 0.3 GB. With a copy more for each of the judge's sessions it would be too much."""
+    weight = np.random.default_rng(0).standard_normal((4096, 4096), np.float32)
+    data = model(
+        [node("MatMul", ["x", "W"], ["y"])],
+        {"x": (FLOAT, [1, 4096])}, (FLOAT, [1, 4096]), [numpy_helper.from_array(weight, "W")],
+    )  # fmt: skip
+    with Sandbox(platforms=("tvm",), memory=int(0.35 * 2**30 + 4.5 * weight.nbytes)) as sandbox:
+        call = ImportCall(model=data, target=target, options={"convolutions": "as-given"})
+        answer = sandbox.call("tvm", Platform.import_model, call, 60.0)
+    assert isinstance(answer, Imported), answer
+    assert answer.judged[0].judge.startswith("ONNX Runtime")
 
 
 def imported(data: bytes, target: str, **call: Any) -> Imported:

@@ -34,7 +34,7 @@ def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMesh]
     monkeypatch.setattr(topology_watch, "INTERVAL", 0.5)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("TUNEMESH_BROKER_URL", "amqp://admin:canary@host/tunemesh")
-    with LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path / "mesh") as running:
+    with LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path / "mesh", memory=2.5) as running:
         yield running
 
 
@@ -64,6 +64,10 @@ def test_what_happens_to_a_mesh(mesh: LocalMesh) -> None:
     for pid in mesh.pids.values():
         for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
             assert b"canary" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+    # What a sandbox may take is what was said.
+    for name in ("build-0", "model-update-0"):
+        arguments = psutil.Process(mesh.pids[name]).cmdline()
+        assert arguments[arguments.index("--memory") + 1] == "2.5"
     builder = psutil.Process(mesh.pids["build-0"])
     for process in builder.children(recursive=True):
         assert b"TUNEMESH_BROKER_URL" not in Path(f"/proc/{process.pid}/environ").read_bytes()

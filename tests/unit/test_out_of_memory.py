@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.message import DecodeError, EncodeError
 
 from tunemesh.stage_workers.engines.metaschedule import building, schedules
 from tunemesh.stage_workers.engines.protocol import BuildCall
@@ -22,7 +23,11 @@ def failing(error: Exception) -> Callable[..., object]:
     return fail
 
 
-@pytest.fixture(params=[MemoryError(), CPP], ids=["Python", "C++"])
+READING = DecodeError("Error parsing message with type 'onnx.ModelProto': Arena alloc failed")
+WRITING = EncodeError("Failed to serialize proto")
+
+
+@pytest.fixture(params=[MemoryError(), CPP, READING, WRITING], ids=["Python", "C++", "reading", "writing"])
 def want(request: pytest.FixtureRequest) -> Exception:
     error: Exception = request.param
     return error

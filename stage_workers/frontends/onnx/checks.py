@@ -89,7 +89,7 @@ def _require_here(part: Part, files: Mapping[str, Path]) -> int:
     """
     tensor = part.message
     if not tensors.is_external(tensor):
-        return int(tensor.ByteSize())
+        return tensors.stored(tensor)
     where = tensors.location(tensor)
     if where not in files:
         raise BadModel(

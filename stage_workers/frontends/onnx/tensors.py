@@ -57,6 +57,18 @@ def size(tensor: Any) -> int:
     return math.prod(map(int, tensor.dims)) * bits // 8
 
 
+def stored(tensor: Any) -> int:
+    """Bytes of the values that a tensor holds itself. ``ByteSize`` would write the whole message for that,
+    which takes a large weight's memory several times."""
+    if tensor.string_data:
+        return sum(map(len, tensor.string_data))
+    if not tensor.HasField("raw_data"):
+        typed = (tensor.float_data, tensor.int32_data)
+        wide = (tensor.int64_data, tensor.uint64_data, tensor.double_data)
+        return 4 * sum(map(len, typed)) + 8 * sum(map(len, wide))
+    return len(tensor.raw_data)
+
+
 def inside(tensor: Any, files: Files) -> Any:
     """The same tensor, with its data in it, wherever it was: whoever reads that opens no file."""
     if not is_external(tensor):
