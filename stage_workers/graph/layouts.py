@@ -32,18 +32,13 @@ def channels_last(module: Any) -> Any:
 
 
 def gains(module: Any) -> bool:
-    """Whether a module has convolutions, or transpositions that it can do without."""
+    """Whether a module has convolutions, or transpositions that may meet."""
     import tvm
 
-    def names(each: Any) -> list[str]:
-        calls = [node for node in models.nodes(each) if isinstance(node, tvm.ir.Call)]
-        return [str(getattr(call.op, "name", "")) for call in calls]
-
-    before = names(module)
-    if any(name.startswith("relax.nn.conv") for name in before):
-        return True
-    turns = before.count(turning.TRANSPOSITION)
-    return turns > 0 and names(channels_last(module)).count(turning.TRANSPOSITION) < turns
+    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
+    names = [str(getattr(call.op, "name", "")) for call in calls]
+    convolved = any(name.startswith("relax.nn.conv") for name in names)
+    return convolved or names.count(turning.TRANSPOSITION) > 1
 
 
 def transpositions(module: Any) -> int:

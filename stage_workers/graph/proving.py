@@ -75,21 +75,23 @@ def prove(module: Any, signature: Signature, sample: Sample, target: str, option
     Raises:
         BadModel: TVM cannot lower the module as it is.
     """
-    wanted = _wanted(module, target, options)
-    why = _refuted(module, signature, sample, target, wanted) if wanted != NONE else ""
-    attempts = module, signature, sample, target, wanted, why
-    changes, notes = _one_by_one(*attempts) if why else (wanted, [])
+    plain = NONE
+    wanted = _wanted(module, target, options, plain)
+    changes, notes = wanted, list[str]()
+    if wanted != plain and (why := _refuted(module, signature, sample, target, wanted)):
+        changes, notes = _one_by_one(module, signature, sample, target, plain, wanted, why)
     settled = _settled(module, target, changes)
     return Proven(settled.changes, notes + settled.notes, settled.module)
 
 
-def _wanted(module: Any, target: str, options: GraphOptions) -> Changes:
-    """Changes that a person asks for, and that do something."""
+def _wanted(module: Any, target: str, options: GraphOptions, plain: Changes) -> Changes:
+    """Changes that a person asks for, and that do something, beside those of ``plain``."""
     if targets.is_gpu(target):
-        return NONE
+        return plain
     last = options.layout == "channels-last" and layouts.gains(module)
     known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
-    return Changes(
+    return msgspec.structs.replace(
+        plain,
         composed=options.fusion == "extended" and composites.gains(module),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
@@ -107,12 +109,11 @@ UNDONE = {
 
 
 def _one_by_one(
-    module: Any, signature: Signature, sample: Sample, target: str, wanted: Changes, why: str
+    module: Any, signature: Signature, sample: Sample, target: str, plain: Changes, wanted: Changes, why: str
 ) -> tuple[Changes, list[str]]:
     """Those of some changes that are right one after the other, where all at once are not, for the reason
     ``why``; and why the others are not made."""
-    changes = NONE
-    notes = []
+    changes, notes = plain, []
     for name in (each for each in UNDONE if getattr(wanted, each)):
         more = msgspec.structs.replace(changes, **{name: True})
         refuted = why if more == wanted else _refuted(module, signature, sample, target, more)
