@@ -65,7 +65,10 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))
-            return Optimised(tvm.transform.Sequential(fuse)(grouped), fusing.groups(grouped))
+            fused = tvm.transform.Sequential(fuse)(grouped)
+            if not targets.is_gpu(target):
+                fused = fusing.without_tasks_for_reshapes(fused)
+            return Optimised(fused, fusing.groups(grouped))
     except BadModel:
         raise
     except Exception as error:  # passes raise whatever their operators raise

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.acceptance.direct import assemble, import_model, run
 from tests.acceptance.test_layouts import Network
 from tests.onnx_models import expected, floats
 from tunemesh.stage_workers import frontends
@@ -97,3 +98,16 @@ def test_what_only_looks_like_it_stays(target: str, broken: str) -> None:
     module, _ = frontends.read(Source(made.SerializeToString(), {}), Variant(shapes={}))
     assert not composites.gains(module)
     assert optimisation.optimise(module, target, NONE)
+
+
+def test_what_only_gives_another_shape_is_a_view_and_no_task(target: str) -> None:
+    net = Network(1, 32, 64)
+    product = net.op("Relu", net.op("MatMul", "x", floats(64, 64)))
+    heads = net.op("Transpose", net.op("Reshape", product, np.array([1, 32, 2, 32])), perm=[0, 2, 3, 1])
+    made = net.made(net.op("MatMul", "x", net.op("Reshape", heads, np.array([1, 64, 32]))))
+    imported = import_model(made.SerializeToString(), target, {})
+    assert [task.name for task in imported.tasks] == ["fused_matmul_relu", "matmul1"]
+    library = assemble(imported.model, target).tuned
+    image = floats(1, 32, 64)
+    np.testing.assert_allclose(run(library, image), expected(made, {"x": image})[0], rtol=1e-4, atol=1e-4)
+    assert b"vm.builtin.reshape" in library
