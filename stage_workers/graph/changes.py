@@ -9,7 +9,8 @@ class Changes(Struct, frozen=True, kw_only=True):
     """Those that were tried and gave what the unchanged model gives.
 
     Attributes:
-        composed: layer normalisation is one function, whatever it was written as.
+        composed: layer normalisation is one function, whatever it was written as, and zeros around an image
+            are part of the convolution that reads it.
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
         blocked: transpositions that are left are done block by block.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.

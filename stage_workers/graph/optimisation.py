@@ -17,6 +17,7 @@ from tunemesh.stage_workers.graph import (
     layouts,
     legalising,
     models,
+    padding,
     precision,
     targets,
     turning,
@@ -57,7 +58,7 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             simple = constants.fold(simple)
             simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
             if changes.composed:
-                simple = composites.put_together(simple)
+                simple = padding.into_convolutions(composites.put_together(simple))
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
             own = [each.legalizers(changes) for each in (convolutions, composites, turning)]

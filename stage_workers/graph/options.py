@@ -20,7 +20,7 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
         convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
             algorithm where that is faster; ``direct`` computes all as they are defined.
         fusion: on a CPU, ``extended`` computes a layer normalisation in one function, whatever it was written
-            as; ``default`` fuses as TVM does.
+            as, and padding in the convolution that follows; ``default`` fuses as TVM does.
     """
 
     layout: Literal["channels-last", "given"] = "channels-last"

@@ -22,6 +22,7 @@ from tunemesh.stage_workers.graph import (
     convolutions,
     layouts,
     optimisation,
+    padding,
     targets,
     tasks,
     turning,
@@ -92,7 +93,7 @@ def _wanted(module: Any, target: str, options: GraphOptions, plain: Changes) -> 
     known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
     return msgspec.structs.replace(
         plain,
-        composed=options.fusion == "extended" and composites.gains(module),
+        composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
         winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
@@ -100,7 +101,7 @@ def _wanted(module: Any, target: str, options: GraphOptions, plain: Changes) -> 
 
 
 UNDONE = {
-    "composed": "layer normalisation is computed as the model has it",
+    "composed": "layer normalisation and padding are computed as the model has them",
     "channels_last": "tensors lie as the model has them, and not with channels last",
     "blocked": "transpositions are done row by row, and not block by block",
     "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",

@@ -12,7 +12,7 @@ from tests.acceptance.test_layouts import Network
 from tests.onnx_models import expected, floats
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import compilation, composites, optimisation
+from tunemesh.stage_workers.graph import compilation, composites, optimisation, padding
 from tunemesh.stage_workers.graph.changes import NONE, Changes
 from tunemesh.stage_workers.measuring import loading
 
@@ -111,3 +111,20 @@ def test_what_only_gives_another_shape_is_a_view_and_no_task(target: str) -> Non
     image = floats(1, 32, 64)
     np.testing.assert_allclose(run(library, image), expected(made, {"x": image})[0], rtol=1e-4, atol=1e-4)
     assert b"vm.builtin.reshape" in library
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_zeros_around_an_image_are_part_of_its_convolution(target: str, value: float) -> None:
+    import tvm
+
+    net = Network(1, 16, 9, 9)
+    around = np.array([0, 0, 0, 1, 0, 0, 2, 3])
+    padded = net.op("Pad", "x", around, np.float32(value))
+    made = net.made(net.op("Conv", padded, floats(16, 16, 3, 3), strides=[2, 2], pads=[1, 0, 0, 0]))
+    module, _ = frontends.read(Source(made.SerializeToString(), {}), Variant(shapes={}))
+    assert padding.gains(module) == (value == 0)
+    changed = optimisation.optimise(module, target, Changes(composed=True)).module
+    assert any("pad" in str(name.name_hint) for name in changed.functions) == (value != 0)
+    image = floats(1, 16, 9, 9)
+    (got,) = loading.flatten(compilation.main_of(changed, target)(tvm.runtime.tensor(image)))
+    np.testing.assert_allclose(got, expected(made, {"x": image})[0], rtol=1e-4, atol=1e-4)
