@@ -69,7 +69,7 @@ def test_to_import_a_model_takes_a_few_times_the_memory_of_its_weights(target: s
         {"x": (FLOAT, [1, 4096])}, (FLOAT, [1, 4096]), [numpy_helper.from_array(weight, "W")],
     )  # fmt: skip
     with Sandbox(platforms=("tvm",), memory=int(0.35 * 2**30 + 4.5 * weight.nbytes)) as sandbox:
-        call = ImportCall(model=data, target=target, options={"convolutions": "as-given"})
+        call = ImportCall(model=data, target=target, options=AS_GIVEN)
         answer = sandbox.call("tvm", Platform.import_model, call, 60.0)
     assert isinstance(answer, Imported), answer
     assert answer.judged[0].judge.startswith("ONNX Runtime")
