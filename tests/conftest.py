@@ -1,10 +1,10 @@
-"""One RabbitMQ node for all tests of a session that need one."""
+"""One RabbitMQ node for all tests of a session that need one, and which tests may run beside others."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +14,11 @@ from tunemesh.broker_config.definitions import Listener, definitions_json, rabbi
 from tunemesh.broker_config.node import PrivateNode, installed
 from tunemesh.broker_config.roles import ROLES, Role
 from tunemesh.broker_config.topology import VHOST
+
+IN_PROCESS = "target"
+"""Who uses this fixture calls TVM in its own process."""
+SHARED = {"node", "tunemesh", "mesh"}
+"""Fixtures of what tests cannot share, or of whole meshes, which need all cores."""
 
 
 class Broker(Protocol):
@@ -31,6 +36,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rabbitmq-4", action="store_true", help="RabbitMQ 4 in a container, not the installed one"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``make test`` runs first, on all cores: ``-m parallel``. All others run after that, one by
+    one: ``-m "not parallel"``."""
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        if runs_beside_others(item.path, getattr(item, "fixturenames", ()), marks):
+            item.add_marker("parallel")
+
+
+def runs_beside_others(path: Path, fixtures: Collection[str], marks: Collection[str]) -> bool:
+    """Whether a test needs neither a broker nor a machine that is quiet: one of ``tests/unit``, or one that
+    calls TVM in this process, and is not marked as ``alone``."""
+    if "alone" in marks or not SHARED.isdisjoint(fixtures):
+        return False
+    return path.is_relative_to(Path(__file__).parent / "unit") or IN_PROCESS in fixtures
 
 
 @pytest.fixture(scope="session")

@@ -37,11 +37,11 @@ def _broker_is_installed() -> None:
         pytest.skip(str(error))
 
 
-def complaint(ended: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a refusal consists of."""
-    lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, ended.stderr
-    assert "Traceback" not in ended.stderr
+def complaint(errors: str) -> str:
+    """The one line that a refusal consists of, among all that was written to standard error."""
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, errors
+    assert "Traceback" not in errors
     return lines[0]
 
 

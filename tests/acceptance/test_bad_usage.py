@@ -15,6 +15,7 @@ import pytest
 from examples import make_models
 from tests.acceptance.conftest import Run, complaint
 from tests.conftest import Broker
+from tunemesh import cli
 
 NOWHERE = ["--broker", "amqp://a:b@127.0.0.1:9/x", "--artifacts", "/tmp"]
 TUNE = ["tune", "{model}", "--engine", "mock", "--target", "mock"]
@@ -83,16 +84,27 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(
-    tunemesh: Run, mock_model: Path, arguments: list[str], expected: str
+    mock_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected: str,
 ) -> None:
+    """In this process: that ``python -m tunemesh`` does the same is seen below."""
+    for name in os.environ:
+        if name.startswith(("TUNEMESH_", "XDG_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(mock_model.parent / "home"))
+    monkeypatch.setattr(cli.logs, "setup", lambda *_, **__: None)  # it would stay for all tests
     files = {"model": mock_model, **{name: mock_model.with_name(name) for name in ("empty", "cut", "onnx")}}
     network = make_models.tiny_cnn().SerializeToString()
     files["empty"].touch()
     files["cut"].write_bytes(network[:-7])
     files["onnx"].write_bytes(network)
-    ended = tunemesh(*[argument.format(**files) for argument in arguments])
-    assert expected in complaint(ended)
-    assert ended.returncode == 2
+    monkeypatch.setattr(sys, "argv", ["tunemesh", *(argument.format(**files) for argument in arguments)])
+    code = cli.run()
+    assert expected in complaint(capfd.readouterr().err)
+    assert code == 2
 
 
 @pytest.mark.parametrize("command", [["status"], ["watch", "job-1"], ["cancel", "job-1"], SUBMIT])
@@ -102,7 +114,7 @@ def test_a_broker_that_is_away_is_said_soon_and_trying_again_may_help(
     arguments = [argument.format(model=mock_model) for argument in command]
     started = time.monotonic()
     ended = tunemesh(*arguments, *(NOWHERE if command != SUBMIT else ()))
-    assert "cannot reach the broker" in complaint(ended)
+    assert "cannot reach the broker" in complaint(ended.stderr)
     assert ended.returncode == 75
     assert (
         time.monotonic() - started < 3 + 4
@@ -113,7 +125,7 @@ def test_a_broker_that_is_away_is_said_soon_and_trying_again_may_help(
 def test_an_unknown_log_level_is_refused(tunemesh: Run, command: str) -> None:
     queues = ("build-cpu",) if command == "worker" else ()
     ended = tunemesh(command, *queues, "--log-level", "loud")
-    assert "there is no log level 'loud'" in complaint(ended)
+    assert "there is no log level 'loud'" in complaint(ended.stderr)
     assert ended.returncode == 2
 
 
@@ -140,16 +152,16 @@ def test_a_broker_that_refuses_is_told_apart(tunemesh: Run, node: Broker) -> Non
     password = node.password("client")
     wrong = url.replace(password, "wrong")
     ended = tunemesh("status", "--broker", wrong, "--artifacts", "/tmp")
-    assert "refuses this user name and password" in complaint(ended)
+    assert "refuses this user name and password" in complaint(ended.stderr)
     assert ended.returncode == 2
     ended = tunemesh("status", "--broker", f"{url}x", "--artifacts", "/tmp")
-    assert "virtual host" in complaint(ended)
+    assert "virtual host" in complaint(ended.stderr)
     assert password not in ended.stderr
 
 
 def test_without_a_coordinator_a_question_ends_with_advice(tunemesh: Run, node: Broker) -> None:
     ended = tunemesh("status", "--broker", node.url("client"), "--artifacts", "/tmp")
-    assert "no coordinator answers; start one" in complaint(ended)
+    assert "no coordinator answers; start one" in complaint(ended.stderr)
     assert ended.returncode == 75
 
 
@@ -168,7 +180,7 @@ def test_without_a_coordinator_a_request_waits_for_one(
 def test_a_coordinator_on_a_broker_without_topology_says_what_is_missing(tunemesh: Run, node: Broker) -> None:
     ended = tunemesh("coordinator", "--broker", node.url("monitor"), timeout=30)
     # The monitor sees that everything is there, but may not consume.
-    assert complaint(ended)
+    assert complaint(ended.stderr)
     assert ended.returncode == 2
 
 
@@ -180,7 +192,7 @@ def test_doctor_finds_everything_here(tunemesh: Run) -> None:
 
 
 def test_definitions_need_passwords_and_contain_none_in_clear(tunemesh: Run) -> None:
-    assert "TUNEMESH_CLIENT_PASSWORD" in complaint(tunemesh("broker", "definitions"))
+    assert "TUNEMESH_CLIENT_PASSWORD" in complaint(tunemesh("broker", "definitions").stderr)
 
 
 def test_a_closed_pipe_ends_a_command_for_people_and_no_worker() -> None:

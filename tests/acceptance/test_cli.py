@@ -84,7 +84,7 @@ def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
     arguments = ("--engine", "mock", "--target", "mock", "--trials", 8, "--out", tmp_path / "out")
     ended = tunemesh("tune", bad, mock_model, *arguments)
     assert ended.returncode == 1
-    assert "job bad failed: import: " in complaint(ended)
+    assert "job bad failed: import: " in complaint(ended.stderr)
     assert (tmp_path / "out" / "model" / "report.json").exists()
 
 
@@ -96,7 +96,7 @@ def test_results_that_do_not_fit_on_the_disk_are_kept(
     arguments = ("--engine", "mock", "--target", "mock", "--trials", 4, "--out", out)
     ended = tunemesh("tune", mock_model, *arguments)
     assert ended.returncode == 1
-    assert "cannot write" in complaint(ended)
+    assert "cannot write" in complaint(ended.stderr)
     assert "the results are kept in" in ended.stdout
 
 
@@ -170,7 +170,7 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
     assert {r["queue"] for r in listed["resources"]} >= {"build-cpu.mock", "model-update.mock"}
     assert "cancelled" in tunemesh("cancel", long).stdout
-    assert "cancelled" in complaint(tunemesh("fetch", long))
+    assert "cancelled" in complaint(tunemesh("fetch", long).stderr)
     deadline = time.monotonic() + 60
     while not json.loads(tunemesh("status", kept, "--json").stdout)["jobs"][0]["trials"]:
         assert time.monotonic() < deadline
@@ -179,13 +179,13 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
     assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
     assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
-    assert "for mock is no model that can run" in complaint(tunemesh("export", short, "--as", "cpp"))
-    assert "knows no job" in complaint(tunemesh("status", "nobody"))
+    assert "for mock is no model that can run" in complaint(tunemesh("export", short, "--as", "cpp").stderr)
+    assert "knows no job" in complaint(tunemesh("status", "nobody").stderr)
     chosen = ("--engine", "mock", "--target", "mock", "--option", "mock.speed=3", "--json")
     (taken,) = json.loads(tunemesh("submit", mock_model, *chosen).stdout)
     assert taken["answer"] == "accepted"
     assert tunemesh("strategy", "fair:gold=3,free=1").stdout == "fair:gold=3,free=1\n"
-    assert "unknown strategy 'best'; there are: fair" in complaint(tunemesh("strategy", "best"))
+    assert "unknown strategy 'best'; there are: fair" in complaint(tunemesh("strategy", "best").stderr)
     # The one of this mesh: its journal lies in this home.
     mine = ["pgrep", "-f", f"tunemesh coordinator .*{mesh_home['HOME']}"]
     coordinator = subprocess.run(mine, capture_output=True, text=True, check=True)
@@ -229,7 +229,7 @@ def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, s
 def test_a_worker_with_the_rights_of_a_client_ends_with_the_reason(tunemesh: Run, node: Broker) -> None:
     url = node.url("client")
     ended = tunemesh("worker", "build-cpu", "--engine", "mock", "--broker", url, "--artifacts", "/tmp")
-    assert "lacks a right that its role needs" in complaint(ended)
+    assert "lacks a right that its role needs" in complaint(ended.stderr)
     assert ended.returncode == 2
 
 

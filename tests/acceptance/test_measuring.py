@@ -32,6 +32,9 @@ from tunemesh.stage_workers.measuring import kernels, loading
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported, Platform, ProfileOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 
+# Other tests would disturb what is measured.
+pytestmark = pytest.mark.alone
+
 
 def test_a_kernel_that_computes_something_else_is_found_out(product: ExtractedTask, target: str) -> None:
     doubled = import_model(matrix_product(scale=2.0), target).tasks[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant, external_data
 
-INT64, FLOAT16, DOUBLE, UINT8 = TensorProto.INT64, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8
+INT64, UINT8 = TensorProto.INT64, TensorProto.UINT8
 
 
 def results(
@@ -95,19 +94,6 @@ def test_a_transposed_convolution_of_a_wanted_size(target: str) -> None:
         )
 
 
-def test_inputs_and_outputs_of_every_kind(target: str) -> None:
-    nodes = [
-        node("MatMul", ["a.b", "w"], ["a_b"]),
-        node("Mul", ["a_b", "t"], ["out=1"]),
-        node("Identity", ["a_b"], ["same"]),
-        node("Shape", ["a.b"], ["s"]),
-    ]
-    ends = [value("a.b", DOUBLE, [2, 8]), value("t", DOUBLE, []), value("unused", INT64, [])]
-    made = model(nodes, ends, ["out=1", "a_b", "same", "s", "t", "w"], {"w": floats(8, 4, dtype=np.float64)})
-    inputs = {"a.b": floats(2, 8, dtype=np.float64), "t": np.asarray(2.0), "unused": np.asarray(3, np.int64)}
-    check(made, inputs, target)
-
-
 def test_tensors_without_elements(target: str) -> None:
     nodes = [node("MatMul", ["x", "w"], ["a"]), node("Concat", ["a", "b"], ["y"], axis=0)]
     weights = {"w": floats(8, 4), "b": floats(2, 4)}
@@ -145,39 +131,6 @@ def test_floats_become_small_integers_as_on_a_cpu(target: str) -> None:
     check(model(nodes, [value("x", FLOAT, [6])], ["y", "z"]), {"x": x}, target)
 
 
-def test_half_precision(target: str) -> None:
-    nodes = [node("MatMul", ["x", "w"], ["a"]), node("LayerNormalization", ["a", "g", "b"], ["y"])]
-    weights = {
-        "w": floats(16, 8, dtype=np.float16),
-        "g": floats(8, dtype=np.float16),
-        "b": floats(8, dtype=np.float16),
-    }
-    made = model(nodes, [value("x", FLOAT16, [4, 16])], weights=weights)
-    check(made, {"x": floats(4, 16, dtype=np.float16)}, target)
-
-
-@pytest.mark.parametrize("op", ["NonZero", "NonMaxSuppression"])
-def test_a_shape_that_depends_on_the_data(op: str, target: str) -> None:
-    if op == "NonZero":
-        made = model([node("Relu", ["x"], ["a"]), node(op, ["a"], ["y"])], [value("x", FLOAT, [3, 4])])
-        check(made, {"x": floats(3, 4)}, target)
-        return
-    weights = {"most": np.int64(3), "iou": np.float32(0.3)}
-    made = node(op, ["x", "scores", "most", "iou"], ["y"])
-    ends = [value("x", FLOAT, [1, 6, 4]), value("scores", FLOAT, [1, 2, 6])]
-    corners = np.sort(np.abs(floats(1, 6, 2, 2)), 2).reshape(1, 6, 4)
-    check(model([made], ends, weights=weights), {"x": corners, "scores": floats(1, 2, 6, seed=1)}, target)
-
-
-def test_a_deep_graph(target: str) -> None:
-    names = ["x", *(f"h{i}" for i in range(1500))]
-    nodes = [node("Add", [a, "b"], [b]) for a, b in itertools.pairwise(names)]
-    nodes.append(node("Tanh", [names[-1]], ["y"]))
-    made = model(nodes, [value("x", FLOAT, [4, 16])], weights={"b": 0.001 * floats(16)})
-    module, _ = frontends.read(Source(made.SerializeToString()), Variant())
-    assert len(module["main"].body.blocks[0].bindings) >= 1501
-
-
 @pytest.mark.parametrize(
     ("nodes", "text"),
     [
@@ -196,12 +149,6 @@ def test_what_cannot_be_imported_is_named(nodes: list[Any], text: str) -> None:
         frontends.read(Source(made.SerializeToString()), Variant())
     assert nodes[0].op_type in str(refused.value)
     assert "\n" not in str(refused.value)
-
-
-def test_strings_are_named() -> None:
-    made = model([node("StringNormalizer", ["x"], ["y"])], [value("x", TensorProto.STRING, [3])])
-    with pytest.raises(BadModel, match="the input x holds strings, which cannot be computed with"):
-        frontends.read(Source(made.SerializeToString()), Variant())
 
 
 # -- Of every kind of operator one test of ONNX's own -------------------------------------------------------

@@ -5,11 +5,15 @@ from __future__ import annotations
 import statistics
 
 import numpy as np
+import pytest
 
 from tests.acceptance.direct import measure, update
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers.engines.metaschedule import candidates, cost_model, prior
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask
+
+# Other tests would disturb what is measured.
+pytestmark = pytest.mark.alone
 
 
 def test_the_first_candidates_are_chosen_by_what_is_known_of_other_kernels(
