@@ -247,10 +247,12 @@ def _shared(moving: Moving, tensors: Sequence[Any], shape: tuple[int, ...]) -> V
     """The one of some tensors whose order the others are to take."""
     views = [view for view in map(moving.view, tensors) if view is not None and len(view.shape) == len(shape)]
     settled = [view for view in views if view.settled]
+    whole = [each for each in tensors if sizes_of(each.ty) == shape and not _is_constant(each)]
+    if any(moving.view(each) is None for each in whole) and all(map(moving.is_plain, whole)):
+        return None  # nothing has to be moved
     # The largest: the others are moved with less effort.
     if settled:
         return max(settled, key=lambda view: math.prod(view.shape))
-    whole = [each for each in tensors if sizes_of(each.ty) == shape and not _is_constant(each)]
     lying = [moving.view(each) for each in whole]
     if not lying or any(view is None or view.order != (lying[0] or view).order for view in lying):
         return None

@@ -87,6 +87,13 @@ class Moving:
             found = View(self._written(argument), shape, plain, False)
         return self._turned(found, order)
 
+    def is_plain(self, argument: Any) -> bool:
+        """Whether a tensor lies as the graph says, if only beside another order."""
+        found = self.view(argument)
+        if found is None:
+            return True
+        return (found.value, permutations.steps(found.order, _plain(found))) in self._made
+
     def _turned(self, view: View, order: Order) -> Any:
         import tvm
         from tvm import relax

@@ -170,6 +170,19 @@ def test_nothing_is_transposed_that_need_not_be(target: str, made: Any, before: 
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(np.abs(wanted).max()))
 
 
+def test_tokens_are_added_where_their_product_is(target: str) -> None:
+    """They lie in both orders by then: the sum stays fused with the product."""
+    net = Network(1, 3, 16, 16)
+    tokens = net.op("Reshape", net.conv("x", 3, 32, size=4, stride=4), np.array([1, 32, 16]))
+    summed = net.op("Add", net.op("MatMul", tokens, floats(16, 16)), tokens)
+    made = net.made(net.op("MatMul", net.op("Transpose", summed, perm=[0, 2, 1]), floats(32, 8)))
+    module, _ = frontends.read(Source(made.SerializeToString(), {}), Variant(shapes={}))
+    changed = optimisation.optimise(module, target, LAST).module
+    names = [str(name.name_hint) for name in changed.functions]
+    assert "fused_matmul_add1" in names or "fused_matmul_add" in names
+    assert not any(name.startswith("add") for name in names)
+
+
 @pytest.mark.parametrize(
     ("rank", "size", "stride", "pads", "extra"),
     [(2, 2, 2, 0, 0), (2, 4, 2, 1, 0), (2, 3, 2, 1, 1), (2, 3, 1, 1, 0), (2, 5, 3, 0, 0), (1, 4, 2, 1, 0)],
