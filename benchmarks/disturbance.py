@@ -84,7 +84,7 @@ class Bench:
             seed=1,
             # All repeats of every candidate, so that there is time to be disturbed.
             settings=Settings(cut_short=None),
-            options={"graph": {"convolutions": "as-given"}},
+            options={"graph": {"layout": "given", "convolutions": "direct", "fusion": "default"}},
             work=work,
             task="t00",
         )

@@ -41,7 +41,7 @@ Told = Annotated[
     typer.Option(
         "--option",
         help="COMPONENT.NAME=VALUE for an engine or graph, such as metaschedule.population=4 or"
-        " graph.convolutions=as-given; may be given again.",
+        " graph.layout=given; may be given again.",
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]

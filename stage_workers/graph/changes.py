@@ -9,15 +9,21 @@ class Changes(Struct, frozen=True, kw_only=True):
     """Those that were tried and gave what the unchanged model gives.
 
     Attributes:
-        channels_last: convolutions have channels last, and those of 3x3 that gain by it use Winograd's
-            algorithm.
         fast_math: exp and the like may be computed by arithmetic on whole vectors.
+        composed: layer normalisation is one function, whatever it was written as, and zeros around an image
+            are part of the convolution that reads it.
+        channels_last: convolutions have channels last, and no tensor is turned round that need not be.
+        blocked: transpositions that are left are done block by block.
+        winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
 
+    composed: bool = False
     channels_last: bool = False
     fast_math: bool = False
+    blocked: bool = False
+    winograd: bool = False
     apart: list[str] = []
 
 

@@ -1,20 +1,17 @@
-"""Convolutions on a CPU: channels last, and those of 3x3 by Winograd's algorithm where that is faster.
-
-Channels last is what the transforms of :mod:`winograd` vectorise over; it is also the faster layout for the
-convolutions that stay as they are (14x14x256: 2.3 ms, channels first 3.0 ms after 64 trials on a Zen 4 core).
-"""
+"""Convolutions of 3x3 with channels last by Winograd's algorithm, where that is faster."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
 
-from tunemesh.stage_workers.graph import models, targets, winograd, workloads
+from tunemesh.stage_workers.graph import models, winograd, workloads
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.layouts import CONVOLUTION
-from tunemesh.stage_workers.graph.options import GraphOptions
 
+CONVOLUTION = "relax.nn.conv2d"
+CHANNELS_LAST = "NHWC"
 TRAFFIC = 12
 """Multiplications in the time that one weight takes from memory: 16 GB/s at 50 G multiplications/s, on a
 Zen 4 core."""
@@ -57,30 +54,84 @@ class Convolution(Struct, frozen=True):
         return winograd.INPUT**2 * (products + transforms) < MARGIN * plain
 
 
-def wanted(target: str, options: GraphOptions) -> bool:
-    """Whether convolutions may be rewritten at all."""
-    return options.convolutions == "winograd" and not targets.is_gpu(target)
-
-
-def gains(module: Any) -> bool:
-    """Whether one of the convolutions of a module gains by Winograd's algorithm."""
+def gains(module: Any, layouts: Collection[str]) -> bool:
+    """Whether one of the convolutions of a module, in one of these layouts, gains by Winograd's algorithm."""
     import tvm
 
     calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
-    found = [_read(call) for call in calls if _name(call) == CONVOLUTION]
+    found = [
+        _read(call) for call in calls if _name(call) == CONVOLUTION and call.attrs.data_layout in layouts
+    ]
     return any(each is not None and each.pays for each in found)
 
 
 def legalizers(changes: Changes) -> dict[str, Any]:
     """What ``LegalizeOps`` is to ask for the TIR of an operator, where that is not TVM's default."""
+    if changes.winograd:
+        return {CONVOLUTION: _by_winograd}
     return {CONVOLUTION: _legalize} if changes.channels_last else {}
 
 
-def _legalize(builder: Any, call: Any) -> Any:
+def _by_winograd(builder: Any, call: Any) -> Any:
     found = _read(call)
-    if call.attrs.data_layout == "NHWC" and found is not None and found.pays:
+    if call.attrs.data_layout == CHANNELS_LAST and found is not None and found.pays:
         return _emit(builder, call, found)
-    return call.op.get_attr("FLegalize")(builder, call)  # as TVM does by default
+    return _legalize(builder, call)
+
+
+def _legalize(builder: Any, call: Any) -> Any:
+    attributes = call.attrs
+    if attributes.out_layout in ("", attributes.data_layout):
+        return call.op.get_attr("FLegalize")(builder, call)  # as TVM does by default
+    return builder.call_te(
+        _convolve,
+        *call.args,
+        attributes.data_layout,
+        [int(each) for each in attributes.strides],
+        [int(each) for each in attributes.padding],
+        [int(each) for each in attributes.dilation],
+        primfunc_name_hint="conv2d",
+    )
+
+
+def _convolve(
+    image: Any, kernel: Any, layout: str, strides: list[int], padding: list[int], dilation: list[int]
+) -> Any:
+    """A convolution with channels last of an image that lies otherwise, as TE.
+
+    Args:
+        image: TE tensor.
+        kernel: TE tensor of shape (height, width, inputs, outputs).
+        layout: of the image.
+        strides: down and right.
+        padding: top, left, bottom, right.
+        dilation: down and right.
+    """
+    from tvm import te, topi
+
+    if any(padding):
+        ends = {"H": (padding[0], padding[2]), "W": (padding[1], padding[3])}
+        before, after = zip(*(ends.get(letter, (0, 0)) for letter in layout), strict=True)
+        image = topi.nn.pad(image, before, after, name="pad_temp")
+    sizes = dict(zip(layout, (int(size) for size in image.shape), strict=True))
+    rows, columns, inputs, outputs = (int(size) for size in kernel.shape)
+    height = (sizes["H"] - (rows - 1) * dilation[0] - 1) // strides[0] + 1
+    width = (sizes["W"] - (columns - 1) * dilation[1] - 1) // strides[1] + 1
+    ry, rx = te.reduce_axis((0, rows), name="ry"), te.reduce_axis((0, columns), name="rx")
+    rc = te.reduce_axis((0, inputs), name="rc")
+
+    def compute(number: Any, y: Any, x: Any, channel: Any) -> Any:
+        place = {
+            "N": number,
+            "H": y * strides[0] + ry * dilation[0],
+            "W": x * strides[1] + rx * dilation[1],
+            "C": rc,
+        }
+        return te.sum(
+            image[tuple(place[letter] for letter in layout)] * kernel[ry, rx, rc, channel], axis=[ry, rx, rc]
+        )
+
+    return te.compute((sizes["N"], height, width, outputs), compute, name="conv2d_nhwc")
 
 
 def _name(call: Any) -> str:

@@ -52,6 +52,19 @@ def mark(module: Any, apart: Collection[str]) -> Any:
     return changed
 
 
+def without_tasks_for_reshapes(module: Any) -> Any:
+    """``module``, after ``FuseTIR``, with functions that only give a tensor another shape marked as not to be
+    tuned. TVM makes views of such calls, where it still sees what they are: with a schedule of their own they
+    would copy."""
+    import tvm
+
+    changed = module.clone()
+    for name, function in module.functions_items():
+        if isinstance(function, tvm.tirx.PrimFunc) and tvm.relax.analysis.has_reshape_pattern(function):
+            changed[name] = function.with_attr(workloads.SCHEDULED, True)
+    return changed
+
+
 def pattern(function: Any) -> int:
     """The pattern of a function."""
     return int(function.attrs[PATTERN]) if function.attrs and PATTERN in function.attrs else OPAQUE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import (
     batch_norm,
     checking,
+    layouts,
     models,
     objects,
     options,
@@ -23,6 +25,8 @@ from tunemesh.stage_workers.graph import (
     variants,
 )
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
+
+log = logging.getLogger(__name__)
 
 
 def import_model(call: ImportCall) -> Imported:
@@ -49,6 +53,7 @@ def _import_model(call: ImportCall) -> Imported:
     ]
     changes = [each.changes for each in proven]
     optimised = packing.mark(variants.join([each.module for each in proven]), target, given.weights)
+    log.info("the model transposes %d tensors", layouts.transpositions(optimised))
     extracted, untuned = tasks.extract(optimised, target)
     notes = list(dict.fromkeys(note for each in proven for note in each.notes)) + untuned
     return Imported(

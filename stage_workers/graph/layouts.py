@@ -1,174 +1,137 @@
-"""Convolutions with channels last, by TVM's ``ConvertLayout``.
+"""Convolutions with channels last, and no tensor turned round that need not be.
 
-The pass asks every operator how it takes another layout, and several answer wrongly: a transposed convolution
-becomes one that nothing lowers, a 3-D convolution computes something else, Sum and Mean (a stack and its
-reduction) and Dropout raise, and an operand that is a plain number is a null pointer. So only the operators
-of :data:`MOVING` are asked. Of the others the pass sees no more than a call from which it learns nothing: in
-front of it, it goes back to the model's own layout.
+A tensor may lie in memory in another order of axes than the graph says (:mod:`permutations`). A convolution
+gives one with channels last; a transposition gives one in which nothing has moved. What follows is computed
+in the order that is there: an activation, an addition, a reduction, a slice take it as it is, by their own
+rule (:mod:`layout_rules`). Only in front of an operator without a rule, and at the end, a tensor is brought
+into the order that the graph says, once. So there are never two transpositions round an activation, and those
+that a model brings along, of an exporter that thinks in another layout, meet and vanish.
+
+TVM's ``ConvertLayout`` does the first half of that. It asks every operator how it takes another layout, and
+several answer wrongly, crash, or have no answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import constants
-from tunemesh.stage_workers.graph.rewriting import fields_of
-
-CONVOLUTION = "relax.nn.conv2d"
-KEPT = "tunemesh_kept_"
-"""What a hidden call is called, with its number."""
-
-UNARY = (
-    "abs ceil clip cos erf exp floor log negative round rsqrt sigmoid sign sin sqrt square tan tanh astype "
-    "nn.relu nn.leakyrelu nn.gelu nn.gelu_tanh nn.silu nn.softplus isnan isinf isfinite logical_not"
-)
-BINARY = (
-    "add subtract multiply divide power maximum minimum mod floor_mod floor_divide equal not_equal greater "
-    "greater_equal less less_equal logical_and logical_or logical_xor"
-)
-OTHERS = (
-    "nn.conv2d nn.max_pool2d nn.avg_pool2d nn.adaptive_avg_pool2d nn.batch_norm nn.softmax nn.log_softmax "
-    "image.resize2d concat max mean min sum where"
-)
-MOVING = frozenset(f"relax.{name}" for name in f"{UNARY} {BINARY} {OTHERS}".split())
-"""Operators whose own rule for layouts is right for tensors of four dimensions. (``tests`` try each.)"""
-
-IMAGE = 4
-"""Dimensions of what has channels."""
+from tunemesh.stage_workers.graph import constants, layout_rules, models, turning
+from tunemesh.stage_workers.graph.views import Moving, View
 
 
 def channels_last(module: Any) -> Any:
-    """``module`` with its convolutions in NHWC and HWIO, and the transpositions that this takes."""
+    """``module`` with channels last in its convolutions, and the transpositions that this takes."""
     import tvm
     from tvm.relax import transform
 
-    hidden = _Hidden()
-    changed = transform.ConvertLayout({CONVOLUTION: ["NHWC", "HWIO"]})(hidden.hide(module))
-    changed = constants.fold(hidden.show(changed))
-    passes = [transform.FoldConstant(), transform.CanonicalizeBindings()]
+    changed = module.clone()
+    changed["main"] = _mover(module).visit_expr(module["main"])
+    changed = constants.fold(changed)
+    passes = [transform.FoldConstant(), transform.CanonicalizeBindings(), transform.DeadCodeElimination()]
     return tvm.transform.Sequential(passes)(changed)
 
 
-class _Hidden:
-    """Calls that are taken out of a module's sight, and put back."""
-
-    def __init__(self) -> None:
-        self._calls: list[Any] = []
-
-    def hide(self, module: Any) -> Any:
-        from tvm import relax
-
-        calls = self._calls
-
-        @relax.expr_functor.mutator
-        class Hider(relax.PyExprMutator):  # type: ignore[misc]
-            def visit_call_(self, call: Any) -> Any:
-                call = _without_numbers(self.visit_expr_post_order(call))
-                if _moves(call):
-                    return call
-                tensors, types = _tensors(call.args), _types(call.ty)
-                if not tensors or not types:
-                    return call
-                calls.append(call)
-                return relax.call_dps_packed(f"{KEPT}{len(calls) - 1}", tensors, types)
-
-        return _changed(module, Hider)
-
-    def show(self, module: Any) -> Any:
-        from tvm import relax
-
-        calls = self._calls
-
-        @relax.expr_functor.mutator
-        class Shower(relax.PyExprMutator):  # type: ignore[misc]
-            def visit_call_(self, call: Any) -> Any:
-                call = self.visit_expr_post_order(call)
-                if str(getattr(call.op, "name", "")) != "relax.call_dps_packed":
-                    return call
-                symbol = str(call.args[0].global_symbol)
-                if not symbol.startswith(KEPT):
-                    return call
-                kept = calls[int(symbol.removeprefix(KEPT))]
-                given = iter(call.args[1].fields)
-                arguments = [_with_tensors(each, given) for each in kept.args]
-                return relax.Call(kept.op, arguments, attrs=kept.attrs, ty_args=kept.ty_args, span=kept.span)
-
-        return _changed(module, Shower)
-
-
-def _changed(module: Any, mutator: Any) -> Any:
-    changed = module.clone()
-    changed["main"] = mutator(changed).visit_expr(module["main"])
-    return changed
-
-
-def _moves(call: Any) -> bool:
-    """Whether ``ConvertLayout`` may see a call: it knows the operator, or nothing of it."""
+def gains(module: Any) -> bool:
+    """Whether a module has convolutions, or transpositions that may meet."""
     import tvm
 
-    name = str(getattr(call.op, "name", ""))
-    if not isinstance(call.op, tvm.ir.Op) or not name.startswith("relax."):
-        return True
-    if name not in MOVING:
-        return False
-    operands = [field for each in call.args for field in (each.fields if _is_tuple(each) else [each])]
-    if not all(_is_tensor(each.ty) for each in operands):
-        return False
-    # Broadcasting over fewer dimensions is understood, more dimensions are not.
-    return all(int(each.ty.ndim) <= IMAGE for each in operands)
+    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
+    names = [str(getattr(call.op, "name", "")) for call in calls]
+    convolved = any(name.startswith("relax.nn.conv") for name in names)
+    return convolved or names.count(turning.TRANSPOSITION) > 1
 
 
-def _without_numbers(call: Any) -> Any:
-    """A call of one of :data:`BINARY` with constants in place of plain numbers."""
+def transpositions(module: Any) -> int:
+    """How many times a run of a lowered module moves all elements of a tensor to other places.
+
+    A copy inside of a fused function counts, too; one that only moves axes of length 1 does not.
+    """
     import tvm
-    from tvm import relax
 
-    numbers = (tvm.tirx.IntImm, tvm.tirx.FloatImm)
-    if str(getattr(call.op, "name", "")).removeprefix("relax.") not in BINARY.split():
-        return call
-    if not any(isinstance(each, numbers) for each in call.args):
-        return call
-    arguments = [
-        relax.const(each.value, str(each.ty.dtype)) if isinstance(each, numbers) else each
-        for each in call.args
-    ]
-    return relax.Call(call.op, arguments, attrs=call.attrs, ty_args=call.ty_args, span=call.span)
-
-
-def _is_tuple(expression: Any) -> bool:
-    from tvm import relax
-
-    return isinstance(expression, relax.Tuple)
+    found: dict[Any, int] = {}
+    total = 0
+    for node in models.nodes(module):
+        if isinstance(node, tvm.ir.Call) and node.args and isinstance(node.args[0], tvm.ir.GlobalVar):
+            name = node.args[0]
+            function = module[name]
+            if name not in found:
+                found[name] = _copies(function) if isinstance(function, tvm.tirx.PrimFunc) else 0
+            total += found[name]
+    return total
 
 
-def _is_tensor(ty: Any) -> bool:
-    from tvm import relax
+def _copies(function: Any) -> int:
+    """Blocks of a TIR function that do nothing but permute axes."""
+    if function.attrs and turning.TURNS in function.attrs:
+        return 1
+    import tvm
+    import tvm_ffi
+    from tvm.s_tir import SBlock
 
-    return isinstance(ty, relax.TensorType)
-
-
-def _tensors(arguments: Sequence[Any]) -> list[Any]:
-    """The tensors among the arguments of a call, in order, also those in tuples that stand there."""
     found: list[Any] = []
-    for each in arguments:
-        if _is_tuple(each):
-            found += _tensors(each.fields)
-        elif _is_tensor(each.ty):
-            found.append(each)
-    return found
+
+    def visit(block: Any) -> None:
+        store = block.body
+        if not isinstance(store, tvm.tirx.BufferStore) or not isinstance(store.value, tvm.ir.TensorLoad):
+            return
+        long = [each.var for each in block.iter_vars if not _is_one(each.dom.extent)]
+        read, written = (
+            [i for i in each if _among(i, long)] for each in (store.value.indices, store.indices)
+        )
+        if len(read) == len(written) == len(long) and any(
+            not one.same_as(other) for one, other in zip(read, written, strict=True)
+        ):
+            found.append(block)
+
+    tvm_ffi.structural_walk(function.body, (SBlock, visit))
+    return len(found)
 
 
-def _with_tensors(argument: Any, tensors: Any) -> Any:
-    """An argument with the next of ``tensors`` in place of its own."""
+def _among(index: Any, variables: list[Any]) -> bool:
+    return any(index.same_as(variable) for variable in variables)
+
+
+def _is_one(extent: Any) -> bool:
+    import tvm
+
+    return isinstance(extent, tvm.tirx.IntImm) and int(extent.value) == 1
+
+
+def _mover(module: Any) -> Any:
     from tvm import relax
 
-    if _is_tuple(argument):
-        return relax.Tuple([_with_tensors(each, tensors) for each in argument.fields])
-    return next(tensors) if _is_tensor(argument.ty) else argument
+    views: dict[Any, View | list[View]] = {}
+
+    @relax.expr_functor.mutator
+    class Mover(relax.PyExprMutator):  # type: ignore[misc]
+        """Computes what is in dataflow blocks in the order in which it lies."""
+
+        def visit_dataflow_block_(self, block: Any) -> Any:
+            self.moving = Moving(self.builder_, self.visit_expr, views)
+            made = super().visit_dataflow_block_(block)
+            views.clear()  # variables of a block are not known outside of it
+            return made
+
+        def visit_var_binding_(self, binding: Any) -> None:
+            inside = isinstance(binding.var, relax.DataflowVar) or views
+            found = layout_rules.apply(self.moving, binding.value) if inside or _is_call(binding) else None
+            if found is None:
+                super().visit_var_binding_(binding)
+                return
+            views[binding.var] = found
+            if not isinstance(binding.var, relax.DataflowVar):  # it is used outside of the block
+                known = self.moving.as_said(binding.var)
+                self.set_var_remap(binding.var, self.builder_.emit_output(known))
+
+        def visit_dataflow_var_(self, variable: Any) -> Any:
+            if variable in views:
+                return self.moving.as_said(variable)
+            return super().visit_dataflow_var_(variable)
+
+    return Mover(module)
 
 
-def _types(ty: Any) -> list[Any]:
-    """The types of the tensors that a call gives; none where it gives something else."""
-    fields = fields_of(ty)
-    return fields if all(_is_tensor(each) and each.shape is not None for each in fields) else []
+def _is_call(binding: Any) -> bool:
+    import tvm
+
+    return isinstance(binding.value, tvm.ir.Call)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import (
+    composites,
     constants,
     convolutions,
     fast_math,
@@ -16,8 +18,10 @@ from tunemesh.stage_workers.graph import (
     layouts,
     legalising,
     models,
+    padding,
     precision,
     targets,
+    turning,
     variants,
 )
 from tunemesh.stage_workers.graph.changes import Changes
@@ -54,13 +58,18 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
             simple = constants.fold(simple)
             simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
+            if changes.composed:
+                simple = padding.into_convolutions(composites.put_together(simple))
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
-            rules = legalising.legalizers(simple, convolutions.legalizers(changes))
+            own = [each.legalizers(changes) for each in (convolutions, composites, turning)]
+            rules = legalising.legalizers(simple, dict(ChainMap(*own)))
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))
             fused = tvm.transform.Sequential(fuse)(grouped)
+            if not targets.is_gpu(target):
+                fused = fusing.without_tasks_for_reshapes(fused)
             if changes.fast_math:
                 fused = fast_math.mark(fused, target)
             return Optimised(fused, fusing.groups(grouped))

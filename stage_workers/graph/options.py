@@ -17,16 +17,22 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
     """How a model is optimised before its tasks are taken out of it.
 
     Attributes:
-        convolutions: what becomes of convolutions on a CPU: ``winograd`` computes those of 3x3 by Winograd's
-            algorithm where that is faster, and the whole model with channels last then; ``as-given`` leaves
-            them.
+        layout: on a CPU, ``channels-last`` computes convolutions, and what stands around them, with channels
+            last, transposes no tensor twice, and what it must in blocks; ``given`` leaves every tensor as it
+            lies.
+        convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
+            algorithm where that is faster; ``direct`` computes all as they are defined.
+        fusion: on a CPU, ``extended`` computes a layer normalisation in one function, whatever it was written
+            as, and padding in the convolution that follows; ``default`` fuses as TVM does.
         weights: in which order those of convolutions and matrix products lie in memory, on a CPU: ``packed``
             lets every task choose the order that its schedule reads them in, but for weights that several
             tasks read, which the model would have to hold for each; ``packed-per-task`` does that, too;
             ``given`` leaves all as they are.
     """
 
-    convolutions: Literal["winograd", "as-given"] = "winograd"
+    layout: Literal["channels-last", "given"] = "channels-last"
+    convolutions: Literal["winograd", "direct"] = "winograd"
+    fusion: Literal["extended", "default"] = "extended"
     weights: Packing = "packed"
 
 

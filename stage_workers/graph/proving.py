@@ -18,11 +18,15 @@ from tunemesh.stage_workers.graph import (
     apart,
     checking,
     compilation,
+    composites,
     convolutions,
+    layouts,
     objects,
     optimisation,
+    padding,
     targets,
     tasks,
+    turning,
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import Changes
@@ -41,6 +45,8 @@ PROBE_LIMIT = 120.0
 """Seconds for a few candidates of one function."""
 CANDIDATES = 4
 """Of a function that is probed. Of those that lose what lies beyond a Pad, every second one is wrong."""
+CHANNELS = ("NCHW", convolutions.CHANNELS_LAST)
+"""Layouts of convolutions that have channels last afterwards."""
 ONE_RUN = Settings(repeats=1, min_repeat_ms=0)
 
 
@@ -80,15 +86,53 @@ def prove(
     Raises:
         BadModel: TVM cannot lower the module as it is.
     """
-    changes, notes = Changes(fast_math=fast_math), []
-    if convolutions.wanted(target, options) and convolutions.gains(module):
-        wanted = Changes(channels_last=True, fast_math=fast_math)
-        if why := _refuted(module, signature, sample, target, wanted):
-            notes.append(f"convolutions are computed as given, and not by Winograd's algorithm: {why}")
-        else:
-            changes = wanted
+    plain = Changes(fast_math=fast_math)
+    wanted = _wanted(module, target, options, plain)
+    changes, notes = wanted, list[str]()
+    if wanted != plain and (why := _refuted(module, signature, sample, target, wanted)):
+        changes, notes = _one_by_one(module, signature, sample, target, plain, wanted, why)
     settled = _settled(module, target, changes)
     return Proven(settled.changes, notes + settled.notes, settled.module)
+
+
+def _wanted(module: Any, target: str, options: GraphOptions, plain: Changes) -> Changes:
+    """Changes that a person asks for, and that do something, beside those of ``plain``."""
+    if targets.is_gpu(target):
+        return plain
+    last = options.layout == "channels-last" and layouts.gains(module)
+    known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
+    return msgspec.structs.replace(
+        plain,
+        composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
+        channels_last=last,
+        blocked=options.layout == "channels-last" and (last or turning.gains(module)),
+        winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
+    )
+
+
+UNDONE = {
+    "composed": "layer normalisation and padding are computed as the model has them",
+    "channels_last": "tensors lie as the model has them, and not with channels last",
+    "blocked": "transpositions are done row by row, and not block by block",
+    "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
+}
+"""What a note says where a change is not made."""
+
+
+def _one_by_one(
+    module: Any, signature: Signature, sample: Sample, target: str, plain: Changes, wanted: Changes, why: str
+) -> tuple[Changes, list[str]]:
+    """Those of some changes that are right one after the other, where all at once are not, for the reason
+    ``why``; and why the others are not made."""
+    changes, notes = plain, []
+    for name in (each for each in UNDONE if getattr(wanted, each)):
+        more = msgspec.structs.replace(changes, **{name: True})
+        refuted = why if more == wanted else _refuted(module, signature, sample, target, more)
+        if refuted:
+            notes.append(f"{UNDONE[name]}: {refuted}")
+        else:
+            changes = more
+    return changes, notes
 
 
 def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:

@@ -34,3 +34,8 @@ def fields_of(ty: Any) -> list[Any]:
     from tvm import relax
 
     return list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
+
+
+def sizes_of(ty: Any) -> tuple[int, ...] | None:
+    """The shape of a tensor, by its type; ``None`` where it is not known."""
+    return tuple(int(length.value) for length in ty.shape.values) if is_static(ty) else None

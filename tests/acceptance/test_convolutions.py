@@ -16,6 +16,7 @@ from tunemesh.stage_workers.graph.convolutions import Convolution
 
 WINOGRAD: Options = {}
 """What becomes of convolutions where nothing else is said."""
+DIRECT: Options = {"convolutions": "direct"}
 TOLERANCE = 1e-4
 """Of the largest output: as in :mod:`stage_workers.measuring.comparison`."""
 
@@ -120,10 +121,17 @@ def test_winograd_computes_what_the_convolution_computes(
     ids=["1x1", "5x5", "stride", "depthwise", "three inputs", "40 outputs", "many weights"],
 )
 def test_other_convolutions_stay_as_they_are(target: str, proto: onnx.ModelProto) -> None:
-    given = import_model(proto.SerializeToString(), target, AS_GIVEN)
+    direct = import_model(proto.SerializeToString(), target, DIRECT)
     imported = import_model(proto.SerializeToString(), target, WINOGRAD)
-    assert [task.key for task in imported.tasks] == [task.key for task in given.tasks]
-    assert not any("winograd" in task.name for task in given.tasks)
+    assert [task.key for task in imported.tasks] == [task.key for task in direct.tasks]
+    assert not any("winograd" in task.name for task in imported.tasks)
+
+
+def test_convolutions_have_channels_last_without_winograd_too(target: str) -> None:
+    proto = model((1, 64, 28, 28), 64)
+    tasks, result = computed(proto, target, DIRECT)
+    assert tasks == ["fused_conv2d_add_relu"]
+    assert np.abs(result - expected(proto)).max() <= TOLERANCE * np.abs(result).max()
 
 
 def test_as_given_leaves_everything(target: str) -> None:
@@ -196,7 +204,10 @@ def test_what_pays_depends_on_channels_and_size() -> None:
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"convolution": "winograd"}, "graph has no option 'convolution'; it has convolutions"),
+        (
+            {"convolution": "winograd"},
+            "graph has no option 'convolution'; it has layout, convolutions, fusion",
+        ),
         ({"convolutions": "fast"}, "bad option graph.convolutions=fast: Invalid enum value 'fast'"),
     ],
 )

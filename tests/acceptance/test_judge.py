@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.acceptance.direct import PLATFORM, matrix_product
+from tests.acceptance.direct import AS_GIVEN, PLATFORM, matrix_product
 from tests.acceptance.test_ranges import IDS, INT, ROWS, model, number, table
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import Source
@@ -69,16 +69,14 @@ def test_to_import_a_model_takes_a_few_times_the_memory_of_its_weights(target: s
         {"x": (FLOAT, [1, 4096])}, (FLOAT, [1, 4096]), [numpy_helper.from_array(weight, "W")],
     )  # fmt: skip
     with Sandbox(platforms=("tvm",), memory=int(0.35 * 2**30 + 4.5 * weight.nbytes)) as sandbox:
-        call = ImportCall(model=data, target=target, options={"convolutions": "as-given"})
+        call = ImportCall(model=data, target=target, options=AS_GIVEN)
         answer = sandbox.call("tvm", Platform.import_model, call, 60.0)
     assert isinstance(answer, Imported), answer
     assert answer.judged[0].judge.startswith("ONNX Runtime")
 
 
 def imported(data: bytes, target: str, **call: Any) -> Imported:
-    return PLATFORM.import_model(
-        ImportCall(model=data, target=target, options={"convolutions": "as-given"}, **call)
-    )
+    return PLATFORM.import_model(ImportCall(model=data, target=target, options=AS_GIVEN, **call))
 
 
 def chain(*operators: Any, output: int = FLOAT, weights: Sequence[Any] = (), rows: int = 8) -> bytes:

@@ -153,7 +153,7 @@ def test_a_change_that_is_not_right_is_taken_back(
     imported = import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, WINOGRAD)
     assert names(imported) == ["fused_conv2d_relu"]
     (note,) = notes(imported)
-    assert note.startswith("convolutions are computed as given, and not by Winograd's algorithm: ")
+    assert note.startswith("tensors lie as the model has them, and not with channels last: ")
     assert why in note
     # What was decided at import holds.
     assembled = assemble(imported.model, target)

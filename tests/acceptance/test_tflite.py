@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
-from tests.acceptance.direct import assemble, import_model, run
+from tests.acceptance.direct import AS_GIVEN, assemble, import_model, run
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
@@ -122,7 +122,7 @@ def judged(model: bytes, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
 
 
-@pytest.mark.parametrize("options", [{"convolutions": "as-given"}, {}], ids=["as-given", "default"])
+@pytest.mark.parametrize("options", [AS_GIVEN, {}], ids=["as-given", "default"])
 def test_a_convolution_computes_what_it_does_in_litert(target: str, options: dict[str, str]) -> None:
     model = convolution()
     x = RANDOM.normal(size=(1, 8, 8, 3)).astype(np.float32)

@@ -92,7 +92,6 @@ def test_import_folds_batch_norms_and_fuses(imported: Imported) -> None:
         "fused_conv2d1_add1_relu1",
         "fused_conv2d2_add1_relu1",
         "mean",
-        "reshape",
         "fused_matmul_add2",
     ]
     assert all(task.weight == 1 and len(task.key) == 64 for task in imported.tasks)

@@ -78,13 +78,13 @@ def test_what_is_given_arrives() -> None:
         "20",
     ]
     arguments += ["--engine", "toy,mock", "--engine", "metaschedule", "--target", "mock", "--trials", "9"]
-    arguments += ["--option", "toy.size=3", "--option", "graph.convolutions=as-given"]
+    arguments += ["--option", "toy.size=3", "--option", "graph.convolutions=direct"]
     assert given(*arguments) == Plan(
         target="mock",
         trials=9,
         out=Path(),
         engines=("toy", "mock", "metaschedule"),
-        options={"toy": {"size": 3}, "graph": {"convolutions": "as-given"}},
+        options={"toy": {"size": 3}, "graph": {"convolutions": "direct"}},
         seed=3,
         tenant="gold",
         priority=20,

@@ -84,7 +84,7 @@ def test_a_bad_model_is_a_failure_in_one_line(context: Context) -> None:
     ("options", "cause"),
     [
         ({"mock": {"speed": 3}}, "mock has no option 'speed'"),
-        ({"graph": {"convolutions": "as-given"}}, "graph has no option 'convolutions'"),
+        ({"graph": {"convolutions": "direct"}}, "graph has no option 'convolutions'"),
         ({"metaschedule": {"population": 4}}, "options for 'metaschedule', but the job has only mock, graph"),
     ],
 )

@@ -36,7 +36,7 @@ THROUGH_TVM = frozenset((
     "InstanceNormalization", "LRN", "ReduceMax",
     "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceLogSumExp", "ReduceLogSum",
     "ReduceSumSquare", "ReduceL1", "ReduceL2", "ArgMax", "ArgMin", "TopK", "Expand", "ConstantOfShape",
-    "Slice", "Pad", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
+    "Slice", "AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool",
     "GlobalLpPool", "MaxUnpool", "Conv", "Flatten", "Einsum", "Range", "Unique", "NonZero",
     "MaxRoiPool", "RoiAlign", "GridSample", "DepthToSpace", "SpaceToDepth",
 ))

@@ -143,6 +143,23 @@ def non_max_suppression(
     return relax.op.take(indices, builder.normalize(relax.op.reshape(places, [-1])), 0, mode="clip")
 
 
+def pad(builder: Any, node: Node, graph: Graph, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
+    """``Pad`` with a constant, all of it: a Relax operator for floats, which layouts see through. TVM's
+    importer makes a TIR function of it."""
+    from tvm import relax, topi
+
+    pads = graph.value(node.inputs[1])
+    values = graph.value(node.input(2)) if node.input(2) else np.zeros(1)
+    if pads is None or values is None:
+        raise unsupported(node, "its pads or its value depend on the data", "make them constant")
+    before, after = (each.tolist() for each in np.split(pads.reshape(-1), 2))
+    value = values.reshape(-1)[0].item()
+    if graph.dtype(node.inputs[0]).kind != "f":
+        return builder.emit_te(topi.nn.pad, inputs[0], before, after, value)
+    widths = [width for pair in zip(before, after, strict=True) for width in pair]
+    return relax.op.nn.pad(inputs[0], widths, "constant", value)
+
+
 def chain(operator: str) -> Converter:
     """``Max``, ``Min`` and ``Sum`` of any number of tensors: one after the other. TVM's importer broadcasts
     all of them first."""
@@ -168,4 +185,5 @@ OWN: dict[str, Converter] = {
     "ConvTranspose": conv_transpose,
     "Gather": gather,
     "NonMaxSuppression": non_max_suppression,
+    "Pad": pad,
 }
