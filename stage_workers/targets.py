@@ -22,8 +22,9 @@ RESOLVE_LIMIT = 120.0
 """Seconds to look at a target: TVM may ask the driver about the device."""
 
 
-def announced_targets(targets: Sequence[str], sandbox: Caller) -> list[str]:
-    """The canonical form of ``targets``, then the forms that were given: requests may name any of them.
+def announced_targets(targets: Sequence[str], sandbox: Caller, cores: int = 1) -> list[str]:
+    """The canonical form of ``targets`` for a device of so many cores, then the forms that were given:
+    requests may name any of them.
 
     A platform that fails in any other way than by a refusal is asked again, for as long as it takes: what it,
     a driver or the system raises may pass.
@@ -31,7 +32,7 @@ def announced_targets(targets: Sequence[str], sandbox: Caller) -> list[str]:
     Raises:
         BadInput: one of them is refused, or they mean different things.
     """
-    canonical = list(dict.fromkeys(_canonical(target, sandbox) for target in targets))
+    canonical = list(dict.fromkeys(_canonical(target, sandbox, cores) for target in targets))
     if len(canonical) > 1:
         raise BadInput(f"a device has one target, but these differ: {', '.join(canonical)}")
     return list(dict.fromkeys((*canonical, *targets)))
@@ -52,8 +53,8 @@ def check_fits(device: Device, target: str) -> None:
         raise BadInput(f"device {device.name} cannot run target {target}; give a {wanted}:… device")
 
 
-def _canonical(target: str, sandbox: Caller) -> str:
-    platform, call, retry = platforms.name_of(target), TargetCall(target=target), Retry(log)
+def _canonical(target: str, sandbox: Caller, cores: int) -> str:
+    platform, call, retry = platforms.name_of(target), TargetCall(target=target, cores=cores), Retry(log)
     while True:
         answer = sandbox.call(platform, Platform.resolve_target, call, RESOLVE_LIMIT)
         if not isinstance(answer, CallFailure):

@@ -152,7 +152,7 @@ def _work(
     link = Link(config.broker, f"worker {queue}", properties=_properties(config))
     try:
         link.begin()
-        targets = announced_targets(config.targets, sandbox)
+        targets = announced_targets(config.targets, sandbox, device.threads if device is not None else 1)
         if device is not None:
             check_fits(device, targets[0])
         log.info(

@@ -44,8 +44,8 @@ class Layout:
 
 
 def fitting(layout: Layout, strategy: str) -> str:
-    """``strategy``, or ``sequential`` where the device's core is the only one: only when steps take turns
-    nothing disturbs a profile there."""
+    """``strategy``, or ``sequential`` where the device has all cores: only when steps take turns nothing
+    disturbs a profile there."""
     return "sequential" if layout.apart and layout.shared else strategy
 
 
@@ -64,7 +64,7 @@ def plan(device: str | None, builders: int | None = None, apart: bool = True) ->
             model-update worker each, the device's included.
 
     Raises:
-        BadInput: the device is not on this machine, or there would be no build worker.
+        BadInput: the device is not on this machine, or there is to be no build worker.
     """
     if builders is not None and builders < 1:
         raise BadInput(f"there must be at least one build worker, not {builders}")
@@ -75,11 +75,7 @@ def plan(device: str | None, builders: int | None = None, apart: bool = True) ->
     if not apart:
         count = builders if builders is not None else len(cores)
         return Layout(chosen.name, queue, taken, cores, count, len(cores), apart=False)
-    rest = cores - taken
-    if not rest:
-        if len(taken) > 1:
-            raise BadInput(f"{chosen.name} takes all cores; leave at least one for builds and model updates")
-        rest = cores
+    rest = cores - taken or cores
     updaters = max(1, len(rest) // 3)
     return Layout(
         device=chosen.name,

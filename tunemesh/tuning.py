@@ -286,7 +286,7 @@ def _describe(layout: Layout, watcher: Watcher) -> None:
         watcher.note(DISTURBED)
     elif layout.shared:
         watcher.note(
-            "there is one core only: steps take turns (strategy sequential), to disturb no measurement"
+            "the device has all cores: steps take turns (strategy sequential), to disturb no measurement"
         )
 
 

@@ -48,6 +48,11 @@ class Device:
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """For the sandbox."""
 
+    @property
+    def threads(self) -> int:
+        """Threads that a kernel may have on the host, where its target does not say how many."""
+        return len(self.cores) if self.cores is not None else 1
+
 
 def parse_device(text: str) -> Device:
     """The device called ``text``, which must be on this machine.

@@ -33,8 +33,8 @@ such as nvidia/nvidia-h100 bring their own."""
 EXAMPLES = 'say native, a tag such as nvidia/nvidia-h100, or JSON such as {"kind": "llvm", "mcpu": "znver4"}'
 
 
-def resolve(target: str) -> str:
-    """The canonical JSON of a target; see
+def resolve(target: str, cores: int = 1) -> str:
+    """The canonical JSON of a target for a device of so many cores; see
     :meth:`stage_workers.platforms.protocol.Platform.resolve_target`."""
     description = _describe(target.strip())
     if description == "native":
@@ -49,7 +49,7 @@ def resolve(target: str) -> str:
     if kind not in ("llvm", "cuda"):
         raise BadTarget(f"targets of kind {kind} are not supported, only llvm and cuda; {EXAMPLES}")
     if kind == "llvm":
-        resolved.setdefault("num-cores", 1)
+        resolved.setdefault("num-cores", cores)
     else:
         resolved = CUDA_LIMITS | resolved
     return json.dumps(resolved, sort_keys=True)
@@ -107,10 +107,10 @@ def _lacks_arch(description: dict[str, Any]) -> bool:
 
 
 def _native() -> dict[str, Any]:
-    """This machine's CPU, one core of it: a device profiles on its own cores, usually one."""
+    """This machine's CPU."""
     from tvm.target import codegen
 
-    return {"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu()), "num-cores": 1}
+    return {"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())}
 
 
 def _make(description: str | dict[str, Any]) -> Any:

@@ -14,7 +14,8 @@ from typing import Any
 from tunemesh.stage_workers.graph import targets
 from tunemesh.stage_workers.measuring.comparison import Array
 
-THREADS = ("TVM_NUM_THREADS", "TVM_BIND_THREADS")
+BIND = "TVM_BIND_THREADS"
+THREADS = ("TVM_NUM_THREADS", BIND)
 """Variables that TVM reads when it starts its pool of threads."""
 
 
@@ -80,11 +81,14 @@ def threads(target: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_anywhere() -> Iterator[None]:
-    """Let nothing in the environment tell TVM about threads: as a person runs a finished model."""
+    """Let nothing in the environment tell TVM how many threads there are: as a person runs a finished model,
+    on cores that were given to the process."""
     before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
+    os.environ[BIND] = "0"
     try:
         yield
     finally:
+        del os.environ[BIND]
         os.environ.update(before)
 
 

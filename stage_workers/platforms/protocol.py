@@ -24,9 +24,11 @@ class TargetCall(Struct, frozen=True, kw_only=True):
 
     Attributes:
         target: a tag, a kind, JSON, or ``native`` for this machine's CPU.
+        cores: of the device, which a target for CPUs has where it does not say how many.
     """
 
     target: str
+    cores: int = 1
 
 
 class Target(Struct, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ class TvmPlatform:
     def resolve_target(self, call: TargetCall) -> Target:
         from tunemesh.stage_workers.graph import targets
 
-        return Target(canonical=targets.resolve(call.target))
+        return Target(canonical=targets.resolve(call.target, call.cores))
 
     def import_model(self, call: ImportCall) -> Imported:
         from tunemesh.stage_workers.graph import importing

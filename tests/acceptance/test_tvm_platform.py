@@ -12,6 +12,7 @@ import pytest
 
 from examples import make_models
 from tests.acceptance.direct import (
+    PLATFORM,
     assemble,
     assert_computes_the_same,
     import_model,
@@ -25,7 +26,7 @@ from tests.acceptance.direct import (
 from tunemesh.shared.errors import BadModel, BadTarget
 from tunemesh.shared.messages import Trial
 from tunemesh.stage_workers.graph import compilation, workloads
-from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported, TargetCall
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,16 @@ def test_what_a_target_says_of_llvm_goes_before_what_is_usual_here() -> None:
     given = targets.load(resolve_target(json.dumps(said))).attrs
     assert (int(usual["opt-level"]), list(usual["cl-opt"])) == (targets.LLVM_LEVEL, targets.LLVM_OPTIONS)
     assert (int(given["opt-level"]), list(given["cl-opt"])) == (1, said["cl-opt"])
+
+
+def test_a_cpu_has_the_cores_of_the_device_where_its_target_does_not_say() -> None:
+    def cores(target: str, device: int) -> int:
+        call = TargetCall(target=target, cores=device)
+        return int(json.loads(PLATFORM.resolve_target(call).canonical)["num-cores"])
+
+    assert cores("native", 4) == 4
+    assert cores('{"kind": "llvm", "mcpu": "znver4"}', 4) == 4
+    assert cores('{"kind": "llvm", "mcpu": "znver4", "num-cores": 2}', 4) == 2
 
 
 def test_native_names_this_cpu_and_one_core(target: str) -> None:

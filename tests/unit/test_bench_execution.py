@@ -92,6 +92,14 @@ def test_on_a_single_core_steps_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
     assert layout.fitting(layout.plan(None, apart=False), "uncontrolled") == "uncontrolled"
 
 
+@pytest.mark.usefixtures("four_cores")
+def test_a_device_that_has_all_cores_takes_turns_with_the_rest_of_the_mesh() -> None:
+    made = layout.plan("cpu:0-3")
+    assert made.device_cpus == made.other_cpus == {0, 1, 2, 3}
+    assert (made.builders, made.updaters) == (3, 1)
+    assert layout.fitting(made, "interleaved") == "sequential"
+
+
 @pytest.mark.parametrize(
     ("strategy", "apart"),
     [("interleaved", True), ("fair:gold=3,free=1", True), ("uncontrolled", False), ("uncontrolled:x", False)],
@@ -110,7 +118,7 @@ def test_tune_warns_loudly_that_uncontrolled_disturbs_what_it_measures(
 ) -> None:
     laid_out: list[layout.Layout] = []
 
-    def mesh(made: layout.Layout, *_: object) -> None:
+    def mesh(made: layout.Layout, *_: object, **__: object) -> None:
         laid_out.append(made)
         raise NoMesh
 

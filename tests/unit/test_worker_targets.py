@@ -22,6 +22,8 @@ class Resolver:
 
     def __init__(self, known: Mapping[tuple[str, str], object]) -> None:
         self._known = known
+        self.cores: list[int] = []
+        """Those that were asked for."""
 
     def call(
         self,
@@ -32,6 +34,7 @@ class Resolver:
         cpu_limit: float | None = None,
     ) -> T | CallFailure:
         assert isinstance(record, TargetCall)
+        self.cores.append(record.cores)
         if (callee, record.target) not in self._known:
             raise BadTarget(f"{callee} knows no target {record.target!r}")
         found = self._known[callee, record.target]
@@ -40,7 +43,8 @@ class Resolver:
 
 def test_the_canonical_form_comes_first_and_the_given_one_stays() -> None:
     resolver = Resolver({("tvm", "native"): "{}"})
-    assert announced_targets(["native"], resolver) == ["{}", "native"]
+    assert announced_targets(["native"], resolver, 4) == ["{}", "native"]
+    assert resolver.cores == [4]
 
 
 def test_forms_of_the_same_target_are_announced_once_each() -> None:

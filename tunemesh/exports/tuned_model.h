@@ -55,6 +55,8 @@ class Model {
   Model(const std::string& folder, std::vector<Variant> variants)
       : variants_(std::move(variants)), copies_(variants_.size()) {
     using tvm::ffi::Module;
+    // Where the model has threads, they run on the cores that the process was given, not on the first ones.
+    setenv("TVM_BIND_THREADS", "0", 0);
     Module library = Module::LoadFromFile(folder + "/model.so");
     Module machine = library->GetFunction("vm_load_executable").value()().cast<Module>();
     constexpr int kPooledAllocator = 2;

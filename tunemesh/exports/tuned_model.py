@@ -117,6 +117,8 @@ class TunedModel:
         runtime: str | os.PathLike[str] | None = None,
     ) -> None:
         home = Path(folder) if folder is not None else Path(__file__).resolve().parent
+        # Where the model has threads, they run on the cores that the process has, not on the first ones.
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
         (home / "model.so").open("rb").close()  # or OSError, which says what is wrong
         if tvm_ffi.get_global_func(_LOADER, allow_missing=True) is None:
             for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):
