@@ -172,10 +172,11 @@ class Contestant:
 
 def _environment(threads: int, folder: Path) -> dict[str, str]:
     """For libraries that ask it how many threads there are, and where they may write."""
-    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
-    if threads > 1:  # a model for one core has no parallel loops
-        names.append("TVM_NUM_THREADS")
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    # As docs/deploy.md says of several cores; a model for one has no parallel loops.
+    tvm = {"TVM_BIND_THREADS": "0"} if threads > 1 else {}
     return {
+        **tvm,
         **dict.fromkeys(names, str(threads)),
         "HOME": str(folder),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
