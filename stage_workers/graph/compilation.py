@@ -109,7 +109,13 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple
         found: dict[Any, str] = {}
         functions = [item for item in module.functions_items() if isinstance(item[1], tvm.tirx.PrimFunc)]
         called = [each for _, function in functions for each in workloads.called_by(function)]
-        for name, function in functions:
+        used = set(called).union(*map(workloads.called_by, _relax_functions(module)))
+        # TVM has made views of calls that only give a tensor another shape: nothing calls their functions.
+        module = module.clone()
+        for name, _ in functions:
+            if name not in used:
+                del module[name]
+        for name, function in ((name, function) for name, function in functions if name in used):
             if name not in called and objects.is_plain(function, target):
                 without = left_out if workloads.is_scheduled(function) else ()
                 found[name], code = objects.compiled(function, target, without)
@@ -123,6 +129,12 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple
             module, target=compiled_for, relax_pipeline=passes, tir_pipeline=fast_math.pipeline()
         )
         return built, parts
+
+
+def _relax_functions(module: Any) -> list[Any]:
+    from tvm import relax
+
+    return [each for _, each in module.functions_items() if isinstance(each, relax.Function)]
 
 
 def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:

@@ -166,8 +166,10 @@ def _by_library(call: Any) -> Any:
     """TVM's tanh as a call of the C library; others as they are."""
     from tvm import tirx
 
+    if str(getattr(call.op, "name", "")) != "tirx.tanh":
+        return call
     dtype = str(call.ty.dtype)
-    if str(getattr(call.op, "name", "")) != "tirx.tanh" or dtype not in DTYPES | {"float64"}:
+    if dtype not in DTYPES | {"float64"}:
         return call
     if dtype == "float64":
         return tirx.call_pure_extern(dtype, "tanh", *call.args)

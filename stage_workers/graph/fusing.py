@@ -9,6 +9,7 @@ where MetaSchedule has no schedule for it. The first is told what it is. For the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -60,9 +61,23 @@ def without_tasks_for_reshapes(module: Any) -> Any:
 
     changed = module.clone()
     for name, function in module.functions_items():
-        if isinstance(function, tvm.tirx.PrimFunc) and tvm.relax.analysis.has_reshape_pattern(function):
+        if isinstance(function, tvm.tirx.PrimFunc) and _is_reshape(function):
             changed[name] = function.with_attr(workloads.SCHEDULED, True)
     return changed
+
+
+def _is_reshape(function: Any) -> bool:
+    """Whether a function only gives a tensor another shape. One that takes the first elements of it looks the
+    same to TVM."""
+    import tvm
+
+    if not tvm.relax.analysis.has_reshape_pattern(function):
+        return False
+    try:
+        sizes = {math.prod(each.shape) for each in workloads.arguments(function)}
+    except ValueError:  # of a shape that is not constant: nobody tunes it
+        return True
+    return len(sizes) == 1
 
 
 def pattern(function: Any) -> int:

@@ -78,7 +78,7 @@ def is_scheduled(function: Any) -> bool:
 
 
 def called_by(function: Any) -> list[Any]:
-    """The variables of functions that a function of TIR calls."""
+    """The variables of functions that a function of TIR or of Relax calls."""
     import tvm
     import tvm_ffi
 
