@@ -63,12 +63,19 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     elif installed():
         with PrivateNode() as private:
             yield private
+            private.kill()  # an orderly stop takes 6 s
     elif _docker_answers():
         yield from _container(tmp_path_factory.mktemp("rabbitmq"))
     elif os.environ.get("CI"):
         pytest.fail("CI needs rabbitmq-server or a Docker engine")
     else:
         pytest.skip("needs rabbitmq-server or a Docker engine")
+
+
+@pytest.fixture
+def nodes_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private nodes of this process are killed where they would be stopped, which takes 6 s."""
+    monkeypatch.setattr(PrivateNode, "stop", PrivateNode.kill)
 
 
 def _docker_answers() -> bool:

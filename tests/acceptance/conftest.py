@@ -45,13 +45,12 @@ def complaint(errors: str) -> str:
     return lines[0]
 
 
-@pytest.fixture
-def tunemesh(tmp_path: Path) -> Run:
-    """Run ``tunemesh`` with a home of its own; returns what it printed and its exit code."""
+def command_line(home: Path) -> Run:
+    """Run ``tunemesh`` in this home; returns what it printed and its exit code."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("TUNEMESH_", "XDG_"))
     }
-    environment |= {"HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    environment |= {"HOME": str(home), "COLUMNS": "200"}
 
     def run(*arguments: object, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tunemesh", *map(str, arguments)]
@@ -66,6 +65,12 @@ def tunemesh(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def tunemesh(tmp_path: Path) -> Run:
+    """Run ``tunemesh`` with a home of its own."""
+    return command_line(tmp_path / "home")
 
 
 @pytest.fixture

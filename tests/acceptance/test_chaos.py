@@ -35,7 +35,7 @@ LIMIT = 150.0
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[LocalMesh]:
+def mesh(tmp_path: Path, nodes_end_at_once: None) -> Iterator[LocalMesh]:
     with LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path / "mesh") as running:
         yield running
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Run, complaint
+from tests.acceptance.conftest import Run, command_line, complaint
 from tests.conftest import Broker
 from tunemesh.layout import plan
 from tunemesh.shared.errors import LinkDown
@@ -155,11 +155,12 @@ def test_a_second_ctrl_c_takes_everything_down(
     assert interrupted(mock_model, tmp_path, signals) == (130, "error: interrupted\n")
 
 
-@pytest.fixture
-def mesh_home(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """``tunemesh up`` with the mock engine; the environment that finds it."""
+@pytest.fixture(scope="module")
+def mesh_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """``tunemesh up`` with the mock engine; the environment that finds it. To start and stop it takes 15 s,
+    so there is one for all tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TUNEMESH_")}
-    environment |= {"HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    environment |= {"HOME": str(tmp_path_factory.mktemp("home")), "COLUMNS": "200"}
     environment.pop("XDG_DATA_HOME", None)
     command = [sys.executable, "-m", "tunemesh", "up", "--engine", "mock", "--target", "mock"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -170,44 +171,48 @@ def mesh_home(tmp_path: Path) -> Iterator[dict[str, str]]:
         process.communicate(timeout=40)
 
 
+@pytest.fixture
+def there(mesh_home: dict[str, str]) -> Run:
+    """Run ``tunemesh`` where it finds the standing mesh."""
+    return command_line(Path(mesh_home["HOME"]))
+
+
 def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
-    mesh_home: dict[str, str], tunemesh: Run, mock_model: Path, tmp_path: Path
+    mesh_home: dict[str, str], there: Run, mock_model: Path, tmp_path: Path
 ) -> None:
     common = ("--engine", "mock", "--target", "mock")
-    (short,) = tunemesh("submit", mock_model, *common, "--trials", 12).stdout.split()
-    long, kept = (
-        tunemesh("submit", mock_model, *common, "--trials", 100_000).stdout.strip() for _ in range(2)
-    )
-    assert tunemesh("watch", short).returncode == 0
-    listed = json.loads(tunemesh("status", "--json").stdout)
+    (short,) = there("submit", mock_model, *common, "--trials", 12).stdout.split()
+    long, kept = (there("submit", mock_model, *common, "--trials", 100_000).stdout.strip() for _ in range(2))
+    assert there("watch", short).returncode == 0
+    listed = json.loads(there("status", "--json").stdout)
     phases = {job["job"]: job["phase"] for job in listed["jobs"]}
     assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
     assert {r["queue"] for r in listed["resources"]} >= {"build-cpu.mock", "model-update.mock"}
-    assert "cancelled" in tunemesh("cancel", long).stdout
-    assert "cancelled" in complaint(tunemesh("fetch", long, "--out", tmp_path / "out").stderr)
+    assert "cancelled" in there("cancel", long).stdout
+    assert "cancelled" in complaint(there("fetch", long, "--out", tmp_path / "out").stderr)
     report = json.loads((tmp_path / "out" / long / "report.json").read_text())
     records = json.loads((tmp_path / "out" / long / "records.json").read_text())
     assert sum(record["trials"] for record in records) == report["trials"]
     deadline = time.monotonic() + 60
-    while not json.loads(tunemesh("status", kept, "--json").stdout)["jobs"][0]["trials"]:
+    while not json.loads(there("status", kept, "--json").stdout)["jobs"][0]["trials"]:
         assert time.monotonic() < deadline
-    assert f"{kept}: done" in tunemesh("cancel", kept, "--keep").stdout
-    assert tunemesh("fetch", kept, "--out", tmp_path / "out").returncode == 0
+    assert f"{kept}: done" in there("cancel", kept, "--keep").stdout
+    assert there("fetch", kept, "--out", tmp_path / "out").returncode == 0
     assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
-    assert tunemesh("fetch", short, "--out", tmp_path / "out").returncode == 0
+    assert there("fetch", short, "--out", tmp_path / "out").returncode == 0
     assert json.loads((tmp_path / "out" / short / "report.json").read_text())["trials"] == 12
-    assert "for mock is no model that can run" in complaint(tunemesh("export", short, "--as", "cpp").stderr)
-    assert "knows no job" in complaint(tunemesh("status", "nobody").stderr)
+    assert "for mock is no model that can run" in complaint(there("export", short, "--as", "cpp").stderr)
+    assert "knows no job" in complaint(there("status", "nobody").stderr)
     chosen = ("--engine", "mock", "--target", "mock", "--option", "mock.speed=3", "--json")
-    (taken,) = json.loads(tunemesh("submit", mock_model, *chosen).stdout)
+    (taken,) = json.loads(there("submit", mock_model, *chosen).stdout)
     assert taken["answer"] == "accepted"
-    assert tunemesh("strategy", "fair:gold=3,free=1").stdout == "fair:gold=3,free=1\n"
-    assert "unknown strategy 'best'; there are: fair" in complaint(tunemesh("strategy", "best").stderr)
+    assert there("strategy", "fair:gold=3,free=1").stdout == "fair:gold=3,free=1\n"
+    assert "unknown strategy 'best'; there are: fair" in complaint(there("strategy", "best").stderr)
     # The one of this mesh: its journal lies in this home.
     mine = ["pgrep", "-f", f"tunemesh coordinator .*{mesh_home['HOME']}"]
     coordinator = subprocess.run(mine, capture_output=True, text=True, check=True)
     os.kill(int(coordinator.stdout.split()[-1]), signal.SIGKILL)
-    assert tunemesh("strategy").stdout == "fair:gold=3,free=1\n"
+    assert there("strategy").stdout == "fair:gold=3,free=1\n"
     example = [sys.executable, "examples/publish_request.py", str(mock_model), "--engine", "mock"]
     example += ["--target", "mock", "--trials", "8", "--out", str(tmp_path / "example")]
     place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
@@ -218,9 +223,9 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, str], tunemesh: Run) -> None:
+def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, str], there: Run) -> None:
     def count() -> int:
-        resources = json.loads(tunemesh("status", "--json").stdout)["resources"]
+        resources = json.loads(there("status", "--json").stdout)["resources"]
         return sum(len(each["workers"]) for each in resources if each["queue"] == "model-update.mock")
 
     def await_workers(number: int) -> None:
@@ -251,7 +256,7 @@ def test_a_worker_with_the_rights_of_a_client_ends_with_the_reason(tunemesh: Run
 
 
 def test_messages_that_cannot_be_read_are_put_aside_and_block_nothing(
-    mesh_home: dict[str, str], tunemesh: Run, mock_model: Path
+    mesh_home: dict[str, str], there: Run, mock_model: Path
 ) -> None:
     place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
     bodies = [
@@ -269,5 +274,5 @@ def test_messages_that_cannot_be_read_are_put_aside_and_block_nothing(
         link.publish(Outgoing("tunemesh.requests", "request", b"x" * 2**21, "huge", "request")).result(10)
     link.close()
     through = ("--broker", place["broker"], "--artifacts", place["artifacts"])
-    ended = tunemesh("tune", mock_model, "--engine", "mock", "--target", "mock", "--trials", 4, *through)
+    ended = there("tune", mock_model, "--engine", "mock", "--target", "mock", "--trials", 4, *through)
     assert ended.returncode == 0, ended.stderr

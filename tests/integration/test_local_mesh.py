@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMesh]:
+def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes_end_at_once: None) -> Iterator[LocalMesh]:
     monkeypatch.setattr(topology_watch, "INTERVAL", 0.5)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     monkeypatch.setenv("TUNEMESH_BROKER_URL", "amqp://admin:canary@host/tunemesh")
