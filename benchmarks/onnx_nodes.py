@@ -32,7 +32,7 @@ from benchmarks import markdown
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import optimisation, targets
+from tunemesh.stage_workers.graph import compilation, optimisation, targets
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.measuring import loading
 
@@ -148,11 +148,11 @@ def attempt(
     except BadModel as error:
         return Found(test.name, "refused", how, str(error))
     try:
-        machine = compiled(module, target)
+        main = compiled(module, target)
     except (BadModel, *COMPILER) as error:
         return Found(test.name, "refused", how, f"cannot be compiled: {str(error).splitlines()[:1]}")
     try:
-        results = run(machine, list(given.values()), target)
+        results = run(main, list(given.values()), target)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         return Found(test.name, "wrong", how, f"{type(error).__name__}: {str(error).splitlines()[:1]}")
     text = differences(results, outputs, test.rtol, test.atol)
@@ -160,29 +160,16 @@ def attempt(
 
 
 def compiled(module: Any, target: str) -> Any:
-    """The machine of an untuned model, in this process."""
-    import tvm
-
-    optimised = optimisation.optimise(module, target, NONE).module
-    compiled_for = targets.load(target)
-    with compiled_for, tvm.transform.PassContext(opt_level=3):
-        executable = tvm.relax.build(optimised, compiled_for, relax_pipeline=pipeline())
-    return tvm.relax.VirtualMachine(executable, tvm.cpu())
+    """The main function of an untuned model, in this process."""
+    return compilation.main_of(optimisation.optimise(module, target, NONE).module, target)
 
 
-def pipeline() -> Any:
-    """The passes of :func:`.compilation.compile_model`."""
-    from tvm.relax import pipeline
-
-    return pipeline.default_build_pipeline()
-
-
-def run(machine: Any, inputs: Sequence[Any], target: str) -> list[Any]:
+def run(main: Any, inputs: Sequence[Any], target: str) -> list[Any]:
     """The outputs of an untuned model."""
     import tvm
 
     with loading.threads(target):
-        return loading.flatten(machine["main"](*(tvm.runtime.tensor(np.asarray(array)) for array in inputs)))
+        return loading.flatten(main(*(tvm.runtime.tensor(np.asarray(array)) for array in inputs)))
 
 
 def differences(results: Sequence[Any], expected: Sequence[Any], rtol: float, atol: float) -> str:

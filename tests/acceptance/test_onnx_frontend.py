@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from benchmarks import onnx_nodes
 from tests.onnx_models import FLOAT, Array, expected, floats, model, node, value
@@ -25,8 +25,8 @@ def results(
     """What the untuned model gives."""
     module, signature = frontends.read(source, variant or Variant())
     assert [tensor.name for tensor in signature.inputs] == list(inputs)
-    machine = onnx_nodes.compiled(module, target)
-    found: list[Array] = onnx_nodes.run(machine, list(inputs.values()), target)
+    main = onnx_nodes.compiled(module, target)
+    found: list[Array] = onnx_nodes.run(main, list(inputs.values()), target)
     for tensor, array in zip(signature.outputs, found, strict=True):
         assert tensor.dtype == str(array.dtype)
         assert all(a in (-1, b) for a, b in zip(tensor.shape, array.shape, strict=True))
@@ -129,6 +129,18 @@ def test_floats_become_small_integers_as_on_a_cpu(target: str) -> None:
     nodes = [node("Cast", ["x"], [name], to=to) for name, to in (("y", UINT8), ("z", TensorProto.BOOL))]
     x = np.asarray([0.0, 1.9, -1.9, 200.5, 300.0, -0.5], np.float32)
     check(model(nodes, [value("x", FLOAT, [6])], ["y", "z"]), {"x": x}, target)
+
+
+@pytest.mark.parametrize("op", ["Softplus", "Mish"])
+@pytest.mark.parametrize("dtype", [FLOAT, TensorProto.DOUBLE], ids=["float", "double"])
+def test_the_logarithm_of_what_is_hardly_more_than_one_is_right(op: str, dtype: int, target: str) -> None:
+    """An exponential that is lost beside one is all there is of the result."""
+    x = np.linspace(-80, 80, 321).astype(helper.tensor_dtype_to_np_dtype(dtype))
+    made = model([node(op, ["x"], ["y"])], [value("x", dtype, [321])], opset=22)
+    (found,) = results(Source(made.SerializeToString()), {"x": x}, target)
+    wanted = np.logaddexp(0, x.astype(np.float64))
+    wanted = x * np.tanh(wanted) if op == "Mish" else wanted
+    np.testing.assert_allclose(found, wanted, rtol=2e-6)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,32 @@ def pad(builder: Any, node: Node, graph: Graph, inputs: list[Any], attributes: M
     return relax.op.nn.pad(inputs[0], widths, "constant", value)
 
 
+def softplus(builder: Any, node: Node, graph: Graph, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
+    """``Softplus``. Where the exponential is far below one, TVM's loses all of it."""
+    return _softplus(inputs[0])
+
+
+def mish(builder: Any, node: Node, graph: Graph, inputs: list[Any], attributes: Mapping[str, Any]) -> Any:
+    """``Mish``, with the same."""
+    from tvm import relax
+
+    return relax.op.multiply(inputs[0], relax.op.tanh(builder.normalize(_softplus(inputs[0]))))
+
+
+def _softplus(x: Any) -> Any:
+    """log(1 + exp(x)), by exp(-|x|), which does not overflow, and W. Kahan's log(1 + y): log(w) y / (w - 1)
+    with w = 1 + y as it was rounded."""
+    from tvm import relax
+
+    dtype = x.ty.dtype
+    zero, one = relax.const(0, dtype), relax.const(1, dtype)
+    y = relax.op.exp(relax.op.negative(relax.op.abs(x)))
+    w = relax.op.add(one, y)
+    rest = relax.op.subtract(w, one)
+    exact = relax.op.multiply(relax.op.log(w), relax.op.divide(y, rest))
+    return relax.op.add(relax.op.maximum(x, zero), relax.op.where(relax.op.equal(rest, zero), y, exact))
+
+
 def chain(operator: str) -> Converter:
     """``Max``, ``Min`` and ``Sum`` of any number of tensors: one after the other. TVM's importer broadcasts
     all of them first."""
@@ -185,5 +211,7 @@ OWN: dict[str, Converter] = {
     "ConvTranspose": conv_transpose,
     "Gather": gather,
     "NonMaxSuppression": non_max_suppression,
+    "Mish": mish,
     "Pad": pad,
+    "Softplus": softplus,
 }
