@@ -26,6 +26,8 @@ class Network:
     Every method appends one layer and returns the name of its output.
     """
 
+    producer = "tunemesh-examples"
+
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self.nodes: list[onnx.NodeProto] = []
@@ -124,15 +126,27 @@ class Network:
 
     def model(self, shape: list[int], *output: int) -> onnx.ModelProto:
         """The checked model from ``image`` (of ``shape``) to ``logits`` (a row of ``output`` per image)."""
+        return self.build({"image": (TensorProto.FLOAT, shape)}, "logits", [shape[0], *output])
+
+    def build(
+        self, inputs: dict[str, tuple[int, list[int]]], output: str, shape: list[int]
+    ) -> onnx.ModelProto:
+        """The checked model of what was appended.
+
+        Args:
+            inputs: element type and shape, by name.
+            output: the name of a value.
+            shape: of the output.
+        """
         graph = helper.make_graph(
             self.nodes,
             self.name,
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], *output])],
+            [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
             self.weights,
         )
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="tunemesh-examples"
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=self.producer
         )
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model, full_check=True)

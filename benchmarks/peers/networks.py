@@ -12,15 +12,17 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from examples.make_models import IR_VERSION, OPSET, Network, resnet18
+from examples.make_models import Network, resnet18
 
 Range = tuple[float, float]
 
 
 class Net(Network):
     """With what these networks have besides."""
+
+    producer = "tunemesh-benchmarks"
 
     def known(self, *values: float) -> str:
         """A constant of floats."""
@@ -75,30 +77,6 @@ class Net(Network):
     def feed_forward(self, x: str, width: int) -> str:
         """Two products with GELU between them."""
         return self.dense(self.gelu(self.dense(x, (width, 4 * width))), (4 * width, width))
-
-    def build(
-        self, inputs: dict[str, tuple[int, list[int]]], output: str, shape: list[int]
-    ) -> onnx.ModelProto:
-        """The checked model of what was appended.
-
-        Args:
-            inputs: element type and shape, by name.
-            output: the name of a value.
-            shape: of the output.
-        """
-        graph = helper.make_graph(
-            self.nodes,
-            self.name,
-            [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
-            self.weights,
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="tunemesh-benchmarks"
-        )
-        model.ir_version = IR_VERSION
-        onnx.checker.check_model(model, full_check=True)
-        return model
 
 
 def bert() -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from tunemesh.stage_workers.graph import (
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import NONE
-from tunemesh.stage_workers.graph.rewriting import rewritten
+from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:
     class Caller(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            if getattr(call.op, "name", "") == "relax.call_tir" and call.args[0] in symbols:
+            if is_call_of_tir(call) and call.args[0] in symbols:
                 return relax.call_dps_packed(symbols[call.args[0]], call.args[1], list(call.ty_args))
             return call
 

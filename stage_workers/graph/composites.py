@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from tunemesh.stage_workers.graph import legalising, models
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.rewriting import rewritten, sizes_of
+from tunemesh.stage_workers.graph.rewriting import operator_of, rewritten, sizes_of
 from tunemesh.stage_workers.measuring.comparison import Array
 
 LAYER_NORM = "relax.nn.layer_norm"
@@ -45,7 +45,7 @@ def gains(module: Any) -> bool:
     import tvm
 
     calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
-    return any(_name(call) == LAYER_NORM for call in calls) or any(
+    return any(operator_of(call) == LAYER_NORM for call in calls) or any(
         _found(function) for _, function in module.functions_items() if hasattr(function.body, "blocks")
     )
 
@@ -115,20 +115,20 @@ def _found(function: Any) -> dict[Any, Normalised]:
 
 def _normalised(graph: dict[Any, Any], value: Any) -> Normalised | None:
     """(x - mean) / sqrt(variance + epsilon), or times one over that."""
-    if _name(value) not in ("relax.divide", "relax.multiply"):
+    if operator_of(value) not in ("relax.divide", "relax.multiply"):
         return None
     pairs = [(value.args[0], value.args[1])]
-    if _name(value) == "relax.multiply":
+    if operator_of(value) == "relax.multiply":
         pairs.append((value.args[1], value.args[0]))
     for first, other in pairs:
         centred = _centred(graph, first)
-        deviation = other if _name(value) == "relax.divide" else _inverted(graph, other)
+        deviation = other if operator_of(value) == "relax.divide" else _inverted(graph, other)
         variance = _under_root(graph, deviation)
         if centred is None or variance is None:
             continue
         x, axis = centred
         summed = _bound(graph, variance)
-        if _name(summed) != "relax.add":
+        if operator_of(summed) != "relax.add":
             continue
         for squares, epsilon in (list(summed.args), list(summed.args)[::-1]):
             number = _number(epsilon)
@@ -141,7 +141,7 @@ def _centred(graph: dict[Any, Any], expression: Any) -> tuple[Any, int] | None:
     """x and the axis, of x - mean(x)."""
 
     value = _bound(graph, expression)
-    if _name(value) != "relax.subtract":
+    if operator_of(value) != "relax.subtract":
         return None
     x, mean = value.args
     axis = _mean_axis(graph, mean, x)
@@ -151,7 +151,7 @@ def _centred(graph: dict[Any, Any], expression: Any) -> tuple[Any, int] | None:
 def _mean_axis(graph: dict[Any, Any], expression: Any, x: Any) -> int | None:
     """The one axis along which an expression is the mean of x, and keeps it."""
     value = _bound(graph, expression)
-    if _name(value) != "relax.mean" or not value.args[0].same_as(x) or not value.attrs.keepdims:
+    if operator_of(value) != "relax.mean" or not value.args[0].same_as(x) or not value.attrs.keepdims:
         return None
     shape = sizes_of(x.ty)
     axes = value.attrs.axis
@@ -162,18 +162,18 @@ def _mean_axis(graph: dict[Any, Any], expression: Any, x: Any) -> int | None:
 
 def _is_variance(graph: dict[Any, Any], expression: Any, x: Any, axis: int) -> bool:
     value = _bound(graph, expression)
-    if _name(value) == "relax.variance":
+    if operator_of(value) == "relax.variance":
         axes = value.attrs.axis
         one = axes is not None and len(axes) == 1 and int(axes[0]) % int(x.ty.ndim) == axis
         return bool(one and value.attrs.keepdims and value.args[0].same_as(x))
-    if _name(value) != "relax.mean":
+    if operator_of(value) != "relax.mean":
         return False
     squared = value.args[0]
     if _mean_axis(graph, expression, squared) != axis:
         return False
     square = _bound(graph, squared)
-    twice = _name(square) == "relax.multiply" and square.args[0].same_as(square.args[1])
-    power = _name(square) == "relax.power" and _number(square.args[1]) == 2.0
+    twice = operator_of(square) == "relax.multiply" and square.args[0].same_as(square.args[1])
+    power = operator_of(square) == "relax.power" and _number(square.args[1]) == 2.0
     if not (twice or power):
         return False
     centred = _centred(graph, square.args[0])
@@ -183,15 +183,15 @@ def _is_variance(graph: dict[Any, Any], expression: Any, x: Any, axis: int) -> b
 def _inverted(graph: dict[Any, Any], expression: Any) -> Any:
     """What an expression is one over, or is the root of; ``None`` where it is neither."""
     value = _bound(graph, expression)
-    if _name(value) == "relax.divide" and _number(value.args[0]) == 1.0:
+    if operator_of(value) == "relax.divide" and _number(value.args[0]) == 1.0:
         return value.args[1]
-    return expression if _name(value) == "relax.rsqrt" else None
+    return expression if operator_of(value) == "relax.rsqrt" else None
 
 
 def _under_root(graph: dict[Any, Any], expression: Any) -> Any:
     value = _bound(graph, expression)
-    half = _name(value) == "relax.power" and _number(value.args[1]) == 0.5
-    if half or _name(value) in ("relax.sqrt", "relax.rsqrt"):
+    half = operator_of(value) == "relax.power" and _number(value.args[1]) == 0.5
+    if half or operator_of(value) in ("relax.sqrt", "relax.rsqrt"):
         return value.args[0]
     return None
 
@@ -201,16 +201,16 @@ def _scaled(found: dict[Any, Normalised], binding: Any) -> Normalised | None:
     from tvm import relax
 
     value = binding.value
-    if _name(value) not in ("relax.multiply", "relax.add"):
+    if operator_of(value) not in ("relax.multiply", "relax.add"):
         return None
     for first, other in (list(value.args), list(value.args)[::-1]):
         known = found.get(first) if isinstance(first, relax.Var) else None
         along = _along(known, other) if known is not None else None
         if known is None or along is None:
             continue
-        if _name(value) == "relax.multiply" and known.scale is None and known.shift is None:
+        if operator_of(value) == "relax.multiply" and known.scale is None and known.shift is None:
             return Normalised(known.data, known.axis, known.epsilon, along)
-        if _name(value) == "relax.add" and known.shift is None:
+        if operator_of(value) == "relax.add" and known.shift is None:
             return Normalised(known.data, known.axis, known.epsilon, known.scale, along)
     return None
 
@@ -243,10 +243,6 @@ def _number(expression: Any) -> float | None:
         return None
     values = expression.value.numpy()
     return float(values.reshape(-1)[0]) if values.size == 1 and values.dtype.kind == "f" else None
-
-
-def _name(value: Any) -> str:
-    return str(getattr(getattr(value, "op", None), "name", ""))
 
 
 # -- As TIR --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.graph.rewriting import is_static, rewritten
+from tunemesh.stage_workers.graph.rewriting import is_static, operator_of, rewritten
 from tunemesh.stage_workers.measuring.comparison import Array, numpy_dtype
 
 Fold = Callable[..., Array]
@@ -26,7 +26,7 @@ def fold(module: Any) -> Any:
     class Folder(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            known = FOLDS.get(str(getattr(call.op, "name", "")))
+            known = FOLDS.get(operator_of(call))
             if known is None or not is_static(call.ty):
                 return call
             given = [self._value(each) for each in call.args if not isinstance(each, relax.ShapeExpr)]

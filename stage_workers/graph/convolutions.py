@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from tunemesh.stage_workers.graph import models, winograd, workloads
 from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.rewriting import operator_of
 
 CONVOLUTION = "relax.nn.conv2d"
 CHANNELS_LAST = "NHWC"
@@ -60,7 +61,9 @@ def gains(module: Any, layouts: Collection[str]) -> bool:
 
     calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
     found = [
-        _read(call) for call in calls if _name(call) == CONVOLUTION and call.attrs.data_layout in layouts
+        _read(call)
+        for call in calls
+        if operator_of(call) == CONVOLUTION and call.attrs.data_layout in layouts
     ]
     return any(each is not None and each.pays for each in found)
 
@@ -132,10 +135,6 @@ def _convolve(
         )
 
     return te.compute((sizes["N"], height, width, outputs), compute, name="conv2d_nhwc")
-
-
-def _name(call: Any) -> str:
-    return str(getattr(call.op, "name", ""))
 
 
 def _read(call: Any) -> Convolution | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tunemesh.stage_workers.graph import polynomials, targets
+from tunemesh.stage_workers.graph.rewriting import operator_of
 from tunemesh.stage_workers.graph.vector_code import Code, Value
 
 MARK = "tunemesh.fast_math"
@@ -166,7 +167,7 @@ def _by_library(call: Any) -> Any:
     """TVM's tanh as a call of the C library; others as they are."""
     from tvm import tirx
 
-    if str(getattr(call.op, "name", "")) != "tirx.tanh":
+    if operator_of(call) != "tirx.tanh":
         return call
     dtype = str(call.ty.dtype)
     if dtype not in DTYPES | {"float64"}:
@@ -218,7 +219,7 @@ def _single(argument: Any) -> Any:
 
 
 def _is_replaced(call: Any) -> bool:
-    return str(getattr(call.op, "name", "")) in REPLACED and str(call.ty.dtype) in DTYPES
+    return operator_of(call) in REPLACED and str(call.ty.dtype) in DTYPES
 
 
 # -- Code ----------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def _with_code(function: Any) -> Any:
     used: dict[tuple[str, int], str] = {}
 
     def call_code(call: Any) -> Any:
-        name = str(getattr(call.op, "name", ""))
+        name = operator_of(call)
         if not name.startswith(PREFIX):
             return call
         name, dtype = name.removeprefix(PREFIX), str(call.ty.dtype)

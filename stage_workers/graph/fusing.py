@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, operator_of
 
 PATTERN = "op_pattern"
 """TVM's attribute of functions that may be fused, with one of:"""
@@ -106,7 +107,7 @@ def groups(module: Any) -> list[Group]:
 
 def _group(module: Any, name: str, function: Any) -> Group | None:
     bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    members = [(b.var, b.value.args[0], b.value.args[1]) for b in bindings if _is_kernel_call(b.value)]
+    members = [(b.var, b.value.args[0], b.value.args[1]) for b in bindings if is_call_of_tir(b.value)]
     of = {variable: module[kernel] for variable, kernel, _ in members}
     anchors = [v for v, kernel in of.items() if pattern(kernel) in (REDUCTION, ANCHOR)]
     if len(members) < 2 or not anchors:
@@ -137,15 +138,11 @@ def _branches(function: Any) -> bool:
     found: list[Any] = []
 
     def visit(call: Any) -> None:
-        if str(getattr(call.op, "name", "")) == "tirx.if_then_else":
+        if operator_of(call) == "tirx.if_then_else":
             found.append(call)
 
     tvm_ffi.structural_walk(function.body, [(tirx.Select, found.append), (tvm.ir.Call, visit)])
     return bool(found)
-
-
-def _is_kernel_call(value: Any) -> bool:
-    return str(getattr(getattr(value, "op", None), "name", "")) == "relax.call_tir"
 
 
 def _resizes(function: Any) -> bool:

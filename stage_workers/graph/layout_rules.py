@@ -14,7 +14,7 @@ import numpy as np
 
 from tunemesh.stage_workers.graph import axis_rules, permutations, transposed, turning
 from tunemesh.stage_workers.graph.permutations import Order
-from tunemesh.stage_workers.graph.rewriting import sizes_of
+from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
 from tunemesh.stage_workers.graph.views import Moving, Rule, View
 
 UNARY = (
@@ -47,7 +47,7 @@ def apply(moving: Moving, value: Any) -> View | list[View] | None:
         return fields[int(value.index)] if fields is not None else None
     if not isinstance(value, tvm.ir.Call):
         return None
-    name = str(getattr(value.op, "name", ""))
+    name = operator_of(value)
     rule = _elementwise if name in ELEMENTWISE else RULES.get(name)
     return rule(moving, value) if rule is not None else None
 

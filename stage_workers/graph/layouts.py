@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.stage_workers.graph import constants, layout_rules, models, turning
+from tunemesh.stage_workers.graph.rewriting import operator_of
 from tunemesh.stage_workers.graph.views import Moving, View
 
 
@@ -36,7 +37,7 @@ def gains(module: Any) -> bool:
     import tvm
 
     calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
-    names = [str(getattr(call.op, "name", "")) for call in calls]
+    names = [operator_of(call) for call in calls]
     convolved = any(name.startswith("relax.nn.conv") for name in names)
     return convolved or names.count(turning.TRANSPOSITION) > 1
 

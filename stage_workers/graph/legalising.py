@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunemesh.stage_workers.graph import models
-from tunemesh.stage_workers.graph.rewriting import fields_of, is_static
+from tunemesh.stage_workers.graph.rewriting import fields_of, is_call_of_tir, is_static
 
 Legalize = Callable[[Any, Any], Any]
 """From a block builder and a call to what takes its place."""
@@ -91,7 +91,7 @@ def _operands(call: Any) -> list[Any]:
 
 def _is_plain(result: Any, operands: list[Any]) -> bool:
     """Whether what takes a call's place passes its operands on, in order, and nothing else."""
-    if str(getattr(getattr(result, "op", None), "name", "")) != "relax.call_tir" or len(result.args) != 2:
+    if not is_call_of_tir(result) or len(result.args) != 2:
         return False
     passed = list(result.args[1].fields)
     return len(passed) == len(operands) and all(

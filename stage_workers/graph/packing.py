@@ -17,7 +17,7 @@ from typing import Any
 
 from tunemesh.stage_workers.graph import targets, variants, weights, workloads
 from tunemesh.stage_workers.graph.options import Packing
-from tunemesh.stage_workers.graph.rewriting import rewritten
+from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
 
 Place = tuple[Any, tuple[int, ...], int]
 """Where a constant is read: by which function, with weights as which of its parameters, and as which one. The
@@ -71,11 +71,6 @@ def mark(module: Any, target: str, how: Packing) -> Any:
 
     changed = rewritten(builder.get(), lambda each: tvm_ffi.structural_map(each, (tvm.ir.Call, marked)))
     return relax.transform.DeadCodeElimination(variants.entries_of(changed))(changed)
-
-
-def is_call_of_tir(expression: Any) -> bool:
-    """Whether it is a call of a function of TIR."""
-    return getattr(getattr(expression, "op", None), "name", "") == "relax.call_tir"
 
 
 def is_constant(expression: Any) -> bool:

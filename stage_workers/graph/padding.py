@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.stage_workers.graph import models
-from tunemesh.stage_workers.graph.rewriting import rewritten
+from tunemesh.stage_workers.graph.rewriting import operator_of, rewritten
 
 CONVOLUTION = "relax.nn.conv2d"
 
@@ -31,7 +31,7 @@ def into_convolutions(module: Any) -> Any:
     class Merger(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            if str(getattr(call.op, "name", "")) != CONVOLUTION or not isinstance(call.args[0], relax.Var):
+            if operator_of(call) != CONVOLUTION or not isinstance(call.args[0], relax.Var):
                 return call
             padded = self.lookup_binding(call.args[0])
             around = _zeros(padded)
@@ -68,7 +68,7 @@ def _with_padding(call: Any, data: Any, padding: list[int]) -> Any:
 
 def _zeros(expression: Any) -> list[tuple[int, int]] | None:
     """How many zeros a call puts before and behind each axis; ``None`` where it does something else."""
-    if str(getattr(getattr(expression, "op", None), "name", "")) != "relax.nn.pad":
+    if operator_of(expression) != "relax.nn.pad":
         return None
     attributes = expression.attrs
     value = float(getattr(attributes.pad_value, "value", attributes.pad_value))

@@ -11,7 +11,7 @@ import inspect
 from typing import Any
 
 from tunemesh.stage_workers.graph import targets
-from tunemesh.stage_workers.graph.rewriting import rewritten
+from tunemesh.stage_workers.graph.rewriting import operator_of, rewritten
 
 HALF = frozenset({"float16", "bfloat16"})
 
@@ -39,7 +39,7 @@ def sum_in_single(module: Any, target: str) -> Any:
     class Widener(relax.PyExprMutator):  # type: ignore[misc]
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            name = str(getattr(call.op, "name", ""))
+            name = operator_of(call)
             if name in SUMS:
                 return self._cast_before(call)
             kind = name.removeprefix("relax.").removeprefix("nn.")

@@ -14,7 +14,7 @@ from typing import Any
 from tunemesh.shared.errors import JobFailed
 from tunemesh.stage_workers.engines.protocol import TirPart, prepack_name
 from tunemesh.stage_workers.graph import compilation, linking, packing, targets, workloads
-from tunemesh.stage_workers.graph.rewriting import rewritten
+from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
 from tunemesh.stage_workers.measuring import loading
 from tunemesh.stage_workers.platforms.protocol import TunedTask
 
@@ -36,7 +36,7 @@ def split(scheduled: Any) -> Any:
         return scheduled
     module = relax.transform.SplitLayoutRewritePreproc()(_calling(function))
     calls = [binding.value for binding in module[MAIN].body.blocks[0].bindings]
-    calls = [call for call in calls if packing.is_call_of_tir(call)]
+    calls = [call for call in calls if is_call_of_tir(call)]
     if len(calls) == 1:
         return scheduled
     copying, computing = calls
@@ -124,7 +124,7 @@ def applied(module: Any, tasks: Mapping[Any, TunedTask], scheduled: Mapping[Any,
     known: dict[tuple[str, int, Any], Any] = {}
 
     def packed(call: Any) -> Any:
-        packer = packers.get(call.args[0]) if packing.is_call_of_tir(call) else None
+        packer = packers.get(call.args[0]) if is_call_of_tir(call) else None
         if packer is None or not packer.numbers:
             return call
         arguments = list(call.args[1].fields)

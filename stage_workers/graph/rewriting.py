@@ -17,6 +17,16 @@ def rewritten(module: Any, change: Callable[[Any], Any]) -> Any:
     return changed
 
 
+def operator_of(expression: Any) -> str:
+    """The name of the operator that an expression calls, of Relax or of TIR; empty where it calls none."""
+    return str(getattr(getattr(expression, "op", None), "name", ""))
+
+
+def is_call_of_tir(expression: Any) -> bool:
+    """Whether it is a call of a function of TIR."""
+    return operator_of(expression) == "relax.call_tir"
+
+
 def is_static(ty: Any) -> bool:
     """Whether it is the type of a tensor all of whose lengths are known."""
     import tvm

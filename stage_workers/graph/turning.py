@@ -14,7 +14,7 @@ from typing import Any
 
 from tunemesh.stage_workers.graph import fusing, models, workloads
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.rewriting import sizes_of
+from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
 
 TRANSPOSITION = "relax.permute_dims"
 BLOCK = 16
@@ -38,7 +38,7 @@ def legalizers(changes: Changes) -> dict[str, Any]:
 
 def _axes(call: Any) -> list[int] | None:
     """The axes of a transposition that is done in blocks; ``None`` for others."""
-    if str(getattr(call.op, "name", "")) != TRANSPOSITION:
+    if operator_of(call) != TRANSPOSITION:
         return None
     shape = sizes_of(call.args[0].ty)
     if shape is None or str(call.ty.dtype) != "float32":
