@@ -7,7 +7,7 @@ function of the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunemesh.stage_workers.graph import models
@@ -96,4 +96,23 @@ def _is_plain(result: Any, operands: list[Any]) -> bool:
     passed = list(result.args[1].fields)
     return len(passed) == len(operands) and all(
         one.same_as(other) for one, other in zip(passed, operands, strict=True)
+    )
+
+
+def written_by_hand(name: str, source: Any, shape: Sequence[int], generate: Callable[[Any, Any], Any]) -> Any:
+    """A TE tensor of ``shape`` and of the dtype of ``source``, the one that it reads, with a fixed schedule.
+
+    Args:
+        name: of the operation.
+        generate: the statements of TIR that compute it, from the buffers of both.
+    """
+    from tvm import te, tirx
+
+    return te.extern(
+        shape,
+        [source],
+        lambda ins, outs: generate(ins[0], outs[0]),
+        dtype=source.dtype,
+        out_buffers=[tirx.decl_buffer(shape, source.dtype, "result", layout=None)],
+        name=name,
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from tunemesh.stage_workers.graph import fusing, models, workloads
+from tunemesh.stage_workers.graph import fusing, legalising, models, workloads
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
 
@@ -65,7 +65,6 @@ def _legalize(builder: Any, call: Any) -> Any:
 
 def turn(data: Any, axes: Sequence[int]) -> Any:
     """``data`` with its axes permuted, as TE, with a fixed schedule. The innermost axis is another one."""
-    from tvm import te, tirx
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T  # noqa: N812
 
@@ -89,14 +88,7 @@ def turn(data: Any, axes: Sequence[int]) -> Any:
                         _block(T, rows, first_row, columns, first_column, written, read, places, move)
             return builder.get()
 
-    return te.extern(
-        result,
-        [data],
-        lambda ins, outs: generate(ins[0], outs[0]),
-        dtype=data.dtype,
-        out_buffers=[tirx.decl_buffer(result, data.dtype, "result", layout=None)],
-        name="transpose",
-    )
+    return legalising.written_by_hand("transpose", data, result, generate)
 
 
 def _places(number: Any, outer: Sequence[int], shape: Sequence[int]) -> dict[int, Any]:

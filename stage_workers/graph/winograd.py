@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tunemesh.stage_workers.graph import legalising
 from tunemesh.stage_workers.measuring.comparison import Array
 
 OUTPUT = 4
@@ -150,7 +151,6 @@ def _by_tiles(
         place: index of value (i, j) of a tile in the result, without the channel.
         inside: whether the result has such a place; by default always.
     """
-    from tvm import te, tirx
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T  # noqa: N812
 
@@ -177,14 +177,7 @@ def _by_tiles(
                         write[(*place(tile, i, j), block * LANES + lane)] = result
             return builder.get()
 
-    return te.extern(
-        shape,
-        [source],
-        lambda ins, outs: generate(ins[0], outs[0]),
-        dtype=source.dtype,
-        out_buffers=[tirx.decl_buffer(shape, source.dtype, "result", layout=None)],
-        name=name,
-    )
+    return legalising.written_by_hand(name, source, shape, generate)
 
 
 class _Local:
