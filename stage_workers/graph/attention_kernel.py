@@ -163,9 +163,13 @@ class _Kernel:
         across = what.depth % lanes == 0 and what.keys.order[-1] == len(what.batch)
         with t.serial(0, whole) as vector:
             if across:  # a column lies in memory as a vector
-                with t.serial(0, what.depth // lanes) as deep, t.unroll(0, lanes) as lane:
-                    with t.vectorized(0, lanes) as inner:
-                        copy(vector, deep * lanes + inner, lane)
+                blocks, rows, columns = (
+                    t.serial(0, what.depth // lanes),
+                    t.unroll(0, lanes),
+                    t.vectorized(0, lanes),
+                )
+                with blocks as deep, rows as lane, columns as inner:
+                    copy(vector, deep * lanes + inner, lane)
             else:
                 with t.serial(0, what.depth) as deep, t.vectorized(0, lanes) as lane:
                     copy(vector, deep, lane)
