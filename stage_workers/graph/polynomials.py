@@ -82,8 +82,8 @@ one is 0 where the power is subnormal."""
 
 def exp(x: Value) -> Value:
     """2 to the n is made of two factors, since that of a subnormal result has none. What is 0 is not computed
-    as a product: one below all numbers takes CPUs many times as long, and in a softmax with a mask half of the
-    results may be 0."""
+    as a product: one below all numbers takes CPUs many times as long, and in a softmax with a mask half of
+    the results may be 0."""
     x = _at_most(x, EXP_MOST)
     none = x < EXP_LEAST
     mantissa, count = _exp_parts(x.code.select(none, 0.0, x))
