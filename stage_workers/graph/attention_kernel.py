@@ -22,6 +22,8 @@ FEW_ROWS = range(4, 7)
 """The same for 16 registers."""
 VECTORS = 2
 """Of a row in a block of a product."""
+TOGETHER = 4
+"""Rows whose exponentials are computed together: one alone would wait for its sum most of the time."""
 
 
 class Layout(Struct, frozen=True):
@@ -130,8 +132,7 @@ class _Kernel:
             with t.serial(0, -(-what.rows // block)) as part:
                 first = t.min(part * block, what.rows - block) if what.rows % block else part * block
                 self._score(place, first, block, keys, scores)
-                with t.serial(0, block) as row:
-                    self._weigh(place, first, row, scores, inverse)
+                self._weigh(place, first, block, scores, inverse)
                 self._mix(place, first, block, scores, inverse)
 
     def _places(self, number: Any) -> tuple[Any, ...]:
@@ -239,45 +240,72 @@ class _Kernel:
     def _keep(self, scores: Any, row: Any, vector: Any, lane: Any, value: Any) -> None:
         scores[(row * self._vectors + vector) * self._lanes + lane] = value
 
-    def _weigh(self, place: tuple[Any, ...], first: Any, row: Any, scores: Any, inverse: Any) -> None:
-        """Scores of a row become their exponentials, less the largest; one over their sum."""
+    def _weigh(self, place: tuple[Any, ...], first: Any, block: int, scores: Any, inverse: Any) -> None:
+        """Scores of each row become their exponentials, less the largest; one over their sum."""
+        whole, left = divmod(block, TOGETHER)
+        if whole:
+            with self._t.serial(0, whole) as part:
+                self._weigh_some(place, first, part * TOGETHER, TOGETHER, scores, inverse)
+        if left:
+            self._weigh_some(place, first, whole * TOGETHER, left, scores, inverse)
+
+    def _weigh_some(
+        self, place: tuple[Any, ...], first: Any, start: Any, count: int, scores: Any, inverse: Any
+    ) -> None:
+        """So many rows, from ``start`` on."""
+        t, lanes = self._t, self._lanes
+        bases = [(start + row) * self._vectors * lanes for row in range(count)]
+        for row, base in enumerate(bases):
+            self._mask(place, first + start + row, base, scores)
+        most, total = self._alloc(count * lanes, "local"), self._alloc(count * lanes, "local")
+        with t.vectorized(0, count * lanes) as lane:
+            most[lane] = self._const(-math.inf)
+        with t.vectorized(0, count * lanes) as lane:
+            total[lane] = self._const(0.0)
+        with t.serial(0, self._vectors) as vector:
+            for row, base in enumerate(bases):
+                with t.vectorized(0, lanes) as lane:
+                    at = row * lanes + lane
+                    most[at] = t.max(most[at], scores[base + vector * lanes + lane])
+        for row in range(count):
+            self._folded(most, row * lanes, t.max)
+        with t.serial(0, self._vectors) as vector:
+            for row, base in enumerate(bases):
+                with t.vectorized(0, lanes) as lane:
+                    at = base + vector * lanes + lane
+                    scores[at] = t.exp(scores[at] - most[row * lanes + lane])
+                    total[row * lanes + lane] = total[row * lanes + lane] + scores[at]
+        for row in range(count):
+            self._folded(total, row * lanes, lambda one, other: one + other)
+            inverse[start + row] = self._const(1.0) / total[row * lanes]
+
+    def _folded(self, vectors: Any, first: int, joined: Any) -> None:
+        """Each number of a vector becomes all of them joined."""
+        from tvm import tirx
+
+        lanes = self._lanes
+        whole = tirx.Ramp(first, 1, lanes)
+        half = lanes // 2
+        while half:
+            turned = [(lane + half) % lanes for lane in range(lanes)]
+            vectors[whole] = joined(vectors[whole], tirx.Shuffle([vectors[whole]], turned))
+            half //= 2
+
+    def _mask(self, place: tuple[Any, ...], row: Any, base: Any, scores: Any) -> None:
+        """What is added to the scores of a row, and minus infinity where there is no column to see."""
         t, what, lanes = self._t, self._what, self._lanes
-        base = row * self._vectors * lanes
         for number, lengths in enumerate(what.masks, 3):
-            self._add_mask(self._buffers[number], lengths, (*place, first + row), base, scores)
+            self._add_mask(self._buffers[number], lengths, (*place, row), base, scores)
         whole, left = divmod(what.columns, lanes)
-        most, total = self._alloc(lanes, scope="local"), self._alloc(lanes, scope="local")
-        least = self._const(-math.inf)
-        with t.vectorized(0, lanes) as lane:
-            most[lane] = least
         if what.causal is not None:
-            last = t.min(first + row + what.causal, what.columns - 1)
+            last = t.min(row + what.causal, what.columns - 1)
             with t.serial(0, self._vectors) as vector, t.vectorized(0, lanes) as lane:
                 at = base + vector * lanes + lane
-                scores[at] = t.Select(vector * lanes + lane <= last, scores[at], least)
+                scores[at] = t.Select(vector * lanes + lane <= last, scores[at], self._const(-math.inf))
         elif left:
             with t.vectorized(0, lanes) as lane:
                 at = base + whole * lanes + lane
-                scores[at] = t.Select(lane < left, scores[at], least)
-        with t.serial(0, self._vectors) as vector, t.vectorized(0, lanes) as lane:
-            most[lane] = t.max(most[lane], scores[base + vector * lanes + lane])
-        self._folded(most, t.max)
-        with t.vectorized(0, lanes) as lane:
-            total[lane] = self._const(0.0)
-        with t.serial(0, self._vectors) as vector, t.vectorized(0, lanes) as lane:
-            at = base + vector * lanes + lane
-            scores[at] = t.exp(scores[at] - most[0])
-            total[lane] = total[lane] + scores[at]
-        self._folded(total, lambda one, other: one + other)
-        inverse[row] = self._const(1.0) / total[0]
-
-    def _folded(self, vector: Any, joined: Any) -> None:
-        """All numbers of a vector joined to one, its first."""
-        half = self._lanes // 2
-        while half:
-            with self._t.vectorized(0, half) as lane:
-                vector[lane] = joined(vector[lane], vector[lane + half])
-            half //= 2
+                scores[at] = t.Select(lane < left, scores[at], self._const(-math.inf))
 
     def _add_mask(
         self, mask: Any, lengths: tuple[int, ...], row: tuple[Any, ...], base: Any, scores: Any
