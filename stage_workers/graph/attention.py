@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tunemesh.stage_workers.graph import attention_kernel, fusing, targets, workloads
+from tunemesh.stage_workers.graph import attention_kernel, fusing, projections, targets, workloads
 from tunemesh.stage_workers.graph.attention_kernel import Attention, Layout
 from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
 
@@ -38,11 +38,13 @@ class Operand(Struct, frozen=True):
         value: its expression.
         axes: which of its axes each axis is, as of a transposition.
         scale: that it is multiplied with.
+        alone: whether nothing else reads what is between the two.
     """
 
     value: Any
     axes: tuple[int, ...]
     scale: float = 1.0
+    alone: bool = True
 
     @property
     def innermost(self) -> int:
@@ -60,10 +62,12 @@ class Found(Struct, frozen=True):
     Attributes:
         what: is computed.
         operands: queries, keys, values, and masks.
+        joined: products that some of them are, to be computed as one.
     """
 
     what: Attention
     operands: list[Any]
+    joined: projections.Joined | None = None
 
 
 def gains(module: Any, target: str) -> bool:
@@ -87,9 +91,15 @@ def put_together(module: Any, target: str) -> Any:
             if known is None:
                 super().visit_var_binding_(binding)
                 return
+            operands = list(known.operands)
+            if known.joined is not None:
+                source = self.visit_expr(known.joined.parts[0].source)
+                whole = projections.emit(known.joined, source, self.builder_)
+                for member in known.joined.members:
+                    operands[member] = whole
             made = self.builder_.call_te(
                 _attend(known.what),
-                *map(self.visit_expr, known.operands),
+                *map(self.visit_expr, operands),
                 primfunc_name_hint="attention",
                 # It has its schedule, and is fused with nothing.
                 primfunc_attrs={workloads.SCHEDULED: True, fusing.PATTERN: fusing.OPAQUE},
@@ -128,11 +138,13 @@ class _Finder:
         self._lanes, self._registers = targets.vectors(target)
         self._values: dict[Any, Any] = {}
         self._uses: Counter[Any] = Counter()
+        self._constants: Counter[Any] = Counter()
         blocks = [each for each in function.body.blocks if isinstance(each, relax.DataflowBlock)]
         bindings = [each for block in blocks for each in block.bindings if isinstance(each, relax.VarBinding)]
         for binding in bindings:
             self._values[binding.var] = binding.value
             self._uses.update(_read(binding.value))
+        self._constants = projections.constants_of([each.value for each in bindings])
         readers = {v: each for each in bindings for v in _read(each.value) if self._uses[v] == 1}
         for binding in bindings:
             known = self._composed(binding.value) or self._operator(binding.value)
@@ -150,7 +162,7 @@ class _Finder:
                 order = known.what.result.order
                 result = Layout(tuple(order[axis] for axis in steps))
                 what = msgspec.structs.replace(known.what, result=result)
-                self.found[reader.var] = Found(what, known.operands)
+                self.found[reader.var] = msgspec.structs.replace(known, what=what)
                 return
         self.found[binding.var] = known
 
@@ -265,6 +277,12 @@ class _Finder:
         scale *= queries.scale * keys.scale
         if not math.isfinite(scale):
             return None
+        joined = projections.joined([self._projection(each) for each in (queries, keys, values)])
+        layouts = [each.layout for each in (queries, keys, values)]
+        for number, member in enumerate(joined.members if joined is not None else []):
+            assert joined is not None
+            place = joined.offset(number), joined.parts[number].columns
+            layouts[member] = msgspec.structs.replace(layouts[member], joined=place)
         what = Attention(
             batch=tuple(batch),
             rows=rows,
@@ -272,16 +290,23 @@ class _Finder:
             depth=depth,
             width=width,
             scale=scale,
-            queries=queries.layout,
-            keys=keys.layout,
-            values=values.layout,
+            queries=layouts[0],
+            keys=layouts[1],
+            values=layouts[2],
             result=Operand(None, result).layout,
             masks=[each for each in lengths if each is not None],
             causal=causal,
             lanes=lanes,
             registers=self._registers,
         )
-        return Found(what, [queries.value, keys.value, values.value, *masks])
+        return Found(what, [queries.value, keys.value, values.value, *masks], joined)
+
+    def _projection(self, operand: Operand) -> projections.Projection | None:
+        """The product that an operand is cut from, if nothing else reads it."""
+        value, shape = self._once(operand.value), sizes_of(operand.value.ty)
+        if value is None or shape is None or not operand.alone or len(shape) < 3:
+            return None
+        return projections.projection(value, self._once, self._constants, shape)
 
     def _moved(self, operand: Operand, innermost: tuple[int, ...], scaled: bool) -> Operand:
         """An operand before transpositions and, where that is wanted, before it was scaled: the first one
@@ -291,12 +316,13 @@ class _Finder:
             value = self._values.get(operand.value)
             if value is None:
                 return best
+            alone = operand.alone and self._once(operand.value) is not None
             if operator_of(value) == TRANSPOSITION:
                 steps = _axes(value)
                 axes = tuple(steps[axis] for axis in operand.axes)
-                operand = Operand(value.args[0], axes, operand.scale)
+                operand = Operand(value.args[0], axes, operand.scale, alone)
             elif scaled and (factor := _factor(value)) is not None and _same_shape(factor[0], value):
-                operand = Operand(factor[0], operand.axes, operand.scale * factor[1])
+                operand = Operand(factor[0], operand.axes, operand.scale * factor[1], alone)
             else:
                 return best
             if operand.innermost in innermost:

@@ -31,13 +31,21 @@ class Layout(Struct, frozen=True):
 
     Attributes:
         order: the place that each axis in memory has in the shape that the graph says.
+        joined: the last two axes in memory, heads and their columns, are one, in which others come before and
+            behind: the columns before, and those of a head. ``None`` where each is one of its own.
     """
 
     order: tuple[int, ...]
+    joined: tuple[int, int] | None = None
 
     def at(self, *index: Any) -> tuple[Any, ...]:
         """The index in memory of a place in the tensor that the graph says."""
-        return tuple(index[axis] for axis in self.order)
+        places = tuple(index[axis] for axis in self.order)
+        if self.joined is None:
+            return places
+        first, columns = self.joined
+        *before, head, column = places
+        return (*before, first + head * columns + column)
 
 
 class Attention(Struct, frozen=True, kw_only=True):

@@ -14,18 +14,29 @@ from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
 from tunemesh.stage_workers.graph import attention, compilation, models, optimisation
 from tunemesh.stage_workers.graph.changes import NONE, Changes
+from tunemesh.stage_workers.graph.rewriting import is_call_of_tir
 from tunemesh.stage_workers.measuring import loading
 from tunemesh.stage_workers.measuring.comparison import Array
 
+PROJECTIONS = "qf = MatMul (x, Wq)  kf = MatMul (x, Wk)  vf = MatMul (x, Wv)"
 
-def heads(name: str, scores: str, inputs: str = "", tokens: int = 37, **values: Any) -> Case:
+
+def heads(
+    name: str,
+    scores: str,
+    inputs: str = "",
+    tokens: int = 37,
+    projections: str = PROJECTIONS,
+    output: str = "",
+    **values: Any,
+) -> Case:
     """Two heads of 16 of a tensor, brought to the front and back as exporters do; ``scores`` from ``a``, the
     product, to ``s``."""
     ends = ", ".join(filter(None, [f"float[1,{tokens},32] x", inputs]))
     return case(
         name,
-        f"""({ends}) => (float[1,{tokens},32] y) {{
-            qf = MatMul (x, Wq)  kf = MatMul (x, Wk)  vf = MatMul (x, Wv)
+        f"""({ends}) => (float[1,{tokens},32] y{output}) {{
+            {projections}
             qs = Reshape (qf, split)  ks = Reshape (kf, split)  vs = Reshape (vf, split)
             q = Transpose <perm = [0, 2, 1, 3]> (qs)
             k = Transpose <perm = [0, 2, 3, 1]> (ks)
@@ -92,8 +103,7 @@ def computed(module: Any, target: str, inputs: dict[str, Array]) -> Array:
     import tvm
 
     main = compilation.main_of(module, target)
-    (got,) = loading.flatten(main(*map(tvm.runtime.tensor, inputs.values())))
-    return got
+    return loading.flatten(main(*map(tvm.runtime.tensor, inputs.values())))[0]
 
 
 def names(module: Any) -> list[str]:
@@ -123,6 +133,54 @@ def test_what_is_masked_has_no_share_and_a_row_without_any_share_is_nan(target: 
     got, wanted = computed(changed, target, inputs), expected(made, inputs)[0]
     assert np.isnan(got[0, 5]).all()
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def columns(module: Any) -> list[int]:
+    """Of the weights of all products that a module computes."""
+    import tvm
+
+    calls = [node for node in models.nodes(module) if isinstance(node, tvm.ir.Call)]
+    fields = [each for call in calls if is_call_of_tir(call) for each in call.args[1].fields]
+    constants = [each.value for each in fields if isinstance(each, tvm.ir.GenericConst)]
+    return [int(each.shape[1]) for each in constants if len(each.shape) == 2]
+
+
+QUERIES, KEYS, VALUES = (f"{x}m = MatMul (x, W{x})  {x}f = Add ({x}m, b{x})" for x in ("q", "k", "v"))
+PROJECTED = {
+    "of one input": (f"{QUERIES} {KEYS} {VALUES}", "", [96]),
+    "with a bias before": (f"{QUERIES} {KEYS} vm = MatMul (x, Wv)  vf = Add (bv, vm)", "", [96]),
+    "without biases": (PROJECTIONS, "", [96]),
+    "one without a bias": (f"{QUERIES} {VALUES} kf = MatMul (x, Wk)", "", [32, 64]),
+    "queries of another input": (
+        f"z = Relu (x)  qm = MatMul (z, Wq)  qf = Add (qm, bq) {KEYS} {VALUES}",
+        "",
+        [32, 64],
+    ),
+    "a weight that is read twice": (
+        f"{QUERIES} z = Relu (x)  km = MatMul (z, Wq)  kf = Add (km, bk) {VALUES}",
+        "",
+        [32] * 3,
+    ),
+    "the same queries and keys": (f"{QUERIES} km = MatMul (x, Wq)  kf = Add (km, bk) {VALUES}", "", [32] * 2),
+    "keys that are read elsewhere": (
+        f"{QUERIES} {KEYS} {VALUES} n = Relu (kf)",
+        ", float[1,37,32] n",
+        [32, 64],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", PROJECTED)
+def test_products_of_one_input_are_one_where_nothing_else_reads_them(target: str, how: str) -> None:
+    written, output, widths = PROJECTED[how]
+    biases = {name: weights(32) for name in ("bq", "bk", "bv")}
+    made = heads("joined", "s = Identity (a)", projections=written, output=output, **biases).make()
+    changed = optimisation.optimise(module_of(made), target, Changes(attention=True)).module
+    assert sorted(columns(changed)) == widths
+    inputs = inputs_of(made)
+    np.testing.assert_allclose(
+        computed(changed, target, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 KEPT = [
