@@ -84,7 +84,14 @@ class Bench:
             seed=1,
             # All repeats of every candidate, so that there is time to be disturbed.
             settings=Settings(cut_short=None),
-            options={"graph": {"layout": "given", "convolutions": "direct", "fusion": "default"}},
+            options={
+                "graph": {
+                    "layout": "given",
+                    "convolutions": "direct",
+                    "fusion": "default",
+                    "products": "given",
+                }
+            },
             work=work,
             task="t00",
         )

@@ -12,17 +12,21 @@ class Changes(Struct, frozen=True, kw_only=True):
         fast_math: exp and the like may be computed by arithmetic on whole vectors.
         composed: layer normalisation is one function, whatever it was written as, and zeros around an image
             are part of the convolution that reads it.
+        attention: is computed by one kernel.
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
         blocked: transpositions that are left are done block by block.
+        rounded: products with a number of rows that cannot be cut into blocks compute a few more.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
 
     composed: bool = False
+    attention: bool = False
     channels_last: bool = False
     fast_math: bool = False
     blocked: bool = False
+    rounded: bool = False
     winograd: bool = False
     apart: list[str] = []
 

@@ -65,7 +65,7 @@ def with_operators(module: Any, target: str) -> Any:
     """``module`` with our operators in place of TVM's in the functions that are marked, which are so no more:
     what is to become code is said by the operators. In others tanh becomes a call of the C library: TVM has a
     formula that gives 0 for small numbers."""
-    return module if targets.is_gpu(target) else _rewritten(module, _replaced, _by_library)
+    return module if targets.is_gpu(target) else _rewritten(module, _replaced, _by_library, _multiplied)
 
 
 def without_marks(module: Any) -> Any:
@@ -84,16 +84,26 @@ def is_marked(function: Any) -> bool:
     return bool(function.attrs and MARK in function.attrs)
 
 
-def _rewritten(module: Any, marked: Callable[[Any], Any], others: Callable[[Any], Any] | None = None) -> Any:
-    """``module`` with calls changed in functions that are marked, and are so no more, and in others."""
+def _rewritten(
+    module: Any,
+    marked: Callable[[Any], Any],
+    others: Callable[[Any], Any] | None = None,
+    quotients: Callable[[Any], Any] | None = None,
+) -> Any:
+    """``module`` with calls changed in functions that are marked, and are so no more, and in others; and
+    with quotients changed in those that are marked."""
     import tvm
     import tvm_ffi
+    from tvm import tirx
 
     changed = module.clone()
     for name, function in module.functions_items():
         change = marked if is_marked(function) else others
         if isinstance(function, tvm.tirx.PrimFunc) and change is not None:
-            body = tvm_ffi.structural_map(function.body, (tvm.ir.Call, change))
+            maps = [(tvm.ir.Call, change)]
+            if is_marked(function) and quotients is not None:
+                maps.append((tirx.Div, quotients))
+            body = tvm_ffi.structural_map(function.body, maps)
             new = function if body.same_as(function.body) else function.with_body(body)
             changed[name] = new.without_attr(MARK) if is_marked(new) else new
     return changed
@@ -161,6 +171,20 @@ def _replaced(call: Any) -> Any:
     count = _small_whole(others[0]) if others else 0
     result = _call(f"pow{count}", base) if count else _call(name, base, *others)
     return result if dtype == SINGLE else tirx.Cast(dtype, result)
+
+
+def _multiplied(quotient: Any) -> Any:
+    """A quotient with a constant divisor as a product: a division takes a CPU as long as some ten products.
+    It is off by a unit in the last place at most, where the inverse is a normal number."""
+    from tvm import tirx
+
+    divisor, dtype = quotient.b, str(quotient.ty.dtype)
+    if dtype != SINGLE or not isinstance(divisor, tirx.FloatImm):
+        return quotient
+    value = float(divisor.value)
+    if not TINY <= abs(value) <= 1 / TINY:
+        return quotient
+    return quotient.a * tirx.const(1 / value, dtype)
 
 
 def _by_library(call: Any) -> Any:

@@ -99,20 +99,24 @@ def _is_plain(result: Any, operands: list[Any]) -> bool:
     )
 
 
-def written_by_hand(name: str, source: Any, shape: Sequence[int], generate: Callable[[Any, Any], Any]) -> Any:
-    """A TE tensor of ``shape`` and of the dtype of ``source``, the one that it reads, with a fixed schedule.
+def written_by_hand(
+    name: str, sources: Sequence[Any], shape: Sequence[int], generate: Callable[..., Any]
+) -> Any:
+    """A TE tensor of ``shape`` and of the dtype of what it reads first, with a fixed schedule.
 
     Args:
         name: of the operation.
-        generate: the statements of TIR that compute it, from the buffers of both.
+        sources: TE tensors that it reads.
+        generate: the statements of TIR that compute it, from the buffers of all that is read, and its own.
     """
     from tvm import te, tirx
 
+    dtype = sources[0].dtype
     return te.extern(
         shape,
-        [source],
-        lambda ins, outs: generate(ins[0], outs[0]),
-        dtype=source.dtype,
-        out_buffers=[tirx.decl_buffer(shape, source.dtype, "result", layout=None)],
+        list(sources),
+        lambda ins, outs: generate(*ins, outs[0]),
+        dtype=dtype,
+        out_buffers=[tirx.decl_buffer(shape, dtype, "result", layout=None)],
         name=name,
     )

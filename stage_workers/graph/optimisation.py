@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.graph import (
+    attention,
     composites,
     constants,
     convolutions,
@@ -20,6 +21,7 @@ from tunemesh.stage_workers.graph import (
     models,
     padding,
     precision,
+    products,
     targets,
     turning,
     variants,
@@ -60,9 +62,11 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
             simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
             if changes.composed:
                 simple = padding.into_convolutions(composites.put_together(simple))
+            if changes.attention:
+                simple = attention.put_together(simple, target)
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
-            own = [each.legalizers(changes) for each in (convolutions, composites, turning)]
+            own = [each.legalizers(changes) for each in (convolutions, composites, products, turning)]
             rules = legalising.legalizers(simple, dict(ChainMap(*own)))
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)

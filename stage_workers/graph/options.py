@@ -22,8 +22,11 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
             lies.
         convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
             algorithm where that is faster; ``direct`` computes all as they are defined.
-        fusion: on a CPU, ``extended`` computes a layer normalisation in one function, whatever it was written
-            as, and padding in the convolution that follows; ``default`` fuses as TVM does.
+        fusion: on a CPU, ``extended`` computes a layer normalisation in one function, and attention in one
+            kernel, whatever they were written as, and padding in the convolution that follows; ``default``
+            fuses as TVM does.
+        products: on a CPU, ``rounded`` computes up to 4 % more rows of a matrix product whose number of rows
+            cannot be cut into blocks, such as 197; ``given`` computes those that there are.
         weights: in which order those of convolutions and matrix products lie in memory, on a CPU: ``packed``
             lets every task choose the order that its schedule reads them in, but for weights that several
             tasks read, which the model would have to hold for each; ``packed-per-task`` does that, too;
@@ -33,6 +36,7 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
     layout: Literal["channels-last", "given"] = "channels-last"
     convolutions: Literal["winograd", "direct"] = "winograd"
     fusion: Literal["extended", "default"] = "extended"
+    products: Literal["rounded", "given"] = "rounded"
     weights: Packing = "packed"
 
 

@@ -81,12 +81,14 @@ one is 0 where the power is subnormal."""
 
 
 def exp(x: Value) -> Value:
-    """2 to the n is made of two factors, since that of a subnormal result has none."""
+    """2 to the n is made of two factors, since that of a subnormal result has none. What is 0 is not computed
+    as a product: one below all numbers takes CPUs many times as long, and in a softmax with a mask half of
+    the results may be 0."""
     x = _at_most(x, EXP_MOST)
-    x = x.code.select(x < EXP_LEAST, EXP_LEAST, x)
-    mantissa, count = _exp_parts(x)
+    none = x < EXP_LEAST
+    mantissa, count = _exp_parts(x.code.select(none, 0.0, x))
     half = count >> 1
-    return mantissa * _two_to_the(half) * _two_to_the(count - half)
+    return x.code.select(none, 0.0, mantissa * _two_to_the(half) * _two_to_the(count - half))
 
 
 def sigmoid(x: Value) -> Value:

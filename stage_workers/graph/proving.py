@@ -16,6 +16,7 @@ from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.engines.metaschedule import probing
 from tunemesh.stage_workers.graph import (
     apart,
+    attention,
     checking,
     compilation,
     composites,
@@ -24,6 +25,7 @@ from tunemesh.stage_workers.graph import (
     objects,
     optimisation,
     padding,
+    products,
     targets,
     tasks,
     turning,
@@ -104,16 +106,20 @@ def _wanted(module: Any, target: str, options: GraphOptions, plain: Changes) -> 
     return msgspec.structs.replace(
         plain,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
+        attention=options.fusion == "extended" and attention.gains(module, target),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
+        rounded=options.products == "rounded" and products.gains(module),
         winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
     )
 
 
 UNDONE = {
     "composed": "layer normalisation and padding are computed as the model has them",
+    "attention": "attention is computed by the operators that it is written as",
     "channels_last": "tensors lie as the model has them, and not with channels last",
     "blocked": "transpositions are done row by row, and not block by block",
+    "rounded": "products have as many rows as in the model, though they cannot be cut into blocks",
     "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
 }
 """What a note says where a change is not made."""

@@ -76,6 +76,19 @@ def cores(target: str) -> int:
     return int(json.loads(target).get("num-cores", 1))
 
 
+def vectors(target: str) -> tuple[int, int]:
+    """How many numbers of single precision a vector of a canonical CPU target has, and how many registers
+    there are for vectors."""
+    from tvm.target import codegen
+
+    loaded = load(target)
+    if "aarch64" in _triple(loaded):
+        return 4, 32
+    if codegen.target_has_features("avx512f", loaded):
+        return 16, 32
+    return (8 if codegen.target_has_features("avx", loaded) else 4), 16
+
+
 def here(target: str) -> str:
     """The target for this machine's CPU with as many cores as a canonical CPU target: what is compiled to be
     run where the model is imported."""

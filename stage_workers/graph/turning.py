@@ -88,7 +88,7 @@ def turn(data: Any, axes: Sequence[int]) -> Any:
                         _block(T, rows, first_row, columns, first_column, written, read, places, move)
             return builder.get()
 
-    return legalising.written_by_hand("transpose", data, result, generate)
+    return legalising.written_by_hand("transpose", [data], result, generate)
 
 
 def _places(number: Any, outer: Sequence[int], shape: Sequence[int]) -> dict[int, Any]:

@@ -177,7 +177,7 @@ def _by_tiles(
                         write[(*place(tile, i, j), block * LANES + lane)] = result
             return builder.get()
 
-    return legalising.written_by_hand(name, source, shape, generate)
+    return legalising.written_by_hand(name, [source], shape, generate)
 
 
 class _Local:

@@ -40,7 +40,7 @@ from tunemesh.stage_workers.platforms.tvm_platform import TvmPlatform
 ENGINE = MetaScheduleEngine()
 PLATFORM = TvmPlatform()
 QUICK = Settings(repeats=2, min_repeat_ms=5)
-AS_GIVEN: Options = {"layout": "given", "convolutions": "direct", "fusion": "default"}
+AS_GIVEN: Options = {"layout": "given", "convolutions": "direct", "fusion": "default", "products": "given"}
 
 
 def resolve_target(given: str) -> str:
