@@ -14,6 +14,10 @@ class Changes(Struct, frozen=True, kw_only=True):
             are part of the convolution that reads it.
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
         blocked: transpositions that are left are done block by block.
+        narrow: products with constant weights, and convolutions, are computed in bfloat16, and summed in
+            single precision. The person asked for it.
+        dots: products with constant weights, and convolutions, are computed by instructions that multiply in
+            groups, where they have the dtypes for it.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
@@ -23,6 +27,8 @@ class Changes(Struct, frozen=True, kw_only=True):
     channels_last: bool = False
     fast_math: bool = False
     blocked: bool = False
+    narrow: bool = False
+    dots: bool = False
     winograd: bool = False
     apart: list[str] = []
 

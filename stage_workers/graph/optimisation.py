@@ -13,11 +13,13 @@ from tunemesh.stage_workers.graph import (
     composites,
     constants,
     convolutions,
+    dot_legalizers,
     fast_math,
     fusing,
     layouts,
     legalising,
     models,
+    narrowing,
     padding,
     precision,
     targets,
@@ -62,8 +64,12 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
                 simple = padding.into_convolutions(composites.put_together(simple))
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
+            if changes.narrow:
+                simple = narrowing.narrowed(simple)
             own = [each.legalizers(changes) for each in (convolutions, composites, turning)]
             rules = legalising.legalizers(simple, dict(ChainMap(*own)))
+            if changes.dots:
+                rules = dot_legalizers.before(rules, target)
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))
