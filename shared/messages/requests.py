@@ -147,8 +147,8 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     precision: Annotated[
         Precision,
         Meta(
-            description="f32: what the model says. bf16: on a CPU with avx512_bf16, products and convolutions with"
-            " constant weights multiply bfloat16 and sum in f32; the report says how far off that is."
+            description="f32: what the model says. bf16: on a CPU with avx512_bf16, products and convolutions"
+            " with constant weights multiply bfloat16 and sum in f32; the report says how far off that is."
             " fp16: no CPU has what it takes yet."
         ),
     ] = "f32"
