@@ -16,6 +16,7 @@ class Changes(Struct, frozen=True, kw_only=True):
         blocked: transpositions that are left are done block by block.
         narrow: products with constant weights, and convolutions, are computed in bfloat16, and summed in
             single precision. The person asked for it.
+        integers: products and convolutions of quantised data and weights are sums of integers.
         dots: products with constant weights, and convolutions, are computed by instructions that multiply in
             groups, where they have the dtypes for it.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.
@@ -28,6 +29,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     fast_math: bool = False
     blocked: bool = False
     narrow: bool = False
+    integers: bool = False
     dots: bool = False
     winograd: bool = False
     apart: list[str] = []

@@ -93,9 +93,26 @@ def _bfloat16(lanes: int) -> Dot:
     )
 
 
+def _integers(lanes: int) -> Dot:
+    return Dot(
+        name=f"tunemesh.dot_int8_{lanes}",
+        short="int8",
+        data="uint8",
+        weights="int8",
+        total="int32",
+        lanes=lanes,
+        group=4,
+        feature="avx512vnni",
+        instruction=f"llvm.x86.avx512.vpdpbusd.{32 * lanes}",
+        operand=f"<{lanes} x i32>",
+    )
+
+
 BFLOAT16 = (_bfloat16(16), _bfloat16(8))
 """Pairs in bfloat16, the widest first."""
-ALL = {each.name: each for each in BFLOAT16}
+INTEGERS = (_integers(16), _integers(8))
+"""Four at a time of 8 bits, data without a sign and weights with one, the widest first."""
+ALL = {each.name: each for each in BFLOAT16 + INTEGERS}
 """By name."""
 
 
@@ -158,6 +175,7 @@ def convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     dot: Dot,
+    pad_value: int = 0,
 ) -> Any:
     """A convolution with channels last, as TE.
 
@@ -168,12 +186,15 @@ def convolution(
         padding: top, left, bottom, right.
         dilation: down and right.
         dot: what the weights are packed for.
+        pad_value: what is around the image.
     """
-    from tvm import te, topi
+    from tvm import te, tirx, topi
 
     top, left, bottom, right = padding
     if any(padding):
-        image = topi.nn.pad(_bits(image), (0, top, left, 0), (0, bottom, right, 0), name="padded")
+        plain = _bits(image)
+        around = tirx.const(pad_value, str(plain.dtype))
+        image = topi.nn.pad(plain, (0, top, left, 0), (0, bottom, right, 0), around, name="padded")
     images, high, wide, inputs = (int(length) for length in image.shape)
     blocks, rows, columns = (int(length) for length in weights.shape[:3])
     height = (high - (rows - 1) * dilation[0] - 1) // strides[0] + 1

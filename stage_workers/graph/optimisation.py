@@ -16,6 +16,7 @@ from tunemesh.stage_workers.graph import (
     dot_legalizers,
     fast_math,
     fusing,
+    integers,
     layouts,
     legalising,
     models,
@@ -64,6 +65,8 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
                 simple = padding.into_convolutions(composites.put_together(simple))
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
+            if changes.integers:
+                simple = integers.multiplied(simple, target)
             if changes.narrow:
                 simple = narrowing.narrowed(simple)
             own = [each.legalizers(changes) for each in (convolutions, composites, turning)]

@@ -21,6 +21,7 @@ from tunemesh.stage_workers.graph import (
     composites,
     convolutions,
     dots,
+    integers,
     layouts,
     objects,
     optimisation,
@@ -107,6 +108,7 @@ def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) ->
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
+        integers=options.quantised == "integers" and integers.gains(module, target),
         dots=wished.narrow or dots.gains(module),
         winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
     )
@@ -116,6 +118,7 @@ UNDONE = {
     "composed": "layer normalisation and padding are computed as the model has them",
     "channels_last": "tensors lie as the model has them, and not with channels last",
     "blocked": "transpositions are done row by row, and not block by block",
+    "integers": "products of quantised numbers are computed in floats, and not in integers",
     "dots": "products of small numbers are computed one by one, and not in groups",
     "narrow": "products and convolutions are computed in f32, and not in bf16",
     "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
