@@ -153,13 +153,13 @@ def scaled(weights: Array) -> tuple[Array, Array] | None:
     # The least amount that the largest can have: all others are multiples of it.
     for most in range(1, MOST + 1):
         guess = np.where(largest > 0, largest / most, 1.0)
-        open_ = scales == 0.0
+        open_: Array = np.equal(scales, 0.0)
         if not open_.any():
             break
-        near = open_ & _whole(few, guess)
+        near = np.asarray(open_ & _whole(few, guess))
         near[near] = _whole(flat[:, near], guess[near])
         scales = np.where(near, guess, scales)
-    if (scales == 0.0).any():
+    if not scales.all():
         return None
     whole = np.rint(flat / scales).astype(np.int8)
     return whole.reshape(weights.shape), scales
@@ -168,8 +168,7 @@ def scaled(weights: Array) -> tuple[Array, Array] | None:
 def _whole(values: Array, scales: Array) -> Array:
     """Of which columns all values are integers times the scale."""
     parts = values / scales
-    whole: Array = (np.abs(parts - np.rint(parts)) < OFF).all(0)
-    return whole
+    return np.asarray((np.abs(parts - np.rint(parts)) < OFF).all(0))
 
 
 def _emit(builder: Any, call: Any, dot: Dot, data: Data, weights: Array, scales: Array) -> Any:

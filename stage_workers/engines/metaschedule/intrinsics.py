@@ -57,7 +57,7 @@ def keep_whole() -> Any:
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule import schedule_rule
 
-    @derived_object  # type: ignore[untyped-decorator]
+    @derived_object
     class KeepWhole(schedule_rule.PyScheduleRule):  # type: ignore[misc]
         def _initialize_with_tune_context(self, context: Any) -> None:
             pass
