@@ -26,8 +26,8 @@ SMALL = {"uint8": 0, "int8": 128}
 """Dtypes of data, and by how much they are moved to have no sign."""
 MOVES = frozenset({"relax.permute_dims", "relax.reshape"})
 """Operators that change where numbers lie, and not the numbers."""
-MOST = 127
-"""The largest amount of a weight."""
+MOST = 128
+"""The largest amount of a weight: that of -128."""
 LOOKED_AT = 64
 """Weights of an output from which a scale is guessed, before all of them are looked at."""
 OFF = 1e-3
@@ -161,8 +161,10 @@ def scaled(weights: Array) -> tuple[Array, Array] | None:
         scales = np.where(near, guess, scales)
     if not scales.all():
         return None
-    whole = np.rint(flat / scales).astype(np.int8)
-    return whole.reshape(weights.shape), scales
+    whole = np.rint(flat / scales)
+    if whole.max() == MOST:
+        return None
+    return whole.astype(np.int8).reshape(weights.shape), scales
 
 
 def _whole(values: Array, scales: Array) -> Array:
