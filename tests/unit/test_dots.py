@@ -52,7 +52,7 @@ def test_the_scales_of_quantised_weights_are_found() -> None:
         np.random.default_rng(2).standard_normal((64, 4)),
         np.full((64, 4), np.nan),
         np.ones((4, 4)),  # as few may be integers by chance
-        np.concatenate([np.arange(-64, 64), [0.5]])[:, None] * np.ones((1, 4)),
+        np.concatenate([np.arange(-64, 64), [0.25]])[:, None] * np.ones((1, 4)),
     ],
 )
 def test_other_weights_are_none(weights: np.ndarray) -> None:
