@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from tunemesh.report import Compared, Report
-from tunemesh.shared.messages import JobProgress, Judgement, ResourceProgress
+from tunemesh.shared.messages import JobProgress, Judgement, OutputCheck, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.models import shapes_text
 from tunemesh.terminal import add_row, plain, say, table
@@ -139,6 +140,28 @@ def judgement(judged: Judgement) -> str:
     )
 
 
+COARSE = 1e-4
+"""Share of an output by which the tuned model may be off without it being said: more than rounding in single
+precision does."""
+
+
+def accuracy(outputs: Sequence[OutputCheck]) -> list[str]:
+    """How far the tuned model is off, a sentence for each output where that is more than single precision."""
+    found = []
+    for each in outputs:
+        if each.relative > COARSE:
+            same = (
+                f"; the largest element of a row is the same in {each.choices:.2%} of them"
+                if each.choices is not None
+                else ""
+            )
+            found.append(
+                f"{each.name} is off from the untuned model by {each.relative:.1e} of its size (root mean"
+                f" square), at most by {each.largest:.1e}{same}"
+            )
+    return found
+
+
 EVEN = 0.01
 """Share by which two latencies may differ and be called the same."""
 
@@ -210,6 +233,8 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
         for judged in report.judged:
             say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")
+        for sentence in accuracy(report.outputs):
+            say(console, f"{report.job}: {sentence}", "yellow")
         print_compared(console, report.job, report.compared)
         for note in report.notes[:NOTES]:
             say(console, f"{report.job}: {note}", "yellow")

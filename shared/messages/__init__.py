@@ -31,7 +31,15 @@ from tunemesh.shared.messages.progress import (
     TaskProgress,
     Usage,
 )
-from tunemesh.shared.messages.requests import MOST_KNOWN, Cancel, Query, Request, SetStrategy, Settings
+from tunemesh.shared.messages.requests import (
+    MOST_KNOWN,
+    Cancel,
+    Precision,
+    Query,
+    Request,
+    SetStrategy,
+    Settings,
+)
 from tunemesh.shared.messages.results import (
     AssembleDone,
     BuildDone,
@@ -107,6 +115,7 @@ __all__ = [
     "OutputCheck",
     "Phase",
     "Positive",
+    "Precision",
     "ProfileDone",
     "ProfileWork",
     "Profiled",

@@ -47,6 +47,10 @@ GRAPH = "graph"
 """Whose options are for the model as a whole, and not for an engine."""
 
 
+Precision = Literal["f32", "bf16", "fp16"]
+"""In which element type products and convolutions may be computed."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a job is tuned. Every field has a default that suits most models. The options of the command line
     are made from the fields: a ``description`` is the help text."""
@@ -139,6 +143,15 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
             " at most 4 units in the last place off. exact: one by one, by the C library."
         ),
     ] = "fast"
+
+    precision: Annotated[
+        Precision,
+        Meta(
+            description="f32: what the model says. bf16: on a CPU with avx512_bf16, products and convolutions"
+            " with constant weights multiply bfloat16 and sum in f32; the report says how far off that is."
+            " fp16: no CPU has what it takes yet."
+        ),
+    ] = "f32"
 
     ranges: Annotated[
         dict[str, tuple[float, float]],

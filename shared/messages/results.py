@@ -69,6 +69,13 @@ class OutputCheck(Struct, frozen=True, kw_only=True):
     """That of the same element, absolute."""
     tolerance: Size
     """What that element may be off."""
+    largest: Size = 0.0
+    """The largest difference of all, absolute."""
+    relative: Size = 0.0
+    """The root mean square of the differences, as a share of that of the output."""
+    choices: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Share of the rows, along the last axis, whose largest element is the same one: of a classifier, how
+    often both choose the same class. Nothing where a row has one element, or some are not finite."""
     leeway: Size = 0.0
     """What half of the elements may be off at least, as a share of the root mean square of the output. Where
     that is a large part of one, rounding alone decides much of the output, and agreeing says little."""

@@ -16,6 +16,11 @@ class Changes(Struct, frozen=True, kw_only=True):
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
         blocked: transpositions that are left are done block by block.
         rounded: products with a number of rows that cannot be cut into blocks compute a few more.
+        narrow: products with constant weights, and convolutions, are computed in bfloat16, and summed in
+            single precision. The person asked for it.
+        integers: products and convolutions of quantised data and weights are sums of integers.
+        dots: products with constant weights, and convolutions, are computed by instructions that multiply in
+            groups, where they have the dtypes for it.
         winograd: convolutions with channels last that gain by it use Winograd's algorithm.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
@@ -27,6 +32,9 @@ class Changes(Struct, frozen=True, kw_only=True):
     fast_math: bool = False
     blocked: bool = False
     rounded: bool = False
+    narrow: bool = False
+    integers: bool = False
+    dots: bool = False
     winograd: bool = False
     apart: list[str] = []
 

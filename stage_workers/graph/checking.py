@@ -67,6 +67,13 @@ class Sample(Struct, frozen=True, kw_only=True):
         """The inputs."""
         return [_loaded(each) for each in self.inputs]
 
+    def widened(self, factor: float) -> Sample:
+        """The same with tolerances that are so many times as large."""
+        if factor == 1.0:
+            return self
+        wider = [_store(factor * _loaded(each)) for each in self.tolerances]
+        return msgspec.structs.replace(self, tolerances=wider)
+
     def expected(self) -> list[Expected]:
         """The outputs, with their tolerances."""
         return [

@@ -17,6 +17,7 @@ from tunemesh.stage_workers.graph import (
     checking,
     layouts,
     models,
+    narrowing,
     objects,
     options,
     packing,
@@ -24,6 +25,7 @@ from tunemesh.stage_workers.graph import (
     tasks,
     variants,
 )
+from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ def import_model(call: ImportCall) -> Imported:
 def _import_model(call: ImportCall) -> Imported:
     given = options.read(call.options)
     target = call.target
+    narrowing.require(call.precision, target)
     source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
     found = [frontends.read(source, variant) for variant in call.variants]
     signatures = models.signatures_of([signature for _, signature in found])
@@ -47,8 +50,11 @@ def _import_model(call: ImportCall) -> Imported:
         checking.sample(source, module, signature, call)
         for module, signature in zip(folded, signatures.variants, strict=True)
     ]
+    wider = narrowing.tolerated(call.precision)
+    samples = [each.widened(wider) for each in samples]
+    wished = Changes(fast_math=call.math == "fast", narrow=call.precision == "bf16")
     proven = [
-        proving.prove(module, signature, sample, target, given, call.math == "fast")
+        proving.prove(module, signature, sample, target, given, wished)
         for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
     ]
     changes = [each.changes for each in proven]

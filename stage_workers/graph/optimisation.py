@@ -14,11 +14,14 @@ from tunemesh.stage_workers.graph import (
     composites,
     constants,
     convolutions,
+    dot_legalizers,
     fast_math,
     fusing,
+    integers,
     layouts,
     legalising,
     models,
+    narrowing,
     padding,
     precision,
     products,
@@ -66,8 +69,14 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
                 simple = attention.put_together(simple, target)
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
+            if changes.integers:
+                simple = integers.multiplied(simple, target)
+            if changes.narrow:
+                simple = narrowing.narrowed(simple)
             own = [each.legalizers(changes) for each in (convolutions, composites, products, turning)]
             rules = legalising.legalizers(simple, dict(ChainMap(*own)))
+            if changes.dots:
+                rules = dot_legalizers.before(rules, target)
             lowered = tvm.transform.Sequential([transform.LegalizeOps(rules), *annotate])(simple)
             _require_lowered(lowered)
             grouped = transform.FuseOps()(fusing.mark(lowered, set(changes.apart)))

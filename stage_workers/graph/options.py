@@ -31,6 +31,9 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
             lets every task choose the order that its schedule reads them in, but for weights that several
             tasks read, which the model would have to hold for each; ``packed-per-task`` does that, too;
             ``given`` leaves all as they are.
+        quantised: on a CPU with an instruction for it (avx512_vnni), ``integers`` multiplies the data and
+            weights of quantised models as the integers that they are; ``floats`` as the floats that they
+            stand for.
     """
 
     layout: Literal["channels-last", "given"] = "channels-last"
@@ -38,6 +41,7 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
     fusion: Literal["extended", "default"] = "extended"
     products: Literal["rounded", "given"] = "rounded"
     weights: Packing = "packed"
+    quantised: Literal["integers", "floats"] = "integers"
 
 
 def read(options: Options) -> GraphOptions:

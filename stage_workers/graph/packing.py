@@ -17,7 +17,7 @@ from typing import Any
 
 from tunemesh.stage_workers.graph import targets, variants, weights, workloads
 from tunemesh.stage_workers.graph.options import Packing
-from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
+from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, is_constant, rewritten
 
 Place = tuple[Any, tuple[int, ...], int]
 """Where a constant is read: by which function, with weights as which of its parameters, and as which one. The
@@ -71,13 +71,6 @@ def mark(module: Any, target: str, how: Packing) -> Any:
 
     changed = rewritten(builder.get(), lambda each: tvm_ffi.structural_map(each, (tvm.ir.Call, marked)))
     return relax.transform.DeadCodeElimination(variants.entries_of(changed))(changed)
-
-
-def is_constant(expression: Any) -> bool:
-    """Whether it is a constant tensor."""
-    import tvm
-
-    return isinstance(expression, tvm.ir.GenericConst) and isinstance(expression.value, tvm.runtime.Tensor)
 
 
 def with_arguments(call: Any, function: Any, arguments: Sequence[Any]) -> Any:

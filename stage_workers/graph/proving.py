@@ -21,6 +21,8 @@ from tunemesh.stage_workers.graph import (
     compilation,
     composites,
     convolutions,
+    dots,
+    integers,
     layouts,
     objects,
     optimisation,
@@ -72,7 +74,7 @@ def prove(
     sample: Sample,
     target: str,
     options: GraphOptions,
-    fast_math: bool,
+    wished: Changes,
 ) -> Proven:
     """Which changes of ``module`` are right.
 
@@ -82,14 +84,14 @@ def prove(
         sample: what the unchanged model gives, and for which inputs.
         target: canonical; the proof runs on this machine's CPU, whatever the target's.
         options: what the person asks for.
-        fast_math: whether exp and the like may be computed by arithmetic. That is no change of the graph and
+        wished: what the settings of the job say of it. Of these, ``fast_math`` is no change of the graph and
             needs no proof of its own: each kernel is compared with one that has the C library's.
 
     Raises:
         BadModel: TVM cannot lower the module as it is.
     """
-    plain = Changes(fast_math=fast_math)
-    wanted = _wanted(module, target, options, plain)
+    plain = msgspec.structs.replace(wished, narrow=False)
+    wanted = _wanted(module, target, options, wished)
     changes, notes = wanted, list[str]()
     if wanted != plain and (why := _refuted(module, signature, sample, target, wanted)):
         changes, notes = _one_by_one(module, signature, sample, target, plain, wanted, why)
@@ -97,19 +99,21 @@ def prove(
     return Proven(settled.changes, notes + settled.notes, settled.module)
 
 
-def _wanted(module: Any, target: str, options: GraphOptions, plain: Changes) -> Changes:
-    """Changes that a person asks for, and that do something, beside those of ``plain``."""
+def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) -> Changes:
+    """Changes that a person asks for, and that do something, beside those of ``wished``."""
     if targets.is_gpu(target):
-        return plain
+        return wished
     last = options.layout == "channels-last" and layouts.gains(module)
     known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
     return msgspec.structs.replace(
-        plain,
+        wished,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
         attention=options.fusion == "extended" and attention.gains(module, target),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
         rounded=options.products == "rounded" and products.gains(module),
+        integers=options.quantised == "integers" and integers.gains(module, target),
+        dots=wished.narrow or dots.gains(module),
         winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
     )
 
@@ -120,6 +124,9 @@ UNDONE = {
     "channels_last": "tensors lie as the model has them, and not with channels last",
     "blocked": "transpositions are done row by row, and not block by block",
     "rounded": "products have as many rows as in the model, though they cannot be cut into blocks",
+    "integers": "products of quantised numbers are computed in floats, and not in integers",
+    "dots": "products of small numbers are computed one by one, and not in groups",
+    "narrow": "products and convolutions are computed in f32, and not in bf16",
     "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
 }
 """What a note says where a change is not made."""

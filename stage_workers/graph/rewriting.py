@@ -27,6 +27,13 @@ def is_call_of_tir(expression: Any) -> bool:
     return operator_of(expression) == "relax.call_tir"
 
 
+def is_constant(expression: Any) -> bool:
+    """Whether it is a constant tensor."""
+    import tvm
+
+    return isinstance(expression, tvm.ir.GenericConst) and isinstance(expression.value, tvm.runtime.Tensor)
+
+
 def is_static(ty: Any) -> bool:
     """Whether it is the type of a tensor all of whose lengths are known."""
     import tvm

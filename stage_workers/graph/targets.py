@@ -71,6 +71,12 @@ def is_gpu(target: str) -> bool:
     return bool(json.loads(target)["kind"] == "cuda")
 
 
+def name(target: str) -> str:
+    """What people call a canonical target."""
+    described = json.loads(target)
+    return f"the target {described.get('mcpu') or described.get('arch') or described['kind']}"
+
+
 def cores(target: str) -> int:
     """Threads that a kernel for a canonical CPU target may use; 1 for a GPU, whose host code is serial."""
     return int(json.loads(target).get("num-cores", 1))

@@ -14,6 +14,7 @@ and it counts as not compared. Where nothing was compared at all, nothing agrees
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -171,6 +172,17 @@ def tried(
     ]
 
 
+class _Off(NamedTuple):
+    """How far an output is off, whatever it may be: see :class:`~shared.messages.OutputCheck`."""
+
+    largest: float
+    relative: float
+    choices: float | None
+
+
+_NONE = _Off(0.0, 0.0, None)
+
+
 def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
     """Compare an output with what it should be.
 
@@ -186,6 +198,7 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
         compared: int = 0,
         at: tuple[float, float, float] = (0.0, 0.0, 0.0),
         leeway: float = 0.0,
+        off: _Off = _NONE,
     ) -> Found:
         units, difference, tolerance = (min(each, 1e300) for each in at)
         return Found(
@@ -197,6 +210,9 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
                 units=units,
                 difference=difference,
                 tolerance=tolerance,
+                largest=off.largest,
+                relative=off.relative,
+                choices=off.choices,
                 leeway=leeway,
             ),
             wrong=wrong,
@@ -238,13 +254,33 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
             f" {count:,} of {size:,} elements are wrong)",
             compared,
             place,
+            off=_off(left, right, finite) if compared else _NONE,
         )
     if not compared:
         what = _described(right, decided)
         return found(f"all of output {name} is {what} for these inputs, {NOTHING}")
     usual = float(np.sqrt(np.mean(np.square(right[finite]))))
     leeway = float(np.median(wanted.tolerance[finite])) / usual if usual else 0.0
-    return found("", compared, place, min(leeway, 1e300))
+    return found("", compared, place, min(leeway, 1e300), _off(left, right, finite))
+
+
+def _off(got: Array, wanted: Array, finite: npt.NDArray[np.bool_]) -> _Off:
+    """Of the elements that are ``finite``, of which there are some."""
+    with np.errstate(all="ignore"):
+        by, size = np.abs(got - wanted)[finite], wanted[finite]
+        usual = float(np.sqrt(np.mean(np.square(size))))
+        relative = float(np.sqrt(np.mean(np.square(by)))) / usual if usual else 0.0
+    rows = wanted.ndim > 0 and wanted.shape[-1] > 1 and bool(finite.all())
+    return _Off(
+        largest=_told(float(by.max())),
+        relative=_told(relative),
+        choices=float(np.mean(got.argmax(-1) == wanted.argmax(-1))) if rows else None,
+    )
+
+
+def _told(number: float) -> float:
+    """A number that JSON has."""
+    return min(number, 1e300) if not math.isnan(number) else 1e300
 
 
 def _described(values: Array, decided: npt.NDArray[np.bool_]) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct, field
 
-from tunemesh.shared.messages import Judgement, Options, Outcome, OutputCheck, Settings
+from tunemesh.shared.messages import Judgement, Options, Outcome, OutputCheck, Precision, Settings
 from tunemesh.stage_workers.engines.protocol import Part
 from tunemesh.stage_workers.frontends.shapes import Variant
 
@@ -51,6 +51,7 @@ class ImportCall(Struct, frozen=True, kw_only=True):
         target: canonical form.
         variants: the sets of shapes that the model is to have, one or more.
         options: of the request, for the graph.
+        precision: of products and convolutions, see the same.
         math: how exp and the like are computed, see :class:`~shared.messages.Settings`.
         seed: of the inputs that the model is compared on.
         ranges: of these inputs, by name, as far as the person says: from, and up to but not including.
@@ -62,6 +63,7 @@ class ImportCall(Struct, frozen=True, kw_only=True):
     target: str
     variants: list[Variant] = field(default_factory=lambda: [Variant()])
     options: Options = {}
+    precision: Precision = "f32"
     math: Literal["fast", "exact"] = "fast"
     seed: int = 0
     ranges: dict[str, tuple[float, float]] = {}

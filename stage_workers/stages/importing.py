@@ -47,6 +47,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
             variants=variants(step.settings),
             options=step.options.get(GRAPH, {}),
             math=step.settings.math,
+            precision=step.settings.precision,
             seed=step.seed,
             ranges=step.settings.ranges,
             inputs=context.store.get(work.samples) if work.samples is not None else None,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import onnxruntime
 
-from tunemesh.shared.messages import Candidate, Options, Settings, Trial
+from tunemesh.shared.messages import Candidate, Options, Precision, Settings, Trial
 from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
@@ -54,6 +54,7 @@ def import_model(
     shapes: Mapping[str, list[int]] | None = None,
     variants: list[Variant] | None = None,
     math: Literal["fast", "exact"] = "fast",
+    precision: Precision = "f32",
 ) -> Imported:
     return PLATFORM.import_model(
         ImportCall(
@@ -62,6 +63,7 @@ def import_model(
             variants=variants or [Variant(shapes=dict(shapes or {}))],
             options=options,
             math=math,
+            precision=precision,
         )
     )
 

@@ -223,3 +223,16 @@ def test_what_rounding_alone_decides_is_told() -> None:
     loose = comparison.expected(values, [values + np.float32(0.2)])
     assert comparison.agree("y", values, tight, "j").check.leeway < 1e-3
     assert 2 < comparison.agree("y", values, loose, "j").check.leeway < 4
+
+
+def test_how_far_an_output_is_off_is_told_whatever_it_may_be() -> None:
+    wanted = np.array([[1.0, 2.0, 0.0], [5.0, 0.0, 4.0]], np.float32)
+    got = np.array([[1.0, 2.5, 0.0], [3.0, 0.0, 4.0]], np.float32)
+    check = comparison.agree("y", got, comparison.Expected(wanted, np.full((2, 3), 9.0)), "j").check
+    assert check.largest == 2.0
+    assert check.relative == pytest.approx(np.sqrt((0.5**2 + 2.0**2) / (1 + 4 + 25 + 16)))
+    assert check.choices == 0.5
+    wrong = comparison.agree("y", got, comparison.Expected(wanted, np.full((2, 3), 1.0)), "j").check
+    assert (wrong.largest, wrong.choices) == (2.0, 0.5)
+    one = comparison.agree("y", got[:, :1], comparison.Expected(wanted[:, :1], np.full((2, 1), 9.0)), "j")
+    assert one.check.choices is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import contexts, spaces
-from tunemesh.stage_workers.graph import compilation, preloading
+from tunemesh.stage_workers.graph import compilation
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
 
@@ -25,8 +25,7 @@ def _sketched(workload: Any, target: str) -> tuple[Any, list[Any]]:
     Raises:
         LookupError: nothing; the text says why.
     """
-    if spaces.uses_tensor_cores(workload, target):
-        preloading.require_intrinsics()
+    spaces.require(workload, target)
     context = contexts.make(workload, target)
     try:
         sketches = list(context.generate_design_space())

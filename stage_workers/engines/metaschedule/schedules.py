@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import spaces
-from tunemesh.stage_workers.graph import preloading, workloads
+from tunemesh.stage_workers.graph import workloads
 
 
 def pack(trace: Any) -> bytes:
@@ -28,8 +28,7 @@ def replay(workload: bytes, target: str, schedule: bytes) -> Any:
     from tvm.s_tir.schedule import Trace
 
     module = workloads.load(workload)
-    if spaces.uses_tensor_cores(module, target):
-        preloading.require_intrinsics()
+    spaces.require(module, target)
     scheduled = Schedule(module)
     Trace.apply_json_to_schedule(unpack(schedule), scheduled)
     return scheduled

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import targets, workloads
+from tunemesh.stage_workers.engines.metaschedule import intrinsics
+from tunemesh.stage_workers.graph import dots, preloading, targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
 """Up to how many steps the loops of a candidate are unrolled on a CPU: it draws one of these. MetaSchedule
@@ -35,21 +37,56 @@ def generator(module: Any, target: str) -> Any:
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
+    instructions = dots.marks(module["main"])
+    intrinsics.require(instructions)
     return meta_schedule.space_generator.PostOrderApply(
-        sch_rules=_schedule_rules(name), postprocs=name, mutator_probs=name
+        sch_rules=_schedule_rules(name, instructions),
+        postprocs=_postprocessors(name, instructions),
+        mutator_probs=name,
     )
 
 
-def _schedule_rules(name: str) -> Any:
-    """MetaSchedule's rules of that name, with :data:`UNROLL_STEPS` on a CPU."""
+def require(module: Any, target: str) -> None:
+    """Register the tensor intrinsics that candidates of a workload may call."""
+    if uses_tensor_cores(module, target):
+        preloading.require_intrinsics()
+    intrinsics.require(dots.marks(module["main"]))
+
+
+def _schedule_rules(name: str, instructions: Sequence[str]) -> Any:
+    """MetaSchedule's rules of that name, on a CPU with :data:`UNROLL_STEPS`, and with tiles of instructions
+    where there are any for a block."""
     from tvm.s_tir.meta_schedule import schedule_rule
 
     if name != "llvm":
         return name
     unroll = schedule_rule.ParallelizeVectorizeUnroll
-    return [
+    rules = [
         unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
         if isinstance(rule, unroll)
         else rule
         for rule in schedule_rule.ScheduleRule.create(name)
     ]
+    # As MetaSchedule tiles the loops of multiplications.
+    sums = schedule_rule.ReuseType(req="may", levels=[1, 2], scope="global")
+    tiles = [
+        schedule_rule.MultiLevelTilingWithIntrin(
+            each, structure="SSRSRS", max_innermost_factor=64, reuse_write=sums
+        )
+        for each in instructions
+    ]
+    if not tiles:
+        return rules
+    first = next(i for i, rule in enumerate(rules) if isinstance(rule, schedule_rule.MultiLevelTiling))
+    return [*rules[:first], *tiles, intrinsics.keep_whole(), *rules[first:]]
+
+
+def _postprocessors(name: str, instructions: Sequence[str]) -> Any:
+    """MetaSchedule's postprocessors of that name, and what puts instructions in their place."""
+    from tvm.s_tir.meta_schedule import postproc
+
+    if not instructions:
+        return name
+    # Not RewriteLayout: weights lie as the instructions take them.
+    found = [each for each in postproc.Postproc.create(name) if not isinstance(each, postproc.RewriteLayout)]
+    return [*found, postproc.RewriteTensorize(vectorize_init_loop=True)]

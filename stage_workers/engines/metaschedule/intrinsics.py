@@ -1,0 +1,99 @@
+"""Tensor intrinsics for the instructions of :mod:`.graph.dots`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tunemesh.stage_workers.graph import dots
+
+_registered: set[str] = set()
+
+TENSORIZED = "meta_schedule.auto_tensorize"
+"""MetaSchedule's annotation of a block in whose place an intrinsic comes."""
+ROOT = "root"
+"""The name of the block around all others."""
+
+HEAD = """
+@T.prim_func(s_tir=True)
+def intrinsic(
+    data: T.Buffer(({group},), "{data}", offset_factor=1),
+    weights: T.Buffer(({lanes}, {group}), "{weights}", offset_factor=1),
+    sums: T.Buffer(({lanes},), "{total}", offset_factor=1),
+) -> None:
+    with T.sblock("root"):
+        T.reads(sums[0:{lanes}], data[0:{group}], weights[0:{lanes}, 0:{group}])
+        T.writes(sums[0:{lanes}])
+"""
+MEANING = """
+        for i in T.serial(0, {lanes}):
+            for k in T.serial(0, {group}):
+                with T.sblock("update"):
+                    vi, vk = T.axis.remap("SR", [i, k])
+                    sums[vi] = sums[vi] + T.cast({value}, "{total}") * T.cast(weights[vi, vk], "{total}")
+"""
+CALL = """
+        sums[T.ramp(0, 1, {lanes})] = T.call_extern(
+            "{total}x{lanes}",
+            "{name}",
+            sums.vload([0], dtype="{total}x{lanes}"),
+            T.address_of(data[0]),
+            T.address_of(weights[0, 0]),
+        )
+"""
+
+
+def require(names: Iterable[str]) -> None:
+    """Register the intrinsics of these names, where that was not done."""
+    for name in names:
+        if name not in _registered:
+            _register(name)
+            _registered.add(name)
+
+
+def keep_whole() -> Any:
+    """A rule of MetaSchedule that keeps the loop around an instruction from being vectorised: the instruction
+    is a vector already. MetaSchedule leaves out loops that say something, whatever it is."""
+    from tvm.ir.utils import derived_object
+    from tvm.s_tir.meta_schedule import schedule_rule
+
+    @derived_object
+    class KeepWhole(schedule_rule.PyScheduleRule):  # type: ignore[misc]
+        def _initialize_with_tune_context(self, context: Any) -> None:
+            pass
+
+        def apply(self, schedule: Any, block: Any) -> list[Any]:
+            # It is shown what was there before: instructions are in blocks that are new.
+            if schedule.get(block).name_hint == ROOT:
+                for each in schedule.get_child_blocks(block):
+                    if TENSORIZED in schedule.get(each).annotations:
+                        schedule.annotate(schedule.get_loops(each)[-1], dots.MARK, True)
+            return [schedule]
+
+        def clone(self) -> Any:
+            return KeepWhole()
+
+    return KeepWhole()
+
+
+def _register(name: str) -> None:
+    from tvm.s_tir import TensorIntrin
+
+    TensorIntrin.register(name, _function(MEANING, name), _function(CALL, name))
+
+
+def _function(body: str, name: str) -> object:
+    import tvm
+    from tvm.script import tirx
+
+    dot, data = dots.named(name)
+    text = (HEAD + body).format(
+        data=data,
+        value="data[vk]" if data == dot.data else f'T.reinterpret("{dot.data}", data[vk])',
+        weights=dot.weights,
+        total=dot.total,
+        lanes=dot.lanes,
+        group=dot.group,
+        name=dot.name,
+    )
+    return tvm.script.from_source(text, {"T": tirx})
