@@ -76,6 +76,23 @@ def cores(target: str) -> int:
     return int(json.loads(target).get("num-cores", 1))
 
 
+def vector_registers(target: str) -> tuple[int, int]:
+    """How many registers hold vectors on a canonical CPU target, and bits of each, as LLVM uses them."""
+    from tvm.target import codegen
+
+    compiled_for = load(target)
+
+    def has(feature: str) -> bool:
+        return bool(codegen.llvm_cpu_has_features(feature, compiled_for))
+
+    # TVM's own answer is 512 for any x86.
+    if has("avx512vl"):
+        return 32, 256 if has("prefer-256-bit") else 512
+    if has("avx"):
+        return 16, 256
+    return 32 if has("neon") else 16, 128
+
+
 def here(target: str) -> str:
     """The target for this machine's CPU with as many cores as a canonical CPU target: what is compiled to be
     run where the model is imported."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tunemesh.stage_workers.engines.metaschedule import register_tiles
 from tunemesh.stage_workers.graph import targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
@@ -36,20 +37,30 @@ def generator(module: Any, target: str) -> Any:
 
     name = rules(module, target)
     return meta_schedule.space_generator.PostOrderApply(
-        sch_rules=_schedule_rules(name), postprocs=name, mutator_probs=name
+        sch_rules=_schedule_rules(name, module, target), postprocs=name, mutator_probs=name
     )
 
 
-def _schedule_rules(name: str) -> Any:
-    """MetaSchedule's rules of that name, with :data:`UNROLL_STEPS` on a CPU."""
+def _schedule_rules(name: str, module: Any, target: str) -> Any:
+    """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, and with one of our own once
+    everything is inlined."""
     from tvm.s_tir.meta_schedule import schedule_rule
 
     if name != "llvm":
         return name
+    found = []
+    for rule in schedule_rule.ScheduleRule.create(name):
+        if isinstance(rule, schedule_rule.AddRFactor):
+            found.append(register_tiles.rule(module, target))
+        found.append(_unrolling_less(rule))
+    return found
+
+
+def _unrolling_less(rule: Any) -> Any:
+    """A rule, with :data:`UNROLL_STEPS` where it unrolls."""
+    from tvm.s_tir.meta_schedule import schedule_rule
+
     unroll = schedule_rule.ParallelizeVectorizeUnroll
-    return [
-        unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
-        if isinstance(rule, unroll)
-        else rule
-        for rule in schedule_rule.ScheduleRule.create(name)
-    ]
+    if not isinstance(rule, unroll):
+        return rule
+    return unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
