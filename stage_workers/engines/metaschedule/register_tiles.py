@@ -6,7 +6,8 @@ tens of trials reach a half of what the core can do. Here the innermost tile is 
 (:mod:`.tiles`), the last axis is cut into whole vectors, and everything within the tile is unrolled. What
 stands behind is computed on the tile, and what pads the input right before it. What is left to draw, the
 shape of the tile, how far the reduction is unrolled, and whether rows or columns come first, is little, and
-most of it is good.
+most of it is good. One candidate of four comes from MetaSchedule's rules all the same: they reach tiles of
+tiles, for caches, and never run out of candidates.
 
 A kernel has one such reduction. Where there are other stages, or vectors do not work out, MetaSchedule's own
 rules do what they always did.
@@ -18,19 +19,18 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tunemesh.stage_workers.engines.metaschedule import tiles
+from tunemesh.stage_workers.engines.metaschedule import blocks, tiles
 from tunemesh.stage_workers.engines.metaschedule.tiles import Registers, Tile
 from tunemesh.stage_workers.graph import targets, workloads
 
-TAKEN = "schedule_rule"
-"""Attribute of blocks that no other rule may change; MetaSchedule knows it."""
-BY = "registers"
 FLOATS = frozenset({"float32", "float64"})
 UNROLLED_WINDOW = 9
 """Most elements of a window that are unrolled as a whole; of a larger one only its last axis is."""
 UNROLLED_STEPS = (1, 2, 4)
 """How many steps of a long reduction may be unrolled."""
-CONDITIONAL = "tirx.if_then_else"
+LEAST_SKETCHES = 9
+"""A search draws from all sketches alike, and MetaSchedule's own rules make up to three: this many make it
+draw three of four candidates here. Fewer are repeated."""
 CACHED = 2**16
 """Elements that a core's own caches hold beside all else."""
 
@@ -61,26 +61,21 @@ class _Reduction(NamedTuple):
 
 def rule(module: Any, target: str) -> Any:
     """The rule as MetaSchedule takes it, for a workload and a canonical target of a CPU."""
-    from tvm.s_tir.meta_schedule.schedule_rule import schedule_rule
-
     registers = Registers(*targets.vector_registers(target))
     free = [module["main"].params[number] for number in workloads.weights_of(module["main"])]
     cores = targets.cores(target)
 
     def apply(schedule: Any, block: Any) -> list[Any]:
         reduction = _reduction(schedule, block, registers, free)
-        return [schedule] if reduction is None else _sketches(schedule, reduction, registers, cores)
+        if reduction is None:
+            return [schedule]
+        return [schedule, *_sketches(schedule, reduction, registers, cores)]
 
-    def made() -> Any:
-        # PyScheduleRule, the public base class, would only wrap this one.
-        return schedule_rule._PyScheduleRule(lambda context: None, apply, made)
-
-    return made()
+    return blocks.python_rule(apply)
 
 
 def _reduction(schedule: Any, block: Any, registers: Registers, free: Sequence[Any]) -> _Reduction | None:
     """What ``block`` sums up; ``None`` where it sums up nothing, or tiles of registers are nothing for it."""
-    import tvm
     from tvm.tirx import IterVar
 
     node = schedule.get(block)
@@ -96,36 +91,41 @@ def _reduction(schedule: Any, block: Any, registers: Registers, free: Sequence[A
         or len(axes) < 2
         or not steps
         or list(node.iter_vars) != [*axes, *steps]
-        or not all(isinstance(each.dom.extent, tvm.tirx.IntImm) for each in node.iter_vars)
-        or not _are(written, axes)
+        or not blocks.is_fixed(node)
+        or not blocks.are(written, axes)
         or len(dtypes) != 1
         or not dtypes <= FLOATS
     ):
         return None
     vector, others = axes[-1].var, [each.var for each in axes[:-1]]
     still = [each.var for each in steps if int(each.dom.extent) == 1]
-    weights, inputs = [], []
+    weights: list[Any] = []
+    inputs: list[Any] = []
     for read in node.reads:
-        if not any(read.source.same_as(each) for each in free) and not _in_order(read, vector, still):
+        if not any(read.source.same_as(each) for each in free) and not blocks.is_in_order(
+            read, vector, still
+        ):
             return None
-        (weights if _reads(read, vector) else inputs).append(read)
+        (weights if blocks.reads(read, vector) else inputs).append(read)
     rows = [
         number
         for number, each in enumerate(others)
-        if not all(_reads(read, each) for read in (weights if inputs else node.reads))
+        if not all(blocks.reads(read, each) for read in (weights if inputs else node.reads))
     ]
     if not rows and not inputs and len(weights) == 1:  # as in a pooling
         rows = list(range(len(others)))[-2:]
-    spatial = [int(each.dom.extent) for each in axes]
-    lanes = registers.lanes(spatial[-1], tvm.DataType(dtypes.pop()).bits)
+    spatial = blocks.extents(axes)
+    lanes = registers.lanes(spatial[-1], blocks.bits(dtypes.pop()))
     if not rows or not lanes:
         return None
     moving = [each.var for each in steps if int(each.dom.extent) > 1]
     together = bool(inputs) and not pads and rows == list(range(rows[0], rows[-1] + 1))
     for index in (one.min for read in inputs for one in read.region):
-        of_rows = [number for number in rows if _uses(index, others[number])]
+        of_rows = [number for number in rows if blocks.uses(index, others[number])]
         # Else neighbours along an axis share inputs.
-        together &= not of_rows or (len(of_rows) == 1 and not any(_uses(index, each) for each in moving))
+        together &= not of_rows or (
+            len(of_rows) == 1 and not any(blocks.uses(index, each) for each in moving)
+        )
     return _Reduction(
         block=block,
         pads=pads,
@@ -133,7 +133,7 @@ def _reduction(schedule: Any, block: Any, registers: Registers, free: Sequence[A
         together=together,
         windows=not inputs,
         spatial=spatial,
-        reduced=[int(each.dom.extent) for each in steps],
+        reduced=blocks.extents(steps),
         lanes=lanes,
     )
 
@@ -142,8 +142,8 @@ def _pads(schedule: Any, block: Any) -> list[Any] | None:
     """The blocks that ``block`` reads from; ``None`` where the kernel is more than those, the block, and one
     that makes each element of the result of one of the block's."""
     pads, behind = list(schedule.get_producers(block)), schedule.get_consumers(block)
-    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
-    if len(blocks) != len(pads) + 1 + len(behind) or len(behind) > 1:
+    stages = schedule.get_child_blocks(schedule.get_sblock(blocks.ROOT))
+    if len(stages) != len(pads) + 1 + len(behind) or len(behind) > 1:
         return None
     if any(schedule.get(each).init is not None or schedule.get_producers(each) for each in pads):
         return None
@@ -152,58 +152,9 @@ def _pads(schedule: Any, block: Any) -> list[Any] | None:
         if each.init is not None or len(each.writes) != 1:
             return None
         regions = [*(read for read in each.reads if read.source.same_as(result)), *each.writes]
-        if not all(_are([one.min for one in region.region], each.iter_vars) for region in regions):
+        if not all(blocks.are([one.min for one in region.region], each.iter_vars) for region in regions):
             return None
     return pads
-
-
-def _are(indices: Sequence[Any], axes: Sequence[Any]) -> bool:
-    """Whether indices are the variables of axes, one by one; of an axis of one element they may be zero."""
-    import tvm
-
-    def is_axis(index: Any, axis: Any) -> bool:
-        one = isinstance(axis.dom.extent, tvm.tirx.IntImm) and int(axis.dom.extent) == 1
-        return index.same_as(axis.var) or (one and isinstance(index, tvm.tirx.IntImm))
-
-    return len(indices) == len(axes) and all(map(is_axis, indices, axes))
-
-
-def _in_order(read: Any, variable: Any, still: Sequence[Any]) -> bool:
-    """Whether neighbours along an axis lie side by side in what is read, or are the same element.
-
-    Args:
-        still: variables that are always zero.
-    """
-    from tvm.tirx import Add
-
-    *others, last = (each.min for each in read.region)
-    if any(_uses(each, variable) for each in others):
-        return False
-    while isinstance(last, Add) and (rest := _beside(last, still)) is not None:
-        last = rest
-    return bool(last.same_as(variable)) or not _uses(last, variable)
-
-
-def _beside(total: Any, still: Sequence[Any]) -> Any:
-    """What is added to a variable that is always zero; ``None`` where there is none."""
-    for zero, rest in ((total.a, total.b), (total.b, total.a)):
-        if any(zero.same_as(each) for each in still):
-            return rest
-    return None
-
-
-def _reads(read: Any, variable: Any) -> bool:
-    """Whether it depends on a variable what is read."""
-    return any(_uses(each.min, variable) for each in read.region)
-
-
-def _uses(expression: Any, variable: Any) -> bool:
-    import tvm
-    import tvm_ffi
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(expression, (tvm.ir.Var, found.append))
-    return any(each.same_as(variable) for each in found)
 
 
 def _sketches(schedule: Any, reduction: _Reduction, registers: Registers, cores: int) -> list[Any]:
@@ -220,7 +171,10 @@ def _sketches(schedule: Any, reduction: _Reduction, registers: Registers, cores:
     else:
         orders = _orders(reduction)
         found = [(tile, first) for tile in tiles.of_products(registers, rows, vectors) for first in orders]
-    return [_Sketch(schedule.copy(), reduction, tile, first, cores).made() for tile, first in found]
+    if not found:
+        return []
+    times = math.ceil(LEAST_SKETCHES / len(found))
+    return [_Sketch(schedule.copy(), reduction, tile, first, cores).made() for tile, first in found * times]
 
 
 def _orders(reduction: _Reduction) -> list[bool]:
@@ -255,8 +209,7 @@ class _Sketch:
             schedule.reverse_compute_at(each, outer[-1], preserve_unit_loops=True)
             *others, last = schedule.get_loops(each)[len(outer) :]
             self._unrolled([*others, self._vectorised(last)])
-        for each in (block, *self._reduction.pads, schedule.get_sblock("root")):
-            schedule.annotate(each, TAKEN, BY)
+        blocks.take(schedule, [block, *self._reduction.pads])
         return schedule
 
     def _tiled(self, block: Any) -> tuple[list[Any], Any]:
@@ -312,9 +265,10 @@ class _Sketch:
         schedule = self._schedule
         if at is not None:
             schedule.compute_at(pad, at, preserve_unit_loops=True)
-        last = schedule.get_loops(pad)[-1]
-        if not _is_condition(schedule.get(pad)):
-            self._vectorised(last)
+        node = schedule.get(pad)
+        # Else TVM would make one branch for each element; LLVM makes vectors of such a loop.
+        if not blocks.is_tested(node, node.iter_vars[-1].var):
+            self._vectorised(schedule.get_loops(pad)[-1])
 
     def _vectorised(self, loop: Any) -> Any:
         """Cut a loop into vectors; the loop over them."""
@@ -329,16 +283,3 @@ class _Sketch:
     def _drawn(self, choices: Sequence[int]) -> Any:
         """One of several numbers, by chance, to be drawn anew for each candidate."""
         return self._schedule.sample_categorical(list(choices), [1 / len(choices)] * len(choices))
-
-
-def _is_condition(pad: Any) -> bool:
-    """Whether it depends on the last axis which elements of a padded tensor are copied. LLVM makes vectors of
-    such a loop, TVM one branch for each of its elements."""
-    import tvm
-    import tvm_ffi
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(pad.body, (tvm.ir.Call, found.append))
-    last = pad.iter_vars[-1].var
-    calls = [call for call in found if str(getattr(call.op, "name", "")) == CONDITIONAL]
-    return any(_uses(call.args[0], last) for call in calls)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunemesh.stage_workers.engines.metaschedule import register_tiles
+from tunemesh.stage_workers.engines.metaschedule import plain_loops, register_tiles
 from tunemesh.stage_workers.graph import targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
@@ -42,7 +42,7 @@ def generator(module: Any, target: str) -> Any:
 
 
 def _schedule_rules(name: str, module: Any, target: str) -> Any:
-    """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, and with one of our own once
+    """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, and with two of our own once
     everything is inlined."""
     from tvm.s_tir.meta_schedule import schedule_rule
 
@@ -51,7 +51,7 @@ def _schedule_rules(name: str, module: Any, target: str) -> Any:
     found = []
     for rule in schedule_rule.ScheduleRule.create(name):
         if isinstance(rule, schedule_rule.AddRFactor):
-            found.append(register_tiles.rule(module, target))
+            found += [register_tiles.rule(module, target), plain_loops.rule(target)]
         found.append(_unrolling_less(rule))
     return found
 

@@ -2,7 +2,7 @@
 
 While a tile is summed up, its elements stay in registers: so many rows of so many vectors. Each step of the
 reduction loads one vector of weights for each vector of a row, and one number for each row; the more there
-are, the more is computed for each load. Too many, and the compiler moves some to memory and back in each step.
+are, the more is computed for each load. Too many, and the compiler moves some to memory and back each time.
 """
 
 from __future__ import annotations
