@@ -135,7 +135,8 @@ class _Finder:
         from tvm import relax
 
         self.found: dict[Any, Found] = {}
-        self._lanes, self._registers = targets.vectors(target)
+        self._registers, bits = targets.vector_registers(target)
+        self._lanes = bits // 32
         self._values: dict[Any, Any] = {}
         self._uses: Counter[Any] = Counter()
         self._constants: Counter[Any] = Counter()

@@ -82,17 +82,21 @@ def cores(target: str) -> int:
     return int(json.loads(target).get("num-cores", 1))
 
 
-def vectors(target: str) -> tuple[int, int]:
-    """How many numbers of single precision a vector of a canonical CPU target has, and how many registers
-    there are for vectors."""
+def vector_registers(target: str) -> tuple[int, int]:
+    """How many registers hold vectors on a canonical CPU target, and bits of each, as LLVM uses them."""
     from tvm.target import codegen
 
-    loaded = load(target)
-    if "aarch64" in _triple(loaded):
-        return 4, 32
-    if codegen.target_has_features("avx512f", loaded):
-        return 16, 32
-    return (8 if codegen.target_has_features("avx", loaded) else 4), 16
+    compiled_for = load(target)
+
+    def has(feature: str) -> bool:
+        return bool(codegen.llvm_cpu_has_features(feature, compiled_for))
+
+    # TVM's own answer is 512 for any x86.
+    if has("avx512vl"):
+        return 32, 256 if has("prefer-256-bit") else 512
+    if has("avx"):
+        return 16, 256
+    return 32 if has("neon") else 16, 128
 
 
 def here(target: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunemesh.stage_workers.engines.metaschedule import intrinsics
+from tunemesh.stage_workers.engines.metaschedule import intrinsics, plain_loops, register_tiles
 from tunemesh.stage_workers.graph import dots, preloading, targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
@@ -40,7 +40,7 @@ def generator(module: Any, target: str) -> Any:
     instructions = dots.marks(module["main"])
     intrinsics.require(instructions)
     return meta_schedule.space_generator.PostOrderApply(
-        sch_rules=_schedule_rules(name, instructions),
+        sch_rules=_schedule_rules(name, module, target, instructions),
         postprocs=_postprocessors(name, instructions),
         mutator_probs=name,
     )
@@ -53,21 +53,31 @@ def require(module: Any, target: str) -> None:
     intrinsics.require(dots.marks(module["main"]))
 
 
-def _schedule_rules(name: str, instructions: Sequence[str]) -> Any:
-    """MetaSchedule's rules of that name, on a CPU with :data:`UNROLL_STEPS`, and with tiles of instructions
-    where there are any for a block."""
+def _schedule_rules(name: str, module: Any, target: str, instructions: Sequence[str]) -> Any:
+    """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, with tiles of instructions where
+    there are any for a block, and with two rules of our own once everything is inlined."""
     from tvm.s_tir.meta_schedule import schedule_rule
 
     if name != "llvm":
         return name
-    unroll = schedule_rule.ParallelizeVectorizeUnroll
-    rules = [
-        unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
-        if isinstance(rule, unroll)
-        else rule
-        for rule in schedule_rule.ScheduleRule.create(name)
-    ]
-    # As MetaSchedule tiles the loops of multiplications.
+    found: list[Any] = []
+    tiles = _tiles(instructions)
+    for rule in schedule_rule.ScheduleRule.create(name):
+        if isinstance(rule, schedule_rule.MultiLevelTiling):
+            found += tiles
+            tiles = []
+        if isinstance(rule, schedule_rule.AddRFactor):
+            found += [register_tiles.rule(module, target), plain_loops.rule(target)]
+        found.append(_unrolling_less(rule))
+    return found
+
+
+def _tiles(instructions: Sequence[str]) -> list[Any]:
+    """Rules that tile around instructions, as MetaSchedule tiles the loops of multiplications."""
+    from tvm.s_tir.meta_schedule import schedule_rule
+
+    if not instructions:
+        return []
     sums = schedule_rule.ReuseType(req="may", levels=[1, 2], scope="global")
     tiles = [
         schedule_rule.MultiLevelTilingWithIntrin(
@@ -75,10 +85,17 @@ def _schedule_rules(name: str, instructions: Sequence[str]) -> Any:
         )
         for each in instructions
     ]
-    if not tiles:
-        return rules
-    first = next(i for i, rule in enumerate(rules) if isinstance(rule, schedule_rule.MultiLevelTiling))
-    return [*rules[:first], *tiles, intrinsics.keep_whole(), *rules[first:]]
+    return [*tiles, intrinsics.keep_whole()]
+
+
+def _unrolling_less(rule: Any) -> Any:
+    """A rule, with :data:`UNROLL_STEPS` where it unrolls."""
+    from tvm.s_tir.meta_schedule import schedule_rule
+
+    unroll = schedule_rule.ParallelizeVectorizeUnroll
+    if not isinstance(rule, unroll):
+        return rule
+    return unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
 
 
 def _postprocessors(name: str, instructions: Sequence[str]) -> Any:
