@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, PutAside, Tell
@@ -12,7 +12,7 @@ from tunemesh.coordinator.jobs.ledger import Handle
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress
+from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress, TaskRecords
 from tunemesh.shared.text import clip
 
 RESOURCES_TOLD = 64
@@ -99,8 +99,8 @@ class State:
         if len(self.rejected) > REJECTED_KEPT:
             del self.rejected[next(iter(self.rejected))]
 
-    def tell(self, job: Job, kind: EventKind, text: str) -> None:
-        """Tell whoever listens to ``job``."""
+    def tell(self, job: Job, kind: EventKind, text: str, records: Sequence[TaskRecords] = ()) -> None:
+        """Tell whoever listens to ``job``; of one that goes on, with where ``records`` of it lie."""
         job.told, job.changed = self.now, False
         event = JobEvent(
             job=job.id,
@@ -111,7 +111,7 @@ class State:
             resources=self._resources(),
             assembled=progress.result(job),
             validated=job.ledger.validated,
-            measured=progress.kept(job) if job.ended else [],
+            measured=progress.kept(job) if job.ended else list(records),
         )
         self.out.append(Tell(event))
 

@@ -4,6 +4,7 @@ news."""
 from __future__ import annotations
 
 from tunemesh.coordinator.events import Acknowledge, Declare, Purge
+from tunemesh.coordinator.jobs import measured
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.mishaps import Mishaps
@@ -19,6 +20,10 @@ TELL_EVERY = 1.0
 
 TELLS_PER_SECOND = 100
 """Progress events of all jobs together, about."""
+
+DELIVER_EVERY = 60.0
+"""Seconds between two events that tell where everything lies that was measured since, at least; of tasks that
+are closed it is told at once."""
 
 KEEP_FINISHED = 24 * 3600.0
 """Seconds for which finished jobs can be asked about."""
@@ -89,7 +94,20 @@ class Upkeep:
             news = job.changed and state.now - job.told >= tell_every
             if all_wait or news or job.waiting or job.ledger.phase == "importing":
                 guarded(job.id, self._watch, job, dead, tell_every)
+            guarded(job.id, self._deliver, job, tell_every)
         guarded(None, self._forget_old)
+
+    def _deliver(self, job: Job, tell_every: float) -> None:
+        """Tell where that lies which was measured for a job that goes on. A client can ask for what it
+        missed; a successor tells all of it again."""
+        now = self._state.now
+        waited = now - job.delivered_at
+        often = DELIVER_EVERY * tell_every / TELL_EVERY
+        if job.ended or waited < tell_every or (waited < often and not measured.has_closed(job)):
+            return
+        job.delivered_at = now
+        if records := measured.deliver(job):
+            self._state.tell(job, "progress", job.waiting, records)
 
     def give_up(self, step: str) -> None:
         """A step in flight was lost: it will be sent again."""

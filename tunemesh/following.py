@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunemesh import measured_files
 from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.model_files import ModelFile
@@ -97,6 +98,7 @@ class Following:
         self.open: set[str] = set()
         """Jobs that have not ended."""
         self.endings: dict[str, Ending] = {}
+        self._kept_badly = False
 
     def follow(self, jobs: Mapping[str, ModelFile]) -> None:
         """Submit ``jobs``, by id, and return when all have ended; none is begun after an early stop was asked
@@ -121,12 +123,27 @@ class Following:
                 continue
             self._watcher.event(event)
             ending = _ending(event, self._store, self._out)
-            if ending is not None:
+            if ending is None:
+                self._keep(event)
+            else:
                 self.open.discard(event.job)
                 self.endings[event.job] = ending
                 # A job whose results could not be written has them in the mesh all the same.
                 if event.kind == "done":
                     self._done.setdefault(jobs[event.job].origin, []).append(event.job)
+
+    def _keep(self, event: JobEvent) -> None:
+        """What was measured is written down while the job runs. That it cannot be is said once."""
+        if event.progress is None or not event.measured:
+            return
+        try:
+            measured_files.keep(
+                self._store, event.job, event.progress.target, event.measured, self._out / event.job
+            )
+        except TunemeshError as error:
+            if not self._kept_badly:
+                self._watcher.note(f"what is measured cannot be written down yet: {error}")
+            self._kept_badly = True
 
 
 def stop(client: Client, jobs: set[str]) -> set[str]:
@@ -149,6 +166,7 @@ def _ending(event: JobEvent, store: ArtifactStore, out: Path) -> Ending | None:
                 )
             except TunemeshError as error:
                 return Ending(event.job, None, str(error))
+            measured_files.drop(out / event.job)
             return Ending(event.job, report)
         case "failed" | "cancelled" if event.progress is not None and event.measured:
             folder = out / event.job
@@ -156,6 +174,7 @@ def _ending(event: JobEvent, store: ArtifactStore, out: Path) -> Ending | None:
                 save_measured(store, event.progress, event.measured, folder)
             except TunemeshError as error:
                 return Ending(event.job, None, f"{event.text}; what was measured cannot be fetched: {error}")
+            measured_files.drop(folder)
             return Ending(event.job, None, event.text, folder)
         case "failed" | "cancelled" | "rejected":
             return Ending(event.job, None, event.text)

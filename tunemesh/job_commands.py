@@ -12,13 +12,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tunemesh import exporting, live, mesh_address, options, tables
+from tunemesh import exporting, live, measured_files, mesh_address, options, tables
 from tunemesh.client import Client, check_job_id
 from tunemesh.report import Report, read_report, save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
 from tunemesh.terminal import print_json, say, tell
+
+DATABASE = "database"
+EXPORTS = (*exporting.KINDS, DATABASE)
 
 
 def status(
@@ -126,12 +129,16 @@ def fetch(
 
 def export(
     job: Annotated[str, typer.Argument(help="A folder that tune or fetch has written, or a finished job.")],
-    kind: Annotated[str, typer.Option("--as", help=f"What for: {', '.join(exporting.KINDS)}.")],
+    kind: Annotated[str, typer.Option("--as", help=f"What for: {', '.join(EXPORTS)}.")],
     to: Annotated[Path | None, typer.Option(help="Folder for it. [default: <job>-<kind>]")] = None,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
 ) -> None:
-    """Write a finished model as something that runs without Tunemesh: see docs/deploy.md."""
+    """Write a finished model as something that runs without Tunemesh: see docs/deploy.md. Or, as `database`,
+    what was measured for a job that was lost on its way."""
+    if kind == DATABASE:
+        print(measured_files.database(Path(job), to or Path(job)))
+        return
     exporting.check_kind(kind)
     with tempfile.TemporaryDirectory(prefix="tunemesh-export-") as fetched:
         result = Path(job)

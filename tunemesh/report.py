@@ -282,7 +282,7 @@ def save_measured(
         timeline += _own_timings(progress.job, read)
         ended = [(records, trials_of(records, store)) for records in measured]
         engines = dict.fromkeys(each.task.engine for each in measured if each.task.engine is not None)
-        files = exporting.files(ended, list(engines), progress.target, store, _exported)
+        files = exporting.files(ended, list(engines), progress.target, store, exported_here)
     except TunemeshError as error:
         problem = error
     report = make_job_report(progress, timeline)
@@ -292,7 +292,7 @@ def save_measured(
     return report
 
 
-def _exported(name: str, call: ExportCall) -> Exported:
+def exported_here(name: str, call: ExportCall) -> Exported:
     """What an engine writes down, asked here: there may be no worker any more.
 
     Raises:

@@ -283,6 +283,10 @@ class Job:
         """When progress was last told."""
         self.changed = True
         """Whether there is something new to tell."""
+        self.delivered: dict[str, tuple[int, int, bool]] = {}
+        """By task: how much of what was measured was told. A successor tells all of it again."""
+        self.delivered_at = -math.inf
+        """When that was looked at last."""
         self.ended_since: float | None = None
         """When this coordinator first knew that it has ended."""
         self._tasks: dict[str, Task] = {}

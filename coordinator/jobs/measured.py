@@ -1,7 +1,8 @@
-"""What was measured for a job, wherever it lies: nothing of it is lost when the job fails or is cancelled.
+"""What was measured for a job, wherever it lies: nothing of it is lost when the job fails or is cancelled, or
+the whole mesh goes away.
 
 What an update has learned from lies in the artifact store. What came after the last one is in results that
-are held, and is given up with them: it goes into the ledger.
+are held, and is given up with them: it goes into the ledger. While a job runs its client is told of it, too.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def records(tasks: Sequence[TaskLedger]) -> list[TaskRecords]:
             untuned=task.untuned,
         )
         for task in tasks
-        if task.history or task.rest or task.untuned is not None
+        if _has_records(task)
     ]
     room, fitting = ROOM_TOLD, 0
     for each in found:
@@ -52,6 +53,38 @@ def records(tasks: Sequence[TaskLedger]) -> list[TaskRecords]:
             break
         fitting += 1
     return found[:fitting]
+
+
+def has_closed(job: Job) -> bool:
+    """Whether a task was closed of which not all is told."""
+    return any(
+        task.closed and job.delivered.get(task.spec.id) != _amount(task) and job.may_act(task.spec.id)
+        for task in job.ledger.tasks
+    )
+
+
+def deliver(job: Job) -> list[TaskRecords]:
+    """The tasks of which more was measured than was told, as far as a message has room for them; noted as
+    told. What closes a task is told once that is saved."""
+    left = [
+        task
+        for task in at_the_end(job)
+        if job.delivered.get(task.spec.id) != _amount(task) and (not task.closed or job.may_act(task.spec.id))
+    ]
+    found = records(left)
+    told = {each.task.id for each in found}
+    for task in left:
+        if task.spec.id in told or not _has_records(task):
+            job.delivered[task.spec.id] = _amount(task)
+    return found
+
+
+def _has_records(task: TaskLedger) -> bool:
+    return bool(task.history or task.rest or task.untuned is not None)
+
+
+def _amount(task: TaskLedger) -> tuple[int, int, bool]:
+    return task.trials, len(task.confirmed), task.closed
 
 
 def _with_the_rest(job: Job, task: TaskLedger, room: int) -> TaskLedger:

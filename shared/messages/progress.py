@@ -119,7 +119,8 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
     assembled: AssembleDone | None = None
     validated: ValidateDone | None = None
     measured: list[TaskRecords] = []
-    """Of a job that ended without results: where everything lies that was measured."""
+    """Of a job that ended without results: where everything lies that was measured. Of one that goes on: the
+    same, of tasks of which more was measured than was told before."""
 
     def message_id(self) -> str:
         return f"{self.job}/{self.kind}/{self.at:.6f}"

@@ -155,6 +155,29 @@ def test_a_second_ctrl_c_takes_everything_down(
     assert interrupted(mock_model, tmp_path, signals) == (130, "error: interrupted\n")
 
 
+def test_what_was_measured_outlives_everything(tunemesh: Run, tmp_path: Path, mock_model: Path) -> None:
+    """The model is never assembled: everything is killed while it is."""
+    mock_model.write_text(mock_model.read_text().replace("{model-update", "{assemble: 600, model-update"))
+    folder = tmp_path / "out" / "model"
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tunemesh", "tune", str(mock_model), "--engine", "mock"]
+    command += ["--target", "mock", "--trials", "16", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while len(closed := list((folder / "measured").glob("[!.]*.json"))) < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    assert not (folder / "report.json").exists()
+    ended = tunemesh("export", folder, "--as", "database")
+    assert (ended.returncode, ended.stdout) == (0, f"{folder}\n"), ended.stderr
+    records = json.loads((folder / "records.json").read_text())
+    assert {record["task"] for record in records} == {"conv", "dense"}
+    assert sum(record["trials"] for record in records) == 16
+    assert len(closed) == 2
+
+
 @pytest.fixture(scope="module")
 def mesh_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """``tunemesh up`` with the mock engine; the environment that finds it. To start and stop it takes 15 s,
