@@ -1,4 +1,4 @@
-"""The polynomials of erf in ``stage_workers/graph/polynomials.py``: fitted for the least largest error.
+"""The polynomials of erf and 1 + erf in ``stage_workers/graph/polynomials.py``, with the least largest error.
 
     python -m benchmarks.erf_coefficients
 
@@ -22,6 +22,9 @@ EPSILON = 2.0**-24
 PART, EXPONENT = 0.15, 2e-6
 """How far the second may be off: this part of a rounding of erf, and this much itself, so that erf comes to 1
 where it should."""
+WHOLE_TERMS, BITS_TERMS = 10, 6
+WHOLE_PART, WHOLE_EXPONENT = 0.25, 3e-6
+"""The same for 1 + erf: this part of a rounding of 1."""
 
 
 def points(least: float, most: float) -> Doubles:
@@ -59,6 +62,17 @@ def main() -> None:
         np.stack([large ** (k + 1) for k in range(TERMS + 1)], 1), -np.log(erfc), 1 / allowed
     )
     print(f"ERFC {coefficients}\nlargest error in units of what is allowed: {error:.3f}")
+    whole, half = points(0.0, ONE), points(-0.5, 0.5)
+    erfc = np.array([math.erfc(each) for each in whole])
+    allowed = np.minimum(WHOLE_PART * EPSILON / (math.log(2) * erfc), WHOLE_EXPONENT)
+    error, coefficients = fitted(
+        np.stack([whole ** (k + 1) for k in range(WHOLE_TERMS)], 1), -np.log2(erfc), 1 / allowed
+    )
+    print(f"ERFC_BITS {coefficients}\nlargest error in units of what is allowed: {error:.3f}")
+    error, coefficients = fitted(
+        np.stack([half ** (k + 1) for k in range(BITS_TERMS)], 1), 2**half - 1, 1 / 2**half
+    )
+    print(f"BITS {coefficients}\nlargest relative error in units of 2^-24: {error / EPSILON:.3f}")
 
 
 if __name__ == "__main__":

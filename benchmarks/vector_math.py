@@ -96,6 +96,7 @@ def kernel(name: str, target: str, size: int, fast: bool, dtype: str = "float32"
     exponent = te.placeholder((size,), dtype, name="exponent")
     compute: dict[str, Callable[[Any], Any]] = {
         "pow": lambda i: te.power(base[i], exponent[i]),
+        "one_plus_erf": lambda i: te.erf(base[i]) + tirx.const(1.0, dtype),
         "cube": lambda i: te.power(base[i], tirx.const(3.0, dtype)),
         "fourth": lambda i: te.power(base[i], tirx.const(4.0, dtype)),
     }

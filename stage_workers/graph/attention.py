@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tunemesh.stage_workers.graph import attention_kernel, fusing, projections, targets, workloads
+from tunemesh.stage_workers.graph import attention_kernel, fusing, models, projections, targets, workloads
 from tunemesh.stage_workers.graph.attention_kernel import Attention, Layout
 from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
 
@@ -70,8 +70,16 @@ class Found(Struct, frozen=True):
     joined: projections.Joined | None = None
 
 
+def may_gain(module: Any) -> bool:
+    """Whether there are the operators in a module that attention is written with."""
+    import tvm
+
+    names = {operator_of(node) for node in models.nodes(module) if isinstance(node, tvm.ir.Call)}
+    return {PRODUCT, SOFTMAX} <= names or not names.isdisjoint(OPERATORS)
+
+
 def gains(module: Any, target: str) -> bool:
-    """Whether there is one in a module."""
+    """Whether there is one in a module whose constants are folded."""
     from tvm import relax
 
     functions = [each for _, each in module.functions_items() if isinstance(each, relax.Function)]

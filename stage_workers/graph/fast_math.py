@@ -39,6 +39,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "tanh": polynomials.tanh,
     "sigmoid": polynomials.sigmoid,
     "erf": polynomials.erf,
+    "one_plus_erf": polynomials.one_plus_erf,
     "pow": polynomials.power,
     **{f"pow{count}": polynomials.product(count) for count in range(1, polynomials.LARGEST_PRODUCT + 1)},
 }
@@ -65,7 +66,7 @@ def with_operators(module: Any, target: str) -> Any:
     """``module`` with our operators in place of TVM's in the functions that are marked, which are so no more:
     what is to become code is said by the operators. In others tanh becomes a call of the C library: TVM has a
     formula that gives 0 for small numbers."""
-    return module if targets.is_gpu(target) else _rewritten(module, _replaced, _by_library, _multiplied)
+    return module if targets.is_gpu(target) else _rewritten(module, _replaced, _by_library, _simplified)
 
 
 def without_marks(module: Any) -> Any:
@@ -88,10 +89,10 @@ def _rewritten(
     module: Any,
     marked: Callable[[Any], Any],
     others: Callable[[Any], Any] | None = None,
-    quotients: Callable[[Any], Any] | None = None,
+    around: Callable[[Any], Any] | None = None,
 ) -> Any:
     """``module`` with calls changed in functions that are marked, and are so no more, and in others; and
-    with quotients changed in those that are marked."""
+    with sums and quotients changed in those that are marked."""
     import tvm
     import tvm_ffi
     from tvm import tirx
@@ -101,8 +102,8 @@ def _rewritten(
         change = marked if is_marked(function) else others
         if isinstance(function, tvm.tirx.PrimFunc) and change is not None:
             maps = [(tvm.ir.Call, change)]
-            if is_marked(function) and quotients is not None:
-                maps.append((tirx.Div, quotients))
+            if is_marked(function) and around is not None:
+                maps += [(tirx.Div, around), (tirx.Add, around)]
             body = tvm_ffi.structural_map(function.body, maps)
             new = function if body.same_as(function.body) else function.with_body(body)
             changed[name] = new.without_attr(MARK) if is_marked(new) else new
@@ -177,18 +178,23 @@ def _replaced(call: Any) -> Any:
     return result if dtype == SINGLE else tirx.Cast(dtype, result)
 
 
-def _multiplied(quotient: Any) -> Any:
-    """A quotient with a constant divisor as a product: a division takes a CPU as long as some ten products.
-    It is off by a unit in the last place at most, where the inverse is a normal number."""
+def _simplified(expression: Any) -> Any:
+    """1 + erf in one. And a quotient with a constant divisor as a product: a division takes a CPU as long as
+    some ten of them. It is off by a unit in the last place at most, where the inverse is a normal number."""
     from tvm import tirx
 
-    divisor, dtype = quotient.b, str(quotient.ty.dtype)
-    if dtype != SINGLE or not isinstance(divisor, tirx.FloatImm):
-        return quotient
-    value = float(divisor.value)
-    if not TINY <= abs(value) <= 1 / TINY:
-        return quotient
-    return quotient.a * tirx.const(1 / value, dtype)
+    if str(expression.ty.dtype) != SINGLE:
+        return expression
+    for first, second in ((expression.a, expression.b), (expression.b, expression.a)):
+        if not isinstance(second, tirx.FloatImm):
+            continue
+        value = float(second.value)
+        if isinstance(expression, tirx.Add):
+            if value == 1.0 and operator_of(first) in ("tirx.erf", f"{PREFIX}erf"):
+                return _call("one_plus_erf", *first.args)
+        elif second.same_as(expression.b) and TINY <= abs(value) <= 1 / TINY:
+            return first * tirx.const(1 / value, SINGLE)
+    return expression
 
 
 def _by_library(call: Any) -> Any:

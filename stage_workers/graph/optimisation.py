@@ -60,9 +60,7 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     fuse = [transform.FuseTIR(), transform.DeadCodeElimination()]
     try:
         with targets.load(target), tvm.transform.PassContext(opt_level=3):
-            simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
-            simple = constants.fold(simple)
-            simple = transform.CanonicalizeBindings()(transform.FoldConstant()(simple))
+            simple = simplified(module, target)
             if changes.composed:
                 simple = padding.into_convolutions(composites.put_together(simple))
             if changes.attention:
@@ -91,6 +89,14 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     except Exception as error:  # passes raise whatever their operators raise
         reraise_memory_error(error)
         raise BadModel(f"TVM cannot lower the model: {first_line(error)}") from None
+
+
+def simplified(module: Any, target: str) -> Any:
+    """``module`` with constants folded, and without what is only needed for training."""
+    from tvm.relax import transform
+
+    simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
+    return transform.CanonicalizeBindings()(transform.FoldConstant()(constants.fold(simple)))
 
 
 def optimise_all(modules: Sequence[Any], target: str, changes: Sequence[Changes]) -> Any:

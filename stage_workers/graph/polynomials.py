@@ -67,6 +67,28 @@ ERFC = (
     1.6647868253727438e-05,
 )
 """-ln(1 - erf(x)) = x * polynomial of x, from there to :data:`ERF_ONE`."""
+ERFC_BITS = (
+    1.6279078750838412,
+    0.9184322475518326,
+    0.14836737588622967,
+    -0.02787183838759836,
+    9.378392998644035e-05,
+    0.0021766548425220904,
+    -0.0008416442923279699,
+    0.00017021561229030313,
+    -1.8798103648798303e-05,
+    8.911689435286974e-07,
+)
+"""-log2(1 - erf(x)) = x * polynomial of x, from 0 to :data:`ERF_ONE`."""
+BITS = (
+    0.693147202855078,
+    0.24022647913627185,
+    0.05550332471107014,
+    0.009618437357778124,
+    0.0013398874420100584,
+    0.00015353361895009514,
+)
+"""2 ** x - 1 = x * polynomial of x, from -1/2 to 1/2."""
 ATANH = tuple(2.0 / (2 * k + 1) / math.log(2.0) for k in range(7))
 """log2 m = s * polynomial of s squared, with s = (m - 1) / (m + 1)."""
 EXP2 = tuple(math.log(2.0) ** k / math.factorial(k) for k in range(11))
@@ -114,6 +136,18 @@ def erf(x: Value) -> Value:
     small = x * _polynomial(ERF, square) + x
     large = -_exp_in_range(-size * _polynomial(ERFC, size)) + 1.0
     return small.where(size < ERF_SMALL, _with_sign_of(x, large))
+
+
+def one_plus_erf(x: Value) -> Value:
+    """1 - erf(-x), as GELU has it: what is small below 0 is computed as it is, and not as what 1 leaves; and
+    no polynomial of its own is needed near 0, where 1 is what counts."""
+    size = _at_most(x.abs(), ERF_ONE)
+    power = -size * _polynomial(ERFC_BITS, size)
+    rounded, count = _nearest(power)
+    rest = power - rounded
+    less = (rest * _polynomial(BITS, rest) + 1.0) * _two_to_the(count)
+    less = x.code.select(size < ERF_ONE, less, size - ERF_ONE)  # 0, or NaN
+    return less.where(x < 0.0, -less + 2.0)
 
 
 def log(x: Value) -> Value:

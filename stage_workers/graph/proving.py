@@ -108,7 +108,7 @@ def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) ->
     return msgspec.structs.replace(
         wished,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
-        attention=options.fusion == "extended" and attention.gains(module, target),
+        attention=options.fusion == "extended" and _attends(module, target),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
         rounded=options.products == "rounded" and products.gains(module),
@@ -116,6 +116,14 @@ def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) ->
         dots=wished.narrow or dots.gains(module),
         winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
     )
+
+
+def _attends(module: Any, target: str) -> bool:
+    """Whether there is attention in a module, if its scale may be computed of constants, too."""
+    if not attention.may_gain(module):
+        return False
+    with targets.load(target):
+        return attention.gains(optimisation.simplified(module, target), target)
 
 
 UNDONE = {

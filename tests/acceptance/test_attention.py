@@ -247,7 +247,7 @@ def test_the_operator_of_tvm_is_the_same_kernel(target: str, causal: str | None)
 
 
 def test_a_model_with_it_is_imported_so_unless_told_otherwise(target: str) -> None:
-    made = heads("divided", "s = Div (a, four)", four=4.0).make()
+    made = heads("divided", "four = Sqrt (depth)  s = Div (a, four)", depth=16.0).make()
     imported = import_model(made.SerializeToString(), target, {})
     assert models.unpack(imported.model).changes[0].attention
     assert not [task.name for task in imported.tasks if "softmax" in task.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import subprocess
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +104,21 @@ def test_nan_infinity_signed_zero_and_subnormal_numbers_are_kept(name: str, size
         np.testing.assert_allclose(got, right, rtol=1e-4, atol=0)
         sure = ~np.isnan(right)
         np.testing.assert_array_equal(np.signbit(got[sure]), np.signbit(right[sure]))
+
+
+def test_one_plus_erf_is_right_where_it_is_small_too(cpu: str) -> None:
+    x = np.concatenate([np.linspace(-5, 5, 200_001), [0.0, -0.0, 1e30, -1e30, INF, -INF]]).astype(np.float32)
+    got = np.empty_like(x)
+    vector_math.call(vector_math.kernel("one_plus_erf", cpu, x.size, True), x, got)
+    right = np.array([math.erfc(-each) for each in x.tolist()])
+    np.testing.assert_allclose(got, right, rtol=0, atol=2.0**-22)
+    small = (x < 0) & (x > -3.99)
+    # What is left of 1 would be off by all of itself.
+    np.testing.assert_allclose(got[small], right[small], rtol=1e-5, atol=0)
+    np.testing.assert_array_equal(got[x <= -4], 0)
+    got = np.empty(17, np.float32)
+    vector_math.call(vector_math.kernel("one_plus_erf", cpu, 17, True), np.full(17, np.nan, np.float32), got)
+    assert np.isnan(got).all()
 
 
 POWERS = [
@@ -258,9 +274,9 @@ def _parsed(script: str) -> Any:
 def test_candidates_have_to_beat_what_the_model_has_without_them(target: str) -> None:
     latencies = {}
     maths: list[Literal["fast", "exact"]] = ["fast", "exact"]
-    for math in maths:
-        (task,) = import_model(model(GELU, (256, 256)), target, math=math).tasks
-        latencies[math] = min(profile_untuned(task, target).latencies)
+    for way in maths:
+        (task,) = import_model(model(GELU, (256, 256)), target, math=way).tasks
+        latencies[way] = min(profile_untuned(task, target).latencies)
     assert 3 * latencies["fast"] < latencies["exact"]
 
 
