@@ -13,8 +13,9 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 
-def make(module: Any, target: str, strategy: Any = None, random_state: int = 1) -> Any:
-    """A ``TuneContext`` with one thread, whose results depend on ``random_state`` alone.
+def make(module: Any, target: str, strategy: Any = None, random_state: int = 1, narrow: bool = False) -> Any:
+    """A ``TuneContext`` with one thread, whose results depend on ``random_state`` alone; its space may be
+    :func:`narrow <.spaces.generator>`.
 
     Made without its Python constructor, which imports all tensor intrinsics (7 to 25 s) whether or not
     the rules of the search space use any.
@@ -25,7 +26,7 @@ def make(module: Any, target: str, strategy: Any = None, random_state: int = 1) 
     context = tvm_ffi.get_global_func("s_tir.meta_schedule.TuneContext")(
         module,
         targets.load(target),
-        spaces.generator(module, target),
+        spaces.generator(module, target, narrow),
         strategy,
         "main",
         1,

@@ -28,6 +28,9 @@ LEAST_POPULATION = 32
 FEW_TRIALS = 128
 """With fewer the cost model does not know enough for a thorough search to pay: it finds no better
 candidates, and takes twice the time."""
+NARROW_TRIALS = 16
+"""First trials of a task, which come from rules of our own alone, where they have candidates: the prior knows
+little of those, and MetaSchedule's are seldom better."""
 FIRST_POPULATION = 3
 """Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
@@ -55,17 +58,19 @@ def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> lis
     )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
+    narrow = len(known) < NARROW_TRIALS
     fruitless = attempt = 0
     while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(call.seed, state, attempt)
         before = len(found)
         predictor = Predictor(model, np.random.default_rng(random_state))
-        for scheduled in _search(state, call, options, predictor, random_state):
+        for scheduled in _search(state, call, options, predictor, random_state, narrow):
             key = workloads.structural_hash(scheduled.mod)
             if len(found) < want and key not in known and key not in found:
                 found[key] = schedules.pack(scheduled.trace)
                 if (features := predictor.features.get(scheduled)) is not None:
                     candidates.keep(workload, target, found[key], Candidate(scheduled.trace, features))
+        narrow = False  # where there are too few others
         fruitless = fruitless + 1 if len(found) == before else 0
         attempt += 1
     state.round += 1
@@ -81,9 +86,18 @@ def _prior(call: UpdateCall) -> Prior | None:
 
 
 def _search(
-    state: SearchState, call: UpdateCall, options: SearchOptions, predictor: Predictor, random_state: int
+    state: SearchState,
+    call: UpdateCall,
+    options: SearchOptions,
+    predictor: Predictor,
+    random_state: int,
+    narrow: bool,
 ) -> list[Any]:
-    """TVM schedules, most promising first; some may have been tried before."""
+    """TVM schedules, most promising first; some may have been tried before.
+
+    Args:
+        narrow: only those by rules of our own, where there are any.
+    """
     from tvm.s_tir import meta_schedule
 
     workload, target, want = call.workload, call.target, call.want
@@ -97,7 +111,7 @@ def _search(
         init_min_unmeasured=population // 2,
         genetic_num_iters=generations,
     )
-    context = contexts.make(workloads.load(workload), target, strategy, random_state)
+    context = contexts.make(workloads.load(workload), target, strategy, random_state, narrow)
     context.pre_tuning(
         max_trials=2**31 - 1,
         # The search does not know which candidates were tried, and the parents are likely to win again.

@@ -31,17 +31,21 @@ def uses_tensor_cores(module: Any, target: str) -> bool:
     return any(a.dtype in TENSOR_CORE_DTYPES for a in workloads.arguments(module["main"]))
 
 
-def generator(module: Any, target: str) -> Any:
-    """A fresh space generator."""
+def generator(module: Any, target: str, narrow: bool = False) -> Any:
+    """A fresh space generator.
+
+    Args:
+        narrow: without MetaSchedule's own tiles, where :mod:`.register_tiles` has some.
+    """
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
     return meta_schedule.space_generator.PostOrderApply(
-        sch_rules=_schedule_rules(name, module, target), postprocs=name, mutator_probs=name
+        sch_rules=_schedule_rules(name, module, target, narrow), postprocs=name, mutator_probs=name
     )
 
 
-def _schedule_rules(name: str, module: Any, target: str) -> Any:
+def _schedule_rules(name: str, module: Any, target: str, narrow: bool) -> Any:
     """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, and with two of our own once
     everything is inlined."""
     from tvm.s_tir.meta_schedule import schedule_rule
@@ -51,7 +55,7 @@ def _schedule_rules(name: str, module: Any, target: str) -> Any:
     found = []
     for rule in schedule_rule.ScheduleRule.create(name):
         if isinstance(rule, schedule_rule.AddRFactor):
-            found += [register_tiles.rule(module, target), plain_loops.rule(target)]
+            found += [register_tiles.rule(module, target, narrow), plain_loops.rule(target)]
         found.append(_unrolling_less(rule))
     return found
 
