@@ -21,6 +21,7 @@ from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
 from tunemesh.stage_workers.engines.metaschedule.options import SearchOptions
 from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
+from tunemesh.stage_workers.engines.metaschedule.spaces import Space
 from tunemesh.stage_workers.engines.protocol import UpdateCall
 from tunemesh.stage_workers.graph import targets, workloads
 
@@ -28,7 +29,7 @@ LEAST_POPULATION = 32
 FEW_TRIALS = 128
 """With fewer the cost model does not know enough for a thorough search to pay: it finds no better
 candidates, and takes twice the time."""
-NARROW_TRIALS = 16
+OWN_TRIALS = 16
 """First trials of a task, which come from rules of our own alone, where they have candidates: the prior knows
 little of those, and MetaSchedule's are seldom better."""
 FIRST_POPULATION = 3
@@ -58,19 +59,23 @@ def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> lis
     )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
-    narrow = len(known) < NARROW_TRIALS
+    space: Space = "all"
+    if options.space == "metaschedule":
+        space = "metaschedule"
+    elif len(known) < OWN_TRIALS:
+        space = "own"
     fruitless = attempt = 0
     while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(call.seed, state, attempt)
         before = len(found)
         predictor = Predictor(model, np.random.default_rng(random_state))
-        for scheduled in _search(state, call, options, predictor, random_state, narrow):
+        for scheduled in _search(state, call, options, predictor, random_state, space):
             key = workloads.structural_hash(scheduled.mod)
             if len(found) < want and key not in known and key not in found:
                 found[key] = schedules.pack(scheduled.trace)
                 if (features := predictor.features.get(scheduled)) is not None:
                     candidates.keep(workload, target, found[key], Candidate(scheduled.trace, features))
-        narrow = False  # where there are too few others
+        space = "all" if space == "own" else space  # where there are too few of them
         fruitless = fruitless + 1 if len(found) == before else 0
         attempt += 1
     state.round += 1
@@ -91,13 +96,9 @@ def _search(
     options: SearchOptions,
     predictor: Predictor,
     random_state: int,
-    narrow: bool,
+    space: Space,
 ) -> list[Any]:
-    """TVM schedules, most promising first; some may have been tried before.
-
-    Args:
-        narrow: only those by rules of our own, where there are any.
-    """
+    """TVM schedules, most promising first; some may have been tried before."""
     from tvm.s_tir import meta_schedule
 
     workload, target, want = call.workload, call.target, call.want
@@ -111,7 +112,7 @@ def _search(
         init_min_unmeasured=population // 2,
         genetic_num_iters=generations,
     )
-    context = contexts.make(workloads.load(workload), target, strategy, random_state, narrow)
+    context = contexts.make(workloads.load(workload), target, strategy, random_state, space)
     context.pre_tuning(
         max_trials=2**31 - 1,
         # The search does not know which candidates were tried, and the parents are likely to win again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from tunemesh.stage_workers.engines.metaschedule import plain_loops, register_tiles
 from tunemesh.stage_workers.graph import targets, workloads
@@ -11,6 +11,10 @@ UNROLL_STEPS = (0, 16, 64, 256)
 """Up to how many steps the loops of a candidate are unrolled on a CPU: it draws one of these. MetaSchedule
 itself goes up to 512. Such candidates take LLVM three to five times as long as others, and 64 trials of six
 kernels (three seeds each) find as much without them."""
+
+Space = Literal["own", "all", "metaschedule"]
+"""Of candidates for a CPU: those by :mod:`.register_tiles`, where it has some; those, and MetaSchedule's;
+only MetaSchedule's."""
 
 TENSOR_CORE_DTYPES = frozenset({"float16", "bfloat16", "int8", "uint8"})
 
@@ -31,21 +35,17 @@ def uses_tensor_cores(module: Any, target: str) -> bool:
     return any(a.dtype in TENSOR_CORE_DTYPES for a in workloads.arguments(module["main"]))
 
 
-def generator(module: Any, target: str, narrow: bool = False) -> Any:
-    """A fresh space generator.
-
-    Args:
-        narrow: without MetaSchedule's own tiles, where :mod:`.register_tiles` has some.
-    """
+def generator(module: Any, target: str, space: Space = "all") -> Any:
+    """A fresh space generator."""
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
     return meta_schedule.space_generator.PostOrderApply(
-        sch_rules=_schedule_rules(name, module, target, narrow), postprocs=name, mutator_probs=name
+        sch_rules=_schedule_rules(name, module, target, space), postprocs=name, mutator_probs=name
     )
 
 
-def _schedule_rules(name: str, module: Any, target: str, narrow: bool) -> Any:
+def _schedule_rules(name: str, module: Any, target: str, space: Space) -> Any:
     """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, and with two of our own once
     everything is inlined."""
     from tvm.s_tir.meta_schedule import schedule_rule
@@ -54,8 +54,8 @@ def _schedule_rules(name: str, module: Any, target: str, narrow: bool) -> Any:
         return name
     found = []
     for rule in schedule_rule.ScheduleRule.create(name):
-        if isinstance(rule, schedule_rule.AddRFactor):
-            found += [register_tiles.rule(module, target, narrow), plain_loops.rule(target)]
+        if isinstance(rule, schedule_rule.AddRFactor) and space != "metaschedule":
+            found += [register_tiles.rule(module, target, space == "own"), plain_loops.rule(target)]
         found.append(_unrolling_less(rule))
     return found
 
