@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import spaces
+from tunemesh.stage_workers.engines.metaschedule.spaces import Space
 from tunemesh.stage_workers.graph import targets
 
 _quiet = logging.getLogger(f"{__name__}.metaschedule")
@@ -13,7 +14,7 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 
-def make(module: Any, target: str, strategy: Any = None, random_state: int = 1) -> Any:
+def make(module: Any, target: str, strategy: Any = None, random_state: int = 1, space: Space = "all") -> Any:
     """A ``TuneContext`` with one thread, whose results depend on ``random_state`` alone.
 
     Made without its Python constructor, which imports all tensor intrinsics (7 to 25 s) whether or not
@@ -25,7 +26,7 @@ def make(module: Any, target: str, strategy: Any = None, random_state: int = 1) 
     context = tvm_ffi.get_global_func("s_tir.meta_schedule.TuneContext")(
         module,
         targets.load(target),
-        spaces.generator(module, target),
+        spaces.generator(module, target, space),
         strategy,
         "main",
         1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -20,10 +20,13 @@ class SearchOptions(Struct, frozen=True, kw_only=True):
             2 while fewer than 128 trials of the task are known, then 4.
         generations: times that the search lets them evolve before it proposes. ``None``: once, then twice,
             likewise.
+        space: ``"own"``: tiles in registers, and MetaSchedule's. ``"metaschedule"``: nothing but what
+            MetaSchedule draws, to compare with.
     """
 
     population: Annotated[int, Meta(ge=1, le=64)] | None = None
     generations: Annotated[int, Meta(ge=0, le=16)] | None = None
+    space: Literal["own", "metaschedule"] = "own"
 
 
 def read(options: Options) -> SearchOptions:

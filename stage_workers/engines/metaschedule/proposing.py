@@ -21,6 +21,7 @@ from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
 from tunemesh.stage_workers.engines.metaschedule.options import SearchOptions
 from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
+from tunemesh.stage_workers.engines.metaschedule.spaces import Space
 from tunemesh.stage_workers.engines.protocol import UpdateCall
 from tunemesh.stage_workers.graph import targets, workloads
 
@@ -28,6 +29,9 @@ LEAST_POPULATION = 32
 FEW_TRIALS = 128
 """With fewer the cost model does not know enough for a thorough search to pay: it finds no better
 candidates, and takes twice the time."""
+OWN_TRIALS = 16
+"""First trials of a task, which come from rules of our own alone, where they have candidates: the prior knows
+little of those, and MetaSchedule's are seldom better."""
 FIRST_POPULATION = 3
 """Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
@@ -55,17 +59,23 @@ def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> lis
     )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
+    space: Space = "all"
+    if options.space == "metaschedule":
+        space = "metaschedule"
+    elif len(known) < OWN_TRIALS:
+        space = "own"
     fruitless = attempt = 0
     while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(call.seed, state, attempt)
         before = len(found)
         predictor = Predictor(model, np.random.default_rng(random_state))
-        for scheduled in _search(state, call, options, predictor, random_state):
+        for scheduled in _search(state, call, options, predictor, random_state, space):
             key = workloads.structural_hash(scheduled.mod)
             if len(found) < want and key not in known and key not in found:
                 found[key] = schedules.pack(scheduled.trace)
                 if (features := predictor.features.get(scheduled)) is not None:
                     candidates.keep(workload, target, found[key], Candidate(scheduled.trace, features))
+        space = "all" if space == "own" else space  # where there are too few of them
         fruitless = fruitless + 1 if len(found) == before else 0
         attempt += 1
     state.round += 1
@@ -81,7 +91,12 @@ def _prior(call: UpdateCall) -> Prior | None:
 
 
 def _search(
-    state: SearchState, call: UpdateCall, options: SearchOptions, predictor: Predictor, random_state: int
+    state: SearchState,
+    call: UpdateCall,
+    options: SearchOptions,
+    predictor: Predictor,
+    random_state: int,
+    space: Space,
 ) -> list[Any]:
     """TVM schedules, most promising first; some may have been tried before."""
     from tvm.s_tir import meta_schedule
@@ -97,7 +112,7 @@ def _search(
         init_min_unmeasured=population // 2,
         genetic_num_iters=generations,
     )
-    context = contexts.make(workloads.load(workload), target, strategy, random_state)
+    context = contexts.make(workloads.load(workload), target, strategy, random_state, space)
     context.pre_tuning(
         max_trials=2**31 - 1,
         # The search does not know which candidates were tried, and the parents are likely to win again.

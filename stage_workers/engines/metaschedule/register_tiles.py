@@ -6,8 +6,8 @@ tens of trials reach a half of what the core can do. Here the innermost tile is 
 (:mod:`.tiles`), the last axis is cut into whole vectors, and everything within the tile is unrolled. What
 stands behind is computed on the tile, and what pads the input right before it. What is left to draw, the
 shape of the tile, how far the reduction is unrolled, and whether rows or columns come first, is little, and
-most of it is good. One candidate of four comes from MetaSchedule's rules all the same: they reach tiles of
-tiles, for caches, and never run out of candidates.
+most of it is good. A search begins with it. Later, one candidate of four is drawn by MetaSchedule's rules:
+they reach tiles of tiles, for caches, and never run out of candidates.
 
 A kernel has one such reduction. Where there are other stages, or vectors do not work out, MetaSchedule's own
 rules do what they always did.
@@ -59,17 +59,23 @@ class _Reduction(NamedTuple):
     lanes: int
 
 
-def rule(module: Any, target: str) -> Any:
-    """The rule as MetaSchedule takes it, for a workload and a canonical target of a CPU."""
+def rule(module: Any, target: str, alone: bool) -> Any:
+    """The rule as MetaSchedule takes it, for a workload and a canonical target of a CPU.
+
+    Args:
+        alone: whether no other rule is to have a say in what this one takes.
+    """
     registers = Registers(*targets.vector_registers(target))
     free = [module["main"].params[number] for number in workloads.weights_of(module["main"])]
     cores = targets.cores(target)
 
     def apply(schedule: Any, block: Any) -> list[Any]:
         reduction = _reduction(schedule, block, registers, free)
-        if reduction is None:
-            return [schedule]
-        return [schedule, *_sketches(schedule, reduction, registers, cores)]
+        sketches = [] if reduction is None else _sketches(schedule, reduction, registers, cores)
+        if alone and sketches:
+            return sketches
+        times = math.ceil(LEAST_SKETCHES / max(len(sketches), 1))
+        return [schedule, *(each.copy() for each in sketches * times)]
 
     return blocks.python_rule(apply)
 
@@ -171,10 +177,7 @@ def _sketches(schedule: Any, reduction: _Reduction, registers: Registers, cores:
     else:
         orders = _orders(reduction)
         found = [(tile, first) for tile in tiles.of_products(registers, rows, vectors) for first in orders]
-    if not found:
-        return []
-    times = math.ceil(LEAST_SKETCHES / len(found))
-    return [_Sketch(schedule.copy(), reduction, tile, first, cores).made() for tile, first in found * times]
+    return [_Sketch(schedule.copy(), reduction, tile, first, cores).made() for tile, first in found]
 
 
 def _orders(reduction: _Reduction) -> list[bool]:

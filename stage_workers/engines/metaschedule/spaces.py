@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tunemesh.stage_workers.engines.metaschedule import intrinsics, plain_loops, register_tiles
 from tunemesh.stage_workers.graph import dots, preloading, targets, workloads
@@ -12,6 +12,10 @@ UNROLL_STEPS = (0, 16, 64, 256)
 """Up to how many steps the loops of a candidate are unrolled on a CPU: it draws one of these. MetaSchedule
 itself goes up to 512. Such candidates take LLVM three to five times as long as others, and 64 trials of six
 kernels (three seeds each) find as much without them."""
+
+Space = Literal["own", "all", "metaschedule"]
+"""Of candidates for a CPU: those by :mod:`.register_tiles`, where it has some; those, and MetaSchedule's;
+only MetaSchedule's."""
 
 TENSOR_CORE_DTYPES = frozenset({"float16", "bfloat16", "int8", "uint8"})
 
@@ -32,7 +36,7 @@ def uses_tensor_cores(module: Any, target: str) -> bool:
     return any(a.dtype in TENSOR_CORE_DTYPES for a in workloads.arguments(module["main"]))
 
 
-def generator(module: Any, target: str) -> Any:
+def generator(module: Any, target: str, space: Space = "all") -> Any:
     """A fresh space generator."""
     from tvm.s_tir import meta_schedule
 
@@ -40,7 +44,7 @@ def generator(module: Any, target: str) -> Any:
     instructions = dots.marks(module["main"])
     intrinsics.require(instructions)
     return meta_schedule.space_generator.PostOrderApply(
-        sch_rules=_schedule_rules(name, module, target, instructions),
+        sch_rules=_schedule_rules(name, module, target, space, instructions),
         postprocs=_postprocessors(name, instructions),
         mutator_probs=name,
     )
@@ -53,7 +57,7 @@ def require(module: Any, target: str) -> None:
     intrinsics.require(dots.marks(module["main"]))
 
 
-def _schedule_rules(name: str, module: Any, target: str, instructions: Sequence[str]) -> Any:
+def _schedule_rules(name: str, module: Any, target: str, space: Space, instructions: Sequence[str]) -> Any:
     """MetaSchedule's rules of that name; on a CPU with :data:`UNROLL_STEPS`, with tiles of instructions where
     there are any for a block, and with two rules of our own once everything is inlined."""
     from tvm.s_tir.meta_schedule import schedule_rule
@@ -66,8 +70,8 @@ def _schedule_rules(name: str, module: Any, target: str, instructions: Sequence[
         if isinstance(rule, schedule_rule.MultiLevelTiling):
             found += tiles
             tiles = []
-        if isinstance(rule, schedule_rule.AddRFactor):
-            found += [register_tiles.rule(module, target), plain_loops.rule(target)]
+        if isinstance(rule, schedule_rule.AddRFactor) and space != "metaschedule":
+            found += [register_tiles.rule(module, target, space == "own"), plain_loops.rule(target)]
         found.append(_unrolling_less(rule))
     return found
 

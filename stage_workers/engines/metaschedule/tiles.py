@@ -17,8 +17,12 @@ ENOUGH = 0.5
 """Part of the largest tile that there is: smaller ones are not tried."""
 MOST_VECTORS = 8
 """Of a row."""
-FEW_LOADS = 0.75
+WEIGHT = 2
+"""Of a load of weights, which come from a larger cache than the inputs, beside one of an input."""
+FEW_LOADS = 0.8
 """Per multiply-add: so many the core can do beside its arithmetic."""
+NEARLY = 1.25
+"""Of the fewest loads that there are."""
 HEIGHTS = 2
 """How many heights of tiles are tried where neighbours share inputs."""
 WINDOW = 16
@@ -68,10 +72,10 @@ def of_products(registers: Registers, rows: Mapping[int, Sequence[int]], vectors
 
     def loads(tile: tuple[int, int, int]) -> float:
         height, count, width = tile
-        return 1 / width + 1 / (height * count)
+        return 1 / width + WEIGHT / (height * count)
 
     least = min(map(loads, found), default=0.0)
-    found = _large([tile for tile in found if loads(tile) <= max(FEW_LOADS, least)])
+    found = _large([tile for tile in found if loads(tile) <= max(FEW_LOADS, NEARLY * least)])
     flattest: dict[int, int] = {}
     for height, _, width in found:
         flattest[width] = min(flattest.get(width, height), height)
