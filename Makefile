@@ -7,11 +7,13 @@ VENV := .venv/bin
 demo: setup            ## tune two small models at once and check the results
 	examples/demo.sh
 
-# What needs no broker and no quiet machine runs on all cores, then the others one by one: see tests/conftest.py.
-test: setup            ## every test, in two runs; skipped ones are listed with the reason
+# First what computes, on all cores; then what waits for brokers, several at once; then the others one by one: see
+# tests/conftest.py.
+test: setup            ## every test, in three runs; skipped ones are listed with the reason
 	@status=0; \
 	$(VENV)/python -m pytest -m parallel -n logical --maxprocesses 8 --dist worksteal || status=1; \
-	$(VENV)/python -m pytest -m "not parallel" || status=1; \
+	$(VENV)/python -m pytest -m waiting tests/integration tests/acceptance/test_bad_usage.py -n 3 --dist loadgroup || status=1; \
+	$(VENV)/python -m pytest -m alone || status=1; \
 	exit $$status
 
 test-containers: setup ## image, compose file and RabbitMQ 4 in a Docker engine of its own; needs root

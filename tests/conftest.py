@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pytest
 
@@ -15,10 +15,16 @@ from tunemesh.broker_config.node import PrivateNode, installed
 from tunemesh.broker_config.roles import ROLES, Role
 from tunemesh.broker_config.topology import VHOST
 
-IN_PROCESS = "target"
-"""Who uses this fixture calls TVM in its own process."""
-SHARED = {"node", "tunemesh", "mesh"}
-"""Fixtures of what tests cannot share, or of whole meshes, which need all cores."""
+HERE = Path(__file__).parent
+BROKER = "node"
+"""Who uses this fixture talks to a node, and waits for it most of the time."""
+WAITING = ("tests/integration", "tests/acceptance/test_bad_usage.py")
+"""Where those are that do little but wait. What is elsewhere need not be imported for them."""
+MESHES = {"tunemesh", "mesh"}
+"""Fixtures of whole meshes, which need all cores."""
+
+Run = Literal["parallel", "waiting", "alone"]
+"""One of the runs of ``make test``."""
 
 
 class Broker(Protocol):
@@ -39,20 +45,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make test`` runs first, on all cores: ``-m parallel``. All others run after that, one by
-    one: ``-m "not parallel"``."""
+    """Mark each test with its run."""
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
-        if runs_beside_others(item.path, getattr(item, "fixturenames", ()), marks):
-            item.add_marker("parallel")
+        found = run_of(item.path, getattr(item, "fixturenames", ()), marks)
+        if found not in marks:
+            item.add_marker(found)
 
 
-def runs_beside_others(path: Path, fixtures: Collection[str], marks: Collection[str]) -> bool:
-    """Whether a test needs neither a broker nor a machine that is quiet: one of ``tests/unit``, or one that
-    calls TVM in this process, and is not marked as ``alone``."""
-    if "alone" in marks or not SHARED.isdisjoint(fixtures):
-        return False
-    return path.is_relative_to(Path(__file__).parent / "unit") or IN_PROCESS in fixtures
+def run_of(path: Path, fixtures: Collection[str], marks: Collection[str]) -> Run:
+    """In which run of ``make test`` a test is.
+
+    ``parallel`` computes in this process, and runs on all cores beside others of its kind. ``waiting`` does
+    little but wait, as a rule for a broker: several of these run at once, and each process has a node of its
+    own. ``alone``, one by one, is what measures time, or starts whole meshes."""
+    if "alone" in marks:
+        return "alone"
+    if "waiting" in marks or BROKER in fixtures:
+        return "waiting" if any(path.is_relative_to(HERE.parent / place) for place in WAITING) else "alone"
+    beside = any(path.is_relative_to(HERE / folder) for folder in ("unit", "acceptance"))
+    return "parallel" if beside and MESHES.isdisjoint(fixtures) else "alone"
 
 
 @pytest.fixture(scope="session")

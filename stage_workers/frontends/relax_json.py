@@ -29,6 +29,7 @@ def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
     """
     loaded = _load(source.model)
     try:
+        bounds.check(loaded)
         return _imported(loaded, variant)
     except BadModel:
         raise
@@ -61,7 +62,6 @@ def _load(model: bytes) -> Any:
             f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"
         ) from None
     trusted.check_loaded(loaded)
-    bounds.check(loaded)
     return loaded
 
 

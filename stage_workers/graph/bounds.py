@@ -84,7 +84,7 @@ def outside(function: Any) -> str:
     budget = Budget()
     try:
         for access in walk.accesses:
-            for dimension in range(len(access.indices)):
+            for dimension in range(min(len(access.indices), len(access.buffer.shape))):
                 if found := _witness(walk, access, dimension, budget):
                     return found
     except (Exhausted, RecursionError):  # an expression may have more levels than Python has frames

@@ -17,6 +17,8 @@ from tests.acceptance.conftest import Run, complaint
 from tests.conftest import Broker
 from tunemesh import cli
 
+pytestmark = pytest.mark.waiting
+
 NOWHERE = ["--broker", "amqp://a:b@127.0.0.1:9/x", "--artifacts", "/tmp"]
 TUNE = ["tune", "{model}", "--engine", "mock", "--target", "mock"]
 SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]

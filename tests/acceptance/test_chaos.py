@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tunemesh import client as client_module
+from tunemesh import mesh as mesh_module
 from tunemesh.children import Child
 from tunemesh.client import Client
 from tunemesh.layout import plan
@@ -34,10 +35,12 @@ TRIALS = 120
 LIMIT = 150.0
 
 
-@pytest.fixture
-def mesh(tmp_path: Path, nodes_end_at_once: None) -> Iterator[LocalMesh]:
-    with LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path / "mesh") as running:
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
+    """One for all tests, each with jobs of its own: whatever one does to it, the next finds it at work."""
+    with LocalMesh(plan(None), "mock", ["mock"], folder=tmp_path_factory.mktemp("mesh")) as running:
         yield running
+        running.node.kill()  # an orderly stop takes 6 s
 
 
 def submit(client: Client, mesh: LocalMesh, jobs: list[str]) -> None:
@@ -135,11 +138,11 @@ def test_the_broker_is_killed_twice_and_restarted_on_its_folder(mesh: LocalMesh,
             kills += 1
             due = time.monotonic() + 15.0
 
-    jobs = ["one", "two"]
+    jobs = ["five", "six"]
     with Client(mesh.url, jobs) as client:
         submit(client, mesh, jobs)
         endings = follow(client, mesh, jobs, kill)
-        more = ["three"]
+        more = ["seven"]
     with Client(mesh.url, more) as client:
         submit(client, mesh, more)
         endings |= follow(client, mesh, more, kill)
@@ -162,16 +165,16 @@ def test_a_coordinator_that_stood_by_takes_over(mesh: LocalMesh, tmp_path: Path)
             killed.append(mesh.pids["coordinator"])
             os.kill(killed[0], signal.SIGKILL)
 
-    with Client(mesh.url, ["one", "two"]) as client:
+    with Client(mesh.url, ["eight", "nine"]) as client:
         client.snapshot(timeout=30.0)  # the mesh's own is the active one
-        submit(client, mesh, ["one"])
+        submit(client, mesh, ["eight"])
         standby.start()
         try:
-            endings = follow(client, mesh, ["one"], kill)
+            endings = follow(client, mesh, ["eight"], kill)
             assert killed, "the job was over before the standby was up"
             assert client.snapshot(timeout=10.0).jobs
-            submit(client, mesh, ["two"])
-            endings |= follow(client, mesh, ["two"], lambda: None)
+            submit(client, mesh, ["nine"])
+            endings |= follow(client, mesh, ["nine"], lambda: None)
         finally:
             assert standby.process is not None
             standby.process.kill()
@@ -221,7 +224,10 @@ def test_a_job_that_nobody_knows_is_not_followed_for_ever(
     assert "does not know job nobody" in events[0].text
 
 
-def test_a_broker_that_cannot_come_back_ends_the_mesh(mesh: LocalMesh) -> None:
+def test_a_broker_that_cannot_come_back_ends_the_mesh(
+    mesh: LocalMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_module, "NODE_DEATHS", 3)
     assert mesh.node.pid is not None
     os.kill(mesh.node.pid, signal.SIGKILL)
     while mesh.node.pid is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from tests.conftest import Broker
 from tunemesh.layout import plan
 from tunemesh.shared.errors import LinkDown
 from tunemesh.shared.transport.link import Link, Outgoing
+
+pytestmark = pytest.mark.alone
 
 
 def test_two_models_are_tuned_at_once_and_reported(tunemesh: Run, tmp_path: Path, mock_model: Path) -> None:
@@ -35,71 +38,6 @@ def test_two_models_are_tuned_at_once_and_reported(tunemesh: Run, tmp_path: Path
         assert {step["stage"] for step in report["timeline"]} == stages
     jobs = [{s["step"].split("/")[0] for s in j["report"]["timeline"]} for j in json.loads(ended.stdout)]
     assert jobs == [{"model"}, {"other"}]
-
-
-def test_poison_costs_one_candidate_each_and_says_why(tunemesh: Run, tmp_path: Path) -> None:
-    model = tmp_path / "poison.yaml"
-    model.write_text(
-        "tasks:\n  - name: t\n    failures:\n"
-        "      build-crash: {indices: [1]}\n      build-hang: {indices: [3]}\n"
-        "      profile-memory: {indices: [5]}\n      wrong-result: {indices: [7]}\n"
-    )
-    arguments = ("--engine", "mock", "--target", "mock", "--trials", 16, "--out", tmp_path, "--json")
-    # Not cut short: filling the memory takes many times as long as measuring another candidate.
-    limits = ("--build-timeout", 1, "--profile-timeout", 60, "--cut-short", "none")
-    ended = tunemesh("tune", model, *arguments, *limits)
-    assert ended.returncode == 0, ended.stderr
-    (task,) = json.loads(ended.stdout)[0]["report"]["tasks"]
-    assert task["outcomes"] == {
-        "measured": 12,
-        "build-failed": 1,
-        "build-timed-out": 1,
-        "run-failed": 1,
-        "wrong-result": 1,
-    }
-    assert task["last_error"]
-
-
-def test_every_distinct_task_of_a_list_of_models_is_tuned_once(
-    tunemesh: Run, tmp_path: Path, mock_model: Path
-) -> None:
-    listed = tmp_path / "zoo.yaml"
-    listed.write_text(
-        f"models: [{{name: one, file: {mock_model.name}}}, {{name: two, file: {mock_model.name}}}]"
-    )
-    out = tmp_path / "out"
-    ended = tunemesh("tune", listed, "--engine", "mock", "--target", "mock", "--trials", 16, "--out", out)
-    assert ended.returncode == 0, ended.stderr
-    one, two = (json.loads((out / name / "report.json").read_text()) for name in ("one", "two"))
-    assert (one["trials"], two["trials"]) == (16, 0)
-    assert one["latency_after_s"] == two["latency_after_s"] < one["latency_before_s"]
-    assert {each["step"].partition("/")[0] for each in two["timeline"]} == {"two"}
-
-
-def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
-    tunemesh: Run, tmp_path: Path, mock_model: Path
-) -> None:
-    bad = tmp_path / "bad.yaml"
-    bad.write_text("tasks: 7\n")
-    late = tmp_path / "late.yaml"
-    late.write_text("{tasks: [{name: a}], stages: {assemble: error}}")
-    arguments = ("--engine", "mock", "--target", "mock", "--trials", 8, "--out", tmp_path / "out")
-    ended = tunemesh("tune", bad, late, mock_model, *arguments)
-    assert ended.returncode == 1
-    failed, unbuilt = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
-    assert failed.startswith("error: job bad failed: import: ")
-    assert (tmp_path / "out" / "model" / "report.json").exists()
-    # What was measured before it failed is there all the same, and the report says what failed.
-    folder = tmp_path / "out" / "late"
-    assert unbuilt.startswith("error: job late failed: assemble: ")
-    assert unbuilt.endswith(f"; what was measured is in {folder}")
-    (record,) = json.loads((folder / "records.json").read_text())
-    assert (record["task"], record["trials"]) == ("a", 8)
-    report = json.loads((folder / "report.json").read_text())
-    assert report["error"].startswith("assemble: ")
-    assert report["tasks"][0]["trials"] == 8
-    assert {"import", "build", "profile"} <= {each["stage"] for each in report["timeline"]}
-    assert not (folder / "model.so").exists()
 
 
 def test_results_that_do_not_fit_on_the_disk_are_kept(
@@ -200,9 +138,110 @@ def there(mesh_home: dict[str, str]) -> Run:
     return command_line(Path(mesh_home["HOME"]))
 
 
-def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
-    mesh_home: dict[str, str], there: Run, mock_model: Path, tmp_path: Path
+@pytest.fixture
+def through(mesh_home: dict[str, str]) -> tuple[str, ...]:
+    """Options of ``tune`` for the standing mesh."""
+    place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
+    return ("--broker", place["broker"], "--artifacts", place["artifacts"])
+
+
+def test_poison_costs_one_candidate_each_and_says_why(
+    there: Run, through: tuple[str, ...], tmp_path: Path
 ) -> None:
+    model = tmp_path / "poison.yaml"
+    model.write_text(
+        "tasks:\n  - name: t\n    failures:\n"
+        "      build-crash: {indices: [1]}\n      build-hang: {indices: [3]}\n"
+        "      profile-memory: {indices: [5]}\n      wrong-result: {indices: [7]}\n"
+    )
+    arguments = (
+        "--engine",
+        "mock",
+        "--target",
+        "mock",
+        "--trials",
+        16,
+        "--out",
+        tmp_path,
+        "--json",
+        *through,
+    )
+    # Not cut short: filling the memory takes many times as long as measuring another candidate.
+    limits = ("--build-timeout", 1, "--profile-timeout", 60, "--cut-short", "none")
+    ended = there("tune", model, *arguments, *limits)
+    assert ended.returncode == 0, ended.stderr
+    (task,) = json.loads(ended.stdout)[0]["report"]["tasks"]
+    assert task["outcomes"] == {
+        "measured": 12,
+        "build-failed": 1,
+        "build-timed-out": 1,
+        "run-failed": 1,
+        "wrong-result": 1,
+    }
+    assert task["last_error"]
+
+
+def test_every_distinct_task_of_a_list_of_models_is_tuned_once(
+    there: Run, through: tuple[str, ...], tmp_path: Path, mock_model: Path
+) -> None:
+    listed = tmp_path / "zoo.yaml"
+    listed.write_text(
+        f"models: [{{name: one, file: {mock_model.name}}}, {{name: two, file: {mock_model.name}}}]"
+    )
+    arguments = (
+        "--engine",
+        "mock",
+        "--target",
+        "mock",
+        "--trials",
+        16,
+        "--out",
+        tmp_path,
+        "--json",
+        *through,
+    )
+    ended = there("tune", listed, *arguments)
+    assert ended.returncode == 0, ended.stderr
+    one, two = (job["report"] for job in json.loads(ended.stdout))
+    assert (one["trials"], two["trials"]) == (16, 0)
+    assert one["latency_after_s"] == two["latency_after_s"] < one["latency_before_s"]
+    assert {each["step"].partition("/")[0] for each in two["timeline"]} == {two["job"]}
+
+
+def test_a_bad_job_fails_with_its_cause_and_the_other_is_not_affected(
+    there: Run, through: tuple[str, ...], tmp_path: Path, mock_model: Path
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("tasks: 7\n")
+    late = tmp_path / "late.yaml"
+    late.write_text("{tasks: [{name: a}], stages: {assemble: error}}")
+    arguments = ("--engine", "mock", "--target", "mock", "--trials", 8, "--out", tmp_path / "out", *through)
+    ended = there("tune", bad, late, mock_model, *arguments)
+    assert ended.returncode == 1
+    failed, unbuilt = (line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert re.match("error: job bad-[0-9a-f]{6} failed: import: ", failed)
+    assert list((tmp_path / "out").glob("model-*/report.json"))
+    # What was measured before it failed is there all the same, and the report says what failed.
+    (folder,) = (tmp_path / "out").glob("late-*")
+    assert unbuilt.startswith(f"error: job {folder.name} failed: assemble: ")
+    assert unbuilt.endswith(f"; what was measured is in {folder}")
+    (record,) = json.loads((folder / "records.json").read_text())
+    assert (record["task"], record["trials"]) == ("a", 8)
+    report = json.loads((folder / "report.json").read_text())
+    assert report["error"].startswith("assemble: ")
+    assert report["tasks"][0]["trials"] == 8
+    assert {"import", "build", "profile"} <= {each["stage"] for each in report["timeline"]}
+    assert not (folder / "model.so").exists()
+
+
+def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
+    mesh_home: dict[str, str], there: Run, through: tuple[str, ...], mock_model: Path, tmp_path: Path
+) -> None:
+    def await_trials(job: str) -> None:
+        deadline = time.monotonic() + 60
+        while not json.loads(there("status", job, "--json").stdout)["jobs"][0]["trials"]:
+            assert time.monotonic() < deadline
+
     common = ("--engine", "mock", "--target", "mock")
     (short,) = there("submit", mock_model, *common, "--trials", 12).stdout.split()
     long, kept = (there("submit", mock_model, *common, "--trials", 100_000).stdout.strip() for _ in range(2))
@@ -211,14 +250,13 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     phases = {job["job"]: job["phase"] for job in listed["jobs"]}
     assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
     assert {r["queue"] for r in listed["resources"]} >= {"build-cpu.mock", "model-update.mock"}
+    await_trials(long)
     assert "cancelled" in there("cancel", long).stdout
     assert "cancelled" in complaint(there("fetch", long, "--out", tmp_path / "out").stderr)
     report = json.loads((tmp_path / "out" / long / "report.json").read_text())
     records = json.loads((tmp_path / "out" / long / "records.json").read_text())
     assert sum(record["trials"] for record in records) == report["trials"]
-    deadline = time.monotonic() + 60
-    while not json.loads(there("status", kept, "--json").stdout)["jobs"][0]["trials"]:
-        assert time.monotonic() < deadline
+    await_trials(kept)
     assert f"{kept}: done" in there("cancel", kept, "--keep").stdout
     assert there("fetch", kept, "--out", tmp_path / "out").returncode == 0
     assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
@@ -238,8 +276,7 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     assert there("strategy").stdout == "fair:gold=3,free=1\n"
     example = [sys.executable, "examples/publish_request.py", str(mock_model), "--engine", "mock"]
     example += ["--target", "mock", "--trials", "8", "--out", str(tmp_path / "example")]
-    place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
-    variables = {"TUNEMESH_BROKER_URL": place["broker"], "TUNEMESH_ARTIFACTS": place["artifacts"]}
+    variables = {"TUNEMESH_BROKER_URL": through[1], "TUNEMESH_ARTIFACTS": through[3]}
     ended = subprocess.run(
         example, env={**mesh_home, **variables}, capture_output=True, text=True, timeout=60
     )
@@ -279,16 +316,15 @@ def test_a_worker_with_the_rights_of_a_client_ends_with_the_reason(tunemesh: Run
 
 
 def test_messages_that_cannot_be_read_are_put_aside_and_block_nothing(
-    mesh_home: dict[str, str], there: Run, mock_model: Path
+    there: Run, through: tuple[str, ...], mock_model: Path
 ) -> None:
-    place = json.loads((Path(mesh_home["HOME"]) / ".local/share/tunemesh/mesh.json").read_text())
     bodies = [
         b"\xc1 not MessagePack",
         b"\x82\xa4type\xa7request\xa7version\x63",  # version 99
         b"\x81\xa4type\xa7request",
         b"x" * 1_000_000,
     ]
-    link = Link(place["broker"], "bad client")
+    link = Link(through[1], "bad client")
     link.start()
     for body in bodies:
         link.publish(Outgoing("tunemesh.requests", "request", body, "bad", "request")).result(10)
@@ -296,6 +332,5 @@ def test_messages_that_cannot_be_read_are_put_aside_and_block_nothing(
     with pytest.raises(LinkDown):
         link.publish(Outgoing("tunemesh.requests", "request", b"x" * 2**21, "huge", "request")).result(10)
     link.close()
-    through = ("--broker", place["broker"], "--artifacts", place["artifacts"])
     ended = there("tune", mock_model, "--engine", "mock", "--target", "mock", "--trials", 4, *through)
     assert ended.returncode == 0, ended.stderr

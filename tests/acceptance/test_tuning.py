@@ -13,6 +13,8 @@ import tunemesh
 from examples import make_models
 from tunemesh.shared.errors import BadInput, BadModel, JobFailed
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:

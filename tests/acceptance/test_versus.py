@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks import matrix
 from benchmarks.evidence import load
@@ -14,6 +15,8 @@ from benchmarks.work import Work
 from examples import make_models
 from tunemesh.exporting import runtime_folder
 from tunemesh.exports.tuned_model import TunedModel
+
+pytestmark = pytest.mark.alone
 
 
 def test_metaschedule_tunes_the_same_tasks_and_its_model_runs(tmp_path: Path) -> None:

@@ -18,9 +18,12 @@ from tunemesh.broker_config.node import PrivateNode, installed
 from tunemesh.broker_config.topology import COORDINATOR, LEDGER, LEDGER_KEY
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
-pytestmark = pytest.mark.skipif(
-    not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
-)
+pytestmark = [
+    pytest.mark.waiting,
+    pytest.mark.skipif(
+        not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
+    ),
+]
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +57,7 @@ def publish(node: PrivateNode, body: bytes) -> None:
         channel.basic_publish(LEDGER, LEDGER_KEY, body, PERSISTENT, mandatory=True)
 
 
+@pytest.mark.usefixtures("nodes_end_at_once")
 @pytest.mark.parametrize("how", ["killed", "crashed", "told to stop"])
 def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_path: Path, how: str) -> None:
     with PrivateNode(tmp_path / "with space") as node:
@@ -80,6 +84,7 @@ def test_confirmed_messages_outlive_a_crash_and_clients_find_the_node_again(tmp_
             assert link.channel().queue_declare(COORDINATOR, passive=True).method.message_count == 1
 
 
+@pytest.mark.usefixtures("nodes_end_at_once")
 def test_two_nodes_run_side_by_side() -> None:
     with PrivateNode() as one, PrivateNode() as other:
         publish(one, b"for one")

@@ -64,6 +64,9 @@ with Sandbox(["mock"], memory=8 * 2**30) as sandbox:
 """
 
 
+pytestmark = pytest.mark.waiting
+
+
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox(["mock"], memory=MEMORY) as sandbox:
@@ -125,6 +128,7 @@ def test_a_call_gives_what_the_engine_gives(sandbox: Sandbox) -> None:
     assert len(profiled.latencies) == 2
 
 
+@pytest.mark.alone
 def test_a_warm_call_costs_little(sandbox: Sandbox) -> None:
     build(sandbox, GOOD)
     started = time.monotonic()
@@ -179,6 +183,7 @@ def test_an_unexpected_error_names_type_and_place(sandbox: Sandbox) -> None:
     assert sandbox.child_pid == pid
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("index", "timeout", "kind", "text"),
     [
@@ -213,6 +218,7 @@ def test_an_answer_that_stalls_is_told_from_one_that_never_began(
     assert (answer.kind, answer.text) == ("timed-out", "began to answer and did not finish within 10 s")
 
 
+@pytest.mark.alone
 def test_a_limit_of_cpu_time_ends_who_works_and_not_who_waits(sandbox: Sandbox) -> None:
     began = time.monotonic()
     work = "\n".join(["tasks:", *(f"  - {{name: t{n}}}" for n in range(30_000))]).encode()

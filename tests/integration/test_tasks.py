@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from tunemesh.cli import app
 
+pytestmark = pytest.mark.waiting
+
 SHARED = "{name: shared, weight: 2}"
 MODELS = {
     "one.yaml": f"tasks: [{SHARED}, {{name: own, weight: 1}}]",

@@ -21,6 +21,9 @@ QUEUE = "test.full"
 T = TypeVar("T")
 
 
+pytestmark = pytest.mark.waiting
+
+
 @pytest.fixture
 def link(node: Broker) -> Iterator[Link]:
     link = Link(node.url("admin"), "test_transport")
