@@ -285,7 +285,8 @@ def _told(number: float) -> float:
 
 def _described(values: Array, decided: npt.NDArray[np.bool_]) -> str:
     if not decided.any():
-        return "at the border of what is defined"
+        # From one run to the next it is NaN or not: by a rounding error, or by what lies beside a tensor.
+        return "at the border of what is defined, or read from outside of the tensors,"
     return "NaN" if np.isnan(values).all() else "NaN or infinite"
 
 
