@@ -77,8 +77,10 @@ def _schedule_rules(name: str, instructions: Sequence[str]) -> Any:
     ]
     if not tiles:
         return rules
+    # Where an image is padded, is chosen by our own rule.
+    rules = [rule for rule in rules if not isinstance(rule, schedule_rule.RandomComputeLocation)]
     first = next(i for i, rule in enumerate(rules) if isinstance(rule, schedule_rule.MultiLevelTiling))
-    return [*rules[:first], *tiles, intrinsics.keep_whole(), *rules[first:]]
+    return [*rules[:first], *tiles, intrinsics.around(), *rules[first:]]
 
 
 def _postprocessors(name: str, instructions: Sequence[str]) -> Any:
