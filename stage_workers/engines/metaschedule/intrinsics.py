@@ -39,8 +39,8 @@ CALL = """
             "{total}x{lanes}",
             "{name}",
             sums.vload([0], dtype="{total}x{lanes}"),
-            T.address_of(data[0]),
-            T.address_of(weights[0, 0]),
+            T.reinterpret("int32", data.vload([0], dtype="{data}x{group}")),
+            T.reinterpret("int32x{lanes}", weights.vload([0, 0], dtype="{weights}x{all}")),
         )
 """
 
@@ -106,6 +106,7 @@ def _function(body: str, name: str) -> object:
         total=dot.total,
         lanes=dot.lanes,
         group=dot.group,
+        all=dot.lanes * dot.group,
         name=dot.name,
     )
     return tvm.script.from_source(text, {"T": tirx})
