@@ -280,20 +280,19 @@ def with_code(function: Any) -> Any:
 
 
 def code(dot: Dot) -> str:
-    """The function of LLVM, which takes the sums and the addresses of one group and of a block of weights."""
-    wide, lanes = _llvm(dot.total), dot.lanes
+    """The function of LLVM, which takes the sums, one group, and a block of weights."""
+    lanes = dot.lanes
+    sums, bits = f"<{lanes} x {_llvm(dot.total)}>", f"<{lanes} x i32>"
     return f"""
-define <{lanes} x {wide}> @{dot.name}(<{lanes} x {wide}> %sums, ptr %group, ptr %block) {{
-  %one = load i32, ptr %group, align 1
-  %first = insertelement <{lanes} x i32> poison, i32 %one, i32 0
-  %all = shufflevector <{lanes} x i32> %first, <{lanes} x i32> poison, <{lanes} x i32> zeroinitializer
-  %data = bitcast <{lanes} x i32> %all to {dot.operand}
-  %weights = load {dot.operand}, ptr %block, align 1
-  %added = call <{lanes} x {wide}> @{dot.instruction}(
-    <{lanes} x {wide}> %sums, {dot.operand} %data, {dot.operand} %weights)
-  ret <{lanes} x {wide}> %added
+define {sums} @{dot.name}({sums} %sums, i32 %group, {bits} %block) {{
+  %first = insertelement {bits} poison, i32 %group, i32 0
+  %all = shufflevector {bits} %first, {bits} poison, <{lanes} x i32> zeroinitializer
+  %data = bitcast {bits} %all to {dot.operand}
+  %weights = bitcast {bits} %block to {dot.operand}
+  %added = call {sums} @{dot.instruction}({sums} %sums, {dot.operand} %data, {dot.operand} %weights)
+  ret {sums} %added
 }}
-declare <{lanes} x {wide}> @{dot.instruction}(<{lanes} x {wide}>, {dot.operand}, {dot.operand})
+declare {sums} @{dot.instruction}({sums}, {dot.operand}, {dot.operand})
 """
 
 

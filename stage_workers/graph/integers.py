@@ -100,7 +100,15 @@ def _read(call: Any, binding: Any, there: list[Dot]) -> tuple[Dot, Data, Array, 
     dot = next((each for each in there if sizes is not None and each.fits(*sizes)), None)
     data = _data(call.args[0], binding)
     found = None if dot is None or data is None else scaled(weights.value.numpy())
-    return None if dot is None or data is None or found is None else (dot, data, *found)
+    if dot is None or data is None or found is None or largest_sum(found[0]) > np.iinfo(np.int32).max:
+        return None
+    return dot, data, *found
+
+
+def largest_sum(weights: Array) -> int:
+    """What a sum of products with weights of shape (…, outputs) may come to."""
+    flat = weights.reshape(-1, weights.shape[-1]).astype(np.int64)
+    return int(np.abs(flat).sum(0).max()) * np.iinfo(np.uint8).max
 
 
 def _data(expression: Any, binding: Any) -> Data | None:

@@ -3,13 +3,15 @@ models in integers. Real TVM."""
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto
 
 from tests.acceptance import direct
 from tests.acceptance.test_layouts import Network
-from tests.onnx_models import floats
+from tests.onnx_models import floats, model, node, value
 from tunemesh.shared.errors import BadTarget
 from tunemesh.shared.messages import Precision
 from tunemesh.stage_workers.graph import dots, models, workloads
@@ -77,6 +79,15 @@ def test_products_are_as_right_as_bfloat16(narrow: str, made: bytes, count: int)
     shape = onnxruntime.InferenceSession(made).get_inputs()[0].shape
     error = relative_error(made, library, floats(*shape, seed=3))
     assert 2**-16 < error < 2**-6
+
+
+def test_a_model_in_bfloat16_needs_nobody_to_ask(narrow: str) -> None:
+    """It rounds as it says itself; only the sums are done at once."""
+    weights = floats(32, 48).astype(ml_dtypes.bfloat16)
+    x = value("x", TensorProto.BFLOAT16, (4, 32))
+    made = model([node("MatMul", ["x", "w"], ["y"])], [x], ("y",), {"w": weights}, opset=18)
+    imported = direct.import_model(bytes(made.SerializeToString()), narrow)
+    assert len(marks(imported)) == 1
 
 
 def test_a_target_without_the_instruction_is_refused_by_name() -> None:

@@ -19,6 +19,7 @@ from tunemesh.comparing.racing import Race
 from tunemesh.comparing.work import TUNED
 from tunemesh.report import Compared
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import OutputCheck
 
 OTHER = Peer(name="other", title="Other", package="other")
 SHAPES = {"x": (1, 2)}
@@ -150,3 +151,14 @@ def test_what_is_not_for_this_cpu_is_not_compared(monkeypatch: pytest.MonkeyPatc
         comparison.check_target("other")
     with pytest.raises(BadInput, match="only models for CPUs are compared with others, not those for cuda"):
         comparison.check_target("gpu")
+
+
+def test_an_output_that_is_off_by_more_than_rounding_is_told() -> None:
+    exact = OutputCheck(
+        name="y", dtype="float32", elements=8, compared=8, units=0.1, difference=1e-6, tolerance=1e-5
+    )
+    coarse = msgspec.structs.replace(exact, name="z", relative=4e-3, largest=0.02, choices=0.875)
+    (told,) = tables.accuracy([exact, coarse])
+    assert told.startswith("z is off from the untuned model by 4.0e-03 of its size")
+    assert "at most by 2.0e-02; the largest element of a row is the same in 87.50% of them" in told
+    assert "row" not in tables.accuracy([msgspec.structs.replace(coarse, choices=None)])[0]

@@ -64,3 +64,8 @@ def test_eight_bits_go_from_minus_128_to_127() -> None:
     assert found is not None
     assert (found[0].min(), found[0].max(), found[1][0]) == (-128, 127, 1 / 8)
     assert integers.scaled(np.arange(-127, 129, dtype=np.float32)[:, None]) is None
+
+
+def test_a_sum_may_come_to_all_the_data_at_once() -> None:
+    weights = np.int8([[1, -2], [-3, 4]])
+    assert integers.largest_sum(weights) == 6 * 255

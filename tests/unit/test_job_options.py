@@ -60,7 +60,7 @@ def test_nothing_given_is_all_defaults() -> None:
 
 def test_what_is_given_arrives() -> None:
     arguments = ["--batch", "16", "--cut-short", "none", "--no-cache-flush", "--build-timeout", "2.5"]
-    arguments += ["--math", "exact"]
+    arguments += ["--math", "exact", "--precision", "bf16"]
     arguments += [
         "--shape",
         "a=1,3",
@@ -94,6 +94,7 @@ def test_what_is_given_arrives() -> None:
             cache_flush=False,
             build_timeout=2.5,
             math="exact",
+            precision="bf16",
             shapes={"a": [[1, 3], [8, 3]], "b:0": [[7]]},
             dims={"batch": [1, 8]},
         ),
@@ -162,6 +163,7 @@ def test_a_setting_that_cannot_be_an_option_is_found_at_once(monkeypatch: pytest
     [
         ({"chunk": 99}, "bad setting: .*chunk"),
         ({"math": "sloppy"}, "bad setting: .*'sloppy'.*math"),
+        ({"precision": "int4"}, "bad setting: .*'int4'.*precision"),
         ({"cut_short": "soon"}, "--cut-short must be a number or none, not 'soon'"),
         ({"cut_short": "0"}, "bad setting: .*cut_short"),
         ({"shapes": ["x=a,b"]}, "--shape 'x=a,b' should look like"),

@@ -192,11 +192,12 @@ def test_import_says_what_inputs_may_be_and_keeps_what_came_of_them(
     judged = [Judgement(judge="somebody", outputs=[output(0.5)])]
     sandbox.answers["import_model"] = [Imported(model=b"m", tasks=[], sample=b"inputs", judged=judged)]
     work = ImportWork(model=context.store.put(MODEL), samples=context.store.put(b"arrays"))
-    settings = Settings(ranges={"ids": (0, 9)}, math="exact")
+    settings = Settings(ranges={"ids": (0, 9)}, math="exact", precision="bf16")
     done = expect(ImportDone, run_stage(step(work, settings=settings), context))
     (call,) = [each for each in sandbox.records if isinstance(each, ImportCall)]
     assert (call.seed, call.ranges, call.inputs) == (5, {"ids": (0, 9)}, b"arrays")
     assert call.math == "exact"
+    assert call.precision == "bf16"
     assert done.sample is not None
     assert context.store.get(done.sample) == b"inputs"
     assert done.judged == judged

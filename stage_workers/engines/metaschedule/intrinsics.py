@@ -11,6 +11,8 @@ _registered: set[str] = set()
 
 TENSORIZED = "meta_schedule.auto_tensorize"
 """MetaSchedule's annotation of a block in whose place an intrinsic comes."""
+ROW_OF_TILES = 2
+"""The loop over tiles in a row of an image, behind those over images and rows."""
 ROOT = "root"
 """The name of the block around all others."""
 
@@ -37,8 +39,8 @@ CALL = """
             "{total}x{lanes}",
             "{name}",
             sums.vload([0], dtype="{total}x{lanes}"),
-            T.address_of(data[0]),
-            T.address_of(weights[0, 0]),
+            T.reinterpret("int32", data.vload([0], dtype="{data}x{group}")),
+            T.reinterpret("int32x{lanes}", weights.vload([0, 0], dtype="{weights}x{all}")),
         )
 """
 
@@ -51,29 +53,39 @@ def require(names: Iterable[str]) -> None:
             _registered.add(name)
 
 
-def keep_whole() -> Any:
-    """A rule of MetaSchedule that keeps the loop around an instruction from being vectorised: the instruction
-    is a vector already. MetaSchedule leaves out loops that say something, whatever it is."""
+def around() -> Any:
+    """A rule of MetaSchedule for what stands around instructions.
+
+    It keeps the loop around one from being vectorised: the instruction is a vector already. MetaSchedule
+    leaves out loops that say something, whatever it is. And an image with zeros around it is made whole, or
+    tile by tile; not where the instruction reads it, which MetaSchedule would try as well.
+    """
     from tvm.ir.utils import derived_object
     from tvm.s_tir.meta_schedule import schedule_rule
 
     @derived_object
-    class KeepWhole(schedule_rule.PyScheduleRule):  # type: ignore[misc]
+    class Around(schedule_rule.PyScheduleRule):  # type: ignore[misc]
         def _initialize_with_tune_context(self, context: Any) -> None:
             pass
 
         def apply(self, schedule: Any, block: Any) -> list[Any]:
             # It is shown what was there before: instructions are in blocks that are new.
-            if schedule.get(block).name_hint == ROOT:
-                for each in schedule.get_child_blocks(block):
-                    if TENSORIZED in schedule.get(each).annotations:
-                        schedule.annotate(schedule.get_loops(each)[-1], dots.MARK, True)
-            return [schedule]
+            if schedule.get(block).name_hint != ROOT:
+                return [schedule]
+            made = [schedule]
+            for each in schedule.get_child_blocks(block):
+                if TENSORIZED in schedule.get(each).annotations:
+                    schedule.annotate(schedule.get_loops(each)[-1], dots.MARK, True)
+                    for image in schedule.get_producers(each):
+                        by_tile = schedule.copy()
+                        by_tile.compute_at(image, by_tile.get_loops(each)[ROW_OF_TILES], True)
+                        made.append(by_tile)
+            return made
 
         def clone(self) -> Any:
-            return KeepWhole()
+            return Around()
 
-    return KeepWhole()
+    return Around()
 
 
 def _register(name: str) -> None:
@@ -94,6 +106,7 @@ def _function(body: str, name: str) -> object:
         total=dot.total,
         lanes=dot.lanes,
         group=dot.group,
+        all=dot.lanes * dot.group,
         name=dot.name,
     )
     return tvm.script.from_source(text, {"T": tirx})

@@ -67,6 +67,8 @@ def _schedule_rules(name: str, module: Any, target: str, space: Space, instructi
     found: list[Any] = []
     tiles = _tiles(instructions)
     for rule in schedule_rule.ScheduleRule.create(name):
+        if instructions and isinstance(rule, schedule_rule.RandomComputeLocation):
+            continue  # where an image is padded, is chosen by our own rule
         if isinstance(rule, schedule_rule.MultiLevelTiling):
             found += tiles
             tiles = []
@@ -89,7 +91,7 @@ def _tiles(instructions: Sequence[str]) -> list[Any]:
         )
         for each in instructions
     ]
-    return [*tiles, intrinsics.keep_whole()]
+    return [*tiles, intrinsics.around()]
 
 
 def _unrolling_less(rule: Any) -> Any:
