@@ -246,6 +246,36 @@ def test_the_operator_of_tvm_is_the_same_kernel(target: str, causal: str | None)
     np.testing.assert_allclose(computed(changed, target, inputs), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_products_of_flattened_tokens_are_one_too(target: str) -> None:
+    """What PyTorch's exported programs have: every product flattens its tokens, and gives them their shape
+    back before they are cut into heads; and heads go back and forth."""
+    heads_of = "  ".join(
+        f"{x}n = Reshape (x, flat)  {x}m = MatMul ({x}n, W{x})  {x}w = Reshape ({x}m, whole)"
+        f"  {x}s = Reshape ({x}w, split)  {x}h = Transpose <perm = [0, 2, 1, 3]> ({x}s)"
+        for x in "qkv"
+    )
+    made = plain(
+        "flattened",
+        "float[2,37,32] x",
+        f"""{heads_of}
+            t = Transpose <perm = [0, 1, 3, 2]> (kh)  a = MatMul (qh, t)  p = Softmax <axis = -1> (a)
+            o = MatMul (p, vh)  once = Transpose <perm = [0, 2, 1, 3]> (o)
+            twice = Transpose <perm = [0, 2, 1, 3]> (once)  y = Transpose <perm = [0, 2, 1, 3]> (twice)""",
+        "float[2,37,2,16] y",
+        **{f"W{x}": weights(32, 32, scale=0.4) for x in "qkv"},
+        flat=[74, 32],
+        whole=[2, 37, 32],
+        split=[2, 37, 2, 16],
+    ).make()
+    changed = optimisation.optimise(module_of(made), target, Changes(attention=True)).module
+    assert columns(changed) == [96]
+    assert not [name for name in names(changed) if "transpose" in name]
+    inputs = inputs_of(made)
+    np.testing.assert_allclose(
+        computed(changed, target, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
+    )
+
+
 def test_a_model_with_it_is_imported_so_unless_told_otherwise(target: str) -> None:
     made = heads("divided", "four = Sqrt (depth)  s = Div (a, four)", depth=16.0).make()
     imported = import_model(made.SerializeToString(), target, {})
