@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.acceptance.direct import assemble, import_model, run
+from tests.acceptance.direct import assemble, import_model, resolve_target, run
 from tests.cases.case import Case, case, weights
 from tests.onnx_models import expected
 from tunemesh.stage_workers import frontends
@@ -120,6 +121,18 @@ def test_attention_is_one_kernel(case: Case, target: str) -> None:
     inputs = inputs_of(made)
     np.testing.assert_allclose(
         computed(changed, target, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("cpu", ["x86-64", "haswell"])
+def test_its_blocks_fit_the_registers_of_other_cpus(cpu: str) -> None:
+    other = resolve_target(json.dumps({"kind": "llvm", "mcpu": cpu}))
+    made = heads("row_mask", "s = Add (a, m)", "float[1,1,1,37] m").make()
+    changed = optimisation.optimise(module_of(made), other, Changes(attention=True, fast_math=True)).module
+    assert sum("attention" in name for name in names(changed)) == 1
+    inputs = inputs_of(made)
+    np.testing.assert_allclose(
+        computed(changed, other, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
     )
 
 
