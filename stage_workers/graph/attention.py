@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from tunemesh.stage_workers.graph import attention_kernel, fusing, models, projections, targets, workloads
 from tunemesh.stage_workers.graph.attention_kernel import Attention, Layout
-from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import number_of, operator_of, sizes_of
 
 PRODUCT, SOFTMAX, TRANSPOSITION = "relax.matmul", "relax.nn.softmax", "relax.permute_dims"
 OPERATORS = ("relax.nn.attention", "relax.nn.attention_bias")
@@ -158,22 +158,23 @@ class _Finder:
         for binding in bindings:
             known = self._composed(binding.value) or self._operator(binding.value)
             if known is not None:
-                self._add(binding, known, readers.get(binding.var))
+                self._add(binding.var, known, readers)
 
-    def _add(self, binding: Any, known: Found, reader: Any) -> None:
-        """Where a transposition is all that reads the result, the kernel writes what that gives."""
+    def _add(self, variable: Any, known: Found, readers: Mapping[Any, Any]) -> None:
+        """Where transpositions are all that reads the result, the kernel writes what they give."""
         from tvm import relax
 
-        inside = isinstance(binding.var, relax.DataflowVar)
-        if inside and reader is not None and operator_of(reader.value) == TRANSPOSITION:
-            steps = _axes(reader.value)
-            if steps[-1] == len(steps) - 1:
-                order = known.what.result.order
-                result = Layout(tuple(order[axis] for axis in steps))
-                what = msgspec.structs.replace(known.what, result=result)
-                self.found[reader.var] = msgspec.structs.replace(known, what=what)
-                return
-        self.found[binding.var] = known
+        ending, order, axes = variable, known.what.result.order, tuple(range(len(known.what.batch) + 2))
+        while isinstance(variable, relax.DataflowVar) and variable in readers:
+            reader = readers[variable]
+            if operator_of(reader.value) != TRANSPOSITION:
+                break
+            axes = tuple(axes[axis] for axis in _axes(reader.value))
+            variable = reader.var
+            if axes[-1] == len(axes) - 1:
+                ending, order = variable, tuple(known.what.result.order[axis] for axis in axes)
+        what = msgspec.structs.replace(known.what, result=Layout(order))
+        self.found[ending] = msgspec.structs.replace(known, what=what)
 
     def _operator(self, value: Any) -> Found | None:
         """TVM's operator."""
@@ -367,23 +368,13 @@ def _factor(value: Any) -> tuple[Any, float] | None:
     if operator_of(value) not in ("relax.multiply", "relax.divide"):
         return None
     first, second = value.args
-    if (number := _number(second)) is not None:
+    if (number := number_of(second)) is not None:
         if operator_of(value) == "relax.multiply":
             return first, number
         return (first, 1.0 / number) if number else None
-    if operator_of(value) == "relax.multiply" and (number := _number(first)) is not None:
+    if operator_of(value) == "relax.multiply" and (number := number_of(first)) is not None:
         return second, number
     return None
-
-
-def _number(expression: Any) -> float | None:
-    """The value of a constant of one element."""
-    import tvm
-
-    if not isinstance(expression, tvm.ir.GenericConst):
-        return None
-    value = expression.value.numpy()
-    return float(value.reshape(-1)[0]) if value.size == 1 else None
 
 
 def _rank(expression: Any) -> int:

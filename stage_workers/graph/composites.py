@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from tunemesh.stage_workers.graph import legalising, models
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.rewriting import operator_of, rewritten, sizes_of
+from tunemesh.stage_workers.graph.rewriting import number_of, operator_of, rewritten, sizes_of
 from tunemesh.stage_workers.measuring.comparison import Array
 
 LAYER_NORM = "relax.nn.layer_norm"
@@ -131,7 +131,7 @@ def _normalised(graph: dict[Any, Any], value: Any) -> Normalised | None:
         if operator_of(summed) != "relax.add":
             continue
         for squares, epsilon in (list(summed.args), list(summed.args)[::-1]):
-            number = _number(epsilon)
+            number = number_of(epsilon)
             if number is not None and _is_variance(graph, squares, x, axis):
                 return Normalised(x, axis, number)
     return None
@@ -173,7 +173,7 @@ def _is_variance(graph: dict[Any, Any], expression: Any, x: Any, axis: int) -> b
         return False
     square = _bound(graph, squared)
     twice = operator_of(square) == "relax.multiply" and square.args[0].same_as(square.args[1])
-    power = operator_of(square) == "relax.power" and _number(square.args[1]) == 2.0
+    power = operator_of(square) == "relax.power" and number_of(square.args[1]) == 2.0
     if not (twice or power):
         return False
     centred = _centred(graph, square.args[0])
@@ -183,14 +183,14 @@ def _is_variance(graph: dict[Any, Any], expression: Any, x: Any, axis: int) -> b
 def _inverted(graph: dict[Any, Any], expression: Any) -> Any:
     """What an expression is one over, or is the root of; ``None`` where it is neither."""
     value = _bound(graph, expression)
-    if operator_of(value) == "relax.divide" and _number(value.args[0]) == 1.0:
+    if operator_of(value) == "relax.divide" and number_of(value.args[0]) == 1.0:
         return value.args[1]
     return expression if operator_of(value) == "relax.rsqrt" else None
 
 
 def _under_root(graph: dict[Any, Any], expression: Any) -> Any:
     value = _bound(graph, expression)
-    half = operator_of(value) == "relax.power" and _number(value.args[1]) == 0.5
+    half = operator_of(value) == "relax.power" and number_of(value.args[1]) == 0.5
     if half or operator_of(value) in ("relax.sqrt", "relax.rsqrt"):
         return value.args[0]
     return None
@@ -233,16 +233,6 @@ def _bound(graph: dict[Any, Any], expression: Any) -> Any:
     from tvm import relax
 
     return graph.get(expression, expression) if isinstance(expression, relax.Var) else expression
-
-
-def _number(expression: Any) -> float | None:
-    """The value of a constant of one element."""
-    import tvm
-
-    if not isinstance(expression, tvm.ir.GenericConst) or not hasattr(expression.value, "numpy"):
-        return None
-    values = expression.value.numpy()
-    return float(values.reshape(-1)[0]) if values.size == 1 and values.dtype.kind == "f" else None
 
 
 # -- As TIR --------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from tunemesh.stage_workers.graph import (
     padding,
     precision,
     products,
+    reshapes,
     targets,
     turning,
     variants,
@@ -96,7 +97,8 @@ def simplified(module: Any, target: str) -> Any:
     from tvm.relax import transform
 
     simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
-    return transform.CanonicalizeBindings()(transform.FoldConstant()(constants.fold(simple)))
+    folded = transform.CanonicalizeBindings()(transform.FoldConstant()(constants.fold(simple)))
+    return reshapes.joined(folded)
 
 
 def optimise_all(modules: Sequence[Any], target: str, changes: Sequence[Changes]) -> Any:

@@ -24,12 +24,14 @@ class Projection(Struct, frozen=True):
         source: the expression of the tensor.
         weight: the constant of shape (depth, columns).
         bias: one that is added, of shape (columns,); ``None`` where there is none.
+        rows: lengths of the axes before the heads.
         columns: of a head.
     """
 
     source: Any
     weight: Any
     bias: Any
+    rows: tuple[int, ...]
     columns: int
 
     @property
@@ -59,7 +61,7 @@ def joined(projections: Sequence[Projection | None]) -> Joined | None:
     by_source: dict[Any, list[int]] = defaultdict(list)
     for number, each in enumerate(projections):
         if each is not None:
-            by_source[each.source, each.bias is None].append(number)
+            by_source[each.source, each.rows, each.bias is None].append(number)
     members = max(by_source.values(), key=len, default=[])
     parts = [each for number in members if (each := projections[number]) is not None]
     return Joined(parts, members) if len(parts) > 1 else None
@@ -80,7 +82,7 @@ def projection(
         return None
     whole = value.args[0]
     sizes, product, bias = sizes_of(whole.ty), bound(whole), None
-    if sizes is None or tuple(shape[:-2]) != sizes[:-1] or shape[-1] * shape[-2] != sizes[-1]:
+    if sizes is None or not sizes or shape[-1] * shape[-2] != sizes[-1]:
         return None
     if operator_of(product) == "relax.add":
         for first, second in (list(product.args), list(product.args)[::-1]):
@@ -92,7 +94,7 @@ def projection(
     source, weight = product.args
     if not _is_matrix(weight) or constants[weight.value] != 1 or sizes_of(product.ty) != sizes:
         return None
-    return Projection(source, weight, bias, int(shape[-1]))
+    return Projection(source, weight, bias, tuple(shape[:-2]), int(shape[-1]))
 
 
 def constants_of(values: Sequence[Any]) -> Counter[Any]:
@@ -122,10 +124,11 @@ def emit(known: Joined, source: Any, builder: Any) -> Any:
 
     weights = [each.weight.value.numpy() for each in known.parts]
     product = builder.emit(relax.op.matmul(source, relax.const(np.concatenate(weights, axis=1))))
-    if known.parts[0].bias is None:
-        return product
-    biases = [each.bias.value.numpy().reshape(-1) for each in known.parts]
-    return builder.emit(relax.op.add(product, relax.const(np.concatenate(biases))))
+    if known.parts[0].bias is not None:
+        biases = [each.bias.value.numpy().reshape(-1) for each in known.parts]
+        product = builder.emit(relax.op.add(product, relax.const(np.concatenate(biases))))
+    shape = (*known.parts[0].rows, sum(part.width for part in known.parts))
+    return product if sizes_of(product.ty) == shape else builder.emit(relax.op.reshape(product, shape))
 
 
 def _is_constant(expression: Any) -> bool:

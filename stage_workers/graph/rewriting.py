@@ -56,3 +56,15 @@ def fields_of(ty: Any) -> list[Any]:
 def sizes_of(ty: Any) -> tuple[int, ...] | None:
     """The shape of a tensor, by its type; ``None`` where it is not known."""
     return tuple(int(length.value) for length in ty.shape.values) if is_static(ty) else None
+
+
+def number_of(expression: Any) -> float | None:
+    """The value of a constant of one element; ``None`` of others."""
+    import tvm
+
+    if not isinstance(expression, tvm.ir.GenericConst) or not isinstance(
+        expression.value, tvm.runtime.Tensor
+    ):
+        return None
+    value = expression.value.numpy()
+    return float(value.reshape(-1)[0]) if value.size == 1 else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.acceptance.direct import assemble, import_model, run
+from tests.acceptance.direct import assemble, import_model, resolve_target, run
 from tests.cases.case import Case, case, weights
 from tests.onnx_models import expected
 from tunemesh.stage_workers import frontends
@@ -120,6 +121,18 @@ def test_attention_is_one_kernel(case: Case, target: str) -> None:
     inputs = inputs_of(made)
     np.testing.assert_allclose(
         computed(changed, target, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("cpu", ["x86-64", "haswell"])
+def test_its_blocks_fit_the_registers_of_other_cpus(cpu: str) -> None:
+    other = resolve_target(json.dumps({"kind": "llvm", "mcpu": cpu}))
+    made = heads("row_mask", "s = Add (a, m)", "float[1,1,1,37] m").make()
+    changed = optimisation.optimise(module_of(made), other, Changes(attention=True, fast_math=True)).module
+    assert sum("attention" in name for name in names(changed)) == 1
+    inputs = inputs_of(made)
+    np.testing.assert_allclose(
+        computed(changed, other, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
     )
 
 
@@ -244,6 +257,36 @@ def test_the_operator_of_tvm_is_the_same_kernel(target: str, causal: str | None)
     inputs = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     wanted = computed(optimisation.optimise(module, target, NONE).module, target, inputs)
     np.testing.assert_allclose(computed(changed, target, inputs), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_products_of_flattened_tokens_are_one_too(target: str) -> None:
+    """What PyTorch's exported programs have: every product flattens its tokens, and gives them their shape
+    back before they are cut into heads; and heads go back and forth."""
+    heads_of = "  ".join(
+        f"{x}n = Reshape (x, flat)  {x}m = MatMul ({x}n, W{x})  {x}w = Reshape ({x}m, whole)"
+        f"  {x}s = Reshape ({x}w, split)  {x}h = Transpose <perm = [0, 2, 1, 3]> ({x}s)"
+        for x in "qkv"
+    )
+    made = plain(
+        "flattened",
+        "float[2,37,32] x",
+        f"""{heads_of}
+            t = Transpose <perm = [0, 1, 3, 2]> (kh)  a = MatMul (qh, t)  p = Softmax <axis = -1> (a)
+            o = MatMul (p, vh)  once = Transpose <perm = [0, 2, 1, 3]> (o)
+            twice = Transpose <perm = [0, 2, 1, 3]> (once)  y = Transpose <perm = [0, 2, 1, 3]> (twice)""",
+        "float[2,37,2,16] y",
+        **{f"W{x}": weights(32, 32, scale=0.4) for x in "qkv"},
+        flat=[74, 32],
+        whole=[2, 37, 32],
+        split=[2, 37, 2, 16],
+    ).make()
+    changed = optimisation.optimise(module_of(made), target, Changes(attention=True)).module
+    assert columns(changed) == [96]
+    assert not [name for name in names(changed) if "transpose" in name]
+    inputs = inputs_of(made)
+    np.testing.assert_allclose(
+        computed(changed, target, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_model_with_it_is_imported_so_unless_told_otherwise(target: str) -> None:

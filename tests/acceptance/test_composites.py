@@ -113,6 +113,21 @@ def test_what_only_gives_another_shape_is_a_view_and_no_task(target: str) -> Non
     assert b"vm.builtin.reshape" in library
 
 
+@pytest.mark.parametrize("last", [[4, 12], [2, 3, 8]], ids=str)
+def test_reshapes_of_reshapes_and_equal_ones_are_one(target: str, last: list[int]) -> None:
+    net = Network(2, 24)
+    flat = net.op("Reshape", "x", np.array([48]))
+    cut = net.op("Reshape", net.op("Reshape", flat, np.array([6, 8])), np.array(last))
+    again = net.op("Reshape", "x", np.array([48]))
+    made = net.made(net.op("Mul", net.op("Relu", cut), net.op("Reshape", again, np.array(last))))
+    imported = import_model(made.SerializeToString(), target, {})
+    (task,) = imported.tasks
+    assert task.name == "fused_reshape_relu_multiply"
+    image = floats(2, 24)
+    got = run(assemble(imported.model, target).tuned, image)
+    np.testing.assert_array_equal(got, expected(made, {"x": image})[0])
+
+
 @pytest.mark.parametrize("value", [0, 1])
 def test_zeros_around_an_image_are_part_of_its_convolution(target: str, value: float) -> None:
     import tvm
