@@ -12,7 +12,7 @@ demo: setup            ## tune two small models at once and check the results
 test: setup            ## every test, in three runs; skipped ones are listed with the reason
 	@status=0; \
 	$(VENV)/python -m pytest -m parallel -n logical --maxprocesses 8 --dist worksteal || status=1; \
-	$(VENV)/python -m pytest -m waiting tests/integration tests/acceptance/test_bad_usage.py -n 3 --dist loadgroup || status=1; \
+	$(VENV)/python -m pytest -m waiting tests/integration tests/acceptance/test_bad_usage.py -n 2 --dist worksteal || status=1; \
 	$(VENV)/python -m pytest -m alone || status=1; \
 	exit $$status
 

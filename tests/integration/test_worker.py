@@ -282,7 +282,7 @@ def api(broker: Broker, method: str, path: str, body: object = None) -> object:
     return json.loads(text) if text else None
 
 
-@pytest.mark.xdist_group("devices")
+@pytest.mark.alone
 def test_each_poisoned_candidate_costs_itself_and_nothing_else(mesh: Mesh) -> None:
     device = f"cpu:{min(os.sched_getaffinity(0))}"
     with mesh.worker(), mesh.worker("profile-cpu-7", device=device, targets=["mock"]):
@@ -433,7 +433,7 @@ def test_a_worker_that_the_broker_refuses_ends_and_says_why(mesh: Mesh, wrong: s
     assert (b"refuses this user name and password" in error) == (wrong == "password")
 
 
-@pytest.mark.xdist_group("devices")
+@pytest.mark.alone
 @pytest.mark.parametrize("delay", [0.0, 0.3, 0.6])
 def test_a_device_worker_survives_the_death_of_its_fork_server_at_the_start(mesh: Mesh, delay: float) -> None:
     mesh.declare("profile-cpu-5")
@@ -550,7 +550,7 @@ def test_a_killed_worker_costs_nothing(mesh: Mesh) -> None:
         assert expect(BuildDone, mesh.await_results(1)[0].result).built[0].artifact
 
 
-@pytest.mark.xdist_group("devices")
+@pytest.mark.alone
 def test_a_device_has_one_worker(mesh: Mesh) -> None:
     options = {"device": f"cpu:{min(os.sched_getaffinity(0))}", "targets": ["mock"]}
     with mesh.worker("profile-cpu-8", **options) as first:
@@ -560,7 +560,7 @@ def test_a_device_has_one_worker(mesh: Mesh) -> None:
         assert f"in use by process {first.pid}".encode() in error
 
 
-@pytest.mark.xdist_group("devices")
+@pytest.mark.alone
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, for two devices")
 def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
     """Two hosts may have a ``profile-gpu-0`` each, which are not the same device."""
@@ -592,7 +592,7 @@ def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
     mesh.link.purge(queue.name).result(10)
 
 
-@pytest.mark.xdist_group("devices")
+@pytest.mark.alone
 def test_a_device_whose_target_is_unknown_is_refused(mesh: Mesh) -> None:
     options = {"device": f"cpu:{min(os.sched_getaffinity(0))}", "targets": ["abacus"]}
     with mesh.worker("profile-cpu-8", **options) as process:
