@@ -45,9 +45,9 @@ def require(precision: Precision, target: str) -> None:
         raise BadTarget(f"--precision bf16: {name} has no avx512_bf16")
 
 
-def tolerated(precision: Precision) -> float:
-    """Times the tolerance of single precision that outputs may be off."""
-    return comparison.NOISE[NARROW] / comparison.NOISE[WIDE] if precision == "bf16" else 1.0
+def tolerated(narrow: bool) -> float:
+    """Times the tolerance of single precision that outputs may be off, where products are ``narrow``."""
+    return comparison.NOISE[NARROW] / comparison.NOISE[WIDE] if narrow else 1.0
 
 
 def narrowed(module: Any) -> Any:

@@ -81,6 +81,20 @@ def test_products_are_as_right_as_bfloat16(narrow: str, made: bytes, count: int)
     assert 2**-16 < error < 2**-6
 
 
+def test_only_what_is_in_bfloat16_is_judged_as_such(narrow: str) -> None:
+    """Here nothing fits the instruction: the tolerance of the outputs is as without the option."""
+    net = Network(4, 32)
+    made = bytes(net.made(net.dense("x", 32, 5)).SerializeToString())
+    asked, plain = (direct.import_model(made, narrow, precision=each) for each in ("bf16", "f32"))
+    assert not marks(asked)
+    assert asked.sample == plain.sample
+    packed = models.unpack(asked.model)
+    assert not packed.changes[0].narrow
+    assert packed.notes[0].startswith(
+        "products and convolutions are computed in f32, and not in bf16: none has"
+    )
+
+
 def test_a_model_in_bfloat16_needs_nobody_to_ask(narrow: str) -> None:
     """It rounds as it says itself; only the sums are done at once."""
     weights = floats(32, 48).astype(ml_dtypes.bfloat16)
