@@ -50,14 +50,15 @@ def _import_model(call: ImportCall) -> Imported:
         checking.sample(source, module, signature, call)
         for module, signature in zip(folded, signatures.variants, strict=True)
     ]
-    wider = narrowing.tolerated(call.precision)
-    samples = [each.widened(wider) for each in samples]
     wished = Changes(fast_math=call.math == "fast", narrow=call.precision == "bf16")
     proven = [
         proving.prove(module, signature, sample, target, given, wished)
         for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
     ]
     changes = [each.changes for each in proven]
+    samples = [
+        each.widened(narrowing.tolerated(made.narrow)) for each, made in zip(samples, changes, strict=True)
+    ]
     optimised = packing.mark(variants.join([each.module for each in proven]), target, given.weights)
     log.info("the model transposes %d tensors", layouts.transpositions(optimised))
     extracted, untuned = tasks.extract(optimised, target)

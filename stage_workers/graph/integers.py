@@ -99,8 +99,11 @@ def _read(call: Any, binding: Any, there: list[Dot]) -> tuple[Dot, Data, Array, 
     sizes = dots.sizes(call)
     dot = next((each for each in there if sizes is not None and each.fits(*sizes)), None)
     data = _data(call.args[0], binding)
-    found = None if dot is None or data is None else scaled(weights.value.numpy())
-    if dot is None or data is None or found is None or largest_sum(found[0]) > np.iinfo(np.int32).max:
+    if dot is None or data is None:
+        return None
+    floats = str(call.ty.dtype) == "float32"
+    found = scaled(weights.value.numpy()) if floats else _plain(weights.value.numpy(), data)
+    if found is None or largest_sum(found[0]) > np.iinfo(np.int32).max:
         return None
     return dot, data, *found
 
@@ -173,6 +176,13 @@ def scaled(weights: Array) -> tuple[Array, Array] | None:
     if whole.max() == MOST:
         return None
     return whole.astype(np.int8).reshape(weights.shape), scales
+
+
+def _plain(weights: Array, data: Data) -> tuple[Array, Array] | None:
+    """The weights of a product of integers as int8, all of scale 1."""
+    whole = weights.astype(np.int8)
+    fits = data.scale == 1.0 and np.array_equal(whole, weights)
+    return (whole, np.ones(weights.shape[-1])) if fits else None
 
 
 def _whole(values: Array, scales: Array) -> Array:

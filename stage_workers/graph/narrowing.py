@@ -45,9 +45,9 @@ def require(precision: Precision, target: str) -> None:
         raise BadTarget(f"--precision bf16: {name} has no avx512_bf16")
 
 
-def tolerated(precision: Precision) -> float:
-    """Times the tolerance of single precision that outputs may be off."""
-    return comparison.NOISE[NARROW] / comparison.NOISE[WIDE] if precision == "bf16" else 1.0
+def tolerated(narrow: bool) -> float:
+    """Times the tolerance of single precision that outputs may be off, where products are ``narrow``."""
+    return comparison.NOISE[NARROW] / comparison.NOISE[WIDE] if narrow else 1.0
 
 
 def narrowed(module: Any) -> Any:
@@ -56,14 +56,19 @@ def narrowed(module: Any) -> Any:
 
     @relax.expr_functor.mutator
     class Narrower(relax.PyExprMutator):  # type: ignore[misc]
+        rounded: dict[Any, Any] | None = None
+        """What products read, by what it was before, in this block: it is not known outside of it."""
+
         def visit_dataflow_block_(self, block: Any) -> Any:
-            self.rounded: dict[Any, Any] = {}  # variables of a block are not known outside of it
-            return super().visit_dataflow_block_(block)
+            self.rounded = {}
+            made = super().visit_dataflow_block_(block)
+            self.rounded = None
+            return made
 
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
             make = MAKERS.get(operator_of(call))
-            if make is None or not _fits(call) or not hasattr(self, "rounded"):
+            if make is None or self.rounded is None or not _fits(call):
                 return call
             data, weights = call.args
             if data not in self.rounded:

@@ -81,6 +81,20 @@ def test_products_are_as_right_as_bfloat16(narrow: str, made: bytes, count: int)
     assert 2**-16 < error < 2**-6
 
 
+def test_only_what_is_in_bfloat16_is_judged_as_such(narrow: str) -> None:
+    """Here nothing fits the instruction: the tolerance of the outputs is as without the option."""
+    net = Network(4, 32)
+    made = bytes(net.made(net.dense("x", 32, 5)).SerializeToString())
+    asked, plain = (direct.import_model(made, narrow, precision=each) for each in ("bf16", "f32"))
+    assert not marks(asked)
+    assert asked.sample == plain.sample
+    packed = models.unpack(asked.model)
+    assert not packed.changes[0].narrow
+    assert packed.notes[0].startswith(
+        "products and convolutions are computed in f32, and not in bf16: none has"
+    )
+
+
 def test_a_model_in_bfloat16_needs_nobody_to_ask(narrow: str) -> None:
     """It rounds as it says itself; only the sums are done at once."""
     weights = floats(32, 48).astype(ml_dtypes.bfloat16)
@@ -142,7 +156,7 @@ def integral(target: str) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "data"),
-    [("MatMul", np.uint8), ("Conv", np.int8), ("QLinearMatMul", np.uint8), ("QLinearConv", np.uint8)],
+    [("MatMul", np.uint8), ("Conv", np.int8), ("QLinearConv", np.uint8)],
 )
 def test_quantised_layers_are_computed_in_integers(integral: str, kind: str, data: type) -> None:
     made = Quantised(kind, data)
@@ -157,6 +171,19 @@ def test_quantised_layers_are_computed_in_integers(integral: str, kind: str, dat
     assert wanted.std() > 10 * STEP
     assert off.max() <= 1
     assert off.mean() < 0.01
+
+
+def test_sums_that_no_float_can_hold_are_exact(integral: str) -> None:
+    """All weights are even: that is no scale of an integer."""
+    weights = 2 * np.random.default_rng(6).integers(-64, 64, (2048, 16)).astype(np.int8)
+    x = value("x", TensorProto.UINT8, (3, 2048))
+    nodes = [node("MatMulInteger", ["x", "w", "zero"], ["y"])]
+    made = model(nodes, [x], ("y",), {"w": weights, "zero": np.uint8(7)})
+    imported, library = tuned(bytes(made.SerializeToString()), integral, precision="f32")
+    assert marks(imported)
+    data = np.random.default_rng(7).integers(0, 256, (3, 2048)).astype(np.uint8)
+    wanted = (data.astype(np.int64) - 7) @ weights.astype(np.int64)
+    assert np.array_equal(direct.run(library, data), wanted)
 
 
 def test_they_stay_floats_where_a_person_says_so(integral: str) -> None:
