@@ -14,7 +14,8 @@ class Changes(Struct, frozen=True, kw_only=True):
             are part of the convolution that reads it.
         channels_last: convolutions have channels last, and no tensor is turned round that need not be.
         blocked: transpositions that are left are done block by block.
-        winograd: convolutions with channels last that gain by it use Winograd's algorithm.
+        winograd: tasks around a convolution may use Winograd's algorithm, with tiles of so many outputs in
+            each direction at most; 0 for none.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
@@ -23,7 +24,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     channels_last: bool = False
     fast_math: bool = False
     blocked: bool = False
-    winograd: bool = False
+    winograd: int = 0
     apart: list[str] = []
 
 
