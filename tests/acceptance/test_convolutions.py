@@ -161,7 +161,6 @@ def task(target: str) -> ExtractedTask:
     [
         ((1, 32, 28, 28), 32, (1, 1, 1, 1)),
         ((2, 32, 17, 23), 48, (1, 1, 1, 1)),  # tiles hang over, sides differ, two images
-        ((1, 16, 13, 9), 16, (0, 0, 0, 0)),
         ((1, 16, 11, 20), 64, (2, 0, 1, 3)),  # top, left, bottom, right
         ((1, 24, 5, 6), 40, (1, 1, 1, 1)),  # shorter vectors
         ((1, 20, 2, 3), 12, (1, 1, 1, 1)),  # smaller than a tile
