@@ -25,8 +25,8 @@ class Share(Struct, frozen=True, kw_only=True):
     Attributes:
         weight: how often the model runs it.
         seconds: of one run.
-        flops: operations on floats of one run, as TVM counts them: ``exp`` is one, and a convolution by
-            Winograd has those of its products.
+        flops: operations on floats of one run, as TVM counts them in the task's definition: ``exp`` is one. A
+            convolution by Winograd's algorithm does with a quarter of them, so its share may be above one.
         size: bytes of what it reads and writes, each once.
     """
 

@@ -16,7 +16,9 @@ the outputs and returns 0. What made it does not matter to whoever measures, com
 Some parameters are constant in the model: weights (:func:`stage_workers.graph.workloads.weights_of`). A
 kernel may want one in an order of its own. Then it exports ``__tvm_ffi_prepack_<n>`` too, called in the same
 way, where n is the number of the parameter from 0: it takes the weight and a tensor with as many elements of
-the same dtype, which it writes, and ``main`` takes that in place of the weight. It may run on any machine.
+the same dtype, which it writes, and ``main`` takes that in place of the weight. Where that has another number
+of elements, at most 16 times as many, the kernel exports ``__tvm_ffi_prepack_<n>_elements``, which takes
+nothing and gives that number. Both may run on any machine.
 
 Reading models, measuring, comparing, confirming and assembling are not the engine's: see
 :mod:`stage_workers.platforms`.
@@ -34,6 +36,12 @@ from tunemesh.shared.messages import Options, Outcome, Trial
 def prepack_name(number: int) -> str:
     """What the function of a kernel is called that puts the weight of this number into its order."""
     return f"prepack_{number}"
+
+
+def elements_name(number: int) -> str:
+    """What the function is called that says how many elements a weight has in its order, if not as many as it
+    had."""
+    return f"{prepack_name(number)}_elements"
 
 
 class TaskRef(Struct, frozen=True, kw_only=True):
@@ -144,7 +152,7 @@ class TirPart(Struct, frozen=True, kw_only=True, tag="tir"):
     Attributes:
         module: as :func:`stage_workers.graph.workloads.pack` writes it. Its ``main`` has the parameters of
             the workload's. A function :func:`prepack_name` for one of them takes a weight, and writes it in
-            the order in which ``main`` takes it.
+            the order in which ``main`` takes it, and in that one's shape.
     """
 
     module: bytes
@@ -158,7 +166,8 @@ class ObjectPart(Struct, frozen=True, kw_only=True, tag="object"):
             like a kernel's ``__tvm_ffi_main``, and nothing else. It may need the C library and its
             mathematics.
         packs: numbers of the weights that it wants in an order of its own: for each it exports
-            ``__tvm_ffi_<symbol>_prepack_<n>``, as a kernel does.
+            ``__tvm_ffi_<symbol>_prepack_<n>``, and ``__tvm_ffi_<symbol>_prepack_<n>_elements`` where it must,
+            as a kernel does.
     """
 
     code: bytes

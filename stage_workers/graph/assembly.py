@@ -67,7 +67,7 @@ def _tuned(module: Any, tasks: Sequence[TunedTask], target: str) -> Iterator[Any
     files while the context lasts."""
     functions = _functions_of(module, tasks)
     scheduled = {
-        name: _scheduled(module[name], task.part.module)
+        name: prepacking.scheduled(module[name], task.part)
         for name, task in functions.items()
         if isinstance(task.part, TirPart)
     }
@@ -99,17 +99,6 @@ def _functions_of(module: Any, tasks: Sequence[TunedTask]) -> dict[Any, TunedTas
     if missing:
         raise JobFailed(f"{len(tasks)} tasks were tuned, but {missing} of them are no functions of the model")
     return found
-
-
-def _scheduled(function: Any, part: bytes) -> Any:
-    """``function`` as ``part`` has scheduled it, with its own attributes."""
-    scheduled = workloads.load(part)["main"]
-    for name in set(scheduled.attrs.keys()) - set(function.attrs.keys()):
-        scheduled = scheduled.without_attr(name)
-    for name, value in function.attrs.items():
-        if name != workloads.WEIGHTS:  # they have their order
-            scheduled = scheduled.with_attr(name, value)
-    return scheduled.with_attr(workloads.SCHEDULED, True)
 
 
 def _calling_outside(module: Any, symbols: Mapping[Any, str]) -> Any:

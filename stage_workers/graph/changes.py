@@ -21,7 +21,8 @@ class Changes(Struct, frozen=True, kw_only=True):
         integers: products and convolutions of quantised data and weights are sums of integers.
         dots: products with constant weights, and convolutions, are computed by instructions that multiply in
             groups, where they have the dtypes for it.
-        winograd: convolutions with channels last that gain by it use Winograd's algorithm.
+        winograd: tasks around a convolution may use Winograd's algorithm, with tiles of so many outputs in
+            each direction at most; 0 for none.
         apart: structural hashes of functions that are fused with no other: fused, nothing could be tuned, or
             what came out was wrong.
     """
@@ -35,7 +36,7 @@ class Changes(Struct, frozen=True, kw_only=True):
     narrow: bool = False
     integers: bool = False
     dots: bool = False
-    winograd: bool = False
+    winograd: int = 0
     apart: list[str] = []
 
 

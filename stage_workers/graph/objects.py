@@ -33,6 +33,7 @@ PLAIN = frozenset(
         "layout_free_buffers",
         "s_tir",
         workloads.SCHEDULED,
+        workloads.WINOGRAD,
         fast_math.MARK,
     }
 )

@@ -29,6 +29,7 @@ from tunemesh.stage_workers.graph import (
     targets,
     turning,
     variants,
+    winograd_tasks,
 )
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
@@ -84,6 +85,8 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
                 fused = fusing.without_tasks_for_reshapes(fused)
             if changes.fast_math:
                 fused = fast_math.mark(fused, target)
+            if changes.winograd:
+                fused = winograd_tasks.mark(fused, target, changes.winograd)
             return Optimised(fused, fusing.groups(grouped))
     except BadModel:
         raise

@@ -20,8 +20,9 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
         layout: on a CPU, ``channels-last`` computes convolutions, and what stands around them, with channels
             last, transposes no tensor twice, and what it must in blocks; ``given`` leaves every tensor as it
             lies.
-        convolutions: on a CPU, ``winograd`` computes convolutions of 3x3 with channels last by Winograd's
-            algorithm where that is faster; ``direct`` computes all as they are defined.
+        convolutions: on a CPU, ``measured`` lets the tasks of 3x3 convolutions with channels last try
+            Winograd's algorithm, too, where the model bears its rounding; what is faster on the device stays.
+            ``direct`` computes all as they are defined.
         fusion: on a CPU, ``extended`` computes a layer normalisation in one function, and attention in one
             kernel, whatever they were written as, and padding in the convolution that follows; ``default``
             fuses as TVM does.
@@ -37,7 +38,7 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
     """
 
     layout: Literal["channels-last", "given"] = "channels-last"
-    convolutions: Literal["winograd", "direct"] = "winograd"
+    convolutions: Literal["measured", "direct"] = "measured"
     fusion: Literal["extended", "default"] = "extended"
     products: Literal["rounded", "given"] = "rounded"
     weights: Packing = "packed"

@@ -8,11 +8,11 @@ together. So what is measured is what runs, and the model holds the weights in t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunemesh.shared.errors import JobFailed
-from tunemesh.stage_workers.engines.protocol import TirPart, prepack_name
+from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart, elements_name, prepack_name
 from tunemesh.stage_workers.graph import compilation, linking, packing, targets, workloads
 from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
 from tunemesh.stage_workers.measuring import loading
@@ -21,7 +21,7 @@ from tunemesh.stage_workers.platforms.protocol import TunedTask
 MAIN = "main"
 
 
-def split(scheduled: Any) -> Any:
+def split(given: Any) -> Any:
     """The module of a scheduled workload with its copies of weights as functions of their own, called as
     :func:`.prepack_name` says. Its ``main`` takes the weights as they left them.
 
@@ -31,14 +31,14 @@ def split(scheduled: Any) -> Any:
     """
     from tvm import relax
 
-    function = scheduled[MAIN]
+    function = given[MAIN]
     if not workloads.weights_of(function):
-        return scheduled
+        return given
     module = relax.transform.SplitLayoutRewritePreproc()(_calling(function))
     calls = [binding.value for binding in module[MAIN].body.blocks[0].bindings]
     calls = [call for call in calls if is_call_of_tir(call)]
     if len(calls) == 1:
-        return scheduled
+        return given
     copying, computing = calls
     functions = {MAIN: module[computing.args[0]]}
     numbers = {hash(parameter): number for number, parameter in enumerate(module[MAIN].params)}
@@ -96,6 +96,17 @@ def _module(functions: Mapping[str, Any]) -> Any:
     return tvm.IRModule({name: each.with_attr("global_symbol", name) for name, each in functions.items()})
 
 
+def scheduled(function: Any, part: TirPart) -> Any:
+    """``function`` as ``part`` has scheduled it, with its own attributes."""
+    made = workloads.load(part.module)[MAIN]
+    for name in set(made.attrs.keys()) - set(function.attrs.keys()):
+        made = made.without_attr(name)
+    for name, value in function.attrs.items():
+        if name != workloads.WEIGHTS:  # they have their order
+            made = made.with_attr(name, value)
+    return made.with_attr(workloads.SCHEDULED, True)
+
+
 def applied(module: Any, tasks: Mapping[Any, TunedTask], scheduled: Mapping[Any, Any], target: str) -> Any:
     """``module`` with scheduled functions, and the weights of tuned tasks in the order that their parts read
     them in.
@@ -148,7 +159,7 @@ class _Packer:
     def __init__(self, task: TunedTask, target: str) -> None:
         self.task = task
         self.numbers: list[int] = []
-        self._shapes: dict[int, list[int]] = {}
+        self._shapes: dict[int, Sequence[int]] = {}
         part, function = task.part, workloads.load(task.workload)[MAIN]
         weights = workloads.weights_of(function)
         if isinstance(part, TirPart):
@@ -165,11 +176,17 @@ class _Packer:
             if foreign := set(self.numbers) - set(weights):
                 raise JobFailed(f"an engine packs parameter {min(foreign)} of a task, which is no weight")
             names = [f"{task.symbol}_{prepack_name(number)}" for number in self.numbers]
-            self._shapes = {number: _shape(function.params[number]) for number in self.numbers}
             if names:
                 library = linking.link_objects([part.code])
         if names:
             self._library = loading.load(library)
+        if isinstance(part, ObjectPart):
+            self._shapes = {
+                number: loading.packed_shape(
+                    self._library, f"{task.symbol}_{elements_name(number)}", function.params[number].shape
+                )
+                for number in self.numbers
+            }
         self._names = dict(zip(self.numbers, names, strict=True))
 
     def packed(self, number: int, weight: Any) -> Any:

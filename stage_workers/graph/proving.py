@@ -33,6 +33,8 @@ from tunemesh.stage_workers.graph import (
     targets,
     tasks,
     turning,
+    winograd,
+    winograd_tasks,
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import Changes
@@ -51,8 +53,7 @@ PROBE_LIMIT = 120.0
 """Seconds for a few candidates of one function."""
 CANDIDATES = 4
 """Of a function that is probed. Of those that lose what lies beyond a Pad, every second one is wrong."""
-CHANNELS = ("NCHW", convolutions.CHANNELS_LAST)
-"""Layouts of convolutions that have channels last afterwards."""
+LARGEST_TILES = max(winograd.POINTS)
 ONE_RUN = Settings(repeats=1, min_repeat_ms=0)
 
 
@@ -110,8 +111,7 @@ def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) ->
     if targets.is_gpu(target):
         return wished
     last = options.layout == "channels-last" and layouts.gains(module)
-    known = CHANNELS if last else (convolutions.CHANNELS_LAST,)
-    return msgspec.structs.replace(
+    wanted = msgspec.structs.replace(
         wished,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
         attention=options.fusion == "extended" and _attends(module, target),
@@ -120,8 +120,10 @@ def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) ->
         rounded=options.products == "rounded" and products.gains(module),
         integers=options.quantised == "integers" and integers.gains(module, target),
         dots=wished.narrow or dots.gains(module),
-        winograd=options.convolutions == "winograd" and convolutions.gains(module, known),
     )
+    if options.convolutions == "measured" and convolutions.any_of_three(module):
+        return msgspec.structs.replace(wanted, winograd=LARGEST_TILES)
+    return wanted
 
 
 def _attends(module: Any, target: str) -> bool:
@@ -141,7 +143,7 @@ UNDONE = {
     "integers": "products of quantised numbers are computed in floats, and not in integers",
     "dots": "products of small numbers are computed one by one, and not in groups",
     "narrow": "products and convolutions are computed in f32, and not in bf16",
-    "winograd": "convolutions are computed as they are defined, and not by Winograd's algorithm",
+    "winograd": "convolutions are computed as they are defined, and not tried by Winograd's algorithm",
 }
 """What a note says where a change is not made."""
 
@@ -153,13 +155,25 @@ def _one_by_one(
     ``why``; and why the others are not made."""
     changes, notes = plain, []
     for name in (each for each in UNDONE if getattr(wanted, each)):
-        more = msgspec.structs.replace(changes, **{name: True})
-        refuted = why if more == wanted else _refuted(module, signature, sample, target, more)
-        if refuted:
-            notes.append(f"{UNDONE[name]}: {refuted}")
+        for value in _values(name, wanted):
+            more = msgspec.structs.replace(changes, **{name: value})
+            refuted = why if more == wanted else _refuted(module, signature, sample, target, more)
+            if not refuted:
+                changes = more
+                break
         else:
-            changes = more
+            notes.append(f"{UNDONE[name]}: {refuted}")
     return changes, notes
+
+
+def _values(name: str, wanted: Changes) -> list[int]:
+    """What a change may be, best first: of Winograd's algorithm, smaller tiles are more exact."""
+    most = getattr(wanted, name)
+    return (
+        [each for each in sorted(winograd.POINTS, reverse=True) if each <= most]
+        if name == "winograd"
+        else [most]
+    )
 
 
 def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:
@@ -168,6 +182,8 @@ def _refuted(module: Any, signature: Signature, sample: Sample, target: str, cha
     def attempt() -> bytes:
         here = targets.here(target)
         changed = optimisation.optimise(module, here, changes).module
+        if changes.winograd:
+            changed = winograd_tasks.everywhere(changed, here)
         with objects.collected(here) as made:
             main = compilation.main_of(changed, here)
         got = loading.flatten(main(*map(tvm.runtime.tensor, sample.arrays())))

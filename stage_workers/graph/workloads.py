@@ -67,6 +67,16 @@ WEIGHTS = "layout_free_buffers"
 read them in an order of its own."""
 
 
+WINOGRAD = "tunemesh.winograd"
+"""The attribute of functions around a convolution that may be computed by Winograd's algorithm: the outputs
+of a tile in each direction, at most."""
+
+
+def winograd_of(function: Any) -> int:
+    """How large the tiles of Winograd's algorithm may be; 0 where it must not be used."""
+    return int((function.attrs or {}).get(WINOGRAD, 0))
+
+
 def weights_of(function: Any) -> list[int]:
     """The numbers of the parameters that are constant in the model."""
     return [int(number) for number in (function.attrs or {}).get(WEIGHTS, [])]

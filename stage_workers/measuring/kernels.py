@@ -12,7 +12,7 @@ from cachetools import LRUCache
 
 from tunemesh.shared.messages import Settings
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers.engines.protocol import prepack_name
+from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
 from tunemesh.stage_workers.graph import compilation, fast_math, targets, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.workloads import Argument
@@ -252,13 +252,18 @@ class _Kernel:
 
     def _prepacked(self, tensors: list[Any]) -> list[Any]:
         """``tensors`` with weights in the order in which the kernel wants them. It says so by a function for
-        each, which has to write all of it: what it leaves out is NaN."""
+        each, which has to write all of it: what it leaves out is NaN.
+
+        Raises:
+            ValueError: it wants far too large ones.
+        """
         import tvm
 
         found = list(tensors)
         for number, tensor in enumerate(tensors):
             if self._module.implements_function(prepack_name(number)):
-                poison = comparison.poison(str(tensor.dtype), tuple(tensor.shape), None)
+                shape = loading.packed_shape(self._module, elements_name(number), tensor.shape)
+                poison = comparison.poison(str(tensor.dtype), shape, None)
                 found[number] = tvm.runtime.tensor(poison, device=self._device)
                 self._module[prepack_name(number)](tensor, found[number])
         return found

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunemesh.stage_workers.graph import targets
 from tunemesh.stage_workers.measuring.comparison import Array
 
+MOST_GROWTH = 16
+"""Times as many elements as it had that a weight may be packed into."""
 BIND = "TVM_BIND_THREADS"
 THREADS = ("TVM_NUM_THREADS", BIND)
 """Variables that TVM reads when it starts its pool of threads."""
@@ -29,6 +32,25 @@ def load(artifact: bytes) -> Any:
         path.write_bytes(artifact)
         # tvm.runtime.load_module keeps every module for good; after 11,000 candidates no more can be mapped.
         return tvm_ffi.load_module(path, keep_module_alive=False)
+
+
+def packed_shape(library: Any, elements: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Of a weight in the order that a kernel wants it in.
+
+    Args:
+        elements: the name of the function that says how many elements that has; without one it has the shape
+            that the weight had.
+
+    Raises:
+        ValueError: it has far more than the weight.
+    """
+    before = tuple(int(length) for length in shape)
+    if not library.implements_function(elements):
+        return before
+    count, most = int(library[elements]()), MOST_GROWTH * math.prod(before)
+    if not 0 < count <= most:
+        raise ValueError(f"{elements} says {count:,}: the weight is packed into 1 to {most:,} elements")
+    return (count,)
 
 
 def flatten(result: Any) -> list[Array]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tunemesh.shared.text import clip
-from tunemesh.stage_workers.engines.metaschedule import schedules
+from tunemesh.stage_workers.engines.metaschedule import schedules, winograd_search
 from tunemesh.stage_workers.engines.protocol import BuildCall, BuildOutcome, PartCall, TirPart
 from tunemesh.stage_workers.graph import compilation, objects, prepacking, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
@@ -12,7 +14,7 @@ from tunemesh.stage_workers.graph.errors import reraise_memory_error
 def build(call: BuildCall) -> BuildOutcome:
     """Compile one candidate; see :meth:`stage_workers.engines.protocol.Engine.build`."""
     try:
-        module = prepacking.split(schedules.replay(call.workload, call.target, call.schedule).mod)
+        module = _module(call)
         with objects.collected(call.target) as made:
             kernel = compilation.build_candidate(module, call.target)
         return BuildOutcome(artifact=kernel, objects=objects.pack(made) if made else b"")
@@ -23,5 +25,11 @@ def build(call: BuildCall) -> BuildOutcome:
 
 def part(call: PartCall) -> TirPart:
     """The scheduled workload; see :meth:`stage_workers.engines.protocol.Engine.part`."""
-    module = prepacking.split(schedules.replay(call.workload, call.target, call.schedule).mod)
-    return TirPart(module=workloads.pack(module))
+    return TirPart(module=workloads.pack(_module(call)))
+
+
+def _module(call: BuildCall | PartCall) -> Any:
+    """The scheduled workload, with what puts its weights into their order."""
+    if winograd_search.is_ours(call.schedule):
+        return winograd_search.module(workloads.load(call.workload), call.schedule)
+    return prepacking.split(schedules.replay(call.workload, call.target, call.schedule).mod)

@@ -15,6 +15,7 @@ from tunemesh.stage_workers.engines.metaschedule import (
     cost_model,
     prior,
     schedules,
+    winograd_search,
 )
 from tunemesh.stage_workers.engines.metaschedule.candidates import Candidate
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
@@ -105,7 +106,8 @@ def _search(
     # Without scores there is nothing to choose by, nor to evolve towards.
     effort, generations = _effort(state, options) if predictor.knows else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
-    parents = state.best[: int(population * MEASURED_SHARE)]
+    parents = [each for each in state.best if not winograd_search.is_ours(each[2])]
+    parents = parents[: int(population * MEASURED_SHARE)]
     strategy = meta_schedule.search_strategy.EvolutionarySearch(
         population_size=population,
         init_measured_ratio=MEASURED_SHARE,

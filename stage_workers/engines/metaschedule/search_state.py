@@ -38,6 +38,7 @@ class _Stored(Struct, frozen=True, array_like=True):
     rows: list[int]
     features: bytes
     pending: bytes
+    inexact: list[int]
 
 
 class SearchState:
@@ -50,6 +51,7 @@ class SearchState:
         pending: hashes of the schedules that were proposed and whose trials have not come yet.
         best: the fastest schedules, fastest first: estimate in seconds, hash, schedule.
         examples: what the cost model is fitted to, oldest first.
+        inexact: sizes of tiles with which Winograd's algorithm has given a wrong result.
     """
 
     def __init__(self, workload: str) -> None:
@@ -59,6 +61,7 @@ class SearchState:
         self.pending: set[str] = set()
         self.best: list[tuple[float, str, bytes]] = []
         self.examples: list[Example] = []
+        self.inexact: set[int] = set()
 
     def tried(self, trial: Trial, latency: float) -> None:
         """Note a trial; ``latency`` is infinite when it failed."""
@@ -102,6 +105,7 @@ def encode(state: SearchState) -> bytes:
         # Column by column: neighbours are then the same feature of different trials, and often equal.
         features=np.ascontiguousarray(table.T).tobytes(),
         pending=_packed(state.pending),
+        inexact=sorted(state.inexact),
     )
     return zlib.compress(msgspec.msgpack.encode(stored), 9)
 
@@ -117,6 +121,7 @@ def decode(search: bytes) -> SearchState:
     state.round = stored.round
     state.seen = _unpacked(stored.seen)
     state.pending = _unpacked(stored.pending)
+    state.inexact = set(stored.inexact)
     state.best = [(latency, name.hex(), zlib.compress(trace, 9)) for latency, name, trace in stored.best]
     if stored.rows:
         table = np.frombuffer(stored.features, np.float16).reshape(-1, sum(stored.rows)).T

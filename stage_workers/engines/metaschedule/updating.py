@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from tunemesh.stage_workers.engines.metaschedule import candidates, options, proposing, search_state, spaces
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from tunemesh.shared.messages import Trial
+from tunemesh.stage_workers.engines.metaschedule import (
+    candidates,
+    options,
+    proposing,
+    search_state,
+    spaces,
+    ways,
+    winograd_search,
+)
 from tunemesh.stage_workers.engines.metaschedule.search_state import Example, SearchState
 from tunemesh.stage_workers.engines.protocol import Proposal, UpdateCall
 from tunemesh.stage_workers.graph import preloading, workloads
+from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
 
 def update(call: UpdateCall) -> Proposal:
@@ -16,8 +30,36 @@ def update(call: UpdateCall) -> Proposal:
         preloading.require_intrinsics()
     state = _restore(workloads.structural_hash(module), call.search)
     _learn(state, call)
-    proposed = proposing.propose(state, call, given) if call.want else []
+    proposed = []
+    if call.want:
+        space = winograd_search.space(module, call.target)
+        first = ways.by_winograd(state, space.keys(), call.want)
+        proposed = _proposed_by_winograd(state, call, space, first)
+        direct = msgspec.structs.replace(call, want=call.want - len(proposed))
+        if direct.want:
+            proposed += proposing.propose(state, direct, given)
+        if len(proposed) < call.want:  # of the one way there are no others
+            proposed += _proposed_by_winograd(state, call, space, call.want - len(proposed))
     return Proposal(search=search_state.encode(state), schedules=proposed)
+
+
+def _proposed_by_winograd(
+    state: SearchState, call: UpdateCall, space: Mapping[str, Knobs], want: int
+) -> list[tuple[str, bytes]]:
+    known = state.seen | state.pending
+    # Whatever else is set, with tiles of the same size the same numbers are computed in the same order.
+    untried = {
+        name: knobs
+        for name, knobs in space.items()
+        if name not in known and knobs.outputs not in state.inexact
+    }
+    if not want or not untried:
+        return []
+    measured = [(latency, schedule) for latency, name, schedule in state.best if name in space]
+    module = workloads.load(call.workload)
+    proposed = winograd_search.propose(module, call.target, untried, measured, want)
+    state.pending |= {name for name, _ in proposed}
+    return proposed
 
 
 def _restore(workload: str, search: bytes | None) -> SearchState:
@@ -31,14 +73,21 @@ def _restore(workload: str, search: bytes | None) -> SearchState:
 
 def _learn(state: SearchState, call: UpdateCall) -> None:
     new = [trial for trial in call.trials if trial.candidate.hash not in state.seen]
+    others = []
     for trial in new:
         state.tried(trial, trial.estimate)
-    schedules = [trial.candidate.schedule for trial in new]
-    recalled = candidates.recall(call.workload, call.target, schedules)
-    state.learn(
-        [
-            Example(trial.estimate, candidate.features)
-            for trial, candidate in zip(new, recalled, strict=True)
-            if candidate is not None and len(candidate.features)
-        ]
-    )
+        if not winograd_search.is_ours(trial.candidate.schedule):
+            others.append(trial)
+        elif trial.outcome == "wrong-result":
+            state.inexact.add(winograd_search.unpack(trial.candidate.schedule).outputs)
+    state.learn(_examples(others, call))
+
+
+def _examples(trials: Sequence[Trial], call: UpdateCall) -> list[Example]:
+    """What the cost model learns from trials of MetaSchedule's own schedules."""
+    recalled = candidates.recall(call.workload, call.target, [trial.candidate.schedule for trial in trials])
+    return [
+        Example(trial.estimate, candidate.features)
+        for trial, candidate in zip(trials, recalled, strict=True)
+        if candidate is not None and len(candidate.features)
+    ]
