@@ -118,7 +118,8 @@ def up(
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
-    with LocalMesh(layout, target, engines, strategy, home, journal, memory) as mesh:
+    records = mesh_address.records_in(home)
+    with LocalMesh(layout, target, engines, strategy, home, journal, memory, records) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,
@@ -127,6 +128,7 @@ def up(
             ui=mesh.node.management_url,
             monitor_password=mesh.node.password("monitor"),
             journal=str(journal.resolve()),
+            records=records,
         )
         note = mesh_address.leave_note(address)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")

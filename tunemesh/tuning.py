@@ -58,6 +58,8 @@ class Plan:
     """GiB for what each worker of a mesh of our own runs in its sandbox."""
     address: MeshAddress | None = None
     """A running mesh to use instead of one of our own."""
+    records: str = ""
+    """The database that the workers of a mesh of our own write down in what they measure; empty: none."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
@@ -239,7 +241,13 @@ def tune(
             layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
             _describe(layout, watcher)
             mesh = LocalMesh(
-                layout, plan.target, plan.engines, plan.strategy, plan.folder, memory=plan.memory
+                layout,
+                plan.target,
+                plan.engines,
+                plan.strategy,
+                plan.folder,
+                memory=plan.memory,
+                records=plan.records,
             )
             stack.enter_context(mesh)
             address, supervise = MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise

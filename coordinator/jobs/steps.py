@@ -14,7 +14,10 @@ from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
+    Conditions,
     ImportWork,
+    Origin,
+    ProfileDone,
     ProfileWork,
     Stage,
     Step,
@@ -214,6 +217,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
+        origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
         attempt=attempt,
     )
 
@@ -282,6 +286,7 @@ def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> 
         trials=_fitting(trials),
         timings=[held.message.timing for held in sources],
         learns=learns,
+        conditions=_conditions(sources),
         chunk_size=chunk_size if want else CONFIRM_CHUNK,
     )
 
@@ -291,6 +296,13 @@ def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list
         chunk = round_.chunks.get(number, Chunk())
         sources += [held for held in (chunk.build, chunk.profile) if held is not None]
         trials += round_.trials(number)
+
+
+def _conditions(sources: Iterable[Held]) -> list[Conditions]:
+    """Those of the measurements among ``sources``, each once."""
+    results = [held.message.result for held in sources]
+    found = [each.conditions for each in results if isinstance(each, ProfileDone) and each.conditions]
+    return list({each.id: each for each in found}.values())
 
 
 def _fitting(trials: list[Trial]) -> list[Trial]:

@@ -85,10 +85,12 @@ class Proposal(Struct, frozen=True, kw_only=True):
         schedules: hash and schedule of each candidate, most promising first. A hash is any text of 1 to 200
             characters; candidates of a task with the same hash compute the same in the same way. Fewer than
             wanted when there are no others.
+        format: :attr:`Engine.format`, which is kept with what is measured.
     """
 
     search: bytes
     schedules: list[tuple[str, bytes]]
+    format: int = 1
 
 
 class BuildCall(Struct, frozen=True, kw_only=True):

@@ -3,6 +3,8 @@ engine costs nothing."""
 
 from __future__ import annotations
 
+import msgspec
+
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.metaschedule import options
@@ -45,7 +47,7 @@ class MetaScheduleEngine:
     def update(self, call: UpdateCall) -> Proposal:
         from tunemesh.stage_workers.engines.metaschedule import updating
 
-        return updating.update(call)
+        return msgspec.structs.replace(updating.update(call), format=self.format)
 
     def build(self, call: BuildCall) -> BuildOutcome:
         from tunemesh.stage_workers.engines.metaschedule import building

@@ -86,7 +86,11 @@ class MockEngine:
             if _digest(name) not in known:
                 schedules.append((name, msgspec.msgpack.encode(schedule)))
             proposed += 1
-        return Proposal(search=msgspec.msgpack.encode(Search(proposed, measured)), schedules=schedules)
+        return Proposal(
+            search=msgspec.msgpack.encode(Search(proposed, measured)),
+            schedules=schedules,
+            format=self.format,
+        )
 
     def build(self, call: BuildCall) -> BuildOutcome:
         """Sleeps; the artifact is the schedule itself."""
