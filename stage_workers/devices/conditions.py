@@ -53,7 +53,7 @@ def _cpu(cores: frozenset[int], folder: Path) -> str:
     model = fields.get("model name", "")
     numbers = ", ".join(f"{name} {value}" for name, value in parts.items() if value)
     flags = fields.get("flags", "") or fields.get("Features", "")
-    sets = " ".join(sorted(flag for flag in flags.split() if flag.startswith(FLAGS)))
+    sets = " ".join(sorted(each for each in flags.split() if each.startswith(FLAGS) and each != "smep"))
     count = f"{len(cores)} core" + "s" * (len(cores) != 1)
     return "; ".join(filter(None, (f"{model} ({numbers})", sets, _caches(min(cores), folder), count)))
 

@@ -197,7 +197,7 @@ def values_of(row: Row) -> dict[str, Any]:
     return values
 
 
-def row_of(kind: type[R], values: Mapping[str, Any]) -> R:
+def row_of(kind: type[R], values: Mapping[Any, Any]) -> R:
     """The row that has these columns."""
     known = {name: values[name] for name in kind.__struct_fields__}
     if "latencies" in known:

@@ -16,6 +16,8 @@ from tunemesh.stage_workers.engines.protocol import (
     Part,
     PartCall,
     Proposal,
+    ReadCall,
+    ReadRecords,
     TaskRef,
     UpdateCall,
 )
@@ -63,3 +65,8 @@ class MetaScheduleEngine:
         from tunemesh.stage_workers.engines.metaschedule import database
 
         return Exported(files=database.files(call.target, call.tasks))
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        from tunemesh.stage_workers.engines.metaschedule import foreign
+
+        return msgspec.structs.replace(foreign.read(call.files), format=self.format)

@@ -12,6 +12,7 @@ import math
 import msgspec
 from msgspec import Struct
 
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 from tunemesh.stage_workers import platforms
@@ -26,6 +27,8 @@ from tunemesh.stage_workers.engines.protocol import (
     Part,
     PartCall,
     Proposal,
+    ReadCall,
+    ReadRecords,
     TaskRef,
     TaskTrials,
     UpdateCall,
@@ -110,6 +113,10 @@ class MockEngine:
         """One file: what became of each task."""
         records = list(map(_record, call.tasks))
         return Exported(files={"records.json": msgspec.json.format(msgspec.json.encode(records))})
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        """Nobody else tunes for it."""
+        raise BadInput(f"{NAME} reads no records of others: {', '.join(sorted(call.files))}")
 
 
 def _record(each: TaskTrials) -> dict[str, object]:
