@@ -21,6 +21,9 @@ from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 FAILED = 1e9
 """Seconds from which a latency is MetaSchedule's way to say that it has none: it writes 1e10."""
 
+LENGTH = 8
+"""Bytes in which TVM writes the length of a text."""
+
 
 def read(files: Mapping[str, bytes]) -> ReadRecords:
     """The tasks and trials of a database. What this TVM cannot read of it is skipped, and said.
@@ -85,12 +88,13 @@ def _add(found: dict[tuple[int, str], ReadTask], modules: Mapping[int, Any], lin
 
 
 def _module(line: Any) -> Any:
-    """The module of a line, which has its hash and its JSON in base64."""
+    """The module of a line, which has its hash, and in base64 the length of its JSON in 8 bytes and its JSON.
+    TVM's own reader refuses a hash of another release."""
     import tvm
 
     try:
         _, encoded = line
-        text = base64.b64decode(encoded).decode()
+        text = base64.b64decode(encoded)[LENGTH:].decode()
     except (ValueError, TypeError, binascii.Error):
         raise BadInput("it is no pair of a hash and a module") from None
     return tvm.ir.load_json(text)
