@@ -253,7 +253,7 @@ def prune(
 
     which = _filter(task, operator, model, target, device, engine, tenant, "")
     with _existing(database) as records, records.writing() as connection:
-        print(f"{queries.prune(connection, which, _time(older_than), keep):,} trials forgotten")
+        print(f"trials forgotten: {queries.prune(connection, which, _time(older_than), keep):,}")
 
 
 @records_app.command()
@@ -375,7 +375,7 @@ def _print(
     for each in found:
         trial, job = each.trial, each.job
         shown = latency(each.latency) if trial.latency is not None else trial.outcome
-        device = each.conditions.device.partition(" (")[0] if each.conditions is not None else ""
+        device = re.split(r" \(|;", each.conditions.device)[0] if each.conditions is not None else ""
         add_row(
             made,
             trial.id[:ID_SHOWN],
