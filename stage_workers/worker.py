@@ -18,6 +18,7 @@ from tunemesh.broker_config import topology
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import ArtifactError, BadInput, Unavailable
 from tunemesh.shared.messages import WIRE_VERSION, Serves
+from tunemesh.shared.messages import Device as MeasuringDevice
 from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.link import Link
 from tunemesh.shared.transport.names import process_name
@@ -164,7 +165,11 @@ def _work(
             targets[0] if targets else "any",
             extra={"worker": name},
         )
-        serves = Serves(engines=[] if device is not None else config.served, targets=targets)
+        serves = Serves(
+            engines=[] if device is not None else config.served,
+            targets=targets,
+            device=_announced(context),
+        )
         cpus = _work_cores(config, device)
         status = StatusSender(link, name, queue, serves, config.status_interval, cpus, context.drift)
         Worker(queue, config.served, link, sandbox, context, status, shutdown).run()
@@ -179,6 +184,11 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
         return Context(sandbox, store, records=records)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
+
+
+def _announced(context: Context) -> MeasuringDevice | None:
+    conditions = context.conditions
+    return MeasuringDevice(conditions=conditions, cache=context.cache) if conditions is not None else None
 
 
 def _check(config: WorkerConfig) -> None:

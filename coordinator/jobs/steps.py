@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
     Conditions,
+    Device,
     ImportWork,
     Origin,
     ProfileDone,
@@ -202,8 +203,13 @@ def named(job: Job, step: str) -> str:
 # -- Their content ------------------------------------------------------------------------------------------
 
 
-def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
-    """The message for a step. ``chunk_size`` is for the batch that a ``model-update`` proposes."""
+def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Sequence[Device] = ()) -> Step:
+    """The message for a step.
+
+    Args:
+        chunk_size: for the batch that a ``model-update`` proposes.
+        devices: what an ``import`` is told of those that serve the target.
+    """
     request = job.ledger.request
     return Step(
         id=ref.id,
@@ -213,7 +219,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
         seed=request.seed,
         settings=request.settings,
         options=request.options,
-        work=_work(job, ref, chunk_size),
+        work=_work(job, ref, chunk_size, devices),
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
@@ -222,13 +228,17 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
     )
 
 
-def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
+def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
             request = ledger.request
             return ImportWork(
-                model=request.model, files=request.files, samples=request.samples, known=ledger.known
+                model=request.model,
+                files=request.files,
+                samples=request.samples,
+                known=ledger.known,
+                devices=list(devices),
             )
         case "assemble":
             assert ledger.model is not None

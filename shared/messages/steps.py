@@ -23,6 +23,7 @@ from tunemesh.shared.messages.tasks import (
     Built,
     Candidate,
     Conditions,
+    Device,
     Origin,
     TaskRecords,
     TaskSpec,
@@ -42,6 +43,9 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     """The ``records`` of the jobs whose measurements serve this one."""
     files: dict[str, Blob] = {}
     """What came with it, by name."""
+    devices: list[Device] = []
+    """Those that serve the target now, each kind once: what was measured on such a one before need not be
+    measured again."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):

@@ -91,6 +91,15 @@ class Conditions(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
+class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What measures for a target."""
+
+    conditions: Conditions
+    """Without flushing caches: whether that is done depends on the model."""
+    cache: Count = 0
+    """Bytes of its last-level cache; 0 where it has none that can be flushed."""
+
+
 HASH_LENGTH = 200
 """Characters of what tells a schedule from others."""
 

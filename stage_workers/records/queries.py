@@ -17,8 +17,8 @@ from sqlalchemy import (
 )
 
 from tunemesh.stage_workers.records import rows, schema
-from tunemesh.stage_workers.records.database import row_of
-from tunemesh.stage_workers.records.questions import ALL, Counts, Filter, Found
+from tunemesh.stage_workers.records.database import Database, row_of
+from tunemesh.stage_workers.records.questions import ALL, Best, Counts, Filter, Found
 from tunemesh.stage_workers.records.schema import (
     CONDITIONS,
     CONFIRMATIONS,
@@ -30,6 +30,8 @@ from tunemesh.stage_workers.records.schema import (
     WORKLOADS,
 )
 
+SEVERAL = 8
+"""Of the fastest schedules of a task that are looked at."""
 AT_ONCE = 1000
 """Rows that are read at a time where all are wanted."""
 
@@ -40,6 +42,20 @@ _NAMED = (
     .outerjoin(CONDITIONS, CONDITIONS.c.id == TRIALS.c.conditions)
 )
 """Trials beside what they name."""
+
+
+class Answering(Database):
+    """A database that answers what a worker asks."""
+
+    def known(self, tasks: Sequence[str], which: Filter) -> dict[str, Best]:
+        """What is known of tasks, by their keys; those of which nothing is are left out.
+
+        Raises:
+            RecordsUnavailable, BadInput: as :meth:`.Database.reading`.
+        """
+        with self.reading() as connection:
+            answers = {task: known(connection, task, which) for task in tasks}
+        return {task: best for task, best in answers.items() if best is not None}
 
 
 def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
@@ -77,6 +93,23 @@ def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int =
     for one in ordered:
         distinct.setdefault((one.trial.engine, one.trial.format, one.trial.hash), one)
     return list(distinct.values())[:limit]
+
+
+def known(connection: Connection, task: str, which: Filter) -> Best | None:
+    """The best of a task that a job has found which was done; of others it is not known whether they searched
+    to the end."""
+    found = fastest(connection, task, which, SEVERAL)
+    table = schema.BASELINES
+    asked = select(table.c.job, table.c.latency).where(
+        table.c.task == task, table.c.job.in_([each.job.id for each in found])
+    )
+    untuned = {str(job): float(latency) for job, latency in connection.execute(asked)}
+    best = next((each for each in found if each.job.id in untuned), None)
+    if best is None:
+        return None
+    trials = _chosen(which).with_only_columns(func.count()).where(TRIALS.c.task == task)
+    count = int(connection.execute(trials).scalar_one())
+    return Best(found=best, trials=count, untuned=untuned[best.job.id])
 
 
 def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tuple[bytes, list[Found]]]:
@@ -198,6 +231,8 @@ def _of_trial(which: Filter) -> list[ColumnElement[bool]]:
     found = [*_of_task(which), *_of_job(which)]
     if which.device:
         found.append(CONDITIONS.c.device.icontains(which.device, autoescape=True))
+    if which.conditions:
+        found.append(TRIALS.c.conditions == which.conditions)
     if which.engine:
         found.append(TRIALS.c.engine == which.engine)
     if which.since is not None:
@@ -222,6 +257,10 @@ def _of_job(which: Filter) -> list[ColumnElement[bool]]:
         found.append(JOBS.c.model.icontains(which.model, autoescape=True))
     if which.tenant:
         found.append(JOBS.c.tenant == which.tenant)
+    if which.source:
+        found.append(JOBS.c.source == which.source)
+    if which.visible_to is not None:
+        found.append(JOBS.c.tenant.in_(["", which.visible_to]))
     return found
 
 

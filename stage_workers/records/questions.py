@@ -24,6 +24,12 @@ class Filter(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     since: float | None = None
     """Unix time; what was recorded from then on."""
+    conditions: str = ""
+    """The id of conditions."""
+    source: str = ""
+    """Id of the database that it comes from."""
+    visible_to: str | None = None
+    """A tenant who may use it: what is its own, or nobody's."""
 
 
 ALL = Filter()
@@ -60,3 +66,13 @@ class Counts(Struct, frozen=True, kw_only=True):
     first: float | None
     last: float | None
     """When trials were recorded."""
+
+
+class Best(Struct, frozen=True, kw_only=True):
+    """The fastest schedule of a task, and how much was tried to find it."""
+
+    found: Found
+    trials: int
+    """Of the task, by that engine, under the same conditions."""
+    untuned: float
+    """Latency without tuning, in seconds, as that job measured it."""

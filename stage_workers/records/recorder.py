@@ -7,6 +7,7 @@ in the histories of the job, which ``tunemesh records sync`` writes from.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.stage_workers.records.questions import Best, Filter
 from tunemesh.stage_workers.records.rows import Row
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,8 @@ PATIENCE = 2.0
 """Seconds that a step waits for the database, once; after that it is not waited for until it answers."""
 WAIT = 1.5
 """Seconds that a lock, or a server, may take."""
+ASKING = 5.0
+"""Seconds that answers may take on top of that: what is imported for them is slow."""
 PAUSE = 10.0
 """Seconds between two attempts at a database that is away."""
 KEPT = 200
@@ -34,6 +38,12 @@ class Writable(Protocol):
 
     def add(self, rows: Sequence[Row]) -> int:
         """See :meth:`.database.Database.add`."""
+
+    def id(self) -> str:
+        """See :meth:`.database.Database.id`."""
+
+    def known(self, tasks: Sequence[str], which: Filter) -> dict[str, Best]:
+        """What is known of tasks, by their keys."""
 
 
 def check_address(address: str) -> None:
@@ -52,9 +62,9 @@ def opened(address: str) -> Writable:
         BadInput: there is no such kind of database.
     """
     # Slow to import, and most workers do without.
-    from tunemesh.stage_workers.records.database import Database
+    from tunemesh.stage_workers.records.queries import Answering
 
-    return Database(address, wait=WAIT)
+    return Answering(address, wait=WAIT)
 
 
 @dataclass(slots=True)
@@ -113,6 +123,52 @@ class Recorder:
         if not self._error:
             self._failed(f"no answer for {self._patience:g} s")
         return self._error
+
+    def best(
+        self, tasks: Sequence[str], engines: Sequence[str], conditions: str, since: float, tenant: str
+    ) -> dict[str, Best]:
+        """By key: what is known of tasks; nothing where the database does not answer soon.
+
+        Args:
+            engines: who may have made it, the fastest of all.
+            conditions: id of those that it was measured under.
+            since: Unix time before which it is too old.
+            tenant: for whom.
+        """
+        answers: queue.SimpleQueue[dict[str, Best]] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(self._asked(tasks, engines, conditions, since, tenant))
+            except Exception as error:  # what is away is known already, or said when it is written to
+                log.warning("the records are not asked: %s", error)
+                answers.put({})
+
+        threading.Thread(target=ask, name="question", daemon=True).start()
+        try:
+            return answers.get(timeout=self._patience + ASKING)
+        except queue.Empty:
+            log.warning("the records give no answer: nothing of them is used")
+            return {}
+
+    def _asked(
+        self, tasks: Sequence[str], engines: Sequence[str], conditions: str, since: float, tenant: str
+    ) -> dict[str, Best]:
+        database = self._opened()
+        found: dict[str, Best] = {}
+        for engine in engines:
+            which = Filter(
+                engine=engine,
+                conditions=conditions,
+                since=since,
+                source=database.id(),
+                visible_to=tenant,
+            )
+            for key, best in database.known(tasks, which).items():
+                before = found.get(key)
+                if before is None or (best.found.latency or 0.0) < (before.found.latency or 0.0):
+                    found[key] = best
+        return found
 
     def _run(self) -> None:
         while True:

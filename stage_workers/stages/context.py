@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import Conditions, Profiled, Step, TaskSpec
 from tunemesh.stage_workers.devices.drift import Drift
+from tunemesh.stage_workers.records.questions import Best
 from tunemesh.stage_workers.records.recorder import Batch
 from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
@@ -60,6 +61,11 @@ class Records(Protocol):
 
     def why_not(self, batch: Batch) -> str:
         """Wait, not for long."""
+
+    def best(
+        self, tasks: Sequence[str], engines: Sequence[str], conditions: str, since: float, tenant: str
+    ) -> Mapping[str, Best]:
+        """What is known of tasks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,17 @@ def as_measured(settings: Settings, task: TaskSpec, cache: int) -> Settings:
     """
     if settings.cache_flush is not None:
         return settings
-    return msgspec.structs.replace(settings, cache_flush=0 < cache < task.constants)
+    return msgspec.structs.replace(settings, cache_flush=flushes(settings, task.constants, cache))
+
+
+def flushes(settings: Settings, constants: int, cache: int) -> bool:
+    """Whether caches are flushed before the runs of a kernel.
+
+    Args:
+        constants: bytes of the whole model's.
+        cache: as in :func:`as_measured`.
+    """
+    return settings.cache_flush if settings.cache_flush is not None else 0 < cache < constants
 
 
 def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
