@@ -1,7 +1,7 @@
 """What records cost, and how fast they answer: ``python -m benchmarks.records [TRIALS]``.
 
-Fills a new database (SQLite, or ``--database URL``), the last 10,000 trials in batches of 32, as workers do, and
-asks it questions.
+Fills a new database (SQLite, or ``--database URL``), the last 10,000 trials in batches of 32, as workers do,
+and asks it questions.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _cpu(cores: frozenset[int], folder: Path) -> str:
     flags = fields.get("flags", "") or fields.get("Features", "")
     sets = " ".join(sorted(each for each in flags.split() if each.startswith(FLAGS) and each != "smep"))
     count = f"{len(cores)} core" + "s" * (len(cores) != 1)
-    return "; ".join(filter(None, (f"{model} ({numbers})", sets, _caches(min(cores), folder), count)))
+    return "; ".join(filter(None, (f"{model} ({numbers})".strip(), sets, _caches(min(cores), folder), count)))
 
 
 def _caches(core: int, folder: Path) -> str:

@@ -57,6 +57,15 @@ class Answering(Database):
             answers = {task: known(connection, task, which) for task in tasks}
         return {task: best for task, best in answers.items() if best is not None}
 
+    def leaders(self, task: str, which: Filter, limit: int) -> list[Found]:
+        """The fastest schedules of a task.
+
+        Raises:
+            RecordsUnavailable, BadInput: as :meth:`.Database.reading`.
+        """
+        with self.reading() as connection:
+            return fastest(connection, task, which, limit)
+
 
 def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
     """The latest trials, latest first."""

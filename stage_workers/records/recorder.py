@@ -13,13 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.stage_workers.records.questions import Best, Filter
+from tunemesh.stage_workers.records.questions import Best, Filter, Found
 from tunemesh.stage_workers.records.rows import Row
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATIENCE = 2.0
 """Seconds that a step waits for the database, once; after that it is not waited for until it answers."""
@@ -43,7 +45,10 @@ class Writable(Protocol):
         """See :meth:`.database.Database.id`."""
 
     def known(self, tasks: Sequence[str], which: Filter) -> dict[str, Best]:
-        """What is known of tasks, by their keys."""
+        """See :meth:`.queries.Answering.known`."""
+
+    def leaders(self, task: str, which: Filter, limit: int) -> list[Found]:
+        """See :meth:`.queries.Answering.leaders`."""
 
 
 def check_address(address: str) -> None:
@@ -98,6 +103,7 @@ class Recorder:
         self._error = ""
         """What was wrong the last time; empty while all is well."""
         self._again_at = 0.0
+        self._ask_again_at = 0.0
 
     def write(self, rows: Sequence[Row]) -> Batch:
         """Begin to write rows: as a whole or not at all."""
@@ -135,21 +141,35 @@ class Recorder:
             since: Unix time before which it is too old.
             tenant: for whom.
         """
-        answers: queue.SimpleQueue[dict[str, Best]] = queue.SimpleQueue()
+        return self._answer(lambda: self._asked(tasks, engines, conditions, since, tenant), {})
 
-        def ask() -> None:
+    def leaders(self, task: str, engine: str, since: float, tenant: str, limit: int) -> list[Found]:
+        """The fastest schedules of a task, wherever they were measured; nothing where the database does not
+        answer soon. Arguments as of :meth:`best`."""
+        which = Filter(engine=engine, since=since, visible_to=tenant)
+        return self._answer(lambda: self._opened().leaders(task, which, limit), [])
+
+    def _answer(self, ask: Callable[[], T], nothing: T) -> T:
+        """What a question gives; ``nothing`` where it fails or takes long, and for a while after that."""
+        if self._error or time.monotonic() < self._ask_again_at:
+            return nothing
+        answers: queue.SimpleQueue[T] = queue.SimpleQueue()
+
+        def run() -> None:
             try:
-                answers.put(self._asked(tasks, engines, conditions, since, tenant))
-            except Exception as error:  # what is away is known already, or said when it is written to
-                log.warning("the records are not asked: %s", error)
-                answers.put({})
+                answers.put(ask())
+            except Exception as error:  # whatever a driver raises: nothing is known then
+                self._ask_again_at = time.monotonic() + self._pause
+                log.warning("what is known is not used: %s", error)
+                answers.put(nothing)
 
-        threading.Thread(target=ask, name="question", daemon=True).start()
+        threading.Thread(target=run, name="question", daemon=True).start()
         try:
             return answers.get(timeout=self._patience + ASKING)
         except queue.Empty:
-            log.warning("the records give no answer: nothing of them is used")
-            return {}
+            self._ask_again_at = time.monotonic() + self._pause
+            log.warning("what is known is not used: the records give no answer")
+            return nothing
 
     def _asked(
         self, tasks: Sequence[str], engines: Sequence[str], conditions: str, since: float, tenant: str

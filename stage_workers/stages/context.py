@@ -12,7 +12,7 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import Conditions, Profiled, Step, TaskSpec
 from tunemesh.stage_workers.devices.drift import Drift
-from tunemesh.stage_workers.records.questions import Best
+from tunemesh.stage_workers.records.questions import Best, Found
 from tunemesh.stage_workers.records.recorder import Batch
 from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
@@ -66,6 +66,9 @@ class Records(Protocol):
         self, tasks: Sequence[str], engines: Sequence[str], conditions: str, since: float, tenant: str
     ) -> Mapping[str, Best]:
         """What is known of tasks."""
+
+    def leaders(self, task: str, engine: str, since: float, tenant: str, limit: int) -> list[Found]:
+        """The fastest schedules of a task, wherever they were measured."""
 
 
 @dataclass(frozen=True, slots=True)

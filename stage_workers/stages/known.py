@@ -25,12 +25,14 @@ from tunemesh.shared.messages import (
     Origin,
     Settings,
     Step,
+    TaskSpec,
     Trial,
 )
+from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
-from tunemesh.stage_workers.records.questions import Best
+from tunemesh.stage_workers.records.questions import Best, Found
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
 from tunemesh.stage_workers.stages.profiling import flushes
@@ -38,6 +40,10 @@ from tunemesh.stage_workers.stages.profiling import flushes
 log = logging.getLogger(__name__)
 
 DAY = 86_400.0
+LEADERS = 4
+"""Schedules from elsewhere that a task begins with, at most."""
+LARGEST_SCHEDULE = 32 * 1024
+"""Bytes; a batch of them goes into one message."""
 
 Answer = tuple[str, Known]
 """By which engine, and what."""
@@ -123,3 +129,22 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         return None
     confirmed = Confirmed(hash=trial.hash, latencies=latencies, objects=objects, conditions=trial.conditions)
     return Known(history=[blob], confirmed=[confirmed], untuned=best.untuned, best=found.latency or 0.0)
+
+
+def to_begin_with(task: TaskSpec, want: int, step: Step, context: Context) -> list[Found]:
+    """The fastest that was found for a task elsewhere, or without being sure: it is measured here first.
+
+    Args:
+        want: candidates of the first round.
+    """
+    if context.records is None or step.origin is None or step.settings.known == "never":
+        return []
+    since = time.time() - step.settings.max_age * DAY
+    limit = min(LEADERS, want // 2)
+    found = context.records.leaders(task.key, str(task.engine), since, step.origin.tenant, limit)
+    # What others have written may be anything.
+    return [
+        each
+        for each in found
+        if 1 <= len(each.trial.hash) <= HASH_LENGTH and len(each.trial.schedule) <= LARGEST_SCHEDULE
+    ]

@@ -21,7 +21,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
-from tunemesh.stage_workers.stages import recording
+from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
 
@@ -87,8 +87,30 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         seed=step.seed,
         options=step.options.get(engine, {}),
     )
+    found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
+    call = msgspec.structs.replace(call, want=work.want - len(found))
+    proposal = _asked(call, engine, context)
+    # A schedule in another format is none to this engine.
+    chosen = {each.trial.hash: each.trial.schedule for each in found if each.trial.format == proposal.format}
+    while True:
+        # The engine may propose what is chosen already: it does not know of that yet.
+        chosen |= {name: schedule for name, schedule in proposal.schedules if name not in chosen}
+        missing = work.want - len(chosen)
+        if missing == 0 or len(proposal.schedules) < call.want:
+            return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
+        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
+        proposal = _asked(call, engine, context)
+
+
+def _asked(call: UpdateCall, engine: str, context: Context) -> Proposal:
+    """What an engine proposes.
+
+    Raises:
+        StageFailed: it makes no sense.
+        TunemeshError: the engine failed twice, or refused.
+    """
     proposal = whole(context, engine, Engine.update, call, UPDATE_LIMIT)
-    if why := _problem(proposal, work.want):
+    if why := _problem(proposal, call.want):
         raise StageFailed(f"engine {engine}, update: {why}")
     return proposal
 

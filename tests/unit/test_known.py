@@ -248,3 +248,75 @@ def test_candidates_of_a_known_task_can_be_built(recording: Context) -> None:
     work = BuildWork(task=task, candidates=[each.candidate for each in history.trials])
     built = expect(BuildDone, done(work, recording, FIRST)).built
     assert built[0].artifact is not None
+
+
+# -- From elsewhere ---------------------------------------------------------------------------------------
+
+
+def first_round(context: Context, want: int = 8, **changes: Any) -> UpdateDone:
+    """What a second job tries first of the first task."""
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    task = imported(context, second, devices=()).tasks[0]
+    return expect(UpdateDone, done(UpdateWork(task=task, want=want), context, second, **changes))
+
+
+def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> None:
+    best = tune(recording, trials=8)
+    again = first_round(recording)
+    hashes = [each.hash for each in again.candidates]
+    assert hashes[0] == best["t00"].candidate.hash
+    assert [each.index for each in again.candidates] == list(range(8))
+    assert len(set(hashes)) == 8
+    assert not again.exhausted
+    assert not again.problem(8, 0, 0, 8)
+    # With the same seed the engine would propose the same eight: half of the round is new.
+    assert len(set(hashes) & tried(recording)) >= 4
+
+
+def tried(context: Context) -> set[str]:
+    assert context.records is not None
+    return {
+        each.trial.hash
+        for each in context.records.leaders(imported(context).tasks[0].key, "mock", 0.0, "", 100)
+    }
+
+
+def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording: Context) -> None:
+    plain = first_round(recording)
+    tune(recording, trials=8)
+    assert first_round(recording, settings=replace(SETTINGS, known="never")) == plain
+
+
+def test_schedules_in_another_format_are_not_given_to_an_engine(
+    recording: Context, database: Answering
+) -> None:
+    from sqlalchemy import text
+
+    plain = first_round(recording)
+    tune(recording, trials=8)
+    with database.writing() as connection:
+        connection.execute(text("UPDATE trials SET format = 2"))
+    assert {each.hash for each in first_round(recording).candidates} == {
+        each.hash for each in plain.candidates
+    }
+
+
+def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
+    small = MODEL.replace(b"name: a,", b"name: a, space: 10,")
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+
+    def task() -> TaskSpec:
+        work = ImportWork(model=recording.store.put(small))
+        return expect(ImportDone, done(work, recording, second)).tasks[0]
+
+    update = expect(UpdateDone, done(UpdateWork(task=task(), want=6), recording, FIRST))
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1], conditions=HERE.id)
+        for each in update.candidates
+    ]
+    work = UpdateWork(task=task(), want=0, trials=trials, timings=[replace(TIMING, finished=FIRST.accepted)])
+    done(work, recording, FIRST, 1)
+    for want, count in ((8, 8), (12, 10)):
+        found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
+        assert len({each.hash for each in found.candidates}) == count
+        assert found.exhausted == (count < want)
