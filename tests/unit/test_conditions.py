@@ -45,7 +45,8 @@ def device(*cores: int) -> Device:
 def test_a_cpu_is_its_model_its_vector_units_its_caches_and_its_cores(tmp_path: Path) -> None:
     found = conditions_of(device(1), machine(tmp_path, X86.format(mhz=2600, more="avx512f")))
     assert found.device == (
-        "AMD EPYC 9R45 (cpu family 26, model 2, stepping 1); avx avx512f f16c fma sse4_2; L1 48K L3 32768K; 1 core"
+        "AMD EPYC 9R45 (cpu family 26, model 2, stepping 1); avx avx512f f16c fma sse4_2;"
+        " L1 48K L3 32768K; 1 core"
     )
     assert "apache-tvm 0." in found.versions
     assert not found.cache_flush
