@@ -55,6 +55,12 @@ def runs_beside_others(path: Path, fixtures: Collection[str], marks: Collection[
     return path.is_relative_to(Path(__file__).parent / "unit") or IN_PROCESS in fixtures
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_recorded() -> None:
+    """Tests leave nothing in the records of the person who runs them; those of records have their own."""
+    os.environ["TUNEMESH_RECORDS"] = "none"
+
+
 @pytest.fixture(scope="session")
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A private node; a container where RabbitMQ is not installed; else skip (in CI: fail)."""
