@@ -22,6 +22,8 @@ from tunemesh.stage_workers.records.rows import KINDS, Job, Row
 
 WAIT = 5.0
 """Seconds that a lock, or a server, may take."""
+STATEMENT_LIMIT = 600.0
+"""Seconds that PostgreSQL may take for one statement: an export of millions of rows is slow, too."""
 WRITES = "tunemesh_writes"
 """The option of connections whose transactions write: SQLite then takes its lock at the beginning, where it
 waits for others; later it would fail."""
@@ -80,7 +82,9 @@ class Database:
             event.listen(self._engine, "begin", _sqlite_begin)
             self._insert: Any = sqlite.insert
         else:
-            limit = f"-c statement_timeout={round(1000 * wait)} -c lock_timeout={round(1000 * wait)}"
+            limit = (
+                f"-c statement_timeout={round(1000 * STATEMENT_LIMIT)} -c lock_timeout={round(1000 * wait)}"
+            )
             arguments = {"connect_timeout": max(round(wait), 2), "options": limit}
             self._engine = create_engine(url, connect_args=arguments, pool_size=1, pool_pre_ping=True)
             self._insert = postgresql.insert
