@@ -192,14 +192,14 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
     phases = {job["job"]: job["phase"] for job in listed["jobs"]}
     assert (phases[short], phases[long], kept in phases) == ("done", "tuning", True)
     assert {r["queue"] for r in listed["resources"]} >= {"build-cpu.mock", "model-update.mock"}
+    # On a single core its steps begin when those of the other have ended.
+    _await_trials(there, long)
     assert "cancelled" in there("cancel", long).stdout
     assert "cancelled" in complaint(there("fetch", long, "--out", tmp_path / "out").stderr)
     report = json.loads((tmp_path / "out" / long / "report.json").read_text())
     records = json.loads((tmp_path / "out" / long / "records.json").read_text())
     assert sum(record["trials"] for record in records) == report["trials"]
-    deadline = time.monotonic() + 60
-    while not json.loads(there("status", kept, "--json").stdout)["jobs"][0]["trials"]:
-        assert time.monotonic() < deadline
+    _await_trials(there, kept)
     assert f"{kept}: done" in there("cancel", kept, "--keep").stdout
     assert there("fetch", kept, "--out", tmp_path / "out").returncode == 0
     assert 0 < json.loads((tmp_path / "out" / kept / "report.json").read_text())["trials"] < 100_000
@@ -225,6 +225,12 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
         example, env={**mesh_home, **variables}, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def _await_trials(there: Run, job: str) -> None:
+    deadline = time.monotonic() + 60
+    while not json.loads(there("status", job, "--json").stdout)["jobs"][0]["trials"]:
+        assert time.monotonic() < deadline
 
 
 def test_workers_and_a_coordinator_find_the_standing_mesh(mesh_home: dict[str, str], there: Run) -> None:
