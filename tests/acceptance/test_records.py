@@ -8,22 +8,40 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.acceptance import direct
 from tests.unit.record_rows import HERE, ORIGIN
 from tests.unit.stage_calls import FakeSandbox
 from tunemesh import record_exchange
+from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Blob, TaskSpec, Trial
+from tunemesh.shared.messages import (
+    Blob,
+    Device,
+    ImportWork,
+    Origin,
+    Settings,
+    Step,
+    TaskSpec,
+    Trial,
+)
 from tunemesh.stage_workers.engines.protocol import ReadCall
 from tunemesh.stage_workers.graph import canonical, workloads
-from tunemesh.stage_workers.platforms.protocol import ExtractedTask
-from tunemesh.stage_workers.records import gathering, queries
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
+from tunemesh.stage_workers.records import gathering, queries, rows
 from tunemesh.stage_workers.records.database import Database
+from tunemesh.stage_workers.records.queries import Answering
 from tunemesh.stage_workers.records.questions import ALL, Filter
+from tunemesh.stage_workers.records.recorder import Recorder
+from tunemesh.stage_workers.records.schema import TRIALS
+from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages.known import in_records
 
 PLAIN = """
 import sys
@@ -95,9 +113,9 @@ def recorded(
         untuned=blob,
     )
     database = Database(str(tmp_path / "records.sqlite"))
-    rows = gathering.of_task(spec, target, convolution.workload)
+    named = gathering.of_task(spec, target, convolution.workload)
     trials = gathering.of_trials(spec, first_round[1], ORIGIN, 1, 100.0)
-    database.add([*rows, gathering.of_job(ORIGIN), *gathering.of_conditions([HERE]), *trials])
+    database.add([*named, gathering.of_job(ORIGIN), *gathering.of_conditions([HERE]), *trials])
     return database
 
 
@@ -161,6 +179,45 @@ def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
         there = queries.newest(connection, ALL, 100)
     assert {each.trial.hash for each in there} == {each.trial.hash for each in found if each.trial.latency}
     assert {(each.trial.task, each.job.source) for each in there} == {(found[0].trial.task, "metaschedule")}
+
+
+def test_what_is_known_of_a_task_is_built_for_the_same_task_of_another_model(
+    tmp_path: Path,
+    recorded: Database,
+    imported: Imported,
+    convolution: ExtractedTask,
+    target: str,
+    first_round: tuple[bytes, list[Trial]],
+) -> None:
+    assert recorded.file is not None
+    recorded.add(
+        [rows.Baseline(id="x", task=convolution.key, job=gathering.of_job(ORIGIN).id, latency=1.0, at=1.0)]
+    )
+    with recorded.writing() as connection:
+        connection.execute(TRIALS.update().values(conditions=HERE.id, at=time.time()))
+    file = str(recorded.file)
+    store = ArtifactStore(str(tmp_path / "artifacts"))
+    context = Context(FakeSandbox(), store, records=Recorder(lambda: Answering(file)))
+    step = Step(
+        id="second/-/-/-/import",
+        job="second",
+        engines=["metaschedule"],
+        target=target,
+        seed=0,
+        settings=Settings(batch=len(first_round[1])),
+        work=ImportWork(model=store.put(b"")),
+        origin=Origin(job="second", accepted=time.time()),
+    )
+    # The other model has other names for its tensors.
+    text = zlib.decompress(convolution.workload).replace(b'"pad_temp_v"', b'"x"').replace(b'"v_nn"', b'"y"')
+    other = msgspec.structs.replace(convolution, workload=zlib.compress(text))
+    assert other.workload != convolution.workload
+    model = msgspec.structs.replace(imported, tasks=[other])
+    known = in_records(model, [Device(conditions=HERE)], step, context)
+    engine, found = known[convolution.key]
+    best = min(first_round[1], key=lambda trial: trial.latency)
+    assert (engine, [each.hash for each in found.confirmed]) == ("metaschedule", [best.candidate.hash])
+    assert found.confirmed[0].objects is not None
 
 
 def test_keys_are_those_of_the_release_before(target: str) -> None:
