@@ -116,7 +116,8 @@ def known(connection: Connection, task: str, which: Filter) -> Best | None:
     best = next((each for each in found if each.job.id in untuned), None)
     if best is None:
         return None
-    trials = _chosen(which).with_only_columns(func.count()).where(TRIALS.c.task == task)
+    trials = _chosen(which).with_only_columns(func.count())
+    trials = trials.where(TRIALS.c.task == task, TRIALS.c.job == best.job.id)
     count = int(connection.execute(trials).scalar_one())
     return Best(found=best, trials=count, untuned=untuned[best.job.id])
 

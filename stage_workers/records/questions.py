@@ -73,6 +73,6 @@ class Best(Struct, frozen=True, kw_only=True):
 
     found: Found
     trials: int
-    """Of the task, by that engine, under the same conditions."""
+    """Of the task in that job, by that engine, under the same conditions."""
     untuned: float
     """Latency without tuning, in seconds, as that job measured it."""

@@ -166,6 +166,12 @@ def test_what_cannot_be_trusted_is_tuned(recording: Context, how: dict[str, Any]
     assert imported(recording).known == {}
 
 
+def test_what_other_jobs_have_tried_does_not_count_for_one_that_hardly_searched(recording: Context) -> None:
+    tune(recording, trials=3)
+    tune(recording, replace(FIRST, job="cancelled"), trials=8, drift=0.1, assembled=False)
+    assert imported(recording).known == {}
+
+
 def test_what_a_tenant_has_measured_serves_that_tenant(recording: Context) -> None:
     tune(recording, replace(FIRST, tenant="gold"))
     gold = replace(FIRST, job="second", tenant="gold")
