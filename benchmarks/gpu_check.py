@@ -145,6 +145,8 @@ def mesh(folder: Path, target: str, limit: float) -> Part:
             "cuda:0",
             "--trials",
             str(TRIALS),
+            "--known",
+            "never",
             "--out",
             str(folder / "tuned"),
         ],

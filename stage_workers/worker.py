@@ -18,12 +18,15 @@ from tunemesh.broker_config import topology
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import ArtifactError, BadInput, Unavailable
 from tunemesh.shared.messages import WIRE_VERSION, Serves
+from tunemesh.shared.messages import Device as MeasuringDevice
 from tunemesh.shared.retry import Retry
 from tunemesh.shared.transport.link import Link
 from tunemesh.shared.transport.names import process_name
 from tunemesh.stage_workers import engines, platforms
+from tunemesh.stage_workers.devices.conditions import conditions_of
 from tunemesh.stage_workers.devices.devices import Device, DeviceLock, lock_device, parse_device
 from tunemesh.stage_workers.loop import Worker
+from tunemesh.stage_workers.records.recorder import Recorder, check_address, opened
 from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
@@ -65,6 +68,8 @@ class WorkerConfig:
     """Seconds between two status messages."""
     grace: float = 20.0
     """Seconds that the present step is given to finish when the worker is asked to leave."""
+    records: str = ""
+    """The database that it writes down in what was measured; empty: none."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -144,11 +149,7 @@ def _work(
     config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox, shutdown: Shutdown
 ) -> None:
     queue, name = config.work_queue, config.name or process_name(config.work_queue)
-    context = (
-        Context(sandbox, store, device.inside, cache=device.cache)
-        if device is not None
-        else Context(sandbox, store)
-    )
+    context = _context(config, store, device, sandbox)
     link = Link(config.broker, f"worker {queue}", properties=_properties(config))
     try:
         link.begin()
@@ -164,12 +165,30 @@ def _work(
             targets[0] if targets else "any",
             extra={"worker": name},
         )
-        serves = Serves(engines=[] if device is not None else config.served, targets=targets)
+        serves = Serves(
+            engines=[] if device is not None else config.served,
+            targets=targets,
+            device=_announced(context),
+        )
         cpus = _work_cores(config, device)
         status = StatusSender(link, name, queue, serves, config.status_interval, cpus, context.drift)
         Worker(queue, config.served, link, sandbox, context, status, shutdown).run()
     finally:
         link.close()
+
+
+def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> Context:
+    # The database, like the driver, is asked for when it is needed: SQLAlchemy is slow to import.
+    records = Recorder(lambda: opened(config.records)) if config.records else None
+    if device is None:
+        return Context(sandbox, store, records=records)
+    conditions = _persist(lambda: conditions_of(device), Unavailable)
+    return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
+
+
+def _announced(context: Context) -> MeasuringDevice | None:
+    conditions = context.conditions
+    return MeasuringDevice(conditions=conditions, cache=context.cache) if conditions is not None else None
 
 
 def _check(config: WorkerConfig) -> None:
@@ -191,6 +210,8 @@ def _check(config: WorkerConfig) -> None:
         raise BadInput(f"a worker on {config.queue} has no device; devices have queues profile-<device>")
     if config.targets and not config.device:
         raise BadInput(f"a worker on {config.queue} has no target: only devices have")
+    if "://" in config.records:
+        check_address(config.records)
     if config.cpus is not None and not (config.cpus and config.cpus <= os.sched_getaffinity(0)):
         raise BadInput(f"cores {sorted(config.cpus)} are not all on this machine and allowed to this process")
 

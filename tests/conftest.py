@@ -67,6 +67,12 @@ def run_of(path: Path, fixtures: Collection[str], marks: Collection[str]) -> Run
     return "parallel" if beside and MESHES.isdisjoint(fixtures) else "alone"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_recorded() -> None:
+    """Tests leave nothing in the records of the person who runs them; those of records have their own."""
+    os.environ["TUNEMESH_RECORDS"] = "none"
+
+
 @pytest.fixture(scope="session")
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A private node; a container where RabbitMQ is not installed; else skip (in CI: fail)."""

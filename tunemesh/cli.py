@@ -25,6 +25,7 @@ from tunemesh.checks import check_engines
 from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, MEMORY, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
+from tunemesh.record_commands import records_app
 from tunemesh.service_commands import coordinator, worker
 from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Autotuning of neural networks as a service, on a RabbitMQ worker mesh.",
 )
+app.add_typer(records_app, name="records", help="What was ever measured: ask, exchange, forget.")
 app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and what another broker needs.")
 
 
@@ -118,7 +120,8 @@ def up(
     if not layout.apart:
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
-    with LocalMesh(layout, target, engines, strategy, home, journal, memory) as mesh:
+    records = mesh_address.records_in(home)
+    with LocalMesh(layout, target, engines, strategy, home, journal, memory, records) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,
@@ -127,6 +130,7 @@ def up(
             ui=mesh.node.management_url,
             monitor_password=mesh.node.password("monitor"),
             journal=str(journal.resolve()),
+            records=records,
         )
         note = mesh_address.leave_note(address)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")

@@ -49,6 +49,7 @@ class LocalMesh:
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
         journal: file for what the coordinator is told and answers; none by default.
+        records: the database that workers write down in what they measure; none by default.
 
     Raises:
         BadInput: there is no such strategy.
@@ -63,6 +64,7 @@ class LocalMesh:
         folder: Path | None = None,
         journal: Path | None = None,
         memory: float = MEMORY,
+        records: str = "",
     ) -> None:
         self._layout = layout
         self._target = target
@@ -72,6 +74,7 @@ class LocalMesh:
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
+        self._records = records
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -200,6 +203,8 @@ class LocalMesh:
             mesh_address.BROKER: self.node.url(role),
             mesh_address.ARTIFACTS: self.artifacts,
         }
+        if role == "worker" and self._records:
+            environment[mesh_address.RECORDS] = self._records
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

@@ -12,6 +12,9 @@ from tunemesh.shared.errors import BadInput
 
 BROKER = "TUNEMESH_BROKER_URL"
 ARTIFACTS = "TUNEMESH_ARTIFACTS"
+RECORDS = "TUNEMESH_RECORDS"
+"""Where workers keep the records of what was measured: a file, or a database's URL; ``none``: nowhere."""
+NONE = "none"
 
 
 class MeshAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,12 +32,29 @@ class MeshAddress(msgspec.Struct, frozen=True, kw_only=True):
     """For the UI's user ``monitor``."""
     journal: str = ""
     """File of the coordinator's journal."""
+    records: str = ""
+    """The database of records; empty where it has none."""
 
 
 def data_folder() -> Path:
     """Where ``tunemesh up`` keeps its data by default."""
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "tunemesh"
+
+
+def records_in(folder: Path) -> str:
+    """The database of records: the one that the environment names, or a file in ``folder``. Empty where the
+    environment says that there is to be none."""
+    named = os.environ.get(RECORDS) or str(folder.absolute() / "records.sqlite")
+    return "" if named == NONE else named
+
+
+def records_of_this_machine() -> str:
+    """The database that a person means who names none: that of the environment or of the mesh that runs here,
+    else the one that `tunemesh tune` writes."""
+    if not os.environ.get(RECORDS) and _note().exists() and (noted := _read_note().records):
+        return noted
+    return records_in(data_folder())
 
 
 def leave_note(address: MeshAddress) -> Path:

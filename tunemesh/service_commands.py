@@ -41,6 +41,7 @@ def worker(
     if len(queues) > 1:
         _several(queues, device, target, engine, cpus, memory, address)
         return
+    records = os.environ.get(mesh_address.RECORDS, "")
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
@@ -50,6 +51,7 @@ def worker(
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
+        records="" if records == mesh_address.NONE else records,
     )
     raise typer.Exit(run_worker(config))
 

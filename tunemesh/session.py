@@ -220,7 +220,9 @@ class Model:
             JobFailed: the job ended without a tuned model.
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
-        ending = tuning.tune([self.given], replace(self.plan, out=folder), following.Watcher())[0]
+        records = mesh_address.records_in(mesh_address.data_folder()) if self.plan.address is None else ""
+        plan = replace(self.plan, out=folder, records=records)
+        ending = tuning.tune([self.given], plan, following.Watcher())[0]
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.story}")
         return Tuned(folder / ending.job, ending.report)

@@ -50,8 +50,16 @@ def tune(
         raise BadInput(
             "--device, --builders and --memory are for a mesh of its own; a running one has its workers"
         )
+    records = mesh_address.records_in(mesh_address.data_folder()) if address is None else ""
     plan = replace(
-        job, out=out, device=device, strategy=strategy, builders=builders, memory=memory, address=address
+        job,
+        records=records,
+        out=out,
+        device=device,
+        strategy=strategy,
+        builders=builders,
+        memory=memory,
+        address=address,
     )
     console = Console(stderr=as_json)
     with live.LiveView(console) as view:

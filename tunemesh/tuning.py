@@ -23,10 +23,11 @@ from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
 from tunemesh.shared.messages.requests import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.stages.recording import NOT_WRITTEN
 
 OWN_BROKER_LIMIT = 20.0
 """Seconds that the broker of a mesh of our own may take to answer: it shares the machine with all that has
@@ -58,6 +59,8 @@ class Plan:
     """GiB for what each worker of a mesh of our own runs in its sandbox."""
     address: MeshAddress | None = None
     """A running mesh to use instead of one of our own."""
+    records: str = ""
+    """The database that the workers of a mesh of our own write down in what they measure; empty: none."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
@@ -239,7 +242,13 @@ def tune(
             layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
             _describe(layout, watcher)
             mesh = LocalMesh(
-                layout, plan.target, plan.engines, plan.strategy, plan.folder, memory=plan.memory
+                layout,
+                plan.target,
+                plan.engines,
+                plan.strategy,
+                plan.folder,
+                memory=plan.memory,
+                records=plan.records,
             )
             stack.enter_context(mesh)
             address, supervise = MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
@@ -275,7 +284,32 @@ def tune(
         endings = following.endings
         if mesh is not None and any(e.report is None and "cannot write" in e.error for e in endings.values()):
             watcher.note(f"the results are kept in {mesh.keep()}")
+        if mesh is not None and any(map(_unwritten, endings.values())):
+            watcher.note(write_now(client, store, plan.records))
     return [endings[job] for job in ids]
+
+
+def _unwritten(ending: Ending) -> bool:
+    """Whether workers could not write down what they measured."""
+    report = ending.report
+    return report is not None and any(NOT_WRITTEN in note for note in report.notes)
+
+
+def write_now(client: Client, store: ArtifactStore, records: str) -> str:
+    """Write down what workers could not, before a mesh of our own is gone with its histories. What came of
+    it, in one line."""
+    # Slow to import, and hardly ever needed.
+    from tunemesh import record_exchange
+    from tunemesh.stage_workers.records.database import Database
+
+    try:
+        with Database(records) as database:
+            synced = list(record_exchange.sync(client, store, database))
+    except TunemeshError as error:
+        return f"what was measured is not in the records, and gone with this mesh: {error}"
+    if lost := [each for each in synced if each.error]:
+        return f"what job {lost[0].job} measured is not in the records: {lost[0].error}"
+    return f"what workers could not write is in the records now: {sum(each.new for each in synced):,} rows"
 
 
 def _describe(layout: Layout, watcher: Watcher) -> None:

@@ -99,6 +99,12 @@ class Chunk:
         result = self.profile.message.result if self.profile is not None else None
         return result if isinstance(result, ProfileDone) else None
 
+    @property
+    def conditions(self) -> str:
+        """Id of those that it was measured under."""
+        profiled = self.profiled
+        return profiled.conditions.id if profiled is not None and profiled.conditions is not None else ""
+
 
 class Round:
     """One round of one task: the proposal, and what has come back of its chunks.
@@ -366,11 +372,11 @@ def _trials(chunk: Chunk, candidates: list[Candidate]) -> list[Trial]:
         made, seen = built.get(candidate.index), profiled.get(candidate.index)
         failed = made is not None and made.outcome is not None
         if failed or chunk.profiled is not None:
-            trials.append(_trial(candidate, made, seen))
+            trials.append(_trial(candidate, made, seen, chunk.conditions))
     return trials
 
 
-def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> Trial:
+def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None, conditions: str) -> Trial:
     if made is not None and made.outcome is not None:
         return Trial(candidate=candidate, outcome=made.outcome, error=made.error)
     if seen is None:
@@ -383,4 +389,5 @@ def _trial(candidate: Candidate, made: Built | None, seen: Profiled | None) -> T
         attempts=seen.attempts,
         cut_short=seen.cut_short,
         error=seen.error,
+        conditions=conditions,
     )

@@ -64,6 +64,7 @@ def confirm(task: TaskLedger, round_: Round) -> TaskLedger:
             hash=trial.candidate.hash,
             latencies=trial.latencies,
             objects=objects.get(trial.candidate.index),
+            conditions=trial.conditions,
         )
         for trial in trials_of(round_)
         if trial.outcome == "measured"

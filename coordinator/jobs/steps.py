@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -14,7 +14,11 @@ from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
+    Conditions,
+    Device,
     ImportWork,
+    Origin,
+    ProfileDone,
     ProfileWork,
     Stage,
     Step,
@@ -199,8 +203,13 @@ def named(job: Job, step: str) -> str:
 # -- Their content ------------------------------------------------------------------------------------------
 
 
-def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
-    """The message for a step. ``chunk_size`` is for the batch that a ``model-update`` proposes."""
+def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Sequence[Device] = ()) -> Step:
+    """The message for a step.
+
+    Args:
+        chunk_size: for the batch that a ``model-update`` proposes.
+        devices: what an ``import`` is told of those that serve the target.
+    """
     request = job.ledger.request
     return Step(
         id=ref.id,
@@ -210,21 +219,26 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
         seed=request.seed,
         settings=request.settings,
         options=request.options,
-        work=_work(job, ref, chunk_size),
+        work=_work(job, ref, chunk_size, devices),
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
+        origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
         attempt=attempt,
     )
 
 
-def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
+def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) -> Work:
     ledger = job.ledger
     match ref.stage:
         case "import":
             request = ledger.request
             return ImportWork(
-                model=request.model, files=request.files, samples=request.samples, known=ledger.known
+                model=request.model,
+                files=request.files,
+                samples=request.samples,
+                known=ledger.known,
+                devices=list(devices),
             )
         case "assemble":
             assert ledger.model is not None
@@ -282,6 +296,7 @@ def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> 
         trials=_fitting(trials),
         timings=[held.message.timing for held in sources],
         learns=learns,
+        conditions=_conditions(sources),
         chunk_size=chunk_size if want else CONFIRM_CHUNK,
     )
 
@@ -291,6 +306,13 @@ def _collect(round_: Round, chunks: list[int], sources: list[Held], trials: list
         chunk = round_.chunks.get(number, Chunk())
         sources += [held for held in (chunk.build, chunk.profile) if held is not None]
         trials += round_.trials(number)
+
+
+def _conditions(sources: Iterable[Held]) -> list[Conditions]:
+    """Those of the measurements among ``sources``, each once."""
+    results = [held.message.result for held in sources]
+    found = [each.conditions for each in results if isinstance(each, ProfileDone) and each.conditions]
+    return list({each.id: each for each in found}.values())
 
 
 def _fitting(trials: list[Trial]) -> list[Trial]:

@@ -17,7 +17,7 @@ from tunemesh.coordinator.scheduling.clock import Clock
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.queues import Flight, Lost, Pool, Queue, Worker
 from tunemesh.coordinator.scheduling.strategies import Ready
-from tunemesh.shared.messages import ResourceProgress, WorkerStatus
+from tunemesh.shared.messages import Device, ResourceProgress, WorkerStatus
 
 WORKER_SILENT = 8.0
 """Seconds without a status after which a worker counts as gone (four times the usual interval)."""
@@ -314,6 +314,14 @@ class Resources:
     def served_targets(self) -> list[str]:
         """Targets of all devices that are known, lost ones too, by their canonical names."""
         return sorted({queue.targets[0] for queue in self.queues.values() if queue.targets})
+
+    def devices_of(self, target: str) -> list[Device]:
+        """What the live devices of a target are, each kind once."""
+        pools = self._pools.get(f"profile:{target}", ())
+        queues = [queue for pool in pools for queue in pool.queues.values()]
+        devices = [worker.status.serves.device for queue in queues for worker in queue.workers.values()]
+        found = {(each.conditions.id, each.cache): each for each in devices if each is not None}
+        return [found[name] for name in sorted(found)]
 
     def canonical(self, target: str) -> str | None:
         """The canonical form of ``target`` as a device announces it (its first), or ``None``."""

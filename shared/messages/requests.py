@@ -112,6 +112,17 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     profile_timeout: Annotated[
         float, Meta(gt=0, le=600, description="Seconds that one candidate may take to profile.")
     ] = 10.0
+    known: Annotated[
+        Literal["first", "only", "never"],
+        Meta(
+            description="What the records know of a task, tuned before on such a device with these versions:"
+            " first: it is used, and the task not tuned again; only: what is not known stays untuned; never:"
+            " it is not asked for."
+        ),
+    ] = "first"
+    max_age: Annotated[
+        float, Meta(gt=0, le=36_500, description="Days up to which what is known may be old.")
+    ] = 90.0
     import_timeout: Annotated[
         float,
         Meta(

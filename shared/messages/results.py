@@ -31,6 +31,7 @@ from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
     Candidate,
+    Conditions,
     Known,
     Profiled,
     TaskSpec,
@@ -192,6 +193,7 @@ class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     """Why the untuned workload could not be measured, where it was asked for."""
     drift: Drift = 0.0
     """The largest that was left after measuring again."""
+    conditions: Conditions | None = None
 
     def problem(self, asked: Collection[int], baseline: bool) -> str:
         """Why this is no answer to a ``profile`` of the candidates with these indices.

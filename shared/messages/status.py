@@ -16,6 +16,7 @@ from tunemesh.shared.messages.basics import (
     QueueName,
     StepId,
 )
+from tunemesh.shared.messages.tasks import Device
 
 
 class Serves(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,6 +26,8 @@ class Serves(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Engines that it runs; on a device none, where it is the same whoever made a kernel."""
     targets: Annotated[list[Annotated[str, Meta(max_length=2000)]], Meta(max_length=8)] = []
     """Names of the target that its device is, the canonical one first; empty for workers without a device."""
+    device: Device | None = None
+    """What it measures on."""
 
 
 class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):

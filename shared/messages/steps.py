@@ -19,7 +19,18 @@ from tunemesh.shared.messages.basics import (
     tag_of,
 )
 from tunemesh.shared.messages.requests import Settings
-from tunemesh.shared.messages.tasks import Built, Candidate, TaskRecords, TaskSpec, TaskState, Timing, Trial
+from tunemesh.shared.messages.tasks import (
+    Built,
+    Candidate,
+    Conditions,
+    Device,
+    Origin,
+    TaskRecords,
+    TaskSpec,
+    TaskState,
+    Timing,
+    Trial,
+)
 
 
 class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
@@ -32,6 +43,9 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     """The ``records`` of the jobs whose measurements serve this one."""
     files: dict[str, Blob] = {}
     """What came with it, by name."""
+    devices: list[Device] = []
+    """Those that serve the target now, each kind once: what was measured on such a one before need not be
+    measured again."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
@@ -47,6 +61,8 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     """Chunks of the last round whose trials are among ``trials``. The rest comes with the next update."""
     chunk_size: Positive = 8
     """Candidates per chunk that the batch will be cut into."""
+    conditions: list[Conditions] = []
+    """Those that ``trials`` were measured under."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
@@ -114,6 +130,8 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
     chunk: Count = 0
     options: dict[str, Options] = {}
     """Those of the request."""
+    origin: Origin | None = None
+    """What the records of what is measured say of the job."""
     attempt: Count = 0
     """How often it was sent before. Not part of the id: the same step again gives the same result."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from tunemesh.shared.messages.basics import (
     EngineName,
     ErrorText,
     Instant,
+    JobId,
     Name,
     Positive,
     QueueName,
@@ -53,6 +55,49 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
 
 
 BUILD_FAILURES: frozenset[Outcome] = frozenset({"build-failed", "build-timed-out"})
+
+
+class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The job that something was measured for. With its time it is told from others of the same name."""
+
+    job: JobId
+    accepted: Instant
+    tenant: str = ""
+    model: Name = ""
+    """For people, as the request names it."""
+
+
+ConditionsId = Annotated[str, Meta(max_length=16)]
+"""Empty where it is not known."""
+
+
+class Conditions(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a latency depends on besides the kernel. Latencies of equal ones can be compared."""
+
+    device: Annotated[str, Meta(max_length=400)]
+    """A CPU's model, instruction sets, caches and number of cores; a GPU's model, memory and driver."""
+    versions: Annotated[str, Meta(max_length=200)]
+    """Of what builds and measures."""
+    cache_flush: bool = False
+    """Whether caches were flushed before every run."""
+    reference: Seconds = 0.0
+    """Latency of the device's reference kernel; 0 where it is not known. It is never twice the same, and so
+    does not tell conditions apart."""
+
+    @property
+    def id(self) -> str:
+        """What tells them from others, in 16 hex digits."""
+        said = f"{self.device}\n{self.versions}\n{self.cache_flush}"
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+class Device(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What measures for a target."""
+
+    conditions: Conditions
+    """Without flushing caches: whether that is done depends on the model."""
+    cache: Count = 0
+    """Bytes of its last-level cache; 0 where it has none that can be flushed."""
 
 
 HASH_LENGTH = 200
@@ -113,6 +158,8 @@ class Trial(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts: Count = 1
     cut_short: bool = False
     error: ErrorText = ""
+    conditions: ConditionsId = ""
+    """Id of those it was measured under."""
 
     @property
     def latency(self) -> float:
@@ -135,6 +182,8 @@ class Confirmed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     latencies: list[Seconds]
     objects: Blob | None = None
     """Its machine code, where it was kept."""
+    conditions: ConditionsId = ""
+    """As in :class:`Trial`."""
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -159,6 +208,11 @@ class History(Struct, frozen=True, kw_only=True):
     round: Count
     trials: list[Trial]
     timings: list[Timing]
+    origin: Origin | None = None
+    conditions: list[Conditions] = []
+    """Those that its trials were measured under."""
+    format: Count = 1
+    """Of the schedules."""
 
 
 class TaskState(Struct, frozen=True, kw_only=True):
@@ -168,6 +222,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     """The engine's own state: best traces, cost model, measured hashes, random state."""
     history: list[Blob] = []
     """One :class:`History` per finished round."""
+    format: Count = 1
+    """Of the engine's schedules."""
 
 
 class Known(Struct, frozen=True, kw_only=True):

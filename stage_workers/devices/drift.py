@@ -48,6 +48,11 @@ class Drift:
         """How much slower than usual the reference ran last: 0.1 is 10 %. Never below 0."""
         return self._now
 
+    @property
+    def usual(self) -> float:
+        """How long the reference takes as a rule, in seconds; 0 before it was measured."""
+        return self._usual() if self._levels else 0.0
+
     def suspicious(self, latencies: Sequence[float]) -> bool:
         """Whether a measurement should be taken once more before it is believed."""
         return bool(self._levels) and statistics.fmean(latencies) > self._usual() * (1 + THRESHOLD)

@@ -93,10 +93,12 @@ class Proposal(Struct, frozen=True, kw_only=True):
         schedules: hash and schedule of each candidate, most promising first. A hash is any text of 1 to 200
             characters; candidates of a task with the same hash compute the same in the same way. Fewer than
             wanted when there are no others.
+        format: :attr:`Engine.format`, which is kept with what is measured.
     """
 
     search: bytes
     schedules: list[tuple[str, bytes]]
+    format: int = 1
 
 
 class BuildCall(Struct, frozen=True, kw_only=True):
@@ -211,6 +213,48 @@ class Exported(Struct, frozen=True, kw_only=True):
     files: dict[str, bytes] = {}
 
 
+class ReadCall(Struct, frozen=True, kw_only=True):
+    """What another program that tunes has written down.
+
+    Attributes:
+        files: by name, without folders.
+    """
+
+    files: dict[str, bytes]
+
+
+class ReadTask(Struct, frozen=True, kw_only=True):
+    """A task of such files.
+
+    Attributes:
+        name: for people.
+        key: as :attr:`TaskRef.key`.
+        target: canonical form.
+        workload: as in :class:`TaskRef`.
+        trials: with schedules in this engine's format.
+    """
+
+    name: str
+    key: str
+    target: str
+    workload: bytes
+    trials: list[Trial]
+
+
+class ReadRecords(Struct, frozen=True, kw_only=True):
+    """What could be read.
+
+    Attributes:
+        tasks: each once.
+        format: of their schedules.
+        skipped: what could not and why, one sentence each.
+    """
+
+    tasks: list[ReadTask]
+    format: int = 1
+    skipped: list[str] = []
+
+
 class Engine(Protocol):
     """How to tune.
 
@@ -252,3 +296,10 @@ class Engine(Protocol):
 
     def export(self, call: ExportCall) -> Exported:
         """Write down what was measured, in the engine's own formats."""
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        """Read what others have measured, in the formats that :meth:`export` writes.
+
+        Raises:
+            BadInput: these are no such files.
+        """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.graph import compilation, models, targets, workloads
+from tunemesh.stage_workers.graph import canonical, compilation, models, targets, workloads
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask
 
@@ -54,7 +54,7 @@ def _task(task: Any, target: str) -> ExtractedTask:
         raise BadModel(f"TVM cannot compile the operator {name}: {first_line(error)}") from None
     return ExtractedTask(
         name=name,
-        key=workloads.key(workload, target),
+        key=canonical.key(workload, target),
         weight=int(task.weight),
         workload=workloads.pack(workload),
         untuned=untuned,

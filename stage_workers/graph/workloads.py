@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import zlib
 from collections.abc import Iterable
@@ -51,11 +50,6 @@ def structural_hash(module: Any) -> str:
 
     # TVM gives a signed 64-bit number.
     return f"{tvm_ffi.structural_hash(module) & (2**64 - 1):016x}"
-
-
-def key(module: Any, target: str) -> str:
-    """SHA-256 of workload and canonical target, in hex."""
-    return hashlib.sha256(f"{structural_hash(module)}\n{target}".encode()).hexdigest()
 
 
 SCHEDULED = "tirx.is_scheduled"

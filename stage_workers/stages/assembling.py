@@ -15,7 +15,7 @@ from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, PartCall
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
-from tunemesh.stage_workers.stages import exporting
+from tunemesh.stage_workers.stages import exporting, recording
 from tunemesh.stage_workers.stages.context import (
     ASSEMBLE_LIMIT,
     EXPORT_LIMIT,
@@ -24,7 +24,7 @@ from tunemesh.stage_workers.stages.context import (
     engine_of,
     whole,
 )
-from tunemesh.stage_workers.stages.histories import trials_of
+from tunemesh.stage_workers.stages.histories import read_histories, trials_in
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         TunemeshError: an engine or the platform failed or refused, or an artifact is missing or damaged.
     """
     store = context.store
-    ended = [(records, trials_of(records, store)) for records in work.tasks]
+    read = [(records, read_histories(records.history, store)) for records in work.tasks]
+    batch = recording.ended(step, read, context)
+    ended = [(records, trials_in(records, histories)) for records, histories in read]
     winners = [
         (records, best) for records, trials in ended if (best := _best(trials, records.untuned)) is not None
     ]
@@ -56,13 +58,16 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         store,
         lambda engine, call: whole(context, engine, Engine.export, call, EXPORT_LIMIT),
     )
+    notes = [*assembled.notes[: MOST_NOTES - 1]]
+    if why := recording.end(batch, context):
+        notes.append(f"{why}: {recording.NOT_WRITTEN}")
     return AssembleDone(
         tuned=store.put(assembled.tuned, inline=False),
         untuned=store.put(assembled.untuned, inline=False),
         signature=store.put(assembled.signature, inline=False),
         files={name: store.put(data, inline=False) for name, data in files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
-        notes=[clip(note) for note in assembled.notes[:MOST_NOTES]],
+        notes=[clip(note) for note in notes],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -10,8 +10,11 @@ from cachetools import LRUCache
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.shared.messages import Profiled, Step, TaskSpec
+from tunemesh.shared.messages import Conditions, Profiled, Step, TaskSpec
 from tunemesh.stage_workers.devices.drift import Drift
+from tunemesh.stage_workers.records.questions import Best, Found
+from tunemesh.stage_workers.records.recorder import Batch
+from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.build_limits import Patience
@@ -50,6 +53,24 @@ class Caller(Protocol):
         """See :meth:`stage_workers.sandbox.sandbox.Sandbox.renew`."""
 
 
+class Records(Protocol):
+    """What of :class:`stage_workers.records.recorder.Recorder` the stages use."""
+
+    def write(self, rows: Sequence[Row]) -> Batch:
+        """Begin to write."""
+
+    def why_not(self, batch: Batch) -> str:
+        """Wait, not for long."""
+
+    def best(
+        self, tasks: Sequence[str], engines: Sequence[str], conditions: str, since: float, tenant: str
+    ) -> Mapping[str, Best]:
+        """What is known of tasks."""
+
+    def leaders(self, task: str, engine: str, since: float, tenant: str, limit: int) -> list[Found]:
+        """The fastest schedules of a task, wherever they were measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a stage works with besides its step."""
@@ -66,6 +87,10 @@ class Context:
     """What this worker has measured."""
     cache: int = 0
     """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""
+    conditions: Conditions | None = None
+    """What latencies on the device depend on."""
+    records: Records | None = None
+    """``None``: nothing is recorded."""
 
     def require_device(self, step: Step) -> str:
         """The device.

@@ -13,13 +13,22 @@ from tunemesh.shared.messages import Blob, History, TaskRecords, Trial
 _decoder = msgspec.msgpack.Decoder(History)
 
 
+def read_histories(history: Sequence[Blob], store: ArtifactStore) -> list[History]:
+    """All histories of a task, oldest first.
+
+    Raises:
+        ArtifactError: one of them is missing or damaged.
+    """
+    return [_read(blob, store) for blob in history]
+
+
 def read_trials(history: Sequence[Blob], store: ArtifactStore) -> list[Trial]:
     """All trials of a task, oldest first.
 
     Raises:
         ArtifactError: one of the histories is missing or damaged.
     """
-    return [trial for blob in history for trial in _read(blob, store).trials]
+    return [trial for each in read_histories(history, store) for trial in each.trials]
 
 
 def read_records(blob: Blob, store: ArtifactStore) -> list[TaskRecords]:
@@ -40,12 +49,18 @@ def trials_of(records: TaskRecords, store: ArtifactStore) -> list[Trial]:
     Raises:
         ArtifactError: one of its histories is missing or damaged.
     """
+    return trials_in(records, read_histories(records.history, store))
+
+
+def trials_in(records: TaskRecords, histories: Sequence[History]) -> list[Trial]:
+    """The same where the histories have been read."""
+    tried = [trial for each in histories for trial in each.trials] + records.trials
     confirmed = {each.hash: each.latencies for each in records.confirmed}
     return [
         msgspec.structs.replace(trial, latencies=confirmed[trial.candidate.hash])
         if trial.candidate.hash in confirmed
         else trial
-        for trial in read_trials(records.history, store) + records.trials
+        for trial in tried
     ]
 
 

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     Blob,
@@ -26,7 +28,9 @@ from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
 from tunemesh.stage_workers.stages.histories import read_records, trials_of
+from tunemesh.stage_workers.stages.known import in_records
 
+NOT_KNOWN = "nothing is known of it, and the job was asked to use what is known only"
 OBJECTIONS = 200
 """Characters of the reasons why nobody tunes a task: they are in every revision of the ledger."""
 
@@ -54,6 +58,8 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         )
         imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
     known = _measured_before(work.known, {task.key for task in imported.tasks}, step, context)
+    if rest := [task for task in imported.tasks if task.key not in known]:
+        known |= in_records(msgspec.structs.replace(imported, tasks=rest), work.devices, step, context)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
     takers = [
         (known[task.key][0], "") if task.key in known else _taker(task, step, context)
@@ -148,6 +154,8 @@ def check_owners(options: Mapping[str, Options], engines: list[str]) -> None:
 
 def _taker(task: ExtractedTask, step: Step, context: Context) -> tuple[str | None, str]:
     """The first of the job's engines that takes a task; where none does, why."""
+    if step.settings.known == "only":
+        return None, NOT_KNOWN
     ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
     objections = []
     for engine in step.engines:

@@ -21,6 +21,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
+from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
 
@@ -46,22 +47,28 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         TunemeshError: the engine failed twice or refused, or the store fails.
     """
     history = list(work.state.history) if work.state is not None else []
+    before = work.state.format if work.state is not None else 1
+    batch = None
     if work.trials or work.timings:
-        history.append(_keep(step, work, context.store))
+        finished = _finished(step, work, before)
+        history.append(context.store.put(msgspec.msgpack.encode(finished), inline=False))
+        batch = recording.begin(step, work.task, finished, context)
     if work.want:
         proposal = _propose(step, work, context)
     else:
-        before = context.store.get(work.state.search) if work.state is not None else b""
-        proposal = Proposal(search=before, schedules=leaders(read_trials(history, context.store)))
+        search = context.store.get(work.state.search) if work.state is not None else b""
+        best = leaders(read_trials(history, context.store))
+        proposal = Proposal(search=search, schedules=best, format=before)
     candidates = [
         Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
     ]
     taken = len(msgspec.msgpack.encode((candidates, history)))
     coming = len(candidates) * step.settings.repeats * LATENCY_BYTES
     room = min(MESSAGE_ROOM - taken - coming, SEARCH_INLINE)
-    search = _search_blob(proposal.search, room, context.store)
+    kept = _search_blob(proposal.search, room, context.store)
+    recording.end(batch, context)
     return UpdateDone(
-        state=TaskState(search=search, history=history),
+        state=TaskState(search=kept, history=history, format=proposal.format),
         candidates=candidates,
         learned=work.learns,
         chunk_size=work.chunk_size,
@@ -80,8 +87,30 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         seed=step.seed,
         options=step.options.get(engine, {}),
     )
+    found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
+    call = msgspec.structs.replace(call, want=work.want - len(found))
+    proposal = _asked(call, engine, context)
+    # A schedule in another format is none to this engine.
+    chosen = {each.trial.hash: each.trial.schedule for each in found if each.trial.format == proposal.format}
+    while True:
+        # The engine may propose what is chosen already: it does not know of that yet.
+        chosen |= {name: schedule for name, schedule in proposal.schedules if name not in chosen}
+        missing = work.want - len(chosen)
+        if missing == 0 or len(proposal.schedules) < call.want:
+            return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
+        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
+        proposal = _asked(call, engine, context)
+
+
+def _asked(call: UpdateCall, engine: str, context: Context) -> Proposal:
+    """What an engine proposes.
+
+    Raises:
+        StageFailed: it makes no sense.
+        TunemeshError: the engine failed twice, or refused.
+    """
     proposal = whole(context, engine, Engine.update, call, UPDATE_LIMIT)
-    if why := _problem(proposal, work.want):
+    if why := _problem(proposal, call.want):
         raise StageFailed(f"engine {engine}, update: {why}")
     return proposal
 
@@ -107,10 +136,17 @@ def leaders(trials: Sequence[Trial]) -> list[tuple[str, bytes]]:
     return [(each.hash, each.schedule) for each in near] if len(near) > 1 else []
 
 
-def _keep(step: Step, work: UpdateWork, store: ArtifactStore) -> Blob:
-    """Write what ``step`` learns from: as a rule the round before."""
-    finished = History(task=step.task, round=max(step.round - 1, 0), trials=work.trials, timings=work.timings)
-    return store.put(msgspec.msgpack.encode(finished), inline=False)
+def _finished(step: Step, work: UpdateWork, format_: int) -> History:
+    """What ``step`` learns from: as a rule the round before."""
+    return History(
+        task=step.task,
+        round=max(step.round - 1, 0),
+        trials=work.trials,
+        timings=work.timings,
+        origin=step.origin,
+        conditions=work.conditions,
+        format=format_,
+    )
 
 
 def _search_blob(search: bytes, room: int, store: ArtifactStore) -> Blob:

@@ -10,7 +10,16 @@ from functools import partial
 import msgspec
 
 from tunemesh.shared.errors import ArtifactError
-from tunemesh.shared.messages import Built, Profiled, ProfileDone, ProfileWork, Settings, Step, TaskSpec
+from tunemesh.shared.messages import (
+    Built,
+    Conditions,
+    Profiled,
+    ProfileDone,
+    ProfileWork,
+    Settings,
+    Step,
+    TaskSpec,
+)
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.drift import THRESHOLD
@@ -55,7 +64,17 @@ def as_measured(settings: Settings, task: TaskSpec, cache: int) -> Settings:
     """
     if settings.cache_flush is not None:
         return settings
-    return msgspec.structs.replace(settings, cache_flush=0 < cache < task.constants)
+    return msgspec.structs.replace(settings, cache_flush=flushes(settings, task.constants, cache))
+
+
+def flushes(settings: Settings, constants: int, cache: int) -> bool:
+    """Whether caches are flushed before the runs of a kernel.
+
+    Args:
+        constants: bytes of the whole model's.
+        cache: as in :func:`as_measured`.
+    """
+    return settings.cache_flush if settings.cache_flush is not None else 0 < cache < constants
 
 
 def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
@@ -78,7 +97,11 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
         profiled = _measure_apart(step, work.artifacts, kernels, watch, context.measured)
     drift = max((one.drift for one in profiled if one.outcome == "measured"), default=0.0)
     return ProfileDone(
-        profiled=profiled, untuned=untuned, untuned_error=clip(kernels.untuned_error), drift=drift
+        profiled=profiled,
+        untuned=untuned,
+        untuned_error=clip(kernels.untuned_error),
+        drift=drift,
+        conditions=kernels.conditions,
     )
 
 
@@ -126,6 +149,8 @@ class _Kernels:
         self._platform = platforms.name_of(step.target)
         self._settings = as_measured(step.settings, work.task, context.cache)
         self._store = context.store
+        self._conditions = context.conditions
+        self._drift = context.drift
         self._sandbox = context.sandbox
         self._best = work.best
         self._baseline = work.untuned
@@ -133,6 +158,15 @@ class _Kernels:
         """Whether the sandbox has run something of this task, and so knows the right outputs."""
         self._workload = context.store.get(work.task.workload)
         self._untuned = context.store.get(work.task.untuned)
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What its latencies depend on."""
+        known = self._conditions
+        if known is None:
+            return None
+        flush = bool(self._settings.cache_flush)
+        return msgspec.structs.replace(known, cache_flush=flush, reference=self._drift.usual)
 
     def untuned_latency(self) -> float | None:
         """Median latency of the untuned workload in seconds; ``None`` when it cannot be measured."""

@@ -10,6 +10,7 @@ from tunemesh.shared.messages import Step, ValidateDone, ValidateWork, VariantLa
 from tunemesh.shared.messages.results import furthest
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.platforms.protocol import Platform, ProfileOutcome, ValidateCall, Validated
+from tunemesh.stage_workers.stages import recording
 from tunemesh.stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable
 
@@ -59,7 +60,7 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         for variant in variants
     ]
     outputs = [each for variant in sorted(found) for each in found[variant].outputs]
-    return ValidateDone(
+    done = ValidateDone(
         latency_before=sum(each.before for each in latencies),
         latency_after=sum(each.after for each in latencies),
         variants=latencies if len(latencies) > 1 else [],
@@ -70,3 +71,5 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         judged=[found[variant].judged for variant in sorted(found)],
         drift=max(variant.drift for variant in variants),
     )
+    recording.validated(step, done, context.conditions, context)
+    return done

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,9 @@ def test_two_models_are_tuned_at_once_and_reported(tunemesh: Run, tmp_path: Path
         assert {step["stage"] for step in report["timeline"]} == stages
     jobs = [{s["step"].split("/")[0] for s in j["report"]["timeline"]} for j in json.loads(ended.stdout)]
     assert jobs == [{"model"}, {"other"}]
+    recorded = json.loads(tunemesh("records", "list", "--limit", 100, "--json").stdout)
+    assert Counter(each["job"] for each in recorded) == {"model": 40, "other": 40}
+    assert {each["source"] for each in recorded} == {"here"}
 
 
 def test_results_that_do_not_fit_on_the_disk_are_kept(

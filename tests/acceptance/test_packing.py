@@ -35,7 +35,7 @@ from tunemesh.stage_workers.engines.protocol import (
     TirPart,
     prepack_name,
 )
-from tunemesh.stage_workers.graph import compilation, packing, prepacking, targets, workloads
+from tunemesh.stage_workers.graph import canonical, compilation, packing, prepacking, targets, workloads
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, TunedTask
 
 ROWS, DEPTH, COLUMNS = 8, 128, 96
@@ -222,7 +222,7 @@ def test_a_function_may_pack_several_weights(target: str) -> None:
     workload = workloads.of_function(function)
     task = ExtractedTask(
         name="products",
-        key=workloads.key(workload, target),
+        key=canonical.key(workload, target),
         weight=1,
         workload=workloads.pack(workload),
         untuned=compilation.build_untuned(workload, target),

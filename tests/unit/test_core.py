@@ -37,6 +37,7 @@ from tunemesh.shared.messages import (
     Cancel,
     Failure,
     ImportWork,
+    Origin,
     Query,
     SetStrategy,
     Step,
@@ -222,6 +223,7 @@ def test_nothing_is_dispatched_before_the_ledger_is_back() -> None:
         seed=0,
         settings=asked.settings,
         work=ImportWork(model=BLOB),
+        origin=Origin(job="job", accepted=accepted.accepted),
     )
     assert world.does(Arrived(10**6 + 2, served)) == [Acknowledge(10**6 + 1), Dispatch("build-cpu", step)]
 

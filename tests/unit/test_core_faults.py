@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -398,10 +399,10 @@ def test_a_step_that_cannot_be_made_fails_its_job_only(monkeypatch: pytest.Monke
     world.publish(request("good", trials=8))
     whole = steps.make_step
 
-    def broken(job: Job, ref: StepRef, attempt: int, chunk_size: int) -> Step:
+    def broken(job: Job, ref: StepRef, *rest: Any) -> Step:
         if job.id == "bad" and ref.stage == "profile":
             raise KeyError("a defect")
-        return whole(job, ref, attempt, chunk_size)
+        return whole(job, ref, *rest)
 
     monkeypatch.setattr(steps, "make_step", broken)
     world.run("bad", "good")

@@ -39,6 +39,7 @@ def lint(checkout: Path) -> tuple[int, str]:
         ("stage_workers/loop.py", "import tvm"),
         ("stage_workers/engines/mock.py", "import tvm"),
         ("stage_workers/worker.py", "import pika"),
+        ("stage_workers/stages/recording.py", "import sqlalchemy"),
         ("coordinator/core.py", "import time"),
         ("coordinator/jobs/allocation.py", "import random"),
         ("coordinator/service/service.py", "import numpy"),

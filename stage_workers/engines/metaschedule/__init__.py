@@ -3,6 +3,8 @@ engine costs nothing."""
 
 from __future__ import annotations
 
+import msgspec
+
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.metaschedule import options
@@ -14,6 +16,8 @@ from tunemesh.stage_workers.engines.protocol import (
     Part,
     PartCall,
     Proposal,
+    ReadCall,
+    ReadRecords,
     TaskRef,
     UpdateCall,
 )
@@ -45,7 +49,7 @@ class MetaScheduleEngine:
     def update(self, call: UpdateCall) -> Proposal:
         from tunemesh.stage_workers.engines.metaschedule import updating
 
-        return updating.update(call)
+        return msgspec.structs.replace(updating.update(call), format=self.format)
 
     def build(self, call: BuildCall) -> BuildOutcome:
         from tunemesh.stage_workers.engines.metaschedule import building
@@ -61,3 +65,8 @@ class MetaScheduleEngine:
         from tunemesh.stage_workers.engines.metaschedule import database
 
         return Exported(files=database.files(call.target, call.tasks))
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        from tunemesh.stage_workers.engines.metaschedule import foreign
+
+        return msgspec.structs.replace(foreign.read(call.files), format=self.format)

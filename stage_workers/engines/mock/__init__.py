@@ -12,6 +12,7 @@ import math
 import msgspec
 from msgspec import Struct
 
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 from tunemesh.stage_workers import platforms
@@ -26,6 +27,8 @@ from tunemesh.stage_workers.engines.protocol import (
     Part,
     PartCall,
     Proposal,
+    ReadCall,
+    ReadRecords,
     TaskRef,
     TaskTrials,
     UpdateCall,
@@ -86,7 +89,11 @@ class MockEngine:
             if _digest(name) not in known:
                 schedules.append((name, msgspec.msgpack.encode(schedule)))
             proposed += 1
-        return Proposal(search=msgspec.msgpack.encode(Search(proposed, measured)), schedules=schedules)
+        return Proposal(
+            search=msgspec.msgpack.encode(Search(proposed, measured)),
+            schedules=schedules,
+            format=self.format,
+        )
 
     def build(self, call: BuildCall) -> BuildOutcome:
         """Sleeps; the artifact is the schedule itself."""
@@ -106,6 +113,10 @@ class MockEngine:
         """One file: what became of each task."""
         records = list(map(_record, call.tasks))
         return Exported(files={"records.json": msgspec.json.format(msgspec.json.encode(records))})
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        """Nobody else tunes for it."""
+        raise BadInput(f"{NAME} reads no records of others: {', '.join(sorted(call.files))}")
 
 
 def _record(each: TaskTrials) -> dict[str, object]:

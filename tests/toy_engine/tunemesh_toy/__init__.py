@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import tvm_ffi.libinfo
 from msgspec import Struct
 
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options, platforms
 from tunemesh.stage_workers.engines.protocol import (
@@ -20,6 +21,8 @@ from tunemesh.stage_workers.engines.protocol import (
     ObjectPart,
     PartCall,
     Proposal,
+    ReadCall,
+    ReadRecords,
     TaskRef,
     UpdateCall,
 )
@@ -62,6 +65,9 @@ class ToyEngine:
 
     def export(self, call: ExportCall) -> Exported:
         return Exported()
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        raise BadInput("the toy engine reads no records of others")
 
 
 def _shapes(workload: bytes) -> list[tuple[int, ...]]:

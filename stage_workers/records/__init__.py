@@ -1,0 +1,1 @@
+"""What is remembered of all jobs: a database of everything that was tried, written and read by workers."""

@@ -1,0 +1,130 @@
+"""The tables as the newest version of the schema has them; :mod:`.migrations` makes them."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+METADATA = MetaData()
+
+ABOUT = Table(
+    "about",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+"""The database itself: ``id``, and the ``version`` of its schema."""
+
+
+def _id(name: str = "id") -> Column[str]:
+    return Column(name, String, primary_key=True)
+
+
+def _name(name: str) -> Column[str]:
+    return Column(name, String, nullable=False)
+
+
+def _number(name: str, nullable: bool = False) -> Column[float]:
+    return Column(name, Double, nullable=nullable)
+
+
+TASKS = Table("tasks", METADATA, _id("key"), _name("name"), _name("operator"), _name("target"))
+
+WORKLOADS = Table(
+    "workloads", METADATA, _id(), _name("task"), Column("data", LargeBinary, nullable=False),
+    Index("workloads_by_task", "task"),
+)  # fmt: skip
+
+CONDITIONS = Table(
+    "conditions",
+    METADATA,
+    _id(),
+    _name("device"),
+    _name("versions"),
+    Column("cache_flush", Boolean, nullable=False),
+    _number("reference"),
+)
+
+JOBS = Table(
+    "jobs",
+    METADATA,
+    _id(),
+    _name("job"),
+    _number("accepted"),
+    _name("tenant"),
+    _name("model"),
+    _name("source"),
+)
+
+TRIALS = Table(
+    "trials",
+    METADATA,
+    _id(),
+    _name("task"),
+    _name("job"),
+    _name("engine"),
+    Column("format", Integer, nullable=False),
+    _name("hash"),
+    _name("workload"),
+    Column("schedule", LargeBinary, nullable=False),
+    _name("outcome"),
+    _number("latency", nullable=True),
+    _number("estimate", nullable=True),
+    Column("latencies", Text, nullable=False),
+    _number("drift"),
+    Column("attempts", Integer, nullable=False),
+    Column("cut_short", Boolean, nullable=False),
+    Column("error", Text, nullable=False),
+    _name("conditions"),
+    _number("at"),
+    # Of a task the fastest, and of those the ones measured under the same conditions.
+    Index("trials_by_speed", "task", "estimate"),
+    Index("trials_by_conditions", "task", "conditions", "estimate"),
+    Index("trials_by_job", "job"),
+    Index("trials_by_time", "at"),
+)
+
+CONFIRMATIONS = Table(
+    "confirmations",
+    METADATA,
+    _id(),
+    _name("trial"),
+    _name("task"),
+    _number("latency"),
+    Column("latencies", Text, nullable=False),
+    _name("conditions"),
+    _number("at"),
+    Index("confirmations_by_speed", "task", "latency"),
+    Index("confirmations_by_trial", "trial"),
+)
+
+BASELINES = Table(
+    "baselines", METADATA, _id(), _name("task"), _name("job"), _number("latency"), _number("at"),
+    Index("baselines_by_task", "task"),
+)  # fmt: skip
+
+RESULTS = Table(
+    "results",
+    METADATA,
+    _id(),
+    _name("job"),
+    _name("target"),
+    _number("latency_before"),
+    _number("latency_after"),
+    Column("equal", Boolean, nullable=False),
+    Column("wrong", Text, nullable=False),
+    _number("drift"),
+    _name("conditions"),
+    _number("at"),
+    Index("results_by_job", "job"),
+)

@@ -1,0 +1,142 @@
+"""A whole mesh that writes down what it measures, when things happen to its workers and to the database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import pytest
+
+from tunemesh import record_exchange, tuning
+from tunemesh.broker_config.node import installed
+from tunemesh.client import Client
+from tunemesh.layout import plan
+from tunemesh.mesh import LocalMesh
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import JobEvent, Settings
+from tunemesh.stage_workers.records.database import Database
+
+pytestmark = pytest.mark.skipif(
+    not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
+)
+
+MODEL = b"""
+tasks:
+  - {name: conv, weight: 2, space: 300}
+  - {name: dense, space: 300}
+durations: {model-update: 0.05, build: 0.01, profile: 0.01}
+failures: {build-error: {indices: [3, 11]}}
+"""
+TRIALS = 64
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    return tmp_path / "records" / "records.sqlite"
+
+
+@pytest.fixture
+def mesh(tmp_path: Path, records: Path, nodes_end_at_once: None) -> Iterator[LocalMesh]:
+    folder = tmp_path / "mesh"
+    with LocalMesh(plan(None), "mock", ["mock"], folder=folder, records=str(records)) as running:
+        yield running
+
+
+def test_every_trial_is_recorded_once_whatever_happens(mesh: LocalMesh, records: Path) -> None:
+    """One test, because a node takes ten seconds to start."""
+    store = ArtifactStore(mesh.artifacts)
+    with Client(mesh.url, ["killed", "again", "locked"], 30.0) as client, Database(str(records)) as database:
+        # Only workers know where the records are: neither what runs in their sandboxes, nor the coordinator.
+        knowing = {name: _knows(pid, str(records)) for name, pid in mesh.pids.items()}
+        assert knowing == {name: name != "coordinator" for name in mesh.pids}
+        for pid in mesh.pids.values():
+            assert not any(
+                _knows(child.pid, str(records)) for child in psutil.Process(pid).children(recursive=True)
+            )
+
+        # Workers are killed in the middle of it, again and again.
+        done = _followed(client, mesh, store, "killed", kill=["model-update-0", "build-0"])
+        assert _trials(records, "killed") == _told(done) == TRIALS
+        assert done.assembled is not None
+        assert not done.assembled.notes
+
+        # The same model again: all is known, and nothing is measured but the whole model.
+        again = _followed(client, mesh, store, "again", known="first")
+        assert (_told(again), _trials(records, "again")) == (0, 0)
+        assert again.validated is not None
+        assert done.validated is not None
+        assert again.validated.latency_after == pytest.approx(done.validated.latency_after)
+
+        # Nothing can be written, and the workers that remember are killed.
+        with contextlib.closing(sqlite3.connect(records, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            done = _followed(client, mesh, store, "locked")
+            for name, pid in mesh.pids.items():
+                if name != "coordinator":
+                    os.kill(pid, signal.SIGKILL)
+            assert done.assembled is not None
+            assert "locked: what was measured is not in the records yet" in done.assembled.notes[-1]
+            assert _trials(records, "locked") == 0
+        synced = {each.job: each for each in record_exchange.sync(client, store, database)}
+        assert (synced["locked"].trials, synced["locked"].error) == (TRIALS, "")
+        assert synced["killed"].new == 0
+        assert _trials(records, "locked") == _told(done) == TRIALS
+        assert {each.new for each in record_exchange.sync(client, store, database)} == {0}
+
+
+def _knows(pid: int, secret: str) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return secret.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    return False
+
+
+def _followed(
+    client: Client,
+    mesh: LocalMesh,
+    store: ArtifactStore,
+    job: str,
+    kill: list[str] | None = None,
+    known: Literal["first", "never"] = "never",
+) -> JobEvent:
+    """Tune, and return the last event; the workers of these names are killed twice a second meanwhile."""
+    settings = Settings(batch=8, repeats=1, known=known)
+    wanted = tuning.Plan(target="mock", trials=TRIALS, out=Path(), engines=("mock",), settings=settings)
+    client.submit(tuning.make_request(job, tuning.ModelFile(name="model.yaml", data=MODEL), wanted, store))
+    last, killed, at = None, 0, time.monotonic() + 1.0
+    for event in client.follow([job], idle=0.1):
+        mesh.supervise()
+        if event is not None:
+            last = event
+        if kill and killed < 4 and time.monotonic() > at:
+            name = kill[killed % len(kill)]
+            if name in mesh.pids:
+                os.kill(mesh.pids[name], signal.SIGKILL)
+                killed, at = killed + 1, time.monotonic() + 0.7
+    assert last is not None
+    assert last.kind == "done", last.text
+    assert killed or not kill
+    return last
+
+
+def _told(done: JobEvent) -> int:
+    assert done.progress is not None
+    return done.progress.trials
+
+
+def _trials(records: Path, job: str) -> int:
+    """How many there are; none of a task has the hash of another."""
+    with contextlib.closing(sqlite3.connect(records)) as connection:
+        asked = (
+            "SELECT count(*), count(DISTINCT task || hash) FROM trials"
+            " JOIN jobs ON jobs.id = trials.job WHERE jobs.job = ?"
+        )
+        count, distinct = connection.execute(asked, (job,)).fetchone()
+    assert count == distinct
+    return int(count)

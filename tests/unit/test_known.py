@@ -1,0 +1,328 @@
+"""Known results first: what was tuned here before is used, and only that."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from tests.unit.record_rows import ELSEWHERE, HERE
+from tests.unit.stage_calls import MODEL, TIMING, FakeSandbox, expect, step
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import (
+    AssembleDone,
+    AssembleWork,
+    BuildDone,
+    BuildWork,
+    Confirmed,
+    Device,
+    History,
+    ImportDone,
+    ImportWork,
+    Known,
+    Origin,
+    Result,
+    Settings,
+    TaskRecords,
+    TaskSpec,
+    Trial,
+    UpdateDone,
+    UpdateWork,
+    Work,
+)
+from tunemesh.stage_workers.engines.protocol import BuildOutcome
+from tunemesh.stage_workers.records.queries import Answering
+from tunemesh.stage_workers.records.recorder import Recorder
+from tunemesh.stage_workers.stages import Context, run_stage
+
+DAY = 86_400.0
+SETTINGS = Settings(batch=4)
+DEVICE = Device(conditions=HERE)
+FIRST = Origin(job="first", accepted=time.time(), model="net")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Answering:
+    return Answering(str(tmp_path / "records.sqlite"))
+
+
+@pytest.fixture
+def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Answering) -> Context:
+    return Context(sandbox, store, "cpu", records=Recorder(lambda: database))
+
+
+def done(work: Work, context: Context, origin: Origin, number: int = 0, **changes: Any) -> Result:
+    made = replace(step(work, number, settings=SETTINGS), origin=origin)
+    return run_stage(replace(made, **changes), context)
+
+
+def imported(
+    context: Context, origin: Origin | None = None, devices: tuple[Device, ...] = (DEVICE,), **changes: Any
+) -> ImportDone:
+    """What a second job is told of the model."""
+    work = ImportWork(model=context.store.put(MODEL), devices=list(devices))
+    after = origin or replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    return expect(ImportDone, done(work, context, after, **changes))
+
+
+def tune(
+    context: Context,
+    origin: Origin = FIRST,
+    *,
+    trials: int = 4,
+    at: float | None = None,
+    drift: float = 0.0,
+    assembled: bool = True,
+    confirmed: bool = False,
+) -> dict[str, Trial]:
+    """A job, with all that its workers do; the best of each task by the id of the task."""
+    best = {}
+    ended = []
+    for task in imported(context, origin, settings=replace(SETTINGS, known="never")).tasks:
+        update = expect(UpdateDone, done(UpdateWork(task=task, want=trials), context, origin))
+        tried = [
+            Trial(
+                candidate=each,
+                outcome="measured",
+                latencies=[0.1 + 0.01 * each.index] * 3,
+                drift=drift,
+                conditions=HERE.id,
+            )
+            for each in update.candidates
+        ]
+        finished = FIRST.accepted if at is None else at
+        timing = replace(TIMING, started=finished, finished=finished)
+        work = UpdateWork(task=task, want=1, trials=tried, timings=[timing], conditions=[HERE])
+        after = expect(UpdateDone, done(work, context, origin, 1))
+        again = [Confirmed(hash=tried[1].candidate.hash, latencies=[0.05] * 3)] if confirmed else []
+        ended.append(TaskRecords(task=task, history=after.state.history, confirmed=again, untuned=0.9))
+        best[task.id] = tried[1] if confirmed else tried[0]
+    if assembled:
+        model = imported(context, origin, settings=replace(SETTINGS, known="never")).model
+        expect(AssembleDone, done(AssembleWork(model=model, tasks=ended), context, origin))
+    return best
+
+
+def test_the_same_model_again_needs_no_trials(recording: Context) -> None:
+    best = tune(recording)
+    again = imported(recording)
+    assert set(again.known) == {"t00", "t01"}
+    assert [task.engine for task in again.tasks] == ["mock", "mock"]
+    for name, known in again.known.items():
+        assert (known.best, known.untuned) == (pytest.approx(0.1), 0.9)
+        history = msgspec.msgpack.decode(recording.store.get(known.history[0]), type=History)
+        assert [each.candidate.schedule for each in history.trials] == [best[name].candidate.schedule]
+        # It stays the record of the job that measured it.
+        assert history.origin == FIRST
+    assert not again.problem(["mock"])
+
+
+def test_it_is_assembled_and_recorded_once(recording: Context, database: Answering) -> None:
+    tune(recording)
+    before = rows(database)
+    again = imported(recording)
+    tasks = [
+        TaskRecords(task=task, history=known.history, confirmed=known.confirmed, untuned=known.untuned)
+        for task in again.tasks
+        for known in [again.known[task.id]]
+    ]
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    expect(AssembleDone, done(AssembleWork(model=again.model, tasks=tasks), recording, second))
+    assert rows(database) == before
+
+
+def rows(database: Answering) -> int:
+    from tunemesh.stage_workers.records.queries import counts
+
+    with database.reading() as connection:
+        return counts(connection).rows["trials"]
+
+
+def test_what_was_confirmed_counts(recording: Context) -> None:
+    best = tune(recording, confirmed=True)
+    known = imported(recording).known["t00"]
+    assert known.best == pytest.approx(0.05)
+    assert [each.hash for each in known.confirmed] == [best["t00"].candidate.hash]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"trials": 3},
+        {"at": FIRST.accepted - 91 * DAY},
+        {"drift": 0.2},
+        {"assembled": False},
+        {"origin": replace(FIRST, tenant="gold")},
+    ],
+    ids=["hardly searched", "old", "disturbed", "not done", "of another tenant"],
+)
+def test_what_cannot_be_trusted_is_tuned(recording: Context, how: dict[str, Any]) -> None:
+    tune(recording, **how)
+    assert imported(recording).known == {}
+
+
+def test_what_other_jobs_have_tried_does_not_count_for_one_that_hardly_searched(recording: Context) -> None:
+    tune(recording, trials=3)
+    tune(recording, replace(FIRST, job="cancelled"), trials=8, drift=0.1, assembled=False)
+    assert imported(recording).known == {}
+
+
+def test_what_a_tenant_has_measured_serves_that_tenant(recording: Context) -> None:
+    tune(recording, replace(FIRST, tenant="gold"))
+    gold = replace(FIRST, job="second", tenant="gold")
+    assert set(imported(recording, gold).known) == {"t00", "t01"}
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        (),
+        (Device(conditions=ELSEWHERE),),
+        (DEVICE, Device(conditions=ELSEWHERE)),
+        (Device(conditions=replace(HERE, versions="apache-tvm 0.28")),),
+    ],
+    ids=["none", "another", "two kinds", "other versions"],
+)
+def test_only_the_same_device_and_versions_are_the_same(
+    recording: Context, devices: tuple[Device, ...]
+) -> None:
+    tune(recording)
+    assert imported(recording, devices=devices).known == {}
+
+
+def test_what_is_measured_with_other_caches_is_not_the_same(recording: Context) -> None:
+    tune(recording)
+    assert imported(recording, settings=replace(SETTINGS, cache_flush=True)).known == {}
+    assert imported(recording, settings=replace(SETTINGS, cache_flush=False)).known
+
+
+def test_what_others_have_measured_is_measured_again(
+    recording: Context, database: Answering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
+) -> None:
+    from tunemesh.stage_workers.records import exchange
+    from tunemesh.stage_workers.records.questions import ALL
+
+    tune(recording)
+    exchange.write(database, ALL, tmp_path / "file")
+    other = Answering(str(tmp_path / "other.sqlite"))
+    exchange.read(tmp_path / "file", other)
+    there = Context(sandbox, store, "cpu", records=Recorder(lambda: other))
+    assert imported(there).known == {}
+
+
+def test_known_never_and_known_only(recording: Context) -> None:
+    assert [task.engine for task in imported(recording, settings=replace(SETTINGS, known="only")).tasks] == [
+        None
+    ] * 2
+    (objection,) = {
+        task.objection for task in imported(recording, settings=replace(SETTINGS, known="only")).tasks
+    }
+    assert "nothing is known of it" in objection
+    tune(recording)
+    assert imported(recording, settings=replace(SETTINGS, known="never")).known == {}
+    only = imported(recording, settings=replace(SETTINGS, known="only"))
+    assert [task.engine for task in only.tasks] == ["mock", "mock"]
+    assert set(only.known) == {"t00", "t01"}
+
+
+def test_what_cannot_be_built_any_more_is_tuned(recording: Context, sandbox: FakeSandbox) -> None:
+    tune(recording)
+    sandbox.answers["build"] = [BuildOutcome(outcome="build-failed", error="no such block")]
+    known: dict[str, Known] = imported(recording).known
+    assert set(known) == {"t01"}
+
+
+def test_records_that_are_away_know_nothing(sandbox: FakeSandbox, store: ArtifactStore) -> None:
+    def away() -> Answering:
+        raise TunemeshError("the records are away")
+
+    context = Context(sandbox, store, "cpu", records=Recorder(away))
+    assert imported(context).known == {}
+
+
+def test_candidates_of_a_known_task_can_be_built(recording: Context) -> None:
+    """As the engine wrote it, so that whoever assembles the model has what the engine needs."""
+    tune(recording)
+    again = imported(recording)
+    task: TaskSpec = again.tasks[0]
+    history = msgspec.msgpack.decode(recording.store.get(again.known["t00"].history[0]), type=History)
+    work = BuildWork(task=task, candidates=[each.candidate for each in history.trials])
+    built = expect(BuildDone, done(work, recording, FIRST)).built
+    assert built[0].artifact is not None
+
+
+# -- From elsewhere ---------------------------------------------------------------------------------------
+
+
+def first_round(context: Context, want: int = 8, **changes: Any) -> UpdateDone:
+    """What a second job tries first of the first task."""
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    task = imported(context, second, devices=()).tasks[0]
+    return expect(UpdateDone, done(UpdateWork(task=task, want=want), context, second, **changes))
+
+
+def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> None:
+    best = tune(recording, trials=8)
+    again = first_round(recording)
+    hashes = [each.hash for each in again.candidates]
+    assert hashes[0] == best["t00"].candidate.hash
+    assert [each.index for each in again.candidates] == list(range(8))
+    assert len(set(hashes)) == 8
+    assert not again.exhausted
+    assert not again.problem(8, 0, 0, 8)
+    # With the same seed the engine would propose the same eight: half of the round is new.
+    assert len(set(hashes) & tried(recording)) >= 4
+
+
+def tried(context: Context) -> set[str]:
+    assert context.records is not None
+    return {
+        each.trial.hash
+        for each in context.records.leaders(imported(context).tasks[0].key, "mock", 0.0, "", 100)
+    }
+
+
+def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording: Context) -> None:
+    plain = first_round(recording)
+    tune(recording, trials=8)
+    assert first_round(recording, settings=replace(SETTINGS, known="never")) == plain
+
+
+def test_schedules_in_another_format_are_not_given_to_an_engine(
+    recording: Context, database: Answering
+) -> None:
+    from sqlalchemy import text
+
+    plain = first_round(recording)
+    tune(recording, trials=8)
+    with database.writing() as connection:
+        connection.execute(text("UPDATE trials SET format = 2"))
+    assert {each.hash for each in first_round(recording).candidates} == {
+        each.hash for each in plain.candidates
+    }
+
+
+def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
+    small = MODEL.replace(b"name: a,", b"name: a, space: 10,")
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+
+    def task() -> TaskSpec:
+        work = ImportWork(model=recording.store.put(small))
+        return expect(ImportDone, done(work, recording, second)).tasks[0]
+
+    update = expect(UpdateDone, done(UpdateWork(task=task(), want=6), recording, FIRST))
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1], conditions=HERE.id)
+        for each in update.candidates
+    ]
+    work = UpdateWork(task=task(), want=0, trials=trials, timings=[replace(TIMING, finished=FIRST.accepted)])
+    done(work, recording, FIRST, 1)
+    for want, count in ((8, 8), (12, 10)):
+        found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
+        assert len({each.hash for each in found.candidates}) == count
+        assert found.exhausted == (count < want)

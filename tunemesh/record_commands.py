@@ -1,0 +1,423 @@
+"""``tunemesh records``: what was ever measured."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from msgspec import Struct
+from rich.console import Console
+
+from tunemesh import mesh_address, options
+from tunemesh.client import Client
+from tunemesh.layout import MEMORY
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput, TunemeshError, unusable
+from tunemesh.stage_workers.records.questions import Filter, Found
+from tunemesh.tables import latency
+from tunemesh.terminal import add_row, complain, print_json, say, table
+
+if TYPE_CHECKING:
+    from tunemesh.stage_workers.records.database import Database
+
+# SQLAlchemy takes a third of a second to import: other commands, and workers at their start, do without. So
+# what needs it is imported by the commands below.
+
+records_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+ID_SHOWN = 12
+"""Hex digits of a record or a task in a table: enough to tell them apart."""
+UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+Format = Literal["jsonl", "metaschedule", "t4"]
+
+Which = Annotated[
+    str | None, typer.Option("--database", help="Of the records: a file, or the URL of a database.")
+]
+Task = Annotated[str, typer.Option(help="The beginning of a task's key.")]
+Operator = Annotated[str, typer.Option(help="A part of an operator's name: conv2d.")]
+Model = Annotated[str, typer.Option(help="A part of a model's name.")]
+TargetPart = Annotated[str, typer.Option(help="A part of a canonical target: znver5.")]
+Device = Annotated[str, typer.Option(help="A part of a device's description: EPYC.")]
+Engine = Annotated[str, typer.Option(help="Who made the schedules.")]
+Tenant = Annotated[str, typer.Option(help="On whose account they were made.")]
+Since = Annotated[str, typer.Option(help="30m, 12h, 7d, 2w, or a date such as 2026-11-27.")]
+Limit = Annotated[int, typer.Option(min=1, help="Records that are shown, at most.")]
+
+
+class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A record as ``--json`` has it. Latencies in seconds."""
+
+    id: str
+    task: str
+    operator: str
+    name: str
+    target: str
+    engine: str
+    format: int
+    hash: str
+    outcome: str
+    latency_s: float | None
+    """The confirmed one, where there is one."""
+    confirmed: bool
+    untuned_s: float | None = None
+    latencies_s: list[float]
+    drift: float
+    attempts: int
+    cut_short: bool
+    error: str = ""
+    device: str = ""
+    versions: str = ""
+    cache_flush: bool = False
+    job: str
+    model: str
+    tenant: str = ""
+    source: str
+    """The database that it comes from; ``here``: this one."""
+    at: float
+
+
+@records_app.command("list")
+def list_(
+    task: Task = "",
+    operator: Operator = "",
+    model: Model = "",
+    target: TargetPart = "",
+    device: Device = "",
+    engine: Engine = "",
+    tenant: Tenant = "",
+    since: Since = "",
+    limit: Limit = 20,
+    database: Which = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """The latest records, latest first."""
+    from tunemesh.stage_workers.records import queries
+
+    which = _filter(task, operator, model, target, device, engine, tenant, since)
+    with _existing(database) as records:
+        with records.reading() as connection:
+            found = queries.newest(connection, which, limit)
+        _print(found, records.id(), as_json)
+
+
+@records_app.command()
+def best(
+    task: Task = "",
+    operator: Operator = "",
+    model: Model = "",
+    target: TargetPart = "",
+    device: Device = "",
+    engine: Engine = "",
+    tenant: Tenant = "",
+    since: Since = "",
+    top: Annotated[int, typer.Option(min=1, help="Schedules of each task.")] = 1,
+    database: Which = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """The fastest schedules of each task."""
+    from tunemesh.stage_workers.records import queries
+
+    which = _filter(task, operator, model, target, device, engine, tenant, since)
+    with _existing(database) as records:
+        with records.reading() as connection:
+            found = [
+                each
+                for key in queries.tasks(connection, which)
+                for each in queries.fastest(connection, key, which, top)
+            ]
+            untuned = {each.task.key: queries.baseline(connection, each.task.key) for each in found}
+        _print(found, records.id(), as_json, untuned)
+
+
+@records_app.command()
+def show(
+    record: Annotated[str, typer.Argument(help="The beginning of its id, as list and best have it.")],
+    database: Which = None,
+) -> None:
+    """All that is known of one record, as JSON, with where it comes from."""
+    from tunemesh.stage_workers.records import queries
+
+    if not re.fullmatch("[0-9a-f]{1,32}", record):
+        raise BadInput(f"{record!r} is no id of a record: tunemesh records list shows them")
+    with _existing(database) as records:
+        with records.reading() as connection:
+            found = queries.by_id(connection, record)
+            if len(found) != 1:
+                problem = (
+                    "several records have ids that begin" if found else "no record has an id that begins"
+                )
+                raise BadInput(f"{problem} with {record}")
+            untuned = queries.baseline(connection, found[0].task.key)
+        print_json(_shown(found[0], records.id(), untuned))
+
+
+@records_app.command()
+def export(
+    to: Annotated[Path, typer.Argument(help="A file; for metaschedule a folder.")],
+    form: Annotated[Format, typer.Option("--format", help="jsonl keeps all; .gz compresses it.")] = "jsonl",
+    task: Task = "",
+    operator: Operator = "",
+    model: Model = "",
+    target: TargetPart = "",
+    device: Device = "",
+    engine: Engine = "",
+    tenant: Tenant = "",
+    since: Since = "",
+    memory: options.Memory = MEMORY,
+    database: Which = None,
+) -> None:
+    """Write records down, for another mesh or another program."""
+    from tunemesh import record_exchange
+    from tunemesh.stage_workers.records import exchange, queries, t4
+
+    which = _filter(task, operator, model, target, device, engine, tenant, since)
+    with _existing(database) as records:
+        if form == "metaschedule":
+            count = record_exchange.write_metaschedule(records, which, to, memory)
+            print(f"{count:,} trials written to {to}")
+            return
+        if form == "t4":
+            with records.reading() as connection:
+                found = queries.newest(connection, which, record_exchange.MOST)
+            try:
+                to.write_bytes(t4.encode(found))
+            except OSError as error:
+                raise unusable(f"cannot write {to}", error) from None
+            print(f"{len(found):,} trials written to {to}")
+            return
+        print(f"{exchange.write(records, which, to):,} rows written to {to}")
+
+
+@records_app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="A file that export wrote, or of T4; a folder of MetaSchedule.")
+    ],
+    name: Annotated[str, typer.Option(help="Of T4: the kernel that it is about.")] = "",
+    target: Annotated[str, typer.Option(help="Of T4: what that was tuned for.")] = "",
+    tool: Annotated[str, typer.Option(help="Of T4: who wrote it.")] = "kernel-tuner",
+    memory: options.Memory = MEMORY,
+    database: Which = None,
+) -> None:
+    """Add the records of others. What is there already is left as it is: a second time adds nothing."""
+    from tunemesh import record_exchange
+    from tunemesh.stage_workers.records import exchange, t4
+    from tunemesh.stage_workers.records.database import Database
+
+    if not source.exists():
+        raise BadInput(f"there is no {source}")
+    with Database(_address(database)) as records:
+        if source.is_dir():
+            trials, new, skipped = record_exchange.read_metaschedule(source, records, source.name, memory)
+            print(f"{trials:,} trials of MetaSchedule read from {source}, {new:,} new rows")
+            for line in skipped:
+                complain(f"skipped: {line}", 0)
+            return
+        if exchange.is_ours(source):
+            rows, new = exchange.read(source, records)
+            print(f"{rows:,} rows read from {source}, {new:,} of them new")
+            return
+        if not (name and target):
+            raise BadInput(
+                f"{source} was not written by `tunemesh records export`; if it has the format T4, give"
+                " --name and --target: it says neither"
+            )
+        try:
+            found = t4.decode(source.read_bytes(), name, target, tool)
+        except OSError as error:
+            raise unusable(f"cannot read {source}", error) from None
+        print(f"{len(found) - 2:,} trials of {tool} read from {source}, {records.add(found):,} new rows")
+
+
+@records_app.command()
+def prune(
+    older_than: Annotated[str, typer.Option(help="How old records must be: 90d, or before a date.")] = "90d",
+    keep: Annotated[
+        int, typer.Option(min=0, help="So many of the fastest of each task and device stay, however old.")
+    ] = 64,
+    task: Task = "",
+    operator: Operator = "",
+    model: Model = "",
+    target: TargetPart = "",
+    device: Device = "",
+    engine: Engine = "",
+    tenant: Tenant = "",
+    database: Which = None,
+) -> None:
+    """Forget old records. The fastest and those that were confirmed stay."""
+    from tunemesh.stage_workers.records import queries
+
+    which = _filter(task, operator, model, target, device, engine, tenant, "")
+    with _existing(database) as records, records.writing() as connection:
+        print(f"trials forgotten: {queries.prune(connection, which, _time(older_than), keep):,}")
+
+
+@records_app.command()
+def stats(database: Which = None, as_json: options.AsJson = False) -> None:
+    """How many records there are, of what, and where they come from."""
+    from tunemesh.stage_workers.records import queries
+
+    with _existing(database) as records:
+        with records.reading() as connection:
+            counts = queries.counts(connection)
+        if as_json:
+            print_json({"database": records.name, "id": records.id(), "counts": counts})
+            return
+        console = Console()
+        say(console, f"records in {records.name}")
+        made = table("", ("what", "which", "how many"))
+        own = records.id()
+        sources = {"here" if name == own else name: count for name, count in counts.sources.items()}
+        for what, numbers in (
+            ("rows", counts.rows),
+            ("outcome", counts.outcomes),
+            ("engine", counts.engines),
+            ("device", counts.devices),
+            ("target", counts.targets),
+            ("jobs from", sources),
+        ):
+            for name, count in numbers.items():
+                add_row(made, what, name.partition(";")[0] or "-", f"{count:,}")
+        console.print(made)
+
+
+@records_app.command()
+def sync(
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    database: Which = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write what workers could not: everything that the jobs of a running mesh have measured."""
+    from tunemesh import record_exchange
+    from tunemesh.stage_workers.records.database import Database
+
+    address = mesh_address.find(broker, artifacts)
+    synced = []
+    with Database(_address(database)) as records, Client(address.broker) as client:
+        for each in record_exchange.sync(client, ArtifactStore(address.artifacts), records):
+            synced.append(each)
+            if each.error:
+                complain(f"job {each.job}: {each.error}", TunemeshError.exit_code)
+            elif not as_json:
+                print(f"{each.job}: {each.trials:,} trials, {each.new:,} new rows")
+    if as_json:
+        print_json(synced)
+    raise typer.Exit(TunemeshError.exit_code if any(each.error for each in synced) else 0)
+
+
+def _address(named: str | None) -> str:
+    address = named or mesh_address.records_of_this_machine()
+    if not address:
+        raise BadInput(f"{mesh_address.RECORDS} says that there are no records: give --database")
+    return address
+
+
+def _existing(named: str | None) -> Database:
+    """Raises:
+    BadInput: nothing was ever recorded there.
+    """
+    from tunemesh.stage_workers.records.database import Database
+
+    database = Database(_address(named))
+    if not database.exists:
+        raise BadInput(f"there are no records in {database.name} yet: tune something, or import some")
+    return database
+
+
+def _filter(
+    task: str, operator: str, model: str, target: str, device: str, engine: str, tenant: str, since: str
+) -> Filter:
+    return Filter(
+        task=task.lower(),
+        operator=operator,
+        model=model,
+        target=target,
+        device=device,
+        engine=engine,
+        tenant=tenant,
+        since=_time(since) if since else None,
+    )
+
+
+def _time(text: str) -> float:
+    """Unix time of so long ago, or of a date here.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if found := re.fullmatch(r"(\d{1,6})([mhdw])", text):
+        return time.time() - int(found[1]) * UNITS[found[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise BadInput(f"{text!r} is no time: give 30m, 12h, 7d, 2w, or a date such as 2026-11-27") from None
+
+
+def _print(
+    found: list[Found], own: str, as_json: bool, untuned: dict[str, float | None] | None = None
+) -> None:
+    known = untuned or {}
+    if as_json:
+        print_json([_shown(each, own, known.get(each.task.key)) for each in found])
+        return
+    console = Console()
+    if not found:
+        say(console, "no records")
+        return
+    made = table(
+        "", ("record", "task", "operator", "latency", "untuned", "engine", "device", "model", "from", "when")
+    )
+    for each in found:
+        trial, job = each.trial, each.job
+        shown = latency(each.latency) if trial.latency is not None else trial.outcome
+        device = re.split(r" \(|;", each.conditions.device)[0] if each.conditions is not None else ""
+        add_row(
+            made,
+            trial.id[:ID_SHOWN],
+            trial.task[:ID_SHOWN],
+            each.task.operator,
+            shown + " confirmed" * (each.confirmed is not None),
+            latency(known.get(trial.task)),
+            trial.engine,
+            device,
+            job.model,
+            "here" if job.source == own else job.source[:ID_SHOWN],
+            datetime.fromtimestamp(trial.at).isoformat(" ", "minutes"),
+        )
+    console.print(made)
+
+
+def _shown(found: Found, own: str, untuned: float | None) -> Shown:
+    trial, job, conditions = found.trial, found.job, found.conditions
+    return Shown(
+        id=trial.id,
+        task=trial.task,
+        operator=found.task.operator,
+        name=found.task.name,
+        target=found.task.target,
+        engine=trial.engine,
+        format=trial.format,
+        hash=trial.hash,
+        outcome=trial.outcome,
+        latency_s=found.latency if trial.latency is not None else None,
+        confirmed=found.confirmed is not None,
+        untuned_s=untuned,
+        latencies_s=found.confirmed.latencies if found.confirmed is not None else trial.latencies,
+        drift=trial.drift,
+        attempts=trial.attempts,
+        cut_short=trial.cut_short,
+        error=trial.error,
+        device=conditions.device if conditions is not None else "",
+        versions=conditions.versions if conditions is not None else "",
+        cache_flush=conditions.cache_flush if conditions is not None else False,
+        job=job.job,
+        model=job.model,
+        tenant=job.tenant,
+        source="here" if job.source == own else job.source,
+        at=trial.at,
+    )
