@@ -106,6 +106,7 @@ class Core:
         handle = event.handle if isinstance(event, Arrived) else None
         self._lifecycle.guarded(_job_of(event), self._route, event, handle=handle)
         if self._settling_since is None:
+            self._wake()
             self._lifecycle.guarded(None, self._dispatch)
         out, self._state.out = self._state.out, []
         return out
@@ -140,6 +141,15 @@ class Core:
                 self._forget()
                 self._state.now = self._settling_since = state.now
                 self._state.epoch = wall - state.now
+
+    def _wake(self) -> None:
+        """Let jobs look again that may have waited for what came about, until nothing follows from it."""
+        awake = self._state.awake
+        while awake:
+            job = self.jobs.get(next(iter(awake)))
+            del awake[next(iter(awake))]
+            if job is not None:
+                self._lifecycle.guarded(job.id, self._lifecycle.go_on, job)
 
     def _dispatch(self) -> None:
         """Send what idle queues can take. A step that cannot be made fails its job."""

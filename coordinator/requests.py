@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
-from tunemesh.coordinator.jobs import progress, rounds
+from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -63,6 +63,7 @@ class Requests:
         job.handle, job.saved = handle, ledger.revision
         if ledger.revision > job.ledger.revision:
             job.become(ledger)
+        self._state.sharing.note(job)
         out.extend(Acknowledge(source) for revision, source in job.releases if revision <= job.saved)
         job.releases = [r for r in job.releases if r[0] > job.saved]
         return job
@@ -144,7 +145,7 @@ class Requests:
             return
         if not cancel.keep:
             self._lifecycle.finish(job, "cancelled", "cancelled on request")
-        elif any(rounds.current(job, task).best is not None for task in job.ledger.tasks):
+        elif self._lifecycle.has_found(job):
             self._lifecycle.stop(job)
         else:
             text = "cancelled on request, before anything was measured"
@@ -170,6 +171,7 @@ class Requests:
         self._set_strategy = wanted, event.handle
         state.dispatcher.switch(strategy)
         self._lifecycle.count_rooms()
+        state.look_again = True  # whether jobs share tasks may be another question now
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 

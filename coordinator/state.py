@@ -9,6 +9,7 @@ from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, Pu
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle
+from tunemesh.coordinator.jobs.sharing import Sharing
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
@@ -59,6 +60,10 @@ class State:
     """Deliveries that have to be held at most for all jobs that are let in, about."""
     outside: dict[str, int] = field(default_factory=dict)
     """Jobs that are not let in yet, and what has to be held for them. The first one goes first."""
+    sharing: Sharing = field(default_factory=Sharing)
+    """Which jobs have which tasks."""
+    awake: dict[str, None] = field(default_factory=dict)
+    """Jobs that may have waited for what has just come about: they look again at once."""
     look_again: bool = False
     """A step in flight was lost: see which are due."""
     missing: dict[str, str] = field(default_factory=dict)

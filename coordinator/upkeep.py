@@ -121,6 +121,11 @@ class Upkeep:
             if job.handle is not None:
                 state.out.append(Acknowledge(job.handle))
             del state.jobs[job.id]
+            state.sharing.forget(job.id)
+        began = min((job.ledger.accepted for job in state.jobs.values() if not job.ended), default=None)
+        for job in ended:
+            if began is None or (job.ledger.finished or 0.0) < began:
+                state.sharing.forget(job.id)
 
     def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""
@@ -137,7 +142,7 @@ class Upkeep:
                 )
                 self._lifecycle.finish(job, "failed", text)
                 return
-        elif dead or job.waiting or state.outside:
+        elif dead or job.waiting or state.outside or job.waits:
             reason = self._why_waiting(job, dead)
             if reason != job.waiting:
                 job.waiting, job.changed = reason, True
@@ -165,6 +170,9 @@ class Upkeep:
             texts.append(f"a worker that serves {engines} on {need.kind}; served there: {', '.join(served)}")
         if missing:
             texts.insert(0, f"a worker for {', '.join(dict.fromkeys(missing))}")
+        if job.waits and not state.dispatcher.needs_of(job.id):
+            count = len(job.waits)
+            return f"another job tunes {count} of its tasks: it takes over what that finds"
         if not texts:
             return ""
         gone = [f"; queue {queue} is not there: {cause}" for queue, cause in sorted(state.missing.items())]

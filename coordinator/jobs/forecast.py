@@ -12,21 +12,24 @@ from tunemesh.coordinator.scheduling.strategies import Forecast, Ready
 from tunemesh.shared.messages import Stage
 
 
-def ready(job: Job, ref: StepRef, durations: Durations) -> Ready:
-    """A step of the job as the dispatcher takes it."""
-    request = job.ledger.request
+def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = None) -> Ready:
+    """A step of the job as the dispatcher takes it, on its own account or on that of a job that waits for
+    what comes of it."""
+    payer = account or job
+    request = payer.ledger.request
     round_ = job.round(ref.task, ref.round)
     size = len(round_.candidates(ref.chunk)) if round_ is not None and ref.chunk >= 0 else 1
     return Ready(
         step=ref.id,
         job=job.id,
         need=steps.need_of(job, ref.stage, ref.task),
-        job_order=job.order,
+        job_order=payer.order,
         tenant=request.tenant,
         priority=request.priority,
         feeds=steps.feeds(job, ref.stage, ref.task),
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
-        forecast=forecast(job, durations),
+        forecast=forecast(payer, durations),
+        account=payer.id,
     )
 
 

@@ -276,6 +276,8 @@ class Job:
         """Its last revision has nothing but the request: more could not be kept."""
         self.room = 0
         """Deliveries that have to be held for it at most; 0 until its rounds may begin."""
+        self.waits: Mapping[str, str] = {}
+        """Tasks that another job tunes, and which: seen when something was last decided."""
         self.waiting = ""
         """Why nothing moves, for people."""
         self.waiting_since: float | None = None

@@ -85,6 +85,7 @@ def progress(job: Job) -> JobProgress:
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
                 ended=task.ended,
+                taken=task.taken,
             )
             for task in tasks
         ],

@@ -265,6 +265,14 @@ def _work(job: Job, ref: StepRef, chunk_size: int) -> Work:
 
 
 def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> UpdateWork:
+    if task.taken is not None and not number:
+        return UpdateWork(
+            task=task.spec,
+            want=task.want,
+            trials=_fitting(task.rest),
+            chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
+            recall=task.history,
+        )
     before, older = kept.rounds.get(number - 1, Round(number - 1)), kept.rounds.get(number - 2)
     sources: list[Held] = [before.update] if before.update is not None else []
     trials: list[Trial] = []

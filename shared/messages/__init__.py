@@ -20,6 +20,7 @@ from tunemesh.shared.messages.basics import (
     StepId,
     TaskId,
 )
+from tunemesh.shared.messages.levels import Level
 from tunemesh.shared.messages.progress import (
     FINAL_KINDS,
     EventKind,
@@ -65,6 +66,7 @@ from tunemesh.shared.messages.tasks import (
     Known,
     Outcome,
     Profiled,
+    Taken,
     TaskRecords,
     TaskSpec,
     TaskState,
@@ -100,6 +102,7 @@ __all__ = [
     "JobProgress",
     "Judgement",
     "Known",
+    "Level",
     "Message",
     "Name",
     "Options",
@@ -125,6 +128,7 @@ __all__ = [
     "Step",
     "StepId",
     "StepResult",
+    "Taken",
     "TaskId",
     "TaskProgress",
     "TaskRecords",

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import Count, Drift, Headers, Instant, JobId, Message, Positive, Seconds
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -40,6 +40,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     rounds_ahead: Count = 0
     ended: str = ""
     """Why it got no more trials; empty while it may get more."""
+    taken: Taken | None = None
+    """What another job has found of it, where that serves this one. Its trials are not among ``trials``."""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from tunemesh.shared.messages.basics import (
     Options,
     Positive,
 )
+from tunemesh.shared.messages.levels import Level
 
 INLINE_LIMIT = 64 * 1024
 """Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
@@ -201,6 +202,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     priority: Annotated[int, Meta(ge=1, le=100)] = 10
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    level: Level = Level()
     settings: Settings = Settings()
     samples: Blob | None = None
     """An ``npz`` file with an array for each input: what the model is compared and measured with, in place of

@@ -47,6 +47,8 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     """Chunks of the last round whose trials are among ``trials``. The rest comes with the next update."""
     chunk_size: Positive = 8
     """Candidates per chunk that the batch will be cut into."""
+    recall: list[Blob] = []
+    """Where there is no ``state``: histories of other jobs, from whose trials the search begins."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):

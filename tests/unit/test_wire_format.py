@@ -164,6 +164,7 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "priority": 10,
         "seed": 0,
         "settings": {"batch": 4},
+        "level": {},
         "samples": None,
         "known": [],
     }

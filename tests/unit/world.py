@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -51,6 +52,7 @@ from tunemesh.shared.messages import (
     ImportWork,
     JobEvent,
     Known,
+    Level,
     Message,
     Profiled,
     ProfileDone,
@@ -79,9 +81,13 @@ TARGET = "mock"
 KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
-def request(job: str = "job", trials: int = 20, **settings: object) -> Request:
+def request(job: str = "job", trials: int = 20, *, shared: bool = False, **settings: object) -> Request:
+    """Of a job that shares nothing with others, unless it is to."""
     made = msgspec.convert(settings, Settings)
-    return Request(job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made)
+    level = Level(shared=shared)
+    return Request(
+        job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made, level=level
+    )
 
 
 @dataclass
@@ -127,6 +133,8 @@ class World:
     assembled_from: AssembleWork | None = None
     """The sample that the last ``validate`` was given."""
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
+    tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By job: which tasks its model has; by default the first ``tasks``."""
 
     def __post_init__(self) -> None:
         self.now = 1000.0
@@ -283,7 +291,7 @@ class World:
             case ImportWork():
                 specs = [
                     TaskSpec(
-                        id=f"t{i:02}",
+                        id=f"t{place:02}",
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
@@ -291,7 +299,7 @@ class World:
                         workload=BLOB,
                         untuned=BLOB,
                     )
-                    for i in range(self.tasks)
+                    for place, i in enumerate(self.tasks_of.get(step.job, range(self.tasks)))
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
@@ -335,9 +343,13 @@ class World:
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
         """Like an engine: numbers the schedules, knows from its state how many there were."""
         known = int(work.state.search.data or b"0") if work.state else 0
+        history = [*(work.state.history if work.state else work.recall)]
+        if not work.state:
+            tried = [name for blob in work.recall for name in (blob.data or b"").decode().split()]
+            tried += [trial.candidate.hash for trial in work.trials]
+            known = max([known, *(int(name.rpartition("/")[2]) + 1 for name in tried)])
         count = min(work.want, self.space - known)
         data = str(known + count).encode()
-        history = [*(work.state.history if work.state else [])]
         if work.trials:
             learned = "\n".join(trial.candidate.hash for trial in work.trials).encode()
             history.append(Blob(hashlib.sha256(learned).hexdigest(), len(work.trials), learned))
@@ -347,7 +359,7 @@ class World:
             count = min(2, known)  # to be confirmed
         return UpdateDone(
             state=state,
-            candidates=[Candidate(i, f"{step.job}/{step.task}/{first + i}", b"") for i in range(count)],
+            candidates=[Candidate(i, f"{work.task.key[-4:]}/{first + i}", b"") for i in range(count)],
             learned=work.learns,
             chunk_size=work.chunk_size,
             exhausted=0 < work.want > count,
