@@ -15,7 +15,7 @@ from tunemesh.coordinator.scheduling.strategies import Strategy
 from tunemesh.coordinator.state import State
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Blob, Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
-from tunemesh.shared.messages.requests import AUTO
+from tunemesh.shared.messages.levels import AUTO
 
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
@@ -202,8 +202,7 @@ def _same(known: Request, request: Request) -> bool:
     """Whether two requests are one. The target may have been made canonical meanwhile, and trials that were
     left to the model may have got a number."""
     same: dict[str, object] = {"target": request.target}
-    if request.trials == AUTO:
-        patience = request.settings.patience
-        same["trials"] = AUTO
-        same["settings"] = msgspec.structs.replace(known.settings, patience=patience)
+    if request.level.trials == AUTO:
+        patience = request.level.patience
+        same["level"] = msgspec.structs.replace(known.level, trials=AUTO, patience=patience)
     return msgspec.structs.replace(known, **same) == request

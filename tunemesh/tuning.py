@@ -24,8 +24,8 @@ from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
-from tunemesh.shared.messages.requests import AUTO, MOST_TRIALS
+from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Level, Options, Request, Settings
+from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
 
 OWN_BROKER_LIMIT = 20.0
@@ -39,8 +39,8 @@ class Plan:
 
     target: str
     out: Path
-    trials: int | None = None
-    """``None``: as many as pay."""
+    level: Level = field(default_factory=Level)
+    """What is to be reached, and what it may take."""
     device: str | None = None
     engines: tuple[str, ...] = ("metaschedule",)
     """A task goes to the first of them that takes it."""
@@ -64,8 +64,6 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise BadInput(f"the seed must be between 0 and {2**31 - 1:,}, not {self.seed}")
-        if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:
-            raise BadInput(f"trials must be between 1 and {MOST_TRIALS:,}, or auto, not {self.trials}")
         if not 1 <= len(self.target) <= 2000:
             raise BadInput(f"a target has 1 to 2,000 characters, not {len(self.target):,}")
         if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?", self.tenant):
@@ -87,6 +85,19 @@ class Submitted:
     """``queued``: no coordinator has answered yet; the request waits for one."""
     text: str = ""
     """Why it was rejected."""
+
+
+def trials_of(count: int | None) -> int:
+    """A number of trials as a level has it; ``None``: as many as pay.
+
+    Raises:
+        BadInput: it is out of range.
+    """
+    if count is None:
+        return AUTO
+    if not 1 <= count <= MOST_TRIALS:
+        raise BadInput(f"trials must be between 1 and {MOST_TRIALS:,}, or auto, not {count}")
+    return count
 
 
 def read_models(
@@ -165,7 +176,7 @@ def make_request(
         model=blob,
         files=files,
         target=plan.target,
-        trials=AUTO if plan.trials is None else plan.trials,
+        level=plan.level,
         engines=list(plan.engines),
         options=dict(plan.options),
         name=clip(model.name, NAME_LIMIT),

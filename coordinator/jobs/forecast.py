@@ -77,7 +77,7 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         add("import", first)
         path += first
     if ledger.phase in ("importing", "tuning"):
-        budget = request.trials or allocation.automatic(len(keys), allocation.PATIENCE)
+        budget = request.level.trials or allocation.automatic(len(keys), allocation.PATIENCE)
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
         if ledger.stopped:
             trials = 0

@@ -66,7 +66,7 @@ def progress(job: Job) -> JobProgress:
         phase=ledger.phase,
         target=ledger.request.target,
         trials=sum(task.trials for task in tasks),
-        budget=ledger.request.trials,
+        budget=ledger.request.level.trials,
         accepted=ledger.accepted,
         finished=ledger.finished,
         tasks=[

@@ -28,7 +28,7 @@ from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.shared.messages import Request, Settings, Taken, TaskSpec
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
-OWN = frozenset({"batch", "chunk", "lookahead", "import_timeout", "shapes", "dims", "ranges", "patience"})
+OWN = frozenset({"batch", "chunk", "lookahead", "import_timeout", "shapes", "dims", "ranges"})
 """Settings in which jobs may differ that share a task. The others change what is proposed, or how a
 candidate is built and measured. Shapes are part of the workload."""
 
@@ -187,6 +187,6 @@ def take(job: Job, task: TaskLedger, found: Found) -> TaskLedger:
 def has_room(job: Job, found: Found) -> bool:
     """Whether the ledger of ``job`` can hold the addresses of all that was measured, too."""
     request = job.ledger.request
-    own = -(-request.trials // request.settings.batch)
+    own = -(-request.level.trials // request.settings.batch)
     held = sum(len(task.history) for task in job.ledger.tasks)
     return own + held + len(found.task.history) <= MOST_ROUNDS

@@ -183,7 +183,7 @@ def to_be_held(job: Job, *, fitting: bool) -> int:
     Args:
         fitting: chunks may be smaller than the largest allowed, down to one candidate.
     """
-    settings, trials = job.ledger.request.settings, job.ledger.request.trials
+    settings, trials = job.ledger.request.settings, job.ledger.request.level.trials
     batch = min(settings.batch, trials)
     by_task = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
     return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)

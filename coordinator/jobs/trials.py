@@ -15,7 +15,8 @@ from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.shared.messages import Request, Timing, Usage
-from tunemesh.shared.messages.requests import AUTO, MOST_ROUNDS, MOST_TRIALS
+from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
+from tunemesh.shared.messages.requests import MOST_ROUNDS
 
 TIMINGS_KEPT = 500
 """Timings of job-wide and closing steps that a ledger keeps, so that it stays a message."""
@@ -40,24 +41,22 @@ def granted(job: Job) -> int:
 
 def budgeted(request: Request, tasks: int) -> Request:
     """``request`` with a number of trials, which may depend on how many tasks there are to tune."""
-    patience = request.settings.patience
-    if request.trials != AUTO:
+    patience = request.level.patience
+    if request.level.trials != AUTO:
         return request
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
-    return msgspec.structs.replace(
-        request,
-        trials=min(allocation.automatic(tasks, patience), most),
-        settings=msgspec.structs.replace(request.settings, patience=patience),
-    )
+    trials = min(allocation.automatic(tasks, patience), most)
+    level = msgspec.structs.replace(request.level, trials=trials, patience=patience)
+    return msgspec.structs.replace(request, level=level)
 
 
 def left(job: Job, waits: Collection[str] = ()) -> int:
     """Trials that can still be granted; ``waits`` are the tasks that another job tunes."""
     if job.ledger.stopped:
         return 0
-    return job.ledger.request.trials - granted(job) - _borrowed(job, waits)
+    return job.ledger.request.level.trials - granted(job) - _borrowed(job, waits)
 
 
 def _borrowed(job: Job, waits: Collection[str]) -> int:
@@ -68,7 +67,7 @@ def _borrowed(job: Job, waits: Collection[str]) -> int:
     taken = [task.taken.trials for task in tasks if task.taken is not None and task.spec.id not in waits]
     if not taken and not waits:
         return 0
-    part = job.ledger.request.trials * (len(taken) + len(waits)) // len(tasks)
+    part = job.ledger.request.level.trials * (len(taken) + len(waits)) // len(tasks)
     return part if waits else min(sum(taken), part)
 
 
@@ -103,9 +102,9 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     request = ledger.request
     begun = [task for task in ledger.tasks if _is_tuned(task) and task.spec.id not in waits]
     standings = [standing(job, task) for task in begun]
-    model, patience = allocation.model_latency(standings), request.settings.patience or 0.0
+    model, patience = allocation.model_latency(standings), request.level.patience or 0.0
     rest = left(job, waits)
-    given = dict(allocation.grants(standings, request.trials, rest, request.settings.batch, patience))
+    given = dict(allocation.grants(standings, request.level.trials, rest, request.settings.batch, patience))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
@@ -136,7 +135,7 @@ def _reason(job: Job, task: TaskLedger, model: float) -> str:
         return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
     if job.ledger.stopped:
         return "the job was stopped early"
-    return allocation.reason(standing(job, task), model, job.ledger.request.settings.patience or 0.0)
+    return allocation.reason(standing(job, task), model, job.ledger.request.level.patience or 0.0)
 
 
 def look_ahead(
@@ -158,7 +157,7 @@ def look_ahead(
     building = profiling = 0.0
     able: list[tuple[float, TaskLedger]] = []
     begun = [standing(job, task) for task in ledger.tasks if task.round >= 0]
-    model, patience = allocation.model_latency(begun), request.settings.patience or 0.0
+    model, patience = allocation.model_latency(begun), request.level.patience or 0.0
     for task in ledger.tasks:
         if task.closed or task.round < 0 or not task.want:
             continue
@@ -186,7 +185,7 @@ def look_ahead(
         "model-update", task.spec.key
     ):
         return None
-    batch = allocation.next_batch(request.trials, rest, len(ledger.tasks), request.settings.batch)
+    batch = allocation.next_batch(request.level.trials, rest, len(ledger.tasks), request.settings.batch)
     ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
     ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)
     tasks = [ahead if each is task else each for each in ledger.tasks]

@@ -44,6 +44,7 @@ from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
     FINAL_KINDS,
     Blob,
+    Level,
     Request,
     Result,
     Settings,
@@ -215,13 +216,18 @@ class World:
                 job=job,
                 model=Blob(f"{number:064x}", 0, b""),
                 target=scenario.targets[number % len(scenario.targets)],
-                trials=scenario.tasks * scenario.rounds * scenario.batch,
+                level=self.level(number),
                 tenant=scenario.tenants[number % len(scenario.tenants)],
                 priority=scenario.priorities[number % len(scenario.priorities)],
                 engines=["mock"],
                 settings=Settings(batch=scenario.batch, chunk=scenario.chunk, lookahead=scenario.lookahead),
             )
         )
+
+    def level(self, number: int) -> Level:
+        """What the job of this number asks for."""
+        scenario = self.scenario
+        return Level(trials=scenario.tasks * scenario.rounds * scenario.batch)
 
     # -- Workers --------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from tunemesh.shared.messages.basics import (
     StepId,
     TaskId,
 )
-from tunemesh.shared.messages.levels import Level
+from tunemesh.shared.messages.levels import Class, Level
 from tunemesh.shared.messages.progress import (
     FINAL_KINDS,
     EventKind,
@@ -87,6 +87,7 @@ __all__ = [
     "Built",
     "Cancel",
     "Candidate",
+    "Class",
     "Confirmed",
     "Count",
     "Drift",

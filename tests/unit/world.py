@@ -81,12 +81,17 @@ TARGET = "mock"
 KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
-def request(job: str = "job", trials: int = 20, *, shared: bool = False, **settings: object) -> Request:
-    """Of a job that shares nothing with others, unless it is to."""
-    made = msgspec.convert(settings, Settings)
-    level = Level(shared=shared)
+def request(job: str = "job", trials: int = 20, *, shared: bool = False, **given: object) -> Request:
+    """Of a job that shares nothing with others, unless it is to. What else is ``given`` are fields of its
+    level and of its settings."""
+    of_level = {name: given.pop(name) for name in Level.__struct_encode_fields__ if name in given}
     return Request(
-        job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made, level=level
+        job=job,
+        model=BLOB,
+        target=TARGET,
+        engines=["mock"],
+        level=msgspec.convert({**of_level, "trials": trials, "shared": shared}, Level),
+        settings=msgspec.convert(given, Settings),
     )
 
 
