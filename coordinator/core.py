@@ -19,7 +19,7 @@ No clock, no chance, no IO: ``now`` is an argument, in seconds of a clock that n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tunemesh.coordinator.events import (
     Arrived,
@@ -64,6 +64,7 @@ class Core:
     Args:
         strategy: its name, as :func:`~coordinator.scheduling.strategies.by_name` takes it. A
             :class:`SetStrategy` that is held by the broker overrides it.
+        prices: of queues, see :mod:`coordinator.jobs.prices`.
         make: makes a strategy from its name.
 
     Raises:
@@ -71,9 +72,13 @@ class Core:
     """
 
     def __init__(
-        self, strategy: str, make: Callable[[str], strategies.Strategy] = strategies.by_name
+        self,
+        strategy: str,
+        make: Callable[[str], strategies.Strategy] = strategies.by_name,
+        prices: Mapping[str, float] | None = None,
     ) -> None:
         make(strategy)
+        self._prices = prices or {}
         self._first_strategy = strategy
         self._make_strategy = make
         self._resources = Resources()
@@ -162,7 +167,7 @@ class Core:
     def _forget(self) -> None:
         self._resources.drop_flights()
         dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources)
-        self._state = State(self._resources, Durations(), dispatcher)
+        self._state = State(self._resources, Durations(), dispatcher, self._prices)
         self._lifecycle = Lifecycle(self._state)
         self._mishaps = Mishaps(self._state, self._lifecycle)
         self._upkeep = Upkeep(self._state, self._lifecycle, self._mishaps)

@@ -16,13 +16,24 @@ from typing import Literal
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
-from tunemesh.coordinator.jobs import forecast, measured, rounds, sharing, states, trials, verdict
+from tunemesh.coordinator.jobs import (
+    forecast,
+    levels,
+    measured,
+    prices,
+    rounds,
+    sharing,
+    states,
+    trials,
+    verdict,
+)
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import ImportDone, StepResult, ValidateDone
+from tunemesh.shared.messages import ImportDone, Quote, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -174,6 +185,10 @@ class Lifecycle:
             "validated": validated,
             **changes,
         }
+        if not job.bare:
+            usage: dict[str, Usage] = changes["usage"]  # type: ignore[assignment]
+            finished = max(state.instant, job.ledger.accepted)
+            changes["standing"] = levels.standing(job, job.ledger, usage, validated, finished)
         self.revise(job, sources, **changes)
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
         job.drop_tasks()
@@ -191,13 +206,43 @@ class Lifecycle:
         tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
-        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, **made)
+        quote = self._quote(
+            job, msgspec.structs.replace(job.ledger, phase="tuning", tasks=tasks, request=request)
+        )
+        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, quote=quote, **made)
         self._state.sharing.note(job)
+        self._state.tell(job, "progress", levels.quoted(quote))
+        if request.level.quote_only:
+            self.finish(job, "cancelled", f"only a quote was asked for; {levels.quoted(quote)}")
+            return
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
             advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
             self.finish(job, "failed", f"{text}; {advice}")
+
+    def _quote(self, job: Job, ledger: Ledger) -> Quote:
+        """What the job is told with its first ledger that has tasks."""
+        state = self._state
+        draft = Job(ledger, job.order, job.prices)
+        shared = state.sharing.known(draft, state.outside) if self._shares else 0
+        return levels.quote(draft, state.instant, self._mesh(), shared)
+
+    def _mesh(self) -> levels.Mesh:
+        state = self._state
+
+        def price(need: Need) -> float:
+            queues = [queue.name for queue in state.resources.live(need)] or [need.kind.partition(":")[0]]
+            return max(prices.per_second(queue, state.prices) for queue in queues)
+
+        return levels.Mesh(state.durations, state.dispatcher, price)
+
+    def watch_level(self, job: Job) -> None:
+        """Stop the job early where its service level asks for no more."""
+        if not job.ledger.request.level.has_goal or not self.can_stop(job):
+            return
+        if why := levels.enough(job, self._state.instant, self._mesh()):
+            self.stop(job, why)
 
     def has_found(self, job: Job) -> bool:
         """Whether something was measured that the job could end with."""
@@ -212,23 +257,24 @@ class Lifecycle:
         """Whether it is not too late to stop early: the model is not being assembled yet."""
         return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job, enough: str = "") -> None:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
-        begun."""
+        begun. ``enough``: why, where nobody has asked for it."""
         state = self._state
         self._take_over(job, state.sharing.so_far)
         flights = state.resources.flights()
         running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
         stopped = msgspec.structs.replace(
-            job.ledger, revision=job.ledger.revision + 1, stopped=True, tasks=tasks
+            job.ledger, revision=job.ledger.revision + 1, stopped=True, enough=enough, tasks=tasks
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:
             job.task(task.spec.id).cut(task.limits)
         state.dispatcher.withdraw(job.id)
-        state.tell(job, "progress", "stopping early: what is under way is finished")
-        state.log("info", "stopping early, on request", job=job.id)
+        what = f"{enough}: what is under way is finished" if enough else "what is under way is finished"
+        state.tell(job, "progress", f"stopping early: {what}")
+        state.log("info", f"stopping early, {enough or 'on request'}", job=job.id)
 
     def fail_bare(self, job: Job, cause: str) -> None:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
@@ -308,6 +354,7 @@ class Lifecycle:
             self._save(job, trials.close(job, task), task.spec.id)
             released = [(job.ledger.revision, held.handle) for held in job.drop_task(task.spec.id)]
             job.releases.extend(released)
+        self.watch_level(job)
         job.waits = {}
         if self._shares and not job.ledger.stopped:
             self._take_over(job, self._state.sharing.source)

@@ -78,7 +78,7 @@ class Requests:
 
     def _add_job(self, ledger: Ledger) -> Job:
         self._orders += 1
-        job = Job(ledger, self._orders)
+        job = Job(ledger, self._orders, self._state.prices)
         self._state.jobs[job.id] = job
         return job
 
@@ -99,6 +99,8 @@ class Requests:
         if not why and None in records:
             name = request.known[records.index(None)]
             why = f"it is to take what job {name} measured, which is not done, or not known here"
+        if not why and request.level.cost is not None and not state.prices:
+            why = "it names a cost, and this mesh has no prices; its coordinator takes them: --price"
         if why:
             state.out.append(Acknowledge(event.handle))
             self._refuse(event, request.job, why)

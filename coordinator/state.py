@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, PutAside, Tell
@@ -48,6 +48,8 @@ class State:
     resources: Resources
     durations: Durations
     dispatcher: Dispatcher
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """See :mod:`coordinator.jobs.prices`."""
     now: float = 0.0
     """Seconds of a clock that never jumps; only differences count."""
     epoch: float = 0.0

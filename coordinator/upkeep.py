@@ -74,6 +74,9 @@ class Upkeep:
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
                 guarded(flight.ready.job, self._mishaps.vanished, flight.ready.step, flight.queue)
             guarded(None, self._leave_lost_devices)
+            for job in list(state.jobs.values()):
+                if not job.ended and job.ledger.request.level.has_goal:
+                    guarded(job.id, self._watch_level, job)
         guarded(None, self._lifecycle.let_in)
         if state.look_again:
             state.look_again = False
@@ -95,6 +98,13 @@ class Upkeep:
         """A step in flight was lost: it will be sent again."""
         if self._state.dispatcher.lost(step) is not None:
             self._state.look_again = True
+
+    def _watch_level(self, job: Job) -> None:
+        """Time has passed: a deadline may be near."""
+        before = job.ledger.revision
+        self._lifecycle.watch_level(job)
+        if job.ledger.revision > before:
+            self._lifecycle.go_on(job)
 
     def _leave_lost_devices(self) -> None:
         """Steps on a device without a worker go to another device of the same target, if there is one.

@@ -204,7 +204,7 @@ def setting_parameters() -> Iterator[inspect.Parameter]:
     """A parameter for the command line per field of :class:`~shared.messages.Level`, but for the trials, and
     of :class:`~shared.messages.Settings`; all are ``None`` unless given."""
     for field in (*_fields(Level), *_fields(Settings)):
-        if field.name == "trials":
+        if field.name in ("trials", "quote_only"):
             continue
         described = typer.Option(*_declaration(field), help=_help(field), show_default=False)
         annotation = Annotated[_type(field), described]  # type: ignore[valid-type]

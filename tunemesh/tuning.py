@@ -24,7 +24,18 @@ from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Level, Options, Request, Settings
+from tunemesh.shared.messages import (
+    FINAL_KINDS,
+    MOST_KNOWN,
+    NAME_LIMIT,
+    Blob,
+    JobEvent,
+    Level,
+    Options,
+    Quote,
+    Request,
+    Settings,
+)
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
 
@@ -218,6 +229,46 @@ def submit(
             client.submit(make_request(job, model, plan, store))
         answers = client.answers(ids)
     return [_submitted(job, model.name, answers.get(job)) for job, model in zip(ids, models, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """What a mesh says that tuning a model would take."""
+
+    model: str
+    """Its name."""
+    quote: Quote | None
+    error: str = ""
+    """Why there is none."""
+
+
+def quote(
+    given: Sequence[Given], plan: Plan, address: MeshAddress, note: Callable[[str], None] | None = None
+) -> list[Quoted]:
+    """Ask a running mesh what tuning these models would take: it imports them, and tries nothing.
+
+    Raises:
+        BadInput: a model or the target cannot be used.
+        BrokerUnavailable: the broker cannot be used.
+    """
+    only = replace(plan, level=msgspec.structs.replace(plan.level, quote_only=True), address=address)
+    models = read_models(given, only, note)
+    ids = job_ids([model.name for model in models], unique=True)
+    store = ArtifactStore(address.artifacts)
+    found: dict[str, JobEvent] = {}
+    with Client(address.broker, ids) as client:
+        client.snapshot()  # somebody must be there to answer
+        for job, model in zip(ids, models, strict=True):
+            client.submit(make_request(job, model, only, store))
+        for event in client.follow(ids):
+            if event is not None and event.kind in FINAL_KINDS:
+                found[event.job] = event
+    return [_quoted(model.name, found[job]) for job, model in zip(ids, models, strict=True)]
+
+
+def _quoted(model: str, event: JobEvent) -> Quoted:
+    said = event.progress.quote if event.progress is not None else None
+    return Quoted(model, said, "" if said is not None else event.text)
 
 
 def _submitted(job: str, model: str, answer: JobEvent | None) -> Submitted:

@@ -10,6 +10,7 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Forecast, Ready
 from tunemesh.shared.messages import Stage
+from tunemesh.shared.messages.levels import CLASS_WEIGHT
 
 
 def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = None) -> Ready:
@@ -25,7 +26,7 @@ def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = No
         need=steps.need_of(job, ref.stage, ref.task),
         job_order=payer.order,
         tenant=request.tenant,
-        priority=request.priority,
+        priority=request.priority * CLASS_WEIGHT[request.level.class_],
         feeds=steps.feeds(job, ref.stage, ref.task),
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
         forecast=forecast(payer, durations),

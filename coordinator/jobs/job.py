@@ -260,10 +260,12 @@ class Job:
     Args:
         ledger: the newest revision, perhaps not yet back from the broker.
         order: jobs are numbered in the order in which they were accepted.
+        prices: see :mod:`coordinator.jobs.prices`.
     """
 
-    def __init__(self, ledger: Ledger, order: int) -> None:
+    def __init__(self, ledger: Ledger, order: int, prices: Mapping[str, float] | None = None) -> None:
         self.order = order
+        self.prices = prices or {}
         self.saved = -1
         """The newest revision that came back: it is safe to act on it."""
         self.handle: Handle | None = None

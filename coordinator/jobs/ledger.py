@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant, Message, Seconds, Stage
+from tunemesh.shared.messages.levels import Quote, Standing
 from tunemesh.shared.messages.progress import Phase, Usage
 from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
@@ -98,6 +99,10 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     tasks: list[TaskLedger] = []
     stopped: bool = False
     """Nothing new is tried any more, whatever the request says."""
+    enough: str = ""
+    """Why, where the service level asks for no more."""
+    quote: Quote | None = None
+    standing: Standing | None = None
     usage: dict[str, Usage] = {}
     timings: list[Timing] = []
     """Steps that are in no history: of the job as a whole, and those that close its tasks."""

@@ -134,7 +134,7 @@ def _reason(job: Job, task: TaskLedger, model: float) -> str:
     if task.taken is not None and task.round < 0:
         return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
     if job.ledger.stopped:
-        return "the job was stopped early"
+        return job.ledger.enough or "the job was stopped early"
     return allocation.reason(standing(job, task), model, job.ledger.request.level.patience or 0.0)
 
 

@@ -20,7 +20,7 @@ from tunemesh.shared.messages.basics import (
     StepId,
     TaskId,
 )
-from tunemesh.shared.messages.levels import Class, Level
+from tunemesh.shared.messages.levels import Class, Level, Quote, Standing
 from tunemesh.shared.messages.progress import (
     FINAL_KINDS,
     EventKind,
@@ -116,6 +116,7 @@ __all__ = [
     "Profiled",
     "Query",
     "QueueName",
+    "Quote",
     "Request",
     "ResourceProgress",
     "Result",
@@ -126,6 +127,7 @@ __all__ = [
     "Sha256",
     "Snapshot",
     "Stage",
+    "Standing",
     "Step",
     "StepId",
     "StepResult",

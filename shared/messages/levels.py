@@ -6,6 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from tunemesh.shared.messages.basics import Count, Seconds
+
+Cost = Annotated[float, Meta(ge=0, le=1e18)]
+"""In whatever currency the prices of the mesh are."""
+
 MOST_TRIALS = 1_000_000
 AUTO = 0
 """Instead of a number of trials: as many as pay."""
@@ -65,8 +70,39 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = field(default="standard", name="class")
 
+    quote_only: bool = False
+    """End after the quote: nothing is tried."""
+
     @property
     def has_goal(self) -> bool:
         """Whether there is something to be met, beside a number of trials."""
         limits = (self.latency_s, self.speedup, self.deadline, self.device_seconds, self.cost)
         return any(limit is not None for limit in limits)
+
+
+class Quote(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job is expected to take, said once its model is imported and before anything is tried."""
+
+    tasks: Count
+    known: Count = 0
+    """Of these, that an earlier job has tuned."""
+    shared: Count = 0
+    """Of these, that another job tunes at this moment, or has just tuned."""
+    trials: Count
+    """That it may try."""
+    seconds: Seconds
+    """From now to its end, within its deadline."""
+    device_seconds: Seconds
+    """Of these, on devices, within its budget."""
+    cost: Cost | None = None
+    """By the prices of the mesh; ``None``: it has none."""
+    chance: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """To meet the deadline; ``None`` where there is none."""
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """Whether a job that has ended gave what its service level asks for."""
+
+    verdict: Literal["met", "missed", "impossible"]
+    reason: str
+    """For people: each goal with what came of it."""

@@ -138,6 +138,7 @@ class World:
     assembled_from: AssembleWork | None = None
     """The sample that the last ``validate`` was given."""
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
+    prices: Mapping[str, float] = field(default_factory=dict)
     tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By job: which tasks its model has; by default the first ``tasks``."""
 
@@ -164,8 +165,8 @@ class World:
 
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
-        self.core = Core(self.strategy)
-        self.records.append(Start(self.strategy))
+        self.core = Core(self.strategy, prices=self.prices)
+        self.records.append(Start(self.strategy, dict(self.prices)))
         self.delivered.clear()
         self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:

@@ -47,7 +47,7 @@ class Ready(Struct, frozen=True):
     order: int = 0
     """Steps are numbered in the order in which they became ready, by the dispatcher."""
     tenant: str = ""
-    priority: int = 10
+    priority: float = 10
     feeds: tuple[Need, ...] = ()
     """Those of the steps that its result will lead to, one after the other; none for the last step."""
     seconds: float = 0.0
