@@ -8,7 +8,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends import trusted
 from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
 from tunemesh.stage_workers.frontends.source import Source
-from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph import bounds, workloads
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.models import Signature, signature_of
 
@@ -61,6 +61,7 @@ def _load(model: bytes) -> Any:
             f"the JSON is not a module of this TVM ({tvm.__version__}): {first_line(error)}"
         ) from None
     trusted.check_loaded(loaded)
+    bounds.check(loaded)
     return loaded
 
 

@@ -249,7 +249,8 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
 
 def _described(values: Array, decided: npt.NDArray[np.bool_]) -> str:
     if not decided.any():
-        return "at the border of what is defined"
+        # From one run to the next it is NaN or not: by a rounding error, or by what lies beside a tensor.
+        return "at the border of what is defined, or read from outside of the tensors,"
     return "NaN" if np.isnan(values).all() else "NaN or infinite"
 
 

@@ -151,3 +151,8 @@ def test_a_function_without_elements_is_compiled_and_not_tuned(target: str) -> N
 def test_a_function_that_calls_another_is_refused_by_name(target: str) -> None:
     with pytest.raises(BadModel, match=r"calls tirx\.tvm_call_packed \(tvm\.contrib\.sort\.sort\)"):
         import_model(tir_functions.model(tir_functions.sorted_rows), target)
+
+
+def test_a_function_that_reads_outside_of_its_tensors_is_refused(target: str) -> None:
+    with pytest.raises(BadModel, match=r"main reads a\[0, 2, 0, 0\], outside of its shape \(1, 2, 3, 4\)"):
+        import_model(tir_functions.model(tir_functions.tensor_product_that_does_not_fit_17949), target)

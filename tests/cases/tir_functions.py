@@ -64,6 +64,12 @@ def search_17960() -> Tensors:
 
 
 def tensor_product_17949() -> Tensors:
+    a, b = tensor("a", 1, 2, 3, 4), tensor("b", 2, 3, 4)
+    return [a, b, topi.tensordot(a, b, axes=3)]
+
+
+def tensor_product_that_does_not_fit_17949() -> Tensors:
+    """TVM does not compare the shapes, and takes the loops from ``b``."""
     a, b = tensor("a", 1, 2, 3, 4), tensor("b", 4, 3, 2)
     return [a, b, topi.tensordot(a, b, axes=3)]
 

@@ -147,6 +147,14 @@ def test_where_nothing_was_compared_nothing_agrees(dtype: str) -> None:
     assert found.check.compared == 0
 
 
+def test_where_all_is_decided_from_outside_both_causes_are_named() -> None:
+    values = np.ones((4,), np.float32)
+    wanted = comparison.expected(values, [np.full((4,), np.nan, np.float32)])
+    found = comparison.agree("y", values, wanted, "the judge")
+    assert "at the border of what is defined, or read from outside of the tensors, for" in found.wrong
+    assert found.wrong.endswith(comparison.NOTHING)
+
+
 def test_what_has_no_elements_agrees() -> None:
     assert wrong(np.zeros((0, 8), np.float32), comparison.expected(np.zeros((0, 8), np.float32), [])) == ""
 
