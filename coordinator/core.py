@@ -197,11 +197,15 @@ class Core:
         results = [event for event in stash if isinstance(event.message, StepResult)]
         self._results.recover(results)
         self._settling_since = None
+        # Before any job goes on: whether jobs share tasks depends on the strategy.
+        for event in stash:
+            if isinstance(event.message, SetStrategy):
+                self._lifecycle.guarded(None, self._arrived, event, handle=event.handle)
         # Those first for which something is held: there is room for them in any case.
         for job in sorted(self._requests.in_order(), key=lambda job: not any(job.held())):
             self._lifecycle.guarded(job.id, self._results.resume, job)
         for event in stash:
-            if not isinstance(event.message, StepResult):
+            if not isinstance(event.message, StepResult | SetStrategy):
                 self._lifecycle.guarded(_job_of(event), self._arrived, event, handle=event.handle)
         if self.jobs:
             active = sum(not job.ended for job in self.jobs.values())

@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     Failure,
     Level,
     Request,
+    SetStrategy,
     Settings,
     StepResult,
     TaskSpec,
@@ -171,6 +172,18 @@ def test_strategies_that_show_what_tuners_do_alone_share_nothing(strategy: str) 
     world = World(tasks=2, strategy=strategy)
     run(world, request("a", 20, shared=True), request("b", 20, shared=True))
     assert (trials(world.ledger("a")), trials(world.ledger("b"))) == (20, 20)
+
+
+def test_a_successor_that_would_start_with_another_strategy_has_jobs_wait_all_the_same() -> None:
+    world = World(tasks=2, strategy="sequential", rng=random.Random(3))
+    world.publish(SetStrategy(strategy="interleaved", at=1.0))
+    world.publish(request("a", 60, shared=True, batch=8))
+    world.publish(request("b", 60, shared=True, batch=8))
+    while not ("b" in world.core.jobs and world.core.jobs["b"].waits):
+        world.turn()
+    world.start_coordinator()
+    world.run("a", "b")
+    assert trials(world.ledger("a")) + trials(world.ledger("b")) == 60
 
 
 def test_a_job_that_had_ended_before_another_was_accepted_serves_it_not() -> None:
