@@ -26,7 +26,7 @@ from tunemesh.client import Client
 from tunemesh.report import histories
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Request, Settings
+from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings
 
 MODEL = b"""
 tasks:
@@ -128,7 +128,7 @@ def submit(client: Client, store: ArtifactStore, job: str, seed: int) -> None:
         job=job,
         model=store.put(MODEL),
         target="mock",
-        trials=TRIALS,
+        level=Level(trials=TRIALS, shared=False),
         engines=["mock"],
         seed=seed,
         settings=settings,

@@ -33,6 +33,7 @@ from tunemesh.shared.messages import (
     BuildDone,
     Candidate,
     JobEvent,
+    Level,
     Message,
     Request,
     Settings,
@@ -189,7 +190,7 @@ def _request(job: str, trials: int) -> Request:
         job=job,
         model=BLOB,
         target="mock",
-        trials=trials,
+        level=Level(trials=trials, shared=False),
         engines=["mock"],
         settings=Settings(chunk=1),
     )

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tunemesh import following, tuning
-from tunemesh.shared.messages import Settings
+from tunemesh.shared.messages import Level, Settings
 
 TASKS = 50
 STEP = 0.05
@@ -30,7 +30,7 @@ def main() -> None:
         (folder / "model.yaml").write_text(f"tasks:\n{tasks}\n{durations}\n")
         plan = tuning.Plan(
             target="mock",
-            trials=TRIALS,
+            level=Level(trials=TRIALS, shared=False),
             out=folder / "out",
             engines=("mock",),
             builders=1,

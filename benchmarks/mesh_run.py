@@ -21,7 +21,7 @@ from benchmarks.table import Value, by_name
 from benchmarks.work import Candidate, Result, Work
 from tunemesh import following, layout, tuning
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import JobEvent
+from tunemesh.shared.messages import JobEvent, Level
 
 COLUMNS = (
     "jobs", "trials_done", "measured", "makespan_s", "steps_s", "tuning_s", "total_s", "stages_s",
@@ -77,7 +77,7 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
     settings = settings_of(run.settings)
     plan = tuning.Plan(
         target=experiment.target,
-        trials=run.trials,
+        level=Level(trials=run.trials, shared=False),
         out=folder / "tuned",
         device=device,
         engines=(experiment.engine,),

@@ -31,6 +31,7 @@ from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
+    Level,
     Message,
     Request,
     Settings,
@@ -118,7 +119,7 @@ def _tune(mesh: LocalMesh, model: Path, seed: int) -> tuple[float, dict[str, flo
     """Tune on the mesh. Returns the seconds from the request to the result, and CPU seconds by part."""
     plan = tuning.Plan(
         target="native",
-        trials=TRIALS,
+        level=Level(trials=TRIALS, shared=False),
         out=model.parent / "tuned",
         seed=seed,
         settings=Settings(lookahead=0),

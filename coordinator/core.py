@@ -19,7 +19,7 @@ No clock, no chance, no IO: ``now`` is an argument, in seconds of a clock that n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tunemesh.coordinator.events import (
     Arrived,
@@ -64,6 +64,7 @@ class Core:
     Args:
         strategy: its name, as :func:`~coordinator.scheduling.strategies.by_name` takes it. A
             :class:`SetStrategy` that is held by the broker overrides it.
+        prices: of queues, see :mod:`coordinator.jobs.prices`.
         make: makes a strategy from its name.
 
     Raises:
@@ -71,9 +72,13 @@ class Core:
     """
 
     def __init__(
-        self, strategy: str, make: Callable[[str], strategies.Strategy] = strategies.by_name
+        self,
+        strategy: str,
+        make: Callable[[str], strategies.Strategy] = strategies.by_name,
+        prices: Mapping[str, float] | None = None,
     ) -> None:
         make(strategy)
+        self._prices = prices or {}
         self._first_strategy = strategy
         self._make_strategy = make
         self._resources = Resources()
@@ -106,6 +111,7 @@ class Core:
         handle = event.handle if isinstance(event, Arrived) else None
         self._lifecycle.guarded(_job_of(event), self._route, event, handle=handle)
         if self._settling_since is None:
+            self._wake()
             self._lifecycle.guarded(None, self._dispatch)
         out, self._state.out = self._state.out, []
         return out
@@ -141,6 +147,15 @@ class Core:
                 self._state.now = self._settling_since = state.now
                 self._state.epoch = wall - state.now
 
+    def _wake(self) -> None:
+        """Let jobs look again that may have waited for what came about, until nothing follows from it."""
+        awake = self._state.awake
+        while awake:
+            job = self.jobs.get(next(iter(awake)))
+            del awake[next(iter(awake))]
+            if job is not None:
+                self._lifecycle.guarded(job.id, self._lifecycle.go_on, job)
+
     def _dispatch(self) -> None:
         """Send what idle queues can take. A step that cannot be made fails its job."""
         state = self._state
@@ -152,7 +167,7 @@ class Core:
     def _forget(self) -> None:
         self._resources.drop_flights()
         dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources)
-        self._state = State(self._resources, Durations(), dispatcher)
+        self._state = State(self._resources, Durations(), dispatcher, self._prices)
         self._lifecycle = Lifecycle(self._state)
         self._mishaps = Mishaps(self._state, self._lifecycle)
         self._upkeep = Upkeep(self._state, self._lifecycle, self._mishaps)
@@ -182,11 +197,15 @@ class Core:
         results = [event for event in stash if isinstance(event.message, StepResult)]
         self._results.recover(results)
         self._settling_since = None
+        # Before any job goes on: whether jobs share tasks depends on the strategy.
+        for event in stash:
+            if isinstance(event.message, SetStrategy):
+                self._lifecycle.guarded(None, self._arrived, event, handle=event.handle)
         # Those first for which something is held: there is room for them in any case.
         for job in sorted(self._requests.in_order(), key=lambda job: not any(job.held())):
             self._lifecycle.guarded(job.id, self._results.resume, job)
         for event in stash:
-            if not isinstance(event.message, StepResult):
+            if not isinstance(event.message, StepResult | SetStrategy):
                 self._lifecycle.guarded(_job_of(event), self._arrived, event, handle=event.handle)
         if self.jobs:
             active = sum(not job.ended for job in self.jobs.values())

@@ -4,6 +4,8 @@ A revision is published to the coordinator's own queue, and only when it comes b
 follow from it dispatched and the messages that led to it acknowledged. A crash in between leaves either the
 old ledger with all its sources or the new one. Which revision may follow which is in
 :mod:`coordinator.jobs.states`; what is in none of its tables raises and changes nothing.
+
+Over 400 lines: whatever is decided ends in one place that saves it.
 """
 
 from __future__ import annotations
@@ -16,13 +18,24 @@ from typing import Literal
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
-from tunemesh.coordinator.jobs import forecast, measured, rounds, states, trials, verdict
+from tunemesh.coordinator.jobs import (
+    forecast,
+    levels,
+    measured,
+    prices,
+    rounds,
+    sharing,
+    states,
+    trials,
+    verdict,
+)
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
+from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import ImportDone, StepResult, ValidateDone
+from tunemesh.shared.messages import ImportDone, Quote, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -69,7 +82,11 @@ class Lifecycle:
                 continue
             if ref.stage == "model-update" and not self._admit(job):
                 continue
-            dispatcher.make_ready(forecast.ready(job, ref, self._state.durations))
+            lent = self._state.sharing.waiting(job, ref.task, self._state.outside) if self._shares else ()
+            dispatcher.make_ready(
+                forecast.ready(job, ref, self._state.durations),
+                *(forecast.ready(job, ref, self._state.durations, account=each) for each in lent),
+            )
 
     def _admit(self, job: Job) -> bool:
         """Whether what the job's rounds will bring can be held, too. A job is let in as a whole: none of its
@@ -79,7 +96,9 @@ class Lifecycle:
         state, needed = self._state, self._to_be_held(job)
         others = next(iter(state.outside), job.id) != job.id
         if (others or (state.held and state.held + needed > MOST_HELD)) and not any(job.held()):
-            state.outside[job.id] = needed
+            if job.id not in state.outside:
+                state.outside[job.id] = needed
+                self._wake(job)
             return False
         state.outside.pop(job.id, None)
         job.room = needed
@@ -169,6 +188,10 @@ class Lifecycle:
             "validated": validated,
             **changes,
         }
+        if not job.bare:
+            usage: dict[str, Usage] = changes["usage"]  # type: ignore[assignment]
+            finished = max(state.instant, job.ledger.accepted)
+            changes["standing"] = levels.standing(job, job.ledger, usage, validated, finished)
         self.revise(job, sources, **changes)
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
         job.drop_tasks()
@@ -186,33 +209,75 @@ class Lifecycle:
         tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
-        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, **made)
+        quote = self._quote(
+            job, msgspec.structs.replace(job.ledger, phase="tuning", tasks=tasks, request=request)
+        )
+        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, quote=quote, **made)
+        self._state.sharing.note(job)
+        self._state.tell(job, "progress", levels.quoted(quote))
+        if request.level.quote_only:
+            self.finish(job, "cancelled", f"only a quote was asked for; {levels.quoted(quote)}")
+            return
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
             advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
             self.finish(job, "failed", f"{text}; {advice}")
 
+    def _quote(self, job: Job, ledger: Ledger) -> Quote:
+        """What the job is told with its first ledger that has tasks."""
+        state = self._state
+        draft = Job(ledger, job.order, job.prices)
+        shared = state.sharing.known(draft, state.outside) if self._shares else 0
+        return levels.quote(draft, state.instant, self._mesh(), shared)
+
+    def _mesh(self) -> levels.Mesh:
+        state = self._state
+
+        def price(need: Need) -> float:
+            queues = [queue.name for queue in state.resources.live(need)] or [need.kind.partition(":")[0]]
+            return max(prices.per_second(queue, state.prices) for queue in queues)
+
+        return levels.Mesh(state.durations, state.dispatcher, price)
+
+    def watch_level(self, job: Job) -> None:
+        """Stop the job early where its service level asks for no more."""
+        if not job.ledger.request.level.has_goal or not self.can_stop(job):
+            return
+        if why := levels.enough(job, self._state.instant, self._mesh()):
+            self.stop(job, why)
+
+    def has_found(self, job: Job) -> bool:
+        """Whether something was measured that the job could end with."""
+        tasks = job.ledger.tasks
+        return any(
+            rounds.current(job, task).best is not None
+            or (self._waits_for(job, task) is not None and self._state.sharing.so_far(job, task) is not None)
+            for task in tasks
+        )
+
     def can_stop(self, job: Job) -> bool:
         """Whether it is not too late to stop early: the model is not being assembled yet."""
         return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Job, enough: str = "") -> None:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
-        begun."""
+        begun. ``enough``: why, where nobody has asked for it."""
         state = self._state
+        self._take_over(job, state.sharing.so_far)
         flights = state.resources.flights()
         running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
         stopped = msgspec.structs.replace(
-            job.ledger, revision=job.ledger.revision + 1, stopped=True, tasks=tasks
+            job.ledger, revision=job.ledger.revision + 1, stopped=True, enough=enough, tasks=tasks
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:
             job.task(task.spec.id).cut(task.limits)
         state.dispatcher.withdraw(job.id)
-        state.tell(job, "progress", "stopping early: what is under way is finished")
-        state.log("info", "stopping early, on request", job=job.id)
+        what = f"{enough}: what is under way is finished" if enough else "what is under way is finished"
+        state.tell(job, "progress", f"stopping early: {what}")
+        state.log("info", f"stopping early, {enough or 'on request'}", job=job.id)
 
     def fail_bare(self, job: Job, cause: str) -> None:
         """Fail a job whose ledger is too large, or does not hold together: what made it so cannot be part of
@@ -292,13 +357,55 @@ class Lifecycle:
             self._save(job, trials.close(job, task), task.spec.id)
             released = [(job.ledger.revision, held.handle) for held in job.drop_task(task.spec.id)]
             job.releases.extend(released)
-        decided = trials.decide(job, self._state.durations)
+        self.watch_level(job)
+        job.waits = {}
+        if self._shares and not job.ledger.stopped:
+            self._take_over(job, self._state.sharing.source)
+            leaders = {task.spec.id: self._waits_for(job, task) for task in job.ledger.tasks}
+            job.waits = {task: leader.id for task, leader in leaders.items() if leader is not None}
+        decided = trials.decide(job, self._state.durations, job.waits)
         if decided is None:
             return
         if decided.phase == "assembling" and (cause := verdict.nothing_measured(decided)):
             self.finish(job, "failed", cause)
             return
         self._save_tasks(job, decided)
+
+    # -- Tasks that others have, too ------------------------------------------------------------------------
+
+    @property
+    def _shares(self) -> bool:
+        """Whether jobs share tasks at all. Not where strategies show what tuners do without a mesh: one that
+        is to run one job after the other cannot have the first wait for the second."""
+        return self._state.dispatcher.strategy.overlaps
+
+    def _waits_for(self, job: Job, task: TaskLedger) -> Job | None:
+        """Who tunes a task that the job has not begun, if somebody does."""
+        if task.closed or task.round >= 0 or not self._shares:
+            return None
+        return self._state.sharing.leader(job, task.spec.id, self._state.outside)
+
+    def _take_over(self, job: Job, find: Callable[[Job, TaskLedger], sharing.Found | None]) -> None:
+        """Take over what others have found of tasks that the job has not begun."""
+        tasks: list[TaskLedger] = []
+        for task in job.ledger.tasks:
+            found = find(job, task) if self._shares and not task.closed and task.round < 0 else None
+            if found is not None and sharing.has_room(job, found):
+                whose = f"{found.job.id}/{found.task.spec.id}"
+                text = f"{task.spec.id}: {sharing.total(found.task)} trials are taken over from {whose}"
+                self._state.log("info", text, job=job.id)
+                task = sharing.take(job, task, found)
+            tasks.append(task)
+        if tasks != job.ledger.tasks:
+            self._save_tasks(
+                job, msgspec.structs.replace(job.ledger, revision=job.ledger.revision + 1, tasks=tasks)
+            )
+
+    def _wake(self, job: Job) -> None:
+        """Those that may wait for ``job`` are to look again, in the order in which they were accepted."""
+        partners = self._state.sharing.partners(job)
+        partners.sort(key=lambda other: (other.ledger.accepted, other.id))
+        self._state.awake.update(dict.fromkeys(other.id for other in partners))
 
     def _look_ahead(self, job: Job) -> None:
         state = self._state
@@ -329,9 +436,12 @@ class Lifecycle:
             IllegalMove: it does not follow from the present one. Nothing has changed then.
         """
         states.check_move(job.ledger, ledger)
+        closed = sum(task.closed for task in job.ledger.tasks)
         if ledger.phase != job.ledger.phase and ledger.phase not in states.FINAL:
             self._state.log("info", f"{ledger.phase}", job=job.id)
         job.become(ledger)
         job.changed = True
         job.decided.update(dict.fromkeys(concerns, ledger.revision))
         self._state.out.append(Save(ledger))
+        if job.ended or sum(task.closed for task in ledger.tasks) > closed:
+            self._wake(job)

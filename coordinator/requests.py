@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
-from tunemesh.coordinator.jobs import progress, rounds
+from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -15,7 +15,7 @@ from tunemesh.coordinator.scheduling.strategies import Strategy
 from tunemesh.coordinator.state import State
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Blob, Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
-from tunemesh.shared.messages.requests import AUTO
+from tunemesh.shared.messages.levels import AUTO
 
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
@@ -63,6 +63,7 @@ class Requests:
         job.handle, job.saved = handle, ledger.revision
         if ledger.revision > job.ledger.revision:
             job.become(ledger)
+        self._state.sharing.note(job)
         out.extend(Acknowledge(source) for revision, source in job.releases if revision <= job.saved)
         job.releases = [r for r in job.releases if r[0] > job.saved]
         return job
@@ -77,7 +78,7 @@ class Requests:
 
     def _add_job(self, ledger: Ledger) -> Job:
         self._orders += 1
-        job = Job(ledger, self._orders)
+        job = Job(ledger, self._orders, self._state.prices)
         self._state.jobs[job.id] = job
         return job
 
@@ -98,6 +99,8 @@ class Requests:
         if not why and None in records:
             name = request.known[records.index(None)]
             why = f"it is to take what job {name} measured, which is not done, or not known here"
+        if not why and request.level.cost is not None and not state.prices:
+            why = "it names a cost, and this mesh has no prices; its coordinator takes them: --price"
         if why:
             state.out.append(Acknowledge(event.handle))
             self._refuse(event, request.job, why)
@@ -144,7 +147,7 @@ class Requests:
             return
         if not cancel.keep:
             self._lifecycle.finish(job, "cancelled", "cancelled on request")
-        elif any(rounds.current(job, task).best is not None for task in job.ledger.tasks):
+        elif self._lifecycle.has_found(job):
             self._lifecycle.stop(job)
         else:
             text = "cancelled on request, before anything was measured"
@@ -170,6 +173,7 @@ class Requests:
         self._set_strategy = wanted, event.handle
         state.dispatcher.switch(strategy)
         self._lifecycle.count_rooms()
+        state.look_again = True  # whether jobs share tasks may be another question now
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 
@@ -200,8 +204,7 @@ def _same(known: Request, request: Request) -> bool:
     """Whether two requests are one. The target may have been made canonical meanwhile, and trials that were
     left to the model may have got a number."""
     same: dict[str, object] = {"target": request.target}
-    if request.trials == AUTO:
-        patience = request.settings.patience
-        same["trials"] = AUTO
-        same["settings"] = msgspec.structs.replace(known.settings, patience=patience)
+    if request.level.trials == AUTO:
+        patience = request.level.patience
+        same["level"] = msgspec.structs.replace(known.level, trials=AUTO, patience=patience)
     return msgspec.structs.replace(known, **same) == request

@@ -151,7 +151,9 @@ class Results:
         # that was cut meanwhile may have been asked for before that.
         if message.round == task.round and task.limits.get(message.round) != 0:
             largest = settings.chunk if task.want else steps.CONFIRM_CHUNK
-            if why := update.problem(task.want, message.round, settings.batch, largest):
+            # The first update keeps what is in no history yet of what was taken over, in one more.
+            recalled = len(task.history) + 1 if task.taken is not None else 0
+            if why := update.problem(task.want, message.round, settings.batch, largest, recalled):
                 return why
         before = job.round(task.spec.id, message.round - 1)
         # While a coordinator recovers, the chunks are not all in their places yet.

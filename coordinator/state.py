@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, PutAside, Tell
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle
+from tunemesh.coordinator.jobs.sharing import Sharing
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
@@ -47,6 +48,8 @@ class State:
     resources: Resources
     durations: Durations
     dispatcher: Dispatcher
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """See :mod:`coordinator.jobs.prices`."""
     now: float = 0.0
     """Seconds of a clock that never jumps; only differences count."""
     epoch: float = 0.0
@@ -59,6 +62,10 @@ class State:
     """Deliveries that have to be held at most for all jobs that are let in, about."""
     outside: dict[str, int] = field(default_factory=dict)
     """Jobs that are not let in yet, and what has to be held for them. The first one goes first."""
+    sharing: Sharing = field(default_factory=Sharing)
+    """Which jobs have which tasks."""
+    awake: dict[str, None] = field(default_factory=dict)
+    """Jobs that may have waited for what has just come about: they look again at once."""
     look_again: bool = False
     """A step in flight was lost: see which are due."""
     missing: dict[str, str] = field(default_factory=dict)

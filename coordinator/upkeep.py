@@ -79,6 +79,9 @@ class Upkeep:
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
                 guarded(flight.ready.job, self._mishaps.vanished, flight.ready.step, flight.queue)
             guarded(None, self._leave_lost_devices)
+            for job in list(state.jobs.values()):
+                if not job.ended and job.ledger.request.level.has_goal:
+                    guarded(job.id, self._watch_level, job)
         guarded(None, self._lifecycle.let_in)
         if state.look_again:
             state.look_again = False
@@ -114,6 +117,13 @@ class Upkeep:
         if self._state.dispatcher.lost(step) is not None:
             self._state.look_again = True
 
+    def _watch_level(self, job: Job) -> None:
+        """Time has passed: a deadline may be near."""
+        before = job.ledger.revision
+        self._lifecycle.watch_level(job)
+        if job.ledger.revision > before:
+            self._lifecycle.go_on(job)
+
     def _leave_lost_devices(self) -> None:
         """Steps on a device without a worker go to another device of the same target, if there is one.
         Otherwise they stay in its queue until it is back. The same for other queues."""
@@ -139,6 +149,11 @@ class Upkeep:
             if job.handle is not None:
                 state.out.append(Acknowledge(job.handle))
             del state.jobs[job.id]
+            state.sharing.forget(job.id)
+        began = min((job.ledger.accepted for job in state.jobs.values() if not job.ended), default=None)
+        for job in ended:
+            if began is None or (job.ledger.finished or 0.0) < began:
+                state.sharing.forget(job.id)
 
     def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""
@@ -155,7 +170,7 @@ class Upkeep:
                 )
                 self._lifecycle.finish(job, "failed", text)
                 return
-        elif dead or job.waiting or state.outside:
+        elif dead or job.waiting or state.outside or job.waits:
             reason = self._why_waiting(job, dead)
             if reason != job.waiting:
                 job.waiting, job.changed = reason, True
@@ -183,6 +198,9 @@ class Upkeep:
             texts.append(f"a worker that serves {engines} on {need.kind}; served there: {', '.join(served)}")
         if missing:
             texts.insert(0, f"a worker for {', '.join(dict.fromkeys(missing))}")
+        if job.waits and not state.dispatcher.needs_of(job.id):
+            count = len(job.waits)
+            return f"another job tunes {count} of its tasks: it takes over what that finds"
         if not texts:
             return ""
         gone = [f"; queue {queue} is not there: {cause}" for queue, cause in sorted(state.missing.items())]

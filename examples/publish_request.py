@@ -253,7 +253,7 @@ def run(chosen: argparse.Namespace) -> None:
         "job": job,
         "model": to_blob(model, chosen.artifacts),
         "target": chosen.target,
-        "trials": chosen.trials,
+        "level": {"trials": chosen.trials},
         "engines": [chosen.engine],
         "name": chosen.model.name[:200],
     }

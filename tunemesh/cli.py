@@ -104,6 +104,7 @@ def up(
     device: options.Device = None,
     engine: options.Engines = None,
     strategy: options.Strategy = "interleaved",
+    price: options.Prices = None,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
@@ -121,7 +122,8 @@ def up(
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
     records = mesh_address.records_in(home)
-    with LocalMesh(layout, target, engines, strategy, home, journal, memory, records) as mesh:
+    prices = options.prices_of(price)
+    with LocalMesh(layout, target, engines, strategy, home, journal, memory, records, prices) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,
@@ -148,6 +150,7 @@ def up(
 
 for _command in (
     tune_commands.submit,
+    tune_commands.quote,
     compare_commands.compare,
     task_commands.tasks,
     job_commands.status,

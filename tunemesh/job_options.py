@@ -15,13 +15,14 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from msgspec import Struct
 from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, LiteralType, NoneType, StrType
 
 from tunemesh import options
 from tunemesh.checks import check_engine_name
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Options, Settings
-from tunemesh.tuning import Plan
+from tunemesh.shared.messages import Level, Options, Settings
+from tunemesh.tuning import Plan, trials_of
 
 NONE = "none"
 """On the command line: the ``None`` of a setting that has another default."""
@@ -64,7 +65,7 @@ def describes_job(command: Callable[..., None]) -> Callable[..., None]:
         for each in inspect.signature(make_plan, eval_str=True).parameters.values()
         if each.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    given_by = {each.name for each in common} | set(Settings.__struct_fields__)
+    given_by = {each.name for each in (*common, *setting_parameters())}
     parameters: list[inspect.Parameter] = []
     for name, parameter in own.items():
         parameters += [*common, *setting_parameters()] if name == JOB else [parameter]
@@ -98,7 +99,7 @@ def make_plan(
     """
     return Plan(
         target=target,
-        trials=parse_trials(trials),
+        level=make_level(trials, settings),
         out=Path(),
         engines=engine_names(engine),
         options=parse_options(option or []),
@@ -110,18 +111,23 @@ def make_plan(
     )
 
 
-def parse_trials(text: str) -> int | None:
-    """A number of trials; ``None`` for ``auto``.
+def make_level(trials: str, given: Mapping[str, Any]) -> Level:
+    """The service level that options ask for.
 
     Raises:
-        BadInput: it is neither.
+        BadInput: a value is out of range or malformed.
     """
-    if text == AUTO:
-        return None
+    count: int | None = None
+    if trials != AUTO:
+        try:
+            count = int(trials)
+        except ValueError:
+            raise BadInput(f"--trials is a number or {AUTO}, not {trials!r}") from None
+    values = _values(Level, given) | {"trials": trials_of(count)}
     try:
-        return int(text)
-    except ValueError:
-        raise BadInput(f"--trials is a number or {AUTO}, not {text!r}") from None
+        return msgspec.convert(values, Level)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"bad service level: {error}") from None
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -175,24 +181,31 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         BadInput: a value is out of range or malformed.
     """
-    values = {
-        field.name: _value(field, given[field.name])
-        for field in _fields()
-        if given.get(field.name) is not None
-    }
+    values = _values(Settings, given)
     try:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         raise BadInput(f"bad setting: {error}") from None
 
 
+def _values(struct: type[Struct], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of the fields of a struct, by their names on the wire."""
+    return {
+        field.encode_name: _value(field, given[field.name])
+        for field in _fields(struct)
+        if given.get(field.name) is not None
+    }
+
+
 # -- From a field to an option ------------------------------------------------------------------------------
 
 
 def setting_parameters() -> Iterator[inspect.Parameter]:
-    """A parameter for the command line per field of :class:`~shared.messages.Settings`; all are ``None``
-    unless given."""
-    for field in _fields():
+    """A parameter for the command line per field of :class:`~shared.messages.Level`, but for the trials, and
+    of :class:`~shared.messages.Settings`; all are ``None`` unless given."""
+    for field in (*_fields(Level), *_fields(Settings)):
+        if field.name in ("trials", "quote_only"):
+            continue
         described = typer.Option(*_declaration(field), help=_help(field), show_default=False)
         annotation = Annotated[_type(field), described]  # type: ignore[valid-type]
         yield inspect.Parameter(
@@ -201,12 +214,12 @@ def setting_parameters() -> Iterator[inspect.Parameter]:
 
 
 def option_name(field: str) -> str:
-    """What a field of the settings is called on the command line."""
-    return "--" + field.replace("_", "-")
+    """What a field is called on the command line."""
+    return "--" + field.strip("_").replace("_", "-")
 
 
-def _fields() -> Sequence[Field]:
-    info = msgspec.inspect.type_info(Settings)
+def _fields(struct: type[Struct]) -> Sequence[Field]:
+    info = msgspec.inspect.type_info(struct)
     assert isinstance(info, msgspec.inspect.StructType)
     return info.fields
 

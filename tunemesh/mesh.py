@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -50,6 +50,7 @@ class LocalMesh:
         folder: keeps data and logs; a temporary one is removed at the end.
         journal: file for what the coordinator is told and answers; none by default.
         records: the database that workers write down in what they measure; none by default.
+        prices: of queues, per hour; none by default.
 
     Raises:
         BadInput: there is no such strategy.
@@ -65,12 +66,14 @@ class LocalMesh:
         journal: Path | None = None,
         memory: float = MEMORY,
         records: str = "",
+        prices: Mapping[str, float] | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
         self._engines = tuple(engines)
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
+        self._prices = prices or {}
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
@@ -185,6 +188,8 @@ class LocalMesh:
         coordinator = ["coordinator", "--strategy", self._strategy]
         if self._journal is not None:
             coordinator += ["--journal", str(self._journal)]
+        for queue, price in self._prices.items():
+            coordinator += ["--price", f"{queue}={price}"]
         self._start("coordinator", "coordinator", coordinator, others)
         for number in range(layout.builders):
             build = worker_arguments(topology.BUILD_CPU, self._engines, self._memory)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -82,3 +85,31 @@ Peers = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Prices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price",
+        help="QUEUE=PRICE per hour that a worker is busy, for one queue or a kind: profile-gpu-0=2.5,"
+        " build-cpu=0.05; may be given again.",
+    ),
+]
+
+
+def prices_of(given: Sequence[str] | None) -> dict[str, float]:
+    """Prices by queue, from options.
+
+    Raises:
+        BadInput: one is malformed.
+    """
+    found: dict[str, float] = {}
+    for text in given or ():
+        name, _, value = text.partition("=")
+        try:
+            price = float(value)
+        except ValueError:
+            price = math.nan
+        if not re.fullmatch(r"[a-z][a-z0-9.+-]{0,99}", name) or not 0 <= price <= 1e9:
+            raise BadInput(f"--price {text!r} should look like profile-gpu-0=2.5")
+        found[name] = price
+    return found

@@ -23,6 +23,9 @@ from tunemesh.shared.messages import (
     JobProgress,
     Judgement,
     OutputCheck,
+    Quote,
+    Standing,
+    Taken,
     TaskRecords,
     Timing,
     ValidateDone,
@@ -54,6 +57,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     rounds_ahead: int
     ended: str
     """Why it got no more trials."""
+    taken: Taken | None = None
+    """What another job found of it at the same time. Its trials are not among ``trials``."""
 
 
 class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +115,12 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     """What failed; empty where the job is done."""
     wall_s: float
+    quote: Quote | None = None
+    """What it was expected to take."""
+    cost: float | None = None
+    """What it cost, where the mesh has prices."""
+    standing: Standing | None = None
+    """What came of its service level, where that asks for something."""
     tasks: list[TaskReport]
     resources: dict[str, ResourceReport]
     timeline: list[Timing]
@@ -178,6 +189,9 @@ def _of_any(progress: JobProgress, timeline: list[Timing]) -> dict[str, Any]:
         "stopped": progress.stopped,
         "error": progress.error,
         "wall_s": wall,
+        "quote": progress.quote,
+        "cost": progress.cost,
+        "standing": progress.standing,
         "tasks": [
             TaskReport(
                 id=task.id,
@@ -194,6 +208,7 @@ def _of_any(progress: JobProgress, timeline: list[Timing]) -> dict[str, Any]:
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
                 ended=task.ended,
+                taken=task.taken,
             )
             for task in progress.tasks
         ],

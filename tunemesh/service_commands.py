@@ -95,6 +95,7 @@ def _several(
 def coordinator(
     strategy: options.Strategy = "interleaved",
     journal: options.Journal = None,
+    price: options.Prices = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -105,4 +106,5 @@ def coordinator(
     keep_private()
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal).run())
+    prices = options.prices_of(price)
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices).run())

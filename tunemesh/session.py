@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,7 +24,7 @@ from tunemesh import checks, exporting, following, mesh_address, model_files, tu
 from tunemesh.model_files import Given
 from tunemesh.report import Report, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
-from tunemesh.shared.messages import Settings
+from tunemesh.shared.messages import Level, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +139,16 @@ class Model:
 
     def trials(self, count: int | None) -> Model:
         """Try ``count`` candidates; ``None``: as many as pay, which is the default."""
-        return replace(self, plan=replace(self.plan, trials=count))
+        return self.level(trials=tuning.trials_of(count))
+
+    def level(self, **changes: Any) -> Model:
+        """Change fields of :class:`~shared.messages.Level` by name: what is to be reached, and what it may
+        take. The class is called ``class_``.
+
+        Raises:
+            BadInput: there is no such field, or the value is out of range.
+        """
+        return replace(self, plan=replace(self.plan, level=_changed(self.plan.level, changes, "level")))
 
     def engines(self, *names: str) -> Model:
         """Let these tune: a task goes to the first of them that takes it.
@@ -189,15 +198,7 @@ class Model:
         Raises:
             BadInput: there is no such setting, or the value is out of range.
         """
-        fields = {**msgspec.structs.asdict(self.plan.settings), **changes}
-        try:
-            changed = msgspec.convert(fields, Settings)
-        except msgspec.ValidationError as error:
-            raise BadInput(f"bad setting: {error}") from None
-        if unknown := set(changes) - set(Settings.__struct_fields__):
-            raise BadInput(
-                f"there is no setting {sorted(unknown)[0]!r}; known: {', '.join(Settings.__struct_fields__)}"
-            )
+        changed = _changed(self.plan.settings, changes, "setting")
         return replace(self, plan=replace(self.plan, settings=changed))
 
     def memory(self, gibibytes: float) -> Model:
@@ -226,6 +227,24 @@ class Model:
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.story}")
         return Tuned(folder / ending.job, ending.report)
+
+
+_Changed = TypeVar("_Changed", Settings, Level)
+
+
+def _changed(before: _Changed, changes: Mapping[str, Any], what: str) -> _Changed:
+    """Raises:
+    BadInput: there is no such field, or the value is out of range.
+    """
+    known = before.__struct_fields__
+    if unknown := set(changes) - set(known):
+        raise BadInput(f"there is no {what} {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+    fields = {**msgspec.structs.asdict(before), **changes}
+    encoded = dict(zip(before.__struct_encode_fields__, (fields[name] for name in known), strict=True))
+    try:
+        return msgspec.convert(encoded, type(before))
+    except msgspec.ValidationError as error:
+        raise BadInput(f"bad {what}: {error}") from None
 
 
 def model(

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tunemesh.report import Compared, Report
-from tunemesh.shared.messages import JobProgress, Judgement, OutputCheck, ResourceProgress
+from tunemesh.report import Compared, JobReport, Report
+from tunemesh.shared.messages import JobProgress, Judgement, OutputCheck, Quote, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.models import shapes_text
 from tunemesh.terminal import add_row, plain, say, table
@@ -65,6 +65,31 @@ def left(progress: JobProgress, now: float) -> float | None:
     if progress.trials < 1 or progress.finished is not None or progress.stopped:
         return None
     return (now - progress.accepted) / progress.trials * (progress.budget - progress.trials)
+
+
+def quote_text(quote: Quote) -> str:
+    """What a job is expected to take, in a sentence."""
+    others = [f"{quote.known} known"] if quote.known else []
+    others += [f"{quote.shared} tuned by other jobs now"] if quote.shared else []
+    tasks = f"{quote.tasks} tasks" + (f" ({', '.join(others)})" if others else "")
+    parts = [tasks, f"up to {quote.trials} trials", f"about {seconds(quote.seconds)}"]
+    parts.append(f"{seconds(quote.device_seconds)} of a device")
+    parts += [f"cost {quote.cost:.3g}"] if quote.cost is not None else []
+    parts += [f"{quote.chance:.0%} to meet the deadline"] if quote.chance is not None else []
+    return ", ".join(parts)
+
+
+def saved(report: JobReport) -> str:
+    """What other jobs saved this one, in a sentence; empty where they did not."""
+    taken = [task.taken for task in report.tasks if task.taken is not None]
+    if not taken:
+        return ""
+    jobs = ", ".join(dict.fromkeys(each.job or "another tenant's" for each in taken))
+    trials, device = sum(each.trials for each in taken), sum(each.seconds for each in taken)
+    return (
+        f"{len(taken)} of {len(report.tasks)} tasks were tuned by other jobs at the same time ({jobs}), which"
+        f" saved {trials} trials and about {seconds(device)} of a device"
+    )
 
 
 def jobs_table(jobs: list[JobProgress], now: float) -> Table:
@@ -231,6 +256,14 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
     for report in reports:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
+        if report.standing is not None:
+            found = report.standing
+            colour = "" if found.verdict == "met" else "yellow"
+            say(console, f"{report.job}: {found.verdict}: {found.reason}", colour)
+        if report.cost is not None:
+            say(console, f"{report.job}: cost {report.cost:.4g}")
+        if text := saved(report):
+            say(console, f"{report.job}: {text}")
         for judged in report.judged:
             say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")
         for sentence in accuracy(report.outputs):

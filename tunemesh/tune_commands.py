@@ -21,7 +21,7 @@ from tunemesh.layout import MEMORY
 from tunemesh.model_files import Given
 from tunemesh.report import read_report
 from tunemesh.shared.errors import BadInput, JobFailed
-from tunemesh.tables import print_reports
+from tunemesh.tables import print_reports, quote_text
 from tunemesh.terminal import complain, print_json, tell
 
 
@@ -149,4 +149,26 @@ def submit(
             waits = "no coordinator has answered yet; the request is queued, and taken when one is there"
             typer.echo(f"{each.job}: {waits}", err=True)
     if any(each.answer == "rejected" for each in submitted):
+        raise typer.Exit(JobFailed.exit_code)
+
+
+@describes_job
+def quote(
+    models: options.Models,
+    job: tuning.Plan,
+    broker: options.Broker = None,
+    artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Ask a running mesh what tuning these models would take: it imports them, and tries nothing."""
+    address = mesh_address.find(broker, artifacts)
+    answers = tuning.quote(models, job, address, lambda text: typer.echo(text, err=True))
+    if as_json:
+        print_json([{"model": each.model, "quote": each.quote, "error": each.error} for each in answers])
+    for each in answers:
+        if each.quote is None:
+            complain(f"{each.model}: {each.error}", JobFailed.exit_code)
+        elif not as_json:
+            tell(f"{each.model}: {quote_text(each.quote)}")
+    if any(each.quote is None for each in answers):
         raise typer.Exit(JobFailed.exit_code)

@@ -24,8 +24,19 @@ from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError
-from tunemesh.shared.messages import MOST_KNOWN, NAME_LIMIT, Blob, JobEvent, Options, Request, Settings
-from tunemesh.shared.messages.requests import AUTO, MOST_TRIALS
+from tunemesh.shared.messages import (
+    FINAL_KINDS,
+    MOST_KNOWN,
+    NAME_LIMIT,
+    Blob,
+    JobEvent,
+    Level,
+    Options,
+    Quote,
+    Request,
+    Settings,
+)
+from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.stages.recording import NOT_WRITTEN
 
@@ -40,8 +51,8 @@ class Plan:
 
     target: str
     out: Path
-    trials: int | None = None
-    """``None``: as many as pay."""
+    level: Level = field(default_factory=Level)
+    """What is to be reached, and what it may take."""
     device: str | None = None
     engines: tuple[str, ...] = ("metaschedule",)
     """A task goes to the first of them that takes it."""
@@ -67,8 +78,6 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise BadInput(f"the seed must be between 0 and {2**31 - 1:,}, not {self.seed}")
-        if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:
-            raise BadInput(f"trials must be between 1 and {MOST_TRIALS:,}, or auto, not {self.trials}")
         if not 1 <= len(self.target) <= 2000:
             raise BadInput(f"a target has 1 to 2,000 characters, not {len(self.target):,}")
         if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})?", self.tenant):
@@ -90,6 +99,19 @@ class Submitted:
     """``queued``: no coordinator has answered yet; the request waits for one."""
     text: str = ""
     """Why it was rejected."""
+
+
+def trials_of(count: int | None) -> int:
+    """A number of trials as a level has it; ``None``: as many as pay.
+
+    Raises:
+        BadInput: it is out of range.
+    """
+    if count is None:
+        return AUTO
+    if not 1 <= count <= MOST_TRIALS:
+        raise BadInput(f"trials must be between 1 and {MOST_TRIALS:,}, or auto, not {count}")
+    return count
 
 
 def read_models(
@@ -168,7 +190,7 @@ def make_request(
         model=blob,
         files=files,
         target=plan.target,
-        trials=AUTO if plan.trials is None else plan.trials,
+        level=plan.level,
         engines=list(plan.engines),
         options=dict(plan.options),
         name=clip(model.name, NAME_LIMIT),
@@ -210,6 +232,46 @@ def submit(
             client.submit(make_request(job, model, plan, store))
         answers = client.answers(ids)
     return [_submitted(job, model.name, answers.get(job)) for job, model in zip(ids, models, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Quoted:
+    """What a mesh says that tuning a model would take."""
+
+    model: str
+    """Its name."""
+    quote: Quote | None
+    error: str = ""
+    """Why there is none."""
+
+
+def quote(
+    given: Sequence[Given], plan: Plan, address: MeshAddress, note: Callable[[str], None] | None = None
+) -> list[Quoted]:
+    """Ask a running mesh what tuning these models would take: it imports them, and tries nothing.
+
+    Raises:
+        BadInput: a model or the target cannot be used.
+        BrokerUnavailable: the broker cannot be used.
+    """
+    only = replace(plan, level=msgspec.structs.replace(plan.level, quote_only=True), address=address)
+    models = read_models(given, only, note)
+    ids = job_ids([model.name for model in models], unique=True)
+    store = ArtifactStore(address.artifacts)
+    found: dict[str, JobEvent] = {}
+    with Client(address.broker, ids) as client:
+        client.snapshot()  # somebody must be there to answer
+        for job, model in zip(ids, models, strict=True):
+            client.submit(make_request(job, model, only, store))
+        for event in client.follow(ids):
+            if event is not None and event.kind in FINAL_KINDS:
+                found[event.job] = event
+    return [_quoted(model.name, found[job]) for job, model in zip(ids, models, strict=True)]
+
+
+def _quoted(model: str, event: JobEvent) -> Quoted:
+    said = event.progress.quote if event.progress is not None else None
+    return Quoted(model, said, "" if said is not None else event.text)
 
 
 def _submitted(job: str, model: str, answer: JobEvent | None) -> Submitted:

@@ -13,6 +13,7 @@ from benchmarks.zoo.importing import Work
 from tunemesh import following, model_files, tuning
 from tunemesh.comparing import comparison, peers
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.shared.messages import Level
 
 COLUMNS = ("model", "tuned, ms", "ONNX Runtime, ms", "tuned / ONNX Runtime", "before tuning, ms", "trials")
 
@@ -34,7 +35,7 @@ def race(works: Mapping[str, Work], trials: int, out: Path) -> list[str]:
         msgspec.structs.replace(model_files.read(Path(work.path), print), name=name, settings=work.settings)
         for name, work in works.items()
     ]
-    plan = tuning.Plan(target="native", trials=trials, out=out)
+    plan = tuning.Plan(target="native", level=Level(trials=trials, shared=False), out=out)
     judge = peers.named(["onnxruntime"])
     device = comparison.device_of(f"cpu:{max(cores_of(None))}")
     progress = _Progress()

@@ -10,23 +10,27 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Forecast, Ready
 from tunemesh.shared.messages import Stage
+from tunemesh.shared.messages.levels import CLASS_WEIGHT
 
 
-def ready(job: Job, ref: StepRef, durations: Durations) -> Ready:
-    """A step of the job as the dispatcher takes it."""
-    request = job.ledger.request
+def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = None) -> Ready:
+    """A step of the job as the dispatcher takes it, on its own account or on that of a job that waits for
+    what comes of it."""
+    payer = account or job
+    request = payer.ledger.request
     round_ = job.round(ref.task, ref.round)
     size = len(round_.candidates(ref.chunk)) if round_ is not None and ref.chunk >= 0 else 1
     return Ready(
         step=ref.id,
         job=job.id,
         need=steps.need_of(job, ref.stage, ref.task),
-        job_order=job.order,
+        job_order=payer.order,
         tenant=request.tenant,
-        priority=request.priority,
+        priority=request.priority * CLASS_WEIGHT[request.level.class_],
         feeds=steps.feeds(job, ref.stage, ref.task),
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
-        forecast=forecast(job, durations),
+        forecast=forecast(payer, durations),
+        account=payer.id,
     )
 
 
@@ -74,7 +78,7 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         add("import", first)
         path += first
     if ledger.phase in ("importing", "tuning"):
-        budget = request.trials or allocation.automatic(len(keys), allocation.PATIENCE)
+        budget = request.level.trials or allocation.automatic(len(keys), allocation.PATIENCE)
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
         if ledger.stopped:
             trials = 0

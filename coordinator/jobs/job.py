@@ -266,10 +266,12 @@ class Job:
     Args:
         ledger: the newest revision, perhaps not yet back from the broker.
         order: jobs are numbered in the order in which they were accepted.
+        prices: see :mod:`coordinator.jobs.prices`.
     """
 
-    def __init__(self, ledger: Ledger, order: int) -> None:
+    def __init__(self, ledger: Ledger, order: int, prices: Mapping[str, float] | None = None) -> None:
         self.order = order
+        self.prices = prices or {}
         self.saved = -1
         """The newest revision that came back: it is safe to act on it."""
         self.handle: Handle | None = None
@@ -282,6 +284,8 @@ class Job:
         """Its last revision has nothing but the request: more could not be kept."""
         self.room = 0
         """Deliveries that have to be held for it at most; 0 until its rounds may begin."""
+        self.waits: Mapping[str, str] = {}
+        """Tasks that another job tunes, and which: seen when something was last decided."""
         self.waiting = ""
         """Why nothing moves, for people."""
         self.waiting_since: float | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant, Message, Seconds, Stage
+from tunemesh.shared.messages.levels import Quote, Standing
 from tunemesh.shared.messages.progress import Phase, Usage
 from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Confirmed, Known, TaskSpec, Timing, Trial
+from tunemesh.shared.messages.tasks import Confirmed, Known, Taken, TaskSpec, Timing, Trial
 
 Handle = int
 """Names a held delivery. Given by the shell, never reused."""
@@ -49,9 +50,13 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     limits: dict[int, Count] = {}
     """Of a job that was stopped early, by round: how many of its chunks are done, the others are left out."""
     history: list[Blob] = []
-    """Filled when the task is closed, or the job has ended."""
+    """Filled when the task is closed, or the job has ended; and with what was taken from another job."""
     rest: list[Trial] = []
-    """Of a job that has ended before the task was closed: trials that are in no history."""
+    """Of a job that has ended before the task was closed: trials that are in no history. They are taken from
+    another job with its history, until an update has learned from them."""
+    taken: Taken | None = None
+    """From which job, where another one has tuned it: figures above are then of both, but for ``trials`` and
+    what is counted with them."""
     closed: bool = False
     ended: str = ""
     """Why it gets no more trials, for people."""
@@ -94,6 +99,10 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     tasks: list[TaskLedger] = []
     stopped: bool = False
     """Nothing new is tried any more, whatever the request says."""
+    enough: str = ""
+    """Why, where the service level asks for no more."""
+    quote: Quote | None = None
+    standing: Standing | None = None
     usage: dict[str, Usage] = {}
     timings: list[Timing] = []
     """Steps that are in no history: of the job as a whole, and those that close its tasks."""

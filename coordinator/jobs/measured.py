@@ -32,6 +32,13 @@ def at_the_end(job: Job) -> list[TaskLedger]:
     return [_with_the_rest(job, task, room) if task in open_ else task for task in ledger.tasks]
 
 
+def so_far(job: Job, task: TaskLedger) -> TaskLedger:
+    """One task of a job that goes on, with everything that was measured of it until now."""
+    if task.closed or task.round < 0:
+        return task
+    return _with_the_rest(job, task, ROOM // len(job.ledger.tasks))
+
+
 def records(tasks: Sequence[TaskLedger]) -> list[TaskRecords]:
     """Where everything lies that was measured of tasks: tasks of which nothing was are left out, and
     those for which a message has no room."""
@@ -105,10 +112,10 @@ def _with_the_rest(job: Job, task: TaskLedger, room: int) -> TaskLedger:
         now = rounds.confirm(now, kept.rounds[newest])
     else:
         trials += rounds.trials_of(kept.rounds[newest])
-    return msgspec.structs.replace(now, history=proposal.state.history, rest=_fitting(trials, room))
+    return msgspec.structs.replace(now, history=proposal.state.history, rest=fitting(trials, room))
 
 
-def _fitting(trials: Sequence[Trial], room: int) -> list[Trial]:
+def fitting(trials: Sequence[Trial], room: int) -> list[Trial]:
     """Those that there is room for: the fastest first, failures last."""
     chosen = []
     for trial in sorted(trials, key=lambda trial: trial.latency):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tunemesh.coordinator.jobs import measured, rounds
+from tunemesh.coordinator.jobs import measured, prices, rounds
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.shared.messages import AssembleDone, JobProgress, TaskProgress, TaskRecords
@@ -60,13 +60,14 @@ def progress(job: Job) -> JobProgress:
     """One job with everything that is known at this moment, rounds under way included."""
     ledger = job.ledger
     tasks = [task if task.closed else rounds.current(job, task) for task in ledger.tasks]
+    usage = ledger.usage if job.ended else rounds.current_usage(job)
     return JobProgress(
         job=job.id,
         name=ledger.request.name,
         phase=ledger.phase,
         target=ledger.request.target,
         trials=sum(task.trials for task in tasks),
-        budget=ledger.request.trials,
+        budget=ledger.request.level.trials,
         accepted=ledger.accepted,
         finished=ledger.finished,
         tasks=[
@@ -85,10 +86,14 @@ def progress(job: Job) -> JobProgress:
                 drift=task.drift,
                 rounds_ahead=task.rounds_ahead,
                 ended=task.ended,
+                taken=task.taken,
             )
             for task in tasks
         ],
-        usage=ledger.usage if job.ended else rounds.current_usage(job),
+        usage=usage,
+        cost=prices.of_usage(usage, job.prices),
+        quote=ledger.quote,
+        standing=ledger.standing,
         tenant=ledger.request.tenant,
         priority=ledger.request.priority,
         stopped=ledger.stopped,

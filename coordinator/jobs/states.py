@@ -41,7 +41,8 @@ PHASES: Mapping[Phase, Mapping[Phase, str]] = {
 SEARCHES: Mapping[SearchState, Mapping[SearchState, str]] = {
     "fresh": {
         "running": "its first trials are granted",
-        "closed": "no engine takes it, or no trials are left",
+        "closing": "another job has tried enough of it",
+        "closed": "no engine takes it, no trials are left, or another job has tuned it",
     },
     "running": {"running": "the next round is granted", "closing": "nothing is left to grant"},
     "closing": {"closed": "the best few are confirmed"},

@@ -187,7 +187,7 @@ def to_be_held(job: Job, *, fitting: bool) -> int:
     Args:
         fitting: chunks may be smaller than the largest allowed, down to one candidate.
     """
-    settings, trials = job.ledger.request.settings, job.ledger.request.trials
+    settings, trials = job.ledger.request.settings, job.ledger.request.level.trials
     batch = min(settings.batch, trials)
     by_task = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
     return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
@@ -279,6 +279,14 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
 
 
 def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> UpdateWork:
+    if task.taken is not None and not number:
+        return UpdateWork(
+            task=task.spec,
+            want=task.want,
+            trials=_fitting(task.rest),
+            chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
+            recall=task.history,
+        )
     before, older = kept.rounds.get(number - 1, Round(number - 1)), kept.rounds.get(number - 2)
     sources: list[Held] = [before.update] if before.update is not None else []
     trials: list[Trial] = []

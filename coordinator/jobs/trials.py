@@ -15,7 +15,8 @@ from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.shared.messages import Request, Timing, Usage
-from tunemesh.shared.messages.requests import AUTO, MOST_ROUNDS, MOST_TRIALS
+from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
+from tunemesh.shared.messages.requests import MOST_ROUNDS
 
 TIMINGS_KEPT = 500
 """Timings of job-wide and closing steps that a ledger keeps, so that it stays a message."""
@@ -40,34 +41,52 @@ def granted(job: Job) -> int:
 
 def budgeted(request: Request, tasks: int) -> Request:
     """``request`` with a number of trials, which may depend on how many tasks there are to tune."""
-    patience = request.settings.patience
-    if request.trials != AUTO:
+    patience = request.level.patience
+    if request.level.trials != AUTO:
         return request
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
-    return msgspec.structs.replace(
-        request,
-        trials=min(allocation.automatic(tasks, patience), most),
-        settings=msgspec.structs.replace(request.settings, patience=patience),
-    )
+    trials = min(allocation.automatic(tasks, patience), most)
+    level = msgspec.structs.replace(request.level, trials=trials, patience=patience)
+    return msgspec.structs.replace(request, level=level)
 
 
-def left(job: Job) -> int:
-    """Trials that can still be granted."""
-    return 0 if job.ledger.stopped else job.ledger.request.trials - granted(job)
+def left(job: Job, waits: Collection[str] = ()) -> int:
+    """Trials that can still be granted; ``waits`` are the tasks that another job tunes."""
+    if job.ledger.stopped:
+        return 0
+    return job.ledger.request.level.trials - granted(job) - _borrowed(job, waits)
+
+
+def _borrowed(job: Job, waits: Collection[str]) -> int:
+    """Trials of other jobs that count as those of this one. Of its budget they take no more than the part of
+    the tasks that they are of, so that its other tasks get theirs. What is still waited for gets that part,
+    until it is known."""
+    tasks = [task for task in job.ledger.tasks if _is_tuned(task)]
+    taken = [task.taken.trials for task in tasks if task.taken is not None and task.spec.id not in waits]
+    if not taken and not waits:
+        return 0
+    part = job.ledger.request.level.trials * (len(taken) + len(waits)) // len(tasks)
+    return part if waits else min(sum(taken), part)
+
+
+def _is_tuned(task: TaskLedger) -> bool:
+    """Whether somebody tunes it for this job: it was not closed before it had begun."""
+    return task.round >= 0 or not task.closed or task.taken is not None
 
 
 def standing(job: Job, task: TaskLedger) -> allocation.Standing:
     """What the allocation needs to know of a task."""
     now = job_rounds.current(job, task)
+    taken = task.taken
     closing = task.round >= 0 and task.want == 0
     busy = task.round >= 0 and not task.closed and (closing or not steps.is_back(job, task))
     return allocation.Standing(
         task=task.spec.id,
         weight=task.spec.weight,
-        trials=now.trials,
-        rounds=task.round + 1,
+        trials=now.trials + (taken.trials if taken is not None else 0),
+        rounds=task.round + 1 + (taken.rounds if taken is not None else 0),
         busy=busy,
         best=now.best,
         gain=now.gain,
@@ -75,26 +94,28 @@ def standing(job: Job, task: TaskLedger) -> allocation.Standing:
     )
 
 
-def decide(job: Job, durations: Durations) -> Ledger | None:
+def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledger | None:
     """Give out trials, close tasks when nothing is left to give, and move on to ``assembling`` when all are
-    closed."""
+    closed. ``waits`` are the tasks that another job tunes: they stay as they are, and nothing waits for
+    them."""
     ledger = job.ledger
     request = ledger.request
-    # What no engine takes was closed before it began.
-    begun = [task for task in ledger.tasks if task.round >= 0 or not task.closed]
+    begun = [task for task in ledger.tasks if _is_tuned(task) and task.spec.id not in waits]
     standings = [standing(job, task) for task in begun]
-    model, patience = allocation.model_latency(standings), request.settings.patience or 0.0
-    given = dict(allocation.grants(standings, request.trials, left(job), request.settings.batch, patience))
+    model, patience = allocation.model_latency(standings), request.level.patience or 0.0
+    rest = left(job, waits)
+    given = dict(allocation.grants(standings, request.level.trials, rest, request.settings.batch, patience))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
     for task in ledger.tasks:
         want = given.get(task.spec.id)
-        if want is None and nothing_more and not task.closed:
-            if task.round < 0:
-                tasks.append(msgspec.structs.replace(task, closed=True, ended=_reason(job, task, model)))
+        if want is None and nothing_more and not task.closed and task.spec.id not in waits:
+            task = msgspec.structs.replace(task, ended=_reason(job, task, model))
+            if task.round < 0 and (task.taken is None or task.taken.closed):
+                tasks.append(msgspec.structs.replace(task, closed=True))
                 continue
-            want, task = 0, msgspec.structs.replace(task, ended=_reason(job, task, model))
+            want = 0
         if want is None:
             tasks.append(task)
             continue
@@ -110,9 +131,11 @@ def decide(job: Job, durations: Durations) -> Ledger | None:
 
 def _reason(job: Job, task: TaskLedger, model: float) -> str:
     """Why a task gets no more trials. ``model`` is the latency of the model in seconds."""
+    if task.taken is not None and task.round < 0:
+        return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
     if job.ledger.stopped:
-        return "the job was stopped early"
-    return allocation.reason(standing(job, task), model, job.ledger.request.settings.patience or 0.0)
+        return job.ledger.enough or "the job was stopped early"
+    return allocation.reason(standing(job, task), model, job.ledger.request.level.patience or 0.0)
 
 
 def look_ahead(
@@ -134,7 +157,7 @@ def look_ahead(
     building = profiling = 0.0
     able: list[tuple[float, TaskLedger]] = []
     begun = [standing(job, task) for task in ledger.tasks if task.round >= 0]
-    model, patience = allocation.model_latency(begun), request.settings.patience or 0.0
+    model, patience = allocation.model_latency(begun), request.level.patience or 0.0
     for task in ledger.tasks:
         if task.closed or task.round < 0 or not task.want:
             continue
@@ -162,7 +185,7 @@ def look_ahead(
         "model-update", task.spec.key
     ):
         return None
-    batch = allocation.next_batch(request.trials, rest, len(ledger.tasks), request.settings.batch)
+    batch = allocation.next_batch(request.level.trials, rest, len(ledger.tasks), request.settings.batch)
     ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
     ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)
     tasks = [ahead if each is task else each for each in ledger.tasks]
@@ -193,6 +216,8 @@ def _next_round(
         now = job_rounds.fold(now, number, kept.rounds[number])
         usage = job_rounds.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
     pace = durations.known(task.spec.key)
+    if task.round >= 0:
+        now = msgspec.structs.replace(now, rest=[])  # the first update has put it into a history
     return msgspec.structs.replace(now, round=task.round + 1, want=want, ahead=False, pace=pace), usage
 
 
@@ -218,7 +243,7 @@ def close(job: Job, task: TaskLedger) -> Ledger:
     assert round_.proposal is not None
     timings = [held.message.timing for held in round_.held()]
     closed = msgspec.structs.replace(
-        job_rounds.confirm(task, round_), closed=True, history=round_.proposal.state.history
+        job_rounds.confirm(task, round_), closed=True, history=round_.proposal.state.history, rest=[]
     )
     ledger = job.ledger
     return msgspec.structs.replace(

@@ -8,7 +8,7 @@ the end of a process is skipped.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,9 +25,10 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Start(Struct, frozen=True, tag=True):
-    """A coordinator was started, with this strategy."""
+    """A coordinator was started, with this strategy and these prices."""
 
     strategy: str
+    prices: dict[str, float] = {}
 
 
 class Entry(Struct, frozen=True, tag=True):
@@ -51,7 +52,9 @@ class Journal:
         BadInput: the file cannot be written.
     """
 
-    def __init__(self, path: Path, strategy: str, largest: int = LARGEST) -> None:
+    def __init__(
+        self, path: Path, strategy: str, largest: int = LARGEST, prices: Mapping[str, float] | None = None
+    ) -> None:
         self.path = path
         self._largest = largest
         self._strategy = strategy
@@ -59,7 +62,7 @@ class Journal:
             self._file = self.path.open("ab")
         except OSError as error:
             raise BadInput(f"cannot write the journal {path}: {error.strerror}") from None
-        self._write(Start(strategy))
+        self._write(Start(strategy, dict(prices or {})))
 
     def record(self, now: float, event: Event, instructions: list[Instruction]) -> None:
         """Write down one event. What was written reaches the file with the next tick.

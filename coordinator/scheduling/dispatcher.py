@@ -40,7 +40,8 @@ class Dispatcher:
     def __init__(self, strategy: Strategy, resources: Resources) -> None:
         self.strategy = strategy
         self.resources = resources
-        self._ready: dict[str, Ready] = {}
+        self._ready: dict[str, tuple[Ready, ...]] = {}
+        """By step: as it is on each account that it may run on, its own job's first."""
         self._attempts: Recent[str, int] = Recent(ATTEMPTS_KEPT)
         self._avoided: Recent[str, frozenset[str]] = Recent(ATTEMPTS_KEPT)
         """By step: queues whose workers did not do it right."""
@@ -54,7 +55,7 @@ class Dispatcher:
         self._work = Tally()
         """Predicted seconds of all of them."""
         self._added: dict[str, Counter[Need]] = {}
-        """By job: the needs of the steps that were added to the strategy and not taken."""
+        """By account: the needs of the steps that were added to the strategy and not taken."""
         self._waiting = Tally()
         """All of these."""
         self._turns: dict[Need, int] = {}
@@ -89,7 +90,7 @@ class Dispatcher:
         self._added, self._waiting = {}, Tally()
         for flight in self.resources.flights():
             strategy.started(flight.ready)
-        for ready in sorted(self._ready.values(), key=lambda ready: ready.order):
+        for ready in sorted((each for bids in self._ready.values() for each in bids), key=_order):
             if ready.step not in self._apart:
                 self._add(ready)
 
@@ -97,17 +98,24 @@ class Dispatcher:
         """Whether a step is ready or in flight."""
         return step in self._ready or self.resources.in_flight(step)
 
-    def make_ready(self, ready: Ready) -> None:
-        """A step is due. Nothing happens if it is ready or in flight already."""
+    def make_ready(self, ready: Ready, *lent: Ready) -> None:
+        """A step is due. Nothing happens if it is ready or in flight already.
+
+        Args:
+            ready: the step on the account of its own job.
+            lent: the same on accounts of others. It runs when the first of all has its turn, and is charged
+                to that one.
+        """
         if self.has(ready.step):
             return
-        ready = self._numbered(ready)
-        self._ready[ready.step] = ready
-        self._count(ready, 1)
+        bids = tuple(map(self._numbered, (ready, *lent)))
+        self._ready[ready.step] = bids
+        self._count(bids[0], 1)
         if self._avoided.get(ready.step):
-            self._apart[ready.step] = ready
+            self._apart[ready.step] = bids[0]
         else:
-            self._add(ready)
+            for each in bids:
+                self._add(each)
 
     def is_running(self, ready: Ready, queue: str, now: float) -> None:
         """A worker was found to be at this step already."""
@@ -164,9 +172,10 @@ class Dispatcher:
         for need in sorted(served, key=lambda need: (self._turns.get(need, 0), need)):
             while (ready := self.strategy.take(need, self, queue.slowness)) is not None:
                 self._taken(ready)
-                if self._ready.get(ready.step) is ready:
+                if any(each is ready for each in self._ready.get(ready.step, ())):
                     return ready
-                # Its result came after all, from a worker that was thought lost.
+                # Its result came after all, from a worker that was thought lost; or it runs on another
+                # account.
         return None
 
     def ended(self, step: str, seconds: float) -> Flight | None:
@@ -193,7 +202,8 @@ class Dispatcher:
         self._avoided.put(step, (self._avoided.get(step) or frozenset()) | {queue})
 
     def forget(self, job: str) -> None:
-        """The job has ended: its ready steps are dropped, those in flight run out."""
+        """The job has ended: its ready steps are dropped, those in flight run out. Steps of other jobs
+        that could run on its account have theirs."""
         self.strategy.forget(job)
         for need, count in self._added.pop(job, Counter()).items():
             for _ in range(count):
@@ -210,10 +220,10 @@ class Dispatcher:
         return sorted(self._needs.get(job, ()))
 
     def _unready(self, step: str) -> None:
-        ready = self._ready.pop(step, None)
-        if ready is not None:
+        bids = self._ready.pop(step, None)
+        if bids is not None:
             self._apart.pop(step, None)
-            self._count(ready, -1)
+            self._count(bids[0], -1)
 
     def _land(self, step: str, seconds: float | None) -> Flight | None:
         flight = self.resources.end(step)
@@ -223,17 +233,17 @@ class Dispatcher:
         return flight
 
     def _add(self, ready: Ready) -> None:
-        self._added.setdefault(ready.job, Counter())[ready.need] += 1
+        self._added.setdefault(ready.account, Counter())[ready.need] += 1
         self._waiting.add(ready.need, 0.0)
         self.strategy.add(ready)
 
     def _taken(self, ready: Ready) -> None:
-        added = self._added[ready.job]
+        added = self._added[ready.account]
         added[ready.need] -= 1
         if not added[ready.need]:
             del added[ready.need]
             if not added:
-                del self._added[ready.job]
+                del self._added[ready.account]
         self._waiting.remove(ready.need, 0.0)
 
     def _count(self, ready: Ready, change: int) -> None:
@@ -255,3 +265,7 @@ class Dispatcher:
     def _numbered(self, ready: Ready) -> Ready:
         self._orders += 1
         return msgspec.structs.replace(ready, order=self._orders)
+
+
+def _order(ready: Ready) -> int:
+    return ready.order

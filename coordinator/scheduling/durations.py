@@ -113,6 +113,10 @@ class Durations:
             pace = self._stages.get(stage, GUESS)
         return pace * size if stage in PER_CANDIDATE else pace
 
+    def seen(self, stage: Stage) -> bool:
+        """Whether any step of a stage was."""
+        return stage in self._stages
+
     def slowness(self, stage: Stage, queue: str) -> float:
         """How many times as long as on the mean of all queues steps of ``stage`` take on ``queue``."""
         known = self._slowness.get(stage)

@@ -13,6 +13,7 @@ import socket
 import time
 import traceback
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -104,14 +105,21 @@ class Service:
         url: broker URL of a user with the role *coordinator* (or more).
         strategy: name of the strategy to start with, unless another one was set on this broker.
         journal: file in which all events and what follows from them are written down; none by default.
+        prices: of queues, per hour; none by default.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
     """
 
-    def __init__(self, url: str, strategy: str = "interleaved", journal: Path | None = None) -> None:
-        self._core = Core(strategy)
-        self._journal = Journal(journal, strategy) if journal is not None else None
+    def __init__(
+        self,
+        url: str,
+        strategy: str = "interleaved",
+        journal: Path | None = None,
+        prices: Mapping[str, float] | None = None,
+    ) -> None:
+        self._core = Core(strategy, prices=prices)
+        self._journal = Journal(journal, strategy, prices=prices) if journal is not None else None
         self._name = process_name("coordinator")
         self._marker = Marker(start="")
         self._active = False

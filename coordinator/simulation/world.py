@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
@@ -44,6 +44,7 @@ from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
     FINAL_KINDS,
     Blob,
+    Level,
     Request,
     Result,
     Settings,
@@ -70,6 +71,8 @@ class World:
     executed: list[Executed] = field(default_factory=list)
     arrivals: dict[str, float] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """Of queues, as a coordinator takes them."""
     dispatches: int = 0
     core_seconds: float = 0.0
     """Wall time spent in the core."""
@@ -137,9 +140,9 @@ class World:
     # -- The coordinator ------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        self.core = Core(self.scenario.strategy, self._timed)
+        self.core = Core(self.scenario.strategy, self._timed, self.prices)
         self._epoch += 1
-        self._give(Connected(wall=EPOCH))
+        self._give(Connected(wall=EPOCH + self.env.now))
         for handle, message in list(self._held.items()):
             self._give(Arrived(handle, message))
         self._give(CaughtUp())
@@ -215,13 +218,18 @@ class World:
                 job=job,
                 model=Blob(f"{number:064x}", 0, b""),
                 target=scenario.targets[number % len(scenario.targets)],
-                trials=scenario.tasks * scenario.rounds * scenario.batch,
+                level=self.level(number),
                 tenant=scenario.tenants[number % len(scenario.tenants)],
                 priority=scenario.priorities[number % len(scenario.priorities)],
                 engines=["mock"],
                 settings=Settings(batch=scenario.batch, chunk=scenario.chunk, lookahead=scenario.lookahead),
             )
         )
+
+    def level(self, number: int) -> Level:
+        """What the job of this number asks for."""
+        scenario = self.scenario
+        return Level(trials=scenario.tasks * scenario.rounds * scenario.batch)
 
     # -- Workers --------------------------------------------------------------------------------------------
 

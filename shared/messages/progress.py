@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import Count, Drift, Headers, Instant, JobId, Message, Positive, Seconds
+from tunemesh.shared.messages.levels import Cost, Quote, Standing
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -40,6 +41,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     rounds_ahead: Count = 0
     ended: str = ""
     """Why it got no more trials; empty while it may get more."""
+    taken: Taken | None = None
+    """What another job has found of it, where that serves this one. Its trials are not among ``trials``."""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -60,7 +63,14 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     tenant: str = ""
     priority: Count = 10
     stopped: bool = False
-    """Somebody has asked to stop early, and to keep what was found."""
+    """Nothing new is tried: somebody has asked to stop early and to keep what was found, or the service level
+    asks for no more."""
+    quote: Quote | None = None
+    """What it was expected to take; once its model is imported."""
+    cost: Cost | None = None
+    """What it has cost so far; ``None`` where the mesh has no prices."""
+    standing: Standing | None = None
+    """Once it has ended, where its service level asks for something."""
     timings: list[Timing] = []
     """Once the job has ended: its steps that are in no history."""
     waiting: str = ""

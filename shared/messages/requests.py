@@ -19,6 +19,7 @@ from tunemesh.shared.messages.basics import (
     Options,
     Positive,
 )
+from tunemesh.shared.messages.levels import AUTO, Level
 
 INLINE_LIMIT = 64 * 1024
 """Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
@@ -26,10 +27,6 @@ largest message."""
 
 MOST_ROUNDS = 8_000
 """Of a job: a ledger has 1 MiB, and keeps the address of what was measured in every round, some 80 bytes."""
-
-MOST_TRIALS = 1_000_000
-AUTO = 0
-"""Instead of a number of trials: as many as pay."""
 
 LARGEST_REQUEST = 128 * 1024
 """Bytes of a request without its model. Every ledger of the job repeats it."""
@@ -73,14 +70,6 @@ class Settings(Struct, frozen=True, kw_only=True, omit_defaults=True):
             " otherwise. 0: never propose before all of the last round is measured.",
         ),
     ] = 1
-    patience: Annotated[
-        Annotated[float, Meta(ge=0, le=1)] | None,
-        Meta(
-            description="A task gets no more trials when one more is expected to take less than this share"
-            " off the latency of the model; 0: never. By default 0.0005 where the number of trials is left to"
-            " the model, else 0."
-        ),
-    ] = None
     repeats: Annotated[
         int, Meta(ge=1, le=100, description="Timed repeats of a candidate; the median counts.")
     ] = 3
@@ -210,8 +199,6 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     opens it."""
     target: Annotated[str, Meta(min_length=1, max_length=2000)]
     """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
-    trials: Annotated[int, Meta(ge=0, le=MOST_TRIALS)] = AUTO
-    """Budget of the whole job. 0: as many as the model needs, which is known once it is imported."""
     engines: Annotated[list[EngineName], Meta(min_length=1, max_length=8)] = field(
         default_factory=lambda: ["metaschedule"]
     )
@@ -225,6 +212,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     priority: Annotated[int, Meta(ge=1, le=100)] = 10
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    level: Level = Level()
+    """What it has to reach, and what it may take."""
     settings: Settings = Settings()
     samples: Blob | None = None
     """An ``npz`` file with an array for each input: what the model is compared and measured with, in place of
@@ -237,7 +226,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     @property
     def budget(self) -> str:
         """How many trials, for people."""
-        return f"{self.trials} trials" if self.trials != AUTO else "as many trials as pay"
+        return f"{self.level.trials} trials" if self.level.trials != AUTO else "as many trials as pay"
 
     def problem(self) -> str:
         """Why the job could not be kept in messages, in one line; nothing if it can."""
@@ -251,11 +240,11 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
             return "--inputs has the inputs of one set of shapes: tune the others in jobs of their own"
         if self.samples is not None and len(self.samples.data or b"") > INLINE_LIMIT:
             return f"inputs over {INLINE_LIMIT:,} bytes go through the artifact store"
-        batch = self.settings.batch
-        if self.trials == AUTO and self.settings.patience == 0:
+        batch, trials = self.settings.batch, self.level.trials
+        if trials == AUTO and self.level.patience == 0:
             return "without patience there has to be a number of trials"
-        if self.trials > MOST_ROUNDS * batch:
-            rounds = f"{self.trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
+        if trials > MOST_ROUNDS * batch:
+            rounds = f"{trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
             return f"{rounds}: take larger batches or fewer trials"
         if len(set(self.engines)) < len(self.engines):
             return "it names an engine twice"
@@ -274,7 +263,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
             "job": self.job,
             "engines": ",".join(self.engines),
             "target": self.target,
-            "trials": self.trials,
+            "trials": self.level.trials,
         }
 
 

@@ -143,7 +143,7 @@ class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
     exhausted: bool = False
     """Fewer than wanted: there is nothing new to propose."""
 
-    def problem(self, want: int, round_: int, chunks: int, largest: int) -> str:
+    def problem(self, want: int, round_: int, chunks: int, largest: int, recalled: int = 0) -> str:
         """Why this is no answer to a ``model-update``.
 
         Args:
@@ -151,6 +151,7 @@ class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
             round_: number of the update, from 0.
             chunks: chunks of the round before, whose trials it could learn from.
             largest: candidates that a chunk may have.
+            recalled: rounds of other jobs that the search began from.
         """
         count = len(self.candidates)
         if count > (want or largest):
@@ -163,8 +164,8 @@ class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
             return f"it has {count} of {want} candidates and says exhausted: {self.exhausted}"
         if len(set(self.learned)) < len(self.learned) or any(each >= chunks for each in self.learned):
             return "it has learned from chunks that there are not"
-        if len(self.state.history) > round_:
-            return f"it has a history of {len(self.state.history)} rounds after {round_}"
+        if len(self.state.history) > round_ + recalled:
+            return f"it has a history of {len(self.state.history)} rounds after {round_ + recalled}"
         if self.chunk_size > largest:
             return f"it wants chunks of {self.chunk_size}, the largest allowed is {largest}"
         return ""

@@ -63,6 +63,8 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     """Candidates per chunk that the batch will be cut into."""
     conditions: list[Conditions] = []
     """Those that ``trials`` were measured under."""
+    recall: list[Blob] = []
+    """Where there is no ``state``: histories of other jobs, from whose trials the search begins."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):

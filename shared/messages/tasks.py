@@ -237,6 +237,21 @@ class Known(Struct, frozen=True, kw_only=True):
     """The lowest latency, in seconds."""
 
 
+class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job was saved by another one that tuned the same task at the same time."""
+
+    job: Name
+    """Which one; nothing where it is another tenant's."""
+    trials: Count
+    """That were tried of it, by that job and by those which that one had it from."""
+    rounds: Positive
+    """The same for rounds."""
+    seconds: Seconds = 0.0
+    """Of a device that these trials took, about."""
+    closed: bool = False
+    """Whether that job confirmed the best of them. Otherwise it was left there."""
+
+
 class TaskRecords(Struct, frozen=True, kw_only=True):
     """A task and where its measured schedules lie."""
 

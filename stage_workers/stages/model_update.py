@@ -46,7 +46,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     Raises:
         TunemeshError: the engine failed twice or refused, or the store fails.
     """
-    history = list(work.state.history) if work.state is not None else []
+    history = list(work.state.history) if work.state is not None else list(work.recall)
     before = work.state.format if work.state is not None else 1
     batch = None
     if work.trials or work.timings:
@@ -82,7 +82,7 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         workload=context.store.get(work.task.workload),
         target=step.target,
         search=context.store.get(work.state.search) if work.state is not None else None,
-        trials=work.trials,
+        trials=read_trials(work.recall, context.store) + work.trials,
         want=work.want,
         seed=step.seed,
         options=step.options.get(engine, {}),

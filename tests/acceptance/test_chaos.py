@@ -22,7 +22,7 @@ from tunemesh.mesh import LocalMesh
 from tunemesh.report import histories, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable
-from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Request, Settings
+from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings
 
 MODEL = """
 tasks:
@@ -51,7 +51,7 @@ def submit(client: Client, mesh: LocalMesh, jobs: list[str]) -> None:
                 job=job,
                 model=store.put(MODEL.encode()),
                 target="mock",
-                trials=TRIALS,
+                level=Level(trials=TRIALS),
                 engines=["mock"],
                 seed=seed,
                 settings=Settings(chunk=4, batch=16),
@@ -200,7 +200,9 @@ def test_a_model_that_kills_its_workers_fails_and_takes_no_other_job_along(
     store = ArtifactStore(mesh.artifacts)
     with Client(mesh.url, ["poison", "good"]) as client:
         model = store.put(path.read_bytes())
-        client.submit(Request(job="poison", model=model, target="mock", trials=8, engines=["mock"]))
+        client.submit(
+            Request(job="poison", model=model, target="mock", level=Level(trials=8), engines=["mock"])
+        )
         endings = follow(client, mesh, ["poison"], kill)
         submit(client, mesh, ["good"])
         endings |= follow(client, mesh, ["good"], lambda: None)

@@ -65,8 +65,8 @@ def test_a_model_that_cannot_be_imported_fails_with_the_cause(tmp_path: Path) ->
 
 def test_every_step_of_the_chain_is_a_new_value(models: Path) -> None:
     base = tunemesh.model(models / "tiny_cnn.onnx")
-    assert base.trials(5).plan.trials == 5
-    assert base.plan.trials is None
+    assert base.trials(5).plan.level.trials == 5
+    assert base.plan.level.trials == 0
     with pytest.raises(BadInput, match="trials must be between 1 and"):
         base.trials(0)
     with pytest.raises(BadInput, match="no setting 'speed'"):

@@ -151,9 +151,9 @@ def test_a_job_without_a_number_of_trials_gets_one_from_its_model() -> None:
     world.run("job")
     ledger = world.ledger("job")
     assert ledger.phase == "done"
-    assert ledger.request.trials == allocation.automatic(3, allocation.PATIENCE)
-    assert ledger.request.settings.patience == allocation.PATIENCE
-    assert 0 < sum(task.trials for task in ledger.tasks) <= ledger.request.trials
+    assert ledger.request.level.trials == allocation.automatic(3, allocation.PATIENCE)
+    assert ledger.request.level.patience == allocation.PATIENCE
+    assert 0 < sum(task.trials for task in ledger.tasks) <= ledger.request.level.trials
     assert all(task.ended for task in ledger.tasks)
     # The same request once more is the same job.
     world.publish(asked)

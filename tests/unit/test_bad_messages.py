@@ -23,10 +23,20 @@ from tunemesh.shared.messages import WIRE_VERSION, Blob, Cancel, Message, Query,
         ({"job": ""}, "$.job"),
         ({"job": "x" * 65}, "$.job"),
         ({"job": 7}, "$.job"),
-        ({"trials": -1}, "$.trials"),
-        ({"trials": 1_000_001}, "$.trials"),
-        ({"trials": True}, "$.trials"),
-        ({"trials": None}, "$.trials"),
+        ({"level": {"trials": -1}}, "$.level.trials"),
+        ({"level": {"trials": 1_000_001}}, "$.level.trials"),
+        ({"level": {"trials": True}}, "$.level.trials"),
+        ({"level": {"trials": None}}, "$.level.trials"),
+        ({"level": {"patience": 1.5}}, "$.level.patience"),
+        ({"level": {"latency_s": 0}}, "$.level.latency_s"),
+        ({"level": {"speedup": -1}}, "$.level.speedup"),
+        ({"level": {"deadline": float("nan")}}, "$.level.deadline"),
+        ({"level": {"deadline": 1e9}}, "$.level.deadline"),
+        ({"level": {"device_seconds": 0}}, "$.level.device_seconds"),
+        ({"level": {"cost": -0.1}}, "$.level.cost"),
+        ({"level": {"shared": 1}}, "$.level.shared"),
+        ({"level": {"class": "iron"}}, "$.level.class"),
+        ({"level": []}, "$.level"),
         ({"target": ""}, "$.target"),
         ({"target": "x" * 2001}, "$.target"),
         ({"target": b"native"}, "$.target"),
@@ -115,9 +125,7 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
 def test_a_message_over_the_limit_is_neither_read_nor_written() -> None:
     body = msgpack.packb(REQUEST | {"x": b"x" * codec.MAX_MESSAGE})
     assert "exceeds the limit of 1,048,576" in reason(body)
-    large = Request(
-        job="j", model=Blob("0" * 64, codec.MAX_MESSAGE, b"x" * codec.MAX_MESSAGE), target="t", trials=1
-    )
+    large = Request(job="j", model=Blob("0" * 64, codec.MAX_MESSAGE, b"x" * codec.MAX_MESSAGE), target="t")
     with pytest.raises(BadMessage, match="put large blobs into the artifact store"):
         codec.encode(large)
 

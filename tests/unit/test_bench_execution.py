@@ -13,6 +13,7 @@ from benchmarks.simulation_run import run_simulation
 from benchmarks.work import Work
 from tests.unit.fake_simulation import fake
 from tunemesh import following, layout, tuning
+from tunemesh.shared.messages import Level
 
 
 def work(tmp_path: Path, **fields: object) -> Work:
@@ -132,7 +133,9 @@ def test_tune_warns_loudly_that_uncontrolled_disturbs_what_it_measures(
     monkeypatch.setattr("tunemesh.tuning.LocalMesh", mesh)
     (tmp_path / "m.yaml").write_text("tasks: []")
     notes = Notes()
-    plan = tuning.Plan(target="mock", trials=1, out=tmp_path, engines=("mock",), strategy=strategy)
+    plan = tuning.Plan(
+        target="mock", level=Level(trials=1), out=tmp_path, engines=("mock",), strategy=strategy
+    )
     with pytest.raises(NoMesh):
         tuning.tune([tmp_path / "m.yaml"], plan, notes)
     assert ("MEASUREMENTS WILL BE DISTURBED" in notes.text) == warned

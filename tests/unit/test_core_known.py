@@ -32,7 +32,7 @@ def test_tasks_that_are_known_begin_closed_and_the_others_get_all_trials(world: 
     assert ledger.phase == "done"
     known, tuned = ledger.tasks
     assert (known.trials, known.best, known.untuned, known.history) == (0, 0.25, 0.5, [TUNED])
-    assert tuned.trials == ledger.request.trials
+    assert tuned.trials == ledger.request.level.trials
     assert world.profiled["second/t00"] == []
 
 

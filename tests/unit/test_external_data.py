@@ -16,7 +16,7 @@ from tests.unit.stage_calls import expect, step
 from tunemesh import tuning
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import ArtifactError, BadModel
-from tunemesh.shared.messages import Blob, Failure, ImportWork
+from tunemesh.shared.messages import Blob, Failure, ImportWork, Level
 from tunemesh.stage_workers.frontends import Source, external_data, limits
 from tunemesh.stage_workers.frontends.onnx import checks, tensors
 from tunemesh.stage_workers.platforms.mock_platform import MockPlatform
@@ -174,7 +174,7 @@ def test_files_that_are_too_large_are_not_fetched(context: Context) -> None:
 
 def test_a_request_names_what_the_store_has(tmp_path: Path) -> None:
     path = saved(tmp_path, location="m.data")
-    plan = tuning.Plan(target="native", trials=8, out=tmp_path)
+    plan = tuning.Plan(target="native", level=Level(trials=8), out=tmp_path)
     (read,) = tuning.read_models([path], plan)
     assert read.files == {"m.data": tmp_path / "m.data"}
     store = ArtifactStore(str(tmp_path / "store"))

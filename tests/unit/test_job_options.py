@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tunemesh import job_options, tune_commands
 from tunemesh.job_options import engine_names, make_settings, parse_options, setting_parameters
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Settings
+from tunemesh.shared.messages import Level, Settings
 from tunemesh.tuning import Plan
 
 
@@ -55,7 +55,7 @@ def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
 
 
 def test_nothing_given_is_all_defaults() -> None:
-    assert given() == Plan(target="native", trials=None, out=Path())
+    assert given() == Plan(target="native", level=Level(), out=Path())
 
 
 def test_what_is_given_arrives() -> None:
@@ -81,7 +81,7 @@ def test_what_is_given_arrives() -> None:
     arguments += ["--option", "toy.size=3", "--option", "graph.convolutions=direct"]
     assert given(*arguments) == Plan(
         target="mock",
-        trials=9,
+        level=Level(trials=9),
         out=Path(),
         engines=("toy", "mock", "metaschedule"),
         options={"toy": {"size": 3}, "graph": {"convolutions": "direct"}},
@@ -102,8 +102,8 @@ def test_what_is_given_arrives() -> None:
 
 
 def test_trials_are_a_number_or_left_to_the_model() -> None:
-    assert given("--trials", "auto").trials is None
-    assert given("--trials", "7", "--patience", "0.01").settings.patience == 0.01
+    assert given("--trials", "auto").level.trials == 0
+    assert given("--trials", "7", "--patience", "0.01").level == Level(trials=7, patience=0.01)
     with pytest.raises(BadInput, match="--trials is a number or auto, not 'many'"):
         given("--trials", "many")
     with pytest.raises(BadInput, match="between 1 and 1,000,000, or auto, not 0"):
@@ -125,6 +125,24 @@ def test_a_range_that_is_none_is_refused(text: str) -> None:
         given("--range", text)
 
 
+def test_a_service_level_is_made_of_options() -> None:
+    asked = ["--latency-s", "0.01", "--speedup", "2", "--deadline", "600", "--device-seconds", "60"]
+    level = given(*asked, "--cost", "3.5", "--no-shared", "--class", "gold").level
+    assert level == Level(
+        latency_s=0.01,
+        speedup=2.0,
+        deadline=600.0,
+        device_seconds=60.0,
+        cost=3.5,
+        shared=False,
+        class_="gold",
+    )
+    with pytest.raises(BadInput, match=r"bad service level: Expected `float` > 0.0 - at `\$.deadline`"):
+        given("--deadline", "-1")
+    with pytest.raises(BadInput, match="bad service level: Invalid enum value 'iron'"):
+        given("--class", "iron")
+
+
 def test_inputs_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"cannot read the inputs \S+missing.npz: No such file"):
         given("--inputs", str(tmp_path / "missing.npz"))
@@ -133,7 +151,7 @@ def test_inputs_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 class More(Settings, frozen=True, kw_only=True):
     """Settings of tomorrow."""
 
-    patience: Annotated[int, Meta(ge=1, description="Rounds without a gain.")] = 3
+    stamina: Annotated[int, Meta(ge=1, description="Rounds without a gain.")] = 3
     mood: Annotated[Literal["calm", "wild"], Meta(description="How.")] = "calm"
     floor: Annotated[float | None, Meta(description="Stop there.")] = None
 
@@ -141,9 +159,9 @@ class More(Settings, frozen=True, kw_only=True):
 def test_a_new_setting_is_an_option_without_a_further_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_options, "Settings", More)
     names = {parameter.name for parameter in setting_parameters()}
-    assert {"patience", "mood", "floor", "batch"} <= names
-    plan = given("--patience", "5", "--mood", "wild", "--floor", "0.5")
-    assert plan.settings == More(patience=5, mood="wild", floor=0.5)
+    assert {"stamina", "mood", "floor", "batch"} <= names
+    plan = given("--stamina", "5", "--mood", "wild", "--floor", "0.5")
+    assert plan.settings == More(stamina=5, mood="wild", floor=0.5)
     with pytest.raises(BadInput, match="bad setting"):
         given("--mood", "sad")
 

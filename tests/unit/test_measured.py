@@ -56,7 +56,7 @@ def test_where_a_message_has_no_room_for_all_trials_the_slowest_are_left_out(
     count: int, size: int, room: int
 ) -> None:
     trials = [trial(number, size) for number in range(count)]
-    kept = measured._fitting(trials, room)
+    kept = measured.fitting(trials, room)
     assert len(msgspec.msgpack.encode(kept)) <= room + 10
     left = [each for each in trials if each not in kept]
     slowest = max((each.latency for each in kept), default=0.0)

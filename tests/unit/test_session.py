@@ -69,7 +69,7 @@ def test_a_chain_says_what_a_plan_holds(path: Path) -> None:
     base = tunemesh.model(path)
     chain = base.on("mock", device="cpu:0").trials(9).seed(3).engines("toy", "mock").shape("x", 1, 3)
     plan = chain.options("toy", size=3).options("toy", deep=True).options("graph", convolutions="direct").plan
-    assert (plan.target, plan.device, plan.trials, plan.seed) == ("mock", "cpu:0", 9, 3)
+    assert (plan.target, plan.device, plan.level.trials, plan.seed) == ("mock", "cpu:0", 9, 3)
     assert plan.engines == ("toy", "mock")
     assert plan.options == {"toy": {"size": 3, "deep": True}, "graph": {"convolutions": "direct"}}
     assert plan.settings == Settings(shapes={"x": [[1, 3]]})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.unit.wire import DOCUMENT, EXAMPLES, IDS, KIND_BY_TYPE, KINDS, REQUEST, Plain, decoded, reason
 from tunemesh.shared import codec
-from tunemesh.shared.messages import Blob, Cancel, Message, Query, Request, Settings
+from tunemesh.shared.messages import Blob, Cancel, Level, Message, Query, Request, Settings
 
 # -- The documentation -------------------------------------------------------------------------------------
 
@@ -73,9 +73,12 @@ def test_every_field_of_their_parts_is_documented(struct: Any) -> None:
     assert set(struct.__struct_encode_fields__) <= words
 
 
-def test_settings_are_documented_as_they_are() -> None:
-    section = DOCUMENT.read_text().split("*Settings:*")[1].split("*Options*")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(Settings.__struct_fields__)
+@pytest.mark.parametrize(
+    ("struct", "begin", "end"), [(Settings, "*Settings:*", "*Options*"), (Level, "*Level*", "*Settings:*")]
+)
+def test_settings_are_documented_as_they_are(struct: type[msgspec.Struct], begin: str, end: str) -> None:
+    section = DOCUMENT.read_text().split(begin)[1].split(end)[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(struct.__struct_encode_fields__)
 
 
 def assert_contains(whole: Any, part: Any) -> None:
@@ -100,7 +103,8 @@ def assert_contains(whole: Any, part: Any) -> None:
 def test_a_minimal_request_gets_the_documented_defaults() -> None:
     request = decoded(REQUEST, Request)
     assert request == Request(
-        job="job-1", model=Blob("0" * 64, 100_000), target="native", trials=64, engines=["metaschedule"],
+        job="job-1", model=Blob("0" * 64, 100_000), target="native", level=Level(trials=64),
+        engines=["metaschedule"],
         options={}, name="", tenant="", priority=10, seed=0,
         settings=Settings(
             batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=None, build_timeout=20.0,
@@ -113,7 +117,7 @@ def test_numbers_may_be_integers_but_integers_may_not_be_floats() -> None:
     request = decoded(REQUEST | {"settings": {"build_timeout": 5}}, Request)
     assert isinstance(request, Request)
     assert request.settings.build_timeout == 5.0
-    assert "Expected `int`, got `float`" in reason(msgpack.packb(REQUEST | {"trials": 64.0}))
+    assert "Expected `int`, got `float`" in reason(msgpack.packb(REQUEST | {"level": {"trials": 64.0}}))
 
 
 @pytest.mark.parametrize(("tag", "example"), EXAMPLES, ids=IDS)
@@ -147,7 +151,11 @@ def _structs(value: Any, name: str = "") -> list[Plain]:
 def test_a_request_is_a_map_with_type_and_version() -> None:
     data = b"\x08\x07"
     request = Request(
-        job="job-1", model=Blob("1" * 64, 2, data), target="t", trials=1, settings=Settings(batch=4)
+        job="job-1",
+        model=Blob("1" * 64, 2, data),
+        target="t",
+        level=Level(trials=1),
+        settings=Settings(batch=4),
     )
     assert msgpack.unpackb(codec.encode(request)) == {
         "type": "request",
@@ -155,7 +163,6 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "job": "job-1",
         "model": {"sha256": "1" * 64, "size": 2, "data": data},
         "target": "t",
-        "trials": 1,
         "engines": ["metaschedule"],
         "files": {},
         "options": {},
@@ -164,6 +171,7 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "priority": 10,
         "seed": 0,
         "settings": {"batch": 4},
+        "level": {"trials": 1},
         "samples": None,
         "known": [],
     }

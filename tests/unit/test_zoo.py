@@ -10,7 +10,7 @@ import pytest
 from tunemesh import following, tuning, zoo
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Settings
+from tunemesh.shared.messages import Level, Settings
 
 
 def listed(folder: Path, text: str) -> Path:
@@ -48,7 +48,7 @@ def test_entries_are_models_with_names_and_settings_of_their_own(tmp_path: Path)
 def test_a_list_and_other_models_can_be_given_together(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("tasks: [{name: t, weight: 1}]")
     path = listed(tmp_path, "models: [{name: first, file: a.yaml}, {name: second, file: a.yaml}]")
-    plan = tuning.Plan(target="mock", trials=1, out=tmp_path, engines=("mock",))
+    plan = tuning.Plan(target="mock", level=Level(trials=1), out=tmp_path, engines=("mock",))
     found = tuning.read_models([tmp_path / "a.yaml", path], plan)
     assert tuning.job_ids([each.name for each in found], unique=False) == ["a", "first", "second"]
 
@@ -76,7 +76,7 @@ def test_what_is_wrong_with_a_list_is_said_in_one_line(tmp_path: Path, text: str
 def test_settings_that_fit_no_job_are_refused_with_the_name_of_the_model(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"x")
     path = listed(tmp_path, "models: [{name: one, file: a.bin, shapes: {x: [1, [2]]}}]")
-    plan = tuning.Plan(target="mock", trials=1, out=tmp_path, engines=("mock",))
+    plan = tuning.Plan(target="mock", level=Level(trials=1), out=tmp_path, engines=("mock",))
     with pytest.raises(BadInput, match="bad settings of the model one: "):
         tuning.read_models([path], plan)
 

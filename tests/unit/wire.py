@@ -72,7 +72,7 @@ REQUEST: Plain = {
     "job": "job-1",
     "model": {"sha256": "0" * 64, "size": 100_000},
     "target": "native",
-    "trials": 64,
+    "level": {"trials": 64},
 }
 
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -51,6 +52,7 @@ from tunemesh.shared.messages import (
     ImportWork,
     JobEvent,
     Known,
+    Level,
     Message,
     Profiled,
     ProfileDone,
@@ -79,9 +81,18 @@ TARGET = "mock"
 KNOWN = Known(history=[TUNED], best=0.25, untuned=0.5)
 
 
-def request(job: str = "job", trials: int = 20, **settings: object) -> Request:
-    made = msgspec.convert(settings, Settings)
-    return Request(job=job, model=BLOB, target=TARGET, trials=trials, engines=["mock"], settings=made)
+def request(job: str = "job", trials: int = 20, *, shared: bool = False, **given: object) -> Request:
+    """Of a job that shares nothing with others, unless it is to. What else is ``given`` are fields of its
+    level and of its settings."""
+    of_level = {name: given.pop(name) for name in Level.__struct_encode_fields__ if name in given}
+    return Request(
+        job=job,
+        model=BLOB,
+        target=TARGET,
+        engines=["mock"],
+        level=msgspec.convert({**of_level, "trials": trials, "shared": shared}, Level),
+        settings=msgspec.convert(given, Settings),
+    )
 
 
 @dataclass
@@ -127,6 +138,9 @@ class World:
     assembled_from: AssembleWork | None = None
     """The sample that the last ``validate`` was given."""
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
+    prices: Mapping[str, float] = field(default_factory=dict)
+    tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By job: which tasks its model has; by default the first ``tasks``."""
 
     def __post_init__(self) -> None:
         self.now = 1000.0
@@ -151,8 +165,8 @@ class World:
 
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
-        self.core = Core(self.strategy)
-        self.records.append(Start(self.strategy))
+        self.core = Core(self.strategy, prices=self.prices)
+        self.records.append(Start(self.strategy, dict(self.prices)))
         self.delivered.clear()
         self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
@@ -283,7 +297,7 @@ class World:
             case ImportWork():
                 specs = [
                     TaskSpec(
-                        id=f"t{i:02}",
+                        id=f"t{place:02}",
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
@@ -291,7 +305,7 @@ class World:
                         workload=BLOB,
                         untuned=BLOB,
                     )
-                    for i in range(self.tasks)
+                    for place, i in enumerate(self.tasks_of.get(step.job, range(self.tasks)))
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
@@ -335,9 +349,13 @@ class World:
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
         """Like an engine: numbers the schedules, knows from its state how many there were."""
         known = int(work.state.search.data or b"0") if work.state else 0
+        history = [*(work.state.history if work.state else work.recall)]
+        if not work.state:
+            tried = [name for blob in work.recall for name in (blob.data or b"").decode().split()]
+            tried += [trial.candidate.hash for trial in work.trials]
+            known = max([known, *(int(name.rpartition("/")[2]) + 1 for name in tried)])
         count = min(work.want, self.space - known)
         data = str(known + count).encode()
-        history = [*(work.state.history if work.state else [])]
         if work.trials:
             learned = "\n".join(trial.candidate.hash for trial in work.trials).encode()
             history.append(Blob(hashlib.sha256(learned).hexdigest(), len(work.trials), learned))
@@ -347,7 +365,7 @@ class World:
             count = min(2, known)  # to be confirmed
         return UpdateDone(
             state=state,
-            candidates=[Candidate(i, f"{step.job}/{step.task}/{first + i}", b"") for i in range(count)],
+            candidates=[Candidate(i, f"{work.task.key[-4:]}/{first + i}", b"") for i in range(count)],
             learned=work.learns,
             chunk_size=work.chunk_size,
             exhausted=0 < work.want > count,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from tunemesh.coordinator.scheduling.needs import Need
@@ -39,19 +40,27 @@ class Ready(Struct, frozen=True):
     step: str
     """Its id."""
     job: str
+    """Whose it is."""
     need: Need
     job_order: int
     """Jobs are numbered in the order in which they were accepted."""
     order: int = 0
     """Steps are numbered in the order in which they became ready, by the dispatcher."""
     tenant: str = ""
-    priority: int = 10
+    priority: float = 10
     feeds: tuple[Need, ...] = ()
     """Those of the steps that its result will lead to, one after the other; none for the last step."""
     seconds: float = 0.0
     """Predicted duration."""
     forecast: Forecast = Forecast()
-    """Of its job, when the step became ready."""
+    """Of the job on whose account it runs, when the step became ready."""
+    account: str = ""
+    """The job on whose account it runs: its own, or one that waits for what comes of it. Strategies know
+    steps by this one alone, and order, tenant, priority and forecast are those of this job."""
+
+    def __post_init__(self) -> None:
+        if not self.account:
+            msgspec.structs.force_setattr(self, "account", self.job)
 
 
 class Load(Protocol):
@@ -101,7 +110,7 @@ class Strategy(Protocol):
         again."""
 
     def forget(self, job: str) -> None:
-        """``job`` has ended: drop its ready steps."""
+        """``job`` has ended: drop what is ready on its account."""
 
 
 def by_name(text: str) -> Strategy:

@@ -65,7 +65,7 @@ class _Account:
     def enter(self, step: Ready, weight: float) -> _Shares:
         self.tenants.enter(step.tenant, weight)
         jobs = self.jobs.setdefault(step.tenant, _Shares())
-        jobs.enter(step.job, step.priority)
+        jobs.enter(step.account, step.priority)
         return jobs
 
     def pop(self) -> Ready | None:
@@ -102,8 +102,8 @@ class Fair:
 
     def add(self, step: Ready) -> None:
         need = self._enter(step)
-        heapq.heappush(need.steps.setdefault(step.job, []), (step.order, step))
-        need.jobs[step.tenant].wait(step.job)
+        heapq.heappush(need.steps.setdefault(step.account, []), (step.order, step))
+        need.jobs[step.tenant].wait(step.account)
         need.tenants.wait(step.tenant)
 
     def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
@@ -138,4 +138,4 @@ class Fair:
         account = self._needs.get(step.need)
         if account is not None and step.tenant in account.jobs:
             account.tenants.charge(step.tenant, seconds)
-            account.jobs[step.tenant].charge(step.job, seconds)
+            account.jobs[step.tenant].charge(step.account, seconds)

@@ -40,7 +40,7 @@ class Interleaved:
     def forget(self, job: str) -> None:
         for need, heap in list(self._heaps.items()):
             # Cut down, a heap may be out of order. Jobs end too seldom for the time to matter.
-            left = [entry for entry in heap if entry[1].job != job]
+            left = [entry for entry in heap if entry[1].account != job]
             heapq.heapify(left)
             self._heaps[need] = left
             if not left:

@@ -39,10 +39,10 @@ class _Lane:
         return self.steps[self.shortest.first()][0][1].seconds
 
     def add(self, step: Ready) -> None:
-        if step.job not in self.steps:
-            self.steps[step.job] = []
-            self.rank(step.job, step.job_order, step.forecast)
-        heapq.heappush(self.steps[step.job], (step.order, step))
+        if step.account not in self.steps:
+            self.steps[step.account] = []
+            self.rank(step.account, step.job_order, step.forecast)
+        heapq.heappush(self.steps[step.account], (step.order, step))
 
     def rank(self, job: str, order: int, forecast: Forecast) -> None:
         if job in self.steps:
@@ -76,7 +76,7 @@ class Predictive:
         self._flying: Counter[tuple[Need, tuple[Need, ...]]] = Counter()
 
     def add(self, step: Ready) -> None:
-        self._expect(step.job, step.job_order, step.forecast)
+        self._expect(step.account, step.job_order, step.forecast)
         lanes = self._lanes.setdefault(step.need, {})
         lane = lanes.get(step.feeds) or lanes.setdefault(step.feeds, _Lane(step.feeds))
         lane.add(step)

@@ -23,8 +23,8 @@ class Sequential:
         self._running: set[str] = set()
 
     def add(self, step: Ready) -> None:
-        self._jobs.put(step.job, step.job_order)
-        heap = self._steps.setdefault(step.job, {}).setdefault(step.need, [])
+        self._jobs.put(step.account, step.job_order)
+        heap = self._steps.setdefault(step.account, {}).setdefault(step.need, [])
         heapq.heappush(heap, (step.order, step))
 
     def take(self, need: Need, load: Load, slowness: float) -> Ready | None:

@@ -1,0 +1,108 @@
+"""What a client asks for beside the model: its service level."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from tunemesh.shared.messages.basics import Count, Seconds
+
+Cost = Annotated[float, Meta(ge=0, le=1e18)]
+"""In whatever currency the prices of the mesh are."""
+
+MOST_TRIALS = 1_000_000
+AUTO = 0
+"""Instead of a number of trials: as many as pay."""
+
+Class = Literal["gold", "standard", "spare"]
+
+CLASS_WEIGHT: dict[Class, float] = {"gold": 4.0, "standard": 1.0, "spare": 0.25}
+"""What the priority of a job is multiplied by under the strategy ``fair``."""
+
+
+class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job has to reach, and what it may take. All of it is optional. The options of the command line
+    are made from the fields: a ``description`` is the help text."""
+
+    trials: Annotated[int, Meta(ge=0, le=MOST_TRIALS)] = AUTO
+    """Budget of the whole job. 0: as many as the model needs, which is known once it is imported."""
+    patience: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(
+            description="A task gets no more trials when one more is expected to take less than this share"
+            " off the latency of the model; 0: never. By default 0.0005 where the number of trials is left to"
+            " the model, else 0."
+        ),
+    ] = None
+    latency_s: Annotated[
+        Annotated[float, Meta(gt=0, le=1e9)] | None,
+        Meta(description="Seconds that one run of the model may take: once that is reached, the job ends."),
+    ] = None
+    speedup: Annotated[
+        Annotated[float, Meta(gt=0, le=1e6)] | None,
+        Meta(description="Times as fast as untuned: once that is reached, the job ends."),
+    ] = None
+    deadline: Annotated[
+        Annotated[float, Meta(gt=0, le=1e8)] | None,
+        Meta(description="Seconds after which the job is to have ended, with the best found so far."),
+    ] = None
+    device_seconds: Annotated[
+        Annotated[float, Meta(gt=0, le=1e9)] | None,
+        Meta(description="Seconds of a device that the job may take, the final measurement included."),
+    ] = None
+    cost: Annotated[
+        Annotated[float, Meta(gt=0, le=1e12)] | None,
+        Meta(description="What the job may cost, by the prices of the mesh."),
+    ] = None
+    shared: Annotated[
+        bool,
+        Meta(
+            description="Whether its tasks may be tuned together with those of other jobs that run at the"
+            " same time; without it the job neither gives nor takes."
+        ),
+    ] = True
+    class_: Annotated[
+        Class,
+        Meta(
+            description="gold, standard or spare: under strategy fair a gold job gets 4 times what a standard"
+            " one of its tenant gets, a spare one a quarter."
+        ),
+    ] = field(default="standard", name="class")
+
+    quote_only: bool = False
+    """End after the quote: nothing is tried."""
+
+    @property
+    def has_goal(self) -> bool:
+        """Whether there is something to be met, beside a number of trials."""
+        limits = (self.latency_s, self.speedup, self.deadline, self.device_seconds, self.cost)
+        return any(limit is not None for limit in limits)
+
+
+class Quote(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job is expected to take, said once its model is imported and before anything is tried."""
+
+    tasks: Count
+    known: Count = 0
+    """Of these, that an earlier job has tuned."""
+    shared: Count = 0
+    """Of these, that another job tunes at this moment, or has just tuned."""
+    trials: Count
+    """That it may try."""
+    seconds: Seconds
+    """From now to its end, within its deadline."""
+    device_seconds: Seconds
+    """Of these, on devices, within its budget."""
+    cost: Cost | None = None
+    """By the prices of the mesh; ``None``: it has none."""
+    chance: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """To meet the deadline; ``None`` where there is none."""
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """Whether a job that has ended gave what its service level asks for."""
+
+    verdict: Literal["met", "missed", "impossible"]
+    reason: str
+    """For people: each goal with what came of it."""

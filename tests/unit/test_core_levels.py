@@ -1,0 +1,313 @@
+"""Service levels: a job ends as soon as it has what it asks for, or when its time or a budget is spent; what
+it was quoted and what is said of it at the end are true."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.test_core import trials
+from tests.unit.world import World, request
+from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
+from tunemesh.coordinator.jobs import prices, progress
+from tunemesh.coordinator.journal.replay import replay
+from tunemesh.coordinator.simulation import world as simulation
+from tunemesh.coordinator.simulation.scenario import Scenario
+from tunemesh.shared.messages import Level, Standing, Usage, ValidateDone
+
+PRICES = {"profile": 36.0, "build-cpu": 3.6}
+
+
+def run(world: World, **level: object) -> Standing | None:
+    world.publish(request(**{"trials": 400, "batch": 8, "chunk": 2, **level}))  # type: ignore[arg-type]
+    world.run("job")
+    assert world.ledger("job").phase == "done"
+    assert list(replay(world.records)) == []
+    return world.ledger("job").standing
+
+
+def test_a_job_without_goals_is_not_judged() -> None:
+    assert run(World(), trials=8) is None
+
+
+def test_a_job_ends_when_its_tasks_are_fast_enough() -> None:
+    world = World(tasks=2)
+    # Tasks take 100 s untuned in this world, of candidates the best about 1; the model ends twice as fast.
+    standing = run(world, speedup=1.9)
+    assert standing == Standing(verdict="met", reason="2.00 of 1.9 times as fast")
+    ledger = world.ledger("job")
+    assert trials(ledger) < 100
+    assert "times as fast, which is what was asked for" in ledger.enough
+    assert {task.ended for task in ledger.tasks} == {ledger.enough}
+    assert any(event.text.startswith("stopping early: its tasks are") for event in world.events)
+
+
+def test_a_latency_is_met_or_missed_by_that_of_the_whole_model() -> None:
+    assert run(World(tasks=1), latency_s=50.0) == Standing(verdict="met", reason="1000.000 ms of 50000 ms")
+    world = World(tasks=1)
+    assert run(world, trials=30, latency_s=0.5) == Standing(verdict="missed", reason="1000.000 ms of 500 ms")
+    assert trials(world.ledger("job")) == 30
+
+
+def test_what_no_candidate_can_reach_is_impossible() -> None:
+    found = run(World(tasks=2, space=6), latency_s=0.5)
+    text = "1000.000 ms of 500 ms: nothing new was left to try"
+    assert found == Standing(verdict="impossible", reason=text)
+
+
+def test_a_deadline_is_met_with_the_best_so_far() -> None:
+    world = World(tasks=2)
+    world.settle()
+    standing = run(world, trials=20_000, deadline=30.0)
+    assert standing is not None
+    assert standing.verdict == "met"
+    ledger = world.ledger("job")
+    assert 0 < trials(ledger) < 20_000
+    assert "s are left until its deadline" in ledger.enough
+    assert ledger.finished is not None
+    assert ledger.finished - ledger.accepted <= 30.0
+
+
+def test_a_deadline_that_the_import_uses_up_is_impossible_and_nothing_is_tried() -> None:
+    world = World(tasks=2)
+    standing = run(world, deadline=0.001)
+    assert standing is not None
+    assert standing.verdict == "impossible"
+    assert standing.reason.endswith("of 0.001 s: no trial was made, and it took that all the same")
+    assert trials(world.ledger("job")) == 0
+
+
+@pytest.mark.parametrize("goal", ["device_seconds", "cost"])
+def test_a_budget_is_kept(goal: str) -> None:
+    world = World(tasks=2, prices=PRICES)
+    standing = run(world, **{goal: 6.0 if goal == "device_seconds" else 0.06})
+    ledger = world.ledger("job")
+    assert standing is not None
+    assert standing.verdict == "met"
+    assert 0 < trials(ledger) < 400
+    assert prices.device_seconds(ledger.usage) <= 6.0
+
+
+def test_a_cost_is_refused_where_there_are_no_prices() -> None:
+    world = World()
+    world.settle()
+    asked = request(cost=1.0)
+    acknowledged, told = world.does(Arrived(70_000, asked, "client.x", "c"))
+    assert acknowledged == Acknowledge(70_000)
+    assert isinstance(told, Tell)
+    text = "it names a cost, and this mesh has no prices; its coordinator takes them: --price"
+    assert (told.event.kind, told.event.text) == ("rejected", text)
+
+
+def test_the_client_is_told_a_quote_before_any_trial() -> None:
+    world = World(tasks=3, prices=PRICES)
+    world.publish(request(trials=40, deadline=1000.0))
+    while not ("job" in world.core.jobs and world.core.jobs["job"].ledger.quote):
+        world.turn()
+    (told,) = [event for event in world.events if event.text.startswith("quote: ")]
+    assert told.progress is not None
+    quote = told.progress.quote
+    assert quote is not None
+    assert (quote.tasks, quote.known, quote.shared, quote.trials) == (3, 0, 0, 40)
+    assert quote.seconds > 0
+    assert quote.device_seconds > 0
+    assert quote.cost is not None
+    assert quote.cost > 0
+    assert quote.chance is not None
+    assert quote.chance > 0.9
+    assert not any(isinstance(each, Dispatch) and "/model-update" in each.step.id for each in world.log)
+    world.run("job")
+    assert world.ledger("job").quote == quote
+
+
+def test_who_asks_for_a_quote_gets_nothing_else() -> None:
+    world = World(tasks=3)
+    world.publish(request(trials=40, quote_only=True))
+    world.run("job")
+    assert world.ledger("job").phase == "cancelled"
+    stages = [each.step.id.rpartition("/")[2] for each in world.log if isinstance(each, Dispatch)]
+    assert stages == ["import"]
+    last = world.events[-1]
+    assert last.kind == "cancelled"
+    assert last.text.startswith("only a quote was asked for; quote: 3 tasks, up to 40 trials, about")
+
+
+def test_a_quote_counts_what_other_jobs_tune() -> None:
+    world = World(tasks_of={"a": [0, 1], "b": [1, 2]})
+    world.publish(request("a", 400, shared=True, batch=8))
+    while not ("a" in world.core.jobs and any(task.round >= 0 for task in world.ledger("a").tasks)):
+        world.turn()
+    world.publish(request("b", 40, shared=True, quote_only=True))
+    world.run("b")
+    quote = world.ledger("b").quote
+    assert quote is not None
+    assert (quote.tasks, quote.shared) == (2, 1)
+
+
+def test_a_job_that_fails_has_missed_what_it_asked_for() -> None:
+    wrong = ValidateDone(latency_before=1.0, latency_after=2.0, largest_difference=9.0, equal=False)
+    world = World(validated=wrong)
+    world.publish(request(trials=8, deadline=1e6, speedup=1.0))
+    world.run("job")
+    found = world.ledger("job").standing
+    assert found is not None
+    assert found.verdict == "missed"
+
+
+def test_the_class_is_a_weight_under_fair() -> None:
+    world = World(tasks=8, strategy="fair")
+    jobs = {"gold": "gold", "spare": "spare"}
+    for seed, (job, name) in enumerate(jobs.items()):
+        asked = request(job, trials=4000, batch=8, chunk=1, **{"class": name})
+        world.publish(msgspec.structs.replace(asked, seed=seed))
+    for _ in range(3000):
+        world.turn()
+    done = {job: progress.progress(world.core.jobs[job]).trials for job in jobs}
+    # The last stages of the pipeline are not always full.
+    assert done["gold"] > 4 * done["spare"] > 0
+
+
+def test_a_price_is_that_of_the_queue_or_of_its_kind() -> None:
+    known = {"profile": 3600.0, "profile-gpu-0": 7200.0, "build-cpu": 36.0}
+    usage = {
+        name: Usage(steps=1, busy=10.0)
+        for name in ("profile-cpu-0", "profile-gpu-0", "build-cpu.toy", "model-update")
+    }
+    assert prices.of_usage(usage, known) == pytest.approx(10 + 20 + 0.1)
+    assert prices.of_usage(usage, {}) is None
+    assert prices.device_seconds(usage) == 20.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    strategy=st.sampled_from(["interleaved", "fair", "predictive"]),
+    kills=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 3)), max_size=5),
+    goals=st.fixed_dictionaries(
+        {},
+        optional={
+            "deadline": st.sampled_from([0.01, 3.0, 10.0, 100.0]),
+            "device_seconds": st.sampled_from([0.05, 1.0, 10.0, 100.0]),
+            "cost": st.sampled_from([1e-6, 0.01, 0.1, 1.0]),
+            "speedup": st.sampled_from([1.5, 2.0, 9.0]),
+        },
+    ),
+)
+def test_whatever_is_killed_the_verdict_is_true(
+    seed: int, strategy: str, kills: list[tuple[int, int]], goals: dict[str, float]
+) -> None:
+    world = World(tasks=2, strategy=strategy, rng=random.Random(seed), prices=PRICES)
+    for job in ("a", "b"):
+        world.publish(request(job, 60, shared=True, batch=8, chunk=2, **goals))
+    for turn in range(max([moment for moment, _ in kills], default=0) + 1):
+        world.turn()
+        for moment, victim in kills:
+            if moment == turn and victim >= len(world.workers):
+                world.start_coordinator()
+            elif moment == turn:
+                world.kill(world.workers[victim])
+                world.revive(world.workers[victim])
+    world.run("a", "b")
+    for job in ("a", "b"):
+        ledger = world.ledger(job)
+        assert ledger.phase == "done"
+        if not goals:
+            assert ledger.standing is None
+            continue
+        assert ledger.standing is not None
+        assert (ledger.standing.verdict == "met") == kept(ledger.request.level, ledger.finished, ledger)
+    assert list(replay(world.records)) == []
+
+
+def kept(level: Level, finished: float | None, ledger: object) -> bool:
+    """Whether all goals are met, told by the facts."""
+    usage, accepted = ledger.usage, ledger.accepted  # type: ignore[attr-defined]
+    assert finished is not None
+    cost = prices.of_usage(usage, PRICES)
+    assert cost is not None
+    return (
+        (level.deadline is None or finished - accepted <= level.deadline)
+        and (level.device_seconds is None or prices.device_seconds(usage) <= level.device_seconds)
+        and (level.cost is None or cost <= level.cost)
+        and (level.speedup is None or level.speedup <= 2.0)  # every model ends twice as fast in this world
+    )
+
+
+KINDS = ("deadline", "tight", "impossible", "device", "cost", "speedup", "far", "both")
+
+
+@dataclass
+class Asking(simulation.World):
+    """Forty jobs in virtual time, with goals of eight kinds."""
+
+    def level(self, number: int) -> Level:
+        draw = random.Random(f"{self.scenario.seed}/level/{number}")
+        goals: dict[str, float] = {}
+        match KINDS[number % len(KINDS)]:
+            case "deadline":
+                goals["deadline"] = draw.uniform(200, 2000)
+            case "tight":
+                goals["deadline"] = draw.uniform(20, 120)
+            case "impossible":
+                goals["deadline"] = draw.uniform(0.1, 1.0)
+            case "device":
+                goals["device_seconds"] = draw.uniform(5, 100)
+            case "cost":
+                goals["cost"] = draw.uniform(0.02, 1)
+            case "speedup":
+                goals["speedup"] = draw.uniform(1.5, 5)
+            case "far":
+                goals["speedup"] = draw.uniform(12, 20)
+            case "both":
+                goals |= {"deadline": draw.uniform(100, 1000), "device_seconds": draw.uniform(10, 100)}
+        return Level(trials=draw.choice([64, 128, 256]), **goals)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("strategy", "seed"), [("interleaved", 0), ("predictive", 1), ("fair", 2)])
+@pytest.mark.parametrize("kills", [False, True])
+def test_of_forty_jobs_every_verdict_is_true_and_what_was_promised_is_kept(
+    strategy: str, seed: int, kills: bool
+) -> None:
+    faults = {"failures_every": 300.0, "restarts": [60.0, 200.0, 350.0]} if kills else {}
+    scenario = Scenario(
+        strategy=strategy, seed=seed, jobs=40, tasks=4, batch=16, chunk=4, builders=4, updaters=2, devices=2,
+        every=10.0, **faults,  # type: ignore[arg-type]
+    )  # fmt: skip
+    world = Asking(scenario, prices=PRICES)
+    world.run()
+    assert world.core is not None
+    on_devices: dict[str, float] = defaultdict(float)
+    for each in world.executed:
+        if each.completed and each.resource.startswith("profile-"):
+            on_devices[each.step.job] += each.finished - each.started
+    promised, broken, verdicts = 0, 0, defaultdict(list)
+    for number in range(40):
+        job = f"job{number:04}"
+        ledger = world.core.jobs[job].ledger
+        level, standing, quote = ledger.request.level, ledger.standing, ledger.quote
+        assert standing is not None
+        assert quote is not None
+        took = world.ends[job] - world.arrivals[job] - 2 * scenario.hop
+        used = on_devices[job]
+        in_time = level.deadline is None or took <= level.deadline
+        within = level.device_seconds is None or used <= level.device_seconds * 1.001
+        paid = (prices.of_usage(ledger.usage, PRICES) or 0.0) <= (level.cost or 1e9)
+        fast = level.speedup is None or level.speedup <= 10  # every model ends ten times as fast
+        assert (standing.verdict == "met") == (in_time and within and paid and fast), (job, standing)
+        if standing.verdict == "impossible":
+            assert trials(ledger) == 0
+        verdicts[KINDS[number % len(KINDS)]].append(standing.verdict)
+        if quote.chance is not None and quote.chance >= 0.9:
+            promised += 1
+            broken += not in_time
+    assert promised >= 8
+    assert broken <= 0.1 * promised
+    assert set(verdicts["impossible"]) == {"impossible"}
+    assert set(verdicts["far"]) == {"missed"}
+    assert set(verdicts["deadline"] + verdicts["both"] + verdicts["device"]) == {"met"}
