@@ -20,7 +20,7 @@ from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import JobEvent, Settings
+from tunemesh.shared.messages import JobEvent, Level, Settings
 from tunemesh.stage_workers.records.database import Database
 
 pytestmark = pytest.mark.skipif(
@@ -107,7 +107,8 @@ def _followed(
 ) -> JobEvent:
     """Tune, and return the last event; the workers of these names are killed twice a second meanwhile."""
     settings = Settings(batch=8, repeats=1, known=known)
-    wanted = tuning.Plan(target="mock", trials=TRIALS, out=Path(), engines=("mock",), settings=settings)
+    level = Level(trials=TRIALS)
+    wanted = tuning.Plan(target="mock", level=level, out=Path(), engines=("mock",), settings=settings)
     client.submit(tuning.make_request(job, tuning.ModelFile(name="model.yaml", data=MODEL), wanted, store))
     last, killed, at = None, 0, time.monotonic() + 1.0
     for event in client.follow([job], idle=0.1):
