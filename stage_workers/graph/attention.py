@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from tunemesh.stage_workers.graph import attention_kernel, fusing, models, projections, targets, workloads
 from tunemesh.stage_workers.graph.attention_kernel import Attention, Layout
-from tunemesh.stage_workers.graph.rewriting import number_of, operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import is_constant, number_of, operator_of, sizes_of
 
 PRODUCT, SOFTMAX, TRANSPOSITION = "relax.matmul", "relax.nn.softmax", "relax.permute_dims"
 OPERATORS = ("relax.nn.attention", "relax.nn.attention_bias")
@@ -224,6 +224,8 @@ class _Finder:
                 return None
         plain = tuple(range(_rank(value)))
         queries, keys, values = inner.args[0], inner.args[1], value.args[1]
+        if is_constant(keys) or is_constant(values):
+            return None  # a product with a weight is a task, and its weight is packed
         return self._of(
             Operand(queries, plain),
             Operand(keys, plain),

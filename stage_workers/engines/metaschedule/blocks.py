@@ -28,6 +28,17 @@ def take(schedule: Any, taken: Iterable[Any]) -> None:
         schedule.annotate(block, TAKEN, "tunemesh")
 
 
+def stages(schedule: Any) -> list[Any]:
+    """The blocks of a schedule; none where they are not in a root, as where loops were written by hand."""
+    from tvm.s_tir.schedule import ScheduleError
+
+    try:
+        root = schedule.get_sblock(ROOT)
+    except ScheduleError:
+        return []
+    return list(schedule.get_child_blocks(root))
+
+
 def is_fixed(node: Any) -> bool:
     """Whether all axes of a block have constant extents."""
     import tvm

@@ -27,7 +27,7 @@ def rule(target: str) -> Any:
 
     def apply(schedule: Any, block: Any) -> list[Any]:
         node = schedule.get(block)
-        alone = len(schedule.get_child_blocks(schedule.get_sblock(blocks.ROOT))) == 1
+        alone = len(blocks.stages(schedule)) == 1
         if node.init is not None or not alone or not node.iter_vars or not blocks.is_fixed(node):
             return [schedule]
         return [schedule, *_sketches(schedule, block, registers, cores)]

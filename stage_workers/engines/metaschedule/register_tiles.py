@@ -148,8 +148,7 @@ def _pads(schedule: Any, block: Any) -> list[Any] | None:
     """The blocks that ``block`` reads from; ``None`` where the kernel is more than those, the block, and one
     that makes each element of the result of one of the block's."""
     pads, behind = list(schedule.get_producers(block)), schedule.get_consumers(block)
-    stages = schedule.get_child_blocks(schedule.get_sblock(blocks.ROOT))
-    if len(stages) != len(pads) + 1 + len(behind) or len(behind) > 1:
+    if len(blocks.stages(schedule)) != len(pads) + 1 + len(behind) or len(behind) > 1:
         return None
     if any(schedule.get(each).init is not None or schedule.get_producers(each) for each in pads):
         return None
