@@ -28,7 +28,7 @@ def test_two_models_are_tuned_at_once_and_reported(tunemesh: Run, tmp_path: Path
     other = tmp_path / "other.yaml"
     other.write_text(mock_model.read_text())
     arguments = ("--engine", "mock", "--target", "mock", "--trials", 40, "--out", tmp_path / "out", "--json")
-    ended = tunemesh("tune", mock_model, other, *arguments)
+    ended = tunemesh("tune", mock_model, other, *arguments, "--no-shared")
     assert ended.returncode == 0, ended.stderr
     for job in json.loads(ended.stdout):
         report = json.loads((Path(job["folder"]) / "report.json").read_text())
