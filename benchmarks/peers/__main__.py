@@ -145,6 +145,8 @@ def tune(model: Path, out: Path, device: str, trials: int, minutes: float, optio
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise TunemeshError(f"tuning {model.stem} did not end {GRACE:.0f} s after Ctrl-C") from None
+            if code == -signal.SIGINT and (out / model.stem / "report.json").exists():
+                code = 0  # it was over, and about to leave
     if code:
         raise TunemeshError(f"tuning {model.stem} failed: tunemesh tune ended with status {code}")
 
