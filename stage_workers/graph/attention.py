@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from tunemesh.stage_workers.graph import attention_kernel, fusing, models, projections, targets, workloads
 from tunemesh.stage_workers.graph.attention_kernel import Attention, Layout
-from tunemesh.stage_workers.graph.rewriting import is_constant, number_of, operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import axes_of, is_constant, number_of, operator_of, sizes_of
 
 PRODUCT, SOFTMAX, TRANSPOSITION = "relax.matmul", "relax.nn.softmax", "relax.permute_dims"
 OPERATORS = ("relax.nn.attention", "relax.nn.attention_bias")
@@ -169,7 +169,7 @@ class _Finder:
             reader = readers[variable]
             if operator_of(reader.value) != TRANSPOSITION:
                 break
-            axes = tuple(axes[axis] for axis in _axes(reader.value))
+            axes = tuple(axes[axis] for axis in axes_of(reader.value))
             variable = reader.var
             if axes[-1] == len(axes) - 1:
                 ending, order = variable, tuple(known.what.result.order[axis] for axis in axes)
@@ -330,7 +330,7 @@ class _Finder:
                 return best
             alone = operand.alone and self._once(operand.value) is not None
             if operator_of(value) == TRANSPOSITION:
-                steps = _axes(value)
+                steps = axes_of(value)
                 axes = tuple(steps[axis] for axis in operand.axes)
                 operand = Operand(value.args[0], axes, operand.scale, alone)
             elif scaled and (factor := _factor(value)) is not None and _same_shape(factor[0], value):
@@ -356,13 +356,6 @@ def _read(value: Any) -> list[Any]:
     found: list[Any] = []
     tvm_ffi.structural_walk(value, [(relax.Var, found.append)])
     return found
-
-
-def _axes(call: Any) -> tuple[int, ...]:
-    """Of a transposition, all from 0 on."""
-    rank = _rank(call)
-    given = call.attrs.axes
-    return tuple(int(axis) % rank for axis in given) if given is not None else tuple(range(rank))[::-1]
 
 
 def _factor(value: Any) -> tuple[Any, float] | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tunemesh.stage_workers.graph import axis_rules, permutations, transposed, turning
 from tunemesh.stage_workers.graph.permutations import Order
-from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import axes_of, is_constant, operator_of, sizes_of
 from tunemesh.stage_workers.graph.views import Moving, Rule, View
 
 UNARY = (
@@ -178,11 +178,9 @@ def _resize(moving: Moving, call: Any) -> View | None:
 
 def _transposition(moving: Moving, call: Any) -> View | None:
     shape, before = sizes_of(call.ty), sizes_of(call.args[0].ty)
-    if shape is None or before is None or _is_constant(call.args[0]):
+    if shape is None or before is None or is_constant(call.args[0]):
         return None
-    axes = call.attrs.axes
-    axes = [int(axis) for axis in axes] if axes is not None else list(range(len(shape)))[::-1]
-    axes = [axis % len(shape) for axis in axes]
+    axes = axes_of(call)
     view = moving.view(call.args[0])
     order = view.order if view is not None else permutations.identity(len(shape))
     value = moving.take(call.args[0], order)
@@ -247,7 +245,7 @@ def _shared(moving: Moving, tensors: Sequence[Any], shape: tuple[int, ...]) -> V
     """The one of some tensors whose order the others are to take."""
     views = [view for view in map(moving.view, tensors) if view is not None and len(view.shape) == len(shape)]
     settled = [view for view in views if view.settled]
-    whole = [each for each in tensors if sizes_of(each.ty) == shape and not _is_constant(each)]
+    whole = [each for each in tensors if sizes_of(each.ty) == shape and not is_constant(each)]
     if any(moving.view(each) is None for each in whole) and all(map(moving.is_plain, whole)):
         return None  # nothing has to be moved
     # The largest: the others are moved with less effort.
@@ -270,7 +268,7 @@ def _spread(moving: Moving, argument: Any, order: Order) -> Any:
     if len(shape) == len(order):
         return moving.take(argument, order)
     whole = [1] * (len(order) - len(shape)) + list(shape)
-    if _is_constant(argument):
+    if is_constant(argument):
         values = argument.value.numpy().reshape(whole).transpose(order)
         return relax.const(np.ascontiguousarray(values), str(argument.ty.dtype))
     # All axes that it has not got are outermost, and of length 1.
@@ -285,12 +283,6 @@ def _is_tensor(expression: Any) -> bool:
     from tvm import relax
 
     return isinstance(getattr(expression, "ty", None), relax.TensorType)
-
-
-def _is_constant(expression: Any) -> bool:
-    import tvm
-
-    return isinstance(expression, tvm.ir.GenericConst)
 
 
 RULES: dict[str, Rule] = {

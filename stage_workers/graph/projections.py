@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import is_constant, operator_of, sizes_of
 
 
 class Projection(Struct, frozen=True):
@@ -131,19 +131,17 @@ def emit(known: Joined, source: Any, builder: Any) -> Any:
     return product if sizes_of(product.ty) == shape else builder.emit(relax.op.reshape(product, shape))
 
 
-def _is_constant(expression: Any) -> bool:
-    import tvm
-
-    return isinstance(expression, tvm.ir.GenericConst) and str(expression.ty.dtype) == "float32"
+def _is_float(expression: Any) -> bool:
+    return is_constant(expression) and str(expression.ty.dtype) == "float32"
 
 
 def _is_matrix(expression: Any) -> bool:
-    return _is_constant(expression) and len(expression.value.shape) == 2
+    return _is_float(expression) and len(expression.value.shape) == 2
 
 
 def _is_along(expression: Any, sizes: Sequence[int]) -> bool:
     """Whether it is a constant with one number for each column, and for nothing else."""
-    if not _is_constant(expression):
+    if not _is_float(expression):
         return False
     shape = [int(each) for each in expression.value.shape]
     return len(shape) <= len(sizes) and shape[-1:] == [sizes[-1]] and int(np.prod(shape)) == sizes[-1]

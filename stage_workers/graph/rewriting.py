@@ -58,13 +58,16 @@ def sizes_of(ty: Any) -> tuple[int, ...] | None:
     return tuple(int(length.value) for length in ty.shape.values) if is_static(ty) else None
 
 
+def axes_of(transposition: Any) -> list[int]:
+    """The axes of a ``permute_dims``, all from 0 on."""
+    rank = int(transposition.args[0].ty.ndim)
+    given = transposition.attrs.axes
+    return [int(axis) % rank for axis in given] if given is not None else list(range(rank))[::-1]
+
+
 def number_of(expression: Any) -> float | None:
     """The value of a constant of one element; ``None`` of others."""
-    import tvm
-
-    if not isinstance(expression, tvm.ir.GenericConst) or not isinstance(
-        expression.value, tvm.runtime.Tensor
-    ):
+    if not is_constant(expression):
         return None
     value = expression.value.numpy()
     return float(value.reshape(-1)[0]) if value.size == 1 else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from tunemesh.stage_workers.graph import fusing, legalising, models, workloads
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.rewriting import operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import axes_of, operator_of, sizes_of
 
 TRANSPOSITION = "relax.permute_dims"
 BLOCK = 16
@@ -43,8 +43,7 @@ def _axes(call: Any) -> list[int] | None:
     shape = sizes_of(call.args[0].ty)
     if shape is None or str(call.ty.dtype) != "float32":
         return None
-    given = call.attrs.axes
-    axes = [int(axis) % len(shape) for axis in given] if given is not None else list(range(len(shape)))[::-1]
+    axes = axes_of(call)
     inner, read = axes[-1], len(shape) - 1
     return axes if inner != read and min(shape[inner], shape[read]) >= BLOCK else None
 

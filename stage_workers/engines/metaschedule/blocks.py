@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 ROOT = "root"
+"""The name of the block around all others."""
 TAKEN = "schedule_rule"
 """Attribute of blocks that no other rule may change; MetaSchedule knows it."""
 CONDITIONAL = "prim.if_then_else"

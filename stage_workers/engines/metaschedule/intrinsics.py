@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tunemesh.stage_workers.engines.metaschedule import blocks
 from tunemesh.stage_workers.graph import dots
 
 _registered: set[str] = set()
@@ -13,8 +14,6 @@ TENSORIZED = "meta_schedule.auto_tensorize"
 """MetaSchedule's annotation of a block in whose place an intrinsic comes."""
 ROW_OF_TILES = 2
 """The loop over tiles in a row of an image, behind those over images and rows."""
-ROOT = "root"
-"""The name of the block around all others."""
 
 HEAD = """
 @T.prim_func(s_tir=True)
@@ -60,32 +59,22 @@ def around() -> Any:
     leaves out loops that say something, whatever it is. And an image with zeros around it is made whole, or
     tile by tile; not where the instruction reads it, which MetaSchedule would try as well.
     """
-    from tvm.ir.utils import derived_object
-    from tvm.s_tir.meta_schedule import schedule_rule
 
-    @derived_object
-    class Around(schedule_rule.PyScheduleRule):  # type: ignore[misc]
-        def _initialize_with_tune_context(self, context: Any) -> None:
-            pass
+    def apply(schedule: Any, block: Any) -> list[Any]:
+        # It is shown what was there before: instructions are in blocks that are new.
+        if schedule.get(block).name_hint != blocks.ROOT:
+            return [schedule]
+        made = [schedule]
+        for each in schedule.get_child_blocks(block):
+            if TENSORIZED in schedule.get(each).annotations:
+                schedule.annotate(schedule.get_loops(each)[-1], dots.MARK, True)
+                for image in schedule.get_producers(each):
+                    by_tile = schedule.copy()
+                    by_tile.compute_at(image, by_tile.get_loops(each)[ROW_OF_TILES], True)
+                    made.append(by_tile)
+        return made
 
-        def apply(self, schedule: Any, block: Any) -> list[Any]:
-            # It is shown what was there before: instructions are in blocks that are new.
-            if schedule.get(block).name_hint != ROOT:
-                return [schedule]
-            made = [schedule]
-            for each in schedule.get_child_blocks(block):
-                if TENSORIZED in schedule.get(each).annotations:
-                    schedule.annotate(schedule.get_loops(each)[-1], dots.MARK, True)
-                    for image in schedule.get_producers(each):
-                        by_tile = schedule.copy()
-                        by_tile.compute_at(image, by_tile.get_loops(each)[ROW_OF_TILES], True)
-                        made.append(by_tile)
-            return made
-
-        def clone(self) -> Any:
-            return Around()
-
-    return Around()
+    return blocks.python_rule(apply)
 
 
 def _register(name: str) -> None:

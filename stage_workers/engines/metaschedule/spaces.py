@@ -37,12 +37,11 @@ def uses_tensor_cores(module: Any, target: str) -> bool:
 
 
 def generator(module: Any, target: str, space: Space = "all") -> Any:
-    """A fresh space generator."""
+    """A fresh space generator. Its rules may need what :func:`require` registers."""
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
     instructions = dots.marks(module["main"])
-    intrinsics.require(instructions)
     return meta_schedule.space_generator.PostOrderApply(
         sch_rules=_schedule_rules(name, module, target, space, instructions),
         postprocs=_postprocessors(name, instructions),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from tunemesh.stage_workers.engines.metaschedule import (
 )
 from tunemesh.stage_workers.engines.metaschedule.search_state import Example, SearchState
 from tunemesh.stage_workers.engines.protocol import Proposal, UpdateCall
-from tunemesh.stage_workers.graph import preloading, workloads
+from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
 
@@ -26,25 +27,24 @@ def update(call: UpdateCall) -> Proposal:
     """See :meth:`stage_workers.engines.protocol.Engine.update`."""
     given = options.read(call.options)
     module = workloads.load(call.workload)
-    if spaces.uses_tensor_cores(module, call.target):
-        preloading.require_intrinsics()
+    spaces.require(module, call.target)
     state = _restore(workloads.structural_hash(module), call.search)
     _learn(state, call)
     proposed = []
     if call.want:
         space = winograd_search.space(module, call.target)
         first = ways.by_winograd(state, space.keys(), call.want)
-        proposed = _proposed_by_winograd(state, call, space, first)
+        proposed = _proposed_by_winograd(state, module, call.target, space, first)
         direct = msgspec.structs.replace(call, want=call.want - len(proposed))
         if direct.want:
             proposed += proposing.propose(state, direct, given)
         if len(proposed) < call.want:  # of the one way there are no others
-            proposed += _proposed_by_winograd(state, call, space, call.want - len(proposed))
+            proposed += _proposed_by_winograd(state, module, call.target, space, call.want - len(proposed))
     return Proposal(search=search_state.encode(state), schedules=proposed)
 
 
 def _proposed_by_winograd(
-    state: SearchState, call: UpdateCall, space: Mapping[str, Knobs], want: int
+    state: SearchState, module: Any, target: str, space: Mapping[str, Knobs], want: int
 ) -> list[tuple[str, bytes]]:
     known = state.seen | state.pending
     # Whatever else is set, with tiles of the same size the same numbers are computed in the same order.
@@ -56,8 +56,7 @@ def _proposed_by_winograd(
     if not want or not untried:
         return []
     measured = [(latency, schedule) for latency, name, schedule in state.best if name in space]
-    module = workloads.load(call.workload)
-    proposed = winograd_search.propose(module, call.target, untried, measured, want)
+    proposed = winograd_search.propose(module, target, untried, measured, want)
     state.pending |= {name for name, _ in proposed}
     return proposed
 
