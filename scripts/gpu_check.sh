@@ -27,7 +27,7 @@ fetch() {
     list=$(mktemp)
     mkdir -p "$folder"
     if [ "$#" -gt 2 ]; then
-        printf '%s\n' "${@:3}" | sed 's/$/==/' | grep -F -f - constraints.txt >"$list" || true
+        printf '%s\n' "${@:3}" | sed 's/$/==/' | grep -i -F -f - constraints.txt >"$list" || true
     else
         cp constraints.txt "$list"
     fi
@@ -85,7 +85,9 @@ mkdir -p "$BUILD"
 if [ -n "$wheels" ]; then
     [ -d "$wheels" ] || fail "there is no folder $wheels"
     install_wheels "$wheels"
-    echo "$PWD" >"$("$BUILD/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tunemesh.pth"
+    # As an installed package: its engines are entry points. setuptools is the machine's.
+    python3 -m pip --python "$BUILD/venv/bin/python" install --quiet --no-index --no-deps \
+        --no-build-isolation --editable .
     python=$BUILD/venv/bin/python
 elif [ -x .venv/bin/python ]; then
     python=.venv/bin/python

@@ -21,7 +21,6 @@ import shutil
 import signal
 import socket
 import struct
-import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
@@ -36,6 +35,7 @@ from tunemesh.stage_workers.engines.protocol import Engine
 from tunemesh.stage_workers.graph.errors import is_memory_error
 from tunemesh.stage_workers.platforms.protocol import Platform
 from tunemesh.stage_workers.sandbox import allocator, frames
+from tunemesh.stage_workers.sandbox.withholding import withhold
 
 PR_SET_PDEATHSIG = 1
 NUMBER = struct.Struct("<q")
@@ -76,8 +76,8 @@ def main(argument: str) -> None:
     # Thread pools in the libraries (OpenMP, TVM) would count the machine's cores, not ours.
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     # TVM imports PyTorch where it is installed, for tensors that nobody has here: 0.3 GB and seconds for each
-    # process. An engine that needs it takes this away when it is imported.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    # process. An engine that needs it has it provided again when it is imported.
+    withhold("torch")
     with socket.socket(fileno=settings.control) as control:
         for index, name in enumerate(settings.preload):
             control.sendall(NUMBER.pack(-index))
