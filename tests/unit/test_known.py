@@ -36,7 +36,7 @@ from tunemesh.shared.messages import (
     Work,
 )
 from tunemesh.stage_workers.engines.protocol import BuildOutcome
-from tunemesh.stage_workers.records.queries import Answering
+from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
 
@@ -47,12 +47,12 @@ FIRST = Origin(job="first", accepted=time.time(), model="net")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Answering:
-    return Answering(str(tmp_path / "records.sqlite"))
+def database(tmp_path: Path) -> Remembering:
+    return Remembering(str(tmp_path / "records.sqlite"))
 
 
 @pytest.fixture
-def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Answering) -> Context:
+def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Remembering) -> Context:
     return Context(sandbox, store, "cpu", records=Recorder(lambda: database))
 
 
@@ -122,7 +122,7 @@ def test_the_same_model_again_needs_no_trials(recording: Context) -> None:
     assert not again.problem(["mock"])
 
 
-def test_it_is_assembled_and_recorded_once(recording: Context, database: Answering) -> None:
+def test_it_is_assembled_and_recorded_once(recording: Context, database: Remembering) -> None:
     tune(recording)
     before = rows(database)
     again = imported(recording)
@@ -136,7 +136,7 @@ def test_it_is_assembled_and_recorded_once(recording: Context, database: Answeri
     assert rows(database) == before
 
 
-def rows(database: Answering) -> int:
+def rows(database: Remembering) -> int:
     from tunemesh.stage_workers.records.queries import counts
 
     with database.reading() as connection:
@@ -202,14 +202,14 @@ def test_what_is_measured_with_other_caches_is_not_the_same(recording: Context) 
 
 
 def test_what_others_have_measured_is_measured_again(
-    recording: Context, database: Answering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
+    recording: Context, database: Remembering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
 ) -> None:
     from tunemesh.stage_workers.records import exchange
     from tunemesh.stage_workers.records.questions import ALL
 
     tune(recording)
     exchange.write(database, ALL, tmp_path / "file")
-    other = Answering(str(tmp_path / "other.sqlite"))
+    other = Remembering(str(tmp_path / "other.sqlite"))
     exchange.read(tmp_path / "file", other)
     there = Context(sandbox, store, "cpu", records=Recorder(lambda: other))
     assert imported(there).known == {}
@@ -238,7 +238,7 @@ def test_what_cannot_be_built_any_more_is_tuned(recording: Context, sandbox: Fak
 
 
 def test_records_that_are_away_know_nothing(sandbox: FakeSandbox, store: ArtifactStore) -> None:
-    def away() -> Answering:
+    def away() -> Remembering:
         raise TunemeshError("the records are away")
 
     context = Context(sandbox, store, "cpu", records=Recorder(away))
@@ -282,8 +282,7 @@ def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> 
 def tried(context: Context) -> set[str]:
     assert context.records is not None
     return {
-        each.trial.hash
-        for each in context.records.leaders(imported(context).tasks[0].key, "mock", 0.0, "", 100)
+        each.trial.hash for each in context.records.leaders(imported(context).tasks[0].key, "mock", "", 100)
     }
 
 
@@ -294,7 +293,7 @@ def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording
 
 
 def test_schedules_in_another_format_are_not_given_to_an_engine(
-    recording: Context, database: Answering
+    recording: Context, database: Remembering
 ) -> None:
     from sqlalchemy import text
 
