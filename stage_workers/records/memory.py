@@ -16,7 +16,7 @@ from tunemesh.stage_workers.records.schema import JOBS, PRIORS, TASKS, TRIALS
 
 SEEN = 4096
 """Schedules of a task that are not tried again, the latest."""
-KEPT = 64
+KEPT = 32
 """Of the fastest trials of a task, and of the latest, that a search begins with: each has to be replayed."""
 LEARNED_FASTEST, LEARNED_LATEST = 64, 192
 """Trials of a task that a prior is fitted to: more of the fast ones than there are by chance."""

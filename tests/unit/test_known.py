@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tests.unit.record_rows import ELSEWHERE, HERE
 from tests.unit.stage_calls import MODEL, TIMING, FakeSandbox, expect, step
+from tests.unit.test_memory import prior
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
@@ -35,7 +36,8 @@ from tunemesh.shared.messages import (
     UpdateWork,
     Work,
 )
-from tunemesh.stage_workers.engines.protocol import BuildOutcome
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, UpdateCall
+from tunemesh.stage_workers.records import memory
 from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
@@ -325,3 +327,83 @@ def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
         found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
         assert len({each.hash for each in found.candidates}) == count
         assert found.exhausted == (count < want)
+
+
+# -- What was tried before --------------------------------------------------------------------------------
+
+
+def search(context: Context, *devices: Device, **changes: Any) -> UpdateDone:
+    """The first round of a second job, for these devices."""
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    task = imported(context, second, devices=()).tasks[0]
+    return expect(
+        UpdateDone, done(UpdateWork(task=task, want=8, devices=list(devices)), context, second, **changes)
+    )
+
+
+def test_what_was_tried_on_such_a_device_is_not_proposed_again(recording: Context) -> None:
+    tune(recording, trials=8, assembled=False)
+    again = {each.hash for each in search(recording, DEVICE).candidates}
+    # But for the best four, which are measured again.
+    assert len(again & tried(recording)) == 4
+    elsewhere = {each.hash for each in search(recording, Device(conditions=ELSEWHERE)).candidates}
+    assert len(elsewhere & tried(recording)) > 4
+
+
+def test_what_failed_there_is_not_proposed_again(recording: Context, sandbox: FakeSandbox) -> None:
+    task = imported(recording, FIRST).tasks[0]
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, FIRST))
+    first, *others = update.candidates
+    trials = [Trial(candidate=each, outcome="run-failed", error="crashed") for each in others]
+    trials.append(Trial(candidate=first, outcome="measured", latencies=[0.1], conditions=HERE.id))
+    timing = replace(TIMING, started=FIRST.accepted, finished=FIRST.accepted)
+    done(
+        UpdateWork(task=task, want=0, trials=trials, timings=[timing], conditions=[HERE]), recording, FIRST, 1
+    )
+    again = {each.hash for each in search(recording, DEVICE).candidates}
+    assert again & {each.hash for each in update.candidates} == {first.hash}
+
+
+def given(sandbox: FakeSandbox) -> UpdateCall:
+    """What the engine was told at the first of its last calls."""
+    return next(
+        each for each in reversed(sandbox.records) if isinstance(each, UpdateCall) and each.search is None
+    )
+
+
+def test_the_engine_learns_from_what_was_tried(recording: Context, sandbox: FakeSandbox) -> None:
+    best = tune(recording, trials=8)["t00"]
+    search(recording, DEVICE, settings=replace(SETTINGS, known="first"))
+    call = given(sandbox)
+    (here,) = call.here
+    assert (len(here.trials), len(call.seen), call.elsewhere) == (8, 8, [])
+    assert (here.trials[0].candidate.hash, here.trials[0].latency) == (best.candidate.hash, best.latency)
+    search(recording, Device(conditions=ELSEWHERE))
+    call = given(sandbox)
+    assert (call.here, call.seen, [len(each.trials) for each in call.elsewhere]) == ([], [], [8])
+
+
+def test_how_old_it_is_does_not_matter(recording: Context) -> None:
+    """The best are measured again, and a schedule does not get better with time."""
+    best = tune(recording, trials=8, at=FIRST.accepted - 91 * DAY)["t00"]
+    again = [each.hash for each in search(recording, DEVICE).candidates]
+    assert again[0] == best.candidate.hash
+    assert len(set(again) & tried(recording)) == 4
+
+
+def test_nobody_asks_where_nothing_is_to_be_known(recording: Context, sandbox: FakeSandbox) -> None:
+    tune(recording, trials=8)
+    search(recording, DEVICE, settings=replace(SETTINGS, known="never"))
+    call = given(sandbox)
+    assert (call.here, call.elsewhere, call.seen) == ([], [], [])
+
+
+def test_updates_use_the_newest_prior(
+    recording: Context, database: Remembering, sandbox: FakeSandbox
+) -> None:
+    with database.writing() as connection:
+        memory.keep(connection, prior(0, 1.0, family="mock"))
+    search(recording, DEVICE)
+    assert given(sandbox).prior == b"prior 0"
+    search(recording, DEVICE, settings=replace(SETTINGS, known="never"))
+    assert given(sandbox).prior is None
