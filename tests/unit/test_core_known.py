@@ -5,9 +5,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.unit.world import BLOB, KNOWN, TUNED, World, request
+from tests.unit.world import BLOB, KNOWN, TUNED, FakeWorker, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
-from tunemesh.shared.messages import AssembleWork, Confirmed, ImportDone, ImportWork, Request, TaskSpec
+from tunemesh.shared.messages import (
+    AssembleWork,
+    Conditions,
+    Confirmed,
+    Device,
+    ImportDone,
+    ImportWork,
+    Request,
+    TaskSpec,
+    UpdateWork,
+    WorkerStatus,
+)
 
 
 def after(*known: str, job: str = "second", tenant: str = "") -> Request:
@@ -93,3 +104,27 @@ def test_a_worker_that_knows_what_took_no_time_is_not_believed(latencies: list[f
     known = msgspec.structs.replace(KNOWN, confirmed=[Confirmed(hash="h", latencies=latencies)])
     done = ImportDone(model=BLOB, tasks=[spec], known={"t00": known})
     assert "without a latency, or with one that is not above 0" in done.problem(["mock"])
+
+
+def test_who_asks_the_records_is_told_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import, and the first update of a task; those after that know what they need."""
+    device = Device(conditions=Conditions(device="EPYC", versions="1"), cache=7)
+    status = FakeWorker.status
+
+    def announced(worker: FakeWorker, leaving: bool = False) -> WorkerStatus:
+        found = status(worker, leaving)
+        if not found.serves.targets:
+            return found
+        return msgspec.structs.replace(found, serves=msgspec.structs.replace(found.serves, device=device))
+
+    monkeypatch.setattr(FakeWorker, "status", announced)
+    world = World(tasks=2)
+    world.publish(request("job"))
+    world.run("job")
+    told = [
+        (step.round, step.work.devices)
+        for step in (each.step for each in world.log if isinstance(each, Dispatch))
+        if isinstance(step.work, ImportWork | UpdateWork)
+    ]
+    assert {number for number, _ in told} > {0}
+    assert all(devices == ([device] if number == 0 else []) for number, devices in told)
