@@ -57,7 +57,7 @@ def first_batch(budget: int, tasks: int, batch: int) -> int:
 
 
 def grants(
-    standings: Sequence[Standing], budget: int, left: int, batch: int, patience: float = 0.0
+    standings: Sequence[Standing], budget: int, left: int, batch: int, patience: float = 0.0, only: int = 0
 ) -> list[tuple[str, int]]:
     """The rounds to start now, as (task, trials).
 
@@ -67,10 +67,11 @@ def grants(
         left: trials not yet granted.
         batch: most trials per round.
         patience: see :func:`pays`.
+        only: of each task so many trials, at once, and no more; 0: as many as pay.
     """
     model = model_latency(standings)
     given: list[tuple[str, int]] = []
-    first = first_batch(budget, len(standings), batch)
+    first = only or first_batch(budget, len(standings), batch)
     fresh = sorted((s for s in standings if s.rounds == 0), key=lambda s: -s.weight)
     for standing in fresh:
         if left <= 0:
@@ -78,6 +79,8 @@ def grants(
         want = min(first, left)
         given.append((standing.task, want))
         left -= want
+    if only:
+        return given
     # The rest waits until every task has shown something: before that there is nothing to compare.
     if any(s.rounds <= 1 and s.busy for s in standings) or given:
         return given

@@ -61,6 +61,22 @@ class TaskRef(Struct, frozen=True, kw_only=True):
     key: str
 
 
+class Examples(Struct, frozen=True, kw_only=True):
+    """Trials of a task whose latencies can be compared: measured under the same conditions.
+
+    Attributes:
+        workload: as in :class:`TaskRef`.
+        target: canonical form.
+        trials: those that were measured.
+        format: :attr:`Engine.format` of their schedules; what is in another one says nothing.
+    """
+
+    workload: bytes
+    target: str
+    trials: list[Trial]
+    format: int = 1
+
+
 class UpdateCall(Struct, frozen=True, kw_only=True):
     """What the next batch is proposed from.
 
@@ -72,6 +88,8 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
         want: candidates to propose.
         seed: of all chance.
         options: of the request, for this engine.
+        similar: of a task that is new: the best trials of other tasks with the same operator. The engine
+            decides which of them are like it.
         prior: what is known of other tasks, in the engine's own format; ``None`` for what it ships itself.
     """
 
@@ -82,6 +100,7 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
     want: int
     seed: int
     options: Options = {}
+    similar: list[Examples] = []
     prior: bytes | None = None
 
 
