@@ -33,9 +33,7 @@ class Wide(Net):
 
     def biased_relu(self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1) -> str:
         """A convolution with a bias, and ReLU."""
-        return self.node(
-            "Relu", [self.biased_convolution(x, channels, kernel, stride, (kernel - 1) // 2)]
-        )
+        return self.node("Relu", [self.biased_convolution(x, channels, kernel, stride, (kernel - 1) // 2)])
 
     def pooled(self, x: str, kernel: int = 3, stride: int = 2, pad: int = 1) -> str:
         """The largest of each window."""

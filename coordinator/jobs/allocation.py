@@ -67,7 +67,8 @@ def grants(
         left: trials not yet granted.
         batch: most trials per round.
         patience: see :func:`pays`.
-        only: of each task so many trials, at once, and no more; 0: as many as pay.
+        only: of each task so many trials, at once, and no more unless none of them could be measured; 0: as
+            many as pay.
     """
     model = model_latency(standings)
     given: list[tuple[str, int]] = []
@@ -80,7 +81,7 @@ def grants(
         given.append((standing.task, want))
         left -= want
     if only:
-        return given
+        return given + [(each.task, only) for each in standings if _has_failed(each)]
     # The rest waits until every task has shown something: before that there is nothing to compare.
     if any(s.rounds <= 1 and s.busy for s in standings) or given:
         return given
@@ -140,6 +141,11 @@ def expected_gain(standing: Standing) -> float:
         return math.inf
     optimistic = OPTIMISM * standing.best / max(standing.trials, 1)
     return standing.weight * max(standing.gain, optimistic)
+
+
+def _has_failed(standing: Standing) -> bool:
+    """Whether it deserves another attempt."""
+    return standing.best is None and standing.rounds > 0 and not standing.busy and may_go_on(standing)
 
 
 def _hopeless(standing: Standing) -> bool:

@@ -45,7 +45,9 @@ def budgeted(request: Request, tasks: int) -> Request:
     level, patience = request.level, request.level.patience
     if level.effort != "full":
         trials = CANDIDATES[level.effort] * max(tasks, 1)
-        return msgspec.structs.replace(request, level=msgspec.structs.replace(level, trials=trials, patience=0.0))
+        return msgspec.structs.replace(
+            request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
+        )
     if level.trials != AUTO:
         return request
     if patience is None:
@@ -109,7 +111,7 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     standings = [standing(job, task) for task in begun]
     model, patience = allocation.model_latency(standings), request.level.patience or 0.0
     rest = left(job, waits)
-    only = CANDIDATES.get(request.level.effort, 0)
+    only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
     batch = request.settings.batch
     given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only))
     nothing_more = not given and not any(s.busy for s in standings)

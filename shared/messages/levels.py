@@ -90,7 +90,9 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Why it contradicts itself, in one line; nothing if it does not."""
         if self.effort != "full" and self.trials != AUTO:
             each = CANDIDATES[self.effort]
-            return f"--level {self.effort} tries {each} of each task: leave --trials out, or take --level full"
+            return (
+                f"--level {self.effort} tries {each} of each task: leave --trials out, or take --level full"
+            )
         return ""
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from msgspec import Struct
 
 from tunemesh.stage_workers.records import rows
@@ -68,6 +70,16 @@ class Counts(Struct, frozen=True, kw_only=True):
     """When trials were recorded."""
 
 
+class Similar(Struct, frozen=True, kw_only=True):
+    """The fastest trials of a task with the same main operator as another one."""
+
+    workload: bytes
+    """That their schedules are made for."""
+    target: str
+    found: list[Found]
+    """Fastest first, of one format."""
+
+
 class Best(Struct, frozen=True, kw_only=True):
     """The fastest schedule of a task, and how much was tried to find it."""
 
@@ -76,3 +88,17 @@ class Best(Struct, frozen=True, kw_only=True):
     """Of the task in that job, by that engine, under the same conditions."""
     untuned: float
     """Latency without tuning, in seconds, as that job measured it."""
+
+
+def main_of(operator: str) -> str:
+    """What an operator does beside what is fused behind it: ``conv2d`` of ``fused_conv2d_add_relu``."""
+    return operator.removeprefix("fused_").partition("_")[0]
+
+
+def kind_of(target: str) -> str:
+    """Of a canonical target: ``llvm``. A schedule for one CPU can be made to fit another."""
+    try:
+        described = json.loads(target)
+    except ValueError:
+        return target
+    return str(described.get("kind", target)) if isinstance(described, dict) else target

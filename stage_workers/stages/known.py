@@ -30,9 +30,10 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, Examples
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
-from tunemesh.stage_workers.records.questions import Best, Found
+from tunemesh.stage_workers.records.gathering import operator_of
+from tunemesh.stage_workers.records.questions import Best, Found, Similar
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
 from tunemesh.stage_workers.stages.profiling import flushes
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 DAY = 86_400.0
 LEADERS = 4
 """Schedules from elsewhere that a task begins with, at most."""
+SIMILAR = 64
+"""Tasks with the same main operator that an engine may choose from, for a task that is new to the records."""
 LARGEST_SCHEDULE = 32 * 1024
 """Bytes; a batch of them goes into one message."""
 
@@ -140,7 +143,7 @@ def to_begin_with(task: TaskSpec, want: int, step: Step, context: Context) -> li
     if context.records is None or step.origin is None or step.settings.known == "never":
         return []
     since = time.time() - step.settings.max_age * DAY
-    limit = min(LEADERS, want // 2)
+    limit = min(LEADERS, (want + 1) // 2)
     found = context.records.leaders(task.key, str(task.engine), since, step.origin.tenant, limit)
     # What others have written may be anything.
     return [
@@ -148,3 +151,33 @@ def to_begin_with(task: TaskSpec, want: int, step: Step, context: Context) -> li
         for each in found
         if 1 <= len(each.trial.hash) <= HASH_LENGTH and len(each.trial.schedule) <= LARGEST_SCHEDULE
     ]
+
+
+def of_similar(task: TaskSpec, step: Step, context: Context) -> list[Examples]:
+    """The best trials of other tasks with the same operator, for one that nothing was measured of yet."""
+    if context.records is None or step.origin is None or step.settings.known == "never":
+        return []
+    operator, engine = operator_of(task.name), str(task.engine)
+    tenant = step.origin.tenant
+    found = context.records.similar(task.key, operator, step.target, engine, tenant, SIMILAR)
+    return [_examples(each) for each in found]
+
+
+def _examples(similar: Similar) -> Examples:
+    trials = []
+    for each in similar.found:
+        trial = each.trial
+        if 1 <= len(trial.hash) <= HASH_LENGTH and len(trial.schedule) <= LARGEST_SCHEDULE and each.latency:
+            trials.append(
+                Trial(
+                    candidate=Candidate(len(trials), trial.hash, trial.schedule),
+                    outcome="measured",
+                    latencies=[each.latency],
+                )
+            )
+    return Examples(
+        workload=similar.workload,
+        target=similar.target,
+        trials=trials,
+        format=similar.found[0].trial.format,
+    )

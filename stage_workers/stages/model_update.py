@@ -88,6 +88,8 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         options=step.options.get(engine, {}),
     )
     found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
+    if work.state is None and not call.trials:
+        call = msgspec.structs.replace(call, similar=known.of_similar(work.task, step, context))
     call = msgspec.structs.replace(call, want=work.want - len(found))
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
@@ -98,7 +100,7 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         missing = work.want - len(chosen)
         if missing == 0 or len(proposal.schedules) < call.want:
             return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
-        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
+        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing, similar=[])
         proposal = _asked(call, engine, context)
 
 

@@ -27,8 +27,7 @@ class MetaScheduleEngine:
     """Implements :class:`~stage_workers.engines.protocol.Engine`; what the methods promise is there."""
 
     name = options.NAME
-    format = 1
-    """Traces of TVM 0.27 as JSON, compressed."""
+    format = options.FORMAT
 
     def preload(self) -> None:
         from tunemesh.stage_workers.graph import preloading

@@ -79,7 +79,9 @@ class Space:
         except (ValueError, KeyError, TypeError, zlib.error):
             return None
         kinds = _kinds(given)
-        alike = [each for each in self._sketches if _kinds(each) == kinds and bool(each.tiles) == bool(given.tiles)]
+        alike = [
+            each for each in self._sketches if _kinds(each) == kinds and bool(each.tiles) == bool(given.tiles)
+        ]
         if not alike:
             return None
         chosen = min(alike, key=lambda each: _distance(each, given))

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tunemesh.shared.messages import Trial
-from tunemesh.stage_workers.engines.metaschedule import refitting, similarity, winograd_search
+from tunemesh.stage_workers.engines.metaschedule import options, refitting, similarity, winograd_search
 from tunemesh.stage_workers.engines.protocol import Examples, UpdateCall
+from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
+from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
 NEAREST = 4
 """Tasks that are listened to."""
@@ -17,6 +19,8 @@ FROM_EACH = 3
 """Schedules of each that are tried on the new task."""
 GOOD = 1.15
 """Times the best latency of its task that such a schedule may take."""
+CLOSE = 0.25
+"""Closeness from which a schedule is taken over at all."""
 REACH = 6.0
 """Distance at which a task says e times less than one that is the same."""
 
@@ -38,14 +42,14 @@ class Fitted(NamedTuple):
     """From 0 to 1: how good it was there, and how close that task is."""
 
 
-def nearest(call: UpdateCall, format_: int) -> list[Near]:
+def nearest(call: UpdateCall) -> list[Near]:
     """Of the similar tasks of a call the most similar ones, those first."""
-    shape = similarity.shape_of(call.workload)
+    shape = similarity.shape_of(call.workload) if call.similar else None
     if shape is None:
         return []
     found = []
     for number, each in enumerate(call.similar):
-        if each.format != format_ or not each.trials:
+        if each.format != options.FORMAT or not each.trials:
             continue
         try:
             other = similarity.shape_of(each.workload)
@@ -54,11 +58,15 @@ def nearest(call: UpdateCall, format_: int) -> list[Near]:
             continue
         if other is not None and math.isfinite(far := similarity.distance(shape, other)):
             found.append((far, number, each))
-    return [Near(math.exp(-far / REACH), each) for far, _, each in sorted(found, key=lambda one: one[:2])[:NEAREST]]
+    return [
+        Near(math.exp(-far / REACH), each)
+        for far, _, each in sorted(found, key=lambda one: one[:2])[:NEAREST]
+    ]
 
 
 def fitted(call: UpdateCall, near: Sequence[Near]) -> list[Fitted]:
     """Their best schedules, as far as they can be made to fit, the most trustworthy first."""
+    near = [each for each in near if each.closeness >= CLOSE]
     if not near:
         return []
     space = refitting.Space(call.workload, call.target)
@@ -86,6 +94,20 @@ def winograd_ratio(near: Sequence[Near]) -> float | None:
             total += each.closeness * math.log(best[True] / best[False])
             weight += each.closeness
     return math.exp(total / weight) if weight else None
+
+
+def by_winograd(near: Sequence[Near]) -> list[tuple[Knobs, float]]:
+    """Settings of Winograd's algorithm for similar tasks, and the logarithm of how many times longer they take
+    than their estimate says."""
+    found = []
+    for each in near:
+        workload = workloads.load(each.examples.workload)
+        for trial in each.examples.trials:
+            if winograd_search.is_ours(trial.candidate.schedule):
+                knobs = winograd_search.unpack(trial.candidate.schedule)
+                off = winograd_search.off_by(workload, each.examples.target, knobs, _latency(trial))
+                found += [(knobs, off)] if off is not None else []
+    return found
 
 
 def _latency(trial: Trial) -> float:
