@@ -102,6 +102,20 @@ def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
     return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
 
 
+def models(connection: Connection) -> list[str]:
+    """Names of the models that were tuned to their end."""
+    asked = select(JOBS.c.model).join(RESULTS, RESULTS.c.job == JOBS.c.id).distinct()
+    return list(connection.execute(asked.order_by(JOBS.c.model)).scalars())
+
+
+def tasks_of(connection: Connection, model: str, engine: str) -> list[rows.Task]:
+    """The tasks of a model by name that an engine has tuned."""
+    tuned = select(TRIALS.c.task).join(JOBS, JOBS.c.id == TRIALS.c.job)
+    tuned = tuned.where(JOBS.c.model == model, TRIALS.c.engine == engine)
+    asked = select(TASKS).where(TASKS.c.key.in_(tuned)).order_by(TASKS.c.name, TASKS.c.key)
+    return [row_of(rows.Task, each) for each in connection.execute(asked).mappings()]
+
+
 def by_id(connection: Connection, prefix: str) -> list[Found]:
     """The trials whose ids begin so; two at most."""
     asked = _joined(ALL).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2)
@@ -161,6 +175,7 @@ def similar(
         newest = max(each.trial.format for each in trials)
         made[trials[0].trial.task].append(
             Similar(
+                task=trials[0].trial.task,
                 workload=data,
                 target=trials[0].task.target,
                 found=[each for each in trials if each.trial.format == newest],
@@ -334,6 +349,8 @@ def _of_job(which: Filter) -> list[ColumnElement[bool]]:
         found.append(JOBS.c.tenant == which.tenant)
     if which.source:
         found.append(JOBS.c.source == which.source)
+    if which.without_model:
+        found.append(JOBS.c.model != which.without_model)
     if which.visible_to is not None:
         found.append(JOBS.c.tenant.in_(["", which.visible_to]))
     return found

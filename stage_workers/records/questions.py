@@ -30,6 +30,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     """The id of conditions."""
     source: str = ""
     """Id of the database that it comes from."""
+    without_model: str = ""
+    """A model whose jobs are left out: its name."""
     visible_to: str | None = None
     """A tenant who may use it: what is its own, or nobody's."""
 
@@ -73,6 +75,8 @@ class Counts(Struct, frozen=True, kw_only=True):
 class Similar(Struct, frozen=True, kw_only=True):
     """The fastest trials of a task with the same main operator as another one."""
 
+    task: str
+    """Its key."""
     workload: bytes
     """That their schedules are made for."""
     target: str

@@ -145,12 +145,18 @@ def to_begin_with(task: TaskSpec, want: int, step: Step, context: Context) -> li
     since = time.time() - step.settings.max_age * DAY
     limit = min(LEADERS, (want + 1) // 2)
     found = context.records.leaders(task.key, str(task.engine), since, step.origin.tenant, limit)
-    # What others have written may be anything.
-    return [
+    return leaders_of(found, want)
+
+
+def leaders_of(found: Sequence[Found], want: int) -> list[Found]:
+    """Those of the fastest schedules that a first round of ``want`` candidates begins with. What others have
+    written may be anything: what makes no sense is left out."""
+    sound = [
         each
         for each in found
         if 1 <= len(each.trial.hash) <= HASH_LENGTH and len(each.trial.schedule) <= LARGEST_SCHEDULE
     ]
+    return sound[: min(LEADERS, (want + 1) // 2)]
 
 
 def of_similar(task: TaskSpec, step: Step, context: Context) -> list[Examples]:
@@ -160,11 +166,13 @@ def of_similar(task: TaskSpec, step: Step, context: Context) -> list[Examples]:
     operator, engine = operator_of(task.name), str(task.engine)
     tenant = step.origin.tenant
     found = context.records.similar(task.key, operator, step.target, engine, tenant, SIMILAR)
-    return [_examples(each) for each in found]
+    return [examples_of(each) for each in found]
 
 
-def _examples(similar: Similar) -> Examples:
-    trials = []
+def examples_of(similar: Similar) -> Examples:
+    """The same as an engine takes it. What others have written may be anything: what is too large is left
+    out."""
+    trials: list[Trial] = []
     for each in similar.found:
         trial = each.trial
         if 1 <= len(trial.hash) <= HASH_LENGTH and len(trial.schedule) <= LARGEST_SCHEDULE and each.latency:

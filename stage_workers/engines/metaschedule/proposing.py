@@ -79,13 +79,15 @@ def propose(
         space = "own"
     fruitless = attempt = 0
     borrowed = {name: each for name, each in _borrowed(call, near).items() if name not in known}
-    while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
+    borrowed = dict(itertools.islice(borrowed.items(), max(1, min(BORROWED, want // 2))))
+    drawn = want - len(borrowed)
+    while len(found) < drawn and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(call.seed, state, attempt)
         before = len(found)
         predictor = Predictor(model, np.random.default_rng(random_state))
         for scheduled in _search(state, call, options, predictor, random_state, space):
             key = workloads.structural_hash(scheduled.mod)
-            if len(found) < want and key not in known and key not in found:
+            if len(found) < drawn and key not in known and key not in found and key not in borrowed:
                 found[key] = schedules.pack(scheduled.trace)
                 if (features := predictor.features.get(scheduled)) is not None:
                     candidates.keep(workload, target, found[key], Candidate(scheduled.trace, features))
@@ -114,15 +116,14 @@ def _borrowed(call: UpdateCall, near: Sequence[Near]) -> dict[str, bytes]:
 
 
 def _mixed(found: dict[str, bytes], borrowed: dict[str, bytes], want: int) -> dict[str, bytes]:
-    """So many of both, by turns, the first of them from a similar task where there is one."""
-    part = min(len(borrowed), max(1, min(BORROWED, want // 2)))
+    """Both by turns, the first of them from a similar task where there is one; what is too much of those comes
+    last."""
     mixed: dict[str, bytes] = {}
     drawn = iter(found.items())
-    for name, schedule in list(borrowed.items())[:part]:
+    for name, schedule in borrowed.items():
         mixed[name] = schedule
         mixed |= dict(itertools.islice(drawn, 1))
-    mixed |= dict(drawn)
-    return dict(itertools.islice(mixed.items(), want))
+    return dict(itertools.islice((mixed | dict(drawn)).items(), want))
 
 
 def _search(
