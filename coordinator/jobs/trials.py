@@ -15,7 +15,7 @@ from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.shared.messages import Request, Timing, Usage
-from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
+from tunemesh.shared.messages.levels import AUTO, CANDIDATES, MOST_TRIALS
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
 TIMINGS_KEPT = 500
@@ -40,16 +40,23 @@ def granted(job: Job) -> int:
 
 
 def budgeted(request: Request, tasks: int) -> Request:
-    """``request`` with a number of trials, which may depend on how many tasks there are to tune."""
-    patience = request.level.patience
-    if request.level.trials != AUTO:
+    """``request`` with a number of trials, which may depend on how many tasks there are to tune. With less
+    than full effort every task gets the same few, whatever they bring."""
+    level, patience = request.level, request.level.patience
+    if level.effort != "full":
+        trials = CANDIDATES[level.effort] * max(tasks, 1)
+        return msgspec.structs.replace(
+            request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
+        )
+    if level.trials != AUTO:
         return request
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
     trials = min(allocation.automatic(tasks, patience), most)
-    level = msgspec.structs.replace(request.level, trials=trials, patience=patience)
-    return msgspec.structs.replace(request, level=level)
+    return msgspec.structs.replace(
+        request, level=msgspec.structs.replace(level, trials=trials, patience=patience)
+    )
 
 
 def left(job: Job, waits: Collection[str] = ()) -> int:
@@ -104,7 +111,9 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     standings = [standing(job, task) for task in begun]
     model, patience = allocation.model_latency(standings), request.level.patience or 0.0
     rest = left(job, waits)
-    given = dict(allocation.grants(standings, request.level.trials, rest, request.settings.batch, patience))
+    only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
+    batch = request.settings.batch
+    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
