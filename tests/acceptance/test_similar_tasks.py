@@ -17,7 +17,7 @@ from tunemesh.stage_workers.platforms.protocol import ExtractedTask
 
 
 def the_task(given: Any, target: str) -> ExtractedTask:
-    (task,) = import_model(given, target).tasks
+    (task,) = import_model(given.SerializeToString(), target).tasks
     return task
 
 
@@ -37,6 +37,7 @@ def examples(task: ExtractedTask, target: str, want: int = 4) -> Examples:
         (convolution((1, 32, 14, 14), (64, 32, 1, 1)), convolution((1, 48, 10, 10), (96, 48, 1, 1))),
         (product(64, 48, 128), product(40, 96, 64)),
     ],
+    ids=["pointwise", "product"],
 )
 def test_the_only_candidate_is_the_best_of_the_most_similar_task_made_to_fit(
     given: Any, other: Any, target: str
