@@ -2,7 +2,7 @@
 ``python -m benchmarks corpus OUTDIR [NAME ...]`` writes them as ONNX files.
 
 They are of kinds that people run, but with few blocks and on small images, so that one is tuned in a few
-minutes. Weights are random with a seed of their own and scaled so that what comes out depends on what goes in.
+minutes. Weights are random with a seed, and scaled so that what comes out depends on what goes in.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Wide(Net):
 
 
 def vgg11() -> onnx.ModelProto:
-    """The convolutions of VGG-11 (Simonyan and Zisserman, arXiv:1409.1556) for a 112x112 image, then one dense
+    """The convolutions of VGG-11 (Simonyan and Zisserman, arXiv:1409.1556) at 112x112, then one dense
     layer."""
     net, x, into = Wide("vgg11", seed=31), "image", 3
     for out, count in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):

@@ -55,7 +55,7 @@ class Chosen(Struct, frozen=True, kw_only=True):
     instant: float
     """Latency with the one candidate of level ``instant``."""
     top: dict[int, float]
-    """Latency of the fastest of the first so many of level ``quick``."""
+    """Latency of the fastest of the first so many of level ``quick``; asked for the largest share alone."""
     choosing: float
     """Seconds that choosing one candidate took."""
     building: float
@@ -169,7 +169,7 @@ class Evaluation:
                 share=each.share,
                 similar=each.similar,
                 instant=fastest(first([*each.instant, *each.quick])),
-                top={count: fastest(each.quick[:count]) for count in TOPS},
+                top={count: fastest(each.quick[:count]) for count in TOPS if each.quick},
                 choosing=each.choosing,
                 building=sum(built[name][1] for name, _ in each.instant if name in built),
             )
@@ -195,7 +195,8 @@ class Evaluation:
             found = queries.similar(connection, task.key, task.operator, task.target, which, SIMILAR)
         similar = [examples_of(each) for each in found if _taken(each.task, share)]
         asking = time.monotonic() - began
-        leaders = {want: leaders_of(known, want) for want in (INSTANT, QUICK)}
+        wanted = (INSTANT, QUICK) if share == max(self._shares) else (INSTANT,)
+        leaders = {want: leaders_of(known, want) for want in wanted}
         proposed: dict[int, list[tuple[str, bytes]]] = {}
         took: dict[int, float] = {}
         for want, before in leaders.items():
@@ -208,7 +209,7 @@ class Evaluation:
             share=share,
             similar=len(similar),
             instant=proposed[INSTANT],
-            quick=list(dict(proposed[QUICK]).items())[:QUICK],
+            quick=list(dict(proposed.get(QUICK, [])).items()),
             choosing=asking + took[INSTANT],
         )
 

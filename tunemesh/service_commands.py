@@ -52,6 +52,7 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
+        shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
     )
     raise typer.Exit(run_worker(config))
 

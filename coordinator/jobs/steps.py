@@ -232,8 +232,8 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
 
 
 def _settings(request: Request, stage: Stage) -> Settings:
-    """Those of a request; where nothing is to be measured, a kernel is run to check what it computes, and once
-    more for a rough idea of how long it takes: one that is slower than untuned is of no use."""
+    """Those of a request. Where nothing is to be measured, a kernel is run to check what it computes, and
+    once more for a rough idea of its speed: one that is slower than untuned is of no use."""
     if request.level.effort != "instant" or stage != "profile":
         return request.settings
     return msgspec.structs.replace(request.settings, repeats=1, min_repeat_ms=0)

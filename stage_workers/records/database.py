@@ -80,14 +80,15 @@ class Database:
             self._engine = create_engine(url, connect_args={"timeout": wait}, poolclass=NullPool)
             event.listen(self._engine, "connect", _sqlite_settings)
             event.listen(self._engine, "begin", _sqlite_begin)
-            self._insert: Any = sqlite.insert
+            self.insert: Any = sqlite.insert
+            """An insertion that may do nothing where the row is there, as such a database says it."""
         else:
             limit = (
                 f"-c statement_timeout={round(1000 * STATEMENT_LIMIT)} -c lock_timeout={round(1000 * wait)}"
             )
             arguments = {"connect_timeout": max(round(wait), 2), "options": limit}
             self._engine = create_engine(url, connect_args=arguments, pool_size=1, pool_pre_ping=True)
-            self._insert = postgresql.insert
+            self.insert = postgresql.insert
 
     def __enter__(self) -> Database:
         return self
@@ -144,7 +145,7 @@ class Database:
                 job["source"] = job["source"] or self._id
             for table, values in by_table.items():
                 if values:
-                    insert = self._insert(schema.METADATA.tables[table]).on_conflict_do_nothing()
+                    insert = self.insert(schema.METADATA.tables[table]).on_conflict_do_nothing()
                     counted = insert.execution_options(preserve_rowcount=True)
                     new += connection.execute(counted, values).rowcount
         return new

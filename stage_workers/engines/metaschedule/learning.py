@@ -17,6 +17,9 @@ from tunemesh.stage_workers.engines.protocol import Examples, LearnCall, Learned
 
 LEAST = 8
 """Measured candidates that a task must have: with fewer there is little to rank."""
+SPREAD = 1.5
+"""Times as long as the fastest that the slowest takes, at least: where somebody has handed on only the best,
+what is left to rank is noise."""
 FIRST = 8
 """How many of those that should be the fastest are looked at."""
 
@@ -58,10 +61,11 @@ def kernels(examples: Iterable[Examples]) -> Iterator[Kernel]:
             for candidate, trial in zip(recalled, measured.values(), strict=True)
             if candidate is not None and len(candidate.features)
         ]
-        if len(known) >= LEAST:
+        latencies = np.array([trial.estimate for _, trial in known])
+        if len(known) >= LEAST and latencies.max() >= SPREAD * latencies.min():
             yield Kernel(
-                summaries=cost_model.summaries([row for row, _ in known]),
-                latencies=np.array([one.estimate for _, one in known]),
+                summaries=cost_model.summaries([features for features, _ in known]),
+                latencies=latencies,
             )
 
 

@@ -97,8 +97,8 @@ def winograd_ratio(near: Sequence[Near]) -> float | None:
 
 
 def by_winograd(near: Sequence[Near]) -> list[tuple[Knobs, float]]:
-    """Settings of Winograd's algorithm for similar tasks, and the logarithm of how many times longer they take
-    than their estimate says."""
+    """Settings of Winograd's algorithm for similar tasks, and the logarithm of how many times longer they
+    take than their estimate says."""
     found = []
     for each in near:
         workload = workloads.load(each.examples.workload)
