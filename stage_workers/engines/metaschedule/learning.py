@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.engines.metaschedule import candidates, cost_model, options, prior
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Features
 from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.protocol import Examples, LearnCall, Learned, Quality
 
@@ -25,11 +26,23 @@ FIRST = 8
 
 
 class Kernel(NamedTuple):
-    """What is known of a task."""
+    """What is known of a task: of each candidate the same place in all of them."""
 
+    features: list[Features]
     summaries: npt.NDArray[np.float32]
+    """Of the features."""
     latencies: npt.NDArray[np.float64]
     """In seconds."""
+
+    def only(self, places: Sequence[int] | npt.NDArray[np.intp]) -> Kernel:
+        """The same with some of the candidates."""
+        return Kernel(
+            [self.features[each] for each in places], self.summaries[places], self.latencies[places]
+        )
+
+
+Expecting = Callable[[Kernel], npt.NDArray[np.float32]]
+"""Logarithms of the speeds that the candidates of a task should have."""
 
 
 def learn(call: LearnCall) -> Learned:
@@ -44,8 +57,8 @@ def learn(call: LearnCall) -> Learned:
         prior=content,
         trials=sum(len(each.latencies) for each in known),
         tasks=len(known),
-        before=quality(before, held_out) if before is not None else None,
-        after=quality(Prior(content), held_out),
+        before=quality(by_prior(before), held_out) if before is not None else None,
+        after=quality(by_prior(Prior(content)), held_out),
     )
 
 
@@ -63,10 +76,8 @@ def kernels(examples: Iterable[Examples]) -> Iterator[Kernel]:
         ]
         latencies = np.array([trial.estimate for _, trial in known])
         if len(known) >= LEAST and latencies.max() >= SPREAD * latencies.min():
-            yield Kernel(
-                summaries=cost_model.summaries([features for features, _ in known]),
-                latencies=latencies,
-            )
+            features = [each for each, _ in known]
+            yield Kernel(features, cost_model.summaries(features), latencies)
 
 
 def fit(known: Sequence[Kernel]) -> bytes:
@@ -81,11 +92,16 @@ def fit(known: Sequence[Kernel]) -> bytes:
     return prior.pack(cost_model.train(rows, scores, weight=weights / weights.mean()))
 
 
-def quality(known: Prior, held_out: Sequence[Kernel]) -> Quality:
-    """How well a prior ranks the candidates of tasks."""
+def by_prior(known: Prior) -> Expecting:
+    """What a prior expects."""
+    return lambda kernel: known.predict(kernel.summaries)
+
+
+def quality(expecting: Expecting, held_out: Sequence[Kernel]) -> Quality:
+    """How well the candidates of tasks are ranked by what is expected of them."""
     correlations, first, firsts = [], [], []
     for kernel in held_out:
-        expected, best = known.predict(kernel.summaries), kernel.latencies.min()
+        expected, best = expecting(kernel), kernel.latencies.min()
         order = np.argsort(-expected, kind="stable")
         correlations.append(float(np.corrcoef(_ranks(expected), _ranks(-kernel.latencies))[0, 1]))
         first.append(math.log(best / kernel.latencies[order[0]]))
