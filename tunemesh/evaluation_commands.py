@@ -76,7 +76,7 @@ def zeroshot_eval(
             platforms=[platforms.TVM],
             memory=round(memory * GIB),
             cpus=chosen.cores,
-            environment=allocator.environment() | dict(chosen.environment),
+            environment={**allocator.environment(), **chosen.environment},
         ) as sandbox,
     ):
         if not records.exists:
