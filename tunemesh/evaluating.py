@@ -69,7 +69,7 @@ class OfTask(Struct, frozen=True, kw_only=True):
     task: str
     name: str
     best: float
-    """Latency of the best schedule that is known: in the records, or among those that were chosen."""
+    """Latency of the best that is known: in the records, among what was chosen, or without tuning."""
     untuned: float | None
     chosen: list[Chosen]
 
@@ -179,7 +179,7 @@ class Evaluation:
             network=network,
             task=task.key,
             name=task.name,
-            best=min(latencies.values()),
+            best=min(fallback, *latencies.values()),
             untuned=baseline,
             chosen=chosen,
         )
