@@ -126,7 +126,8 @@ class Evaluation:
         if not tasks:
             raise BadInput(f"the records know no model {network!r} that {self._engine} has tuned")
         found = []
-        for task in tasks[: most or None]:
+        # Of all kinds: they are ordered by name.
+        for task in tasks[:: -(-len(tasks) // most) if most else 1]:
             try:
                 found.append(self._of_task(network, task))
             except _Unusable as error:
