@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import msgspec
 
 from tunemesh.shared.messages import Trial
 from tunemesh.stage_workers.engines.metaschedule import options, refitting, similarity, winograd_search
@@ -106,7 +109,10 @@ def by_winograd(near: Sequence[Near]) -> list[tuple[Knobs, float]]:
         workload = workloads.load(each.examples.workload)
         for trial in each.examples.trials:
             if winograd_search.is_ours(trial.candidate.schedule):
-                knobs = winograd_search.unpack(trial.candidate.schedule)
+                try:
+                    knobs = winograd_search.unpack(trial.candidate.schedule)
+                except (msgspec.MsgspecError, zlib.error):
+                    continue  # others have written it
                 off = winograd_search.off_by(workload, each.examples.target, knobs, _latency(trial))
                 found += [(knobs, off)] if off is not None else []
     return found
