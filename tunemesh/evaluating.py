@@ -69,7 +69,7 @@ class OfTask(Struct, frozen=True, kw_only=True):
     task: str
     name: str
     best: float
-    """Latency of the best schedule that is known: in the records, or among those that were chosen."""
+    """Latency of the best that is known: in the records, among what was chosen, or without tuning."""
     untuned: float | None
     chosen: list[Chosen]
 
@@ -126,7 +126,8 @@ class Evaluation:
         if not tasks:
             raise BadInput(f"the records know no model {network!r} that {self._engine} has tuned")
         found = []
-        for task in tasks[: most or None]:
+        # Of all kinds: they are ordered by name.
+        for task in tasks[:: -(-len(tasks) // most) if most else 1]:
             try:
                 found.append(self._of_task(network, task))
             except _Unusable as error:
@@ -179,7 +180,7 @@ class Evaluation:
             network=network,
             task=task.key,
             name=task.name,
-            best=min(latencies.values()),
+            best=min(fallback, *latencies.values()),
             untuned=baseline,
             chosen=chosen,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import pytest
@@ -62,11 +63,14 @@ def test_a_schedule_of_the_task_itself_fits_as_it_is(target: str) -> None:
 
 def test_what_others_wrote_may_be_anything(target: str) -> None:
     task = the_task(product(64, 48, 128), target)
-    nonsense = Trial(candidate=Candidate(0, "x", b"no schedule"), outcome="measured", latencies=[1e-6])
+    nonsense = [
+        Trial(candidate=Candidate(number, f"{number}", schedule), outcome="measured", latencies=[1e-6])
+        for number, schedule in enumerate((b"no schedule", zlib.compress(winograd_search.TAG + b"{")))
+    ]
     similar = [
-        Examples(workload=b"no workload", target=target, trials=[nonsense]),
-        Examples(workload=task.workload, target=target, trials=[nonsense]),
-        Examples(workload=task.workload, target=target, trials=[nonsense], format=99),
+        Examples(workload=b"no workload", target=target, trials=nonsense),
+        Examples(workload=task.workload, target=target, trials=nonsense),
+        Examples(workload=task.workload, target=target, trials=nonsense, format=99),
     ]
     call = UpdateCall(workload=task.workload, target=target, want=1, seed=1, similar=similar)
     assert len(ENGINE.update(call).schedules) == 1

@@ -100,11 +100,14 @@ def propose(
 
 
 def _borrowed(call: UpdateCall, near: Sequence[Near]) -> dict[str, bytes]:
-    """Hash and schedule of what was best for similar tasks, made to fit, the most trustworthy first."""
-    found: dict[str, bytes] = {}
+    """Hash and schedule of what was best for similar tasks, made to fit, first what most of them agree on."""
+    found: dict[str, Any] = {}
+    votes: dict[str, float] = {}
     for each in transferring.fitted(call, near):
-        found.setdefault(workloads.structural_hash(each.scheduled.mod), schedules.pack(each.scheduled.trace))
-    return found
+        name = workloads.structural_hash(each.scheduled.mod)
+        found.setdefault(name, each.scheduled)
+        votes[name] = votes.get(name, 0.0) + each.trust**2
+    return {name: schedules.pack(found[name].trace) for name in sorted(found, key=lambda name: -votes[name])}
 
 
 def _mixed(found: dict[str, bytes], borrowed: dict[str, bytes], want: int) -> dict[str, bytes]:

@@ -74,6 +74,11 @@ class Space:
         found = self._generator.generate_design_space(self._module)
         self._sketches = [_sketch(each.trace.simplified(True)) for each in found]
 
+    @property
+    def has_own(self) -> bool:
+        """Whether some are by :mod:`.register_tiles`: tiles that fit the registers, and little to draw."""
+        return any(not each.tiles and "SampleCategorical" in _kinds(each) for each in self._sketches)
+
     def fitted(self, schedule: bytes) -> Any:
         """The TVM schedule that is most like a schedule of another task; ``None`` where there is none."""
         try:
