@@ -49,8 +49,19 @@ def test_tasks_that_are_known_begin_closed_and_the_others_get_all_trials(world: 
 def test_a_job_whose_tasks_are_all_known_is_assembled_at_once(world: World) -> None:
     world.publish(after("first", "first"))
     world.run("second")
-    assert world.ledger("second").phase == "done"
-    assert [task.trials for task in world.ledger("second").tasks] == [0, 0]
+    ledger = world.ledger("second")
+    assert ledger.phase == "done"
+    assert [task.trials for task in ledger.tasks] == [0, 0]
+    # That is what it was told before, too: only the model is put together and run.
+    assert ledger.quote is not None
+    assert (ledger.quote.known, ledger.quote.trials) == (2, 0)
+    few = ledger.quote.device_seconds
+    many = after("first", "first", job="third")
+    world.publish(msgspec.structs.replace(many, level=msgspec.structs.replace(many.level, trials=5000)))
+    world.run("third")
+    quote = world.ledger("third").quote
+    assert quote is not None
+    assert quote.device_seconds == pytest.approx(few, rel=0.5)
 
 
 def test_the_records_of_the_other_job_go_to_the_import_and_to_nobody_else(world: World) -> None:
