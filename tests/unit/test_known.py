@@ -344,3 +344,40 @@ def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
         found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
         assert len({each.hash for each in found.candidates}) == count
         assert found.exhausted == (count < want)
+
+
+# -- Models -----------------------------------------------------------------------------------------------
+
+
+def reads(sandbox: FakeSandbox) -> int:
+    """How often a model was imported."""
+    return sum(name == "import_model" for name, _ in sandbox.calls)
+
+
+def test_a_worker_imports_a_model_once(
+    recording: Context, sandbox: FakeSandbox, store: ArtifactStore
+) -> None:
+    first = imported(recording, devices=())
+    assert (imported(recording, devices=()), reads(sandbox)) == (first, 1)
+    # Whatever the records know by now.
+    tune(recording)
+    assert set(imported(recording).known) == {"t00", "t01"}
+    assert reads(sandbox) == 1
+    # All that the outcome depends on, and nothing else.
+    for number, changes in enumerate(
+        ({"target": "mock-other"}, {"seed": 6}, {"settings": replace(SETTINGS, math="exact")}), start=2
+    ):
+        imported(recording, **changes)
+        assert reads(sandbox) == number
+    imported(recording, settings=replace(SETTINGS, batch=5))
+    assert reads(sandbox) == 4
+
+
+def test_a_model_of_which_something_is_gone_is_imported_again(
+    recording: Context, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    first = imported(recording)
+    (file,) = tmp_path.rglob(first.model.sha256)
+    file.unlink()
+    assert imported(recording) == first
+    assert (reads(sandbox), file.exists()) == (2, True)
