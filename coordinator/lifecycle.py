@@ -206,7 +206,8 @@ class Lifecycle:
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
-        tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
+        known = trials.searched(job.ledger.request, done)
+        tasks = [first_ledger(spec, known.get(spec.id)) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
         quote = self._quote(

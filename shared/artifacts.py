@@ -72,7 +72,7 @@ class ArtifactStore:
         sha256 = hashlib.sha256(data).hexdigest()
         blob = Blob(sha256, len(data))
         try:
-            if not self._holds(blob):
+            if not self.holds(blob):
                 self._write(blob, data)
         except Exception as error:  # every backend has its own errors
             raise ArtifactError(
@@ -167,13 +167,13 @@ class ArtifactStore:
         data = self._storage.read(*_place(blob), blob.size)
         return data, _flaw(blob, data)
 
-    def _holds(self, blob: Blob) -> bool:
+    def holds(self, blob: Blob) -> bool:
         """Whether the blob is there, whole. Anything else at its place, a link for example, is not it."""
         try:
             if self._storage.size(*_place(blob)) not in (None, blob.size):
                 return False
             return not _digest_flaw(blob, self._storage.blocks(*_place(blob)))
-        except OSError:
+        except Exception:  # every backend has its own errors
             return False
 
     def _write(self, blob: Blob, data: Bytes) -> None:

@@ -80,7 +80,7 @@ def _predict(job: Job, durations: Durations) -> Forecast:
     if ledger.phase in ("importing", "tuning"):
         budget = request.level.trials or allocation.automatic(len(keys), allocation.PATIENCE)
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
-        if ledger.stopped:
+        if ledger.stopped or not (open_tasks or ledger.phase == "importing"):
             trials = 0
         rounds = trials / batch
         closing = len(open_tasks)

@@ -5,7 +5,7 @@ Pure functions from a job to the revision, or to ``None`` where there is nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -14,7 +14,7 @@ from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.shared.messages import Request, Timing, Usage
+from tunemesh.shared.messages import ImportDone, Known, Request, Timing, Usage
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
@@ -37,6 +37,19 @@ def granted(job: Job) -> int:
                 continue
             total += len(proposal.candidates) if proposal else task.want
     return total
+
+
+def searched(request: Request, done: ImportDone) -> Mapping[str, Known]:
+    """By task: what is known of it that serves a job, because as much was tried to find it as the job would
+    try, or because it is to try nothing."""
+    tuned = sum(spec.engine is not None for spec in done.tasks)
+    budget = request.level.trials if request.level.trials != AUTO else None
+    wanted = allocation.enough(budget, tuned, request.settings.batch)
+    return {
+        task: known
+        for task, known in done.known.items()
+        if known.searched is None or known.searched >= wanted or request.settings.known == "only"
+    }
 
 
 def budgeted(request: Request, tasks: int) -> Request:

@@ -235,6 +235,9 @@ class Known(Struct, frozen=True, kw_only=True):
     """Latency without tuning, in seconds."""
     best: Seconds
     """The lowest latency, in seconds."""
+    searched: Annotated[float, Meta(ge=0)] | None = None
+    """Trials that were made to find it, of this task, or of a task of the same job on average if that is
+    more; nothing where it serves however few there were."""
 
 
 class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):

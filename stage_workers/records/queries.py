@@ -116,10 +116,18 @@ def known(connection: Connection, task: str, which: Filter) -> Best | None:
     best = next((each for each in found if each.job.id in untuned), None)
     if best is None:
         return None
-    trials = _chosen(which).with_only_columns(func.count())
-    trials = trials.where(TRIALS.c.task == task, TRIALS.c.job == best.job.id)
-    count = int(connection.execute(trials).scalar_one())
-    return Best(found=best, trials=count, untuned=untuned[best.job.id])
+    searched = max(_searched(connection, task, job, which) for job in untuned)
+    return Best(found=best, searched=searched, untuned=untuned[best.job.id])
+
+
+def _searched(connection: Connection, task: str, job: str, which: Filter) -> float:
+    """Trials of a task in a job, or of its tasks on average. Trials go where they pay: where a task got fewer
+    than others it had no more to give, or the job had no more to spend."""
+    of_task = _chosen(which).with_only_columns(func.count())
+    of_task = of_task.where(TRIALS.c.task == task, TRIALS.c.job == job)
+    of_job = select(func.count(), func.count(TRIALS.c.task.distinct())).where(TRIALS.c.job == job)
+    trials, tasks = connection.execute(of_job).one()
+    return max(float(connection.execute(of_task).scalar_one()), trials / max(tasks, 1))
 
 
 def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tuple[bytes, list[Found]]]:
