@@ -132,7 +132,8 @@ class Lifecycle:
         state, job, ref = self._state, self._state.jobs[send.job], StepRef.parse(send.step)
         fitting = state.dispatcher.strategy.fits_chunks
         chunk_size = forecast.chunk_size(job, ref, state.durations, fitting=fitting)
-        devices = state.resources.devices_of(job.ledger.request.target) if ref.stage == "import" else []
+        asking = ref.stage == "import" or (ref.stage == "model-update" and not ref.round)
+        devices = state.resources.devices_of(job.ledger.request.target) if asking else []
         step = job_steps.make_step(job, ref, send.attempt, chunk_size, devices)
         if send.attempt:
             text = f"sent again to {send.queue}, attempt {send.attempt + 1}"

@@ -15,6 +15,7 @@ from rich.console import Console
 from tunemesh import mesh_address, options
 from tunemesh.client import Client
 from tunemesh.layout import MEMORY
+from tunemesh.learn_command import Which, address_of, existing, learn
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.stage_workers.records.questions import Filter, Found
@@ -22,21 +23,19 @@ from tunemesh.tables import latency
 from tunemesh.terminal import add_row, complain, print_json, say, table
 
 if TYPE_CHECKING:
-    from tunemesh.stage_workers.records.database import Database
+    pass
 
 # SQLAlchemy takes a third of a second to import: other commands, and workers at their start, do without. So
 # what needs it is imported by the commands below.
 
 records_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+records_app.command()(learn)
 
 ID_SHOWN = 12
 """Hex digits of a record or a task in a table: enough to tell them apart."""
 UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 Format = Literal["jsonl", "metaschedule", "t4"]
 
-Which = Annotated[
-    str | None, typer.Option("--database", help="Of the records: a file, or the URL of a database.")
-]
 Task = Annotated[str, typer.Option(help="The beginning of a task's key.")]
 Operator = Annotated[str, typer.Option(help="A part of an operator's name: conv2d.")]
 Model = Annotated[str, typer.Option(help="A part of a model's name.")]
@@ -98,7 +97,7 @@ def list_(
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, since)
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             found = queries.newest(connection, which, limit)
         _print(found, records.id(), as_json)
@@ -122,7 +121,7 @@ def best(
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, since)
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             found = [
                 each
@@ -143,7 +142,7 @@ def show(
 
     if not re.fullmatch("[0-9a-f]{1,32}", record):
         raise BadInput(f"{record!r} is no id of a record: tunemesh records list shows them")
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             found = queries.by_id(connection, record)
             if len(found) != 1:
@@ -175,7 +174,7 @@ def export(
     from tunemesh.stage_workers.records import exchange, queries, t4
 
     which = _filter(task, operator, model, target, device, engine, tenant, since)
-    with _existing(database) as records:
+    with existing(database) as records:
         if form == "metaschedule":
             count = record_exchange.write_metaschedule(records, which, to, memory)
             print(f"{count:,} trials written to {to}")
@@ -210,7 +209,7 @@ def import_(
 
     if not source.exists():
         raise BadInput(f"there is no {source}")
-    with Database(_address(database)) as records:
+    with Database(address_of(database)) as records:
         if source.is_dir():
             trials, new, skipped = record_exchange.read_metaschedule(source, records, source.name, memory)
             print(f"{trials:,} trials of MetaSchedule read from {source}, {new:,} new rows")
@@ -252,7 +251,7 @@ def prune(
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, "")
-    with _existing(database) as records, records.writing() as connection:
+    with existing(database) as records, records.writing() as connection:
         print(f"trials forgotten: {queries.prune(connection, which, _time(older_than), keep):,}")
 
 
@@ -261,7 +260,7 @@ def stats(database: Which = None, as_json: options.AsJson = False) -> None:
     """How many records there are, of what, and where they come from."""
     from tunemesh.stage_workers.records import queries
 
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             counts = queries.counts(connection)
         if as_json:
@@ -298,7 +297,7 @@ def sync(
 
     address = mesh_address.find(broker, artifacts)
     synced = []
-    with Database(_address(database)) as records, Client(address.broker) as client:
+    with Database(address_of(database)) as records, Client(address.broker) as client:
         for each in record_exchange.sync(client, ArtifactStore(address.artifacts), records):
             synced.append(each)
             if each.error:
@@ -308,25 +307,6 @@ def sync(
     if as_json:
         print_json(synced)
     raise typer.Exit(TunemeshError.exit_code if any(each.error for each in synced) else 0)
-
-
-def _address(named: str | None) -> str:
-    address = named or mesh_address.records_of_this_machine()
-    if not address:
-        raise BadInput(f"{mesh_address.RECORDS} says that there are no records: give --database")
-    return address
-
-
-def _existing(named: str | None) -> Database:
-    """Raises:
-    BadInput: nothing was ever recorded there.
-    """
-    from tunemesh.stage_workers.records.database import Database
-
-    database = Database(_address(named))
-    if not database.exists:
-        raise BadInput(f"there are no records in {database.name} yet: tune something, or import some")
-    return database
 
 
 def _filter(

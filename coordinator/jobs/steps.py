@@ -208,7 +208,8 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
 
     Args:
         chunk_size: for the batch that a ``model-update`` proposes.
-        devices: what an ``import`` is told of those that serve the target.
+        devices: what an ``import``, and the first ``model-update`` of a task, are told of those that serve
+            the target.
     """
     request = job.ledger.request
     return Step(
@@ -259,7 +260,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
     task = job.task_ledger(ref.task)
     assert task is not None
     if ref.stage == "model-update":
-        return _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        work = _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        return msgspec.structs.replace(work, devices=list(devices)) if work.state is None else work
     round_ = job.round(ref.task, ref.round)
     assert round_ is not None
     if ref.stage == "build":

@@ -48,7 +48,14 @@ FIRST: tuple[str, ...] = (
     " conditions VARCHAR NOT NULL, at DOUBLE PRECISION NOT NULL)",
     "CREATE INDEX results_by_job ON results (job)",
 )
-STEPS: tuple[Sequence[str], ...] = (FIRST,)
+LEARNED: tuple[str, ...] = (
+    "CREATE TABLE priors (id VARCHAR NOT NULL PRIMARY KEY, family VARCHAR NOT NULL, engine VARCHAR NOT NULL,"
+    " data {bytes} NOT NULL, used BOOLEAN NOT NULL, trials INTEGER NOT NULL, tasks INTEGER NOT NULL,"
+    " held_out INTEGER NOT NULL, correlation DOUBLE PRECISION NOT NULL, top1 DOUBLE PRECISION NOT NULL,"
+    " top8 DOUBLE PRECISION NOT NULL, at DOUBLE PRECISION NOT NULL)",
+    "CREATE INDEX priors_by_family ON priors (engine, family, at)",
+)
+STEPS: tuple[Sequence[str], ...] = (FIRST, LEARNED)
 
 LOCK = 7_361_540_221
 """Of PostgreSQL, for as long as the schema changes: any number that others do not use."""

@@ -69,13 +69,16 @@ class Answering(Database):
 
 def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
     """The latest trials, latest first."""
-    asked = _joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit)
-    return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
+    return answers(connection, joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit))
 
 
 def by_id(connection: Connection, prefix: str) -> list[Found]:
     """The trials whose ids begin so; two at most."""
-    asked = _joined(ALL).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2)
+    return answers(connection, joined(ALL).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2))
+
+
+def answers(connection: Connection, asked: Select[Any]) -> list[Found]:
+    """What a query of :func:`joined` gives."""
     return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
 
 
@@ -88,7 +91,7 @@ def tasks(connection: Connection, which: Filter) -> list[str]:
 def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int = 1) -> list[Found]:
     """The fastest schedules of a task, fastest first, each once; a confirmed latency counts where there is
     one."""
-    of_trials = _joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    of_trials = joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
     by_speed = of_trials.order_by(TRIALS.c.estimate, TRIALS.c.id)
     again = of_trials.join(CONFIRMATIONS, CONFIRMATIONS.c.trial == TRIALS.c.id)
     confirmed = again.where(CONFIRMATIONS.c.task == task).order_by(CONFIRMATIONS.c.latency)
@@ -234,7 +237,7 @@ def prune(connection: Connection, which: Filter, before: float, keep: int) -> in
     return int(forgotten.rowcount)
 
 
-def _joined(which: Filter) -> Select[Any]:
+def joined(which: Filter) -> Select[Any]:
     """Trials with what they name; columns are called ``table_column``."""
     asked = select(TRIALS, TASKS, JOBS, CONDITIONS).set_label_style(LABEL_STYLE_TABLENAME_PLUS_COL)
     return asked.select_from(_NAMED).where(*_of_trial(which))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from msgspec import Struct
 
 from tunemesh.stage_workers.records import rows
@@ -77,3 +79,55 @@ class Best(Struct, frozen=True, kw_only=True):
     that job on average, if that is more; of several such jobs by the one that searched most."""
     untuned: float
     """Latency without tuning, in seconds, as that job measured it."""
+
+
+class Tried(Struct, frozen=True, kw_only=True):
+    """Trials of a task that can be compared: measured under the same conditions, of one workload."""
+
+    workload: bytes
+    format: int
+    """Of the engine's schedules."""
+    here: bool
+    """Whether they were measured under the conditions that were asked for, by this database's own mesh."""
+    found: list[Found]
+
+
+class Memory(Struct, frozen=True, kw_only=True):
+    """What a search of a task can begin with."""
+
+    seen: list[str] = []
+    """Hashes of all schedules that were tried here, whatever came of them."""
+    tried: list[Tried] = []
+
+
+class Prior(Struct, frozen=True, kw_only=True):
+    """A cost model that was fitted to records, and how well it ranks the schedules of tasks that it was not
+    fitted to: :class:`~stage_workers.engines.protocol.Quality`."""
+
+    id: str
+    family: str
+    engine: str
+    data: bytes
+    used: bool
+    """Not where it ranked worse than the one before."""
+    trials: int
+    """That it was fitted to."""
+    tasks: int
+    held_out: int
+    """Tasks that it was tried on."""
+    correlation: float
+    top1: float
+    top8: float
+    at: float
+
+
+def family_of(target: str) -> str:
+    """Of the devices that a canonical target is for: what is fast on one of them is fast on the others."""
+    try:
+        described = json.loads(target)
+    except ValueError:
+        return target
+    if not isinstance(described, dict):
+        return target
+    names = (described.get(each) for each in ("kind", "mtriple", "mcpu", "arch"))
+    return " ".join(name for name in names if isinstance(name, str))

@@ -9,10 +9,12 @@ judges whether as much was tried. At the end of the job the whole model is valid
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
@@ -25,14 +27,14 @@ from tunemesh.shared.messages import (
     Origin,
     Settings,
     Step,
-    TaskSpec,
     Trial,
+    UpdateWork,
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, Examples
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
-from tunemesh.stage_workers.records.questions import Best, Found
+from tunemesh.stage_workers.records.questions import Best, Found, Tried
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
 from tunemesh.stage_workers.stages.profiling import flushes
@@ -136,20 +138,58 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
     )
 
 
-def to_begin_with(task: TaskSpec, want: int, step: Step, context: Context) -> list[Found]:
-    """The fastest that was found for a task elsewhere, or without being sure: it is measured here first.
+class Beginning(Struct, frozen=True, kw_only=True):
+    """What the search of a task begins with."""
 
-    Args:
-        want: candidates of the first round.
-    """
+    leaders: list[Found] = []
+    """The fastest that were found elsewhere, or without being sure: they are measured here first."""
+    here: list[Examples] = []
+    elsewhere: list[Examples] = []
+    seen: list[str] = []
+    """These three as :class:`.UpdateCall` has them."""
+
+
+def to_begin_with(work: UpdateWork, step: Step, context: Context) -> Beginning:
+    """What the records know of a task that is about to be searched."""
+    task = work.task
     if context.records is None or step.origin is None or step.settings.known == "never":
-        return []
-    since = time.time() - step.settings.max_age * DAY
-    limit = min(LEADERS, want // 2)
-    found = context.records.leaders(task.key, str(task.engine), since, step.origin.tenant, limit)
-    # What others have written may be anything.
-    return [
-        each
-        for each in found
-        if 1 <= len(each.trial.hash) <= HASH_LENGTH and len(each.trial.schedule) <= LARGEST_SCHEDULE
+        return Beginning()
+    engine, tenant = str(task.engine), step.origin.tenant
+    limit = min(LEADERS, work.want // 2)
+    # However old: they are measured again.
+    found = context.records.leaders(task.key, engine, tenant, limit)
+    conditions = {_conditions(each, task.constants, step.settings).id for each in work.devices}
+    memory = context.records.memory(
+        task.key, engine, conditions.pop() if len(conditions) == 1 else "", tenant
+    )
+    if memory.seen or memory.tried:
+        log.info("%s: %d schedules of it were tried here before", step.id, len(memory.seen))
+    return Beginning(
+        leaders=[each for each in found if _fits(each)],
+        here=[_examples(each, step.target) for each in memory.tried if each.here],
+        elsewhere=[_examples(each, step.target) for each in memory.tried if not each.here],
+        seen=[each for each in memory.seen if 1 <= len(each) <= HASH_LENGTH],
+    )
+
+
+def _fits(found: Found) -> bool:
+    """What others have written may be anything."""
+    trial, latency = found.trial, found.latency
+    return (
+        1 <= len(trial.hash) <= HASH_LENGTH
+        and len(trial.schedule) <= LARGEST_SCHEDULE
+        and latency is not None
+        and 0 < latency < math.inf
+    )
+
+
+def _examples(tried: Tried, target: str) -> Examples:
+    trials = [
+        Trial(
+            candidate=Candidate(index, each.trial.hash, each.trial.schedule),
+            outcome="measured",
+            latencies=[each.latency or 0.0],
+        )
+        for index, each in enumerate(filter(_fits, tried.found))
     ]
+    return Examples(workload=tried.workload, target=target, trials=trials, format=tried.format)

@@ -21,6 +21,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
+from tunemesh.stage_workers.records.questions import family_of
 from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
@@ -86,9 +87,17 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         want=work.want,
         seed=step.seed,
         options=step.options.get(engine, {}),
+        prior=_prior(step, engine, context),
     )
-    found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
-    call = msgspec.structs.replace(call, want=work.want - len(found))
+    begin = known.to_begin_with(work, step, context) if work.state is None else known.Beginning()
+    found = begin.leaders
+    call = msgspec.structs.replace(
+        call,
+        want=work.want - len(found),
+        here=begin.here,
+        elsewhere=begin.elsewhere,
+        seen=begin.seen,
+    )
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
     chosen = {each.trial.hash: each.trial.schedule for each in found if each.trial.format == proposal.format}
@@ -98,8 +107,17 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         missing = work.want - len(chosen)
         if missing == 0 or len(proposal.schedules) < call.want:
             return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
-        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
+        call = msgspec.structs.replace(
+            call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], want=missing
+        )
         proposal = _asked(call, engine, context)
+
+
+def _prior(step: Step, engine: str, context: Context) -> bytes | None:
+    """The newest prior that was learned from the records, for the devices of the target."""
+    if context.records is None or step.settings.known == "never":
+        return None
+    return context.records.prior(engine, family_of(step.target))
 
 
 def _asked(call: UpdateCall, engine: str, context: Context) -> Proposal:
