@@ -4,8 +4,8 @@
 
 Tasks are named by the beginnings of their keys. Each task is tuned anew, in rounds of 16, in four ways: with
 the prior that comes with the engine; with one that is learned from the records of other models than the
-task's; and with that and what was measured of the source, as examples for the cost model, or as two schedules
-among the first 16. One process per core builds and measures; each takes the four ways of a seed one after the
+task's; and with that and what was measured of the source, as examples for the cost model, or as schedules
+among the first. One process per core builds and measures; each takes the four ways of a seed one after the
 other. What was measured already is in FILE, and is not measured again.
 """
 
@@ -30,8 +30,6 @@ from tunemesh.shared.messages import Candidate, Settings, Trial
 from tunemesh.stage_workers.engines.metaschedule import (
     MetaScheduleEngine,
     learning,
-    transfer,
-    winograd_search,
 )
 from tunemesh.stage_workers.engines.metaschedule.learning import Kernel
 from tunemesh.stage_workers.engines.protocol import BuildCall, Examples, UpdateCall
@@ -40,7 +38,8 @@ from tunemesh.stage_workers.platforms.protocol import ProfileCall
 from tunemesh.stage_workers.platforms.tvm_platform import TvmPlatform
 from tunemesh.stage_workers.records import memory, queries
 from tunemesh.stage_workers.records.database import Database
-from tunemesh.stage_workers.records.questions import Filter, Tried
+from tunemesh.stage_workers.records.questions import Filter, Similar
+from tunemesh.stage_workers.stages.known import examples_of
 
 PAIRS = (
     "9025654e:b216a332",
@@ -53,7 +52,6 @@ PAIRS = (
 normalisations, convolutions by depth, and of 3x3."""
 BATCH = 16
 AT = (16, 32, 64)
-BORROWED = 2
 SETTINGS = Settings(repeats=3, min_repeat_ms=3)
 ENGINE = "metaschedule"
 
@@ -133,11 +131,11 @@ def _known(database: Database) -> list[tuple[set[str], Kernel]]:
     """What priors are fitted to, each with the models that it was measured for."""
     with database.reading() as connection:
         ((_, targets),) = memory.families(connection, ENGINE).items()
-        tried = [(each, target) for _, target, each in memory.to_learn_from(connection, ENGINE, targets)]
+        found = list(memory.to_learn_from(connection, ENGINE, targets))
     return [
         ({one.job.model for one in each.found}, kernel)
-        for each, target in tried
-        for kernel in learning.kernels([_examples(each, target)])
+        for each in found
+        for kernel in learning.kernels([examples_of(each)])
     ]
 
 
@@ -145,35 +143,22 @@ def _pair(database: Database, name: str, known: Sequence[tuple[set[str], Kernel]
     source, _, task = name.partition(":")
     with database.reading() as connection:
         tried, wanted = _tried(connection, source), _tried(connection, task)
-    target = wanted.found[0].task.target
     models = {each.job.model for each in wanted.found}
     return Pair(
         name=name,
-        source=_examples(tried, target),
+        source=examples_of(tried),
         workload=wanted.workload,
-        target=target,
+        target=wanted.target,
         prior=learning.fit([kernel for of, kernel in known if not of & models]),
     )
 
 
-def _examples(tried: Tried, target: str) -> Examples:
-    trials = [
-        Trial(
-            candidate=Candidate(number, each.trial.hash, each.trial.schedule),
-            outcome="measured",
-            latencies=[each.latency or math.inf],
-        )
-        for number, each in enumerate(tried.found)
-    ]
-    return Examples(workload=tried.workload, target=target, trials=trials)
-
-
-def _tried(connection: Any, prefix: str) -> Tried:
+def _tried(connection: Any, prefix: str) -> Similar:
     which = Filter(engine=ENGINE, task=prefix)
     keys = queries.tasks(connection, which)
     if len(keys) != 1:
         raise BadInput(f"{prefix} begins the keys of {len(keys)} tasks, not of one")
-    found = memory.memory(connection, keys[0], "", which).tried
+    found = memory.memory(connection, keys[0], "", which).elsewhere
     return max(found, key=lambda each: len(each.found))
 
 
@@ -190,7 +175,6 @@ def _search(pair: Pair, seed: int, way: Way, untuned: bytes) -> list[float]:
     search: bytes | None = None
     trials: list[Trial] = []
     latencies: list[float] = []
-    borrowed = _borrowed(pair) if way == "schedules" else {}
     while len(latencies) < AT[-1]:
         call = UpdateCall(
             workload=pair.workload,
@@ -198,30 +182,21 @@ def _search(pair: Pair, seed: int, way: Way, untuned: bytes) -> list[float]:
             search=search,
             trials=trials,
             elsewhere=[pair.source] if way == "examples" and search is None else [],
-            want=BATCH - (len(borrowed) if search is None else 0),
+            similar=[pair.source] if way == "schedules" and search is None else [],
+            want=BATCH,
             seed=seed,
             prior=None if way == "shipped" else pair.prior,
         )
         proposal = engine.update(call)
-        chosen = {**(borrowed if search is None else {}), **dict(proposal.schedules)}
         search = proposal.search
         trials = [
             _tried_now(pair, untuned, Candidate(number, name, schedule), min(latencies, default=None))
-            for number, (name, schedule) in enumerate(chosen.items())
+            for number, (name, schedule) in enumerate(proposal.schedules)
         ]
         latencies += [each.latency for each in trials]
-        if len(chosen) < BATCH // 2:
+        if len(trials) < BATCH:
             break
     return latencies
-
-
-def _borrowed(pair: Pair) -> dict[str, bytes]:
-    """Hashes and schedules: the best of the source that fit."""
-    fastest = sorted(pair.source.trials, key=lambda each: each.latency)
-    ours = [
-        each.candidate.schedule for each in fastest if not winograd_search.is_ours(each.candidate.schedule)
-    ]
-    return transfer.adapted(pair.workload, pair.target, pair.source.workload, ours[:8], BORROWED)
 
 
 def _tried_now(pair: Pair, untuned: bytes, candidate: Candidate, best: float | None) -> Trial:

@@ -19,7 +19,15 @@ import typer
 from rich.console import Console
 
 import tunemesh
-from tunemesh import compare_commands, job_commands, mesh_address, options, task_commands, tune_commands
+from tunemesh import (
+    compare_commands,
+    evaluation_commands,
+    job_commands,
+    mesh_address,
+    options,
+    task_commands,
+    tune_commands,
+)
 from tunemesh.broker_commands import broker_app
 from tunemesh.checks import check_engines
 from tunemesh.job_options import engine_names
@@ -153,6 +161,7 @@ for _command in (
     tune_commands.quote,
     compare_commands.compare,
     task_commands.tasks,
+    evaluation_commands.zeroshot_eval,
     job_commands.status,
     job_commands.watch,
     job_commands.cancel,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from tunemesh.record_exchange import sandbox_of
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Candidate, Trial
 from tunemesh.stage_workers.engines.protocol import Engine, Examples, LearnCall, Learned, Quality
 from tunemesh.stage_workers.records import memory, rows
 from tunemesh.stage_workers.records.database import Database
-from tunemesh.stage_workers.records.questions import Prior
+from tunemesh.stage_workers.records.questions import Prior, Similar
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages.known import examples_of
 
 LEARN_LIMIT = 3600.0
 """Seconds: a schedule is replayed in some 10 ms."""
@@ -88,23 +88,18 @@ def learn(database: Database, engine: str, after: int, gib: float) -> Iterator[L
         )
 
 
-def lesson(known: Iterator[memory.Lecture], prior: Prior | None) -> LearnCall:
+def lesson(known: Iterable[Similar], prior: Prior | None) -> LearnCall:
     """What an engine is to learn from, and what it is tried on."""
     examples: list[Examples] = []
     held_out: list[Examples] = []
-    for task, target, tried in known:
-        trials = [
-            Trial(
-                candidate=Candidate(index, each.trial.hash, each.trial.schedule),
-                outcome="measured",
-                latencies=[each.latency],
-            )
-            for index, each in enumerate(tried.found)
-            if each.latency is not None and each.latency > 0
-        ]
-        made = Examples(workload=tried.workload, target=target, trials=trials, format=tried.format)
-        (held_out if int(task[:8], 16) % HELD_OUT == 0 else examples).append(made)
+    for each in known:
+        (held_out if is_held_out(each.task) else examples).append(examples_of(each))
     return LearnCall(examples=examples, held_out=held_out, prior=prior.data if prior is not None else None)
+
+
+def is_held_out(task: str) -> bool:
+    """Whether no prior is fitted to the task with this key."""
+    return int(task[:8], 16) % HELD_OUT == 0
 
 
 def _prior(learned: Learned, engine: str, family: str, used: bool, at: float) -> Prior:

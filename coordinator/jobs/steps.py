@@ -20,6 +20,8 @@ from tunemesh.shared.messages import (
     Origin,
     ProfileDone,
     ProfileWork,
+    Request,
+    Settings,
     Stage,
     Step,
     StepResult,
@@ -218,7 +220,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         engines=engines_of(job, ref.stage, ref.task),
         target=request.target,
         seed=request.seed,
-        settings=request.settings,
+        settings=_settings(request, ref.stage),
         options=request.options,
         work=_work(job, ref, chunk_size, devices),
         task=ref.task,
@@ -227,6 +229,14 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
         attempt=attempt,
     )
+
+
+def _settings(request: Request, stage: Stage) -> Settings:
+    """Those of a request; where nothing is to be measured, a kernel is run to check what it computes, and once
+    more for a rough idea of how long it takes: one that is slower than untuned is of no use."""
+    if request.level.effort != "instant" or stage != "profile":
+        return request.settings
+    return msgspec.structs.replace(request.settings, repeats=1, min_repeat_ms=0)
 
 
 def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) -> Work:

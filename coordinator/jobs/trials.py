@@ -15,7 +15,7 @@ from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.shared.messages import ImportDone, Known, Request, Timing, Usage
-from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
+from tunemesh.shared.messages.levels import AUTO, CANDIDATES, MOST_TRIALS
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
 TIMINGS_KEPT = 500
@@ -43,8 +43,10 @@ def searched(request: Request, done: ImportDone) -> Mapping[str, Known]:
     """By task: what is known of it that serves a job, because as much was tried to find it as the job would
     try, or because it is to try nothing."""
     tuned = sum(spec.engine is not None for spec in done.tasks)
-    budget = request.level.trials if request.level.trials != AUTO else None
-    wanted = allocation.enough(budget, tuned, request.settings.batch)
+    level = request.level
+    budget = level.trials if level.trials != AUTO else None
+    full = level.effort == "full"
+    wanted = allocation.enough(budget, tuned, request.settings.batch) if full else CANDIDATES[level.effort]
     return {
         task: known
         for task, known in done.known.items()
@@ -53,16 +55,23 @@ def searched(request: Request, done: ImportDone) -> Mapping[str, Known]:
 
 
 def budgeted(request: Request, tasks: int) -> Request:
-    """``request`` with a number of trials, which may depend on how many tasks there are to tune."""
-    patience = request.level.patience
-    if request.level.trials != AUTO:
+    """``request`` with a number of trials, which may depend on how many tasks there are to tune. With less
+    than full effort every task gets the same few, whatever they bring."""
+    level, patience = request.level, request.level.patience
+    if level.effort != "full":
+        trials = CANDIDATES[level.effort] * max(tasks, 1)
+        return msgspec.structs.replace(
+            request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
+        )
+    if level.trials != AUTO:
         return request
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
     trials = min(allocation.automatic(tasks, patience), most)
-    level = msgspec.structs.replace(request.level, trials=trials, patience=patience)
-    return msgspec.structs.replace(request, level=level)
+    return msgspec.structs.replace(
+        request, level=msgspec.structs.replace(level, trials=trials, patience=patience)
+    )
 
 
 def left(job: Job, waits: Collection[str] = ()) -> int:
@@ -117,7 +126,9 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     standings = [standing(job, task) for task in begun]
     model, patience = allocation.model_latency(standings), request.level.patience or 0.0
     rest = left(job, waits)
-    given = dict(allocation.grants(standings, request.level.trials, rest, request.settings.batch, patience))
+    only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
+    batch = request.settings.batch
+    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage

@@ -92,6 +92,8 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
         want: candidates to propose.
         seed: of all chance.
         options: of the request, for this engine.
+        similar: of a task that is new: the best trials of other tasks with the same operator. The engine
+            decides which of them are like it.
         prior: what is known of other tasks, as :class:`Learned` has it; ``None`` for what comes with the
             engine.
     """
@@ -106,6 +108,7 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
     want: int
     seed: int
     options: Options = {}
+    similar: list[Examples] = []
     prior: bytes | None = None
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, func, insert, select
 
 from tunemesh.stage_workers.records import queries
 from tunemesh.stage_workers.records.queries import Answering
-from tunemesh.stage_workers.records.questions import Filter, Found, Memory, Prior, Tried, family_of
+from tunemesh.stage_workers.records.questions import Filter, Found, Memory, Prior, Similar, family_of
 from tunemesh.stage_workers.records.schema import JOBS, PRIORS, TASKS, TRIALS
 
 SEEN = 4096
@@ -22,10 +22,6 @@ LEARNED_FASTEST, LEARNED_LATEST = 64, 192
 """Trials of a task that a prior is fitted to: more of the fast ones than there are by chance."""
 MOST_TASKS = 2000
 """That a prior is fitted to, the latest."""
-
-
-Lecture = tuple[str, str, Tried]
-"""The key of a task, its target, and trials of it."""
 
 
 class Remembering(Answering):
@@ -72,9 +68,7 @@ def memory(connection: Connection, task: str, conditions: str, which: Filter) ->
         seen = list(connection.execute(ordered.limit(SEEN)).scalars())
     known = {each.trial.id for each in own}
     others = [each for each in _some(connection, task, anywhere, KEPT, KEPT) if each.trial.id not in known]
-    return Memory(
-        seen=seen, tried=[*_comparable(connection, own, True), *_comparable(connection, others, False)]
-    )
+    return Memory(seen=seen, here=_comparable(connection, own), elsewhere=_comparable(connection, others))
 
 
 def _some(connection: Connection, task: str, which: Filter, fastest: int, latest: int) -> list[Found]:
@@ -90,14 +84,19 @@ def _some(connection: Connection, task: str, which: Filter, fastest: int, latest
     return found
 
 
-def _comparable(connection: Connection, found: Sequence[Found], here: bool) -> Iterator[Tried]:
-    """Trials in groups whose latencies can be compared."""
+def _comparable(connection: Connection, found: Sequence[Found]) -> list[Similar]:
+    """Trials of a task in groups whose latencies can be compared."""
+    made = []
     for workload, of_workload in queries.by_workload(connection, found):
         groups: dict[tuple[str, int], list[Found]] = {}
         for each in of_workload:
             groups.setdefault((each.trial.conditions, each.trial.format), []).append(each)
-        for (_, format_), group in groups.items():
-            yield Tried(workload=workload, format=format_, here=here, found=group)
+        made += [
+            Similar(task=one.task.key, workload=workload, target=one.task.target, found=group)
+            for group in groups.values()
+            for one in group[:1]
+        ]
+    return made
 
 
 # -- Priors -------------------------------------------------------------------------------------------------
@@ -150,7 +149,7 @@ def new_since(connection: Connection, engine: str, targets: Sequence[str], at: f
 
 def to_learn_from(
     connection: Connection, engine: str, targets: Sequence[str], without: Sequence[str] = ()
-) -> Iterator[Lecture]:
+) -> Iterator[Similar]:
     """What a prior is fitted to: records that are for everybody.
 
     Args:
@@ -163,14 +162,12 @@ def to_learn_from(
             select(TRIALS.c.task).join(JOBS, JOBS.c.id == TRIALS.c.job).where(JOBS.c.model.in_(without))
         )
         latest = latest.where(TRIALS.c.task.not_in(left_out))
-    for task, target in connection.execute(latest.limit(MOST_TASKS)).all():
-        found = _some(connection, task, which, LEARNED_FASTEST, LEARNED_LATEST)
-        for each in _comparable(connection, found, False):
-            yield task, target, each
+    for task in connection.execute(latest.limit(MOST_TASKS)).scalars().all():
+        yield from _comparable(connection, _some(connection, task, which, LEARNED_FASTEST, LEARNED_LATEST))
 
 
 def _tasks_of(engine: str, targets: Sequence[str]) -> Select[Any]:
     joined = TRIALS.join(TASKS, TASKS.c.key == TRIALS.c.task)
-    asked = select(TRIALS.c.task, TASKS.c.target).select_from(joined)
+    asked = select(TRIALS.c.task).select_from(joined)
     asked = asked.where(TRIALS.c.engine == engine, TASKS.c.target.in_(targets))
-    return asked.group_by(TRIALS.c.task, TASKS.c.target)
+    return asked.group_by(TRIALS.c.task)

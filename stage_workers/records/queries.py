@@ -13,12 +13,22 @@ from sqlalchemy import (
     and_,
     delete,
     func,
+    or_,
     select,
 )
 
 from tunemesh.stage_workers.records import rows, schema
 from tunemesh.stage_workers.records.database import Database, row_of
-from tunemesh.stage_workers.records.questions import ALL, Best, Counts, Filter, Found
+from tunemesh.stage_workers.records.questions import (
+    ALL,
+    Best,
+    Counts,
+    Filter,
+    Found,
+    Similar,
+    kind_of,
+    main_of,
+)
 from tunemesh.stage_workers.records.schema import (
     CONDITIONS,
     CONFIRMATIONS,
@@ -30,6 +40,10 @@ from tunemesh.stage_workers.records.schema import (
     WORKLOADS,
 )
 
+FROM_EACH = 16
+"""Of the fastest schedules of each similar task."""
+MOST_LIKE = 2000
+"""Tasks with a similar operator that are looked at, by their names alone."""
 SEVERAL = 8
 """Of the fastest schedules of a task that are looked at."""
 AT_ONCE = 1000
@@ -57,6 +71,21 @@ class Answering(Database):
             answers = {task: known(connection, task, which) for task in tasks}
         return {task: best for task, best in answers.items() if best is not None}
 
+    def similar(self, task: str, operator: str, target: str, which: Filter, limit: int) -> list[Similar]:
+        """The fastest schedules of other tasks with the same main operator, for targets of the same kind.
+
+        Args:
+            task: key of the one that they are to be similar to.
+            operator: its.
+            target: its, in canonical form; tasks for the same one come first.
+            limit: tasks.
+
+        Raises:
+            RecordsUnavailable, BadInput: as :meth:`.Database.reading`.
+        """
+        with self.reading() as connection:
+            return similar(connection, task, operator, target, which, limit)
+
     def leaders(self, task: str, which: Filter, limit: int) -> list[Found]:
         """The fastest schedules of a task.
 
@@ -70,6 +99,20 @@ class Answering(Database):
 def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
     """The latest trials, latest first."""
     return answers(connection, joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit))
+
+
+def models(connection: Connection) -> list[str]:
+    """Names of the models that were tuned to their end."""
+    asked = select(JOBS.c.model).join(RESULTS, RESULTS.c.job == JOBS.c.id).distinct()
+    return list(connection.execute(asked.order_by(JOBS.c.model)).scalars())
+
+
+def tasks_of(connection: Connection, model: str, engine: str) -> list[rows.Task]:
+    """The tasks of a model by name that an engine has tuned."""
+    tuned = select(TRIALS.c.task).join(JOBS, JOBS.c.id == TRIALS.c.job)
+    tuned = tuned.where(JOBS.c.model == model, TRIALS.c.engine == engine)
+    asked = select(TASKS).where(TASKS.c.key.in_(tuned)).order_by(TASKS.c.name, TASKS.c.key)
+    return [row_of(rows.Task, each) for each in connection.execute(asked).mappings()]
 
 
 def by_id(connection: Connection, prefix: str) -> list[Found]:
@@ -105,6 +148,43 @@ def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int =
     for one in ordered:
         distinct.setdefault((one.trial.engine, one.trial.format, one.trial.hash), one)
     return list(distinct.values())[:limit]
+
+
+def similar(
+    connection: Connection, task: str, operator: str, target: str, which: Filter, limit: int
+) -> list[Similar]:
+    """See :meth:`Answering.similar`."""
+    main = main_of(operator)
+    like = or_(TASKS.c.operator.startswith(main), TASKS.c.operator.startswith(f"fused_{main}"))
+    order = TASKS.c.target != target, TASKS.c.operator != operator, TASKS.c.key
+    asked = select(TASKS.c.key, TASKS.c.operator, TASKS.c.target).where(like, TASKS.c.key != task)
+    keys = [
+        key
+        for key, name, its in connection.execute(asked.order_by(*order).limit(MOST_LIKE))
+        if main_of(name) == main and kind_of(its) == kind_of(target)
+    ][:limit]
+    place = func.row_number().over(partition_by=TRIALS.c.task, order_by=(TRIALS.c.estimate, TRIALS.c.id))
+    ranked = (
+        _chosen(which)
+        .add_columns(place.label("place"))
+        .where(TRIALS.c.task.in_(keys), TRIALS.c.estimate.is_not(None))
+        .subquery()
+    )
+    best = select(ranked.c.id).where(ranked.c.place <= FROM_EACH)
+    rows_ = connection.execute(joined(ALL).where(TRIALS.c.id.in_(best))).mappings()
+    found = sorted(_with_confirmations(connection, [_found(each) for each in rows_]), key=_speed)
+    made: dict[str, list[Similar]] = {key: [] for key in keys}
+    for data, trials in by_workload(connection, found):
+        newest = max(each.trial.format for each in trials)
+        made[trials[0].trial.task].append(
+            Similar(
+                task=trials[0].trial.task,
+                workload=data,
+                target=trials[0].task.target,
+                found=[each for each in trials if each.trial.format == newest],
+            )
+        )
+    return [each for of_task in made.values() for each in of_task]
 
 
 def known(connection: Connection, task: str, which: Filter) -> Best | None:
@@ -280,6 +360,8 @@ def _of_job(which: Filter) -> list[ColumnElement[bool]]:
         found.append(JOBS.c.tenant == which.tenant)
     if which.source:
         found.append(JOBS.c.source == which.source)
+    if which.without_model:
+        found.append(JOBS.c.model != which.without_model)
     if which.visible_to is not None:
         found.append(JOBS.c.tenant.in_(["", which.visible_to]))
     return found

@@ -30,6 +30,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     """The id of conditions."""
     source: str = ""
     """Id of the database that it comes from."""
+    without_model: str = ""
+    """A model whose jobs are left out: its name."""
     visible_to: str | None = None
     """A tenant who may use it: what is its own, or nobody's."""
 
@@ -70,6 +72,18 @@ class Counts(Struct, frozen=True, kw_only=True):
     """When trials were recorded."""
 
 
+class Similar(Struct, frozen=True, kw_only=True):
+    """Trials of a task that is like another one, or the same."""
+
+    task: str
+    """Its key."""
+    workload: bytes
+    """That their schedules are made for."""
+    target: str
+    found: list[Found]
+    """Of one format, and where several conditions are told apart of the same ones."""
+
+
 class Best(Struct, frozen=True, kw_only=True):
     """The fastest schedule of a task that a job found which was done, and how well the task was searched."""
 
@@ -81,23 +95,21 @@ class Best(Struct, frozen=True, kw_only=True):
     """Latency without tuning, in seconds, as that job measured it."""
 
 
-class Tried(Struct, frozen=True, kw_only=True):
-    """Trials of a task that can be compared: measured under the same conditions, of one workload."""
-
-    workload: bytes
-    format: int
-    """Of the engine's schedules."""
-    here: bool
-    """Whether they were measured under the conditions that were asked for, by this database's own mesh."""
-    found: list[Found]
-
-
 class Memory(Struct, frozen=True, kw_only=True):
     """What a search of a task can begin with."""
 
     seen: list[str] = []
-    """Hashes of all schedules that were tried here, whatever came of them."""
-    tried: list[Tried] = []
+    """Hashes of all schedules that were tried under the conditions that were asked for, by this database's
+    own mesh; whatever came of them."""
+    here: list[Similar] = []
+    """Of those that were measured."""
+    elsewhere: list[Similar] = []
+    """By the conditions that they were measured under."""
+
+    @property
+    def tried(self) -> bool:
+        """Whether anything was measured of the task."""
+        return bool(self.here or self.elsewhere)
 
 
 class Prior(Struct, frozen=True, kw_only=True):
@@ -131,3 +143,17 @@ def family_of(target: str) -> str:
         return target
     names = (described.get(each) for each in ("kind", "mtriple", "mcpu", "arch"))
     return " ".join(name for name in names if isinstance(name, str))
+
+
+def main_of(operator: str) -> str:
+    """What an operator does beside what is fused behind it: ``conv2d`` of ``fused_conv2d_add_relu``."""
+    return operator.removeprefix("fused_").partition("_")[0]
+
+
+def kind_of(target: str) -> str:
+    """Of a canonical target: ``llvm``. A schedule for one CPU can be made to fit another."""
+    try:
+        described = json.loads(target)
+    except ValueError:
+        return target
+    return str(described.get("kind", target)) if isinstance(described, dict) else target

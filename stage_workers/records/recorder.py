@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.stage_workers.records.questions import Best, Filter, Found, Memory, Prior
+from tunemesh.stage_workers.records.questions import Best, Filter, Found, Memory, Prior, Similar
 from tunemesh.stage_workers.records.rows import Row
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ class Writable(Protocol):
 
     def prior(self, engine: str, family: str) -> Prior | None:
         """See :meth:`.memory.Remembering.prior`."""
+
+    def similar(self, task: str, operator: str, target: str, which: Filter, limit: int) -> list[Similar]:
+        """See :meth:`.queries.Answering.similar`."""
 
 
 def check_address(address: str) -> None:
@@ -182,6 +185,23 @@ class Recorder:
             known = self._answer(lambda: self._opened().prior(engine, family), known)
             self._priors[engine, family] = time.monotonic(), known
         return known.data if known is not None else None
+
+    def similar(
+        self, task: str, operator: str, target: str, engine: str, tenant: str, limit: int
+    ) -> list[Similar]:
+        """The fastest schedules of other tasks with the same main operator; nothing where the database does
+        not answer soon.
+
+        Args:
+            task: key of the one that they are to be similar to.
+            operator: its.
+            target: its, in canonical form.
+            engine: who made them.
+            tenant: for whom.
+            limit: tasks.
+        """
+        which = Filter(engine=engine, visible_to=tenant)
+        return self._answer(lambda: self._opened().similar(task, operator, target, which, limit), [])
 
     def _answer(self, ask: Callable[[], T], nothing: T) -> T:
         """What a question gives; ``nothing`` where it fails or takes long, and for a while after that."""

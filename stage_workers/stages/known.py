@@ -34,7 +34,8 @@ from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, Examples
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
-from tunemesh.stage_workers.records.questions import Best, Found, Tried
+from tunemesh.stage_workers.records.gathering import operator_of
+from tunemesh.stage_workers.records.questions import Best, Found, Similar
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
 from tunemesh.stage_workers.stages.profiling import flushes
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 DAY = 86_400.0
 LEADERS = 4
 """Schedules from elsewhere that a task begins with, at most."""
+SIMILAR = 64
+"""Tasks with the same main operator that an engine may choose from, for a task that is new to the records."""
 LARGEST_SCHEDULE = 32 * 1024
 """Bytes; a batch of them goes into one message."""
 
@@ -146,7 +149,8 @@ class Beginning(Struct, frozen=True, kw_only=True):
     here: list[Examples] = []
     elsewhere: list[Examples] = []
     seen: list[str] = []
-    """These three as :class:`.UpdateCall` has them."""
+    similar: list[Examples] = []
+    """These four as :class:`.UpdateCall` has them."""
 
 
 def to_begin_with(work: UpdateWork, step: Step, context: Context) -> Beginning:
@@ -155,24 +159,49 @@ def to_begin_with(work: UpdateWork, step: Step, context: Context) -> Beginning:
     if context.records is None or step.origin is None or step.settings.known == "never":
         return Beginning()
     engine, tenant = str(task.engine), step.origin.tenant
-    limit = min(LEADERS, work.want // 2)
     # However old: they are measured again.
-    found = context.records.leaders(task.key, engine, tenant, limit)
+    found = context.records.leaders(task.key, engine, tenant, LEADERS)
     conditions = {_conditions(each, task.constants, step.settings).id for each in work.devices}
-    memory = context.records.memory(
-        task.key, engine, conditions.pop() if len(conditions) == 1 else "", tenant
-    )
-    if memory.seen or memory.tried:
-        log.info("%s: %d schedules of it were tried here before", step.id, len(memory.seen))
+    known = context.records.memory(task.key, engine, conditions.pop() if len(conditions) == 1 else "", tenant)
+    if known.seen:
+        log.info("%s: %d schedules of it were tried here before", step.id, len(known.seen))
+    similar: list[Similar] = []
+    if not known.tried and not work.recall:
+        operator = operator_of(task.name)
+        similar = context.records.similar(task.key, operator, step.target, engine, tenant, SIMILAR)
     return Beginning(
-        leaders=[each for each in found if _fits(each)],
-        here=[_examples(each, step.target) for each in memory.tried if each.here],
-        elsewhere=[_examples(each, step.target) for each in memory.tried if not each.here],
-        seen=[each for each in memory.seen if 1 <= len(each) <= HASH_LENGTH],
+        leaders=leaders_of(found, work.want),
+        here=[examples_of(each) for each in known.here],
+        elsewhere=[examples_of(each) for each in known.elsewhere],
+        seen=[each for each in known.seen if 1 <= len(each) <= HASH_LENGTH],
+        similar=[examples_of(each) for each in similar],
     )
 
 
-def _fits(found: Found) -> bool:
+def leaders_of(found: Sequence[Found], want: int) -> list[Found]:
+    """Those of the fastest schedules that a first round of ``want`` candidates begins with."""
+    return [each for each in found if _sensible(each)][: min(LEADERS, (want + 1) // 2)]
+
+
+def examples_of(similar: Similar) -> Examples:
+    """Trials as an engine takes them."""
+    trials = [
+        Trial(
+            candidate=Candidate(index, each.trial.hash, each.trial.schedule),
+            outcome="measured",
+            latencies=[each.latency or 0.0],
+        )
+        for index, each in enumerate(filter(_sensible, similar.found))
+    ]
+    return Examples(
+        workload=similar.workload,
+        target=similar.target,
+        trials=trials,
+        format=similar.found[0].trial.format,
+    )
+
+
+def _sensible(found: Found) -> bool:
     """What others have written may be anything."""
     trial, latency = found.trial, found.latency
     return (
@@ -181,15 +210,3 @@ def _fits(found: Found) -> bool:
         and latency is not None
         and 0 < latency < math.inf
     )
-
-
-def _examples(tried: Tried, target: str) -> Examples:
-    trials = [
-        Trial(
-            candidate=Candidate(index, each.trial.hash, each.trial.schedule),
-            outcome="measured",
-            latencies=[each.latency or 0.0],
-        )
-        for index, each in enumerate(filter(_fits, tried.found))
-    ]
-    return Examples(workload=tried.workload, target=target, trials=trials, format=tried.format)

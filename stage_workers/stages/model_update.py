@@ -97,6 +97,7 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         here=begin.here,
         elsewhere=begin.elsewhere,
         seen=begin.seen,
+        similar=begin.similar,
     )
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
@@ -108,7 +109,7 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         if missing == 0 or len(proposal.schedules) < call.want:
             return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
         call = msgspec.structs.replace(
-            call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], want=missing
+            call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], similar=[], want=missing
         )
         proposal = _asked(call, engine, context)
 

@@ -41,7 +41,7 @@ def asked(database: Remembering, conditions: str = HERE.id, tenant: str = "") ->
 
 
 def hashes(found: Memory, here: bool) -> list[list[str]]:
-    return [[each.trial.hash for each in group.found] for group in found.tried if group.here == here]
+    return [[each.trial.hash for each in group.found] for group in (found.here if here else found.elsewhere)]
 
 
 def test_what_was_tried_under_the_same_conditions_is_told_from_the_rest(database: Remembering) -> None:
@@ -49,7 +49,7 @@ def test_what_was_tried_under_the_same_conditions_is_told_from_the_rest(database
     found = asked(database)
     assert sorted(found.seen) == ["h0", "h1"]
     assert (hashes(found, here=True), hashes(found, here=False)) == ([["h1", "h0"]], [["h2"]])
-    assert {(each.workload, each.format) for each in found.tried} == {(b"workload", 1)}
+    assert {(each.workload, each.task) for each in (*found.here, *found.elsewhere)} == {(b"workload", TASK)}
 
 
 def test_what_failed_was_tried_where_the_rest_of_its_job_was(database: Remembering) -> None:
@@ -262,4 +262,4 @@ def test_whole_models_can_be_left_out(database: Remembering, tasks: Sequence[str
     database.add([trial(5, 1e-3, key=tasks[1], origin=OTHER)])
     with database.reading() as connection:
         found = memory.to_learn_from(connection, "mock", ["mock"], without=["bert.onnx"])
-        assert tasks[1] not in {key for key, _, _ in found}
+        assert tasks[1] not in {each.task for each in found}

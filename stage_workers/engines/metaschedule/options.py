@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 
+FORMAT = 1
+"""Of schedules: traces of TVM 0.27 as JSON, compressed."""
 NAME = "metaschedule"
 FORMAT = 1
 """Of schedules: traces of TVM 0.27 as JSON, compressed. And of priors: the features of that."""

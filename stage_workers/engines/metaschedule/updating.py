@@ -16,11 +16,13 @@ from tunemesh.stage_workers.engines.metaschedule import (
     proposing,
     search_state,
     spaces,
+    transferring,
     ways,
     winograd_search,
 )
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Scored
 from tunemesh.stage_workers.engines.metaschedule.search_state import Example, SearchState
+from tunemesh.stage_workers.engines.metaschedule.transferring import Near
 from tunemesh.stage_workers.engines.protocol import Examples, Proposal, UpdateCall
 from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
@@ -41,18 +43,25 @@ def update(call: UpdateCall) -> Proposal:
     proposed = []
     if call.want:
         space = winograd_search.space(module, call.target)
-        first = ways.by_winograd(state, space.keys(), call.want)
-        proposed = _proposed_by_winograd(state, module, call.target, space, first)
+        near = transferring.nearest(call)
+        expected = transferring.winograd_ratio(near)
+        first = ways.by_winograd(state, space.keys(), call.want, expected)
+        proposed = _proposed_by_winograd(state, module, call.target, space, first, near)
         direct = msgspec.structs.replace(call, want=call.want - len(proposed))
         if direct.want:
-            proposed += proposing.propose(state, direct, given)
+            proposed += proposing.propose(state, direct, given, near)
         if len(proposed) < call.want:  # of the one way there are no others
             proposed += _proposed_by_winograd(state, module, call.target, space, call.want - len(proposed))
     return Proposal(search=search_state.encode(state), schedules=proposed)
 
 
 def _proposed_by_winograd(
-    state: SearchState, module: Any, target: str, space: Mapping[str, Knobs], want: int
+    state: SearchState,
+    module: Any,
+    target: str,
+    space: Mapping[str, Knobs],
+    want: int,
+    near: Sequence[Near] = (),
 ) -> list[tuple[str, bytes]]:
     known = state.seen | state.pending
     # Whatever else is set, with tiles of the same size the same numbers are computed in the same order.
@@ -64,7 +73,8 @@ def _proposed_by_winograd(
     if not want or not untried:
         return []
     measured = [(latency, schedule) for latency, name, schedule in state.best if name in space]
-    proposed = winograd_search.propose(module, target, untried, measured, want)
+    similar = transferring.by_winograd(near)
+    proposed = winograd_search.propose(module, target, untried, measured, want, similar)
     state.pending |= {name for name, _ in proposed}
     return proposed
 
