@@ -29,7 +29,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     source: str = ""
     """Id of the database that it comes from."""
     visible_to: str | None = None
-    """A tenant who may use it: what is its own, or nobody's."""
+    """A tenant who may use it: what is its own, nobody's, or was measured for all. Empty: what everybody may
+    use."""
 
 
 ALL = Filter()
