@@ -193,7 +193,9 @@ class Historian:
         try:
             body = codec.encode(found)
         except BadMessage as error:
-            body = codec.encode(PastJobs(error=f"the answer does not fit into a message: {error}"))
+            body = codec.encode(
+                PastJobs(error=f"the answer does not fit into a message, ask for fewer jobs: {error}")
+            )
         self._link.publish(
             Outgoing(
                 exchange=topology.ANSWERS,

@@ -16,7 +16,7 @@ from tunemesh.shared.messages.results import ValidateDone
 AnswerKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 """Drawn by whoever asks: nobody else can listen to the answer."""
 
-MOST_PAST = 1_000
+MOST_PAST = 500
 """Jobs in one answer: some 500 bytes each."""
 
 SHOWN = 200
