@@ -35,7 +35,7 @@ from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_l
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import ImportDone, Quote, StepResult, Usage, ValidateDone
+from tunemesh.shared.messages import Cancelled, ImportDone, Quote, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -262,16 +262,26 @@ class Lifecycle:
         """Whether it is not too late to stop early: the model is not being assembled yet."""
         return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
 
-    def stop(self, job: Job, enough: str = "") -> None:
+    def stop(self, job: Job, enough: str = "", cancelled: Cancelled | None = None) -> None:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
-        begun. ``enough``: why, where nobody has asked for it."""
+        begun.
+
+        Args:
+            enough: why, where nobody has asked for it.
+            cancelled: who has, else.
+        """
         state = self._state
         self._take_over(job, state.sharing.so_far)
         flights = state.resources.flights()
         running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
         stopped = msgspec.structs.replace(
-            job.ledger, revision=job.ledger.revision + 1, stopped=True, enough=enough, tasks=tasks
+            job.ledger,
+            revision=job.ledger.revision + 1,
+            stopped=True,
+            enough=enough,
+            cancelled=job.ledger.cancelled or cancelled,
+            tasks=tasks,
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:

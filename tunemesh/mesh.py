@@ -51,6 +51,7 @@ class LocalMesh:
         journal: file for what the coordinator is told and answers; none by default.
         records: the database that workers write down in what they measure; none by default.
         prices: of queues, per hour; none by default.
+        retention: days for which the results of jobs are kept; by default for ever.
 
     Raises:
         BadInput: there is no such strategy.
@@ -67,6 +68,7 @@ class LocalMesh:
         memory: float = MEMORY,
         records: str = "",
         prices: Mapping[str, float] | None = None,
+        retention: float | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -78,6 +80,7 @@ class LocalMesh:
         self._journal = journal
         self._memory = memory
         self._records = records
+        self._retention = retention
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -191,12 +194,14 @@ class LocalMesh:
         for queue, price in self._prices.items():
             coordinator += ["--price", f"{queue}={price}"]
         self._start("coordinator", "coordinator", coordinator, others)
+        days = self._retention
+        keeping = ["--retention", "none" if days is None else f"{days:g}"]
         for number in range(layout.builders):
             build = worker_arguments(topology.BUILD_CPU, self._engines, self._memory)
-            self._start(f"build-{number}", "worker", build, others)
+            self._start(f"build-{number}", "worker", [*build, *keeping], others)
         for number in range(layout.updaters):
             update = worker_arguments(topology.MODEL_UPDATE, self._engines, self._memory)
-            self._start(f"model-update-{number}", "worker", update, others)
+            self._start(f"model-update-{number}", "worker", [*update, *keeping], others)
         # This worker sees all cores: its sandbox takes the device's, the process itself stays off them.
         profile = worker_arguments(
             layout.device_queue, self._engines, self._memory, layout.device, self._target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +15,7 @@ from tunemesh import mesh_address, options
 from tunemesh.client import Client
 from tunemesh.layout import MEMORY
 from tunemesh.learn_command import Which, address_of, existing, learn
+from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.stage_workers.records.questions import Filter, Found
@@ -33,7 +33,6 @@ records_app.command()(learn)
 
 ID_SHOWN = 12
 """Hex digits of a record or a task in a table: enough to tell them apart."""
-UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 Format = Literal["jsonl", "metaschedule", "t4"]
 
 Task = Annotated[str, typer.Option(help="The beginning of a task's key.")]
@@ -252,7 +251,7 @@ def prune(
 
     which = _filter(task, operator, model, target, device, engine, tenant, "")
     with existing(database) as records, records.writing() as connection:
-        print(f"trials forgotten: {queries.prune(connection, which, _time(older_than), keep):,}")
+        print(f"trials forgotten: {queries.prune(connection, which, time_of(older_than), keep):,}")
 
 
 @records_app.command()
@@ -320,22 +319,8 @@ def _filter(
         device=device,
         engine=engine,
         tenant=tenant,
-        since=_time(since) if since else None,
+        since=time_of(since) if since else None,
     )
-
-
-def _time(text: str) -> float:
-    """Unix time of so long ago, or of a date here.
-
-    Raises:
-        BadInput: it is neither.
-    """
-    if found := re.fullmatch(r"(\d{1,6})([mhdw])", text):
-        return time.time() - int(found[1]) * UNITS[found[2]]
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        raise BadInput(f"{text!r} is no time: give 30m, 12h, 7d, 2w, or a date such as 2026-11-27") from None
 
 
 def _print(

@@ -72,7 +72,13 @@ def _rows_of(snapshot: Snapshot, progress: JobProgress, store: ArtifactStore) ->
     """Raises:
     ArtifactError: a history is missing or damaged.
     """
-    origin = Origin(job=progress.job, accepted=progress.accepted, tenant=progress.tenant, model=progress.name)
+    origin = Origin(
+        job=progress.job,
+        accepted=progress.accepted,
+        tenant=progress.tenant,
+        model=progress.name,
+        visibility=progress.visibility,
+    )
     if snapshot.assembled is not None:
         measured: Sequence[TaskRecords] = read_records(snapshot.assembled.records, store)
     else:

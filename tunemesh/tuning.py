@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -35,6 +35,7 @@ from tunemesh.shared.messages import (
     Quote,
     Request,
     Settings,
+    Visibility,
 )
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
@@ -60,11 +61,15 @@ class Plan:
     """By engine, or ``graph``: what it is told."""
     seed: int = 0
     tenant: str = ""
+    visibility: Visibility = "tenant"
+    """Who may use what is measured for it later."""
     priority: int = 10
     samples: bytes | None = None
     """An ``npz`` file with an array for each input, in place of random ones."""
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """Of the queues of a mesh of our own, per hour."""
     builders: int | None = None
     memory: float = MEMORY
     """GiB for what each worker of a mesh of our own runs in its sandbox."""
@@ -195,6 +200,7 @@ def make_request(
         options=dict(plan.options),
         name=clip(model.name, NAME_LIMIT),
         tenant=plan.tenant,
+        visibility=plan.visibility,
         priority=plan.priority,
         seed=plan.seed,
         settings=settings_of(model, plan.settings),
@@ -245,28 +251,78 @@ class Quoted:
     """Why there is none."""
 
 
-def quote(
-    given: Sequence[Given], plan: Plan, address: MeshAddress, note: Callable[[str], None] | None = None
-) -> list[Quoted]:
-    """Ask a running mesh what tuning these models would take: it imports them, and tries nothing.
+def quote(given: Sequence[Given], plan: Plan, watcher: Watcher) -> list[Quoted]:
+    """Ask what tuning these models would take: they are imported, and nothing is tried.
 
     Raises:
         BadInput: a model or the target cannot be used.
-        BrokerUnavailable: the broker cannot be used.
+        TunemeshError: the mesh could not go on.
     """
-    only = replace(plan, level=msgspec.structs.replace(plan.level, quote_only=True), address=address)
-    models = read_models(given, only, note)
+    plan = replace(plan, level=msgspec.structs.replace(plan.level, quote_only=True))
+    models = read_models(given, plan, watcher.note)
     ids = job_ids([model.name for model in models], unique=True)
-    store = ArtifactStore(address.artifacts)
     found: dict[str, JobEvent] = {}
-    with Client(address.broker, ids) as client:
-        client.snapshot()  # somebody must be there to answer
+    with ExitStack() as stack:
+        place = _place(plan, watcher, stack)
+        store = ArtifactStore(place.address.artifacts)
+        client = stack.enter_context(place.client(ids))
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model, only, store))
+            client.submit(make_request(job, model, plan, store))
         for event in client.follow(ids):
+            place.supervise()
             if event is not None and event.kind in FINAL_KINDS:
                 found[event.job] = event
     return [_quoted(model.name, found[job]) for job, model in zip(ids, models, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where jobs are done."""
+
+    address: MeshAddress
+    mesh: LocalMesh | None = None
+    """Ours, where there is none that runs."""
+
+    def supervise(self) -> None:
+        """To be called every second."""
+        if self.mesh is not None:
+            self.mesh.supervise()
+
+    @contextmanager
+    def client(self, jobs: Sequence[str]) -> Iterator[Client]:
+        """A client that follows ``jobs``.
+
+        Raises:
+            BrokerUnavailable: nobody is there to take requests.
+        """
+        limit = CONNECT_LIMIT if self.mesh is None else OWN_BROKER_LIMIT
+        with Client(self.address.broker, jobs, limit) as client:
+            if self.mesh is None:
+                client.snapshot()  # somebody must be there to take the requests
+            yield client
+
+
+def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
+    """The mesh that runs, or one of our own that ends with ``stack``."""
+    if plan.address is not None:
+        return Place(plan.address)
+    layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
+    _describe(layout, watcher)
+    mesh = LocalMesh(
+        layout,
+        plan.target,
+        plan.engines,
+        plan.strategy,
+        plan.folder,
+        memory=plan.memory,
+        records=plan.records,
+        prices=plan.prices,
+    )
+    stack.enter_context(mesh)
+    watcher.note(
+        f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {mesh.node.password('monitor')}"
+    )
+    return Place(MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh)
 
 
 def _quoted(model: str, event: JobEvent) -> Quoted:
@@ -298,31 +354,9 @@ def tune(
     ids = job_ids([model.name for model in models], unique=plan.address is not None)
     _check_writable(plan.out, ids)
     with ExitStack() as stack:
-        supervise: Callable[[], None] = _nothing
-        mesh: LocalMesh | None = None
-        if plan.address is None:
-            layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
-            _describe(layout, watcher)
-            mesh = LocalMesh(
-                layout,
-                plan.target,
-                plan.engines,
-                plan.strategy,
-                plan.folder,
-                memory=plan.memory,
-                records=plan.records,
-            )
-            stack.enter_context(mesh)
-            address, supervise = MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
-            password = mesh.node.password("monitor")
-            watcher.note(f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {password}")
-        else:
-            address = plan.address
-        store = ArtifactStore(address.artifacts)
-        limit = CONNECT_LIMIT if mesh is None else OWN_BROKER_LIMIT
-        client = stack.enter_context(Client(address.broker, ids, limit))
-        if mesh is None:
-            client.snapshot()  # somebody must be there to take the requests
+        place = _place(plan, watcher, stack)
+        mesh, store = place.mesh, ArtifactStore(place.address.artifacts)
+        client = stack.enter_context(place.client(ids))
         watcher.submitting()
         if early_stop is not None:
             stack.enter_context(early_stop)
@@ -333,7 +367,7 @@ def tune(
             lambda job, model, known: make_request(job, model, plan, store, known),
             watcher,
             early_stop,
-            supervise,
+            place.supervise,
         )
         try:
             for wave in waves(models):
@@ -401,7 +435,3 @@ def _check_writable(out: Path, ids: Sequence[str]) -> None:
 
 def _ignore(text: str) -> None:
     """Nobody wants to know."""
-
-
-def _nothing() -> None:
-    """There is nothing to supervise."""

@@ -226,7 +226,13 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
-        origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
+        origin=Origin(
+            job=job.id,
+            accepted=job.ledger.accepted,
+            tenant=request.tenant,
+            model=request.name,
+            visibility=request.visibility,
+        ),
         attempt=attempt,
     )
 

@@ -115,9 +115,9 @@ def tasks_of(connection: Connection, model: str, engine: str) -> list[rows.Task]
     return [row_of(rows.Task, each) for each in connection.execute(asked).mappings()]
 
 
-def by_id(connection: Connection, prefix: str) -> list[Found]:
+def by_id(connection: Connection, prefix: str, which: Filter = ALL) -> list[Found]:
     """The trials whose ids begin so; two at most."""
-    return answers(connection, joined(ALL).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2))
+    return answers(connection, joined(which).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2))
 
 
 def answers(connection: Connection, asked: Select[Any]) -> list[Found]:
@@ -224,10 +224,12 @@ def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tupl
             yield data, trials
 
 
-def baseline(connection: Connection, task: str) -> float | None:
+def baseline(connection: Connection, task: str, visible_to: str | None = None) -> float | None:
     """Latency of a task without tuning in seconds, the newest; ``None`` where nobody has measured it."""
     table = schema.BASELINES
     asked = select(table.c.latency).where(table.c.task == task).order_by(table.c.at.desc()).limit(1)
+    if visible_to is not None:
+        asked = asked.join(JOBS, JOBS.c.id == table.c.job).where(*_of_job(Filter(visible_to=visible_to)))
     return connection.execute(asked).scalar()
 
 
@@ -363,13 +365,14 @@ def _of_job(which: Filter) -> list[ColumnElement[bool]]:
     if which.without_model:
         found.append(JOBS.c.model != which.without_model)
     if which.visible_to is not None:
-        found.append(JOBS.c.tenant.in_(["", which.visible_to]))
+        own = JOBS.c.tenant.in_(["", which.visible_to])
+        found.append(or_(own, JOBS.c.visibility == "all"))
     return found
 
 
 def _is_of_jobs(which: Filter) -> bool:
     """Whether it says nothing of tasks or trials, so that it is about whole models, too."""
-    return which == Filter(model=which.model, tenant=which.tenant)
+    return which == Filter(model=which.model, tenant=which.tenant, visible_to=which.visible_to)
 
 
 def _none(column: ColumnElement[str]) -> Select[Any]:

@@ -33,7 +33,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     without_model: str = ""
     """A model whose jobs are left out: its name."""
     visible_to: str | None = None
-    """A tenant who may use it: what is its own, or nobody's."""
+    """A tenant who may use it: what is its own, nobody's, or was measured for all. Empty: what everybody may
+    use."""
 
 
 ALL = Filter()

@@ -122,7 +122,13 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         round=0,
         trials=[tried],
         timings=[],
-        origin=Origin(job=job.job, accepted=job.accepted, tenant=job.tenant, model=job.model),
+        origin=Origin(
+            job=job.job,
+            accepted=job.accepted,
+            tenant=job.tenant,
+            model=job.model,
+            visibility=job.visibility,
+        ),
         format=trial.format,
     )
     try:
