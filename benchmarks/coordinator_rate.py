@@ -7,7 +7,7 @@ once with a result of the usual size.
     python -m benchmarks.coordinator_rate --width 32 --jobs 16
     python -m benchmarks.coordinator_rate --width 32 --jobs 16 --peers 4
 
-With many workers many results come at once, as on a mesh that needs many steps per second. On few cores broker
+With many workers many results come at once, as on a mesh that needs many steps. On few cores broker
 and peers share one, and the rate is as a rule theirs; what the coordinator could do is one over the CPU time
 that a step takes it. Each peer is a process. With a core for each of them and some more, the broker has those
 that are left for itself.
