@@ -1,8 +1,8 @@
 """Nine more networks, beside the seven of ``benchmarks.peers``, whose tuning gives records to start from:
-``python -m benchmarks corpus OUTDIR [NAME ...]`` writes them as ONNX files.
+``python -m benchmarks.corpus OUTDIR [NAME ...]`` writes them as ONNX files.
 
 They are of kinds that people run, but with few blocks and on small images, so that one is tuned in a few
-minutes. Weights are random with a seed of their own and scaled so that what comes out depends on what goes in.
+minutes. Weights are random with a seed, and scaled so that what comes out depends on what goes in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from benchmarks.peers.networks import Net
+from benchmarks.peers.networks import Net, Range
 
 
 class Wide(Net):
@@ -47,7 +47,7 @@ class Wide(Net):
 
 
 def vgg11() -> onnx.ModelProto:
-    """The convolutions of VGG-11 (Simonyan and Zisserman, arXiv:1409.1556) for a 112x112 image, then one dense
+    """The convolutions of VGG-11 (Simonyan and Zisserman, arXiv:1409.1556) at 112x112, then one dense
     layer."""
     net, x, into = Wide("vgg11", seed=31), "image", 3
     for out, count in ((64, 1), (128, 1), (256, 2), (512, 2), (512, 2)):
@@ -252,9 +252,13 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
 }
 
 
+RANGES: dict[str, dict[str, Range]] = {"gpt": {"input_ids": (0, WORDS)}}
+"""Of inputs whose values mean something."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Writes the networks named, or all."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks corpus", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.corpus", description=__doc__)
     parser.add_argument("outdir", type=Path, help="folder for the files; made when missing")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NETWORKS)}; all by default")
     given = parser.parse_args(arguments)

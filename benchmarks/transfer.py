@@ -44,7 +44,7 @@ from tunemesh.stage_workers.stages.known import examples_of
 PAIRS = (
     "9025654e:b216a332",
     "331592ea:89e6d87c",
-    "e8008a6c:d6327822",
+    "e8008a6c:d6322827",
     "6e87a712:39e7d817",
     "979f2862:86b1d10a",
 )
@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("records")
     parser.add_argument("pairs", nargs="*", default=list(PAIRS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cores", default="0")
+    usable = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    parser.add_argument("--cores", default=usable, help="by default all that it may use")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing new after that")
     parser.add_argument("--out", type=Path, default=Path("build/transfer.jsonl"))
     arguments = parser.parse_args()
@@ -97,25 +98,22 @@ def main() -> None:
         if (pair, seed) not in known
     ]
     if wanted:
-        with Database(arguments.records) as database:
-            known_of = _known(database)
-            pairs = {
-                name: _pair(database, name, known_of) for name in dict.fromkeys(name for name, _ in wanted)
-            }
+        pairs = _pairs(arguments.records, [name for name, _ in wanted], arguments.out.with_suffix(".pairs"))
         cores = multiprocessing.get_context("fork").Queue()
         for core in arguments.cores.split(","):
             cores.put(int(core))
         until = time.monotonic() + arguments.seconds
         jobs = [(pairs[name], seed, until) for name, seed in wanted]
         with multiprocessing.get_context("fork").Pool(
-            len(arguments.cores.split(",")), _pinned, (cores,), maxtasksperchild=None
+            len(arguments.cores.split(",")), _pinned, (cores,)
         ) as pool:
             for ran in pool.imap_unordered(_runs, jobs):
                 done += ran
                 arguments.out.parent.mkdir(parents=True, exist_ok=True)
                 with arguments.out.open("ab") as file:
                     file.writelines(msgspec.json.encode(each) + b"\n" for each in ran)
-    print("\n".join(_table(done)))
+    if done:
+        print("\n".join(_table(done)))
 
 
 def _pinned(cores: Any) -> None:
@@ -125,6 +123,18 @@ def _pinned(cores: Any) -> None:
 def _read(path: Path) -> list[Ran]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     return [msgspec.json.decode(line, type=Ran) for line in lines]
+
+
+def _pairs(records: str, names: Sequence[str], kept: Path) -> dict[str, Pair]:
+    """By name, from a file where they were made before: to fit priors takes a minute."""
+    if kept.exists():
+        return {each.name: each for each in msgspec.msgpack.decode(kept.read_bytes(), type=list[Pair])}
+    with Database(records) as database:
+        known = _known(database)
+        pairs = [_pair(database, name, known) for name in dict.fromkeys(names)]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(msgspec.msgpack.encode(pairs))
+    return {each.name: each for each in pairs}
 
 
 def _known(database: Database) -> list[tuple[set[str], Kernel]]:

@@ -55,7 +55,7 @@ class Chosen(Struct, frozen=True, kw_only=True):
     instant: float
     """Latency with the one candidate of level ``instant``."""
     top: dict[int, float]
-    """Latency of the fastest of the first so many of level ``quick``."""
+    """Latency of the fastest of the first so many of level ``quick``; asked for the largest share alone."""
     choosing: float
     """Seconds that choosing one candidate took."""
     building: float
@@ -69,7 +69,7 @@ class OfTask(Struct, frozen=True, kw_only=True):
     task: str
     name: str
     best: float
-    """Latency of the best schedule that is known: in the records, or among those that were chosen."""
+    """Latency of the best that is known: in the records, among what was chosen, or without tuning."""
     untuned: float | None
     chosen: list[Chosen]
 
@@ -126,7 +126,8 @@ class Evaluation:
         if not tasks:
             raise BadInput(f"the records know no model {network!r} that {self._engine} has tuned")
         found = []
-        for task in tasks[: most or None]:
+        # Of all kinds: they are ordered by name.
+        for task in tasks[:: -(-len(tasks) // most) if most else 1]:
             try:
                 found.append(self._of_task(network, task))
             except _Unusable as error:
@@ -169,7 +170,7 @@ class Evaluation:
                 share=each.share,
                 similar=each.similar,
                 instant=fastest(first([*each.instant, *each.quick])),
-                top={count: fastest(each.quick[:count]) for count in TOPS},
+                top={count: fastest(each.quick[:count]) for count in TOPS if each.quick},
                 choosing=each.choosing,
                 building=sum(built[name][1] for name, _ in each.instant if name in built),
             )
@@ -179,7 +180,7 @@ class Evaluation:
             network=network,
             task=task.key,
             name=task.name,
-            best=min(latencies.values()),
+            best=min(fallback, *latencies.values()),
             untuned=baseline,
             chosen=chosen,
         )
@@ -195,7 +196,8 @@ class Evaluation:
             found = queries.similar(connection, task.key, task.operator, task.target, which, SIMILAR)
         similar = [examples_of(each) for each in found if _taken(each.task, share)]
         asking = time.monotonic() - began
-        leaders = {want: leaders_of(known, want) for want in (INSTANT, QUICK)}
+        wanted = (INSTANT, QUICK) if share == max(self._shares) else (INSTANT,)
+        leaders = {want: leaders_of(known, want) for want in wanted}
         proposed: dict[int, list[tuple[str, bytes]]] = {}
         took: dict[int, float] = {}
         for want, before in leaders.items():
@@ -208,7 +210,7 @@ class Evaluation:
             share=share,
             similar=len(similar),
             instant=proposed[INSTANT],
-            quick=list(dict(proposed[QUICK]).items())[:QUICK],
+            quick=list(dict(proposed.get(QUICK, [])).items()),
             choosing=asking + took[INSTANT],
         )
 

@@ -56,9 +56,9 @@ def zeroshot_eval(
     memory: options.Memory = MEMORY,
     as_json: options.AsJson = False,
 ) -> None:
-    """Leave one network out of the records, and see how good the schedules are that the others suggest for its
-    tasks: the one of level instant, and the first of level quick, relative to the best known, all measured on
-    this machine now."""
+    """Leave one network out of the records, and see how good the schedules are that the others suggest for
+    its tasks: the one of level instant, and the first of level quick, relative to the best known. All of them
+    are measured on this machine now."""
     from tunemesh.stage_workers.records.database import Database
 
     shares = share or [1.0]
@@ -76,7 +76,7 @@ def zeroshot_eval(
             platforms=[platforms.TVM],
             memory=round(memory * GIB),
             cpus=chosen.cores,
-            environment=allocator.environment() | dict(chosen.environment),
+            environment={**allocator.environment(), **chosen.environment},
         ) as sandbox,
     ):
         if not records.exists:
@@ -99,8 +99,7 @@ def zeroshot_eval(
     columns = ("network", "records", "tasks", "instant", *(f"best of {n}" for n in evaluating.TOPS), "s")
     shown = table("latency of the best known over that of what was chosen, geometric means", columns)
     for row in made:
-        numbers = (row.instant, *row.top.values())
-        texts = [f"{number:.3f}" for number in numbers]
+        texts = [f"{row.instant:.3f}", *(_shown(row.top.get(count)) for count in evaluating.TOPS)]
         add_row(shown, row.network, f"{row.share:.0%}", str(row.tasks), *texts, f"{row.seconds:.1f}")
     console.print(shown)
 
@@ -127,13 +126,16 @@ def _row(name: str, chosen: list[tuple[float, Chosen]]) -> Row:
         instant=evaluating.mean(best / each.instant for best, each in chosen),
         top={
             count: evaluating.mean(best / each.top[count] for best, each in chosen)
-            for count in evaluating.TOPS
+            for count in chosen[0][1].top
         },
         seconds=sum(each.choosing + each.building for _, each in chosen),
     )
 
 
+def _shown(number: float | None) -> str:
+    return "" if number is None else f"{number:.3f}"
+
+
 def _said(row: Row) -> str:
-    return (
-        f"instant {row.instant:.3f}, best of {max(row.top)} {row.top[max(row.top)]:.3f}, {row.seconds:.1f} s"
-    )
+    best = "".join(f", best of {count} {number:.3f}" for count, number in row.top.items())
+    return f"instant {row.instant:.3f}{best}, {row.seconds:.1f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -215,6 +216,7 @@ class LocalMesh:
         }
         if role == "worker" and self._records:
             environment[mesh_address.RECORDS] = self._records
+            environment |= {name: os.environ[name] for name in (mesh_address.SHIPPED,) if name in os.environ}
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

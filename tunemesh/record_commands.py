@@ -165,6 +165,10 @@ def export(
     engine: Engine = "",
     tenant: Tenant = "",
     since: Since = "",
+    best: Annotated[
+        int,
+        typer.Option(min=0, help="Of each task so many of the fastest trials at most; 0: all. For jsonl."),
+    ] = 0,
     memory: options.Memory = MEMORY,
     database: Which = None,
 ) -> None:
@@ -173,6 +177,8 @@ def export(
     from tunemesh.stage_workers.records import exchange, queries, t4
 
     which = _filter(task, operator, model, target, device, engine, tenant, since)
+    if best and form != "jsonl":
+        raise BadInput("--best is for the format jsonl; others get all that was measured")
     with existing(database) as records:
         if form == "metaschedule":
             count = record_exchange.write_metaschedule(records, which, to, memory)
@@ -187,7 +193,7 @@ def export(
                 raise unusable(f"cannot write {to}", error) from None
             print(f"{len(found):,} trials written to {to}")
             return
-        print(f"{exchange.write(records, which, to):,} rows written to {to}")
+        print(f"{exchange.write(records, which, to, best):,} rows written to {to}")
 
 
 @records_app.command("import")

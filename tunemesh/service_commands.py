@@ -55,6 +55,7 @@ def worker(
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
         retention=options.retention_of(retention),
+        shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
     )
     raise typer.Exit(run_worker(config))
 

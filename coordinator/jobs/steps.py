@@ -32,6 +32,7 @@ from tunemesh.shared.messages import (
     ValidateWork,
     Work,
 )
+from tunemesh.shared.messages.levels import CANDIDATES
 
 KINDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
 """Which kind of resource does a stage; ``profile`` and ``validate`` need a device of the right target."""
@@ -189,8 +190,8 @@ def to_be_held(job: Job, *, fitting: bool) -> int:
     Args:
         fitting: chunks may be smaller than the largest allowed, down to one candidate.
     """
-    settings, trials = job.ledger.request.settings, job.ledger.request.level.trials
-    batch = min(settings.batch, trials)
+    settings, level = job.ledger.request.settings, job.ledger.request.level
+    batch = CANDIDATES.get(level.effort) or min(settings.batch, level.trials)
     by_task = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
     return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
 
@@ -238,8 +239,8 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
 
 
 def _settings(request: Request, stage: Stage) -> Settings:
-    """Those of a request; where nothing is to be measured, a kernel is run to check what it computes, and once
-    more for a rough idea of how long it takes: one that is slower than untuned is of no use."""
+    """Those of a request. Where nothing is to be measured, a kernel is run to check what it computes, and
+    once more for a rough idea of its speed: one that is slower than untuned is of no use."""
     if request.level.effort != "instant" or stage != "profile":
         return request.settings
     return msgspec.structs.replace(request.settings, repeats=1, min_repeat_ms=0)

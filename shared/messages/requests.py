@@ -230,7 +230,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     def budget(self) -> str:
         """How many trials, for people."""
         if self.level.effort != "full":
-            return f"level {self.level.effort}, {CANDIDATES[self.level.effort]} trial(s) per task"
+            each = CANDIDATES[self.level.effort]
+            return f"{each} trial{'s' if each > 1 else ''} of each task"
         return f"{self.level.trials} trials" if self.level.trials != AUTO else "as many trials as pay"
 
     def problem(self) -> str:

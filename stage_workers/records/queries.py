@@ -163,14 +163,7 @@ def similar(
         for key, name, its in connection.execute(asked.order_by(*order).limit(MOST_LIKE))
         if main_of(name) == main and kind_of(its) == kind_of(target)
     ][:limit]
-    place = func.row_number().over(partition_by=TRIALS.c.task, order_by=(TRIALS.c.estimate, TRIALS.c.id))
-    ranked = (
-        _chosen(which)
-        .add_columns(place.label("place"))
-        .where(TRIALS.c.task.in_(keys), TRIALS.c.estimate.is_not(None))
-        .subquery()
-    )
-    best = select(ranked.c.id).where(ranked.c.place <= FROM_EACH)
+    best = _best_of_each(which, FROM_EACH, TRIALS.c.task.in_(keys)).subquery().select()
     rows_ = connection.execute(joined(ALL).where(TRIALS.c.id.in_(best))).mappings()
     found = sorted(_with_confirmations(connection, [_found(each) for each in rows_]), key=_speed)
     made: dict[str, list[Similar]] = {key: [] for key in keys}
@@ -254,9 +247,13 @@ def counts(connection: Connection) -> Counts:
     )
 
 
-def everything(connection: Connection, which: Filter) -> Iterator[rows.Row]:
-    """The rows that a filter is about, with all that they name: what is exported."""
-    trials = _chosen(which)
+def everything(connection: Connection, which: Filter, best: int = 0) -> Iterator[rows.Row]:
+    """The rows that a filter is about, with all that they name: what is exported.
+
+    Args:
+        best: of each task no more than so many of the fastest trials; 0: all trials.
+    """
+    trials = _best_of_each(which, best) if best else _chosen(which)
     results = and_(RESULTS.c.job == JOBS.c.id, *_of_job(which))
     jobs = trials.with_only_columns(TRIALS.c.job).union(
         select(RESULTS.c.job).join(JOBS, results) if _is_of_jobs(which) else _none(RESULTS.c.job)
@@ -282,7 +279,7 @@ def everything(connection: Connection, which: Filter) -> Iterator[rows.Row]:
     for kind, condition in conditions_of.items():
         table = _table(kind)
         asked = select(table).order_by(next(iter(table.primary_key)))
-        if which != ALL:
+        if which != ALL or best:
             asked = asked.where(condition)
         streamed = connection.execution_options(yield_per=AT_ONCE).execute(asked)
         for each in streamed.mappings():
@@ -328,6 +325,21 @@ def joined(which: Filter) -> Select[Any]:
 def _chosen(which: Filter) -> Select[Any]:
     """Trials alone, for subqueries."""
     return select(TRIALS.c.id).select_from(_NAMED).where(*_of_trial(which)).correlate(None)
+
+
+def _best_of_each(which: Filter, count: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """The fastest trials of each task, for subqueries."""
+    place = func.row_number().over(partition_by=TRIALS.c.task, order_by=(TRIALS.c.estimate, TRIALS.c.id))
+    ranked = (
+        _chosen(which).add_columns(place.label("place")).where(TRIALS.c.estimate.is_not(None), *conditions)
+    )
+    best = ranked.subquery()
+    return (
+        select(TRIALS.c.id)
+        .select_from(_NAMED)
+        .join(best, best.c.id == TRIALS.c.id)
+        .where(best.c.place <= count)
+    )
 
 
 def _of_trial(which: Filter) -> list[ColumnElement[bool]]:

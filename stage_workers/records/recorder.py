@@ -38,6 +38,10 @@ KEPT = 200
 """Batches that are kept for a database that is away; the newest of them."""
 
 
+_with_shipped: set[str] = set()
+"""Addresses of databases that are known to have what comes with Tunemesh."""
+
+
 class Writable(Protocol):
     """What of a database is used."""
 
@@ -72,16 +76,24 @@ def check_address(address: str) -> None:
     address_of(address)
 
 
-def opened(address: str) -> Writable:
+def opened(address: str, with_shipped: bool) -> Writable:
     """The database at an address.
+
+    Args:
+        with_shipped: whether it is to have the records that come with Tunemesh.
 
     Raises:
         BadInput: there is no such kind of database.
     """
     # Slow to import, and most workers do without.
+    from tunemesh.stage_workers.records import shipped
     from tunemesh.stage_workers.records.memory import Remembering
 
-    return Remembering(address, wait=WAIT)
+    database = Remembering(address, wait=WAIT)
+    if with_shipped and address not in _with_shipped:
+        shipped.add(database)
+        _with_shipped.add(address)
+    return database
 
 
 @dataclass(slots=True)

@@ -127,9 +127,16 @@ def spearman(one: list[float | None], other: list[float]) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-def test_too_little_to_learn_from_is_said(product: ExtractedTask, target: str) -> None:
-    with pytest.raises(BadInput, match="too few records to learn from: a task needs 8"):
-        ENGINE.learn(LearnCall(examples=[], held_out=[]))
+def test_too_little_to_learn_from_is_said(
+    product: ExtractedTask, target: str, drawn: list[tuple[str, bytes]]
+) -> None:
+    trials = hidden(product, target, drawn)
+    alike = [
+        msgspec.structs.replace(each, latencies=[1.0 + 0.01 * index]) for index, each in enumerate(trials)
+    ]
+    for few in ([], trials[:7], alike):
+        with pytest.raises(BadInput, match="too few records to learn from: a task needs 8"):
+            ENGINE.learn(LearnCall(examples=[examples(product, target, few)], held_out=[]))
 
 
 def test_a_prior_of_other_features_is_not_used(product: ExtractedTask, target: str) -> None:

@@ -154,7 +154,7 @@ def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
     tmp_path: Path, recorded: Database, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TVM is here already: it need not be imported by a sandbox.
-    monkeypatch.setattr(record_exchange, "_sandbox", lambda _memory: contextlib.nullcontext(FakeSandbox()))
+    monkeypatch.setattr(record_exchange, "sandbox_of", lambda *_: contextlib.nullcontext(FakeSandbox()))
     folder = tmp_path / "exported"
     count = record_exchange.write_metaschedule(recorded, ALL, folder, 4.0)
     with recorded.reading() as connection:

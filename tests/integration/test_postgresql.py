@@ -13,11 +13,12 @@ import pytest
 from sqlalchemy import inspect, text
 
 from tests import postgresql
-from tests.unit.record_rows import ELSEWHERE, around, confirmation, trial
+from tests.unit.record_rows import ELSEWHERE, HERE, ORIGIN, around, confirmation, trial
 from tunemesh.shared.messages import Origin
-from tunemesh.stage_workers.records import exchange, queries, rows, schema
+from tunemesh.stage_workers.records import exchange, memory, queries, rows, schema
 from tunemesh.stage_workers.records.database import Database, RecordsUnavailable, row_of
-from tunemesh.stage_workers.records.questions import ALL, Filter
+from tunemesh.stage_workers.records.memory import Remembering
+from tunemesh.stage_workers.records.questions import ALL, Filter, Prior
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +121,31 @@ def test_two_meshes_exchange_what_they_have_and_lose_and_double_nothing(address:
 def everything(database: Database) -> list[rows.Row]:
     with database.reading() as connection:
         return sorted(queries.everything(connection, ALL), key=repr)
+
+
+def test_what_a_search_begins_with_is_the_same_as_in_sqlite(address: str, tmp_path: Path) -> None:
+    prior = Prior(
+        id="p", family="mock", engine="mock", data=b"\0prior", used=True, trials=1, tasks=1, held_out=1,
+        correlation=0.5, top1=0.9, top8=1.0, at=1.0,
+    )  # fmt: skip
+    told = []
+    for where in (address, str(tmp_path / "records.sqlite")):
+        database = Remembering(where)
+        with database:
+            workload = rows.Workload(id="w" * 32, task="a" * 64, data=b"workload")
+            database.add(
+                [*around(ORIGIN, HERE, ELSEWHERE), workload, trial(0), trial(1, None), trial(2, 2e-3)]
+            )
+            database.add([trial(3, 1e-4, conditions=ELSEWHERE)])
+            with database.writing() as connection:
+                memory.keep(connection, prior)
+                memory.keep(connection, prior)
+                families = memory.families(connection, "mock")
+                new = memory.new_since(connection, "mock", ["mock"], 0.0)
+                lessons = list(memory.to_learn_from(connection, "mock", ["mock"], ["other.onnx"]))
+            assert database.prior("mock", "mock") == prior
+            found = database.memory("a" * 64, HERE.id, Filter(engine="mock", source=database.id()))
+            hashes = [[each.trial.hash for each in group.found] for group in (*found.here, *found.elsewhere)]
+            told.append((families, new, len(lessons), sorted(found.seen), hashes))
+    assert told[0] == told[1]
+    assert told[0][4] == [["h0", "h2"], ["h3"]]

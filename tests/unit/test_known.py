@@ -124,6 +124,29 @@ def test_the_same_model_again_needs_no_trials(recording: Context) -> None:
     assert not again.problem(["mock"])
 
 
+def test_a_task_that_is_new_gets_the_best_of_others_with_the_same_operator(
+    recording: Context, sandbox: FakeSandbox, database: Remembering
+) -> None:
+    tune(recording)
+    spec = imported(recording).tasks[0]
+    with database.writing() as connection:
+        # As if the records knew both tasks by the same operator.
+        connection.exec_driver_sql("UPDATE tasks SET operator = 'conv2d_relu'")
+    new = replace(spec, key="9" * 64, name="fused_conv2d_add1")
+    for want, known, count in ((1, "first", 2), (8, "first", 2), (8, "never", 0)):
+        settings = replace(SETTINGS, known=known)
+        done(UpdateWork(task=new, want=want), recording, FIRST, settings=settings)
+        (call,) = [each for each in sandbox.records[-1:] if isinstance(each, UpdateCall)]
+        assert len(call.similar) == count
+        assert all(each.trials[0].latency == min(t.latency for t in each.trials) for each in call.similar)
+    # Later rounds have measurements of their own.
+    state = expect(UpdateDone, done(UpdateWork(task=new, want=1), recording, FIRST)).state
+    done(UpdateWork(task=new, want=1, state=state), recording, FIRST, 1)
+    call = sandbox.records[-1]
+    assert isinstance(call, UpdateCall)
+    assert call.similar == []
+
+
 def test_it_is_assembled_and_recorded_once(recording: Context, database: Remembering) -> None:
     tune(recording)
     before = rows(database)

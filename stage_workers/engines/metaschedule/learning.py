@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,21 +12,37 @@ import numpy.typing as npt
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.engines.metaschedule import candidates, cost_model, options, prior
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Features
 from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.protocol import Examples, LearnCall, Learned, Quality
 
 LEAST = 8
 """Measured candidates that a task must have: with fewer there is little to rank."""
+SPREAD = 1.5
+"""Times as long as the fastest that the slowest takes, at least: where somebody has handed on only the best,
+what is left to rank is noise."""
 FIRST = 8
 """How many of those that should be the fastest are looked at."""
 
 
 class Kernel(NamedTuple):
-    """What is known of a task."""
+    """What is known of a task: of each candidate the same place in all of them."""
 
+    features: list[Features]
     summaries: npt.NDArray[np.float32]
+    """Of the features."""
     latencies: npt.NDArray[np.float64]
     """In seconds."""
+
+    def only(self, places: Sequence[int] | npt.NDArray[np.intp]) -> Kernel:
+        """The same with some of the candidates."""
+        return Kernel(
+            [self.features[each] for each in places], self.summaries[places], self.latencies[places]
+        )
+
+
+Expecting = Callable[[Kernel], npt.NDArray[np.float32]]
+"""Logarithms of the speeds that the candidates of a task should have."""
 
 
 def learn(call: LearnCall) -> Learned:
@@ -41,8 +57,8 @@ def learn(call: LearnCall) -> Learned:
         prior=content,
         trials=sum(len(each.latencies) for each in known),
         tasks=len(known),
-        before=quality(before, held_out) if before is not None else None,
-        after=quality(Prior(content), held_out),
+        before=quality(by_prior(before), held_out) if before is not None else None,
+        after=quality(by_prior(Prior(content)), held_out),
     )
 
 
@@ -58,11 +74,10 @@ def kernels(examples: Iterable[Examples]) -> Iterator[Kernel]:
             for candidate, trial in zip(recalled, measured.values(), strict=True)
             if candidate is not None and len(candidate.features)
         ]
-        if len(known) >= LEAST:
-            yield Kernel(
-                summaries=cost_model.summaries([row for row, _ in known]),
-                latencies=np.array([one.estimate for _, one in known]),
-            )
+        latencies = np.array([trial.estimate for _, trial in known])
+        if len(known) >= LEAST and latencies.max() >= SPREAD * latencies.min():
+            features = [each for each, _ in known]
+            yield Kernel(features, cost_model.summaries(features), latencies)
 
 
 def fit(known: Sequence[Kernel]) -> bytes:
@@ -77,11 +92,16 @@ def fit(known: Sequence[Kernel]) -> bytes:
     return prior.pack(cost_model.train(rows, scores, weight=weights / weights.mean()))
 
 
-def quality(known: Prior, held_out: Sequence[Kernel]) -> Quality:
-    """How well a prior ranks the candidates of tasks."""
+def by_prior(known: Prior) -> Expecting:
+    """What a prior expects."""
+    return lambda kernel: known.predict(kernel.summaries)
+
+
+def quality(expecting: Expecting, held_out: Sequence[Kernel]) -> Quality:
+    """How well the candidates of tasks are ranked by what is expected of them."""
     correlations, first, firsts = [], [], []
     for kernel in held_out:
-        expected, best = known.predict(kernel.summaries), kernel.latencies.min()
+        expected, best = expecting(kernel), kernel.latencies.min()
         order = np.argsort(-expected, kind="stable")
         correlations.append(float(np.corrcoef(_ranks(expected), _ranks(-kernel.latencies))[0, 1]))
         first.append(math.log(best / kernel.latencies[order[0]]))

@@ -41,8 +41,7 @@ FIRST_POPULATION = 3
 MEASURED_SHARE = 0.2
 """Part of the first population that comes from the best schedules measured so far."""
 BORROWED = 3
-"""Candidates that come from similar tasks, at most: of a first batch of eight they make it a little better, and
-more of them do not."""
+"""Candidates of a first batch that come from similar tasks, at most: those that are drawn are good, too."""
 SPARE = 2
 """Times as many candidates as are wanted that a search gives, for the case that some were tried before."""
 FRUITLESS_ATTEMPTS = 3
@@ -101,16 +100,18 @@ def propose(
 
 
 def _borrowed(call: UpdateCall, near: Sequence[Near]) -> dict[str, bytes]:
-    """Hash and schedule of what was best for similar tasks, made to fit, the most trustworthy first."""
-    found: dict[str, bytes] = {}
+    """Hash and schedule of what was best for similar tasks, made to fit, first what most of them agree on."""
+    found: dict[str, Any] = {}
+    votes: dict[str, float] = {}
     for each in transferring.fitted(call, near):
-        found.setdefault(workloads.structural_hash(each.scheduled.mod), schedules.pack(each.scheduled.trace))
-    return found
+        name = workloads.structural_hash(each.scheduled.mod)
+        found.setdefault(name, each.scheduled)
+        votes[name] = votes.get(name, 0.0) + each.trust**2
+    return {name: schedules.pack(found[name].trace) for name in sorted(found, key=lambda name: -votes[name])}
 
 
 def _mixed(found: dict[str, bytes], borrowed: dict[str, bytes], want: int) -> dict[str, bytes]:
-    """Both by turns, the first of them from a similar task where there is one; what is too much of those comes
-    last."""
+    """Both by turns, the first of them from a similar task where there is one."""
     mixed: dict[str, bytes] = {}
     drawn = iter(found.items())
     for name, schedule in borrowed.items():

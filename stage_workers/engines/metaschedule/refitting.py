@@ -24,11 +24,13 @@ STEPS = frozenset(
         "ComputeAt", "ReverseComputeAt", "RFactor", "Tensorize", "DecomposeReduction",
     }
 )  # fmt: skip
-"""Instructions that make a sketch what it is. The others find blocks and inline them, which depends on what is
-fused behind, or mark one loop each, which depends on how many axes there are."""
+"""Instructions that make a sketch what it is. The others find blocks and inline them, which depends on what
+is fused behind, or mark one loop each, which depends on how many axes there are."""
 TILE = "SamplePerfectTile"
 """One for each axis: tasks with more axes have more of them, the innermost last."""
 END = "EnterPostproc"
+LARGER = 1.5
+"""How much worse a tile is that is larger than it was, beside one that is smaller."""
 
 
 class Sketch(NamedTuple):
@@ -71,6 +73,11 @@ class Space:
         self._generator = contexts.make(self._module, target).space_generator
         found = self._generator.generate_design_space(self._module)
         self._sketches = [_sketch(each.trace.simplified(True)) for each in found]
+
+    @property
+    def has_own(self) -> bool:
+        """Whether some are by :mod:`.register_tiles`: tiles that fit the registers, and little to draw."""
+        return any(not each.tiles and "SampleCategorical" in _kinds(each) for each in self._sketches)
 
     def fitted(self, schedule: bytes) -> Any:
         """The TVM schedule that is most like a schedule of another task; ``None`` where there is none."""
@@ -137,8 +144,8 @@ def _distance(one: Sketch, other: Sketch) -> float:
 
 
 def _makers(sketch: Sketch) -> dict[str, tuple[int, int]]:
-    """Of the loops that a sketch makes: by which of its cuts and fusions, counted from the last one, and which
-    of that one's they are."""
+    """Of the loops that a sketch makes: by which of its cuts and fusions, counted from the last one, and
+    which of that one's they are."""
     makers = [each for each in sketch.instructions if each[0] in ("Split", "Fuse")]
     return {
         str(name): (place, number)
@@ -174,7 +181,13 @@ def perfect_tile(present: Sequence[int], wanted: Sequence[int]) -> list[int]:
     left = math.prod(present)
     inner = []
     for each in reversed(wanted[1 : len(present)]):
-        factor = min(tiles.divisors(left), key=lambda factor: (abs(math.log2(factor / each)), factor))
+        factor = min(tiles.divisors(left), key=lambda factor: _apart(factor, each))
         inner.append(factor)
         left //= factor
     return [left, *reversed(inner)]
+
+
+def _apart(factor: int, wanted: int) -> float:
+    """How far a factor is from another one. A larger one is worse: it may not fit into registers."""
+    times = math.log2(factor / wanted)
+    return LARGER * times if times > 0 else -times

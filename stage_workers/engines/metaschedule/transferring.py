@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import msgspec
 
 from tunemesh.shared.messages import Trial
 from tunemesh.stage_workers.engines.metaschedule import options, refitting, similarity, winograd_search
@@ -13,14 +16,15 @@ from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
-NEAREST = 4
+NEAREST = 6
 """Tasks that are listened to."""
 FROM_EACH = 3
 """Schedules of each that are tried on the new task."""
 GOOD = 1.15
 """Times the best latency of its task that such a schedule may take."""
 CLOSE = 0.25
-"""Closeness from which a schedule is taken over at all."""
+"""Closeness from which a schedule is taken over where there is a rule of our own for the task: what that one
+draws is good, too. What MetaSchedule's rules draw seldom is."""
 REACH = 6.0
 """Distance at which a task says e times less than one that is the same."""
 
@@ -65,20 +69,21 @@ def nearest(call: UpdateCall) -> list[Near]:
 
 
 def fitted(call: UpdateCall, near: Sequence[Near]) -> list[Fitted]:
-    """Their best schedules, as far as they can be made to fit, the most trustworthy first."""
-    near = [each for each in near if each.closeness >= CLOSE]
+    """Their best schedules, as far as they can be made to fit."""
     if not near:
         return []
     space = refitting.Space(call.workload, call.target)
     found = []
     for each in near:
+        if each.closeness < CLOSE and space.has_own:
+            continue
         direct = [one for one in each.examples.trials if not winograd_search.is_ours(one.candidate.schedule)]
         leaders = sorted(direct, key=_latency)[:FROM_EACH]
         for trial in leaders:
             share = _latency(leaders[0]) / _latency(trial)
             if share * GOOD >= 1 and (scheduled := space.fitted(trial.candidate.schedule)) is not None:
                 found.append(Fitted(scheduled, share * each.closeness))
-    return sorted(found, key=lambda one: -one.trust)
+    return found
 
 
 def winograd_ratio(near: Sequence[Near]) -> float | None:
@@ -97,14 +102,17 @@ def winograd_ratio(near: Sequence[Near]) -> float | None:
 
 
 def by_winograd(near: Sequence[Near]) -> list[tuple[Knobs, float]]:
-    """Settings of Winograd's algorithm for similar tasks, and the logarithm of how many times longer they take
-    than their estimate says."""
+    """Settings of Winograd's algorithm for similar tasks, and the logarithm of how many times longer they
+    take than their estimate says."""
     found = []
     for each in near:
         workload = workloads.load(each.examples.workload)
         for trial in each.examples.trials:
             if winograd_search.is_ours(trial.candidate.schedule):
-                knobs = winograd_search.unpack(trial.candidate.schedule)
+                try:
+                    knobs = winograd_search.unpack(trial.candidate.schedule)
+                except (msgspec.MsgspecError, zlib.error):
+                    continue  # others have written it
                 off = winograd_search.off_by(workload, each.examples.target, knobs, _latency(trial))
                 found += [(knobs, off)] if off is not None else []
     return found

@@ -28,8 +28,8 @@ from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
 HASH = re.compile("[0-9a-f]{16}")
-ELSEWHERE, SIMILAR = 0.3, 0.1
-"""Weights of a trial of the task under other conditions, and of one of a similar task."""
+ELSEWHERE = 0.3
+"""Weight of a trial of the task under other conditions: what is fast there is mostly fast here."""
 
 
 def update(call: UpdateCall) -> Proposal:
@@ -94,13 +94,11 @@ def _remember(state: SearchState, call: UpdateCall) -> None:
         _learn(state, here.trials, here.workload, call.target)
     state.seen |= {name for name in call.seen if HASH.fullmatch(name)}
     for there in _readable(call.elsewhere):
-        same = workloads.structural_hash(workloads.load(there.workload)) == state.workload
-        weight = ELSEWHERE if same else SIMILAR
         others = [each for each in there.trials if not winograd_search.is_ours(each.candidate.schedule)]
         best = min((each.estimate for each in others), default=math.inf)
         state.learn_of_others(
             [
-                Scored(math.log(best / each.latency), weight, each.features)
+                Scored(math.log(best / each.latency), ELSEWHERE, each.features)
                 for each in _examples(others, there.workload, there.target)
             ]
         )

@@ -19,7 +19,7 @@ algorithm, and by others."""
 FAR_BEHIND = 1.05
 """Likewise, of more trials."""
 SURE = 1.25
-"""Times slower that one way has to be for similar tasks, so that more of the first trials go the other way."""
+"""Times slower that one way has to be for similar tasks, so that most of the first trials go the other."""
 PART = 4
 """One of so many trials goes to the way that is behind."""
 
