@@ -1,9 +1,10 @@
 """Use records of Tunemesh in a program that has nothing but TVM.
 
     tunemesh records export --format metaschedule FOLDER
-    python examples/replay_records.py FOLDER
+    TVM_NUM_THREADS=1 python examples/replay_records.py FOLDER
 
-The folder is a database of MetaSchedule. The fastest schedule of each task is compiled, and runs here.
+The folder is a database of MetaSchedule. The fastest schedule of each task is compiled, and runs here, on as
+many threads as it was tuned for.
 """
 
 from __future__ import annotations
@@ -47,13 +48,11 @@ def compiled(record: Any) -> Any:
 
 def latency_of(kernel: Any, record: Any) -> float:
     """How long a run of it takes here, in seconds."""
-    function = record.workload.mod["main"]
-    buffers = [function.buffer_map[each] for each in function.params]
     arrays = [
-        tvm.runtime.tensor(np.ones([int(size) for size in buffer.shape], str(buffer.dtype)))
-        for buffer in buffers
+        tvm.runtime.tensor(np.ones([int(size) for size in each.shape], str(each.dtype)))
+        for each in record.args_info
     ]
-    evaluator = kernel.time_evaluator("main", tvm.cpu(), number=1, repeat=3, min_repeat_ms=20)
+    evaluator = kernel.mod.time_evaluator("main", tvm.cpu(), number=1, repeat=3, min_repeat_ms=20)
     return float(evaluator(*arrays).median)
 
 

@@ -65,6 +65,8 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     """Those that ``trials`` were measured under."""
     recall: list[Blob] = []
     """Where there is no ``state``: histories of other jobs, from whose trials the search begins."""
+    origin: Origin | None = None
+    """Of ``trials``, where they were made for another job than that of the step."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):

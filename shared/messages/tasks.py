@@ -262,6 +262,8 @@ class TaskRecords(Struct, frozen=True, kw_only=True):
     history: list[Blob]
     trials: list[Trial] = []
     """Those that are in no history: of a job that ended before the task was closed."""
+    origin: Origin | None = None
+    """Of ``trials``, where they were made for another job than the one whose records these are."""
     confirmed: list[Confirmed] = []
     untuned: Seconds | None = None
     """Latency of the untuned workload in seconds: what a schedule has to beat."""

@@ -88,6 +88,9 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         options=step.options.get(engine, {}),
     )
     found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
+    # What was taken over from another job is in the records, too.
+    tried = {trial.candidate.hash for trial in call.trials}
+    found = [each for each in found if each.trial.hash not in tried]
     call = msgspec.structs.replace(call, want=work.want - len(found))
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
@@ -143,7 +146,8 @@ def _finished(step: Step, work: UpdateWork, format_: int) -> History:
         round=max(step.round - 1, 0),
         trials=work.trials,
         timings=work.timings,
-        origin=step.origin,
+        # Of a trial it is known for ever which job it was made for, whoever learns from it.
+        origin=work.origin or step.origin,
         conditions=work.conditions,
         format=format_,
     )

@@ -39,6 +39,7 @@ from tunemesh.stage_workers.engines.protocol import BuildOutcome
 from tunemesh.stage_workers.records.queries import Answering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages.known import to_begin_with
 
 DAY = 86_400.0
 SETTINGS = Settings(batch=4)
@@ -303,6 +304,25 @@ def tried(context: Context) -> set[str]:
         each.trial.hash
         for each in context.records.leaders(imported(context).tasks[0].key, "mock", 0.0, "", 100)
     }
+
+
+def test_what_was_taken_over_from_another_job_is_not_tried_again(recording: Context) -> None:
+    first = first_round(recording)
+    task = imported(recording, devices=()).tasks[0]
+    tried = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1], conditions=HERE.id)
+        for each in first.candidates
+    ]
+    timing = replace(TIMING, finished=FIRST.accepted)
+    work = UpdateWork(task=task, want=0, state=first.state, trials=tried, timings=[timing])
+    after = expect(UpdateDone, done(work, recording, FIRST, 1))
+    third = replace(FIRST, job="third")
+    work = UpdateWork(task=task, want=8, recall=after.state.history)
+    again = expect(UpdateDone, done(work, recording, third))
+    # They are in the records, too, as the best that is known.
+    assert len(to_begin_with(task, 8, replace(step(work), origin=third), recording)) == 4
+    assert not {each.hash for each in again.candidates} & {each.hash for each in first.candidates}
+    assert len(again.candidates) == 8
 
 
 def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording: Context) -> None:
