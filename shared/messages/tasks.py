@@ -224,6 +224,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     """One :class:`History` per finished round."""
     format: Count = 1
     """Of the engine's schedules."""
+    chosen: Annotated[list[str], Meta(max_length=64)] = []
+    """Hashes of candidates that were not proposed by the engine, and of which it has not learned yet."""
 
 
 class Known(Struct, frozen=True, kw_only=True):

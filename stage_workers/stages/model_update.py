@@ -53,8 +53,9 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         finished = _finished(step, work, before)
         history.append(context.store.put(msgspec.msgpack.encode(finished), inline=False))
         batch = recording.begin(step, work.task, finished, context)
+    chosen: list[str] = []
     if work.want:
-        proposal = _propose(step, work, context)
+        proposal, chosen = _propose(step, work, context)
     else:
         search = context.store.get(work.state.search) if work.state is not None else b""
         best = leaders(read_trials(history, context.store))
@@ -68,7 +69,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     kept = _search_blob(proposal.search, room, context.store)
     recording.end(batch, context)
     return UpdateDone(
-        state=TaskState(search=kept, history=history, format=proposal.format),
+        state=TaskState(search=kept, history=history, format=proposal.format, chosen=chosen),
         candidates=candidates,
         learned=work.learns,
         chunk_size=work.chunk_size,
@@ -76,7 +77,9 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     )
 
 
-def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
+def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, list[str]]:
+    """What is tried next, and the hashes of what the engine does not know of: it was chosen here, now or
+    before, and what it brings was not learned yet."""
     engine = engine_of(work.task)
     call = UpdateCall(
         workload=context.store.get(work.task.workload),
@@ -87,20 +90,22 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         seed=step.seed,
         options=step.options.get(engine, {}),
     )
+    learned = {trial.candidate.hash for trial in call.trials}
     found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
     # What was taken over from another job is in the records, too.
-    tried = {trial.candidate.hash for trial in call.trials}
-    found = [each for each in found if each.trial.hash not in tried]
+    found = [each for each in found if each.trial.hash not in learned]
+    before = [name for name in work.state.chosen if name not in learned] if work.state is not None else []
     call = msgspec.structs.replace(call, want=work.want - len(found))
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
     chosen = {each.trial.hash: each.trial.schedule for each in found if each.trial.format == proposal.format}
+    unknown = [*before, *chosen]
     while True:
-        # The engine may propose what is chosen already: it does not know of that yet.
-        chosen |= {name: schedule for name, schedule in proposal.schedules if name not in chosen}
+        # The engine may propose what is chosen already.
+        chosen |= {name: schedule for name, schedule in proposal.schedules if name not in unknown}
         missing = work.want - len(chosen)
         if missing == 0 or len(proposal.schedules) < call.want:
-            return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
+            return msgspec.structs.replace(proposal, schedules=list(chosen.items())), unknown
         call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
         proposal = _asked(call, engine, context)
 

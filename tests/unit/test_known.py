@@ -366,6 +366,26 @@ def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
         assert found.exhausted == (count < want)
 
 
+def test_a_round_that_is_proposed_ahead_of_the_first_has_none_of_it(recording: Context) -> None:
+    small = MODEL.replace(b"name: a,", b"name: a, space: 20,")
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    imports = ImportWork(model=recording.store.put(small))
+    task = expect(ImportDone, done(imports, recording, second)).tasks[0]
+    # Another job has tried all of it.
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=20), recording, FIRST))
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1 + each.index], conditions=HERE.id)
+        for each in reversed(update.candidates)
+    ]
+    work = UpdateWork(task=task, want=0, trials=trials, timings=[replace(TIMING, finished=FIRST.accepted)])
+    done(work, recording, FIRST, 1)
+    for seed in range(20):
+        first = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, second, seed=seed))
+        ahead = UpdateWork(task=task, want=8, state=first.state)
+        after = expect(UpdateDone, done(ahead, recording, second, 1, seed=seed))
+        assert not {each.hash for each in first.candidates} & {each.hash for each in after.candidates}
+
+
 # -- Models -----------------------------------------------------------------------------------------------
 
 
