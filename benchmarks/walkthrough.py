@@ -25,10 +25,10 @@ DONE = "walkthrough-command-has-ended"
 UP = "mesh is up"
 LIMIT = 90.0
 """Seconds that a mesh may take to start."""
-WIDTH = 118
+WIDTH = 140
 SECRETS = (
     (re.compile(r"(?<=amqp://client:)[^@]+"), "…"),
-    (re.compile(r"(?<=password )\S+"), "…"),
+    (re.compile(r"(?<=monitor )[\w-]{20,}|(?<=password )\S+"), "…"),
     (re.compile(r"(?<=127\.0\.0\.1:)\d+"), "…"),
     (re.compile(r"^\d{4}-\d\d-\d\d .*\n", re.MULTILINE), ""),
 )
@@ -88,14 +88,19 @@ class Shell:
         self._process.communicate("exit\n", timeout=LIMIT)
 
 
-def renewed(page: str, run: Callable[[str], str]) -> str:
-    """A page with what its commands print now."""
+def renewed(page: str, run: Callable[[str], str], keep: Callable[[str], object] = lambda _: None) -> str:
+    """A page with what its commands print now.
 
-    def block(found: re.Match[str]) -> str:
+    Args:
+        keep: is given the page after every block.
+    """
+    for number in range(len(BLOCK.findall(page))):
+        found = list(BLOCK.finditer(page))[number]
         commands = [line.removeprefix("$ ") for line in found.group().splitlines() if line.startswith("$ ")]
-        return "".join(f"$ {command}\n{run(command)}" for command in commands)
-
-    return BLOCK.sub(block, page)
+        text = "".join(f"$ {command}\n{run(command)}" for command in commands)
+        page = page[: found.start()] + text + page[found.end() :]
+        keep(page)
+    return page
 
 
 def cleaned(printed: str, home: str) -> str:
@@ -127,10 +132,9 @@ def main() -> None:
             return printed
 
         try:
-            text = renewed(page.read_text(), run)
+            renewed(page.read_text(), run, page.write_text)
         finally:
             shell.stop()
-    page.write_text(text)
 
 
 if __name__ == "__main__":
