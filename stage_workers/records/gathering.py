@@ -72,7 +72,8 @@ def of_records(records: TaskRecords, histories: Sequence[History], origin: Origi
     first = next((each.origin for each in histories if each.origin is not None), origin)
     if records.untuned is not None:
         # Where it goes on from what another job has left, the task was searched for this one.
-        tuned = {(each.origin.job, each.origin.accepted) for each in histories if each.origin is not None}
+        origins = [each.origin for each in histories if each.origin is not None and each.trials]
+        tuned = {(each.job, each.accepted) for each in origins}
         whose = origin if (origin.job, origin.accepted) in tuned else first
         found.append(of_baseline(task, records.untuned, whose))
     return found
