@@ -82,7 +82,8 @@ def _rows_of(snapshot: Snapshot, progress: JobProgress, store: ArtifactStore) ->
     if snapshot.assembled is not None:
         measured: Sequence[TaskRecords] = read_records(snapshot.assembled.records, store)
     else:
-        measured = snapshot.measured
+        # How long a task takes untuned is written for jobs that are done: it says that they have searched it.
+        measured = [replace(each, untuned=None) for each in snapshot.measured]
     found: list[rows.Row] = []
     for records in measured:
         if records.task.engine is None:

@@ -241,7 +241,8 @@ def _next_round(
         usage = job_rounds.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
     pace = durations.known(task.spec.key)
     if task.round >= 0:
-        now = msgspec.structs.replace(now, rest=[])  # the first update has put it into a history
+        # The first update has put it into a history.
+        now = msgspec.structs.replace(now, rest=[], rest_of=None)
     return msgspec.structs.replace(now, round=task.round + 1, want=want, ahead=False, pace=pace), usage
 
 
@@ -267,7 +268,11 @@ def close(job: Job, task: TaskLedger) -> Ledger:
     assert round_.proposal is not None
     timings = [held.message.timing for held in round_.held()]
     closed = msgspec.structs.replace(
-        job_rounds.confirm(task, round_), closed=True, history=round_.proposal.state.history, rest=[]
+        job_rounds.confirm(task, round_),
+        closed=True,
+        history=round_.proposal.state.history,
+        rest=[],
+        rest_of=None,
     )
     ledger = job.ledger
     return msgspec.structs.replace(

@@ -131,10 +131,15 @@ def tasks(connection: Connection, which: Filter) -> list[str]:
     return list(connection.execute(asked).scalars())
 
 
-def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int = 1) -> list[Found]:
+def fastest(
+    connection: Connection, task: str, which: Filter = ALL, limit: int = 1, *, done: bool = False
+) -> list[Found]:
     """The fastest schedules of a task, fastest first, each once; a confirmed latency counts where there is
-    one."""
+    one. With ``done`` only those of jobs that were."""
     of_trials = joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    if done:
+        ended = select(schema.BASELINES.c.job).where(schema.BASELINES.c.task == task)
+        of_trials = of_trials.where(TRIALS.c.job.in_(ended))
     by_speed = of_trials.order_by(TRIALS.c.estimate, TRIALS.c.id)
     again = of_trials.join(CONFIRMATIONS, CONFIRMATIONS.c.trial == TRIALS.c.id)
     confirmed = again.where(CONFIRMATIONS.c.task == task).order_by(CONFIRMATIONS.c.latency)
@@ -183,15 +188,14 @@ def similar(
 def known(connection: Connection, task: str, which: Filter) -> Best | None:
     """The best of a task that a job has found which was done; of others it is not known whether they searched
     to the end."""
-    found = fastest(connection, task, which, SEVERAL)
-    table = schema.BASELINES
+    found = fastest(connection, task, which, SEVERAL, done=True)
+    if not found:
+        return None
+    best, table = found[0], schema.BASELINES
     asked = select(table.c.job, table.c.latency).where(
         table.c.task == task, table.c.job.in_([each.job.id for each in found])
     )
     untuned = {str(job): float(latency) for job, latency in connection.execute(asked)}
-    best = next((each for each in found if each.job.id in untuned), None)
-    if best is None:
-        return None
     searched = max(_searched(connection, task, job, which) for job in untuned)
     return Best(found=best, searched=searched, untuned=untuned[best.job.id])
 

@@ -35,8 +35,8 @@ VALIDATE_LIMIT = 900.0
 Binary = tuple[str, str, str]
 """Job, task, and SHA-256 of a shared object."""
 MEASURED_KEPT = 4096
-IMPORTED_KEPT = 16
-"""Models; each with the code of its tasks, some megabytes."""
+IMPORTED_KEPT = 64 * 2**20
+"""Bytes of the workloads and the code of models that were imported: some megabytes each."""
 
 
 class Read(NamedTuple):
@@ -47,6 +47,11 @@ class Read(NamedTuple):
     model: Blob
     sample: Blob
     objects: Blob | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes here."""
+        return sum(len(task.workload) + len(task.untuned) for task in self.imported.tasks)
 
 
 class Caller(Protocol):
@@ -109,7 +114,9 @@ class Context:
     """What is known of the time that builds take."""
     measured: LRUCache[Binary, Profiled] = field(default_factory=lambda: LRUCache(MEASURED_KEPT))
     """What this worker has measured."""
-    imported: LRUCache[str, Read] = field(default_factory=lambda: LRUCache(IMPORTED_KEPT))
+    imported: LRUCache[str, Read] = field(
+        default_factory=lambda: LRUCache(IMPORTED_KEPT, getsizeof=lambda read: read.size)
+    )
     """Models that this worker has imported, by all that the outcome depends on."""
     cache: int = 0
     """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""

@@ -118,7 +118,8 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
         sample=store.put(imported.sample, inline=False),
         objects=store.put(imported.objects, inline=False) if imported.objects else None,
     )
-    context.imported[key] = read
+    if read.size <= context.imported.maxsize:
+        context.imported[key] = read
     return read
 
 

@@ -1,13 +1,14 @@
 """Jobs that share tasks and write down what they measure, while anything is killed and the database is away,
 locked or full: nothing is lost, nothing is there twice, and what was written stays as it is.
 
-``TUNEMESH_CHAOS_WORLDS=100`` tries a hundred worlds, with a thousand kills and more."""
+``TUNEMESH_CHAOS_WORLDS=100`` tries a hundred worlds, with a thousand kills and more, of which
+``-o log_cli=true --log-cli-level=INFO`` tells."""
 
 from __future__ import annotations
 
+import logging
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,10 @@ from tunemesh.report import histories
 from tunemesh.shared.messages import Cancel, Request
 from tunemesh.stage_workers.records.database import Database
 
-WORLDS = int(os.environ.get("TUNEMESH_CHAOS_WORLDS", "4"))
+log = logging.getLogger(__name__)
+
+WORLDS = range(int(os.environ.get("TUNEMESH_CHAOS_WORLDS", "0"))) or [0, 16, 49]
+"""Two of them have found something."""
 TURNS = 400
 """In which things are killed; jobs take some more."""
 KILLED, TROUBLED, CANCELLED, LATER = 0.03, 0.02, 0.1, 0.5
@@ -44,15 +48,13 @@ def asked(world: RecordedWorld, job: str, rng: random.Random) -> Request:
     return msgspec.structs.replace(made, model=world.store.put(model.encode()))
 
 
-@pytest.mark.parametrize("seed", range(WORLDS))
-def test_whatever_is_killed_every_trial_is_recorded_once(
-    seed: int, tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
+@pytest.mark.parametrize("seed", WORLDS)
+def test_whatever_is_killed_every_trial_is_recorded_once(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     world = RecordedWorld(tmp_path, rng.choice(STRATEGIES), rng)
     jobs = {name: asked(world, name, rng) for name in "abcde"[: rng.randint(2, 5)]}
-    starts = {name: rng.randint(1, TURNS) if rng.random() < LATER else 0 for name in jobs}
-    stops = {name: rng.randint(1, TURNS) for name in jobs if rng.random() < CANCELLED}
+    starts = {name: rng.randrange(1, TURNS) if rng.random() < LATER else 0 for name in jobs}
+    stops = {name: rng.randrange(1, TURNS) for name in jobs if rng.random() < CANCELLED}
     seen: dict[str, Trials] = {}
     for turn in range(TURNS):
         for name in jobs:
@@ -76,7 +78,7 @@ def test_whatever_is_killed_every_trial_is_recorded_once(
     world.trouble("")
     world.run(*jobs)
     assert world.kills > TURNS * KILLED / 3
-    record_property("kills", world.kills)
+    log.info("%d kills", world.kills)
 
     # Whatever could not be written is written later, from the histories.
     with Database(world.address) as database:
@@ -102,7 +104,9 @@ def check(world: RecordedWorld, ledger: Ledger, recorded: dict[str, Trials]) -> 
     tried = []
     for history in histories(world.store, ledger.assembled):
         assert history.origin is not None
-        of_job = {name: latencies for (_, name), latencies in recorded[history.origin.job].items()}
+        # A round that was cut before it began has a history, too, without trials.
+        rows = recorded.get(history.origin.job, {})
+        of_job = {name: latencies for (_, name), latencies in rows.items()}
         for trial in history.trials:
             assert of_job[trial.candidate.hash] == trial.latencies
             tried.append(trial.candidate.hash)

@@ -41,6 +41,7 @@ from tunemesh.stage_workers.records import memory
 from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages.known import to_begin_with
 
 DAY = 86_400.0
 SETTINGS = Settings(batch=4)
@@ -329,6 +330,25 @@ def tried(context: Context) -> set[str]:
     }
 
 
+def test_what_was_taken_over_from_another_job_is_not_tried_again(recording: Context) -> None:
+    first = first_round(recording)
+    task = imported(recording, devices=()).tasks[0]
+    tried = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1], conditions=HERE.id)
+        for each in first.candidates
+    ]
+    timing = replace(TIMING, finished=FIRST.accepted)
+    work = UpdateWork(task=task, want=0, state=first.state, trials=tried, timings=[timing])
+    after = expect(UpdateDone, done(work, recording, FIRST, 1))
+    third = replace(FIRST, job="third")
+    work = UpdateWork(task=task, want=8, recall=after.state.history)
+    again = expect(UpdateDone, done(work, recording, third))
+    # They are in the records, too, as the best that is known.
+    assert len(to_begin_with(task, 8, replace(step(work), origin=third), recording)) == 4
+    assert not {each.hash for each in again.candidates} & {each.hash for each in first.candidates}
+    assert len(again.candidates) == 8
+
+
 def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording: Context) -> None:
     plain = first_round(recording)
     tune(recording, trials=8)
@@ -368,6 +388,26 @@ def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
         found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
         assert len({each.hash for each in found.candidates}) == count
         assert found.exhausted == (count < want)
+
+
+def test_a_round_that_is_proposed_ahead_of_the_first_has_none_of_it(recording: Context) -> None:
+    small = MODEL.replace(b"name: a,", b"name: a, space: 20,")
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    imports = ImportWork(model=recording.store.put(small))
+    task = expect(ImportDone, done(imports, recording, second)).tasks[0]
+    # Another job has tried all of it.
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=20), recording, FIRST))
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1 + each.index], conditions=HERE.id)
+        for each in reversed(update.candidates)
+    ]
+    work = UpdateWork(task=task, want=0, trials=trials, timings=[replace(TIMING, finished=FIRST.accepted)])
+    done(work, recording, FIRST, 1)
+    for seed in range(20):
+        first = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, second, seed=seed))
+        ahead = UpdateWork(task=task, want=8, state=first.state)
+        after = expect(UpdateDone, done(ahead, recording, second, 1, seed=seed))
+        assert not {each.hash for each in first.candidates} & {each.hash for each in after.candidates}
 
 
 # -- Models -----------------------------------------------------------------------------------------------
