@@ -168,6 +168,7 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "options": {},
         "name": "",
         "tenant": "",
+        "visibility": "tenant",
         "priority": 10,
         "seed": 0,
         "settings": {"batch": 4},
