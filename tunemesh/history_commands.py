@@ -22,6 +22,8 @@ from tunemesh.terminal import add_row, print_json, say, table
 jobs_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 ENDED: tuple[Phase, ...] = ("done", "failed", "cancelled")
+RECENT = 300 * 86_400.0
+"""Seconds for which nobody takes a day for one of another year."""
 STATES = (past_jobs.RUNNING, *get_args(Phase))
 
 Which = Annotated[
@@ -229,7 +231,7 @@ def print_note(text: str) -> None:
 def jobs_table(found: Sequence[PastJob]) -> Table:
     """One row per job, no more than 80 columns wide."""
     tenants = any(each.tenant for each in found)
-    columns = ["job", *(["tenant"] if tenants else []), "state", "trials", "latency", "speed-up", "ended"]
+    columns = ["job", *(["tenant"] if tenants else []), "state", "trials", "latency", "faster", "ended"]
     made = table("", columns)
     for each in found:
         add_row(
@@ -240,9 +242,17 @@ def jobs_table(found: Sequence[PastJob]) -> Table:
             str(each.trials),
             tables.latency(each.after),
             f"{each.before / each.after:.1f}x" if each.before and each.after else "-",
-            past_jobs.day(each.finished)[2:] if each.finished else "-",
+            _ended(each.finished),
         )
     return made
+
+
+def _ended(at: float) -> str:
+    """Without what goes without saying: the year, or of long ago the hour."""
+    if not at:
+        return "-"
+    text = past_jobs.day(at)
+    return text[5:] if time.time() - at < RECENT else text[:10]
 
 
 def _lines(past: PastJob, progress: JobProgress | None) -> list[tuple[str, str]]:

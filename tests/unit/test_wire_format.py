@@ -182,4 +182,9 @@ def test_the_other_messages_of_a_client() -> None:
     cancel = {"type": "cancel", "version": 1, "job": "j", "keep": False}
     assert msgpack.unpackb(codec.encode(Cancel(job="j"))) == cancel
     assert codec.decode(msgpack.packb({**cancel, "keep": True}), Cancel).keep
-    assert msgpack.unpackb(codec.encode(Query())) == {"type": "query", "version": 1, "job": None}
+    assert msgpack.unpackb(codec.encode(Query())) == {
+        "type": "query",
+        "version": 1,
+        "job": None,
+        "census": False,
+    }
