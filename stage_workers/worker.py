@@ -73,6 +73,8 @@ class WorkerConfig:
     """The database that it writes down in what was measured; empty: none."""
     retention: float | None = None
     """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
+    temporary: bool = False
+    """Whether the artifact store goes with the mesh."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -154,7 +156,7 @@ def _work(
     queue, name = config.work_queue, config.name or process_name(config.work_queue)
     context = _context(config, store, device, sandbox)
     historian = (
-        Historian(config.broker, config.records, store, config.retention)
+        Historian(config.broker, config.records, store, config.retention, config.temporary)
         if config.records and device is None
         else None
     )

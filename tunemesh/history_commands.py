@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Annotated, get_args
@@ -110,9 +111,10 @@ def sweep(
     if days is None:
         raise BadInput("--retention none keeps everything: there is nothing to sweep")
     address = mesh_address.find(broker, artifacts)
-    records = database or mesh_address.records_of_this_machine()
-    if not records:
-        raise BadInput(f"{mesh_address.RECORDS} says that there are no records: give --database")
+    records = database or os.environ.get(mesh_address.RECORDS) or address.records
+    if not records or records == mesh_address.NONE:
+        # That of another mesh would not say what this one keeps.
+        raise BadInput(f"give the mesh's database of records (--database, or {mesh_address.RECORDS})")
     # Slow to import.
     from tunemesh.stage_workers.records.database import Database
     from tunemesh.stage_workers.records.sweeping import sweep as swept
