@@ -170,7 +170,9 @@ class Historian:
         try:
             with Database(self._records, WAIT) as database:
                 history.keep(database, event, results=not self._temporary)
-        except TunemeshError as error:
+        except ValueError:
+            raise  # it is no end of a job
+        except Exception as error:  # whatever a driver raises
             self._say(f"{error}; how job {event.job} ended is written down later")
             self._waiting, self._again_at = delivery, time.monotonic() + PAUSE
             return
@@ -226,7 +228,7 @@ class Historian:
         try:
             with Database(self._records, WAIT) as database, database.reading() as connection:
                 return history.answered(connection, asked)
-        except TunemeshError as error:
+        except Exception as error:  # whatever a driver raises
             return PastJobs(error=clip(str(error), 500))
 
     # -- Artifacts ------------------------------------------------------------------------------------------
@@ -255,7 +257,7 @@ def _swept(records: str, store: ArtifactStore, census: Census, retention: float)
                     return
                 history.note_sweep(connection, store.url, now)
             done = sweep(store, database, census, retention)
-    except TunemeshError as error:
+    except Exception as error:  # whatever a driver, or a store, raises
         log.warning("old artifacts are not removed today: %s", error)
         return
     log.info(
