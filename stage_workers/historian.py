@@ -173,7 +173,7 @@ class Historian:
         except ValueError:
             raise  # it is no end of a job
         except Exception as error:  # whatever a driver raises
-            self._say(f"{error}; how job {event.job} ended is written down later")
+            self._say(f"{error}; how jobs end is written down later")
             self._waiting, self._again_at = delivery, time.monotonic() + PAUSE
             return
         self._said = ""
