@@ -47,12 +47,21 @@ class Historian:
         records: address of the database.
         store: where artifacts are swept.
         retention: days for which the results of jobs are kept; ``None``: for ever.
+        temporary: whether the store goes with the mesh, and so with it the results.
     """
 
-    def __init__(self, broker: str, records: str, store: ArtifactStore, retention: float | None) -> None:
+    def __init__(
+        self,
+        broker: str,
+        records: str,
+        store: ArtifactStore,
+        retention: float | None,
+        temporary: bool = False,
+    ) -> None:
         self._records = records
         self._store = store
-        self._retention = retention
+        self._retention = None if temporary else retention
+        self._temporary = temporary
         self._link = Link(
             broker, process_name("history"), properties={"role": "worker", "queue": topology.HISTORY}
         )
@@ -160,9 +169,11 @@ class Historian:
 
         try:
             with Database(self._records, WAIT) as database:
-                history.keep(database, event)
-        except TunemeshError as error:
-            self._say(f"{error}; how job {event.job} ended is written down later")
+                history.keep(database, event, results=not self._temporary)
+        except ValueError:
+            raise  # it is no end of a job
+        except Exception as error:  # whatever a driver raises
+            self._say(f"{error}; how jobs end is written down later")
             self._waiting, self._again_at = delivery, time.monotonic() + PAUSE
             return
         self._said = ""
@@ -217,7 +228,7 @@ class Historian:
         try:
             with Database(self._records, WAIT) as database, database.reading() as connection:
                 return history.answered(connection, asked)
-        except TunemeshError as error:
+        except Exception as error:  # whatever a driver raises
             return PastJobs(error=clip(str(error), 500))
 
     # -- Artifacts ------------------------------------------------------------------------------------------
@@ -242,11 +253,11 @@ def _swept(records: str, store: ArtifactStore, census: Census, retention: float)
         with Database(records, WAIT) as database:
             with database.writing() as connection:
                 now = time.time()
-                if 0 <= now - history.last_sweep(connection) < SWEEP_EVERY:
+                if 0 <= now - history.last_sweep(connection, store.url) < SWEEP_EVERY:
                     return
-                history.note_sweep(connection, now)
+                history.note_sweep(connection, store.url, now)
             done = sweep(store, database, census, retention)
-    except TunemeshError as error:
+    except Exception as error:  # whatever a driver, or a store, raises
         log.warning("old artifacts are not removed today: %s", error)
         return
     log.info(

@@ -75,6 +75,8 @@ class WorkerConfig:
     """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
     shipped: bool = True
     """Whether that database gets the records that come with Tunemesh."""
+    temporary: bool = False
+    """Whether the artifact store goes with the mesh."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -156,7 +158,7 @@ def _work(
     queue, name = config.work_queue, config.name or process_name(config.work_queue)
     context = _context(config, store, device, sandbox)
     historian = (
-        Historian(config.broker, config.records, store, config.retention)
+        Historian(config.broker, config.records, store, config.retention, config.temporary)
         if config.records and device is None
         else None
     )

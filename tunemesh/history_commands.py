@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Annotated, get_args
@@ -22,6 +23,8 @@ from tunemesh.terminal import add_row, print_json, say, table
 jobs_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 ENDED: tuple[Phase, ...] = ("done", "failed", "cancelled")
+RECENT = 300 * 86_400.0
+"""Seconds for which nobody takes a day for one of another year."""
 STATES = (past_jobs.RUNNING, *get_args(Phase))
 
 Which = Annotated[
@@ -108,9 +111,10 @@ def sweep(
     if days is None:
         raise BadInput("--retention none keeps everything: there is nothing to sweep")
     address = mesh_address.find(broker, artifacts)
-    records = database or mesh_address.records_of_this_machine()
-    if not records:
-        raise BadInput(f"{mesh_address.RECORDS} says that there are no records: give --database")
+    records = database or os.environ.get(mesh_address.RECORDS) or address.records
+    if not records or records == mesh_address.NONE:
+        # That of another mesh would not say what this one keeps.
+        raise BadInput(f"give the mesh's database of records (--database, or {mesh_address.RECORDS})")
     # Slow to import.
     from tunemesh.stage_workers.records.database import Database
     from tunemesh.stage_workers.records.sweeping import sweep as swept
@@ -229,7 +233,7 @@ def print_note(text: str) -> None:
 def jobs_table(found: Sequence[PastJob]) -> Table:
     """One row per job, no more than 80 columns wide."""
     tenants = any(each.tenant for each in found)
-    columns = ["job", *(["tenant"] if tenants else []), "state", "trials", "latency", "speed-up", "ended"]
+    columns = ["job", *(["tenant"] if tenants else []), "state", "trials", "latency", "faster", "ended"]
     made = table("", columns)
     for each in found:
         add_row(
@@ -240,9 +244,17 @@ def jobs_table(found: Sequence[PastJob]) -> Table:
             str(each.trials),
             tables.latency(each.after),
             f"{each.before / each.after:.1f}x" if each.before and each.after else "-",
-            past_jobs.day(each.finished)[2:] if each.finished else "-",
+            _ended(each.finished),
         )
     return made
+
+
+def _ended(at: float) -> str:
+    """Without what goes without saying: the year, or of long ago the hour."""
+    if not at:
+        return "-"
+    text = past_jobs.day(at)
+    return text[5:] if time.time() - at < RECENT else text[:10]
 
 
 def _lines(past: PastJob, progress: JobProgress | None) -> list[tuple[str, str]]:

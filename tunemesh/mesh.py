@@ -197,6 +197,7 @@ class LocalMesh:
         self._start("coordinator", "coordinator", coordinator, others)
         days = self._retention
         keeping = ["--retention", "none" if days is None else f"{days:g}"]
+        keeping += ["--temporary"] if self._temporary else []
         for number in range(layout.builders):
             build = worker_arguments(topology.BUILD_CPU, self._engines, self._memory)
             self._start(f"build-{number}", "worker", [*build, *keeping], others)

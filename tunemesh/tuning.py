@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,15 @@ from typing import Literal
 import msgspec
 
 from tunemesh import checks, zoo
-from tunemesh.client import CONNECT_LIMIT, Client
+from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.following import Ending, Following, Watcher, waves
-from tunemesh.layout import DISTURBED, MEMORY, Layout, keeps_apart
+from tunemesh.layout import MEMORY, keeps_apart
 from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
+from tunemesh.places import Place, describe, of_mesh
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import (
@@ -40,10 +41,6 @@ from tunemesh.shared.messages import (
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.stages.recording import NOT_WRITTEN
-
-OWN_BROKER_LIMIT = 20.0
-"""Seconds that the broker of a mesh of our own may take to answer: it shares the machine with all that has
-just been started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,39 +272,12 @@ def quote(given: Sequence[Given], plan: Plan, watcher: Watcher) -> list[Quoted]:
     return [_quoted(model.name, found[job]) for job, model in zip(ids, models, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where jobs are done."""
-
-    address: MeshAddress
-    mesh: LocalMesh | None = None
-    """Ours, where there is none that runs."""
-
-    def supervise(self) -> None:
-        """To be called every second."""
-        if self.mesh is not None:
-            self.mesh.supervise()
-
-    @contextmanager
-    def client(self, jobs: Sequence[str]) -> Iterator[Client]:
-        """A client that follows ``jobs``.
-
-        Raises:
-            BrokerUnavailable: nobody is there to take requests.
-        """
-        limit = CONNECT_LIMIT if self.mesh is None else OWN_BROKER_LIMIT
-        with Client(self.address.broker, jobs, limit) as client:
-            if self.mesh is None:
-                client.snapshot()  # somebody must be there to take the requests
-            yield client
-
-
 def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
     """The mesh that runs, or one of our own that ends with ``stack``."""
     if plan.address is not None:
         return Place(plan.address)
     layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
-    _describe(layout, watcher)
+    describe(layout, watcher)
     mesh = LocalMesh(
         layout,
         plan.target,
@@ -319,10 +289,7 @@ def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
         prices=plan.prices,
     )
     stack.enter_context(mesh)
-    watcher.note(
-        f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {mesh.node.password('monitor')}"
-    )
-    return Place(MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh)
+    return of_mesh(mesh, watcher)
 
 
 def _quoted(model: str, event: JobEvent) -> Quoted:
@@ -406,20 +373,6 @@ def write_now(client: Client, store: ArtifactStore, records: str) -> str:
     if lost := [each for each in synced if each.error]:
         return f"what job {lost[0].job} measured is not in the records: {lost[0].error}"
     return f"what workers could not write is in the records now: {sum(each.new for each in synced):,} rows"
-
-
-def _describe(layout: Layout, watcher: Watcher) -> None:
-    watcher.note(
-        f"starting a mesh on this machine: device {layout.device}{' on its own' if layout.apart else ''},"
-        f" {layout.builders} build and {layout.updaters} model-update worker(s)"
-        f" on core(s) {', '.join(map(str, sorted(layout.other_cpus)))}"
-    )
-    if not layout.apart:
-        watcher.note(DISTURBED)
-    elif layout.shared:
-        watcher.note(
-            "the device has all cores: steps take turns (strategy sequential), to disturb no measurement"
-        )
 
 
 def _check_writable(out: Path, ids: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ In short for ever; with the addresses of what came of it for as long as that is 
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +18,8 @@ from tunemesh.stage_workers.records.database import Database
 from tunemesh.stage_workers.records.rows import job_id
 from tunemesh.stage_workers.records.schema import ABOUT, ENDINGS, HISTORY
 
-SWEPT = "swept"
-"""Name of the moment, in Unix time, of the last sweep of the artifacts."""
+SWEPT = "swept "
+"""Before what a store is called: name of the moment, in Unix time, at which it was swept last."""
 
 COLUMNS = tuple(name for name in PastJob.__struct_fields__ if name != "results")
 AT_ONCE = 100
@@ -28,8 +29,11 @@ LARGEST = 8 * 1024 * 1024
 _events = msgspec.msgpack.Decoder(JobEvent)
 
 
-def keep(database: Database, event: JobEvent) -> bool:
+def keep(database: Database, event: JobEvent, results: bool = True) -> bool:
     """Write down how a job ended. Returns whether that is new; what is there already stays as it is.
+
+    Args:
+        results: whether what it has left will be there for a while.
 
     Raises:
         ValueError: the job has not ended.
@@ -46,7 +50,9 @@ def keep(database: Database, event: JobEvent) -> bool:
     with database.writing() as connection:
         if not _insert(database, connection, HISTORY, {"id": name, **values}):
             return False
-        return _insert(database, connection, ENDINGS, {"id": name, "event": zlib.compress(told)})
+        if results:
+            _insert(database, connection, ENDINGS, {"id": name, "event": zlib.compress(told)})
+    return True
 
 
 def answered(connection: Connection, asked: AskHistory) -> PastJobs:
@@ -62,10 +68,9 @@ def answered(connection: Connection, asked: AskHistory) -> PastJobs:
 def endings(connection: Connection, since: float) -> Iterator[JobEvent]:
     """What was told of the jobs that ended since a moment in Unix time, as far as it is kept."""
     asked = select(ENDINGS.c.event).join(HISTORY, HISTORY.c.id == ENDINGS.c.id)
-    streamed = connection.execution_options(yield_per=AT_ONCE).execute(
-        asked.where(HISTORY.c.finished >= since)
-    )
-    for (event,) in streamed:
+    # Of the statement alone: an option of the connection would be one of all that it does later.
+    recent = asked.where(HISTORY.c.finished >= since).execution_options(yield_per=AT_ONCE)
+    for (event,) in connection.execute(recent):
         yield _decoded(event)
 
 
@@ -82,16 +87,21 @@ def endings_before(connection: Connection, before: float) -> int:
     return len(connection.execute(old.where(HISTORY.c.finished < before)).all())
 
 
-def last_sweep(connection: Connection) -> float:
-    """When artifacts were swept last, in Unix time; 0 if never."""
-    found = connection.execute(select(ABOUT.c.value).where(ABOUT.c.name == SWEPT)).scalar()
+def last_sweep(connection: Connection, store: str) -> float:
+    """When the artifacts at a URL were swept last, in Unix time; 0 if never."""
+    found = connection.execute(select(ABOUT.c.value).where(ABOUT.c.name == _swept(store))).scalar()
     return float(found) if found is not None else 0.0
 
 
-def note_sweep(connection: Connection, at: float) -> None:
-    """Note that artifacts are swept now, so that others do not do it as well."""
-    connection.execute(delete(ABOUT).where(ABOUT.c.name == SWEPT))
-    connection.execute(ABOUT.insert(), {"name": SWEPT, "value": str(at)})
+def note_sweep(connection: Connection, store: str, at: float) -> None:
+    """Note that the artifacts at a URL are swept now, so that others do not do it as well."""
+    connection.execute(delete(ABOUT).where(ABOUT.c.name == _swept(store)))
+    connection.execute(ABOUT.insert(), {"name": _swept(store), "value": str(at)})
+
+
+def _swept(store: str) -> str:
+    """Not the URL itself, which may have a password."""
+    return SWEPT + hashlib.sha256(store.encode()).hexdigest()[:16]
 
 
 def _listed(asked: AskHistory) -> Select[Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +21,9 @@ from tunemesh.client import Client
 from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import Unavailable
-from tunemesh.shared.messages import AskHistory, Cancel, Message
+from tunemesh.shared.messages import AskHistory, Cancel, Census, Message
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
+from tunemesh.stage_workers import historian
 from tunemesh.stage_workers.historian import Historian
 from tunemesh.stage_workers.records import history
 from tunemesh.stage_workers.records.database import Database
@@ -38,8 +42,9 @@ def coordinator(node: Broker) -> Iterator[Link]:
     link.close()
 
 
-def worker(node: Broker, folder: Path) -> Historian:
-    return Historian(node.url("worker"), str(folder / "records"), ArtifactStore(str(folder / "store")), None)
+def worker(node: Broker, folder: Path, retention: float | None = None) -> Historian:
+    store = ArtifactStore(str(folder / "store"))
+    return Historian(node.url("worker"), str(folder / "records"), store, retention)
 
 
 def tell(link: Link, message: Message, exchange: str, key: str) -> None:
@@ -95,6 +100,55 @@ def test_a_worker_that_leaves_writes_down_what_was_told_before(
     here.stop()
     with Database(str(tmp_path / "records")) as database, database.reading() as connection:
         assert len(history.answered(connection, ALL).jobs) == 5
+
+
+def test_while_the_database_is_away_ends_of_jobs_wait_and_questions_are_answered(
+    node: Broker, coordinator: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(historian, "WAIT", 0.1)
+    monkeypatch.setattr(historian, "PAUSE", 0.2)
+    with Database(str(tmp_path / "records")) as database:
+        history.keep(database, ended("known"))
+    here = worker(node, tmp_path)
+    here.start()
+    try:
+        with Client(node.url("client")) as client:
+            until(lambda: not client.nobody_answers())
+        with contextlib.closing(sqlite3.connect(tmp_path / "records", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            end(coordinator, "waits")
+            time.sleep(0.5)
+            assert [each.job for each in past_jobs.ask_mesh(node.url("client"), ALL).jobs] == ["known"]
+        until(lambda: len(past_jobs.ask_mesh(node.url("client"), ALL).jobs) == 2)
+        (tmp_path / "records").write_bytes(b"no database" * 1000)
+        with pytest.raises(Unavailable, match="the history of the mesh cannot be read: the records in"):
+            past_jobs.ask_mesh(node.url("client"), ALL)
+    finally:
+        here.stop()
+
+
+def _old(store: ArtifactStore, data: bytes) -> Path:
+    blob = store.put(data, inline=False)
+    path = Path(store.url) / blob.sha256[:2] / blob.sha256
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+def test_old_artifacts_are_swept_once_a_day(node: Broker, coordinator: Link, tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "store"))
+    here = worker(node, tmp_path, retention=90.0)
+    here.start()
+    try:
+        first, second = _old(store, b"first"), _old(store, b"second")
+        tell(coordinator, Census(at=time.time()), topology.STEPS, topology.HISTORY_KEY)
+        until(lambda: not first.exists() and not second.exists())
+        third = _old(store, b"third")
+        tell(coordinator, Census(at=time.time()), topology.STEPS, topology.HISTORY_KEY)
+        end(coordinator, "later")  # so the second was taken
+        until(lambda: len(past_jobs.ask_mesh(node.url("client"), ALL).jobs) == 1)
+        assert third.exists()
+    finally:
+        here.stop()
 
 
 def test_nobody_listens_to_the_answers_of_others(node: Broker) -> None:

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import inspect, text
 
 from tests import postgresql
+from tests.unit.past import ended
 from tests.unit.record_rows import ELSEWHERE, HERE, ORIGIN, around, confirmation, trial
-from tunemesh.shared.messages import Origin
-from tunemesh.stage_workers.records import exchange, memory, queries, rows, schema
+from tunemesh.shared.messages import AskHistory, Origin
+from tunemesh.stage_workers.records import exchange, history, memory, queries, rows, schema
 from tunemesh.stage_workers.records.database import Database, RecordsUnavailable, row_of
 from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.questions import ALL, Filter, Prior
@@ -63,6 +64,24 @@ def test_what_is_written_is_read_as_it_was_and_is_there_once(address: str) -> No
         with database.reading() as connection:
             found = connection.execute(schema.TRIALS.select().order_by(schema.TRIALS.c.id)).mappings().all()
     assert [row_of(rows.Trial, each) for each in found if each["hash"] != "h3"] == written
+
+
+def test_how_jobs_ended_is_kept_and_forgotten(address: str) -> None:
+    with Database(address) as database:
+        for name, at in (("old", 1000.0), ("new", 2000.0)):
+            assert history.keep(database, ended(name, at=at, error="a\0b"))
+            assert not history.keep(database, ended(name, at=at))
+        with database.writing() as connection:
+            history.note_sweep(connection, "store", 5.0)
+            assert history.last_sweep(connection, "store") == 5.0
+            assert [each.job for each in history.endings(connection, 1500.0)] == ["new"]
+            assert history.endings_before(connection, 1500.0) == 1
+            assert history.forget_endings(connection, 1500.0) == 1
+        with database.reading() as connection:
+            found = history.answered(connection, AskHistory(answer="0" * 32, phases=["done"]))
+            assert {each.job: each.results for each in found.jobs} == {"new": True, "old": False}
+            one = history.answered(connection, AskHistory(answer="0" * 32, job="new"))
+            assert one.ended == ended("new", at=2000.0, error="a\0b")
 
 
 def test_all_who_open_a_new_database_at_once_write_to_the_same(address: str) -> None:

@@ -71,6 +71,21 @@ def test_the_end_of_a_job_is_written_down_once(database: Database) -> None:
     assert found.ended == event
 
 
+def test_of_a_mesh_that_goes_with_its_store_the_results_are_not_kept(database: Database) -> None:
+    history.keep(database, ended("net"), results=False)
+    (past,) = asked(database).jobs
+    assert (past.phase, past.results) == ("done", False)
+    assert asked(database, job="net").ended is None
+
+
+def test_each_store_is_swept_by_itself(database: Database) -> None:
+    with database.writing() as connection:
+        history.note_sweep(connection, "s3://one", 5.0)
+        history.note_sweep(connection, "s3://one", 7.0)
+        assert history.last_sweep(connection, "s3://one") == 7.0
+        assert history.last_sweep(connection, "s3://other") == 0.0
+
+
 def test_a_job_that_goes_on_is_not_written_down(database: Database) -> None:
     going = JobEvent(job="net", kind="progress", at=1.0, progress=progress("net", "tuning"))
     with pytest.raises(ValueError, match="has not ended"):
