@@ -47,11 +47,13 @@ class Dispatcher:
         """By step: queues whose workers did not do it right."""
         self._apart: dict[str, Ready] = {}
         """Ready steps that may not go to every queue. The strategy does not know them."""
+        self._urgent: dict[Need, dict[str, Ready]] = {}
+        """Ready steps that go first, by need, the oldest first. The strategy does not know these, either."""
         self._orders = 0
         self._steps: dict[str, dict[str, None]] = {}
         """By job: its steps that are ready or in flight."""
-        self._needs: dict[str, Counter[Need]] = {}
-        """By job: how many of these steps have which need."""
+        self._needs: dict[str, Tally] = {}
+        """By job: what these steps need."""
         self._work = Tally()
         """Predicted seconds of all of them."""
         self._added: dict[str, Counter[Need]] = {}
@@ -77,6 +79,10 @@ class Dispatcher:
     def share_cores(self, one: Need, other: Need) -> bool:
         return self.resources.share_cores(one, other)
 
+    def free(self, need: Need) -> int:
+        """Of the slots for a need, those for which no step is ready or in flight."""
+        return max(self.slots(need) - self._work.count(need, self.resources.compete), 0)
+
     @property
     def needs(self) -> list[Need]:
         """Needs of all steps that are ready or in flight."""
@@ -90,9 +96,10 @@ class Dispatcher:
         self._added, self._waiting = {}, Tally()
         for flight in self.resources.flights():
             strategy.started(flight.ready)
-        for ready in sorted((each for bids in self._ready.values() for each in bids), key=_order):
-            if ready.step not in self._apart:
-                self._add(ready)
+        self._urgent = {}
+        for bids in sorted(self._ready.values(), key=lambda bids: _order(bids[0])):
+            if bids[0].step not in self._apart:
+                self._offer(bids)
 
     def has(self, step: str) -> bool:
         """Whether a step is ready or in flight."""
@@ -114,8 +121,17 @@ class Dispatcher:
         if self._avoided.get(ready.step):
             self._apart[ready.step] = bids[0]
         else:
-            for each in bids:
-                self._add(each)
+            self._offer(bids)
+
+    def _offer(self, bids: tuple[Ready, ...]) -> None:
+        """A step is to be sent before others, or when the strategy says so. A strategy that has one step at a
+        time is not gone around."""
+        first = bids[0]
+        if first.urgent and self.strategy.overlaps:
+            self._urgent.setdefault(first.need, {})[first.step] = first
+            return
+        for each in bids:
+            self._add(each)
 
     def is_running(self, ready: Ready, queue: str, now: float) -> None:
         """A worker was found to be at this step already."""
@@ -127,6 +143,7 @@ class Dispatcher:
     def fill(self, now: float) -> Iterator[Send]:
         """Steps for every idle queue, until all are busy or nothing is left for them."""
         yield from self._fill_others(now)
+        yield from self._fill_urgent(now)
         for need in sorted(self._waiting):
             while (queue := self._open_queue(need)) is not None:
                 ready = self._take(queue)
@@ -154,8 +171,15 @@ class Dispatcher:
                 queue = min(free, key=lambda queue: (len(queue.flights) / queue.slots, queue.name))
                 yield self._send(ready, queue, now)
 
+    def _fill_urgent(self, now: float) -> Iterator[Send]:
+        """The same for steps that go first. They are charged to their jobs like others."""
+        for need in list(self._urgent):
+            while (steps := self._urgent.get(need)) and (queue := self._open_queue(need)) is not None:
+                yield self._send(steps[next(iter(steps))], queue, now)
+
     def _send(self, ready: Ready, queue: Queue, now: float) -> Send:
         del self._ready[ready.step]
+        self._drop_urgent(ready)
         self.strategy.started(ready)
         self.resources.start(ready, queue.name, now)
         return Send(queue.name, ready.step, ready.job, self.attempts(ready.step))
@@ -219,11 +243,41 @@ class Dispatcher:
         """What the job's steps, ready or in flight, need."""
         return sorted(self._needs.get(job, ()))
 
+    def running(self, job: str) -> list[str]:
+        """The job's steps in flight."""
+        return [step for step in self._steps.get(job, ()) if self.resources.in_flight(step)]
+
+    def alone(self, job: str) -> bool:
+        """Whether no other job has a step that is ready or in flight."""
+        return len(self._steps) <= (job in self._steps)
+
+    def others(self, job: str, need: Need) -> float:
+        """Predicted seconds until the workers for a need have done what other jobs have for them."""
+        own = self._needs.get(job)
+        mine = own.seconds(need, self.slots(need), self.resources.compete) if own is not None else 0.0
+        return max(self.supply(need) - mine, 0.0)
+
+    def next_free(self, job: str, need: Need) -> float:
+        """Predicted seconds until a worker for a need is free of the steps of other jobs, for who goes
+        first."""
+        queues = self.resources.live(need)
+        if not queues or any(queue.free > 0 for queue in queues):
+            return 0.0
+        flights = [flight.ready for queue in queues for flight in queue.flights.values()]
+        longest = max((ready.seconds for ready in flights if ready.job != job), default=0.0)
+        return longest / self.slots(need)
+
     def _unready(self, step: str) -> None:
         bids = self._ready.pop(step, None)
         if bids is not None:
             self._apart.pop(step, None)
+            self._drop_urgent(bids[0])
             self._count(bids[0], -1)
+
+    def _drop_urgent(self, ready: Ready) -> None:
+        steps = self._urgent.get(ready.need, {})
+        if steps.pop(ready.step, None) is not None and not steps:
+            del self._urgent[ready.need]
 
     def _land(self, step: str, seconds: float | None) -> Flight | None:
         flight = self.resources.end(step)
@@ -249,16 +303,15 @@ class Dispatcher:
     def _count(self, ready: Ready, change: int) -> None:
         """Note that a step has come or gone."""
         steps = self._steps.setdefault(ready.job, {})
-        needs = self._needs.setdefault(ready.job, Counter())
-        needs[ready.need] += change
+        needs = self._needs.setdefault(ready.job, Tally())
         if change > 0:
             self._work.add(ready.need, ready.seconds)
+            needs.add(ready.need, ready.seconds)
             steps[ready.step] = None
             return
         self._work.remove(ready.need, ready.seconds)
+        needs.remove(ready.need, ready.seconds)
         steps.pop(ready.step, None)
-        if not needs[ready.need]:
-            del needs[ready.need]
         if not steps:
             del self._steps[ready.job], self._needs[ready.job]
 

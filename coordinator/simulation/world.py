@@ -229,7 +229,7 @@ class World:
     def level(self, number: int) -> Level:
         """What the job of this number asks for."""
         scenario = self.scenario
-        return Level(trials=scenario.tasks * scenario.rounds * scenario.batch)
+        return Level(trials=scenario.trials or scenario.tasks * scenario.rounds * scenario.batch)
 
     # -- Workers --------------------------------------------------------------------------------------------
 

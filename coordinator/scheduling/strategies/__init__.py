@@ -58,6 +58,9 @@ class Ready(Struct, frozen=True):
     """The job on whose account it runs: its own, or one that waits for what comes of it. Strategies know
     steps by this one alone, and order, tenant, priority and forecast are those of this job."""
 
+    urgent: bool = False
+    """Whether it goes before all others, whatever the strategy: see the dispatcher."""
+
     def __post_init__(self) -> None:
         if not self.account:
             msgspec.structs.force_setattr(self, "account", self.job)
