@@ -105,6 +105,7 @@ def up(
     engine: options.Engines = None,
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
@@ -123,7 +124,9 @@ def up(
     journal = home / "journal"
     records = mesh_address.records_in(home)
     prices = options.prices_of(price)
-    with LocalMesh(layout, target, engines, strategy, home, journal, memory, records, prices) as mesh:
+    with LocalMesh(
+        layout, target, engines, strategy, home, journal, memory, records, prices, reserve
+    ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,

@@ -51,6 +51,7 @@ class LocalMesh:
         journal: file for what the coordinator is told and answers; none by default.
         records: the database that workers write down in what they measure; none by default.
         prices: of queues, per hour; none by default.
+        reserved: share of the devices of each target that is kept for jobs of class gold.
 
     Raises:
         BadInput: there is no such strategy.
@@ -67,6 +68,7 @@ class LocalMesh:
         memory: float = MEMORY,
         records: str = "",
         prices: Mapping[str, float] | None = None,
+        reserved: float = 0.0,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -74,6 +76,7 @@ class LocalMesh:
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
+        self._reserved = reserved
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
@@ -190,6 +193,8 @@ class LocalMesh:
             coordinator += ["--journal", str(self._journal)]
         for queue, price in self._prices.items():
             coordinator += ["--price", f"{queue}={price}"]
+        if self._reserved:
+            coordinator += ["--reserve", str(self._reserved)]
         self._start("coordinator", "coordinator", coordinator, others)
         for number in range(layout.builders):
             build = worker_arguments(topology.BUILD_CPU, self._engines, self._memory)

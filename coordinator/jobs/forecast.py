@@ -33,6 +33,7 @@ def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = No
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
         forecast=forecast(payer, durations),
         account=payer.id,
+        class_=request.level.class_,
         urgent=ends(job, ref),
     )
 

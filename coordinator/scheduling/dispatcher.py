@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import msgspec
 
 from tunemesh.coordinator.scheduling.needs import Need, Tally
-from tunemesh.coordinator.scheduling.queues import Flight, Queue
+from tunemesh.coordinator.scheduling.queues import Flight, Pool, Queue
 from tunemesh.coordinator.scheduling.recent import Recent
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.coordinator.scheduling.strategies import Ready, Strategy
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Ready, Strategy
+from tunemesh.shared.messages import Class
 
 TURNS_KEPT = 1024
 """Needs of which it is kept when they had their last turn. Those whose turn was longest ago are left out,
@@ -20,6 +21,13 @@ which changes nothing: they are first."""
 
 ATTEMPTS_KEPT = 10_000
 """Steps that were lost of which it is kept how often."""
+
+
+DEVICE_KIND = "profile:"
+
+GOLD: frozenset[Class] = frozenset({"gold"})
+UNTIL_FULL: frozenset[Class] = frozenset({"gold", "standard"})
+SPARE: frozenset[Class] = frozenset({"spare"})
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -35,9 +43,14 @@ class Send(msgspec.Struct, frozen=True):
 
 class Dispatcher:
     """The ready steps of all jobs, in the order of a strategy, and the resources they wait for. It is also
-    the :class:`~coordinator.scheduling.strategies.Load` that strategies see."""
+    the :class:`~coordinator.scheduling.strategies.Load` that strategies see.
 
-    def __init__(self, strategy: Strategy, resources: Resources) -> None:
+    Args:
+        reserved: share of the devices of each target that is kept for jobs of class gold.
+    """
+
+    def __init__(self, strategy: Strategy, resources: Resources, reserved: float = 0.0) -> None:
+        self._reserved = reserved
         self.strategy = strategy
         self.resources = resources
         self._ready: dict[str, tuple[Ready, ...]] = {}
@@ -194,13 +207,26 @@ class Dispatcher:
             return None
         served = [need for kind in pool.kinds for need in self._waiting.of_kind(kind) if pool.serves(need)]
         for need in sorted(served, key=lambda need: (self._turns.get(need, 0), need)):
-            while (ready := self.strategy.take(need, self, queue.slowness)) is not None:
-                self._taken(ready)
-                if any(each is ready for each in self._ready.get(ready.step, ())):
-                    return ready
-                # Its result came after all, from a worker that was thought lost; or it runs on another
-                # account.
+            for classes in self._may_have(pool, need):
+                while (ready := self.strategy.take(need, self, queue.slowness, classes)) is not None:
+                    self._taken(ready)
+                    if any(each is ready for each in self._ready.get(ready.step, ())):
+                        return ready
+                    # Its result came after all, from a worker that was thought lost; or it runs on another
+                    # account.
         return None
+
+    def _may_have(self, pool: Pool, need: Need) -> list[frozenset[Class]]:
+        """Whose step may go to a free queue of a pool, in this order. Of the devices of a target a share is
+        kept for gold. A standard step is not sent to the last of them, a spare one only where it keeps nobody
+        waiting."""
+        if not self._reserved or not need.kind.startswith(DEVICE_KIND):
+            return [CLASSES]
+        # One device is for everybody.
+        kept = min(int(self._reserved * pool.slots + 0.5), pool.slots - 1)
+        order = [GOLD] if pool.at_work["gold"] < kept else []
+        order.append(UNTIL_FULL if pool.at_work["standard"] < pool.slots - kept else GOLD)
+        return [*order, SPARE]
 
     def ended(self, step: str, seconds: float) -> Flight | None:
         """The result of a step is here, after ``seconds`` of work: it is neither in flight nor ready any

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.simulation.trace import SHIPPED
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Class
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -68,6 +69,10 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priorities: Annotated[list[Annotated[int, Meta(ge=1, le=100)]], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [10]
     )
+    classes: Annotated[list[Class], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["standard"])
+    """Of the jobs."""
+    reserved: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of the devices of each target that is kept for jobs of class gold."""
     trace: str = SHIPPED
     """Path of a trace, or ``recorded`` for the one that comes with Tunemesh."""
     durations: dict[str, Spread] = {}
