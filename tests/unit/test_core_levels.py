@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,6 +176,32 @@ def test_the_class_is_a_weight_under_fair() -> None:
     done = {job: progress.progress(world.core.jobs[job]).trials for job in jobs}
     # The last stages of the pipeline are not always full.
     assert done["gold"] > 4 * done["spare"] > 0
+
+
+@pytest.mark.parametrize("strategy", ["interleaved", "fair", "predictive"])
+def test_a_gold_job_has_its_devices_whatever_others_ask_for_and_whatever_is_killed(strategy: str) -> None:
+    devices = [f"profile-cpu-{number}" for number in range(4)]
+    queues = ("model-update", "build-cpu", "build-cpu", *devices)
+    world = World(tasks=6, strategy=strategy, queues=queues, reserved=0.5)
+    world.publish(request("standard", trials=120, batch=8, chunk=1))
+    most: Counter[str] = Counter()
+    for turn in range(6000):
+        if turn == 1500:
+            gold = request("gold", trials=60, batch=8, chunk=1, **{"class": "gold"})
+            world.publish(msgspec.structs.replace(gold, seed=1))
+        if turn in (700, 2500):
+            world.start_coordinator()
+        known = world.core.jobs
+        if turn > 2500 and len(known) == 2 and all(job.ended for job in known.values()):
+            break
+        world.turn()
+        flights = [each.ready for each in world.core.resources.flights() if each.queue in devices]
+        for job, count in Counter(ready.job for ready in flights).items():
+            most[job] = max(most[job], count)
+    assert world.ledger("gold").phase == world.ledger("standard").phase == "done"
+    assert most["standard"] == 2
+    assert most["gold"] >= 2
+    assert list(replay(world.records)) == []
 
 
 def test_a_price_is_that_of_the_queue_or_of_its_kind() -> None:
