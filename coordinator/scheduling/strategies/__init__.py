@@ -100,7 +100,8 @@ class Strategy(Protocol):
     overlaps: bool
     """Whether several steps may be in flight at all: what never overlaps gains nothing from lookahead."""
     fits_chunks: bool
-    """Whether batches are cut into chunks of the predicted best size, instead of the largest allowed."""
+    """Whether a batch is cut so that it is soonest through even where other work fills the gaps: see
+    :mod:`coordinator.scheduling.chunks`."""
 
     def add(self, step: Ready) -> None:
         """``step`` became ready."""
