@@ -117,6 +117,7 @@ def up(
     engine: options.Engines = None,
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
@@ -146,6 +147,7 @@ def up(
         records,
         options.prices_of(price),
         options.retention_of(retention),
+        reserve,
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,

@@ -107,6 +107,7 @@ def coordinator(
     strategy: options.Strategy = "interleaved",
     journal: options.Journal = None,
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -118,4 +119,4 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices).run())
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve).run())
