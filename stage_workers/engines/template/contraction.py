@@ -248,7 +248,7 @@ class Contraction:
             lines.append("if (!last) {")
             lines += [f"  {line}" for line in self._stores(rows, count, rest)]
             lines += ["  return;", "}"]
-        lines += self._finished(rows, count, rest)
+        lines += self._finished(rows, columns)
         text = "\n  ".join(lines)
         return (
             f"static __attribute__((noinline)) void {self._name(rows, columns)}"
@@ -322,7 +322,8 @@ class Contraction:
             else 0
         )
         apart = rows if self.shape.pack_still else still.form.strides[axis] if axis is not None else 0
-        unroll = self.shape.unroll
+        # What is left at the ends is run seldom, and compiled as long.
+        unroll = self.shape.unroll if self._is_usual(rows, columns) else 1
 
         def steps(times: int) -> list[str]:
             lines = []
@@ -344,7 +345,7 @@ class Contraction:
         if self.depth == 1:
             return ["{", *steps(1), "}"]
         lines = ["long k = 0;", f"for (; k + {unroll} <= {limit}; k += {unroll}) {{", *steps(unroll), "}"]
-        if self.depth % unroll or (self.piece % unroll):
+        if self.depth % unroll or self.piece % unroll:
             lines += [f"for (; k < {limit}; ++k) {{", *steps(1), "}"]
         return lines
 
@@ -357,9 +358,14 @@ class Contraction:
                 lines.append(f"store_part({at}, {rest});" if rest and j == count - 1 else f"store({at});")
         return lines
 
-    def _finished(self, rows: int, count: int, rest: int) -> list[str]:
+    def _is_usual(self, rows: int, columns: int) -> bool:
+        """Whether a tile is no smaller one at an end."""
+        return (rows, columns) == (self.shape.rows, self._widths()[0])
+
+    def _finished(self, rows: int, columns: int) -> list[str]:
         lanes = self.shape.lanes
-        if not epilogues.is_long(self.operator.epilogue):
+        count, rest = -(-columns // lanes), columns % lanes
+        if self._is_usual(rows, columns) and not epilogues.is_long(self.operator.epilogue):
             return [
                 self._call(f"c{row} + {j * lanes}", f"a{row}_{j}", f"m + {row}", j, rest, count)
                 for row in range(rows)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from tunemesh.stage_workers.engines.template.operators import Operator
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates.convolution import Convolution
+from tunemesh.stage_workers.engines.template.templates.depthwise import Depthwise
 from tunemesh.stage_workers.engines.template.templates.product import Product
 
-ALL: tuple[Template, ...] = (Product(), Convolution())
+ALL: tuple[Template, ...] = (Product(), Convolution(), Depthwise())
 """The first one that has no objection is taken."""
 
 

@@ -17,12 +17,14 @@ BLOCKS = (0, 1, 2, 4, 8, 16, 32)
 LANES = (4, 8, 16)
 
 
+def up_to(values: Sequence[int], limit: int) -> tuple[int, ...]:
+    """Those that are no larger; the first one where all are."""
+    return tuple(value for value in values if value <= limit) or tuple(values[:1])
+
+
 def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
     """What may be chosen of a kernel with these roles."""
     plain = Contraction(operator, roles, Shape(1, 1, 1))
-
-    def up_to(values: Sequence[int], limit: int) -> tuple[int, ...]:
-        return tuple(value for value in values if value <= limit) or tuple(values[:1])
 
     still_fits = roles.still.weight and not roles.still.windows and len(roles.rows) <= 1
     knobs = (
