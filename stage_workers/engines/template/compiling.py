@@ -36,10 +36,11 @@ class CompileTimedOut(CompileFailed):
     """It took too long."""
 
 
-def compiler(machine: Machine) -> str | None:
-    """The command of the compiler for a CPU; ``None`` where there is none. ``CC`` says which to take."""
-    if machine.architecture != platform.machine():
-        return shutil.which(f"{machine.architecture}-linux-gnu-gcc")
+def compiler(architecture: str) -> str | None:
+    """The command of the compiler for an architecture, as targets have it; ``None`` where there is none.
+    ``CC`` says which to take for this machine's own."""
+    if architecture != platform.machine():
+        return shutil.which(f"{architecture}-linux-gnu-gcc")
     names = [name for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name]
     return next((found for name in names if (found := shutil.which(name))), None)
 
@@ -52,7 +53,7 @@ def compiled(source: str, machine: Machine) -> bytes:
     """
     import tvm_ffi.libinfo
 
-    found = compiler(machine)
+    found = compiler(machine.architecture)
     if found is None:
         raise CompileFailed(MISSING)
     include = {tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()}

@@ -46,7 +46,7 @@ def objection(task: TaskRef) -> str:
         return "the template engine makes kernels for CPUs only"
     if targets.cores(task.target) > 1:
         return "the template engine makes kernels of one thread only"
-    if compiling.compiler(machine.of_target(task.target)) is None:
+    if compiling.compiler(machine.of_target(task.target).architecture) is None:
         return compiling.MISSING
     try:
         taken(task.workload, task.target)

@@ -4,6 +4,7 @@ Fewer than three valid parents: random again."""
 
 from __future__ import annotations
 
+import math
 import random
 
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
@@ -40,5 +41,5 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
 
 def _parents(history: History) -> list[Tried]:
     elites = history.measured[:ELITES]
-    newest = [each for each in history.known[-POPULATION:] if each in history.measured]
+    newest = [each for each in history.known[-POPULATION:] if math.isfinite(each.latency)]
     return elites + [each for each in newest if each not in elites]
