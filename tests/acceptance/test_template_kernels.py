@@ -22,7 +22,7 @@ from tunemesh.stage_workers.engines.template import TemplateEngine
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask
 
 ENGINE = TemplateEngine()
-KERNELS = 3
+KERNELS = 2
 """Of each operator, at random."""
 
 
@@ -111,6 +111,34 @@ def convolution(kernel: int, stride: int, pad: int, depthwise: bool = False, cha
     return [a, b, te.compute(c.shape, lambda *at: te.max(c(*at), tirx.const(0.0, "float32")))]
 
 
+def channels_first(kernel: int, stride: int, pad: int) -> list[Any]:
+    from tvm import te, tirx
+
+    size, channels, out = 9, 6, 11
+    ends = (size + 2 * pad - kernel) // stride + 1
+    a, b = placeholder(2, channels, size, size), placeholder(out, channels, kernel, kernel)
+    padded = te.compute(
+        (2, channels, size + 2 * pad, size + 2 * pad),
+        lambda n, c, y, x: tirx.if_then_else(
+            tirx.all(y >= pad, y < size + pad, x >= pad, x < size + pad),
+            a[n, c, y - pad, x - pad],
+            tirx.const(0.0, "float32"),
+        ),
+        name="padded",
+    )
+    rc, ry, rx = (
+        te.reduce_axis((0, end), name=name)
+        for name, end in (("rc", channels), ("ry", kernel), ("rx", kernel))
+    )
+    c = te.compute(
+        (2, out, ends, ends),
+        lambda n, o, y, x: te.sum(
+            padded[n, rc, y * stride + ry, x * stride + rx] * b[o, rc, ry, rx], axis=[rc, ry, rx]
+        ),
+    )
+    return [a, b, c]
+
+
 def gelu(value: Any, other: Any) -> Any:
     from tvm import tirx
 
@@ -142,6 +170,8 @@ OPERATORS: dict[str, tuple[Callable[[], list[Any]], list[int], bool]] = {
     "3x3, stride 2": (lambda: convolution(3, 2, 1), [], False),
     "5x5, no padding": (lambda: convolution(5, 1, 0), [1], False),
     "1x1, stride 2": (lambda: convolution(1, 2, 0), [1], False),
+    "3x3, channels first": (lambda: channels_first(3, 1, 1), [1], False),
+    "3x3, channels first, stride 2": (lambda: channels_first(3, 2, 1), [], False),
     "depthwise": (lambda: convolution(3, 1, 1, True, 24), [1], False),
     "depthwise, stride 2": (lambda: convolution(5, 2, 2, True, 12), [1], False),
 }

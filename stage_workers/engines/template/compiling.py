@@ -23,7 +23,7 @@ FLAGS = (
     "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-std=gnu11", "-w", "-c", "-x", "c", "-",
 )  # fmt: skip
 """Nothing that changes what a formula gives: the order of sums is the template's, and NaN stays NaN. With
-``-O3`` it takes a tenth longer, and kernels are as fast (medians of four operators, 12 kernels each, gcc 12)."""
+``-O3`` it takes a tenth longer, and kernels are as fast (four operators, 12 kernels each, gcc 12)."""
 MISSING = "the template engine needs a compiler of C: install gcc or clang"
 
 _known: LRUCache[str, bytes] = LRUCache(KEPT_BYTES, getsizeof=len)

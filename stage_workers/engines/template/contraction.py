@@ -115,6 +115,8 @@ class Contraction:
             return "only weights are packed"
         if shape.pack_still and (roles.still.windows or len(roles.rows) > 1):
             return "a factor with gaps is not packed"
+        if roles.moving.windows and not self.scratch:
+            return "what is padded must be packed"
         if self.scratch and (not shape.rows_first or self.taps * self.piece * self.width > STACK):
             return "the tile that is packed is too large"
         if shape.unroll > 1 and self.piece % shape.unroll:
@@ -513,11 +515,16 @@ class Contraction:
         if roles.depth is not None:
             terms.append((form.strides[roles.depth], "k"))
         at = _sum([*terms, (form.strides[roles.lane], f"({n} + l)")])
+        tests = [f"{n} + l < {self.columns}"]
+        for window in roles.moving.windows:
+            terms = [(window.form.strides[axis], f"r{axis}") for axis in roles.taps]
+            place = _sum([*terms, (window.form.strides[roles.lane], f"({n} + l)")])
+            tests.append(f"(unsigned long)({self._outer(window.form)} + {place}) < {window.length}")
         return [
             *lines,
             f"for (long k = {low}; k < {high}; ++k)",
             f"for (long l = 0; l < {width}; ++l)",
-            f"  *to++ = {n} + l < {self.columns} ? {source}[{at}] : 0;",
+            f"  *to++ = {' && '.join(tests)} ? {source}[{at}] : 0;",
         ]
 
     def _prepacks(self, symbol: str) -> list[str]:

@@ -1,7 +1,9 @@
-"""Convolutions of any kernel, stride and padding, with channels last in what they write.
+"""Convolutions of any kernel, stride and padding.
 
-Pixels are numbered through, so that a tile may go on in the next row of an image: for each pixel and each
-element of the kernel it is looked up where the channels begin, which are zeros outside of the image.
+With channels last, pixels are numbered through, so that a tile may go on in the next row of an image: for
+each pixel and each element of the kernel it is looked up where the channels begin, which are zeros outside of
+the image. With channels first, vectors are pixels of a row of an image: what a tile reads of them is copied
+before, with the zeros around it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,6 @@ class Convolution:
         roles = _roles(operator)
         if isinstance(roles, str):
             return roles
-        if roles.moving.windows:
-            return "neighbours of what it writes are neighbours of what is padded"
         length = 0 if roles.depth is None else operator.axes[roles.depth].extent - 1
         apart = 0 if roles.depth is None else roles.still.form.strides[roles.depth]
         return "" if length * apart < ZEROS or not roles.still.windows else "its channels lie too far apart"
@@ -50,6 +50,7 @@ def _roles(operator: Operator) -> Roles | str:
     roles = roles_of(operator)
     if isinstance(roles, str):
         return roles
-    free = [axis for axis in roles.taps if not any(window.form.uses(axis) for window in roles.still.windows)]
+    windows = roles.still.windows + roles.moving.windows
+    free = [axis for axis in roles.taps if not any(window.form.uses(axis) for window in windows)]
     depth = max(free, key=lambda axis: operator.axes[axis].extent, default=None)
     return replace(roles, depth=depth, taps=tuple(axis for axis in roles.taps if axis != depth))
