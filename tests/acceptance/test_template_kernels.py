@@ -337,8 +337,12 @@ def test_what_no_template_knows_is_left_to_others(target: str) -> None:
     assert why == "the template engine makes kernels of one thread only"
 
 
-def test_programs_are_the_same_for_other_cpus_and_run_there(target: str) -> None:
-    """The same text of C is compiled for 16 registers of 8 lanes, and runs here, too."""
-    avx2 = direct.resolve_target('{"kind": "llvm", "mcpu": "haswell"}')
-    task = task_of(product(20, 48, 32), [1], False, avx2)
-    assert {trial.outcome for trial in tried(task, avx2, 2)} == {"measured"}
+@pytest.mark.parametrize(("cpu", "lanes"), [("haswell", 8), ("x86-64", 4)])
+def test_the_same_programs_are_compiled_for_older_cpus(target: str, cpu: str, lanes: int) -> None:
+    from tunemesh.stage_workers.engines.template import tuning
+
+    older = direct.resolve_target(f'{{"kind": "llvm", "mcpu": "{cpu}"}}')
+    task = task_of(product(20, 48, 32), [1], False, older)
+    widest = tuning.taken(task.workload, older).space.knobs[0].values[-1]
+    assert widest == lanes
+    assert {trial.outcome for trial in tried(task, older, 2)} == {"measured"}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunemesh.stage_workers.engines.template import searches
+from tunemesh.stage_workers.engines.template.options import SearchName
 from tunemesh.stage_workers.engines.template.searches import reinforce
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
 from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
@@ -132,6 +134,10 @@ def test_the_policy_learns_which_values_are_fast() -> None:
     good, idle = reinforce.learned(History(space, tried))
     assert good[1] > good[0] + 1
     assert idle.max() - idle.min() < 0.5
+
+
+def test_every_search_can_be_asked_for() -> None:
+    assert set(get_args(SearchName)) == set(searches.NAMES)
 
 
 def test_genomes_have_numbers() -> None:
