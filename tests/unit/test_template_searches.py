@@ -61,7 +61,7 @@ def rounds(
 
 
 @pytest.mark.parametrize("name", searches.NAMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(space=spaces, want=st.integers(1, 20), seed=st.integers(0, 5))
 def test_every_proposal_is_valid_and_new_until_there_is_none_left(
     name: str, space: Space, want: int, seed: int
@@ -134,6 +134,14 @@ def test_the_policy_learns_which_values_are_fast() -> None:
     good, idle = reinforce.learned(History(space, tried))
     assert good[1] > good[0] + 1
     assert idle.max() - idle.min() < 0.5
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_searches_begin_with_what_promises_much(name: str) -> None:
+    plain = wide()
+    space = Space(plain.knobs, plain.valid, lambda values: float(values[4]))
+    promised = [sum(genome[4] for genome in rounds(name, each, slope, 1)[0]) for each in (space, plain)]
+    assert promised[0] > 1.3 * promised[1]
 
 
 def test_every_search_can_be_asked_for() -> None:

@@ -202,6 +202,12 @@ class Contraction:
             terms.append((form.strides[axis], place))
         return _sum(terms)
 
+    @property
+    def _looked_up(self) -> bool:
+        """Whether it is looked up for each row where the still factor begins."""
+        still = self.roles.still
+        return not self.shape.pack_still and bool(still.windows or not self._is_plain(still.form))
+
     # -- The end of a sum ------------------------------------------------------------------------------------
 
     def _finish(self, partly: bool) -> str:
@@ -238,14 +244,14 @@ class Contraction:
         rest = columns % self.shape.lanes
         places = [f"c + {self._row(self.operator.output, f'm + {row}')}" for row in range(rows)]
         for row in range(rows):
-            lines.append(f"float *const c{row} = {places[row]};")
             for j in range(count):
-                at = f"c{row} + {j * self.shape.lanes}"
+                at = f"{places[row]} + {j * self.shape.lanes}"
                 old = f"part({at}, {rest})" if rest and j == count - 1 else f"load({at})"
                 lines.append(f"vec a{row}_{j} = " + ("{};" if self.whole else f"first ? (vec){{}} : {old};"))
-        if not self.shape.pack_still:
+        if self._looked_up:
             lines += self._row_starts(rows)
         lines += self._sum_loops(rows, count, columns)
+        lines += [f"float *const c{row} = {place};" for row, place in enumerate(places)]
         if not self.whole:
             lines.append("if (!last) {")
             lines += [f"  {line}" for line in self._stores(rows, count, rest)]
@@ -285,7 +291,12 @@ class Contraction:
         else:
             at = _sum([(moving.form.strides[axis], f"r{axis}") for axis in self.roles.taps])
         lines.append(f"const float *u = v + {at};")
-        if not self.shape.pack_still:
+        if self.shape.pack_still:
+            lines.append(f"const float *q = s + {self._tap()} * {self.depth * rows};")
+        elif not self._looked_up:
+            tap = _sum([(still.form.strides[axis], f"r{axis}") for axis in self.roles.taps])
+            lines.append(f"const float *q = s + {self._row(still.form, 'm')} + {tap};")
+        else:
             tap = _sum([(still.form.strides[axis], f"r{axis}") for axis in self.roles.taps])
             for row in range(rows):
                 start = f"s + b{row} + {tap}"
@@ -299,8 +310,6 @@ class Contraction:
                     f"const float *q{row} = "
                     + (f"{' && '.join(tests)} ? {start} : zeros;" if tests else f"{start};")
                 )
-        else:
-            lines.append(f"const float *q = s + {self._tap()} * {self.depth * rows};")
         lines += self._depth_loop(rows, count, columns)
         return [*lines, *["}"] * len(self.roles.taps)]
 
@@ -324,6 +333,9 @@ class Contraction:
             else 0
         )
         apart = rows if self.shape.pack_still else still.form.strides[axis] if axis is not None else 0
+        next_row = 1
+        if not self.shape.pack_still and self.roles.rows:
+            next_row = still.form.strides[self.roles.rows[-1]]
         # What is left at the ends is run seldom, and compiled as long.
         unroll = self.shape.unroll if self._is_usual(rows, columns) else 1
 
@@ -333,19 +345,21 @@ class Contraction:
                 for j in range(count):
                     lines.append(f"  const vec v{u}_{j} = load(u + {u * step + j * self.shape.lanes});")
                 for row in range(rows):
-                    at = f"q[{u * apart + row}]" if self.shape.pack_still else f"q{row}[{u * apart}]"
+                    at = (
+                        f"q{row}[(k + {u}) * {apart}]"
+                        if self._looked_up
+                        else f"q[{u * apart + row * next_row}]"
+                    )
                     lines.append(f"  {{ const float x = {at};")
                     lines += [f"    a{row}_{j} += x * v{u}_{j};" for j in range(count)]
                     lines.append("  }")
             lines.append(f"  u += {times * step};")
-            if self.shape.pack_still:
+            if not self._looked_up:
                 lines.append(f"  q += {times * apart};")
-            else:
-                lines += [f"  q{row} += {times * apart};" for row in range(rows)]
             return lines
 
         if self.depth == 1:
-            return ["{", *steps(1), "}"]
+            return ["{", "const long k = 0;", *steps(1), "}"]
         lines = ["long k = 0;", f"for (; k + {unroll} <= {limit}; k += {unroll}) {{", *steps(unroll), "}"]
         if self.depth % unroll or self.piece % unroll:
             lines += [f"for (; k < {limit}; ++k) {{", *steps(1), "}"]

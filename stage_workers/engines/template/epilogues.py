@@ -59,7 +59,7 @@ LONG = 12
 
 def is_long(steps: Sequence[Step]) -> bool:
     """Whether it is so much code that it should be there once."""
-    own = sum(4 if step.name in ("max", "min", "select") else 1 for step in steps if step.kind == "call")
+    own = sum(3 if step.name == "select" else 1 for step in steps if step.kind == "call")
     fast = any(step.name in FAST or step.name in FUNCTIONS for step in steps)
     return fast or own > LONG
 
@@ -114,9 +114,8 @@ def _called(code: CCode, name: str, given: list[Value]) -> Value:
     if name in LOGIC:
         return code.emit(TRUTH, f"{names[0]} {LOGIC[name]} {names[1]}")
     if name in ("max", "min"):
-        # As TVM: the second one where either is NaN.
-        sign = ">" if name == "max" else "<"
-        return code.emit(SINGLE, f"blend({names[0]} {sign} {names[1]}, {names[0]}, {names[1]})")
+        # As TVM and x86: the second one where either is NaN.
+        return code.emit(SINGLE, f"{name}({names[0]}, {names[1]})")
     if name == "select":
         return code.emit(SINGLE, f"blend({names[0]}, {names[1]}, {names[2]})")
     if name == "rsqrt":

@@ -31,10 +31,13 @@ class Space:
     Attributes:
         knobs: each with at least one value.
         valid: whether values of all knobs make a kernel.
+        promise: what is known of values before anything is measured: more is better. Searches begin with what
+            promises much; what they find decides.
     """
 
     knobs: tuple[Knob, ...]
     valid: Callable[[Sequence[int]], bool]
+    promise: Callable[[Sequence[int]], float] = lambda _: 0.0
 
     @property
     def size(self) -> int:

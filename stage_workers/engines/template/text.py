@@ -115,6 +115,14 @@ INLINE vec part(const float *p, int count) {{ vec r = {{}}; memcpy(&r, p, 4 * co
 INLINE void store(float *p, vec x) {{ *(loose *)p = x; }}
 INLINE void store_part(float *p, vec x, int count) {{ memcpy(p, &x, 4 * count); }}
 INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (ivec)b)); }}
+#ifdef __AVX__
+#define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ \\
+  vec r; __asm__("v" #name "ps %2, %1, %0" : "=v"(r) : "v"(a), "v"(b)); return r; }}
+#else
+#define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ return blend(a sign b, a, b); }}
+#endif
+OF_TWO(max, >)
+OF_TWO(min, <)
 INLINE float *data(const TVMFFIAny *argument) {{
   const DLTensor *tensor = argument->type_index == kTVMFFITensor
       ? (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject))

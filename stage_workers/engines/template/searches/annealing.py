@@ -25,7 +25,7 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
     to chain n modulo their number."""
     picks = Picks(history, want, chance)
     if len(history.known) < 2 * CHAINS:
-        return picks.fill()
+        return picks.begin()
     chains = [_walked(history.tried[number::CHAINS], number) for number in range(CHAINS)]
     at = len(history.tried)
     for number in range(want):

@@ -20,7 +20,7 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
     """See :mod:`.searches`."""
     picks = Picks(history, want, chance)
     if len(history.known) < FIRST:
-        return picks.fill()
+        return picks.begin()
     for _ in range(sum(chance.random() < RESTARTS for _ in range(want))):
         if (genome := picks.draw()) is not None:
             picks.add(genome)

@@ -8,6 +8,8 @@ import random
 from tunemesh.stage_workers.engines.template.searches.history import History
 from tunemesh.stage_workers.engines.template.space import Genome
 
+HEATS = 4
+"""Random genomes of which one is begun with."""
 DRAWS = 3000
 """Of a random genome, until one is valid and new."""
 ENUMERATED = 2**17
@@ -60,6 +62,15 @@ class Picks:
         """All, with random ones for what is missing."""
         while self.missing and (genome := self.draw()) is not None:
             self.add(genome)
+        return self.genomes
+
+    def begin(self) -> list[Genome]:
+        """All: of every few random ones the one that promises most."""
+        while self.missing:
+            drawn = [genome for _ in range(HEATS) if (genome := self.draw()) is not None]
+            if not drawn:
+                break
+            self.add(max(drawn, key=lambda genome: self.space.promise(self.space.values(genome))))
         return self.genomes
 
     def mutated(self, genome: Genome, rate: float) -> Genome:

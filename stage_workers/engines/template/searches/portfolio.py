@@ -40,7 +40,7 @@ CURIOSITY = 0.3
 def propose(history: History, want: int, chance: random.Random) -> list[tuple[str, Genome]]:
     """Genomes, each with the search that it came from."""
     if len(history.known) < FIRST:
-        return [("", genome) for genome in Picks(history, want, chance).fill()]
+        return [("", genome) for genome in Picks(history, want, chance).begin()]
     proposed: list[tuple[str, Genome]] = []
     # What one search proposes is no more there for the next one.
     seen = History(history.space, list(history.tried))

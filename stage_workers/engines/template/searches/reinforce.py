@@ -29,7 +29,7 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
     """See :mod:`.searches`. The policy is what the batches so far make of it."""
     picks = Picks(history, want, chance)
     if len(history.known) < FIRST:
-        return picks.fill()
+        return picks.begin()
     tables = [_softmax(each).tolist() for each in learned(history)]
     for _ in range(DRAWS * want):
         genome = tuple(chance.choices(range(len(table)), table)[0] for table in tables)

@@ -30,7 +30,7 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
     picks, size = Picks(history, want, chance), population(history.space)
     parents = history.measured[:size]
     if len(history.known) < size // 2 or len(parents) < 2:
-        return picks.fill()
+        return picks.begin()
     wheel = [speed**PRESSURE for speed in speeds([each.latency for each in parents])]
     for _ in range(50 * want):
         one, other = (each.genome for each in chance.choices(parents, wheel, k=2))

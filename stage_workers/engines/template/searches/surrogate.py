@@ -30,7 +30,7 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
     """See :mod:`.searches`."""
     picks = Picks(history, want, chance)
     if len(history.known) < FIRST or not history.measured:
-        return picks.fill()
+        return picks.begin()
     pool = _pool(history, want, chance)
     if pool:
         predicted = _predicted(history, pool)

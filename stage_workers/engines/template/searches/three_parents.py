@@ -26,7 +26,7 @@ def propose(history: History, want: int, chance: random.Random) -> list[Genome]:
     picks = Picks(history, want, chance)
     parents = _parents(history)
     if len(history.known) < POPULATION // 2 or len(parents) < PARENTS:
-        return picks.fill()
+        return picks.begin()
     weights = [1 / each.latency for each in parents]
     for _ in range(50 * want):
         drawn = [each.genome for each in chance.choices(parents, weights, k=PARENTS)]

@@ -45,7 +45,15 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
         used = shape.rows * shape.vectors + shape.vectors + (shape.vectors > 1)
         return used <= machine.registers and not Contraction(operator, roles, shape).objection()
 
-    return Space(knobs, valid)
+    def promise(values: Sequence[int]) -> float:
+        """Multiplications for each load, less those that are for nothing at the ends."""
+        shape = shape_of(values)
+        width = shape.lanes * shape.vectors
+        used = plain.columns / (-(-plain.columns // width) * width)
+        used *= plain.rows / (-(-plain.rows // shape.rows) * shape.rows)
+        return used * shape.lanes * shape.rows * shape.vectors / (shape.rows + shape.vectors)
+
+    return Space(knobs, valid, promise)
 
 
 def shape_of(values: Sequence[int]) -> Shape:
