@@ -8,7 +8,7 @@ nothing is looked up.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tunemesh.stage_workers.engines.template import epilogues
 from tunemesh.stage_workers.engines.template.contraction import Contraction
@@ -40,10 +40,28 @@ class Channelwise(Contraction):
             parts.append(f"static float zeros[{self.columns}];\n")
             parts.append(self._tile_of(self.shape.rows, True))
         parts.insert(2, self._finish(False))
-        parts.append(self._tile_of(self.shape.rows, False))
+        if self._some_inside():
+            parts.append(self._tile_of(self.shape.rows, False))
         if rest:
             parts.append(self._tile_of(rest, bool(windows)))
         return "\n".join([*parts, self._all(symbol, rest)])
+
+    def _some_inside(self) -> bool:
+        """Whether there are tiles all of whose places lie within the image."""
+        column, rows = self.roles.rows[-1], self.shape.rows
+        starts = range(0, self.extents[column] - rows + 1, rows)
+        return all(
+            any(low >= 0 and high < window.length for low, high in self._ends(number, starts))
+            for number, window in enumerate(self.roles.still.windows)
+            if window.form.uses(column)
+        )
+
+    def _ends(self, number: int, starts: Iterable[int]) -> list[tuple[int, int]]:
+        """From where to where tiles that start at these pixels of a row read along a window."""
+        form = self.roles.still.windows[number].form
+        along = [each[number] for _, each in self._places(self.shape.rows)]
+        firsts = [form.offset + start * form.strides[self.roles.rows[-1]] for start in starts]
+        return [(first + min(along), first + max(along)) for first in firsts]
 
     def _places(self, rows: int) -> dict[tuple[int, tuple[int, ...]], list[tuple[int, int]]]:
         """Where a tile reads from, relative to its first pixel: the distance and that along each window; and
@@ -134,9 +152,12 @@ class Channelwise(Contraction):
         )
         if rest:
             lines.append(f"if (x + {rows} > {column}) {_tile_name(rest, bool(windows))}{given} else")
-        if windows:
-            lines.append(f"if (!({inside})) {_tile_name(rows, True)}{given} else")
-        lines.append(f"{_tile_name(rows, False)}{given}")
+        if not self._some_inside():
+            lines.append(f"{_tile_name(rows, True)}{given}")
+        else:
+            if windows:
+                lines.append(f"if (!({inside})) {_tile_name(rows, True)}{given} else")
+            lines.append(f"{_tile_name(rows, False)}{given}")
         lines += ["}"] * (2 + len(roles.outer))
         text = "\n  ".join(lines)
         return (
