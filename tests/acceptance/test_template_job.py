@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from tests.acceptance.conftest import Run, complaint
+from tests.acceptance.conftest import Run
 from tests.acceptance.test_toy_engine import assert_computes_the_same, two_products
 
 
@@ -25,11 +25,3 @@ def test_a_job_is_tuned_by_templates_with_a_search_of_ones_choice(tunemesh: Run,
     assert b"__tvm_ffi_tunemesh_" in library.read_bytes()
     assert_computes_the_same(proto, library, tmp_path)
     assert list((out / "products").rglob("*-product.c"))
-
-
-def test_an_unknown_search_is_refused_in_one_line(tunemesh: Run, tmp_path: Path) -> None:
-    model = tmp_path / "products.onnx"
-    onnx.save(two_products(), str(model))
-    done = tunemesh("tune", model, "--engine", "template", "--option", "template.search=luck")
-    assert done.returncode == 2
-    assert "bad option template.search=luck" in complaint(done.stderr)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunemesh.stage_workers.engines.template import searches
-from tunemesh.stage_workers.engines.template.options import SearchName
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.engines.template import TemplateEngine, searches
 from tunemesh.stage_workers.engines.template.searches import reinforce
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
 from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
@@ -144,8 +143,14 @@ def test_searches_begin_with_what_promises_much(name: str) -> None:
     assert promised[0] > 1.3 * promised[1]
 
 
-def test_every_search_can_be_asked_for() -> None:
-    assert set(get_args(SearchName)) == set(searches.NAMES)
+def test_every_search_can_be_asked_for_and_no_other() -> None:
+    engine = TemplateEngine()
+    for name in searches.NAMES:
+        engine.check_options({"search": name})
+    with pytest.raises(BadInput, match=r"there is no search 'luck'; there are random, .*portfolio"):
+        engine.check_options({"search": "luck"})
+    with pytest.raises(BadInput, match="template has no option 'knobs'"):
+        engine.check_options({"knobs": "9"})
 
 
 def test_genomes_have_numbers() -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 
 NAME = "template"
-
-SearchName = Literal[
-    "random", "roulette", "three-parents", "hill-climb", "annealing", "reinforce", "surrogate", "portfolio"
-]
+DEFAULT = "surrogate"
 
 
 class TemplateOptions(Struct, frozen=True, kw_only=True):
@@ -21,7 +17,7 @@ class TemplateOptions(Struct, frozen=True, kw_only=True):
     search: how the knobs are searched, see :mod:`.searches`.
     """
 
-    search: SearchName = "surrogate"
+    search: str = DEFAULT
 
 
 def read(options: Options) -> TemplateOptions:
@@ -30,4 +26,9 @@ def read(options: Options) -> TemplateOptions:
     Raises:
         BadInput: one is unknown, or its value is bad.
     """
-    return given.read(NAME, options, TemplateOptions)
+    from tunemesh.stage_workers.engines.template import searches
+
+    known = given.read(NAME, options, TemplateOptions)
+    if known.search not in searches.NAMES:
+        raise BadInput(f"there is no search {known.search!r}; there are {', '.join(searches.NAMES)}")
+    return known
