@@ -26,12 +26,11 @@ KNOBS = (
     Knob("vectors", (1, 2, 3, 4)),
     Knob("rows", (1, 2, 3, 4, 6, 8, 10, 12, 14, 20)),
     Knob("unroll", (1, 4)),
-    Knob("columns_block", (0, 4)),
     Knob("rows_block", (0, 2)),
     Knob("rows_first", (0, 1)),
     Knob("pack_still", (0, 1)),
 )
-FIXED = {"depth": 0, "pack_moving": 0}
+FIXED = {"depth": 0, "columns_block": 0, "pack_moving": 0}
 """Of the knobs that the template has besides."""
 BATCH = 16
 MARKS = (32, 64, 128, 256, 512, 1024)
