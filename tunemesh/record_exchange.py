@@ -72,11 +72,18 @@ def _rows_of(snapshot: Snapshot, progress: JobProgress, store: ArtifactStore) ->
     """Raises:
     ArtifactError: a history is missing or damaged.
     """
-    origin = Origin(job=progress.job, accepted=progress.accepted, tenant=progress.tenant, model=progress.name)
+    origin = Origin(
+        job=progress.job,
+        accepted=progress.accepted,
+        tenant=progress.tenant,
+        model=progress.name,
+        visibility=progress.visibility,
+    )
     if snapshot.assembled is not None:
         measured: Sequence[TaskRecords] = read_records(snapshot.assembled.records, store)
     else:
-        measured = snapshot.measured
+        # How long a task takes untuned is written for jobs that are done: it says that they have searched it.
+        measured = [replace(each, untuned=None) for each in snapshot.measured]
     found: list[rows.Row] = []
     for records in measured:
         if records.task.engine is None:

@@ -17,7 +17,6 @@ from tunemesh.shared.messages import (
     Conditions,
     Device,
     ImportWork,
-    Origin,
     ProfileDone,
     ProfileWork,
     Request,
@@ -227,7 +226,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
-        origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
+        origin=job.ledger.origin,
         attempt=attempt,
     )
 
@@ -297,6 +296,7 @@ def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> 
             task=task.spec,
             want=task.want,
             trials=_fitting(task.rest),
+            origin=task.rest_of if task.rest else None,
             chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
             recall=task.history,
         )

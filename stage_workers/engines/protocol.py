@@ -258,9 +258,11 @@ class TirPart(Struct, frozen=True, kw_only=True, tag="tir"):
         module: as :func:`stage_workers.graph.workloads.pack` writes it. Its ``main`` has the parameters of
             the workload's. A function :func:`prepack_name` for one of them takes a weight, and writes it in
             the order in which ``main`` takes it, and in that one's shape.
+        way: how it computes the task, in a few words for people, where there are several ways.
     """
 
     module: bytes
+    way: str = ""
 
 
 class ObjectPart(Struct, frozen=True, kw_only=True, tag="object"):
@@ -273,10 +275,12 @@ class ObjectPart(Struct, frozen=True, kw_only=True, tag="object"):
         packs: numbers of the weights that it wants in an order of its own: for each it exports
             ``__tvm_ffi_<symbol>_prepack_<n>``, and ``__tvm_ffi_<symbol>_prepack_<n>_elements`` where it must,
             as a kernel does.
+        way: as of :class:`TirPart`.
     """
 
     code: bytes
     packs: list[int] = []
+    way: str = ""
 
 
 Part = TirPart | ObjectPart

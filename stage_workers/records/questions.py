@@ -33,7 +33,8 @@ class Filter(Struct, frozen=True, kw_only=True):
     without_model: str = ""
     """A model whose jobs are left out: its name."""
     visible_to: str | None = None
-    """A tenant who may use it: what is its own, or nobody's."""
+    """A tenant who may use it: what is its own, nobody's, or was measured for all. Empty: what everybody may
+    use."""
 
 
 ALL = Filter()
@@ -85,11 +86,12 @@ class Similar(Struct, frozen=True, kw_only=True):
 
 
 class Best(Struct, frozen=True, kw_only=True):
-    """The fastest schedule of a task, and how much was tried to find it."""
+    """The fastest schedule of a task that a job found which was done, and how well the task was searched."""
 
     found: Found
-    trials: int
-    """Of the task in that job, by that engine, under the same conditions."""
+    searched: float
+    """Trials of the task by a job that was done, by that engine, under the same conditions, or of a task of
+    that job on average, if that is more; of several such jobs by the one that searched most."""
     untuned: float
     """Latency without tuning, in seconds, as that job measured it."""
 

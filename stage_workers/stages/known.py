@@ -1,9 +1,9 @@
 """What the records know of the tasks of a model, so that these need not be tuned again.
 
-A result is used as it is where it can be trusted here and now: its task was tuned to its end for a job that
-was done, by this mesh's own records, on a device like the one of this job, with the same versions, not too
-long ago, and its latency is sound. It is built before it is believed. At the end of the job the whole model
-is validated as always.
+A result is used as it is where it can be trusted here and now: it was found for a job that was done, by this
+mesh's own records, on a device like the one of this job, with the same versions, not too long ago, and its
+latency is sound. It is built before it is believed. The coordinator, which knows how much the job would try,
+judges whether as much was tried. At the end of the job the whole model is validated as always.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def in_records(
     answers = context.records.best(asked, step.engines, name, since, step.origin.tenant)
     for task in imported.tasks:
         best = answers.get(task.key)
-        if best is not None and _sound(best, step.settings) and (known := _known(task, best, step, context)):
+        if best is not None and _sound(best) and (known := _known(task, best, step, context)):
             found[task.key] = best.found.trial.engine, known
     if found:
         log.info("%s: %d of %d tasks are known", step.id, len(found), len(imported.tasks))
@@ -91,11 +91,10 @@ def _conditions(device: Device, constants: int, settings: Settings) -> Condition
     return msgspec.structs.replace(device.conditions, cache_flush=flush)
 
 
-def _sound(best: Best, settings: Settings) -> bool:
-    """Whether its task was searched, and its latency was measured without disturbance."""
+def _sound(best: Best) -> bool:
+    """Whether its latency was measured without disturbance."""
     trial = best.found.trial
-    steady = best.found.confirmed is not None or (trial.drift <= THRESHOLD and not trial.cut_short)
-    return best.trials >= settings.batch and steady
+    return best.found.confirmed is not None or (trial.drift <= THRESHOLD and not trial.cut_short)
 
 
 def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Known | None:
@@ -123,7 +122,13 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         round=0,
         trials=[tried],
         timings=[],
-        origin=Origin(job=job.job, accepted=job.accepted, tenant=job.tenant, model=job.model),
+        origin=Origin(
+            job=job.job,
+            accepted=job.accepted,
+            tenant=job.tenant,
+            model=job.model,
+            visibility=job.visibility,
+        ),
         format=trial.format,
     )
     try:
@@ -133,7 +138,13 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         log.warning("%s: %s", step.id, error)
         return None
     confirmed = Confirmed(hash=trial.hash, latencies=latencies, objects=objects, conditions=trial.conditions)
-    return Known(history=[blob], confirmed=[confirmed], untuned=best.untuned, best=found.latency or 0.0)
+    return Known(
+        history=[blob],
+        confirmed=[confirmed],
+        untuned=best.untuned,
+        best=found.latency or 0.0,
+        searched=best.searched,
+    )
 
 
 class Beginning(Struct, frozen=True, kw_only=True):

@@ -43,21 +43,6 @@ from tunemesh.stage_workers.records.schema import TRIALS
 from tunemesh.stage_workers.stages import Context
 from tunemesh.stage_workers.stages.known import in_records
 
-PLAIN = """
-import sys
-import tvm
-from tvm.s_tir import Schedule
-from tvm.s_tir.meta_schedule.database import JSONDatabase
-
-folder, target = sys.argv[1:]
-database = JSONDatabase(work_dir=folder)
-record = database.get_all_tuning_records()[0]
-schedule = Schedule(record.workload.mod)
-record.trace.apply_to_schedule(schedule, remove_postproc=False)
-print(len(database), tvm.compile(schedule.mod["main"], target=tvm.target.Target(eval(target))) is not None)
-"""
-"""What anybody with TVM and without Tunemesh would write."""
-
 FOUND_BY_0_26 = {
     "conv": "58d1b822a8",
     "softmax": "02cca3e50f",
@@ -151,7 +136,7 @@ def test_what_is_no_database_of_metaschedule_is_refused() -> None:
 
 
 def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
-    tmp_path: Path, recorded: Database, target: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recorded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TVM is here already: it need not be imported by a sandbox.
     monkeypatch.setattr(record_exchange, "sandbox_of", lambda *_: contextlib.nullcontext(FakeSandbox()))
@@ -163,13 +148,18 @@ def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
     with pytest.raises(BadInput, match="no records of the engine metaschedule"):
         record_exchange.write_metaschedule(recorded, Filter(model="nothing"), folder, 4.0)
 
+    # Anybody with TVM and without Tunemesh uses it.
     ran = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(folder), target.replace("true", "True").replace("false", "False")],
+        [sys.executable, "examples/replay_records.py", str(folder)],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert ran.stdout.split() == [str(count), "True"], ran.stderr
+    first, *rest = ran.stdout.splitlines()
+    assert first == f"{count} records of 1 tasks", ran.stderr
+    best = min(each.trial.latency for each in found if each.trial.latency)
+    assert [line.split(",")[0].split() for line in rest] == [["recorded", f"{best * 1e6:.1f}", "us"]]
+    assert float(rest[0].split()[-2]) > 0
 
     # Another mesh takes it, and finds the same schedules for the same task.
     other = Database(str(tmp_path / "other.sqlite"))

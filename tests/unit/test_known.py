@@ -41,6 +41,7 @@ from tunemesh.stage_workers.records import memory
 from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages.known import to_begin_with
 
 DAY = 86_400.0
 SETTINGS = Settings(batch=4)
@@ -178,23 +179,41 @@ def test_what_was_confirmed_counts(recording: Context) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        {"trials": 3},
         {"at": FIRST.accepted - 91 * DAY},
         {"drift": 0.2},
         {"assembled": False},
         {"origin": replace(FIRST, tenant="gold")},
     ],
-    ids=["hardly searched", "old", "disturbed", "not done", "of another tenant"],
+    ids=["old", "disturbed", "not done", "of another tenant"],
 )
 def test_what_cannot_be_trusted_is_tuned(recording: Context, how: dict[str, Any]) -> None:
     tune(recording, **how)
     assert imported(recording).known == {}
 
 
-def test_what_other_jobs_have_tried_does_not_count_for_one_that_hardly_searched(recording: Context) -> None:
+def test_it_says_how_much_was_tried_to_find_it(recording: Context) -> None:
     tune(recording, trials=3)
-    tune(recording, replace(FIRST, job="cancelled"), trials=8, drift=0.1, assembled=False)
-    assert imported(recording).known == {}
+    # A job that was not done says nothing of how well a task was searched.
+    tune(recording, replace(FIRST, job="cancelled"), trials=5, assembled=False)
+    assert {known.searched for known in imported(recording).known.values()} == {3.0}
+    # The best may be that of the job which tried less.
+    tune(recording, replace(FIRST, job="longer"), trials=6)
+    assert {known.searched for known in imported(recording).known.values()} == {6.0}
+    assert imported(recording).known["t00"].best == pytest.approx(0.1)
+
+
+def test_a_task_that_had_no_more_to_try_counts_as_searched_as_the_others_of_its_job(
+    recording: Context, database: Remembering
+) -> None:
+    from sqlalchemy import text
+
+    tune(recording, trials=8)
+    task = imported(recording).tasks[1]
+    with database.writing() as connection:
+        some = "(SELECT id FROM trials WHERE task = :task AND estimate > 0.11)"
+        connection.execute(text(f"DELETE FROM trials WHERE id IN {some}"), {"task": task.key})
+    known = imported(recording).known
+    assert (known["t00"].searched, known["t01"].searched) == (8.0, 5.0)
 
 
 def test_what_a_tenant_has_measured_serves_that_tenant(recording: Context) -> None:
@@ -311,6 +330,25 @@ def tried(context: Context) -> set[str]:
     }
 
 
+def test_what_was_taken_over_from_another_job_is_not_tried_again(recording: Context) -> None:
+    first = first_round(recording)
+    task = imported(recording, devices=()).tasks[0]
+    tried = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1], conditions=HERE.id)
+        for each in first.candidates
+    ]
+    timing = replace(TIMING, finished=FIRST.accepted)
+    work = UpdateWork(task=task, want=0, state=first.state, trials=tried, timings=[timing])
+    after = expect(UpdateDone, done(work, recording, FIRST, 1))
+    third = replace(FIRST, job="third")
+    work = UpdateWork(task=task, want=8, recall=after.state.history)
+    again = expect(UpdateDone, done(work, recording, third))
+    # They are in the records, too, as the best that is known.
+    assert len(to_begin_with(task, 8, replace(step(work), origin=third), recording)) == 4
+    assert not {each.hash for each in again.candidates} & {each.hash for each in first.candidates}
+    assert len(again.candidates) == 8
+
+
 def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording: Context) -> None:
     plain = first_round(recording)
     tune(recording, trials=8)
@@ -350,6 +388,63 @@ def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
         found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
         assert len({each.hash for each in found.candidates}) == count
         assert found.exhausted == (count < want)
+
+
+def test_a_round_that_is_proposed_ahead_of_the_first_has_none_of_it(recording: Context) -> None:
+    small = MODEL.replace(b"name: a,", b"name: a, space: 20,")
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    imports = ImportWork(model=recording.store.put(small))
+    task = expect(ImportDone, done(imports, recording, second)).tasks[0]
+    # Another job has tried all of it.
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=20), recording, FIRST))
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1 + each.index], conditions=HERE.id)
+        for each in reversed(update.candidates)
+    ]
+    work = UpdateWork(task=task, want=0, trials=trials, timings=[replace(TIMING, finished=FIRST.accepted)])
+    done(work, recording, FIRST, 1)
+    for seed in range(20):
+        first = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, second, seed=seed))
+        ahead = UpdateWork(task=task, want=8, state=first.state)
+        after = expect(UpdateDone, done(ahead, recording, second, 1, seed=seed))
+        assert not {each.hash for each in first.candidates} & {each.hash for each in after.candidates}
+
+
+# -- Models -----------------------------------------------------------------------------------------------
+
+
+def reads(sandbox: FakeSandbox) -> int:
+    """How often a model was imported."""
+    return sum(name == "import_model" for name, _ in sandbox.calls)
+
+
+def test_a_worker_imports_a_model_once(
+    recording: Context, sandbox: FakeSandbox, store: ArtifactStore
+) -> None:
+    first = imported(recording, devices=())
+    assert (imported(recording, devices=()), reads(sandbox)) == (first, 1)
+    # Whatever the records know by now.
+    tune(recording)
+    assert set(imported(recording).known) == {"t00", "t01"}
+    assert reads(sandbox) == 1
+    # All that the outcome depends on, and nothing else.
+    for number, changes in enumerate(
+        ({"target": "mock-other"}, {"seed": 6}, {"settings": replace(SETTINGS, math="exact")}), start=2
+    ):
+        imported(recording, **changes)
+        assert reads(sandbox) == number
+    imported(recording, settings=replace(SETTINGS, batch=5))
+    assert reads(sandbox) == 4
+
+
+def test_a_model_of_which_something_is_gone_is_imported_again(
+    recording: Context, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    first = imported(recording)
+    (file,) = tmp_path.rglob(first.model.sha256)
+    file.unlink()
+    assert imported(recording) == first
+    assert (reads(sandbox), file.exists()) == (2, True)
 
 
 # -- What was tried before --------------------------------------------------------------------------------
