@@ -59,6 +59,11 @@ def records_of_this_machine() -> str:
     return records_in(data_folder())
 
 
+def is_noted() -> bool:
+    """Whether a mesh of this machine has left a note."""
+    return _note().exists()
+
+
 def leave_note(address: MeshAddress) -> Path:
     """Write down where the mesh is, for this user only. Returns the file."""
     path = _note()

@@ -51,6 +51,16 @@ def automatic(tasks: int, patience: float) -> int:
     return FIRST * tasks + math.ceil(OPTIMISM / patience)
 
 
+def enough(budget: int | None, tasks: int, batch: int) -> float:
+    """Trials after which a task counts as searched, so that what an earlier job has found serves this one: as
+    many as there are for each of its tasks, but no more than a round has.
+
+    Args:
+        budget: trials of the whole job; ``None`` where the model chooses.
+    """
+    return min(FIRST if budget is None else budget / max(tasks, 1), batch)
+
+
 def first_batch(budget: int, tasks: int, batch: int) -> int:
     """Trials that each task gets first: half of the budget is spread evenly, the rest goes where it pays."""
     return max(1, min(batch, math.ceil(budget / (2 * max(tasks, 1)))))

@@ -191,6 +191,7 @@ def take(job: Job, task: TaskLedger, found: Found) -> TaskLedger:
         confirmed=its.confirmed,
         history=its.history,
         rest=measured.fitting(its.rest, measured.ROOM // len(job.ledger.tasks)),
+        rest_of=its.rest_of or other.ledger.origin,
     )
 
 

@@ -17,7 +17,6 @@ from tunemesh.shared.messages import (
     Conditions,
     Device,
     ImportWork,
-    Origin,
     ProfileDone,
     ProfileWork,
     Request,
@@ -211,7 +210,8 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
 
     Args:
         chunk_size: for the batch that a ``model-update`` proposes.
-        devices: what an ``import`` is told of those that serve the target.
+        devices: what an ``import``, and the first ``model-update`` of a task, are told of those that serve
+            the target.
     """
     request = job.ledger.request
     return Step(
@@ -226,7 +226,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
-        origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
+        origin=job.ledger.origin,
         attempt=attempt,
     )
 
@@ -270,7 +270,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
     task = job.task_ledger(ref.task)
     assert task is not None
     if ref.stage == "model-update":
-        return _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        work = _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        return msgspec.structs.replace(work, devices=list(devices)) if work.state is None else work
     round_ = job.round(ref.task, ref.round)
     assert round_ is not None
     if ref.stage == "build":
@@ -295,6 +296,7 @@ def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> 
             task=task.spec,
             want=task.want,
             trials=_fitting(task.rest),
+            origin=task.rest_of if task.rest else None,
             chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
             recall=task.history,
         )

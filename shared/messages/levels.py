@@ -79,7 +79,8 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
         Class,
         Meta(
             description="gold, standard or spare: under strategy fair a gold job gets 4 times what a standard"
-            " one of its tenant gets, a spare one a quarter."
+            " one of its tenant gets, a spare one a quarter. Where the coordinator keeps devices for gold"
+            " (--reserve), a spare job has one only while nobody else waits for it."
         ),
     ] = field(default="standard", name="class")
 

@@ -18,6 +18,7 @@ from tunemesh.shared.messages.basics import (
     Message,
     Options,
     Positive,
+    Visibility,
 )
 from tunemesh.shared.messages.levels import AUTO, CANDIDATES, Level
 
@@ -209,6 +210,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """For people: usually the model's file name."""
     tenant: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z")] = ""
     """On whose account; the strategy ``fair`` gives each tenant its share."""
+    visibility: Visibility = "tenant"
+    """Who may use what is measured for it later."""
     priority: Annotated[int, Meta(ge=1, le=100)] = 10
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
@@ -294,6 +297,8 @@ class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
 
     job: Asked | None = None
+    census: bool = False
+    """Instead of jobs: what is needed to remove old artifacts, see :class:`Census`."""
 
     def headers(self) -> Headers:
         return super().headers() | ({"job": self.job} if self.job else {})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, create_engine, event, make_url, select
+from sqlalchemy import Connection, Table, create_engine, event, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -80,15 +80,14 @@ class Database:
             self._engine = create_engine(url, connect_args={"timeout": wait}, poolclass=NullPool)
             event.listen(self._engine, "connect", _sqlite_settings)
             event.listen(self._engine, "begin", _sqlite_begin)
-            self.insert: Any = sqlite.insert
-            """An insertion that may do nothing where the row is there, as such a database says it."""
+            self._insert: Any = sqlite.insert
         else:
             limit = (
                 f"-c statement_timeout={round(1000 * STATEMENT_LIMIT)} -c lock_timeout={round(1000 * wait)}"
             )
             arguments = {"connect_timeout": max(round(wait), 2), "options": limit}
             self._engine = create_engine(url, connect_args=arguments, pool_size=1, pool_pre_ping=True)
-            self.insert = postgresql.insert
+            self._insert = postgresql.insert
 
     def __enter__(self) -> Database:
         return self
@@ -145,10 +144,12 @@ class Database:
                 job["source"] = job["source"] or self._id
             for table, values in by_table.items():
                 if values:
-                    insert = self.insert(schema.METADATA.tables[table]).on_conflict_do_nothing()
-                    counted = insert.execution_options(preserve_rowcount=True)
-                    new += connection.execute(counted, values).rowcount
+                    new += connection.execute(self.insert(schema.METADATA.tables[table]), values).rowcount
         return new
+
+    def insert(self, table: Table) -> Any:
+        """A statement that inserts rows, and counts those that were not there before."""
+        return self._insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     def id(self) -> str:
         """What tells this database from all others.

@@ -98,8 +98,7 @@ class Answering(Database):
 
 def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
     """The latest trials, latest first."""
-    asked = _joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit)
-    return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
+    return answers(connection, joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit))
 
 
 def models(connection: Connection) -> list[str]:
@@ -116,9 +115,13 @@ def tasks_of(connection: Connection, model: str, engine: str) -> list[rows.Task]
     return [row_of(rows.Task, each) for each in connection.execute(asked).mappings()]
 
 
-def by_id(connection: Connection, prefix: str) -> list[Found]:
+def by_id(connection: Connection, prefix: str, which: Filter = ALL) -> list[Found]:
     """The trials whose ids begin so; two at most."""
-    asked = _joined(ALL).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2)
+    return answers(connection, joined(which).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2))
+
+
+def answers(connection: Connection, asked: Select[Any]) -> list[Found]:
+    """What a query of :func:`joined` gives."""
     return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
 
 
@@ -128,10 +131,15 @@ def tasks(connection: Connection, which: Filter) -> list[str]:
     return list(connection.execute(asked).scalars())
 
 
-def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int = 1) -> list[Found]:
+def fastest(
+    connection: Connection, task: str, which: Filter = ALL, limit: int = 1, *, done: bool = False
+) -> list[Found]:
     """The fastest schedules of a task, fastest first, each once; a confirmed latency counts where there is
-    one."""
-    of_trials = _joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    one. With ``done`` only those of jobs that were."""
+    of_trials = joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    if done:
+        ended = select(schema.BASELINES.c.job).where(schema.BASELINES.c.task == task)
+        of_trials = of_trials.where(TRIALS.c.job.in_(ended))
     by_speed = of_trials.order_by(TRIALS.c.estimate, TRIALS.c.id)
     again = of_trials.join(CONFIRMATIONS, CONFIRMATIONS.c.trial == TRIALS.c.id)
     confirmed = again.where(CONFIRMATIONS.c.task == task).order_by(CONFIRMATIONS.c.latency)
@@ -161,7 +169,7 @@ def similar(
         if main_of(name) == main and kind_of(its) == kind_of(target)
     ][:limit]
     best = _best_of_each(which, FROM_EACH, TRIALS.c.task.in_(keys)).subquery().select()
-    rows_ = connection.execute(_joined(ALL).where(TRIALS.c.id.in_(best))).mappings()
+    rows_ = connection.execute(joined(ALL).where(TRIALS.c.id.in_(best))).mappings()
     found = sorted(_with_confirmations(connection, [_found(each) for each in rows_]), key=_speed)
     made: dict[str, list[Similar]] = {key: [] for key in keys}
     for data, trials in by_workload(connection, found):
@@ -180,19 +188,26 @@ def similar(
 def known(connection: Connection, task: str, which: Filter) -> Best | None:
     """The best of a task that a job has found which was done; of others it is not known whether they searched
     to the end."""
-    found = fastest(connection, task, which, SEVERAL)
-    table = schema.BASELINES
+    found = fastest(connection, task, which, SEVERAL, done=True)
+    if not found:
+        return None
+    best, table = found[0], schema.BASELINES
     asked = select(table.c.job, table.c.latency).where(
         table.c.task == task, table.c.job.in_([each.job.id for each in found])
     )
     untuned = {str(job): float(latency) for job, latency in connection.execute(asked)}
-    best = next((each for each in found if each.job.id in untuned), None)
-    if best is None:
-        return None
-    trials = _chosen(which).with_only_columns(func.count())
-    trials = trials.where(TRIALS.c.task == task, TRIALS.c.job == best.job.id)
-    count = int(connection.execute(trials).scalar_one())
-    return Best(found=best, trials=count, untuned=untuned[best.job.id])
+    searched = max(_searched(connection, task, job, which) for job in untuned)
+    return Best(found=best, searched=searched, untuned=untuned[best.job.id])
+
+
+def _searched(connection: Connection, task: str, job: str, which: Filter) -> float:
+    """Trials of a task in a job, or of its tasks on average. Trials go where they pay: where a task got fewer
+    than others it had no more to give, or the job had no more to spend."""
+    of_task = _chosen(which).with_only_columns(func.count())
+    of_task = of_task.where(TRIALS.c.task == task, TRIALS.c.job == job)
+    of_job = select(func.count(), func.count(TRIALS.c.task.distinct())).where(TRIALS.c.job == job)
+    trials, tasks = connection.execute(of_job).one()
+    return max(float(connection.execute(of_task).scalar_one()), trials / max(tasks, 1))
 
 
 def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tuple[bytes, list[Found]]]:
@@ -206,10 +221,12 @@ def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tupl
             yield data, trials
 
 
-def baseline(connection: Connection, task: str) -> float | None:
+def baseline(connection: Connection, task: str, visible_to: str | None = None) -> float | None:
     """Latency of a task without tuning in seconds, the newest; ``None`` where nobody has measured it."""
     table = schema.BASELINES
     asked = select(table.c.latency).where(table.c.task == task).order_by(table.c.at.desc()).limit(1)
+    if visible_to is not None:
+        asked = asked.join(JOBS, JOBS.c.id == table.c.job).where(*_of_job(Filter(visible_to=visible_to)))
     return connection.execute(asked).scalar()
 
 
@@ -303,7 +320,7 @@ def prune(connection: Connection, which: Filter, before: float, keep: int) -> in
     return int(forgotten.rowcount)
 
 
-def _joined(which: Filter) -> Select[Any]:
+def joined(which: Filter) -> Select[Any]:
     """Trials with what they name; columns are called ``table_column``."""
     asked = select(TRIALS, TASKS, JOBS, CONDITIONS).set_label_style(LABEL_STYLE_TABLENAME_PLUS_COL)
     return asked.select_from(_NAMED).where(*_of_trial(which))
@@ -364,13 +381,14 @@ def _of_job(which: Filter) -> list[ColumnElement[bool]]:
     if which.without_model:
         found.append(JOBS.c.model != which.without_model)
     if which.visible_to is not None:
-        found.append(JOBS.c.tenant.in_(["", which.visible_to]))
+        own = JOBS.c.tenant.in_(["", which.visible_to])
+        found.append(or_(own, JOBS.c.visibility == "all"))
     return found
 
 
 def _is_of_jobs(which: Filter) -> bool:
     """Whether it says nothing of tasks or trials, so that it is about whole models, too."""
-    return which == Filter(model=which.model, tenant=which.tenant)
+    return which == Filter(model=which.model, tenant=which.tenant, visible_to=which.visible_to)
 
 
 def _none(column: ColumnElement[str]) -> Select[Any]:

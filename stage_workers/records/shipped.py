@@ -39,7 +39,7 @@ def add(database: Database) -> int:
     _, new = exchange.add(lines, FILE, database)
     with database.writing() as connection:
         values = {"name": f"{NAME} {version[:16]}", "value": version}
-        connection.execute(database.insert(schema.ABOUT).on_conflict_do_nothing(), values)
+        connection.execute(database.insert(schema.ABOUT), values)
     return new
 
 

@@ -36,8 +36,6 @@ class _Finder:
         found: ModuleSpec | None = None if name in _withheld else self._finder.find_spec(name, *more)
         return found
 
-    def __getattr__(
-        self, name: str
-    ) -> Any:
+    def __getattr__(self, name: str) -> Any:
         # What else finders have: `invalidate_caches`, `find_distributions`.
         return getattr(self._finder, name)

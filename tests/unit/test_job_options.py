@@ -51,6 +51,7 @@ def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
 def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     own = {"--device", "--out", "--strategy", "--builders", "--memory", "--compare", "--peer"}
+    own |= {"--price", "--quote"}
     assert set(tune) - own == set(submit)
 
 

@@ -387,3 +387,78 @@ def test_rows_are_told_apart_on_paper() -> None:
         assert msgspec.json.decode(encoded, type=rows.AnyRow) == row
         assert json.loads(encoded)["row"] == str(row.__struct_config__.tag)
     assert replace(RESULT, id="s") != RESULT
+
+
+# -- Whose they are -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Database:
+    """Records of a tenant, of another that shows them to all, and of nobody."""
+    found = Database(str(tmp_path / "shared"))
+    hidden = Origin(job="hidden", accepted=1.0, tenant="gold")
+    shown = Origin(job="shown", accepted=2.0, tenant="silver", visibility="all")
+    nobodys = Origin(job="nobodys", accepted=3.0)
+    found.add(
+        [
+            *around(),
+            *(gathering.of_job(each) for each in (hidden, shown, nobodys)),
+            trial(0, 1e-3, origin=hidden),
+            trial(1, 2e-3, origin=shown),
+            trial(2, 3e-3, origin=nobodys),
+            *(
+                rows.Baseline(id=each.job, task="a" * 64, job=gathering.of_job(each).id, latency=at, at=at)
+                for at, each in ((3.0, hidden), (2.0, shown), (1.0, nobodys))
+            ),
+            replace(RESULT, job=gathering.of_job(hidden).id),
+        ]
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tenant", "seen", "untuned"),
+    [
+        (None, {"hidden", "shown", "nobodys"}, 3.0),
+        ("gold", {"hidden", "shown", "nobodys"}, 3.0),
+        ("silver", {"shown", "nobodys"}, 2.0),
+        ("bronze", {"shown", "nobodys"}, 2.0),
+        ("", {"shown", "nobodys"}, 2.0),
+    ],
+)
+def test_what_another_tenant_keeps_for_itself_is_in_no_answer(
+    shared: Database, tmp_path: Path, tenant: str | None, seen: set[str], untuned: float
+) -> None:
+    which = Filter(visible_to=tenant)
+    with shared.reading() as connection:
+        assert {each.job.job for each in queries.newest(connection, which, 10)} == seen
+        assert {each.job.job for each in queries.fastest(connection, "a" * 64, which, 10)} == seen
+        assert queries.baseline(connection, "a" * 64, tenant) == untuned
+        best = queries.known(connection, "a" * 64, which)
+        assert best is not None
+        assert best.found.job.job == ("hidden" if "hidden" in seen else "shown")
+        hidden = trial(0, origin=Origin(job="hidden", accepted=1.0)).id
+        assert len(queries.by_id(connection, hidden, which)) == ("hidden" in seen)
+    exchange.write(shared, which, tmp_path / "all.jsonl")
+    other = Database(str(tmp_path / "other"))
+    exchange.read(tmp_path / "all.jsonl", other)
+    exported = content(other)
+    jobs = [each for each in exported["jobs"] if isinstance(each, rows.Job)]
+    assert {each.job for each in jobs if each.job != "net"} == seen
+    assert {each.job: each.visibility for each in jobs}["shown"] == "all"
+    assert len(exported["trials"]) == len(exported["baselines"]) == len(seen)
+    assert len(exported["results"]) == ("hidden" in seen)
+
+
+def test_an_export_from_before_there_was_a_visibility_belongs_to_its_tenant(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    exchange.write(Database(str(tmp_path / "empty")), ALL, path)
+    job = gathering.of_job(OTHER)
+    line = json.loads(msgspec.json.encode(replace(job, source="elsewhere")))
+    del line["visibility"]
+    path.write_text(path.read_text() + json.dumps(line) + "\n")
+    database = Database(str(tmp_path / "records"))
+    assert exchange.read(path, database) == (1, 1)
+    (found,) = content(database)["jobs"]
+    assert isinstance(found, rows.Job)
+    assert (found.tenant, found.visibility) == ("gold", "tenant")

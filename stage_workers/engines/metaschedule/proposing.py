@@ -23,7 +23,6 @@ from tunemesh.stage_workers.engines.metaschedule import (
 from tunemesh.stage_workers.engines.metaschedule.candidates import Candidate
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
 from tunemesh.stage_workers.engines.metaschedule.options import SearchOptions
-from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
 from tunemesh.stage_workers.engines.metaschedule.spaces import Space
 from tunemesh.stage_workers.engines.metaschedule.transferring import Near
@@ -67,7 +66,8 @@ def propose(
     model = cost_model.fit(
         [example.features for example in state.examples],
         [example.latency for example in state.examples],
-        _prior(call),
+        prior.of(target, call.prior),
+        state.others,
     )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
@@ -97,13 +97,6 @@ def propose(
     state.round += 1
     state.pending |= found.keys()
     return list(found.items())
-
-
-def _prior(call: UpdateCall) -> Prior | None:
-    """What is known before anything is measured: of GPUs nothing, unless the call says it."""
-    if call.prior is not None:
-        return prior.load(call.prior)
-    return None if targets.is_gpu(call.target) else prior.load(prior.shipped())
 
 
 def _borrowed(call: UpdateCall, near: Sequence[Near]) -> dict[str, bytes]:

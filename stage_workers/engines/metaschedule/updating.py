@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,11 +20,16 @@ from tunemesh.stage_workers.engines.metaschedule import (
     ways,
     winograd_search,
 )
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Scored
 from tunemesh.stage_workers.engines.metaschedule.search_state import Example, SearchState
 from tunemesh.stage_workers.engines.metaschedule.transferring import Near
-from tunemesh.stage_workers.engines.protocol import Proposal, UpdateCall
+from tunemesh.stage_workers.engines.protocol import Examples, Proposal, UpdateCall
 from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
+
+HASH = re.compile("[0-9a-f]{16}")
+ELSEWHERE = 0.3
+"""Weight of a trial of the task under other conditions: what is fast there is mostly fast here."""
 
 
 def update(call: UpdateCall) -> Proposal:
@@ -31,7 +38,8 @@ def update(call: UpdateCall) -> Proposal:
     module = workloads.load(call.workload)
     spaces.require(module, call.target)
     state = _restore(workloads.structural_hash(module), call.search)
-    _learn(state, call)
+    _remember(state, call)
+    _learn(state, call.trials, call.workload, call.target)
     proposed = []
     if call.want:
         space = winograd_search.space(module, call.target)
@@ -80,21 +88,41 @@ def _restore(workload: str, search: bytes | None) -> SearchState:
     return state
 
 
-def _learn(state: SearchState, call: UpdateCall) -> None:
-    new = [trial for trial in call.trials if trial.candidate.hash not in state.seen]
+def _remember(state: SearchState, call: UpdateCall) -> None:
+    """What earlier jobs have tried."""
+    for here in _readable(call.here):
+        _learn(state, here.trials, here.workload, call.target)
+    state.seen |= {name for name in call.seen if HASH.fullmatch(name)}
+    for there in _readable(call.elsewhere):
+        others = [each for each in there.trials if not winograd_search.is_ours(each.candidate.schedule)]
+        best = min((each.estimate for each in others), default=math.inf)
+        state.learn_of_others(
+            [
+                Scored(math.log(best / each.latency), ELSEWHERE, each.features)
+                for each in _examples(others, there.workload, there.target)
+            ]
+        )
+
+
+def _readable(examples: Iterable[Examples]) -> list[Examples]:
+    return [each for each in examples if each.format == options.FORMAT]
+
+
+def _learn(state: SearchState, trials: Sequence[Trial], workload: bytes, target: str) -> None:
+    new = {each.candidate.hash: each for each in trials if each.candidate.hash not in state.seen}
     others = []
-    for trial in new:
+    for trial in new.values():
         state.tried(trial, trial.estimate)
         if not winograd_search.is_ours(trial.candidate.schedule):
             others.append(trial)
         elif trial.outcome == "wrong-result":
             state.inexact.add(winograd_search.unpack(trial.candidate.schedule).outputs)
-    state.learn(_examples(others, call))
+    state.learn(_examples(others, workload, target))
 
 
-def _examples(trials: Sequence[Trial], call: UpdateCall) -> list[Example]:
+def _examples(trials: Sequence[Trial], workload: bytes, target: str) -> list[Example]:
     """What the cost model learns from trials of MetaSchedule's own schedules."""
-    recalled = candidates.recall(call.workload, call.target, [trial.candidate.schedule for trial in trials])
+    recalled = candidates.recall(workload, target, [trial.candidate.schedule for trial in trials])
     return [
         Example(trial.estimate, candidate.features)
         for trial, candidate in zip(trials, recalled, strict=True)

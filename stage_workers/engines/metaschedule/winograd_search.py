@@ -152,6 +152,15 @@ def unpack(schedule: bytes) -> Knobs:
     return msgspec.json.decode(zlib.decompress(schedule).removeprefix(TAG), type=Knobs)
 
 
+def way(workload: bytes, schedule: bytes) -> str:
+    """How a schedule computes a workload, for people: empty where there is only one way."""
+    if is_ours(schedule):
+        outputs = unpack(schedule).outputs
+        return f"Winograd, tiles of {outputs}x{outputs}"
+    function = workloads.load(workload)["main"]
+    return "direct" if workloads.winograd_of(function) and anchors.find(function) is not None else ""
+
+
 def module(workload: Any, schedule: bytes) -> Any:
     """What is compiled for a schedule of a workload.
 
