@@ -68,6 +68,7 @@ class Core:
         strategy: its name, as :func:`~coordinator.scheduling.strategies.by_name` takes it. A
             :class:`SetStrategy` that is held by the broker overrides it.
         prices: of queues, see :mod:`coordinator.jobs.prices`.
+        reserved: see :class:`~coordinator.scheduling.dispatcher.Dispatcher`.
         make: makes a strategy from its name.
 
     Raises:
@@ -79,9 +80,11 @@ class Core:
         strategy: str,
         make: Callable[[str], strategies.Strategy] = strategies.by_name,
         prices: Mapping[str, float] | None = None,
+        reserved: float = 0.0,
     ) -> None:
         make(strategy)
         self._prices = prices or {}
+        self._reserved = reserved
         self._first_strategy = strategy
         self._make_strategy = make
         self._resources = Resources()
@@ -169,7 +172,7 @@ class Core:
 
     def _forget(self) -> None:
         self._resources.drop_flights()
-        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources)
+        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources, self._reserved)
         self._state = State(self._resources, Durations(), dispatcher, self._prices)
         self._lifecycle = Lifecycle(self._state)
         self._mishaps = Mishaps(self._state, self._lifecycle)

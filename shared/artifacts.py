@@ -73,7 +73,7 @@ class ArtifactStore:
         sha256 = hashlib.sha256(data).hexdigest()
         blob = Blob(sha256, len(data))
         try:
-            if not self._kept(blob):
+            if not self.kept(blob):
                 self._write(blob, data)
         except Exception as error:  # every backend has its own errors
             raise ArtifactError(
@@ -199,7 +199,7 @@ class ArtifactStore:
         except Exception as error:  # every backend has its own errors
             raise ArtifactError(f"cannot remove {name[:12]} from {self.url}: {_cause(error)}") from error
 
-    def _kept(self, blob: Blob) -> bool:
+    def kept(self, blob: Blob) -> bool:
         """Whether the blob is there, whole, and stays: it was made young before it was looked at, and it is
         still there after that."""
         try:
@@ -214,7 +214,7 @@ class ArtifactStore:
             if self._storage.size(*_place(blob)) not in (None, blob.size):
                 return False
             return not _digest_flaw(blob, self._storage.blocks(*_place(blob)))
-        except OSError:
+        except Exception:  # every backend has its own errors
             return False
 
     def _write(self, blob: Blob, data: Bytes) -> None:

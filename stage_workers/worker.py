@@ -73,6 +73,8 @@ class WorkerConfig:
     """The database that it writes down in what was measured; empty: none."""
     retention: float | None = None
     """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
+    shipped: bool = True
+    """Whether that database gets the records that come with Tunemesh."""
     temporary: bool = False
     """Whether the artifact store goes with the mesh."""
     name: str | None = None
@@ -193,7 +195,7 @@ def _work(
 
 def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> Context:
     # The database, like the driver, is asked for when it is needed: SQLAlchemy is slow to import.
-    records = Recorder(lambda: opened(config.records)) if config.records else None
+    records = Recorder(lambda: opened(config.records, config.shipped)) if config.records else None
     if device is None:
         return Context(sandbox, store, records=records)
     conditions = _persist(lambda: conditions_of(device), Unavailable)

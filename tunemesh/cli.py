@@ -19,7 +19,15 @@ import typer
 from rich.console import Console
 
 import tunemesh
-from tunemesh import compare_commands, job_commands, mesh_address, options, task_commands, tune_commands
+from tunemesh import (
+    compare_commands,
+    evaluation_commands,
+    job_commands,
+    mesh_address,
+    options,
+    task_commands,
+    tune_commands,
+)
 from tunemesh.broker_commands import broker_app
 from tunemesh.checks import check_engines
 from tunemesh.history_commands import jobs_app, sweep
@@ -109,6 +117,7 @@ def up(
     engine: options.Engines = None,
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
@@ -138,6 +147,7 @@ def up(
         records,
         options.prices_of(price),
         options.retention_of(retention),
+        reserve,
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
@@ -168,6 +178,7 @@ for _command in (
     tune_commands.quote,
     compare_commands.compare,
     task_commands.tasks,
+    evaluation_commands.zeroshot_eval,
     job_commands.status,
     job_commands.watch,
     job_commands.cancel,

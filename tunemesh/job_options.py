@@ -30,6 +30,9 @@ NONE = "none"
 AUTO = "auto"
 """The number of trials that the model needs."""
 
+OTHER_NAMES = {"effort": "--level"}
+"""Of fields, on the command line: people ask for a level, and a level has an effort."""
+
 JOB = "job"
 """The parameter of a command in whose place the options come."""
 
@@ -223,7 +226,7 @@ def setting_parameters() -> Iterator[inspect.Parameter]:
 
 def option_name(field: str) -> str:
     """What a field is called on the command line."""
-    return "--" + field.strip("_").replace("_", "-")
+    return OTHER_NAMES.get(field) or "--" + field.strip("_").replace("_", "-")
 
 
 def _fields(struct: type[Struct]) -> Sequence[Field]:

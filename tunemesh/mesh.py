@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -52,6 +53,7 @@ class LocalMesh:
         records: the database that workers write down in what they measure; none by default.
         prices: of queues, per hour; none by default.
         retention: days for which the results of jobs are kept; by default for ever.
+        reserved: share of the devices of each target that is kept for jobs of class gold.
 
     Raises:
         BadInput: there is no such strategy.
@@ -69,6 +71,7 @@ class LocalMesh:
         records: str = "",
         prices: Mapping[str, float] | None = None,
         retention: float | None = None,
+        reserved: float = 0.0,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -76,6 +79,7 @@ class LocalMesh:
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
+        self._reserved = reserved
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
@@ -193,6 +197,8 @@ class LocalMesh:
             coordinator += ["--journal", str(self._journal)]
         for queue, price in self._prices.items():
             coordinator += ["--price", f"{queue}={price}"]
+        if self._reserved:
+            coordinator += ["--reserve", str(self._reserved)]
         self._start("coordinator", "coordinator", coordinator, others)
         days = self._retention
         keeping = ["--retention", "none" if days is None else f"{days:g}"]
@@ -216,6 +222,7 @@ class LocalMesh:
         }
         if role == "worker" and self._records:
             environment[mesh_address.RECORDS] = self._records
+            environment |= {name: os.environ[name] for name in (mesh_address.SHIPPED,) if name in os.environ}
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

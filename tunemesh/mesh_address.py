@@ -14,6 +14,8 @@ BROKER = "TUNEMESH_BROKER_URL"
 ARTIFACTS = "TUNEMESH_ARTIFACTS"
 RECORDS = "TUNEMESH_RECORDS"
 """Where workers keep the records of what was measured: a file, or a database's URL; ``none``: nowhere."""
+SHIPPED = "TUNEMESH_SHIPPED_RECORDS"
+"""``none``: workers do not add the records that come with Tunemesh to theirs."""
 NONE = "none"
 
 

@@ -95,6 +95,18 @@ Prices = Annotated[
     ),
 ]
 
+Reserved = Annotated[
+    float,
+    typer.Option(
+        "--reserve",
+        min=0.0,
+        max=1.0,
+        help="Share of the devices of each target that is kept for jobs of class gold: 0.25 is one of"
+        " four, and a single device is for everybody. A spare job then has a device only where nobody else"
+        " waits for it.",
+    ),
+]
+
 
 RETENTION = "90"
 Retention = Annotated[str, typer.Option(help="Days for which the results of jobs are kept; none: for ever.")]

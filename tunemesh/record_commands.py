@@ -12,6 +12,7 @@ from rich.console import Console
 from tunemesh import mesh_address, options
 from tunemesh.client import Client
 from tunemesh.layout import MEMORY
+from tunemesh.learn_command import Which, address_of, existing, learn
 from tunemesh.record_tables import print_records, shown
 from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
@@ -20,18 +21,16 @@ from tunemesh.stage_workers.records.questions import Filter
 from tunemesh.terminal import add_row, complain, print_json, say, table
 
 if TYPE_CHECKING:
-    from tunemesh.stage_workers.records.database import Database
+    pass
 
 # SQLAlchemy takes a third of a second to import: other commands, and workers at their start, do without. So
 # what needs it is imported by the commands below.
 
 records_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+records_app.command()(learn)
 
 Format = Literal["jsonl", "metaschedule", "t4"]
 
-Which = Annotated[
-    str | None, typer.Option("--database", help="Of the records: a file, or the URL of a database.")
-]
 Task = Annotated[str, typer.Option(help="The beginning of a task's key.")]
 Operator = Annotated[str, typer.Option(help="A part of an operator's name: conv2d.")]
 Model = Annotated[str, typer.Option(help="A part of a model's name.")]
@@ -69,7 +68,7 @@ def list_(
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, since, visible_to)
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             found = queries.newest(connection, which, limit)
         print_records(found, records.id(), as_json)
@@ -94,7 +93,7 @@ def best(
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, since, visible_to)
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             found = [
                 each
@@ -118,7 +117,7 @@ def show(
 
     if not re.fullmatch("[0-9a-f]{1,32}", record):
         raise BadInput(f"{record!r} is no id of a record: tunemesh records list shows them")
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             found = queries.by_id(connection, record, Filter(visible_to=visible_to))
             if len(found) != 1:
@@ -142,6 +141,10 @@ def export(
     engine: Engine = "",
     tenant: Tenant = "",
     since: Since = "",
+    best: Annotated[
+        int,
+        typer.Option(min=0, help="Of each task so many of the fastest trials at most; 0: all. For jsonl."),
+    ] = 0,
     visible_to: VisibleTo = None,
     memory: options.Memory = MEMORY,
     database: Which = None,
@@ -151,7 +154,9 @@ def export(
     from tunemesh.stage_workers.records import exchange, queries, t4
 
     which = _filter(task, operator, model, target, device, engine, tenant, since, visible_to)
-    with _existing(database) as records:
+    if best and form != "jsonl":
+        raise BadInput("--best is for the format jsonl; others get all that was measured")
+    with existing(database) as records:
         if form == "metaschedule":
             count = record_exchange.write_metaschedule(records, which, to, memory)
             print(f"{count:,} trials written to {to}")
@@ -165,7 +170,7 @@ def export(
                 raise unusable(f"cannot write {to}", error) from None
             print(f"{len(found):,} trials written to {to}")
             return
-        print(f"{exchange.write(records, which, to):,} rows written to {to}")
+        print(f"{exchange.write(records, which, to, best):,} rows written to {to}")
 
 
 @records_app.command("import")
@@ -186,7 +191,7 @@ def import_(
 
     if not source.exists():
         raise BadInput(f"there is no {source}")
-    with Database(_address(database)) as records:
+    with Database(address_of(database)) as records:
         if source.is_dir():
             trials, new, skipped = record_exchange.read_metaschedule(source, records, source.name, memory)
             print(f"{trials:,} trials of MetaSchedule read from {source}, {new:,} new rows")
@@ -228,7 +233,7 @@ def prune(
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, "", None)
-    with _existing(database) as records, records.writing() as connection:
+    with existing(database) as records, records.writing() as connection:
         print(f"trials forgotten: {queries.prune(connection, which, time_of(older_than), keep):,}")
 
 
@@ -237,7 +242,7 @@ def stats(database: Which = None, as_json: options.AsJson = False) -> None:
     """How many records there are, of what, and where they come from."""
     from tunemesh.stage_workers.records import queries
 
-    with _existing(database) as records:
+    with existing(database) as records:
         with records.reading() as connection:
             counts = queries.counts(connection)
         if as_json:
@@ -274,7 +279,7 @@ def sync(
 
     address = mesh_address.find(broker, artifacts)
     synced = []
-    with Database(_address(database)) as records, Client(address.broker) as client:
+    with Database(address_of(database)) as records, Client(address.broker) as client:
         for each in record_exchange.sync(client, ArtifactStore(address.artifacts), records):
             synced.append(each)
             if each.error:
@@ -284,25 +289,6 @@ def sync(
     if as_json:
         print_json(synced)
     raise typer.Exit(TunemeshError.exit_code if any(each.error for each in synced) else 0)
-
-
-def _address(named: str | None) -> str:
-    address = named or mesh_address.records_of_this_machine()
-    if not address:
-        raise BadInput(f"{mesh_address.RECORDS} says that there are no records: give --database")
-    return address
-
-
-def _existing(named: str | None) -> Database:
-    """Raises:
-    BadInput: nothing was ever recorded there.
-    """
-    from tunemesh.stage_workers.records.database import Database
-
-    database = Database(_address(named))
-    if not database.exists:
-        raise BadInput(f"there are no records in {database.name} yet: tune something, or import some")
-    return database
 
 
 def _filter(

@@ -59,6 +59,7 @@ def worker(
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
         retention=options.retention_of(retention),
+        shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
     )
     raise typer.Exit(run_worker(config))
@@ -106,6 +107,7 @@ def coordinator(
     strategy: options.Strategy = "interleaved",
     journal: options.Journal = None,
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -117,4 +119,4 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices).run())
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve).run())

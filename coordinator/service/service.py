@@ -107,6 +107,7 @@ class Service:
         strategy: name of the strategy to start with, unless another one was set on this broker.
         journal: file in which all events and what follows from them are written down; none by default.
         prices: of queues, per hour; none by default.
+        reserved: share of the devices of each target that is kept for jobs of class gold.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -118,9 +119,12 @@ class Service:
         strategy: str = "interleaved",
         journal: Path | None = None,
         prices: Mapping[str, float] | None = None,
+        reserved: float = 0.0,
     ) -> None:
-        self._core = Core(strategy, prices=prices)
-        self._journal = Journal(journal, strategy, prices=prices) if journal is not None else None
+        self._core = Core(strategy, prices=prices, reserved=reserved)
+        self._journal = (
+            Journal(journal, strategy, prices=prices, reserved=reserved) if journal is not None else None
+        )
         self._name = process_name("coordinator")
         self._marker = Marker(start="")
         self._active = False

@@ -20,7 +20,7 @@ from tunemesh.shared.messages.basics import (
     Positive,
     Visibility,
 )
-from tunemesh.shared.messages.levels import AUTO, Level
+from tunemesh.shared.messages.levels import AUTO, CANDIDATES, Level
 
 INLINE_LIMIT = 64 * 1024
 """Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
@@ -229,6 +229,9 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     @property
     def budget(self) -> str:
         """How many trials, for people."""
+        if self.level.effort != "full":
+            each = CANDIDATES[self.level.effort]
+            return f"{each} trial{'s' if each > 1 else ''} of each task"
         return f"{self.level.trials} trials" if self.level.trials != AUTO else "as many trials as pay"
 
     def problem(self) -> str:
@@ -237,14 +240,14 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
             return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
         if any(blob.data is not None for blob in self.files.values()):
             return "the files of a model go through the artifact store"
-        if why := self.settings.problem():
+        if why := self.settings.problem() or self.level.problem():
             return why
         if self.samples is not None and self.settings.variants > 1:
             return "--inputs has the inputs of one set of shapes: tune the others in jobs of their own"
         if self.samples is not None and len(self.samples.data or b"") > INLINE_LIMIT:
             return f"inputs over {INLINE_LIMIT:,} bytes go through the artifact store"
         batch, trials = self.settings.batch, self.level.trials
-        if trials == AUTO and self.level.patience == 0:
+        if trials == AUTO and self.level.patience == 0 and self.level.effort == "full":
             return "without patience there has to be a number of trials"
         if trials > MOST_ROUNDS * batch:
             rounds = f"{trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"

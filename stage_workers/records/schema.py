@@ -131,6 +131,24 @@ RESULTS = Table(
     Index("results_by_job", "job"),
 )
 
+PRIORS = Table(
+    "priors",
+    METADATA,
+    _id(),
+    _name("family"),
+    _name("engine"),
+    Column("data", LargeBinary, nullable=False),
+    Column("used", Boolean, nullable=False),
+    Column("trials", Integer, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("held_out", Integer, nullable=False),
+    _number("correlation"),
+    _number("top1"),
+    _number("top8"),
+    _number("at"),
+    Index("priors_by_family", "engine", "family", "at"),
+)
+
 # -- How jobs ended, which is no part of what is exchanged --------------------------------------------------
 
 HISTORY = Table(

@@ -55,6 +55,13 @@ def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
     assert set(tune) - own == set(submit)
 
 
+@pytest.mark.parametrize("effort", ["instant", "quick", "full"])
+def test_a_level_is_how_much_is_tried(effort: str) -> None:
+    assert given("--level", effort).level == Level(effort=effort)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="bad service level"):
+        given("--level", "some")
+
+
 def test_nothing_given_is_all_defaults() -> None:
     assert given() == Plan(target="native", level=Level(), out=Path())
 

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from tests.unit.record_rows import ELSEWHERE, HERE, ORIGIN, around, confirmation, task, trial
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Origin
-from tunemesh.stage_workers.records import exchange, gathering, queries, rows, schema, t4
+from tunemesh.stage_workers.records import exchange, gathering, queries, rows, schema, shipped, t4
 from tunemesh.stage_workers.records.database import Database, row_of
-from tunemesh.stage_workers.records.questions import ALL, Filter
+from tunemesh.stage_workers.records.questions import ALL, Filter, Similar
 
 POOL = "b" * 64
 OTHER = Origin(job="other", accepted=500.0, tenant="gold", model="bert.onnx")
@@ -48,6 +48,64 @@ def database(tmp_path: Path) -> Database:
     found = Database(str(tmp_path / "records"))
     found.add(EVERYTHING)
     return found
+
+
+def similar(database: Database, task_: rows.Task, limit: int = 8, which: Filter = ALL) -> list[Similar]:
+    with database.reading() as connection:
+        return queries.similar(connection, task_.key, task_.operator, task_.target, which, limit)
+
+
+def test_similar_tasks_have_the_same_main_operator_and_a_target_of_the_same_kind(database: Database) -> None:
+    target = '{"kind": "llvm", "mcpu": "znver4"}'
+    for number, (name, its) in enumerate(
+        [
+            ("fused_conv2d3_add_relu", target),
+            ("conv2d", '{"kind": "llvm", "mcpu": "znver5"}'),
+            ("fused_conv2d_add", '{"kind": "cuda"}'),
+            ("fused_conv2d_transpose_add", "x"),
+            ("matmul", target),
+        ]
+    ):
+        key, data = f"{number}" * 64, rows.Workload(id=f"{number}" * 32, task=f"{number}" * 64, data=b"w")
+        measured = replace(trial(10 + number, 1e-3, key=key), workload=data.id)
+        database.add([task(name, key, its), data, measured, trial(20, None, key=key)])
+    asked = task("fused_conv2d_add2", "f" * 64, target)
+    found = similar(database, asked)
+    assert [each.task[0] for each in found] == ["0", "1"]
+    assert [one.trial.hash for one in found[0].found] == ["h10"]
+    assert found[0].workload == b"w"
+    assert [each.task[0] for each in similar(database, asked, limit=1)] == ["0"]
+    # A task is not similar to itself, and a model that is left out says nothing.
+    assert [each.task[0] for each in similar(database, task("conv2d", "0" * 64, target))] == ["1"]
+    assert similar(database, asked, which=Filter(without_model="net.onnx")) == []
+
+
+def test_of_each_task_the_best_are_exported(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "best.jsonl"
+    exchange.write(database, ALL, path, best=1)
+    other = Database(str(tmp_path / "other"))
+    exchange.read(path, other)
+    with other.reading() as connection:
+        found = {each.trial.hash for each in queries.newest(connection, ALL, 10)}
+        assert queries.fastest(connection, "a" * 64)[0].trial.hash == "h1"
+    assert found == {"h1", "h4"}
+
+
+def test_what_comes_with_tunemesh_is_added_once_and_comes_from_elsewhere(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "records"))
+    assert shipped.add(database) > 1000
+    assert shipped.add(database) == 0
+    with database.reading() as connection:
+        counts = queries.counts(connection)
+        known = queries.newest(connection, ALL, 1)[0]
+    assert database.id() not in counts.sources
+    assert counts.rows["trials"] > 1000
+    assert set(counts.outcomes) == {"measured"}
+    # It is not known here: nobody has measured it on this device.
+    which = Filter(source=database.id())
+    with database.reading() as connection:
+        assert queries.known(connection, known.trial.task, which) is None
+        assert queries.fastest(connection, known.trial.task)
 
 
 def content(database: Database) -> dict[str, list[rows.Row]]:
