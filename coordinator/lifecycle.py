@@ -36,7 +36,7 @@ from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_l
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import ImportDone, Quote, StepResult, Usage, ValidateDone
+from tunemesh.shared.messages import Cancelled, ImportDone, Quote, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -132,7 +132,8 @@ class Lifecycle:
         """Publish a step that a queue is free for."""
         state, job, ref = self._state, self._state.jobs[send.job], StepRef.parse(send.step)
         chunk_size = self._chunk_size(job, ref)
-        devices = state.resources.devices_of(job.ledger.request.target) if ref.stage == "import" else []
+        asking = ref.stage == "import" or (ref.stage == "model-update" and not ref.round)
+        devices = state.resources.devices_of(job.ledger.request.target) if asking else []
         step = job_steps.make_step(job, ref, send.attempt, chunk_size, devices)
         if send.attempt:
             text = f"sent again to {send.queue}, attempt {send.attempt + 1}"
@@ -219,7 +220,8 @@ class Lifecycle:
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
-        tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
+        known = trials.searched(job.ledger.request, done)
+        tasks = [first_ledger(spec, known.get(spec.id)) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
         quote = self._quote(
@@ -284,16 +286,26 @@ class Lifecycle:
         """Whether it is not too late to stop early: the model is not being assembled yet."""
         return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
 
-    def stop(self, job: Job, enough: str = "") -> None:
+    def stop(self, job: Job, enough: str = "", cancelled: Cancelled | None = None) -> None:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
-        begun. ``enough``: why, where nobody has asked for it."""
+        begun.
+
+        Args:
+            enough: why, where nobody has asked for it.
+            cancelled: who has, else.
+        """
         state = self._state
         self._take_over(job, state.sharing.so_far)
         flights = state.resources.flights()
         running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
         stopped = msgspec.structs.replace(
-            job.ledger, revision=job.ledger.revision + 1, stopped=True, enough=enough, tasks=tasks
+            job.ledger,
+            revision=job.ledger.revision + 1,
+            stopped=True,
+            enough=enough,
+            cancelled=job.ledger.cancelled or cancelled,
+            tasks=tasks,
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:

@@ -108,6 +108,27 @@ Reserved = Annotated[
 ]
 
 
+RETENTION = "90"
+Retention = Annotated[str, typer.Option(help="Days for which the results of jobs are kept; none: for ever.")]
+
+
+def retention_of(given: str) -> float | None:
+    """Days, from an option; ``None`` for ever.
+
+    Raises:
+        BadInput: it is no number of days.
+    """
+    if given == "none":
+        return None
+    try:
+        days = float(given.removesuffix("d"))
+    except ValueError:
+        days = math.nan
+    if not 0 <= days <= 36_500:
+        raise BadInput(f"--retention is a number of days, or none, not {given!r}")
+    return days
+
+
 def prices_of(given: Sequence[str] | None) -> dict[str, float]:
     """Prices by queue, from options.
 

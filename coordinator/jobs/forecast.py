@@ -12,7 +12,7 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Forecast, Ready
 from tunemesh.shared.messages import Stage
-from tunemesh.shared.messages.levels import CLASS_WEIGHT
+from tunemesh.shared.messages.levels import CANDIDATES, CLASS_WEIGHT
 
 
 def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = None) -> Ready:
@@ -110,9 +110,11 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         add("import", first)
         path += first
     if ledger.phase in ("importing", "tuning"):
-        budget = request.level.trials or allocation.automatic(len(keys), allocation.PATIENCE)
+        level = request.level
+        few = CANDIDATES.get(level.effort, 0) * len(keys)
+        budget = level.trials or few or allocation.automatic(len(keys), allocation.PATIENCE)
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
-        if ledger.stopped:
+        if ledger.stopped or not (open_tasks or ledger.phase == "importing"):
             trials = 0
         rounds = trials / batch
         closing = len(open_tasks)

@@ -120,7 +120,7 @@ def quote(job: Job, instant: float, mesh: Mesh, shared: int) -> Quote:
         tasks=len(ledger.tasks),
         known=sum(bool(task.closed and task.history) for task in ledger.tasks),
         shared=shared,
-        trials=level.trials,
+        trials=level.trials if any(not task.closed for task in ledger.tasks) else 0,
         seconds=seconds,
         device_seconds=device,
         cost=cost if job.prices else None,

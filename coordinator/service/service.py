@@ -31,6 +31,7 @@ from tunemesh.coordinator.events import (
     Arrived,
     CaughtUp,
     Connected,
+    Count,
     Declare,
     Dispatch,
     DispatchFailed,
@@ -289,7 +290,7 @@ class Service:
             return
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
         assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
-        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id)
+        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)
         self._give(event)
 
     def _begin(self) -> None:
@@ -345,6 +346,8 @@ class Service:
                 outbox.purge(queue)
             case PutAside(handle, reason):
                 self._held.put_aside(handle, reason)
+            case Count(census):
+                outbox.count(census)
             case Log(level, text, job, step, worker):
                 named = next((name for name in (step, job, worker) if name), "mesh")
                 fields = {"job": job, "step": step, "worker": worker}

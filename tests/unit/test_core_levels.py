@@ -16,17 +16,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_core import trials
-from tests.unit.world import World, request
+from tests.unit.world import FakeWorker, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
-from tunemesh.coordinator.jobs import levels, prices, progress
+from tunemesh.coordinator.jobs import levels, prices, progress, sharing
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.rest import Mesh, Rest
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import world as simulation
 from tunemesh.coordinator.simulation.scenario import Scenario, load_scenario
-from tunemesh.shared.messages import Cancel, JobEvent, Level, Standing, Usage, ValidateDone
+from tunemesh.shared.messages import (
+    Cancel,
+    JobEvent,
+    Level,
+    Profiled,
+    ProfileDone,
+    ProfileWork,
+    Standing,
+    Step,
+    StepResult,
+    Usage,
+    ValidateDone,
+    ValidateWork,
+)
 
 PRICES = {"profile": 36.0, "build-cpu": 3.6}
+
+
+class Failing(World):
+    """The first candidate of each task computes something else."""
+
+    def result(self, worker: FakeWorker, step: Step) -> StepResult:
+        found = super().result(worker, step)
+        if isinstance(found.result, ProfileDone) and step.round == 0:
+            wrong = [
+                Profiled(index=each.index, seconds=0.1, outcome="wrong-result", error="it differs")
+                for each in found.result.profiled
+            ]
+            found = msgspec.structs.replace(
+                found, result=msgspec.structs.replace(found.result, profiled=wrong)
+            )
+        return found
 
 
 def run(world: World, **level: object) -> Standing | None:
@@ -51,6 +80,45 @@ def test_a_job_ends_when_its_tasks_are_fast_enough() -> None:
     assert "times as fast, which is what was asked for" in ledger.enough
     assert {task.ended for task in ledger.tasks} == {ledger.enough}
     assert any(event.text.startswith("stopping early: its tasks are") for event in world.events)
+
+
+@pytest.mark.parametrize(("effort", "each"), [("instant", 1), ("quick", 8)])
+def test_with_less_effort_every_task_gets_the_same_few_candidates(effort: str, each: int) -> None:
+    world = World(tasks=3)
+    assert run(world, trials=0, effort=effort) is None
+    ledger = world.ledger("job")
+    assert [task.trials for task in ledger.tasks] == [each] * 3
+    assert trials(ledger) == ledger.request.level.trials == 3 * each
+
+
+def test_a_task_whose_only_candidate_fails_gets_another() -> None:
+    world = Failing(tasks=2)
+    run(world, trials=0, effort="instant")
+    tasks = world.ledger("job").tasks
+    assert all(task.best is not None for task in tasks)
+    assert [task.outcomes for task in tasks] == [{"wrong-result": 1, "measured": 1}] * 2
+
+
+def test_instant_measures_nothing_but_the_model() -> None:
+    world = World(tasks=1)
+    run(world, trials=0, effort="instant")
+    steps = [each.step for each in world.log if isinstance(each, Dispatch)]
+    given = {type(step.work): step.settings for step in steps}
+    assert (given[ProfileWork].repeats, given[ProfileWork].min_repeat_ms) == (1, 0)
+    assert given[ValidateWork] == request(batch=8, chunk=2).settings
+
+
+def test_jobs_of_different_effort_share_no_tasks() -> None:
+    world = World(tasks=1)
+    run(world, trials=8)
+    spec = world.ledger("job").tasks[0].spec
+    one, other = (request(shared=True, effort=effort) for effort in ("full", "instant"))
+    assert sharing.same_of(one, spec) != sharing.same_of(other, spec)
+
+
+def test_a_level_with_its_own_number_of_trials_takes_no_other() -> None:
+    assert "leave --trials out" in request(effort="quick", trials=5).problem()
+    assert request(effort="quick", trials=0).problem() == ""
 
 
 def test_a_latency_is_met_or_missed_by_that_of_the_whole_model() -> None:
