@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import shutil
 import sys
 
@@ -11,6 +12,8 @@ import msgspec
 
 from tunemesh.broker_config import node
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.stage_workers.engines.template import compiling
+from tunemesh.stage_workers.graph import device_code
 from tunemesh.stage_workers.sandbox import allocator
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "onnxruntime", "pika", "msgspec", "numpy")
@@ -32,6 +35,7 @@ def examine() -> list[Finding]:
         *map(_package, PACKAGES),
         _broker(),
         _linker(),
+        _compiler(),
         _allocator(),
         _cores(),
         _gpu(),
@@ -65,6 +69,11 @@ def _linker() -> Finding:
     return Finding(what="linker", ok=found is not None, found=found or "missing", advice=advice)
 
 
+def _compiler() -> Finding:
+    found = compiling.compiler(platform.machine()) or f"missing: {compiling.MISSING}"
+    return Finding(what="C compiler", ok=True, found=found)
+
+
 def _allocator() -> Finding:
     found = allocator.library() or "missing, workers are a little slower (package libjemalloc2)"
     return Finding(what="jemalloc", ok=True, found=found)
@@ -79,5 +88,10 @@ def _gpu() -> Finding:
     smi, nvcc = shutil.which("nvidia-smi"), shutil.which("nvcc")
     if smi is None:
         return Finding(what="GPU", ok=True, found="none (only needed for cuda targets)")
-    advice = "install the CUDA toolkit: nvcc is needed to build kernels"
-    return Finding(what="GPU", ok=nvcc is not None, found=f"{smi}, nvcc: {nvcc or 'missing'}", advice=advice)
+    compiler = f"NVRTC {nvrtc}" if (nvrtc := device_code.version()) else nvcc
+    return Finding(
+        what="GPU",
+        ok=compiler is not None,
+        found=f"{smi}, compiler of kernels: {compiler or 'missing'}",
+        advice=device_code.WITH,
+    )

@@ -55,7 +55,7 @@ def same_of(request: Request, spec: TaskSpec) -> Same | None:
         return None
     settings = [getattr(request.settings, name) for name in Settings.__struct_fields__ if name not in OWN]
     options = sorted(request.options.get(spec.engine, {}).items())
-    how = request.target, spec.engine, options, request.seed, settings
+    how = request.target, spec.engine, options, request.seed, settings, request.level.effort
     return Same(spec.key, msgspec.msgpack.encode(how))
 
 

@@ -25,6 +25,7 @@ from tunemesh.shared.messages.basics import (
     Stage,
     StepId,
     TaskId,
+    Visibility,
 )
 
 Outcome = Literal[
@@ -65,6 +66,8 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     model: Name = ""
     """For people, as the request names it."""
+    visibility: Visibility = "tenant"
+    """As in the request."""
 
 
 ConditionsId = Annotated[str, Meta(max_length=16)]

@@ -34,6 +34,7 @@ def of_job(origin: Origin) -> rows.Job:
         tenant=_text(origin.tenant),
         model=_text(origin.model),
         source="",
+        visibility=origin.visibility,
     )
 
 

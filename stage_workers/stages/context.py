@@ -13,7 +13,7 @@ from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import Blob, Conditions, Profiled, Step, TaskSpec
 from tunemesh.stage_workers.devices.drift import Drift
 from tunemesh.stage_workers.platforms.protocol import Imported
-from tunemesh.stage_workers.records.questions import Best, Found
+from tunemesh.stage_workers.records.questions import Best, Found, Memory, Similar
 from tunemesh.stage_workers.records.recorder import Batch
 from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
@@ -85,8 +85,19 @@ class Records(Protocol):
     ) -> Mapping[str, Best]:
         """What is known of tasks."""
 
-    def leaders(self, task: str, engine: str, since: float, tenant: str, limit: int) -> list[Found]:
+    def leaders(self, task: str, engine: str, tenant: str, limit: int) -> list[Found]:
         """The fastest schedules of a task, wherever they were measured."""
+
+    def memory(self, task: str, engine: str, conditions: str, tenant: str) -> Memory:
+        """What was tried of a task."""
+
+    def prior(self, engine: str, family: str) -> bytes | None:
+        """The newest prior."""
+
+    def similar(
+        self, task: str, operator: str, target: str, engine: str, tenant: str, limit: int
+    ) -> list[Similar]:
+        """The fastest schedules of other tasks with the same main operator."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
         msgspec.msgpack.encode((platform, work.model.sha256, files, samples, call), order="sorted")
     ).hexdigest()
     before = context.imported.get(key)
-    if before is not None and all(map(store.holds, filter(None, before[1:]))):
+    if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
     with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
         call = msgspec.structs.replace(

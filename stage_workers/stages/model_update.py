@@ -21,6 +21,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
+from tunemesh.stage_workers.records.questions import family_of
 from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
@@ -89,13 +90,21 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, 
         want=work.want,
         seed=step.seed,
         options=step.options.get(engine, {}),
+        prior=_prior(step, engine, context),
     )
+    begin = known.to_begin_with(work, step, context) if work.state is None else known.Beginning()
     learned = {trial.candidate.hash for trial in call.trials}
-    found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
     # What was taken over from another job is in the records, too.
-    found = [each for each in found if each.trial.hash not in learned]
+    found = [each for each in begin.leaders if each.trial.hash not in learned]
     before = [name for name in work.state.chosen if name not in learned] if work.state is not None else []
-    call = msgspec.structs.replace(call, want=work.want - len(found))
+    call = msgspec.structs.replace(
+        call,
+        want=work.want - len(found),
+        here=begin.here,
+        elsewhere=begin.elsewhere,
+        seen=begin.seen,
+        similar=begin.similar,
+    )
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
     chosen = {each.trial.hash: each.trial.schedule for each in found if each.trial.format == proposal.format}
@@ -106,8 +115,17 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, 
         missing = work.want - len(chosen)
         if missing == 0 or len(proposal.schedules) < call.want:
             return msgspec.structs.replace(proposal, schedules=list(chosen.items())), unknown
-        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
+        call = msgspec.structs.replace(
+            call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], similar=[], want=missing
+        )
         proposal = _asked(call, engine, context)
+
+
+def _prior(step: Step, engine: str, context: Context) -> bytes | None:
+    """The newest prior that was learned from the records, for the devices of the target."""
+    if context.records is None or step.settings.known == "never":
+        return None
+    return context.records.prior(engine, family_of(step.target))
 
 
 def _asked(call: UpdateCall, engine: str, context: Context) -> Proposal:

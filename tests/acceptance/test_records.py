@@ -36,7 +36,7 @@ from tunemesh.stage_workers.graph import canonical, workloads
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
 from tunemesh.stage_workers.records import gathering, queries, rows
 from tunemesh.stage_workers.records.database import Database
-from tunemesh.stage_workers.records.queries import Answering
+from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.questions import ALL, Filter
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.records.schema import TRIALS
@@ -139,7 +139,7 @@ def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
     tmp_path: Path, recorded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TVM is here already: it need not be imported by a sandbox.
-    monkeypatch.setattr(record_exchange, "_sandbox", lambda _memory: contextlib.nullcontext(FakeSandbox()))
+    monkeypatch.setattr(record_exchange, "sandbox_of", lambda *_: contextlib.nullcontext(FakeSandbox()))
     folder = tmp_path / "exported"
     count = record_exchange.write_metaschedule(recorded, ALL, folder, 4.0)
     with recorded.reading() as connection:
@@ -187,7 +187,7 @@ def test_what_is_known_of_a_task_is_built_for_the_same_task_of_another_model(
         connection.execute(TRIALS.update().values(conditions=HERE.id, at=time.time()))
     file = str(recorded.file)
     store = ArtifactStore(str(tmp_path / "artifacts"))
-    context = Context(FakeSandbox(), store, records=Recorder(lambda: Answering(file)))
+    context = Context(FakeSandbox(), store, records=Recorder(lambda: Remembering(file)))
     step = Step(
         id="second/-/-/-/import",
         job="second",

@@ -9,13 +9,17 @@ from tests.unit.world import BLOB, KNOWN, TUNED, FakeWorker, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
 from tunemesh.shared.messages import (
     AssembleWork,
+    Conditions,
     Confirmed,
+    Device,
     ImportDone,
     ImportWork,
     Request,
     Step,
     StepResult,
     TaskSpec,
+    UpdateWork,
+    WorkerStatus,
 )
 from tunemesh.shared.messages.levels import AUTO
 
@@ -152,3 +156,27 @@ def test_what_is_known_serves_a_job_that_would_not_search_longer(
     first = world.ledger("job").tasks[0]
     assert world.ledger("job").phase == "done"
     assert (first.trials == 0, first.ended == "an earlier job has tuned it") == (used, used)
+
+
+def test_who_asks_the_records_is_told_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import, and the first update of a task; those after that know what they need."""
+    device = Device(conditions=Conditions(device="EPYC", versions="1"), cache=7)
+    status = FakeWorker.status
+
+    def announced(worker: FakeWorker, leaving: bool = False) -> WorkerStatus:
+        found = status(worker, leaving)
+        if not found.serves.targets:
+            return found
+        return msgspec.structs.replace(found, serves=msgspec.structs.replace(found.serves, device=device))
+
+    monkeypatch.setattr(FakeWorker, "status", announced)
+    world = World(tasks=2)
+    world.publish(request("job"))
+    world.run("job")
+    told = [
+        (step.round, step.work.devices)
+        for step in (each.step for each in world.log if isinstance(each, Dispatch))
+        if isinstance(step.work, ImportWork | UpdateWork)
+    ]
+    assert {number for number, _ in told} > {0}
+    assert all(devices == ([device] if number == 0 else []) for number, devices in told)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tests.unit.record_rows import ELSEWHERE, HERE
 from tests.unit.stage_calls import MODEL, TIMING, FakeSandbox, expect, step
+from tests.unit.test_memory import prior
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
@@ -35,8 +36,9 @@ from tunemesh.shared.messages import (
     UpdateWork,
     Work,
 )
-from tunemesh.stage_workers.engines.protocol import BuildOutcome
-from tunemesh.stage_workers.records.queries import Answering
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, UpdateCall
+from tunemesh.stage_workers.records import memory
+from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
 from tunemesh.stage_workers.stages.known import to_begin_with
@@ -48,12 +50,12 @@ FIRST = Origin(job="first", accepted=time.time(), model="net")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Answering:
-    return Answering(str(tmp_path / "records.sqlite"))
+def database(tmp_path: Path) -> Remembering:
+    return Remembering(str(tmp_path / "records.sqlite"))
 
 
 @pytest.fixture
-def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Answering) -> Context:
+def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Remembering) -> Context:
     return Context(sandbox, store, "cpu", records=Recorder(lambda: database))
 
 
@@ -123,7 +125,30 @@ def test_the_same_model_again_needs_no_trials(recording: Context) -> None:
     assert not again.problem(["mock"])
 
 
-def test_it_is_assembled_and_recorded_once(recording: Context, database: Answering) -> None:
+def test_a_task_that_is_new_gets_the_best_of_others_with_the_same_operator(
+    recording: Context, sandbox: FakeSandbox, database: Remembering
+) -> None:
+    tune(recording)
+    spec = imported(recording).tasks[0]
+    with database.writing() as connection:
+        # As if the records knew both tasks by the same operator.
+        connection.exec_driver_sql("UPDATE tasks SET operator = 'conv2d_relu'")
+    new = replace(spec, key="9" * 64, name="fused_conv2d_add1")
+    for want, known, count in ((1, "first", 2), (8, "first", 2), (8, "never", 0)):
+        settings = replace(SETTINGS, known=known)
+        done(UpdateWork(task=new, want=want), recording, FIRST, settings=settings)
+        (call,) = [each for each in sandbox.records[-1:] if isinstance(each, UpdateCall)]
+        assert len(call.similar) == count
+        assert all(each.trials[0].latency == min(t.latency for t in each.trials) for each in call.similar)
+    # Later rounds have measurements of their own.
+    state = expect(UpdateDone, done(UpdateWork(task=new, want=1), recording, FIRST)).state
+    done(UpdateWork(task=new, want=1, state=state), recording, FIRST, 1)
+    call = sandbox.records[-1]
+    assert isinstance(call, UpdateCall)
+    assert call.similar == []
+
+
+def test_it_is_assembled_and_recorded_once(recording: Context, database: Remembering) -> None:
     tune(recording)
     before = rows(database)
     again = imported(recording)
@@ -137,7 +162,7 @@ def test_it_is_assembled_and_recorded_once(recording: Context, database: Answeri
     assert rows(database) == before
 
 
-def rows(database: Answering) -> int:
+def rows(database: Remembering) -> int:
     from tunemesh.stage_workers.records.queries import counts
 
     with database.reading() as connection:
@@ -178,7 +203,7 @@ def test_it_says_how_much_was_tried_to_find_it(recording: Context) -> None:
 
 
 def test_a_task_that_had_no_more_to_try_counts_as_searched_as_the_others_of_its_job(
-    recording: Context, database: Answering
+    recording: Context, database: Remembering
 ) -> None:
     from sqlalchemy import text
 
@@ -221,14 +246,14 @@ def test_what_is_measured_with_other_caches_is_not_the_same(recording: Context) 
 
 
 def test_what_others_have_measured_is_measured_again(
-    recording: Context, database: Answering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
+    recording: Context, database: Remembering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
 ) -> None:
     from tunemesh.stage_workers.records import exchange
     from tunemesh.stage_workers.records.questions import ALL
 
     tune(recording)
     exchange.write(database, ALL, tmp_path / "file")
-    other = Answering(str(tmp_path / "other.sqlite"))
+    other = Remembering(str(tmp_path / "other.sqlite"))
     exchange.read(tmp_path / "file", other)
     there = Context(sandbox, store, "cpu", records=Recorder(lambda: other))
     assert imported(there).known == {}
@@ -257,7 +282,7 @@ def test_what_cannot_be_built_any_more_is_tuned(recording: Context, sandbox: Fak
 
 
 def test_records_that_are_away_know_nothing(sandbox: FakeSandbox, store: ArtifactStore) -> None:
-    def away() -> Answering:
+    def away() -> Remembering:
         raise TunemeshError("the records are away")
 
     context = Context(sandbox, store, "cpu", records=Recorder(away))
@@ -301,8 +326,7 @@ def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> 
 def tried(context: Context) -> set[str]:
     assert context.records is not None
     return {
-        each.trial.hash
-        for each in context.records.leaders(imported(context).tasks[0].key, "mock", 0.0, "", 100)
+        each.trial.hash for each in context.records.leaders(imported(context).tasks[0].key, "mock", "", 100)
     }
 
 
@@ -332,7 +356,7 @@ def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording
 
 
 def test_schedules_in_another_format_are_not_given_to_an_engine(
-    recording: Context, database: Answering
+    recording: Context, database: Remembering
 ) -> None:
     from sqlalchemy import text
 
@@ -421,3 +445,83 @@ def test_a_model_of_which_something_is_gone_is_imported_again(
     file.unlink()
     assert imported(recording) == first
     assert (reads(sandbox), file.exists()) == (2, True)
+
+
+# -- What was tried before --------------------------------------------------------------------------------
+
+
+def search(context: Context, *devices: Device, **changes: Any) -> UpdateDone:
+    """The first round of a second job, for these devices."""
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    task = imported(context, second, devices=()).tasks[0]
+    return expect(
+        UpdateDone, done(UpdateWork(task=task, want=8, devices=list(devices)), context, second, **changes)
+    )
+
+
+def test_what_was_tried_on_such_a_device_is_not_proposed_again(recording: Context) -> None:
+    tune(recording, trials=8, assembled=False)
+    again = {each.hash for each in search(recording, DEVICE).candidates}
+    # But for the best four, which are measured again.
+    assert len(again & tried(recording)) == 4
+    elsewhere = {each.hash for each in search(recording, Device(conditions=ELSEWHERE)).candidates}
+    assert len(elsewhere & tried(recording)) > 4
+
+
+def test_what_failed_there_is_not_proposed_again(recording: Context, sandbox: FakeSandbox) -> None:
+    task = imported(recording, FIRST).tasks[0]
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, FIRST))
+    first, *others = update.candidates
+    trials = [Trial(candidate=each, outcome="run-failed", error="crashed") for each in others]
+    trials.append(Trial(candidate=first, outcome="measured", latencies=[0.1], conditions=HERE.id))
+    timing = replace(TIMING, started=FIRST.accepted, finished=FIRST.accepted)
+    done(
+        UpdateWork(task=task, want=0, trials=trials, timings=[timing], conditions=[HERE]), recording, FIRST, 1
+    )
+    again = {each.hash for each in search(recording, DEVICE).candidates}
+    assert again & {each.hash for each in update.candidates} == {first.hash}
+
+
+def given(sandbox: FakeSandbox) -> UpdateCall:
+    """What the engine was told at the first of its last calls."""
+    return next(
+        each for each in reversed(sandbox.records) if isinstance(each, UpdateCall) and each.search is None
+    )
+
+
+def test_the_engine_learns_from_what_was_tried(recording: Context, sandbox: FakeSandbox) -> None:
+    best = tune(recording, trials=8)["t00"]
+    search(recording, DEVICE, settings=replace(SETTINGS, known="first"))
+    call = given(sandbox)
+    (here,) = call.here
+    assert (len(here.trials), len(call.seen), call.elsewhere) == (8, 8, [])
+    assert (here.trials[0].candidate.hash, here.trials[0].latency) == (best.candidate.hash, best.latency)
+    search(recording, Device(conditions=ELSEWHERE))
+    call = given(sandbox)
+    assert (call.here, call.seen, [len(each.trials) for each in call.elsewhere]) == ([], [], [8])
+
+
+def test_how_old_it_is_does_not_matter(recording: Context) -> None:
+    """The best are measured again, and a schedule does not get better with time."""
+    best = tune(recording, trials=8, at=FIRST.accepted - 91 * DAY)["t00"]
+    again = [each.hash for each in search(recording, DEVICE).candidates]
+    assert again[0] == best.candidate.hash
+    assert len(set(again) & tried(recording)) == 4
+
+
+def test_nobody_asks_where_nothing_is_to_be_known(recording: Context, sandbox: FakeSandbox) -> None:
+    tune(recording, trials=8)
+    search(recording, DEVICE, settings=replace(SETTINGS, known="never"))
+    call = given(sandbox)
+    assert (call.here, call.elsewhere, call.seen) == ([], [], [])
+
+
+def test_updates_use_the_newest_prior(
+    recording: Context, database: Remembering, sandbox: FakeSandbox
+) -> None:
+    with database.writing() as connection:
+        memory.keep(connection, prior(0, 1.0, family="mock"))
+    search(recording, DEVICE)
+    assert given(sandbox).prior == b"prior 0"
+    search(recording, DEVICE, settings=replace(SETTINGS, known="never"))
+    assert given(sandbox).prior is None
