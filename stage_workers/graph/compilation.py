@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,7 +80,7 @@ def _kernel(module: Any, target: str, without: Sequence[str] = ()) -> bytes:
     functions = {str(name.name_hint): function for name, function in module.functions_items()}
     if all(objects.is_plain(function, target) for function in functions.values()):
         made = {
-            name: objects.compiled(function, _target_of(name, function, target), without)
+            name: objects.compiled(function, target, without, optimised=not _only_moves(name, function))
             for name, function in functions.items()
         }
         symbols = {name: symbol for name, (symbol, _) in made.items()}
@@ -91,16 +90,13 @@ def _kernel(module: Any, target: str, without: Sequence[str] = ()) -> bytes:
         return compile_and_link(module, target)
 
 
-def _target_of(name: str, function: Any, target: str) -> str:
-    """``target``, with nothing of LLVM's optimisation where a function only puts the elements of a weight
-    into another order: that runs once."""
-    if name == MAIN or targets.is_gpu(target):
-        return target
+def _only_moves(name: str, function: Any) -> bool:
+    """Whether a function of a kernel only puts the elements of a weight into another order: it runs once."""
+    if name == MAIN:
+        return False
     sizes = {math.prod(int(length) for length in parameter.shape) for parameter in function.params}
     # Where there are more elements in the end, they are computed.
-    if len(sizes) > 1 or max(sizes) > MOVED:
-        return target
-    return json.dumps({**json.loads(target), "opt-level": 0}, sort_keys=True)
+    return len(sizes) == 1 and max(sizes) <= MOVED
 
 
 def compile_and_link(module: Any, target: str) -> bytes:

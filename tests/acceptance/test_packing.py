@@ -252,13 +252,14 @@ def test_what_puts_a_small_weight_into_order_once_is_not_optimised(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     levels: list[int] = []
-    compiled = objects.compiled
+    made = objects._made
 
-    def noted(function: Any, target: str, left_out: list[str]) -> tuple[str, bytes]:
+    def noted(function: Any, target: str, left_out: list[str]) -> bytes:
         levels.append(int(targets.load(target).attrs["opt-level"]))
-        return compiled(function, target, left_out)
+        return made(function, target, left_out)
 
-    monkeypatch.setattr(objects, "compiled", noted)
+    monkeypatch.setattr(objects, "_made", noted)
+    monkeypatch.setattr(objects, "_known", {})
     monkeypatch.setattr(compilation, "MOVED", most)
     packing_ones = [each for each in trials if len(part(product, target, each).functions) == 2]
     assert packing_ones
