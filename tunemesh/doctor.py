@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import platform
 import shutil
 import sys
 
@@ -11,6 +12,7 @@ import msgspec
 
 from tunemesh.broker_config import node
 from tunemesh.shared.errors import TunemeshError
+from tunemesh.stage_workers.engines.template import compiling
 from tunemesh.stage_workers.graph import device_code
 from tunemesh.stage_workers.sandbox import allocator
 
@@ -33,6 +35,7 @@ def examine() -> list[Finding]:
         *map(_package, PACKAGES),
         _broker(),
         _linker(),
+        _compiler(),
         _allocator(),
         _cores(),
         _gpu(),
@@ -64,6 +67,11 @@ def _linker() -> Finding:
     found = shutil.which("ld") or shutil.which("gcc")
     advice = "sudo apt-get install --no-install-recommends binutils"
     return Finding(what="linker", ok=found is not None, found=found or "missing", advice=advice)
+
+
+def _compiler() -> Finding:
+    found = compiling.compiler(platform.machine()) or f"missing: {compiling.MISSING}"
+    return Finding(what="C compiler", ok=True, found=found)
 
 
 def _allocator() -> Finding:

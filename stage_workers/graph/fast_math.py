@@ -179,7 +179,7 @@ def _replaced(call: Any) -> Any:
     pipeline()
     name, dtype = str(call.op.name).removeprefix("tirx."), str(call.ty.dtype)
     base, *others = [_single(argument) for argument in call.args]
-    count = _small_whole(others[0]) if others else 0
+    count = small_whole(others[0]) if others else 0
     result = _call(f"pow{count}", base) if count else _call(name, base, *others)
     return result if dtype == SINGLE else tirx.Cast(dtype, result)
 
@@ -240,7 +240,7 @@ def _call(name: str, *arguments: Any) -> Any:
     return tvm.tirx.call_intrin(SINGLE, PREFIX + name, *arguments)
 
 
-def _small_whole(exponent: Any) -> int:
+def small_whole(exponent: Any) -> int:
     """An exponent that a product is made for; 0 for others."""
     from tvm import tirx
 

@@ -98,21 +98,26 @@ def cores(target: str) -> int:
     return int(json.loads(target).get("num-cores", 1))
 
 
-def vector_registers(target: str) -> tuple[int, int]:
-    """How many registers hold vectors on a canonical CPU target, and bits of each, as LLVM uses them."""
+def has(target: str, feature: str) -> bool:
+    """Whether a canonical CPU target has a feature, as LLVM calls it."""
     from tvm.target import codegen
 
-    compiled_for = load(target)
+    return bool(codegen.llvm_cpu_has_features(feature, load(target)))
 
-    def has(feature: str) -> bool:
-        return bool(codegen.llvm_cpu_has_features(feature, compiled_for))
 
+def architecture(target: str) -> str:
+    """Of a canonical CPU target, as its triple has it: ``x86_64``, ``aarch64``."""
+    return _triple(load(target)).partition("-")[0]
+
+
+def vector_registers(target: str) -> tuple[int, int]:
+    """How many registers hold vectors on a canonical CPU target, and bits of each, as LLVM uses them."""
     # TVM's own answer is 512 for any x86.
-    if has("avx512vl"):
-        return 32, 256 if has("prefer-256-bit") else 512
-    if has("avx"):
+    if has(target, "avx512vl"):
+        return 32, 256 if has(target, "prefer-256-bit") else 512
+    if has(target, "avx"):
         return 16, 256
-    return 32 if has("neon") else 16, 128
+    return 32 if has(target, "neon") else 16, 128
 
 
 def here(target: str) -> str:

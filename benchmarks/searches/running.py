@@ -1,0 +1,138 @@
+"""Run a search on real kernels, in this process and on this core."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from benchmarks.searches import operators
+from tunemesh.shared.messages import Candidate, Options, Settings, Trial
+from tunemesh.stage_workers import engines, platforms
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, TaskRef, UpdateCall
+from tunemesh.stage_workers.platforms.protocol import (
+    ExtractedTask,
+    ImportCall,
+    ProfileCall,
+    TargetCall,
+)
+
+SETTINGS = Settings(repeats=3, min_repeat_ms=3)
+BATCH = 16
+AS_GIVEN: Options = {"layout": "given", "convolutions": "direct"}
+
+
+class Tried(Struct, frozen=True, kw_only=True):
+    """One trial.
+
+    Attributes:
+        number: from 0.
+        hash: of the candidate.
+        latency: in seconds; ``None`` where there is none.
+        outcome: what became of it.
+        build: seconds.
+        profile: seconds.
+        since: seconds since the search began.
+    """
+
+    number: int
+    hash: str
+    latency: float | None
+    outcome: str
+    build: float
+    profile: float
+    since: float
+
+
+class Bench:
+    """An operator on this machine.
+
+    Attributes:
+        target: canonical.
+        task: what is tuned.
+    """
+
+    def __init__(self, name: str, layout: Literal["given", "chosen"]) -> None:
+        self.platform = platforms.load(platforms.TVM)
+        self.platform.preload()
+        self.target = self.platform.resolve_target(TargetCall(target="native")).canonical
+        options = AS_GIVEN if layout == "given" else {}
+        call = ImportCall(model=operators.model(name), target=self.target, options=options)
+        self.task: ExtractedTask = max(
+            self.platform.import_model(call).tasks, key=lambda task: len(task.workload)
+        )
+
+    def run(
+        self, engine_name: str, options: Options, seed: int, trials: int, seconds: float
+    ) -> Iterator[Tried]:
+        """Trials of a search, until there are so many or the time is over.
+
+        Raises:
+            ValueError: the engine does not take the operator.
+        """
+        engine: Engine = engines.load(engine_name)
+        ref = TaskRef(workload=self.task.workload, target=self.target, name="", key=self.task.key)
+        if why := engine.objection(ref):
+            raise ValueError(why)
+        began, state, new, number, best = time.perf_counter(), None, list[Trial](), 0, math.inf
+        while number < trials and time.perf_counter() - began < seconds:
+            proposal = engine.update(
+                UpdateCall(
+                    workload=self.task.workload,
+                    target=self.target,
+                    search=state,
+                    trials=new,
+                    want=min(BATCH, trials - number),
+                    seed=seed,
+                    options=options,
+                )
+            )
+            state, new = proposal.search, []
+            if not proposal.schedules:
+                return
+            for name, schedule in proposal.schedules:
+                trial, row = self.tried(engine, Candidate(number, name, schedule), best, began)
+                best = min(best, trial.latency)
+                new.append(trial)
+                yield row
+                number += 1
+
+    def tried(self, engine: Engine, candidate: Candidate, best: float, began: float) -> tuple[Trial, Tried]:
+        started = time.perf_counter()
+        built = engine.build(
+            BuildCall(workload=self.task.workload, target=self.target, schedule=candidate.schedule)
+        )
+        middle = time.perf_counter()
+        if built.artifact is None:
+            trial = Trial(candidate=candidate, outcome="build-failed", error=built.error)
+        else:
+            done = self.platform.profile(
+                ProfileCall(
+                    workload=self.task.workload,
+                    target=self.target,
+                    artifact=built.artifact,
+                    untuned=self.task.untuned,
+                    device="cpu",
+                    settings=SETTINGS,
+                    best=best if best < math.inf else None,
+                )
+            )
+            trial = Trial(
+                candidate=candidate,
+                outcome=done.outcome or "run-failed",
+                latencies=done.latencies,
+                error=done.error,
+            )
+        ended = time.perf_counter()
+        return trial, Tried(
+            number=candidate.index,
+            hash=candidate.hash,
+            latency=trial.latency if math.isfinite(trial.latency) else None,
+            outcome=trial.outcome,
+            build=middle - started,
+            profile=ended - middle,
+            since=ended - began,
+        )

@@ -1,0 +1,70 @@
+"""The engine that fills in templates: kernels in C whose tiles, blocks and orders are knobs, compiled by gcc
+or clang. TVM is imported when a method needs it, so that naming the engine costs nothing."""
+
+from __future__ import annotations
+
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Options
+from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.engines.protocol import (
+    BuildCall,
+    BuildOutcome,
+    ExportCall,
+    Exported,
+    Part,
+    PartCall,
+    Proposal,
+    ReadCall,
+    ReadRecords,
+    TaskRef,
+    UpdateCall,
+)
+from tunemesh.stage_workers.engines.template import options
+
+
+class TemplateEngine:
+    """Implements :class:`~stage_workers.engines.protocol.Engine`; what the methods promise is there."""
+
+    name = options.NAME
+    format = 1
+    """Templates and values of their knobs."""
+
+    def preload(self) -> None:
+        from tunemesh.stage_workers.engines.template import tuning  # noqa: F401
+        from tunemesh.stage_workers.graph import preloading
+
+        preloading.preload()
+
+    def objection(self, task: TaskRef) -> str:
+        if platforms.name_of(task.target) != platforms.TVM:
+            return f"the template engine does not tune for {task.target}"
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.objection(task)
+
+    def check_options(self, given: Options) -> None:
+        options.read(given)
+
+    def update(self, call: UpdateCall) -> Proposal:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.update(call, self.format)
+
+    def build(self, call: BuildCall) -> BuildOutcome:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.build(call)
+
+    def part(self, call: PartCall) -> Part:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.part(call)
+
+    def export(self, call: ExportCall) -> Exported:
+        """The program of the best kernel of each task."""
+        from tunemesh.stage_workers.engines.template import exporting
+
+        return Exported(files=exporting.files(call))
+
+    def read(self, call: ReadCall) -> ReadRecords:
+        raise BadInput("the template engine reads no records of others")

@@ -1,0 +1,125 @@
+"""What is computed of sums, as text of C: exactly what the task's own expression says, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tunemesh.stage_workers.engines.template.operators import Step
+from tunemesh.stage_workers.engines.template.text import CCode
+from tunemesh.stage_workers.graph import polynomials
+from tunemesh.stage_workers.graph.vector_code import SINGLE, TRUTH, Value
+
+OPERATORS = {
+    "Add": "add",
+    "Sub": "sub",
+    "Mul": "mul",
+    "Div": "div",
+    "Max": "max",
+    "Min": "min",
+    "LT": "lt",
+    "LE": "le",
+    "GT": "gt",
+    "GE": "ge",
+    "EQ": "eq",
+    "NE": "ne",
+    "And": "and",
+    "Or": "or",
+    "Not": "not",
+}
+"""Of TIR."""
+SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+LOGIC = {"and": "&", "or": "|", "not": "~"}
+LIBRARY = {
+    "exp": "expf",
+    "log": "logf",
+    "tanh": "tanhf",
+    "erf": "erff",
+    "pow": "powf",
+    "sqrt": "sqrtf",
+    "fabs": "fabsf",
+    "floor": "floorf",
+    "ceil": "ceilf",
+}
+"""Of the C library, one lane at a time."""
+FUNCTIONS = frozenset({*LIBRARY, "rsqrt", "sigmoid"})
+FAST = {
+    "fast_exp": polynomials.exp,
+    "fast_log": polynomials.log,
+    "fast_tanh": polynomials.tanh,
+    "fast_sigmoid": polynomials.sigmoid,
+    "fast_erf": polynomials.erf,
+    "fast_one_plus_erf": polynomials.one_plus_erf,
+    **{f"fast_pow{count}": polynomials.product(count) for count in range(1, polynomials.LARGEST_PRODUCT + 1)},
+}
+"""As arithmetic."""
+LONG = 12
+"""Steps from which on an epilogue stands in a loop, and not once for every register."""
+
+
+def is_long(steps: Sequence[Step]) -> bool:
+    """Whether it is so much code that it should be there once."""
+    own = sum(3 if step.name == "select" else 1 for step in steps if step.kind == "call")
+    fast = any(step.name in FAST or step.name in FUNCTIONS for step in steps)
+    return fast or own > LONG
+
+
+def library(steps: Sequence[Step]) -> str:
+    """The functions that go through the lanes."""
+    lines = []
+    inner = {"rsqrt": "sqrt", "sigmoid": "exp"}
+    for name in sorted({inner.get(step.name, step.name) for step in steps} & set(LIBRARY)):
+        inputs = ("x", "y") if name == "pow" else ("x",)
+        given = ", ".join(f"vec {each}" for each in inputs)
+        lanes = ", ".join(f"{each}[i]" for each in inputs)
+        lines.append(
+            f"INLINE vec lanes_{name}({given}) {{ vec r; "
+            f"for (int i = 0; i < LANES; ++i) r[i] = {LIBRARY[name]}({lanes}); return r; }}\n"
+        )
+    return "".join(lines)
+
+
+def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[str], str]:
+    """The lines that compute an epilogue, and the name of what they give.
+
+    Args:
+        sums: the name of the sums.
+        loads: what is loaded by each step that loads; of others empty.
+    """
+    code = CCode()
+    values: list[Value] = []
+    for step, loaded in zip(steps, loads, strict=True):
+        if step.kind == "acc":
+            value = code.value(SINGLE, sums)
+        elif step.kind == "constant":
+            value = code.constant(step.value, SINGLE)
+        elif step.kind == "load":
+            value = code.emit(SINGLE, loaded)
+        else:
+            value = _called(code, step.name, [values[number] for number in step.arguments])
+        values.append(value)
+    return code.lines, values[-1].name
+
+
+def _called(code: CCode, name: str, given: list[Value]) -> Value:
+    names = [each.name for each in given]
+    if name in FAST:
+        return FAST[name](*given)
+    if name in SYMBOLS:
+        return code.emit(SINGLE, f"{names[0]} {SYMBOLS[name]} {names[1]}")
+    if name in RELATIONS:
+        return code.emit(TRUTH, f"{names[0]} {RELATIONS[name]} {names[1]}")
+    if name == "not":
+        return code.emit(TRUTH, f"~{names[0]}")
+    if name in LOGIC:
+        return code.emit(TRUTH, f"{names[0]} {LOGIC[name]} {names[1]}")
+    if name in ("max", "min"):
+        # As TVM and x86: the second one where either is NaN.
+        return code.emit(SINGLE, f"{name}({names[0]}, {names[1]})")
+    if name == "select":
+        return code.emit(SINGLE, f"blend({names[0]}, {names[1]}, {names[2]})")
+    if name == "rsqrt":
+        return code.emit(SINGLE, f"all(1.0f) / lanes_sqrt({names[0]})")
+    if name == "sigmoid":
+        return code.emit(SINGLE, f"all(1.0f) / (all(1.0f) + lanes_exp(-{names[0]}))")
+    return code.emit(SINGLE, f"lanes_{name}({', '.join(names)})")

@@ -1,0 +1,27 @@
+"""The programs of the best kernels, for people to read and to use elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+from tunemesh.shared.messages import Trial
+from tunemesh.stage_workers.engines.protocol import ExportCall
+from tunemesh.stage_workers.engines.template import schedules, tuning
+
+
+def files(call: ExportCall) -> dict[str, bytes]:
+    """One for each task of which a kernel was measured, numbered in the order of the model."""
+    made = {}
+    for number, task in enumerate(call.tasks):
+        best = min(task.trials, key=_latency, default=None)
+        if best is None or math.isinf(best.latency):
+            continue
+        schedule = best.candidate.schedule
+        text = tuning.source(task.workload, call.target, schedule)
+        name = f"{number:02d}-{schedules.unpacked(schedule).template}.c"
+        made[name] = f"/* {best.candidate.hash}, {best.latency:.3e} s */\n{text}".encode()
+    return made
+
+
+def _latency(trial: Trial) -> float:
+    return trial.latency

@@ -1,0 +1,187 @@
+"""What a task computes, as templates need to know it: two operands whose products are summed up, and what is
+done element by element with the sums.
+
+It is recognised from the functions of TIR that Relax's operators become, whatever their names: a matrix
+product, a convolution of any layout, kernel, stride and padding, and a depthwise one are the same thing with
+other indices. Nothing here is text of C, and nothing of it knows TVM's types: :mod:`.recognition` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["acc", "constant", "load", "call"]
+"""A sum, a number, an element of a parameter, or a function of earlier steps."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One loop.
+
+    Attributes:
+        name: that of the variable in TIR.
+        extent: at least 2: shorter ones are no axes.
+        reduced: whether it is summed up along.
+    """
+
+    name: str
+    extent: int
+    reduced: bool
+
+
+@dataclass(frozen=True)
+class Form:
+    """A sum of a number and multiples of axes: where an element lies.
+
+    Attributes:
+        strides: by the number of the axis; 0 where it does not matter.
+        offset: at the origin.
+    """
+
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    def of(self, axes: Sequence[int]) -> tuple[int, ...]:
+        """The strides of these axes."""
+        return tuple(self.strides[axis] for axis in axes)
+
+    def uses(self, axis: int) -> bool:
+        return self.strides[axis] != 0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A dimension of an operand that is read beyond its ends, where it is zero.
+
+    Attributes:
+        form: which element of the dimension.
+        length: of the dimension: only from 0 up to it there is something to read.
+    """
+
+    form: Form
+    length: int
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One of the two factors.
+
+    Attributes:
+        parameter: which of the function it is.
+        form: elements from its first one.
+        windows: its padded dimensions.
+        weight: whether it is constant in the model.
+        size: its elements.
+    """
+
+    parameter: int
+    form: Form
+    windows: tuple[Window, ...]
+    weight: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One value of the computation behind the sums.
+
+    Attributes:
+        kind: see :data:`Kind`.
+        name: of the function of a call, as :mod:`.epilogues` knows it.
+        arguments: numbers of earlier steps.
+        value: of a constant.
+        parameter: that is loaded from.
+        form: and where.
+    """
+
+    kind: Kind
+    name: str = ""
+    arguments: tuple[int, ...] = ()
+    value: float = 0.0
+    parameter: int = 0
+    form: Form = Form(())
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A task.
+
+    Attributes:
+        axes: spatial ones in the order of the result, then those that are summed up along.
+        left: first factor.
+        right: second factor.
+        output: where a result goes in the output, which is the last parameter.
+        epilogue: what is computed of a sum; the last step is the result.
+        parameters: elements of each parameter of the function.
+    """
+
+    axes: tuple[Axis, ...]
+    left: Operand
+    right: Operand
+    output: Form
+    epilogue: tuple[Step, ...]
+    parameters: tuple[int, ...]
+
+    def forms(self) -> list[Form]:
+        """Of all that is read and written."""
+        loads = [step.form for step in self.epilogue if step.kind == "load"]
+        windows = [window.form for each in (self.left, self.right) for window in each.windows]
+        return [self.left.form, self.right.form, self.output, *loads, *windows]
+
+    @property
+    def multiplications(self) -> int:
+        return math.prod(axis.extent for axis in self.axes)
+
+
+def merged(operator: Operator) -> Operator:
+    """The same with as few axes as possible: two that lie one in the other wherever they are used are one."""
+    while True:
+        pair = next(
+            (
+                (outer, inner)
+                for outer in range(len(operator.axes))
+                for inner in range(len(operator.axes))
+                if outer != inner and _mergeable(operator, outer, inner)
+            ),
+            None,
+        )
+        if pair is None:
+            return operator
+        operator = _joined(operator, *pair)
+
+
+def _mergeable(operator: Operator, outer: int, inner: int) -> bool:
+    one, other = operator.axes[outer], operator.axes[inner]
+    if one.reduced != other.reduced:
+        return False
+    return all(form.strides[outer] == form.strides[inner] * other.extent for form in operator.forms())
+
+
+def _joined(operator: Operator, outer: int, inner: int) -> Operator:
+    def form(each: Form) -> Form:
+        kept = [stride for axis, stride in enumerate(each.strides) if axis != outer]
+        return Form(tuple(kept), each.offset)
+
+    def operand(each: Operand) -> Operand:
+        windows = tuple(Window(form(window.form), window.length) for window in each.windows)
+        return Operand(each.parameter, form(each.form), windows, each.weight, each.size)
+
+    one, other = operator.axes[outer], operator.axes[inner]
+    axis = Axis(f"{one.name}_{other.name}", one.extent * other.extent, one.reduced)
+    axes = [axis if number == inner else each for number, each in enumerate(operator.axes)]
+    del axes[outer]
+    epilogue = tuple(
+        Step("load", parameter=step.parameter, form=form(step.form)) if step.kind == "load" else step
+        for step in operator.epilogue
+    )
+    return Operator(
+        axes=tuple(axes),
+        left=operand(operator.left),
+        right=operand(operator.right),
+        output=form(operator.output),
+        epilogue=epilogue,
+        parameters=operator.parameters,
+    )

@@ -1,0 +1,72 @@
+"""What may be chosen of a kernel: knobs, and which of their values go together."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+Genome = tuple[int, ...]
+"""Which value each knob has, by number."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One choice.
+
+    Attributes:
+        name: for people, and in what is recorded.
+        values: that it may have, in their natural order.
+    """
+
+    name: str
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Space:
+    """All knobs of a kernel.
+
+    Attributes:
+        knobs: each with at least one value.
+        valid: whether values of all knobs make a kernel.
+        promise: what is known of values before anything is measured: more is better. Searches begin with what
+            promises much; what they find decides.
+    """
+
+    knobs: tuple[Knob, ...]
+    valid: Callable[[Sequence[int]], bool]
+    promise: Callable[[Sequence[int]], float] = lambda _: 0.0
+
+    @property
+    def size(self) -> int:
+        """Genomes that there are, valid or not."""
+        return math.prod(len(knob.values) for knob in self.knobs)
+
+    def values(self, genome: Genome) -> list[int]:
+        """What the knobs are set to."""
+        return [knob.values[index] for knob, index in zip(self.knobs, genome, strict=True)]
+
+    def is_valid(self, genome: Genome) -> bool:
+        return self.valid(self.values(genome))
+
+    def rank(self, genome: Genome) -> int:
+        """The number of a genome, from 0 up to the size."""
+        number = 0
+        for knob, index in zip(self.knobs, genome, strict=True):
+            number = number * len(knob.values) + index
+        return number
+
+    def genome(self, rank: int) -> Genome:
+        """The genome of a number."""
+        indices = []
+        for knob in reversed(self.knobs):
+            rank, index = divmod(rank, len(knob.values))
+            indices.append(index)
+        return tuple(reversed(indices))
+
+    def all(self) -> Iterator[Genome]:
+        """The valid genomes, in the order of their numbers."""
+        genomes = itertools.product(*(range(len(knob.values)) for knob in self.knobs))
+        return filter(self.is_valid, genomes)

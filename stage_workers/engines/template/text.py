@@ -1,0 +1,132 @@
+"""Formulas over vectors as text of C: what :mod:`.polynomials` writes down in LLVM's, in the vector types
+that gcc and clang have for every CPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from tunemesh.stage_workers.graph.vector_code import INTEGER, SINGLE, TRUTH, Code, Value, single
+
+TYPES = {SINGLE: "vec", INTEGER: "ivec", TRUTH: "ivec"}
+"""Truth is -1 or 0 in every lane, as comparisons give it."""
+OPERATIONS = {
+    "fadd": "+",
+    "fsub": "-",
+    "fmul": "*",
+    "fdiv": "/",
+    "add": "+",
+    "sub": "-",
+    "ashr": ">>",
+    "shl": "<<",
+    "and": "&",
+    "or": "|",
+}
+COMPARISONS = {"olt": "<", "slt": "<", "ogt": ">", "sgt": ">", "oeq": "==", "eq": "==", "ne": "!="}
+
+
+@dataclass(frozen=True)
+class CValue(Value):
+    """A vector in a program of C."""
+
+    def __neg__(self) -> Value:
+        return self.code.emit(self.kind, f"-{self.name}")
+
+    def __invert__(self) -> Value:
+        return self.code.emit(self.kind, f"~{self.name}")
+
+    def abs(self) -> Value:
+        return self.code.emit(SINGLE, f"(vec)((ivec){self.name} & 0x7fffffff)")
+
+    def _with(self, operation: str, other: Value | float) -> Value:
+        right = self.code.operand(other, self.kind)
+        return self.code.emit(self.kind, f"{self.name} {OPERATIONS[operation]} {right}")
+
+    def _compared(self, how: str, other: Value | float) -> Value:
+        right = self.code.operand(other, self.kind)
+        if how == "one":  # neither is NaN
+            return self.code.emit(TRUTH, f"({self.name} < {right}) | ({self.name} > {right})")
+        return self.code.emit(TRUTH, f"{self.name} {COMPARISONS[how]} {right}")
+
+    def _cast(self, how: str, kind: str) -> Value:
+        if how == "bitcast":
+            return self.code.emit(kind, f"({TYPES[kind]}){self.name}")
+        assert how == "sitofp"
+        return self.code.emit(kind, f"__builtin_convertvector({self.name}, vec)")
+
+
+@dataclass
+class CCode(Code):
+    """The body of a function of C over vectors of any number of lanes."""
+
+    lanes: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    def value(self, kind: str, name: str) -> Value:
+        """What has a name already."""
+        return CValue(self, kind, name)
+
+    def parameter(self, number: int) -> Value:
+        return CValue(self, SINGLE, f"x{number}")
+
+    def constant(self, value: float, kind: str) -> Value:
+        return CValue(self, kind, self.operand(value, kind))
+
+    def select(self, condition: Value, one: Value | float, other: Value | float) -> Value:
+        left, right = self.operand(one, SINGLE), self.operand(other, SINGLE)
+        return self.emit(SINGLE, f"blend({condition.name}, {left}, {right})")
+
+    def emit(self, kind: str, operation: str) -> Value:
+        name = f"t{len(self.lines)}"
+        self.lines.append(f"const {TYPES[kind]} {name} = {operation};")
+        return CValue(self, kind, name)
+
+    def operand(self, value: Value | float, kind: str) -> str:
+        if isinstance(value, Value):
+            return value.name
+        return f"all({number(value)})" if kind == SINGLE else str(int(value))
+
+
+def number(value: float) -> str:
+    """A constant of single precision, exactly."""
+    if math.isnan(value):
+        return '__builtin_nanf("")'
+    if math.isinf(value):
+        return "__builtin_inff()" if value > 0 else "-__builtin_inff()"
+    return f"{single(value).hex()}f"
+
+
+def vectors(lanes: int) -> str:
+    """What all programs begin with: vectors of so many lanes, and how to move them. Nothing needs to be
+    aligned to more than an element."""
+    broadcast = ", ".join(["x"] * lanes)
+    return f"""\
+#include <tvm/ffi/c_api.h>
+#include <math.h>
+#include <string.h>
+typedef float vec __attribute__((vector_size({4 * lanes})));
+typedef int ivec __attribute__((vector_size({4 * lanes})));
+typedef vec loose __attribute__((aligned(4), may_alias));
+#define LANES {lanes}
+#define INLINE static inline __attribute__((always_inline, unused))
+INLINE vec all(float x) {{ return (vec){{{broadcast}}}; }}
+INLINE vec load(const float *p) {{ return *(const loose *)p; }}
+INLINE vec part(const float *p, int count) {{ vec r = {{}}; memcpy(&r, p, 4 * count); return r; }}
+INLINE void store(float *p, vec x) {{ *(loose *)p = x; }}
+INLINE void store_part(float *p, vec x, int count) {{ memcpy(p, &x, 4 * count); }}
+INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (ivec)b)); }}
+#ifdef __AVX__
+#define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ \\
+  vec r; __asm__("v" #name "ps %2, %1, %0" : "=v"(r) : "v"(a), "v"(b)); return r; }}
+#else
+#define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ return blend(a sign b, a, b); }}
+#endif
+OF_TWO(max, >)
+OF_TWO(min, <)
+INLINE float *data(const TVMFFIAny *argument) {{
+  const DLTensor *tensor = argument->type_index == kTVMFFITensor
+      ? (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject))
+      : (const DLTensor *)argument->v_ptr;
+  return (float *)((char *)tensor->data + tensor->byte_offset);
+}}
+"""

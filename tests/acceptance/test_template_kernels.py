@@ -1,0 +1,348 @@
+"""Every kernel of a template computes what TVM's own code computes, whatever its knobs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.acceptance import direct
+from tunemesh.shared.messages import Candidate, Trial
+from tunemesh.stage_workers.engines.protocol import (
+    BuildCall,
+    ExportCall,
+    TaskRef,
+    TaskTrials,
+    UpdateCall,
+)
+from tunemesh.stage_workers.engines.template import TemplateEngine
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask
+
+ENGINE = TemplateEngine()
+KERNELS = 2
+"""Of each operator, at random."""
+
+
+@pytest.fixture(scope="module")
+def target() -> str:
+    direct.PLATFORM.preload()
+    return direct.resolve_target("native")
+
+
+def placeholder(*shape: int) -> Any:
+    from tvm import te
+
+    return te.placeholder(shape, name="x")
+
+
+def product(rows: int, columns: int, depth: int, transposed: bool = False, after: Any = None) -> list[Any]:
+    from tvm import te
+
+    a = placeholder(rows, depth)
+    b = placeholder(*((columns, depth) if transposed else (depth, columns)))
+    k = te.reduce_axis((0, depth), name="k")
+    c = te.compute(
+        (rows, columns),
+        lambda i, j: te.sum(a[i, k] * (b[j, k] if transposed else b[k, j]), axis=k),
+        name="product",
+    )
+    if after is None:
+        return [a, b, c]
+    bias, other = placeholder(columns), placeholder(rows, columns)
+    return [a, b, bias, other, te.compute(c.shape, lambda i, j: after(c[i, j] + bias[j], other[i, j]))]
+
+
+def batched() -> list[Any]:
+    from tvm import te
+
+    a, b = placeholder(2, 3, 17, 12), placeholder(2, 12, 3, 20)
+    k = te.reduce_axis((0, 12), name="k")
+    return [
+        a,
+        b,
+        te.compute((2, 3, 17, 20), lambda n, h, i, j: te.sum(a[n, h, i, k] * b[n, k, h, j], axis=k)),
+    ]
+
+
+def pointwise_channels_first() -> list[Any]:
+    from tvm import te
+
+    a, b = placeholder(2, 20, 5, 7), placeholder(9, 20, 1, 1)
+    k = te.reduce_axis((0, 20), name="k")
+    return [a, b, te.compute((2, 9, 5, 7), lambda n, c, y, x: te.sum(a[n, k, y, x] * b[c, k, 0, 0], axis=k))]
+
+
+def convolution(kernel: int, stride: int, pad: int, depthwise: bool = False, channels: int = 12) -> list[Any]:
+    from tvm import te, tirx
+
+    size, out = 9, 20
+    ends = (size + 2 * pad - kernel) // stride + 1
+    a = placeholder(2, size, size, channels)
+    padded = te.compute(
+        (2, size + 2 * pad, size + 2 * pad, channels),
+        lambda n, y, x, c: tirx.if_then_else(
+            tirx.all(y >= pad, y < size + pad, x >= pad, x < size + pad),
+            a[n, y - pad, x - pad, c],
+            tirx.const(0.0, "float32"),
+        ),
+        name="padded",
+    )
+    ry, rx = (te.reduce_axis((0, kernel), name=name) for name in ("ry", "rx"))
+    if depthwise:
+        b = placeholder(kernel, kernel, channels)
+        c = te.compute(
+            (2, ends, ends, channels),
+            lambda n, y, x, o: te.sum(
+                padded[n, y * stride + ry, x * stride + rx, o] * b[ry, rx, o], axis=[ry, rx]
+            ),
+        )
+    else:
+        rc = te.reduce_axis((0, channels), name="rc")
+        b = placeholder(kernel, kernel, channels, out)
+        c = te.compute(
+            (2, ends, ends, out),
+            lambda n, y, x, o: te.sum(
+                padded[n, y * stride + ry, x * stride + rx, rc] * b[ry, rx, rc, o], axis=[ry, rx, rc]
+            ),
+        )
+    return [a, b, te.compute(c.shape, lambda *at: te.max(c(*at), tirx.const(0.0, "float32")))]
+
+
+def channels_first(kernel: int, stride: int, pad: int) -> list[Any]:
+    from tvm import te, tirx
+
+    size, channels, out = 9, 6, 11
+    ends = (size + 2 * pad - kernel) // stride + 1
+    a, b = placeholder(2, channels, size, size), placeholder(out, channels, kernel, kernel)
+    padded = te.compute(
+        (2, channels, size + 2 * pad, size + 2 * pad),
+        lambda n, c, y, x: tirx.if_then_else(
+            tirx.all(y >= pad, y < size + pad, x >= pad, x < size + pad),
+            a[n, c, y - pad, x - pad],
+            tirx.const(0.0, "float32"),
+        ),
+        name="padded",
+    )
+    rc, ry, rx = (
+        te.reduce_axis((0, end), name=name)
+        for name, end in (("rc", channels), ("ry", kernel), ("rx", kernel))
+    )
+    c = te.compute(
+        (2, out, ends, ends),
+        lambda n, o, y, x: te.sum(
+            padded[n, rc, y * stride + ry, x * stride + rx] * b[o, rc, ry, rx], axis=[rc, ry, rx]
+        ),
+    )
+    return [a, b, c]
+
+
+def gelu(value: Any, other: Any) -> Any:
+    from tvm import tirx
+
+    return (
+        value * (tirx.const(1.0, "float32") + tirx.erf(value / tirx.const(2**0.5, "float32"))) * 0.5 + other
+    )
+
+
+def silu(value: Any, other: Any) -> Any:
+    from tvm import tirx
+
+    chosen = tirx.Select(other > tirx.const(0.0, "float32"), value, tirx.const(-1.0, "float32"))
+    return chosen * tirx.sigmoid(value) + tirx.exp(tirx.min(value, tirx.const(2.0, "float32")))
+
+
+OPERATORS: dict[str, tuple[Callable[[], list[Any]], list[int], bool]] = {
+    "product": (lambda: product(17, 50, 23), [], False),
+    "product of a weight": (lambda: product(33, 50, 40), [1], False),
+    "product of a weight from the left": (lambda: product(33, 50, 40), [0], False),
+    "transposed": (lambda: product(19, 37, 24, True), [], False),
+    "transposed weight": (lambda: product(19, 37, 24, True), [1], False),
+    "one row": (lambda: product(1, 72, 96), [1], False),
+    "GELU": (lambda: product(18, 48, 16, after=gelu), [1], True),
+    "library": (lambda: product(18, 48, 16, after=gelu), [], False),
+    "SiLU": (lambda: product(18, 48, 16, after=silu), [1], True),
+    "batched": (batched, [], False),
+    "1x1, channels first": (pointwise_channels_first, [1], False),
+    "3x3": (lambda: convolution(3, 1, 1), [1], False),
+    "3x3, stride 2": (lambda: convolution(3, 2, 1), [], False),
+    "5x5, no padding": (lambda: convolution(5, 1, 0), [1], False),
+    "1x1, stride 2": (lambda: convolution(1, 2, 0), [1], False),
+    "3x3, channels first": (lambda: channels_first(3, 1, 1), [1], False),
+    "3x3, channels first, stride 2": (lambda: channels_first(3, 2, 1), [], False),
+    "depthwise": (lambda: convolution(3, 1, 1, True, 24), [1], False),
+    "depthwise, stride 2": (lambda: convolution(5, 2, 2, True, 12), [1], False),
+}
+
+
+def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str) -> ExtractedTask:
+    import tvm
+    from tvm import te
+
+    from tunemesh.stage_workers.graph import compilation, fast_math, workloads
+
+    function = te.create_prim_func(tensors)
+    if weights:
+        function = function.with_attr(workloads.WEIGHTS, weights)
+    if fast:
+        function = fast_math.mark(tvm.IRModule({"main": function}), target)["main"]
+    module = workloads.of_function(function)
+    return ExtractedTask(
+        name="task",
+        key="0" * 64,
+        weight=1,
+        workload=workloads.pack(module),
+        untuned=compilation.build_untuned(module, target),
+    )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_kernels_compute_what_the_task_says(name: str, target: str) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+
+    made, weights, fast = OPERATORS[name]
+    task = task_of(made(), weights, fast, target)
+    assert ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key="")) == ""
+    taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    valid: list[Any] = []
+    while len(valid) < KERNELS:
+        genome = taken.space.genome(chance.randrange(taken.space.size))
+        valid += [genome] if taken.space.is_valid(genome) else []
+    for genome in valid:
+        _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+        built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+        assert built.artifact is not None, built.error
+        profiled = direct.profile(task, target, built.artifact)
+        assert profiled.outcome == "measured", (schedule, profiled.error)
+
+
+def two_layers() -> Any:
+    """A convolution with weights, and a product of what it gives."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    chance = np.random.default_rng(0)
+    weights = {
+        "w": chance.normal(0, 0.2, (24, 8, 3, 3)),
+        "b": chance.normal(0, 1, 24),
+        "v": chance.normal(0, 0.1, (24 * 36, 40)),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("Flatten", ["r"], ["f"]),
+            helper.make_node("MatMul", ["f", "v"], ["z"]),
+        ],
+        "layers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, 12, 12))],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, (1, 40))],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made.ir_version = 8
+    onnx.checker.check_model(made)
+    return made.SerializeToString()
+
+
+def tried(task: ExtractedTask, target: str, want: int = 6) -> list[Trial]:
+    """The first candidates of a task, measured."""
+    call = UpdateCall(workload=task.workload, target=target, want=want, seed=3, options={"search": "random"})
+    trials = []
+    for number, (name, schedule) in enumerate(ENGINE.update(call).schedules):
+        built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+        assert built.artifact is not None, built.error
+        done = direct.profile(task, target, built.artifact)
+        trials.append(
+            Trial(
+                candidate=Candidate(number, name, schedule),
+                outcome=done.outcome,
+                latencies=done.latencies,
+                error=done.error,
+            )
+        )
+    return trials
+
+
+def test_a_model_runs_with_kernels_of_templates(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "ENGINE", ENGINE)
+    model = two_layers()
+    imported = direct.import_model(model, target, options={})
+    tuned, files = [], []
+    for task in imported.tasks:
+        if ENGINE.objection(TaskRef(workload=task.workload, target=target, name=task.name, key=task.key)):
+            continue
+        trials = tried(task, target, 4)
+        assert {trial.outcome for trial in trials} == {"measured"}
+        best = min(trials, key=lambda trial: trial.latency)
+        tuned.append(direct.tuned_task(task, target, best))
+        files.append(TaskTrials(workload=task.workload, trials=trials))
+    assert len(tuned) == 2
+    assembled = direct.assemble(imported.model, target, tuned)
+    direct.assert_computes_the_same(model, assembled.tuned)
+    # The programs of the best can be read, and compiled by anybody.
+    sources = ENGINE.export(ExportCall(target=target, tasks=files)).files
+    assert sorted(sources) == ["00-convolution.c", "01-product.c"]
+    assert b"__tvm_ffi_main" in sources["01-product.c"]
+
+
+def test_a_template_with_a_mistake_never_wins(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunemesh.stage_workers.engines.template.contraction import Contraction
+
+    right = Contraction.source
+
+    def wrong(self: Contraction, symbol: str) -> str:
+        text = right(self, symbol)
+        assert "a0_0 += x" in text
+        return text.replace("a0_0 += x", "a0_0 -= x")
+
+    monkeypatch.setattr(Contraction, "source", wrong)
+    task = task_of(product(20, 48, 32), [1], False, target)
+    assert {trial.outcome for trial in tried(task, target, 3)} == {"wrong-result"}
+
+
+def test_a_program_that_cannot_be_compiled_is_the_candidates_outcome(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunemesh.stage_workers.engines.template.contraction import Contraction
+
+    monkeypatch.setattr(Contraction, "source", lambda *_: "int broken(")
+    task = task_of(product(20, 48, 32), [], False, target)
+    call = UpdateCall(workload=task.workload, target=target, want=1, seed=3)
+    ((_, schedule),) = ENGINE.update(call).schedules
+    built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+    assert built.outcome == "build-failed"
+    assert "error" in built.error
+
+
+def test_without_a_compiler_it_says_so_in_one_line(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(product(20, 48, 32), [], False, target)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
+    assert why == "the template engine needs a compiler of C: install gcc or clang"
+
+
+def test_what_no_template_knows_is_left_to_others(target: str) -> None:
+    from tvm import te
+
+    a = placeholder(16, 64)
+    k = te.reduce_axis((0, 64), name="k")
+    task = task_of([a, te.compute((16,), lambda i: te.max(a[i, k], axis=k))], [], False, target)
+    why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
+    assert why.startswith("no template fits: ")
+    cores = target.replace('"num-cores": 1', '"num-cores": 4')
+    why = ENGINE.objection(TaskRef(workload=task.workload, target=cores, name="", key=""))
+    assert why == "the template engine makes kernels of one thread only"
+
+
+@pytest.mark.parametrize(("cpu", "lanes"), [("haswell", 8), ("x86-64", 4)])
+def test_the_same_programs_are_compiled_for_older_cpus(target: str, cpu: str, lanes: int) -> None:
+    from tunemesh.stage_workers.engines.template import tuning
+
+    older = direct.resolve_target(f'{{"kind": "llvm", "mcpu": "{cpu}"}}')
+    task = task_of(product(20, 48, 32), [1], False, older)
+    widest = tuning.taken(task.workload, older).space.knobs[0].values[-1]
+    assert widest == lanes
+    assert {trial.outcome for trial in tried(task, older, 2)} == {"measured"}

@@ -1,0 +1,63 @@
+"""The compiler of C: found or missed in words, run once for a text, never without a limit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+
+import pytest
+
+from tunemesh import doctor
+from tunemesh.stage_workers.engines.template import compiling
+from tunemesh.stage_workers.engines.template.machine import Machine
+
+HERE = Machine(16, 4, platform.machine(), ())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known() -> None:
+    compiling._known.clear()
+
+
+def test_a_text_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def run(command: list[str], source: str) -> bytes:
+        runs.append(source)
+        return source.encode()
+
+    monkeypatch.setattr(compiling, "_run", run)
+    texts = ["int a;", "int b;", "int a;"]
+    assert [compiling.compiled(text, HERE) for text in texts] == [text.encode() for text in texts]
+    assert runs == ["int a;", "int b;"]
+
+
+def test_what_the_compiler_says_is_kept() -> None:
+    with pytest.raises(compiling.CompileFailed, match="error: expected"):
+        compiling.compiled("int f(", HERE)
+
+
+def test_a_compiler_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, timeout: float, **__: object) -> None:
+        raise subprocess.TimeoutExpired("gcc", timeout)
+
+    monkeypatch.setattr(subprocess, "run", late)
+    with pytest.raises(compiling.CompileTimedOut, match="more than 60 s"):
+        compiling.compiled("int a;", HERE)
+
+
+def test_a_missing_compiler_is_said_and_needs_no_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(compiling.CompileFailed, match="install gcc or clang"):
+        compiling.compiled("int a;", HERE)
+    (finding,) = [each for each in doctor.examine() if each.what == "C compiler"]
+    assert finding.ok
+    assert finding.found == f"missing: {compiling.MISSING}"
+
+
+def test_other_architectures_have_compilers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert compiling.compiler("riscv64") == "/usr/bin/riscv64-linux-gnu-gcc"
+    monkeypatch.setenv("CC", "clang-19")
+    assert compiling.compiler(platform.machine()) == "/usr/bin/clang-19"

@@ -1,0 +1,160 @@
+"""Searches over knobs: what they propose is valid, new, and the same every time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.engines.template import TemplateEngine, searches
+from tunemesh.stage_workers.engines.template.searches import reinforce
+from tunemesh.stage_workers.engines.template.searches.history import History, Tried
+from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
+
+LEARNING = [name for name in searches.NAMES if name != "random"]
+
+spaces = st.builds(
+    lambda counts, modulus: Space(
+        tuple(Knob(f"knob{number}", tuple(range(count))) for number, count in enumerate(counts)),
+        lambda values: sum(values) % modulus != 1,
+    ),
+    st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    st.integers(2, 5),
+)
+
+
+def wide() -> Space:
+    """Eight knobs, of which the sum of two is limited."""
+    counts = (4, 12, 4, 6, 7, 7, 2, 2)
+    knobs = tuple(Knob(f"knob{number}", tuple(range(count))) for number, count in enumerate(counts))
+    return Space(knobs, lambda values: values[0] + values[1] < 13)
+
+
+def slope(genome: Genome) -> float:
+    """A latency with one best place and knobs that depend on each other."""
+    a, b, c, d, e, f, g, h = genome
+    apart = (a - 2) ** 2 * 0.15 + abs(b - 8) * 0.05 * (1 + 0.3 * a) + abs(c - 1) * 0.05 + abs(d - 2) * 0.04
+    return 1e-4 * (1 + apart + abs(e - f + 1) * 0.06 + (g != h) * 0.2)
+
+
+def rounds(
+    name: str,
+    space: Space,
+    latency: Callable[[Genome], float],
+    count: int,
+    want: int = 16,
+    seed: int = 0,
+) -> list[list[Genome]]:
+    """What is proposed round by round."""
+    state, results, proposed = None, list[tuple[Genome, float]](), []
+    for _ in range(count):
+        state, genomes = searches.propose(name, space, state, results, want, seed)
+        results = [(genome, latency(genome)) for genome in genomes]
+        proposed.append(genomes)
+    return proposed
+
+
+@pytest.mark.parametrize("name", searches.NAMES)
+@settings(max_examples=8, deadline=None)
+@given(space=spaces, want=st.integers(1, 20), seed=st.integers(0, 5))
+def test_every_proposal_is_valid_and_new_until_there_is_none_left(
+    name: str, space: Space, want: int, seed: int
+) -> None:
+    def latency(genome: Genome) -> float:
+        return math.inf if sum(genome) % 7 == 3 else 1e-3 + 1e-4 * sum(genome)
+
+    everything = set(space.all())
+    left, state, results = set(everything), None, list[tuple[Genome, float]]()
+    for _ in range(4):
+        state, genomes = searches.propose(name, space, state, results, want, seed)
+        assert len(genomes) == len(set(genomes)) == min(want, len(left))
+        assert set(genomes) <= left
+        left -= set(genomes)
+        results = [(genome, latency(genome)) for genome in genomes]
+
+
+@pytest.mark.parametrize("name", searches.NAMES)
+def test_equal_calls_give_equal_proposals(name: str) -> None:
+    first, again = (rounds(name, wide(), slope, 5) for _ in range(2))
+    assert first == again
+    assert rounds(name, wide(), slope, 1, seed=1) != first[:1]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_a_search_that_learns_proposes_in_the_end_is_faster_than_chance(name: str) -> None:
+    def last(search: str) -> float:
+        batches = [batch for seed in range(3) for batch in rounds(search, wide(), slope, 14, seed=seed)[-3:]]
+        return statistics.mean(slope(genome) for batch in batches for genome in batch)
+
+    assert last(name) < 0.95 * last("random")
+
+
+@pytest.mark.parametrize("name", searches.NAMES)
+def test_what_is_known_of_a_thousand_trials_is_some_kilobytes(name: str) -> None:
+    space = wide()
+    state, results = None, list[tuple[Genome, float]]()
+    for _ in range(4):
+        state, genomes = searches.propose("random", space, state, results, 250, 0)
+        results = [(genome, slope(genome)) for genome in genomes]
+    state, genomes = searches.propose(name, space, state, results, 16, 0)
+    assert len(genomes) == 16
+    assert len(state) < 10_000
+
+
+def test_results_may_come_late_in_parts_and_of_others() -> None:
+    space = wide()
+    state, genomes = searches.propose("hill-climb", space, None, [], 16, 0)
+    results = [(genome, slope(genome)) for genome in genomes]
+    state, more = searches.propose("hill-climb", space, state, results[:5], 16, 0)
+    other = next(genome for genome in space.all() if genome not in {*genomes, *more})
+    state, last = searches.propose("hill-climb", space, state, [*results[5:], (other, 1e-5)], 16, 0)
+    assert len({*genomes, *more, other, *last}) == 49
+
+
+def test_where_everything_fails_the_search_goes_on() -> None:
+    for name in searches.NAMES:
+        proposed = rounds(name, wide(), lambda _: math.inf, 6)
+        assert [len(batch) for batch in proposed] == [16] * 6
+
+
+def test_the_policy_learns_which_values_are_fast() -> None:
+    space = Space((Knob("good", (0, 1)), Knob("idle", (0, 1, 2))), lambda _: True)
+    tried = [
+        Tried((good, idle), 1.0 if good else 2.0, batch, "reinforce")
+        for batch in range(4)
+        for good in range(2)
+        for idle in range(3)
+    ]
+    good, idle = reinforce.learned(History(space, tried))
+    assert good[1] > good[0] + 1
+    assert idle.max() - idle.min() < 0.5
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_searches_begin_with_what_promises_much(name: str) -> None:
+    plain = wide()
+    space = Space(plain.knobs, plain.valid, lambda values: float(values[4]))
+    promised = [sum(genome[4] for genome in rounds(name, each, slope, 1)[0]) for each in (space, plain)]
+    assert promised[0] > 1.3 * promised[1]
+
+
+def test_every_search_can_be_asked_for_and_no_other() -> None:
+    engine = TemplateEngine()
+    for name in searches.NAMES:
+        engine.check_options({"search": name})
+    with pytest.raises(BadInput, match=r"there is no search 'luck'; there are random, .*portfolio"):
+        engine.check_options({"search": "luck"})
+    with pytest.raises(BadInput, match="template has no option 'knobs'"):
+        engine.check_options({"knobs": "9"})
+
+
+def test_genomes_have_numbers() -> None:
+    space = wide()
+    for rank in (0, 1, 4711, space.size - 1):
+        assert space.rank(space.genome(rank)) == rank
+    assert space.values(space.genome(space.size - 1)) == [knob.values[-1] for knob in space.knobs]
