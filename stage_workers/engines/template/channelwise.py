@@ -134,7 +134,7 @@ class Channelwise(Contraction):
             lines.append(f"if ({' && '.join(tests)}) {{" if tests else "{")
             for (distance, _), users in group:
                 for j in range(count):
-                    lines.append(f"  {{ const vec x = load(s + {distance} + n + {j * lanes});")
+                    lines.append(f"  {{ vec x = load(s + {distance} + n + {j * lanes}); IN_REGISTER(x);")
                     lines += [
                         f"    a{row}_{j} += x * load(v + {weight} + n + {j * lanes});"
                         for row, weight in users
