@@ -1,13 +1,15 @@
 """Kill -9 whatever runs, from the first second on, and see what comes of it (``python -m benchmarks.chaos``).
 
 Thirty mock jobs on a broker, a coordinator, and workers with their fork servers and sandboxes. Any of them is
-killed at any moment, 300 times; in between the broker is away for two minutes. Every job must end, with every
-trial counted once, and in the end the mesh must take a new job.
+killed at any moment, 300 times; in between the broker is away for two minutes. Jobs share tasks, three by
+three, some are cancelled, and the database of records is away, locked, full and slow now and then. Every job
+must end, with every trial counted once and recorded once, and in the end the mesh must take a new job.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -16,10 +18,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from benchmarks import chaos_records
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.children import Child, Children
 from tunemesh.client import Client
@@ -28,25 +33,35 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings
 
-MODEL = b"""
+MODEL = """
 tasks:
-  - {name: a, weight: 3}
-  - {name: b, weight: 1}
-durations: {model-update: 0.05, build: 0.02, profile: 0.02}
+  - {{name: a, weight: 3}}
+  - {{name: {other}, weight: 1}}
+durations: {{model-update: 0.05, build: 0.02, profile: 0.02}}
 """
 TRIALS = 60
+ALIKE = 3
+"""Jobs that have tasks in common: the first task all of them, the second two of three."""
+CANCELLED = 0.1
+"""Share of the jobs that are cancelled at some moment."""
 LIMIT = 1800.0
 """Seconds after which what has not ended counts as hung."""
 
 
 class Mesh:
-    """The processes, started again whenever they end; the broker not while it is held away."""
+    """The processes, started again whenever they end; the broker not while it is held away.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        records: address of the database; by default one of SQLite in ``folder``.
+    """
+
+    def __init__(self, folder: Path, records: str = "") -> None:
         self.node = PrivateNode(folder / "node")
         self.artifacts = str(folder / "artifacts")
         self.children = Children()
         self.away_until = 0.0
+        self.database = None if records else chaos_records.SQLite(folder, self.workers)
+        self.records = records or getattr(self.database, "address", "")
         self.node.start()
         for name, role, arguments in (
             ("coordinator", "coordinator", ["coordinator"]),
@@ -63,7 +78,13 @@ class Mesh:
                 "TUNEMESH_BROKER_URL": self.node.url(role),  # type: ignore[arg-type]
                 "TUNEMESH_ARTIFACTS": self.artifacts,
             }
+            if role == "worker":
+                environment["TUNEMESH_RECORDS"] = self.records
             self.children.start(Child(name, arguments, environment, log=folder / f"{name}.log"))
+
+    def workers(self) -> list[int]:
+        """Process ids of those who write records."""
+        return [pid for name, pid in self.children.pids.items() if name != "coordinator"]
 
     def supervise(self) -> None:
         """Start again what has ended."""
@@ -122,29 +143,40 @@ def kill_one(mesh: Mesh, rng: random.Random, killed: Counter[str]) -> None:
     killed[name.partition("/")[0] + ("'s child" if "/" in name else "")] += 1
 
 
-def submit(client: Client, store: ArtifactStore, job: str, seed: int) -> None:
-    settings = Settings(chunk=4, batch=16)
+def submit(client: Client, store: ArtifactStore, job: str, number: int) -> None:
+    group, place = divmod(number, ALIKE)
+    model = MODEL.format(other="b" if place < ALIKE - 1 else "c").encode()
     request = Request(
         job=job,
-        model=store.put(MODEL),
+        model=store.put(model),
         target="mock",
-        level=Level(trials=TRIALS, shared=False),
+        level=Level(trials=TRIALS),
         engines=["mock"],
-        seed=seed,
-        settings=settings,
+        seed=group,
+        # They are to tune, not to find out that another group has.
+        settings=Settings(chunk=4, batch=16, known="never"),
     )
-    for _ in range(100):
+    patiently(f"the request for {job}", lambda: client.submit(request))
+
+
+def patiently(what: str, publish: Callable[[], None]) -> None:
+    """Publish, again and again while the broker is away.
+
+    Raises:
+        TunemeshError: it does not come back.
+    """
+    for _ in range(200):
         try:
-            client.submit(request)
-        except TunemeshError:  # the broker is away
+            return publish()
+        except TunemeshError:
             time.sleep(0.5)
-        else:
-            return
-    raise TunemeshError(f"the request for {job} could not be published")
+    raise TunemeshError(f"{what} could not be published")
 
 
-def judge(store: ArtifactStore, event: JobEvent) -> str:
+def judge(store: ArtifactStore, event: JobEvent, cancelled: bool) -> str:
     """What is wrong with a job that has ended; nothing if all is well."""
+    if event.kind == "cancelled" and cancelled:
+        return ""
     if event.kind != "done" or event.assembled is None or event.progress is None:
         return f"{event.kind}: {event.text}"
     tried = [
@@ -154,8 +186,10 @@ def judge(store: ArtifactStore, event: JobEvent) -> str:
     ]
     if len(tried) != len(set(tried)):
         return f"{len(tried) - len(set(tried))} trials counted twice"
-    if not len(tried) == event.progress.trials == TRIALS:
-        return f"{len(tried)} trials in its history, {event.progress.trials} counted, {TRIALS} asked for"
+    own = event.progress.trials
+    taken = sum(task.taken.trials for task in event.progress.tasks if task.taken is not None)
+    if not (len(tried) == own + taken >= TRIALS >= own):
+        return f"{len(tried)} trials in its history, {own} counted, {taken} of others, {TRIALS} asked for"
     return ""
 
 
@@ -165,41 +199,79 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=30)
     parser.add_argument("--away", type=float, default=120.0, help="seconds without a broker, half way")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--records", default="", help="database of PostgreSQL, without troubles of its own")
     parser.add_argument("--folder", type=Path, help="keeps data and logs; a temporary one by default")
     chosen = parser.parse_args()
-    rng = random.Random(chosen.seed)
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="tunemesh-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
+    found = run(folder, chosen.kills, chosen.jobs, chosen.away, chosen.seed, chosen.records)
+    print(json.dumps(found, indent=2))
+    return 1 if found["wrong"] else 0
+
+
+def run(
+    folder: Path, kills: int, jobs: int, away: float = 0.0, seed: int = 1, records: str = ""
+) -> dict[str, Any]:
+    """Jobs on a mesh of which processes are killed. What happened, and what is ``wrong`` with it, by job.
+
+    Args:
+        away: seconds without a broker, half way.
+        records: address of the database; by default one of SQLite, with troubles of its own.
+    """
+    rng = random.Random(seed)
     began = time.monotonic()
-    mesh = Mesh(folder)
+    mesh = Mesh(folder, records)
     killed: Counter[str] = Counter()
+    troubles: Counter[str] = Counter()
     end = threading.Event()
-    killer = threading.Thread(
-        target=kill_them, args=(mesh, rng, chosen.kills, chosen.away, killed, end), daemon=True
-    )
-    killer.start()  # the mesh is still starting
+    # The mesh is still starting.
+    killer = threading.Thread(target=kill_them, args=(mesh, rng, kills, away, killed, end), daemon=True)
+    killer.start()
+    calm = threading.Event()
+    troubling = threading.Thread(target=_trouble, args=(mesh, seed, troubles, calm), daemon=True)
+    troubling.start()
     problems: dict[str, str] = {}
     try:
-        run(mesh, chosen.jobs, killer, problems, began)
+        figures = _all_jobs(mesh, jobs, rng, killer, problems, began, lambda: _calmed(calm, troubling))
     finally:
         end.set()
         killer.join(10.0)
+        _calmed(calm, troubling)
         mesh.stop()
-    found = {
+    return {
         "kills": killed.total(),
         "by process": dict(killed.most_common()),
-        "jobs": chosen.jobs,
+        "troubles of the database": dict(troubles.most_common()),
+        "jobs": jobs,
+        **figures,
         "wrong": problems,
         "seconds": round(time.monotonic() - began),
     }
-    print(json.dumps(found, indent=2))
-    return 1 if problems else 0
 
 
-def run(mesh: Mesh, count: int, killer: threading.Thread, problems: dict[str, str], began: float) -> None:
-    """All jobs, then one more; what is wrong goes into ``problems``."""
+def _trouble(mesh: Mesh, seed: int, had: Counter[str], calm: threading.Event) -> None:
+    if mesh.database is not None:
+        chaos_records.trouble(mesh.database, random.Random(seed), had, calm)
+
+
+def _calmed(calm: threading.Event, troubling: threading.Thread) -> None:
+    calm.set()
+    troubling.join(2 * chaos_records.LONGEST)
+
+
+def _all_jobs(
+    mesh: Mesh,
+    count: int,
+    rng: random.Random,
+    killer: threading.Thread,
+    problems: dict[str, str],
+    began: float,
+    calmed: Callable[[], None],
+) -> dict[str, int]:
+    """All jobs, then one more; what is wrong goes into ``problems``. Figures of what there was."""
     store = ArtifactStore(mesh.artifacts)
     jobs = [f"job{number}" for number in range(count)]
+    cancelled = {job: rng.uniform(0.0, 2.0 * count) for job in jobs if rng.random() < CANCELLED}
     stop = threading.Event()
 
     def supervise() -> None:
@@ -210,15 +282,29 @@ def run(mesh: Mesh, count: int, killer: threading.Thread, problems: dict[str, st
     supervisor.start()
     try:
         client = connected(mesh, [*jobs, "last"])
-        for seed, job in enumerate(jobs):
-            submit(client, store, job, seed)
-        follow(client, store, jobs, problems, began)
+        for number, job in enumerate(jobs):
+            submit(client, store, job, number)
+        ended = follow(client, store, jobs, problems, began, cancelled)
         killer.join(LIMIT)
-        submit(client, store, "last", 1000)
-        follow(client, store, ["last"], problems, time.monotonic())
+        calmed()
+        submit(client, store, "last", 3000)
+        ended |= follow(client, store, ["last"], problems, time.monotonic(), {})
+        figures, wrong = chaos_records.compared(client, store, mesh.records, ended)
+        problems.update(wrong)
     finally:
         stop.set()
         supervisor.join(30.0)
+    return {
+        "cancelled": sum(event.kind == "cancelled" for event in ended.values()),
+        "trials": sum(event.progress.trials for event in ended.values() if event.progress is not None),
+        "tasks taken over": sum(
+            task.taken is not None
+            for event in ended.values()
+            if event.progress is not None
+            for task in event.progress.tasks
+        ),
+        **figures,
+    }
 
 
 def connected(mesh: Mesh, jobs: list[str]) -> Client:
@@ -234,17 +320,31 @@ def connected(mesh: Mesh, jobs: list[str]) -> Client:
 
 
 def follow(
-    client: Client, store: ArtifactStore, jobs: list[str], problems: dict[str, str], began: float
-) -> None:
-    left = set(jobs)
+    client: Client,
+    store: ArtifactStore,
+    jobs: list[str],
+    problems: dict[str, str],
+    began: float,
+    cancelled: dict[str, float],
+) -> dict[str, JobEvent]:
+    """The last event of each job; those to be ``cancelled`` are, after so many seconds."""
+    ended: dict[str, JobEvent] = {}
+    due = dict(cancelled)
+    first = time.monotonic()
     for event in client.follow(jobs, idle=0.2):
+        for job in [job for job, after in due.items() if time.monotonic() - first > after]:
+            del due[job]
+            # Where the broker is away it is not cancelled then.
+            with contextlib.suppress(TunemeshError):
+                client.cancel(job)
         if event is not None and event.kind in FINAL_KINDS:
-            left.discard(event.job)
-            if why := judge(store, event):
+            ended[event.job] = event
+            if why := judge(store, event, event.job in cancelled):
                 problems[event.job] = why
         if time.monotonic() - began > LIMIT:
-            problems.update(dict.fromkeys(left, f"hung: not ended after {LIMIT:.0f} s"))
-            return
+            problems.update({job: f"hung: not ended after {LIMIT:.0f} s" for job in jobs if job not in ended})
+            break
+    return ended
 
 
 if __name__ == "__main__":

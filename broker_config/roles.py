@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from tunemesh.broker_config.topology import (
+    ANSWERS,
     DEVICE_QUEUE_PATTERN,
     ENGINE_QUEUE_PATTERN,
     EVENTS,
+    HISTORY,
+    QUESTIONS,
     RESULTS,
     STAGE_QUEUE_PATTERN,
 )
@@ -49,21 +52,26 @@ class Rights:
     tags: tuple[str, ...] = field(default=())
 
 
+_ANSWER = r"^answer\.[0-9a-f]{32}$"
+"""Nobody can bind to the answers of others: a key is known to the one who has drawn it."""
 _EVENTS_TO_READ = TopicRight(EVENTS, write=NOTHING, read=r"^job\..+")
 
 RIGHTS: Mapping[Role, Rights] = {
     "client": Rights(
         configure=r"^client\..+$",
         write=r"^(tunemesh\.requests|client\..+)$",
-        read=r"^(tunemesh\.events|client\..+)$",
-        topics=(_EVENTS_TO_READ,),
+        read=r"^(tunemesh\.(events|answers)|client\..+)$",
+        topics=(_EVENTS_TO_READ, TopicRight(ANSWERS, write=NOTHING, read=_ANSWER)),
     ),
     # ``dead``: so that an undecodable step is put aside together with the reason.
     "worker": Rights(
         configure=NOTHING,
-        write=r"^tunemesh\.(results|status|dead)$",
-        read=rf"^{STAGE_QUEUE_PATTERN}$",
-        topics=(TopicRight(RESULTS, write=r"^result\.[a-z-]+$", read=NOTHING),),
+        write=r"^tunemesh\.(results|status|answers|dead)$",
+        read=rf"^({STAGE_QUEUE_PATTERN}|{HISTORY}|{QUESTIONS})$",
+        topics=(
+            TopicRight(RESULTS, write=r"^result\.[a-z-]+$", read=NOTHING),
+            TopicRight(ANSWERS, write=_ANSWER, read=NOTHING),
+        ),
     ),
     # Declares the queues that come with workers and its own; replies to clients' queues through the default
     # exchange.

@@ -3,12 +3,16 @@
 Where a message goes::
 
     client       -> tunemesh.requests (direct: request, cancel, query, strategy) -> coordinator
+    client       -> tunemesh.requests (direct: history)           -> questions (workers with a database)
+    worker       -> tunemesh.answers  (topic:  answer.<key>)      -> client.<id>
     worker       -> tunemesh.results  (topic:  result.<stage>)         -> coordinator
     coordinator  -> tunemesh.ledger   (direct: ledger)                 -> coordinator
     coordinator  -> tunemesh.steps    (direct: name of the queue) -> model-update, build-cpu, profile-<device>
                                                                      (for further engines: see below)
     worker       -> tunemesh.status   (fanout)    -> coordinator.<id>, monitor.<id>
-    coordinator  -> tunemesh.events   (topic:  job.<id>.<kind>)        -> client.<id>, monitor.<id>
+    coordinator  -> tunemesh.events   (topic:  job.<id>.<kind>)        -> client.<id>, monitor.<id>; ends of
+                                                                     jobs -> history (workers with a database)
+    coordinator  -> tunemesh.steps    (direct: history), a census      -> history
     anyone's undecodable message -> tunemesh.dead (fanout)             -> dead-letter
 
 Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve the same engines. Those of
@@ -55,18 +59,25 @@ LEDGER = "tunemesh.ledger"
 STEPS = "tunemesh.steps"
 STATUS = "tunemesh.status"
 EVENTS = "tunemesh.events"
+ANSWERS = "tunemesh.answers"
 DEAD = "tunemesh.dead"
 
 REQUEST_KEY = "request"
 CANCEL_KEY = "cancel"
 QUERY_KEY = "query"
 STRATEGY_KEY = "strategy"
+HISTORY_KEY = "history"
+"""Of questions about jobs that have ended, and of what the coordinator tells those who keep them."""
 LEDGER_KEY = "ledger"
 
 COORDINATOR = "coordinator"
 BUILD_CPU = "build-cpu"
 MODEL_UPDATE = "model-update"
 DEAD_LETTER = "dead-letter"
+HISTORY = "history"
+"""Ends of jobs, until a worker with a database has written them down."""
+QUESTIONS = "questions"
+"""About jobs that have ended, for workers with a database."""
 
 REPLY_QUEUE_PATTERN = r"client\.[!-~]+"
 REPLY_QUEUE_LENGTH = 255
@@ -77,6 +88,9 @@ ENGINE_QUEUE_PATTERN = rf"(model-update|build-cpu)\.{_ENGINE}(\+{_ENGINE}){{0,4}
 """Queues of workers that serve other engines than those that come with Tunemesh."""
 STAGE_QUEUE_PATTERN = rf"(model-update|build-cpu|{ENGINE_QUEUE_PATTERN}|{DEVICE_QUEUE_PATTERN})"
 """The same names as :data:`shared.messages.QueueName`, without the anchors."""
+
+ENDS = ("done", "failed", "cancelled")
+"""Kinds of events with which a job ends that was accepted."""
 
 MOCK = "mock"
 """The engine that every worker serves."""
@@ -89,6 +103,10 @@ CONSUMER_TIMEOUT = 4 * 3600.0
 """Seconds that a delivery may stay unacknowledged on our own nodes. A step of 8 candidates that take
 600 s each stays below 4 h with its baseline, which still frees what a hanging worker holds; the rare one that
 does not comes again, and is answered from what the worker remembers."""
+HISTORY_MESSAGES = 10_000
+HISTORY_BYTES = 256 * 1024 * 1024
+"""Of ends of jobs that nobody has written down, on a mesh whose workers have no database: the oldest go."""
+QUESTION_SECONDS = 30
 DEAD_LETTERS = 1000
 DEAD_LETTER_BYTES = 128 * 1024 * 1024
 DEAD_LETTER_SECONDS = 7 * 24 * 3600
@@ -201,6 +219,11 @@ def event_key(job: str, kind: str) -> str:
     return f"job.{job}.{kind}"
 
 
+def answer_key(key: str) -> str:
+    """Routing key of an answer on :data:`ANSWERS`, to whoever has drawn ``key``."""
+    return f"answer.{key}"
+
+
 EXCHANGES = (
     Exchange(REQUESTS, "direct"),
     Exchange(RESULTS, "topic"),
@@ -208,6 +231,7 @@ EXCHANGES = (
     Exchange(STEPS, "direct"),
     Exchange(STATUS, "fanout"),
     Exchange(EVENTS, "topic"),
+    Exchange(ANSWERS, "topic"),
     Exchange(DEAD, "fanout"),
 )
 
@@ -217,6 +241,15 @@ QUEUES = (
     Queue(COORDINATOR, {"x-queue-type": "classic", "x-single-active-consumer": True}),
     stage_queue(MODEL_UPDATE),
     stage_queue(BUILD_CPU),
+    Queue(
+        HISTORY,
+        {
+            "x-queue-type": "classic",
+            "x-max-length": HISTORY_MESSAGES,
+            "x-max-length-bytes": HISTORY_BYTES,
+        },
+    ),
+    Queue(QUESTIONS, {"x-queue-type": "classic", "x-message-ttl": QUESTION_SECONDS * 1000}),
     Queue(
         DEAD_LETTER,
         {
@@ -234,6 +267,9 @@ BINDINGS = (
     Binding(REQUESTS, COORDINATOR, CANCEL_KEY),
     Binding(REQUESTS, COORDINATOR, QUERY_KEY),
     Binding(REQUESTS, COORDINATOR, STRATEGY_KEY),
+    Binding(REQUESTS, QUESTIONS, HISTORY_KEY),
+    *(Binding(EVENTS, HISTORY, event_key("*", kind)) for kind in ENDS),
+    Binding(STEPS, HISTORY, HISTORY_KEY),
     Binding(RESULTS, COORDINATOR, "result.#"),
     Binding(LEDGER, COORDINATOR, LEDGER_KEY),
     stage_binding(MODEL_UPDATE),

@@ -54,6 +54,9 @@ from tunemesh.shared.messages import Query, SetStrategy, StepResult, WorkerStatu
 SETTLE = 5.0
 """Seconds to wait for workers' status after connecting, when there are jobs to recover."""
 
+TOLD_AGAIN = 100
+"""Ended jobs of which it is told again, after a restart, how they ended."""
+
 SETTLE_EMPTY = 0.3
 """Seconds to wait after connecting when no job was delivered."""
 
@@ -65,6 +68,7 @@ class Core:
         strategy: its name, as :func:`~coordinator.scheduling.strategies.by_name` takes it. A
             :class:`SetStrategy` that is held by the broker overrides it.
         prices: of queues, see :mod:`coordinator.jobs.prices`.
+        reserved: see :class:`~coordinator.scheduling.dispatcher.Dispatcher`.
         make: makes a strategy from its name.
 
     Raises:
@@ -76,9 +80,11 @@ class Core:
         strategy: str,
         make: Callable[[str], strategies.Strategy] = strategies.by_name,
         prices: Mapping[str, float] | None = None,
+        reserved: float = 0.0,
     ) -> None:
         make(strategy)
         self._prices = prices or {}
+        self._reserved = reserved
         self._first_strategy = strategy
         self._make_strategy = make
         self._resources = Resources()
@@ -166,7 +172,7 @@ class Core:
 
     def _forget(self) -> None:
         self._resources.drop_flights()
-        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources)
+        dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources, self._reserved)
         self._state = State(self._resources, Durations(), dispatcher, self._prices)
         self._lifecycle = Lifecycle(self._state)
         self._mishaps = Mishaps(self._state, self._lifecycle)
@@ -207,9 +213,20 @@ class Core:
         for event in stash:
             if not isinstance(event.message, StepResult | SetStrategy):
                 self._lifecycle.guarded(_job_of(event), self._arrived, event, handle=event.handle)
+        self._tell_ends()
         if self.jobs:
             active = sum(not job.ended for job in self.jobs.values())
             self._state.log("info", f"recovered {len(self.jobs)} jobs, of which {active} go on")
+
+    def _tell_ends(self) -> None:
+        """Tell again how the latest jobs ended: a predecessor may have died just before it told, and the
+        history has to have all of them. Who was told before does not mind."""
+        ended = [job for job in self.jobs.values() if job.ended and job.saved >= job.ledger.revision]
+        ended.sort(key=lambda job: job.ledger.finished or 0.0, reverse=True)
+        for job in ended[:TOLD_AGAIN]:
+            kind = job.ledger.phase
+            if kind in ("done", "failed", "cancelled"):
+                self._lifecycle.guarded(job.id, self._state.tell, job, kind, job.ledger.error)
 
     # -- What arrives ---------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.shared.messages import (
     Cancel,
+    Census,
     JobEvent,
     Query,
     Request,
@@ -56,6 +57,8 @@ class Arrived(Struct, frozen=True, tag=True):
     message: Request | Cancel | Query | SetStrategy | StepResult | Ledger
     reply_to: str | None = None
     correlation_id: str | None = None
+    user: str = ""
+    """Who sent it, as the broker verified it; empty where it did not."""
 
 
 class WorkerSeen(Struct, frozen=True, tag=True):
@@ -178,6 +181,12 @@ class Answer(Struct, frozen=True, tag=True):
     snapshot: Snapshot
 
 
+class Count(Struct, frozen=True, tag=True):
+    """Tell those who keep the history which artifacts are still needed."""
+
+    census: Census
+
+
 class Log(Struct, frozen=True, tag=True):
     """Write to the coordinator's log what has happened, and to whom."""
 
@@ -188,4 +197,4 @@ class Log(Struct, frozen=True, tag=True):
     worker: str = ""
 
 
-Instruction = Dispatch | Save | Acknowledge | PutAside | Declare | Purge | Tell | Answer | Log
+Instruction = Dispatch | Save | Acknowledge | PutAside | Declare | Purge | Tell | Answer | Count | Log

@@ -23,6 +23,7 @@ from tunemesh.coordinator.jobs import (
     levels,
     measured,
     prices,
+    rest,
     rounds,
     sharing,
     states,
@@ -35,7 +36,7 @@ from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_l
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import ImportDone, Quote, StepResult, Usage, ValidateDone
+from tunemesh.shared.messages import Cancelled, ImportDone, Quote, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -130,14 +131,27 @@ class Lifecycle:
     def send(self, send: Send) -> None:
         """Publish a step that a queue is free for."""
         state, job, ref = self._state, self._state.jobs[send.job], StepRef.parse(send.step)
-        fitting = state.dispatcher.strategy.fits_chunks
-        chunk_size = forecast.chunk_size(job, ref, state.durations, fitting=fitting)
-        devices = state.resources.devices_of(job.ledger.request.target) if ref.stage == "import" else []
+        chunk_size = self._chunk_size(job, ref)
+        asking = ref.stage == "import" or (ref.stage == "model-update" and not ref.round)
+        devices = state.resources.devices_of(job.ledger.request.target) if asking else []
         step = job_steps.make_step(job, ref, send.attempt, chunk_size, devices)
         if send.attempt:
             text = f"sent again to {send.queue}, attempt {send.attempt + 1}"
             state.log("info", text, job=job.id, step=step.id)
         state.out.append(Dispatch(send.queue, step))
+
+    def _chunk_size(self, job: Job, ref: StepRef) -> int:
+        """For the batch that a step may propose. One step at a time is soonest done in large ones. Where
+        smaller ones were not counted on, there must be room for what comes of them."""
+        state, strategy, largest = (
+            self._state,
+            self._state.dispatcher.strategy,
+            job.ledger.request.settings.chunk,
+        )
+        if not strategy.overlaps or (not strategy.fits_chunks and state.held * largest > MOST_HELD):
+            return largest
+        dispatcher, fits = state.dispatcher, strategy.fits_chunks
+        return forecast.chunk_size(job, ref, state.durations, dispatcher, fits=fits)
 
     def drop_spent(self, job: Job, task: TaskLedger) -> None:
         """Acknowledge the rounds that have given all they had."""
@@ -206,7 +220,8 @@ class Lifecycle:
     def imported(self, job: Job, done: ImportDone, held: Held) -> None:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
-        tasks = [first_ledger(spec, done.known.get(spec.id)) for spec in done.tasks]
+        known = trials.searched(job.ledger.request, done)
+        tasks = [first_ledger(spec, known.get(spec.id)) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
         quote = self._quote(
@@ -231,14 +246,14 @@ class Lifecycle:
         shared = state.sharing.known(draft, state.outside) if self._shares else 0
         return levels.quote(draft, state.instant, self._mesh(), shared)
 
-    def _mesh(self) -> levels.Mesh:
+    def _mesh(self) -> rest.Mesh:
         state = self._state
 
         def price(need: Need) -> float:
             queues = [queue.name for queue in state.resources.live(need)] or [need.kind.partition(":")[0]]
             return max(prices.per_second(queue, state.prices) for queue in queues)
 
-        return levels.Mesh(state.durations, state.dispatcher, price)
+        return rest.Mesh(state.durations, state.dispatcher, price)
 
     def watch_level(self, job: Job) -> None:
         """Stop the job early where its service level asks for no more."""
@@ -246,6 +261,17 @@ class Lifecycle:
             return
         if why := levels.enough(job, self._state.instant, self._mesh()):
             self.stop(job, why)
+
+    def _go_on_after_all(self, job: Job) -> None:
+        """A job that has stopped for its service level, and has more left than it needs to end, tries
+        more."""
+        if job.ledger.enough and levels.may_go_on(job, self._state.instant, self._mesh()):
+            revision = job.ledger.revision + 1
+            self._save(
+                job, msgspec.structs.replace(job.ledger, revision=revision, stopped=False, enough=""), "-"
+            )
+            self._state.tell(job, "progress", "going on: ending takes less than was thought")
+            self._state.log("info", "goes on: ending takes less than was thought", job=job.id)
 
     def has_found(self, job: Job) -> bool:
         """Whether something was measured that the job could end with."""
@@ -260,16 +286,26 @@ class Lifecycle:
         """Whether it is not too late to stop early: the model is not being assembled yet."""
         return job.ledger.phase in ("importing", "tuning") and not job.ledger.stopped
 
-    def stop(self, job: Job, enough: str = "") -> None:
+    def stop(self, job: Job, enough: str = "", cancelled: Cancelled | None = None) -> None:
         """Try nothing new, and finish the job with what was found: rounds end with the chunks that have been
-        begun. ``enough``: why, where nobody has asked for it."""
+        begun.
+
+        Args:
+            enough: why, where nobody has asked for it.
+            cancelled: who has, else.
+        """
         state = self._state
         self._take_over(job, state.sharing.so_far)
         flights = state.resources.flights()
         running = {StepRef.parse(each.ready.step) for each in flights if each.ready.job == job.id}
         tasks = [trials.cut(job, task, running) for task in job.ledger.tasks]
         stopped = msgspec.structs.replace(
-            job.ledger, revision=job.ledger.revision + 1, stopped=True, enough=enough, tasks=tasks
+            job.ledger,
+            revision=job.ledger.revision + 1,
+            stopped=True,
+            enough=enough,
+            cancelled=job.ledger.cancelled or cancelled,
+            tasks=tasks,
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:
@@ -358,6 +394,7 @@ class Lifecycle:
             released = [(job.ledger.revision, held.handle) for held in job.drop_task(task.spec.id)]
             job.releases.extend(released)
         self.watch_level(job)
+        self._go_on_after_all(job)
         job.waits = {}
         if self._shares and not job.ledger.stopped:
             self._take_over(job, self._state.sharing.source)

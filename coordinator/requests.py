@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from tunemesh.coordinator import counting
 from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Job
@@ -14,8 +15,21 @@ from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.scheduling.strategies import Strategy
 from tunemesh.coordinator.state import State
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Blob, Cancel, EventKind, JobEvent, Query, Request, SetStrategy, Snapshot
+from tunemesh.shared.messages import (
+    Blob,
+    Cancel,
+    Cancelled,
+    EventKind,
+    JobEvent,
+    Query,
+    Request,
+    SetStrategy,
+    Snapshot,
+)
 from tunemesh.shared.messages.levels import AUTO
+
+USER_LENGTH = 300
+"""Characters of a user's name that are kept."""
 
 AHEAD = 3600.0
 """Seconds by which the clock of whoever sets a strategy may be ahead."""
@@ -41,10 +55,10 @@ class Requests:
             case Request() as request:
                 self._request(event, request)
             case Cancel() as cancel:
-                self._cancel(event.handle, cancel)
-            case Query(job=job_id):
+                self._cancel(event, cancel)
+            case Query(job=job_id, census=census):
                 self._state.out.append(Acknowledge(event.handle))
-                self._answer(event, job_id)
+                self._answer(event, job_id, census)
             case SetStrategy() as wanted:
                 self._strategy(event, wanted)
 
@@ -112,6 +126,7 @@ class Requests:
             revision=0,
             phase="importing",
             accepted=state.instant,
+            asked_by=event.user[:USER_LENGTH],
             known=[each for each in records if each is not None],
         )
         job = self._add_job(ledger)
@@ -136,8 +151,8 @@ class Requests:
             correlation_id = event.correlation_id if job == "unknown" else job
             self._state.out.append(Tell(rejected, event.reply_to, correlation_id))
 
-    def _cancel(self, handle: Handle, cancel: Cancel) -> None:
-        job = self._state.jobs.get(cancel.job)
+    def _cancel(self, event: Arrived, cancel: Cancel) -> None:
+        handle, job = event.handle, self._state.jobs.get(cancel.job)
         if job is not None and job.ended and job.saved < job.ledger.revision:
             # Its end is on its way; if that is lost, a successor has to know of this.
             job.releases.append((job.ledger.revision, handle))
@@ -145,13 +160,15 @@ class Requests:
         if job is None or job.ended or (cancel.keep and not self._lifecycle.can_stop(job)):
             self._state.out.append(Acknowledge(handle))
             return
+        who = Cancelled(by=event.user[:USER_LENGTH], at=self._state.instant, keep=cancel.keep)
+        first = job.ledger.cancelled or who
         if not cancel.keep:
-            self._lifecycle.finish(job, "cancelled", "cancelled on request")
+            self._lifecycle.finish(job, "cancelled", "cancelled on request", cancelled=first)
         elif self._lifecycle.has_found(job):
-            self._lifecycle.stop(job)
+            self._lifecycle.stop(job, cancelled=who)
         else:
             text = "cancelled on request, before anything was measured"
-            self._lifecycle.finish(job, "cancelled", text)
+            self._lifecycle.finish(job, "cancelled", text, cancelled=first)
         job.releases.append((job.ledger.revision, handle))
 
     def _strategy(self, event: Arrived, wanted: SetStrategy) -> None:
@@ -177,13 +194,15 @@ class Requests:
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 
-    def _answer(self, event: Arrived, job_id: str | None) -> None:
+    def _answer(self, event: Arrived, job_id: str | None, census: bool = False) -> None:
         if event.reply_to is None:
             return
         state = self._state
         resources = state.resources.progress(state.now)
         snapshot = Snapshot(strategy=state.dispatcher.strategy.name, jobs=[], resources=resources)
-        if job_id is None:
+        if census:
+            snapshot = msgspec.structs.replace(snapshot, census=counting.census(state))
+        elif job_id is None:
             listed = progress.listed(state.jobs.values(), len(resources))
             left_out = len(state.jobs) - len(listed)
             snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)

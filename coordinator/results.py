@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tunemesh.coordinator.events import Acknowledge, Arrived
-from tunemesh.coordinator.jobs import forecast, steps
+from tunemesh.coordinator.jobs import forecast, rounds, steps
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -51,7 +51,7 @@ class Results:
         state.trouble.pop(timing.step, None)
         if job is not None and not isinstance(message.result, Failure):
             elapsed = state.resources.elapsed(flight, state.now) if flight is not None else None
-            state.durations.learn(timing, forecast.key_of(job, message.task), elapsed)
+            self._learn(job, message, elapsed)
         if flight is not None:
             slowness = state.durations.slowness(timing.stage, timing.resource)
             state.resources.account(flight.queue, seconds, slowness)
@@ -60,6 +60,25 @@ class Results:
             return None
         job.changed = True
         return job
+
+    def _learn(self, job: Job, message: StepResult, elapsed: float | None) -> None:
+        """Learn how long steps take."""
+        durations, timing, key = self._state.durations, message.timing, forecast.key_of(job, message.task)
+        each: list[float] = []
+        match message.result:
+            case UpdateDone(learned=learned, candidates=candidates):
+                task = job.task_ledger(message.task)
+                if task is not None and rounds.closes(task, message.round):
+                    if learned:
+                        durations.learn_closing(timing)
+                    return
+                if not candidates:
+                    return  # its round was left out, or there was nothing to try
+            case BuildDone(built=built):
+                each = [one.seconds for one in built]
+            case ProfileDone(profiled=profiled, untuned=None, untuned_error=""):
+                each = [one.seconds for one in profiled]
+        durations.learn(timing, key, elapsed, each)
 
     def recover(self, results: Iterable[Arrived]) -> None:
         """Put what was delivered again in its place. Proposals come first: what has no proposal is of no use

@@ -74,6 +74,8 @@ class State:
     """By step in flight."""
     rejected: dict[str, str] = field(default_factory=dict)
     """By job: why its request was not accepted; the newest last."""
+    counted_at: float | None = None
+    """When it was last told which artifacts are needed."""
     _told: tuple[float, list[ResourceProgress]] = (-1e9, [])
 
     @property

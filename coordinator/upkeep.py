@@ -3,7 +3,8 @@ news."""
 
 from __future__ import annotations
 
-from tunemesh.coordinator.events import Acknowledge, Declare, Purge
+from tunemesh.coordinator import counting
+from tunemesh.coordinator.events import Acknowledge, Count, Declare, Purge
 from tunemesh.coordinator.jobs import measured
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -30,6 +31,9 @@ KEEP_FINISHED = 24 * 3600.0
 
 MOST_FINISHED = 5_000
 """Finished jobs that can be asked about. Their ledgers are held, too."""
+
+COUNT_EVERY = 600.0
+"""Seconds between two messages that say which artifacts are needed."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the workers."""
@@ -99,6 +103,7 @@ class Upkeep:
                 guarded(job.id, self._watch, job, dead, tell_every)
             guarded(job.id, self._deliver, job, tell_every)
         guarded(None, self._forget_old)
+        guarded(None, self._count)
 
     def _deliver(self, job: Job, tell_every: float) -> None:
         """Tell where that lies which was measured for a job that goes on. A client can ask for what it
@@ -154,6 +159,15 @@ class Upkeep:
         for job in ended:
             if began is None or (job.ledger.finished or 0.0) < began:
                 state.sharing.forget(job.id)
+
+    def _count(self) -> None:
+        """Tell those who keep the history which artifacts are needed, every now and then."""
+        state = self._state
+        if state.counted_at is None:
+            state.counted_at = state.now
+        elif state.now - state.counted_at >= COUNT_EVERY:
+            state.counted_at = state.now
+            state.out.append(Count(counting.census(state)))
 
     def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""

@@ -1,8 +1,9 @@
 """The artifact store: bytes by content, for what is too large for a message.
 
 Any fsspec URL will do (a folder, ``s3://…``, ``gs://…``). A blob lies under
-``<root>/<first two hex digits>/<sha256>``, is written once, and never changed or deleted: what cannot be read
-right today may be the only copy, seen through a network file system that is behind.
+``<root>/<first two hex digits>/<sha256>``, is written once, and never changed: what cannot be read right
+today may be the only copy, seen through a network file system that is behind. What nobody has stored for
+long, and nothing names any more, may be removed: whoever stores it again in the meantime makes it young.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class ArtifactStore:
         sha256 = hashlib.sha256(data).hexdigest()
         blob = Blob(sha256, len(data))
         try:
-            if not self._holds(blob):
+            if not self.kept(blob):
                 self._write(blob, data)
         except Exception as error:  # every backend has its own errors
             raise ArtifactError(
@@ -139,6 +140,10 @@ class ArtifactStore:
             try:
                 data, flaw = read()
             except FileNotFoundError:
+                if pause == READ_PAUSES[0]:  # it may be on its way back, see `_Folder.remove`
+                    time.sleep(pause)
+                    self._storage.forget(*_place(blob))
+                    continue
                 raise ArtifactError(
                     f"artifact {blob.sha256[:12]} is not in {self.url};"
                     " do client and workers share one store?"
@@ -167,13 +172,49 @@ class ArtifactStore:
         data = self._storage.read(*_place(blob), blob.size)
         return data, _flaw(blob, data)
 
+    def older(self, before: float) -> Iterator[tuple[str, int]]:
+        """SHA-256 and size of what nobody has stored since a moment in Unix time, and what writers that were
+        killed have left (with a longer name).
+
+        Raises:
+            ArtifactError: the store cannot be read.
+        """
+        try:
+            for _folder, name, size in self._storage.older(before):
+                yield name, size
+        except Exception as error:  # every backend has its own errors
+            raise ArtifactError(f"cannot look through {self.url}: {_cause(error)}") from error
+
+    def remove(self, name: str, before: float) -> bool:
+        """Remove what :meth:`older` has found, unless somebody has stored it again since. Returns whether it
+        was removed.
+
+        Raises:
+            ArtifactError: it cannot be removed.
+        """
+        try:
+            return self._storage.remove(name[:2], name, before)
+        except FileNotFoundError:
+            return False
+        except Exception as error:  # every backend has its own errors
+            raise ArtifactError(f"cannot remove {name[:12]} from {self.url}: {_cause(error)}") from error
+
+    def kept(self, blob: Blob) -> bool:
+        """Whether the blob is there, whole, and stays: it was made young before it was looked at, and it is
+        still there after that."""
+        try:
+            young = self._storage.refresh(*_place(blob))
+            return young and self._holds(blob) and self._storage.size(*_place(blob)) in (None, blob.size)
+        except OSError:
+            return False
+
     def _holds(self, blob: Blob) -> bool:
         """Whether the blob is there, whole. Anything else at its place, a link for example, is not it."""
         try:
             if self._storage.size(*_place(blob)) not in (None, blob.size):
                 return False
             return not _digest_flaw(blob, self._storage.blocks(*_place(blob)))
-        except OSError:
+        except Exception:  # every backend has its own errors
             return False
 
     def _write(self, blob: Blob, data: Bytes) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,15 @@ BLOCK = 1 << 24
 """Bytes that are read at a time of a file that need not be in memory as a whole."""
 
 
+FRESH = 3600.0
+"""Seconds for which a file counts as written lately."""
+
+FOLDER = "[0-9a-f]{2}"
+
+ASIDE = ".swept"
+"""Behind the name of a file that is about to be removed."""
+
+
 class Storage(Protocol):
     """Files under one root, each in a folder. All methods raise what their backend raises."""
 
@@ -54,6 +65,22 @@ class Storage(Protocol):
 
     def forget(self, folder: str, name: str) -> None:
         """Look again next time: forget what is remembered of the file."""
+
+    def refresh(self, folder: str, name: str) -> bool:
+        """Make the file as young as if it had been written lately; ``False`` where it has to be written again
+        for that.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+    def older(self, before: float) -> Iterator[tuple[str, str, int]]:
+        """Folder, name and size of the files that were last written before a moment in Unix time. Those of
+        which that is not known are left out."""
+
+    def remove(self, folder: str, name: str, before: float) -> bool:
+        """Remove the file, unless it was written or refreshed since ``before``. Returns whether it was
+        removed."""
 
 
 def storage_for(filesystem: Any, root: str) -> Storage:
@@ -120,6 +147,49 @@ class _Folder:
     def forget(self, folder: str, name: str) -> None:
         """Nothing is remembered."""
 
+    def refresh(self, folder: str, name: str) -> bool:
+        with self._open(folder) as place:
+            if time.time() - _modified(name, place) > FRESH:
+                try:
+                    os.utime(name, dir_fd=place, follow_symlinks=False)
+                except PermissionError:  # somebody else's
+                    return False
+        return True
+
+    def older(self, before: float) -> Iterator[tuple[str, str, int]]:
+        if not os.path.isdir(self._root):
+            return
+        for folder in sorted(os.listdir(self._root)):
+            if not re.fullmatch(FOLDER, folder):
+                continue
+            with self._open(folder) as place:
+                for name in os.listdir(place):
+                    with contextlib.suppress(FileNotFoundError):
+                        found = os.stat(name, dir_fd=place, follow_symlinks=False)
+                        if stat.S_ISREG(found.st_mode) and found.st_mtime < before:
+                            yield folder, name, found.st_size
+
+    def remove(self, folder: str, name: str, before: float) -> bool:
+        # Somebody may need it again between a look at its age and its end. So it is moved aside first:
+        # whoever comes after that finds nothing and writes it again, whoever came before has made it young.
+        with self._open(folder) as place:
+            aside = name if name.endswith(ASIDE) else f"{name}{ASIDE}"
+            if _modified(name, place) >= before:
+                self._back(aside, place)
+                return False
+            os.rename(name, aside, src_dir_fd=place, dst_dir_fd=place)
+            if _modified(aside, place) >= before:
+                self._back(aside, place)
+                return False
+            os.unlink(aside, dir_fd=place)
+            return True
+
+    @staticmethod
+    def _back(aside: str, place: int) -> None:
+        """What was moved aside goes back to its place; the same content may be there again."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(aside, aside.removesuffix(ASIDE), src_dir_fd=place, dst_dir_fd=place)
+
     @contextmanager
     def _open(self, folder: str) -> Iterator[int]:
         """The folder, opened: what is found in it afterwards cannot be moved to another place."""
@@ -176,8 +246,38 @@ class _Remote:
     def forget(self, folder: str, name: str) -> None:
         self._fs.invalidate_cache(f"{self._root}/{folder}")
 
+    def refresh(self, folder: str, name: str) -> bool:
+        modified = self._modified(self._path(folder, name))
+        return modified is None or time.time() - modified <= FRESH
+
+    def older(self, before: float) -> Iterator[tuple[str, str, int]]:
+        for path, found in self._fs.find(self._root, detail=True).items():
+            folder, name = path.split("/")[-2:]
+            modified = self._modified(path) if re.fullmatch(FOLDER, folder) else None
+            if modified is not None and modified < before:
+                yield folder, name, int(found.get("size") or 0)
+
+    def remove(self, folder: str, name: str, before: float) -> bool:
+        self.forget(folder, name)
+        modified = self._modified(self._path(folder, name))
+        if modified is None or modified >= before:
+            return False
+        self._fs.rm_file(self._path(folder, name))
+        return True
+
+    def _modified(self, path: str) -> float | None:
+        """Unix time; ``None`` where the backend does not tell."""
+        try:
+            return float(self._fs.modified(path).timestamp())
+        except NotImplementedError:
+            return None
+
     def _path(self, folder: str, name: str) -> str:
         return f"{self._root}/{folder}/{name}"
+
+
+def _modified(name: str, place: int) -> float:
+    return os.stat(name, dir_fd=place, follow_symlinks=False).st_mtime
 
 
 def _partial(name: str) -> str:

@@ -25,6 +25,7 @@ from tunemesh.shared.transport.names import process_name
 from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.devices.conditions import conditions_of
 from tunemesh.stage_workers.devices.devices import Device, DeviceLock, lock_device, parse_device
+from tunemesh.stage_workers.historian import Historian
 from tunemesh.stage_workers.loop import Worker
 from tunemesh.stage_workers.records.recorder import Recorder, check_address, opened
 from tunemesh.stage_workers.sandbox import allocator
@@ -70,6 +71,12 @@ class WorkerConfig:
     """Seconds that the present step is given to finish when the worker is asked to leave."""
     records: str = ""
     """The database that it writes down in what was measured; empty: none."""
+    retention: float | None = None
+    """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
+    shipped: bool = True
+    """Whether that database gets the records that come with Tunemesh."""
+    temporary: bool = False
+    """Whether the artifact store goes with the mesh."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -150,6 +157,11 @@ def _work(
 ) -> None:
     queue, name = config.work_queue, config.name or process_name(config.work_queue)
     context = _context(config, store, device, sandbox)
+    historian = (
+        Historian(config.broker, config.records, store, config.retention, config.temporary)
+        if config.records and device is None
+        else None
+    )
     link = Link(config.broker, f"worker {queue}", properties=_properties(config))
     try:
         link.begin()
@@ -172,14 +184,18 @@ def _work(
         )
         cpus = _work_cores(config, device)
         status = StatusSender(link, name, queue, serves, config.status_interval, cpus, context.drift)
+        if historian is not None:
+            historian.start()
         Worker(queue, config.served, link, sandbox, context, status, shutdown).run()
     finally:
+        if historian is not None:
+            historian.stop()
         link.close()
 
 
 def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, sandbox: Sandbox) -> Context:
     # The database, like the driver, is asked for when it is needed: SQLAlchemy is slow to import.
-    records = Recorder(lambda: opened(config.records)) if config.records else None
+    records = Recorder(lambda: opened(config.records, config.shipped)) if config.records else None
     if device is None:
         return Context(sandbox, store, records=records)
     conditions = _persist(lambda: conditions_of(device), Unavailable)

@@ -19,9 +19,18 @@ import typer
 from rich.console import Console
 
 import tunemesh
-from tunemesh import compare_commands, job_commands, mesh_address, options, task_commands, tune_commands
+from tunemesh import (
+    compare_commands,
+    evaluation_commands,
+    job_commands,
+    mesh_address,
+    options,
+    task_commands,
+    tune_commands,
+)
 from tunemesh.broker_commands import broker_app
 from tunemesh.checks import check_engines
+from tunemesh.history_commands import jobs_app, sweep
 from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, MEMORY, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
@@ -44,6 +53,9 @@ app = typer.Typer(
     help="Autotuning of neural networks as a service, on a RabbitMQ worker mesh.",
 )
 app.add_typer(records_app, name="records", help="What was ever measured: ask, exchange, forget.")
+app.add_typer(
+    jobs_app, name="jobs", help="All jobs, also those that ended long ago; jobs show JOB tells of one."
+)
 app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and what another broker needs.")
 
 
@@ -105,9 +117,11 @@ def up(
     engine: options.Engines = None,
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
+    retention: options.Retention = options.RETENTION,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
 ) -> None:
@@ -122,8 +136,19 @@ def up(
         print(DISTURBED, file=sys.stderr)
     journal = home / "journal"
     records = mesh_address.records_in(home)
-    prices = options.prices_of(price)
-    with LocalMesh(layout, target, engines, strategy, home, journal, memory, records, prices) as mesh:
+    with LocalMesh(
+        layout,
+        target,
+        engines,
+        strategy,
+        home,
+        journal,
+        memory,
+        records,
+        options.prices_of(price),
+        options.retention_of(retention),
+        reserve,
+    ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
             artifacts=mesh.artifacts,
@@ -153,6 +178,7 @@ for _command in (
     tune_commands.quote,
     compare_commands.compare,
     task_commands.tasks,
+    evaluation_commands.zeroshot_eval,
     job_commands.status,
     job_commands.watch,
     job_commands.cancel,
@@ -160,6 +186,7 @@ for _command in (
     job_commands.export,
     job_commands.strategy,
     job_commands.story,
+    sweep,
     worker,
     coordinator,
     simulate,

@@ -14,15 +14,25 @@ import msgspec
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadInput, BadMessage, BrokerUnavailable, TunemeshError, Unroutable
+from tunemesh.shared.errors import (
+    BadInput,
+    BadMessage,
+    BrokerUnavailable,
+    TunemeshError,
+    Unavailable,
+    Unroutable,
+)
 from tunemesh.shared.messages import (
     FINAL_KINDS,
+    AskHistory,
     Cancel,
+    Census,
     EventKind,
     JobEvent,
     JobId,
     JobProgress,
     Message,
+    PastJobs,
     Query,
     Request,
     SetStrategy,
@@ -44,6 +54,10 @@ earlier."""
 
 ANSWER_LIMIT = 5.0
 """Seconds that a coordinator is given to take or refuse a request, before that is left for later."""
+
+HISTORY_LIMIT = 10.0
+"""Seconds that a worker may take to answer what is known of jobs that have ended: it may have to load what it
+reads a database with."""
 
 FIRST_SILENCE = 1.0
 """The same at the beginning: what happened before is asked for soon."""
@@ -79,16 +93,26 @@ class Client:
         url: broker URL of a user with the role *client* (or more).
         jobs: ids of the jobs whose events are wanted; their requests may be published later.
         connect_limit: seconds until a broker that does not answer is an error.
+        history: whether :meth:`past_jobs` is to be used, for which :meth:`nobody_answers` has said nothing.
 
     Raises:
         BadInput: what is given cannot be the id of a job.
     """
 
-    def __init__(self, url: str, jobs: Collection[str] = (), connect_limit: float = CONNECT_LIMIT) -> None:
+    def __init__(
+        self,
+        url: str,
+        jobs: Collection[str] = (),
+        connect_limit: float = CONNECT_LIMIT,
+        history: bool = False,
+    ) -> None:
         for job in jobs:
             check_job_id(job)
         self._connect_limit = connect_limit
         bindings = tuple((topology.EVENTS, topology.event_key(job, "*")) for job in jobs)
+        self._answer_key = uuid.uuid4().hex
+        if history:
+            bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
         self._link = Link(
             url,
             process_name("client"),
@@ -138,6 +162,52 @@ class Client:
         """
         return self._await(self._ask(job), timeout)
 
+    def census(self, timeout: float = 10.0) -> Census:
+        """Which artifacts jobs need.
+
+        Raises:
+            BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
+        """
+        correlation_id = uuid.uuid4().hex
+        self._publish(Query(census=True), topology.QUERY_KEY, correlation_id)
+        found = self._await(correlation_id, timeout).census
+        if found is None:
+            raise TunemeshError("the coordinator is of another version: it does not say what jobs need")
+        return found
+
+    def nobody_answers(self) -> str:
+        """Why nobody answers questions about jobs that have ended; empty where somebody does."""
+        try:
+            if not self._link.depth(topology.QUESTIONS).result(PUBLISH_LIMIT).consumers:
+                return "no worker with a database of records is there (see TUNEMESH_RECORDS)"
+            if self._link.exchange_exists(topology.ANSWERS).result(PUBLISH_LIMIT):
+                return ""
+        except (LookupError, PermissionError, ValueError):
+            pass
+        except TimeoutError:
+            raise BrokerUnavailable(f"the broker did not answer within {PUBLISH_LIMIT:.0f} s") from None
+        return "its broker has no queue for such questions: import `tunemesh broker definitions` into it"
+
+    def past_jobs(self, asked: AskHistory, timeout: float = HISTORY_LIMIT) -> PastJobs:
+        """Ask workers about jobs that have ended.
+
+        Raises:
+            Unavailable: none answers in ``timeout`` seconds, or its database is away.
+        """
+        asked = msgspec.structs.replace(asked, answer=self._answer_key)
+        self._confirmed(self._publish(asked, topology.HISTORY_KEY))
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            message, _ = self._next(left)
+            if isinstance(message, PastJobs):
+                if message.error:
+                    raise Unavailable(f"the history of the mesh cannot be read: {message.error}")
+                return message
+        raise Unavailable(
+            f"no worker has answered within {timeout:.0f} s what is known of jobs that have ended: it may be"
+            " busy, or its database; try again"
+        )
+
     def _await(self, asked: str, timeout: float) -> Snapshot:
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
@@ -182,7 +252,7 @@ class Client:
                     event = _named(message, correlation_id, heard)
                 case Snapshot() if correlation_id in asked:
                     job = asked.pop(correlation_id)
-                    event = _as_event(message, job)
+                    event = _answered(message, job)
                     if event is None and job in heard:
                         unknown[job] += 1
                         if unknown[job] == UNKNOWN:
@@ -220,7 +290,8 @@ class Client:
             headers=message.headers(),
             correlation_id=correlation_id,
             reply_to=self._link.own_queue(QUEUE),
-            expires=60.0 if isinstance(message, Query) else None,
+            signed=True,
+            expires=60.0 if isinstance(message, Query | AskHistory) else None,
         )
         return self._link.publish(outgoing)
 
@@ -241,9 +312,9 @@ class Client:
             return None, None
         self._link.ack(event)
         try:
-            return codec.decode(event.body, JobEvent, Snapshot), event.correlation_id
+            return codec.decode(event.body, JobEvent, Snapshot, PastJobs), event.correlation_id
         except BadMessage as error:
-            raise TunemeshError(f"the coordinator sent something unreadable: {error}") from None
+            raise TunemeshError(f"the mesh sent something unreadable: {error}") from None
 
 
 def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -> JobEvent:
@@ -253,12 +324,15 @@ def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -
     return msgspec.structs.replace(event, job=correlation_id)
 
 
-def _as_event(snapshot: Snapshot, job: str) -> JobEvent | None:
+def _answered(snapshot: Snapshot, job: str) -> JobEvent | None:
     """What the newest event of the job that was asked for would have said; ``None`` if it is not known."""
     if not snapshot.jobs and snapshot.rejected:
         return JobEvent(job=job, kind="rejected", at=time.time(), text=snapshot.rejected)
-    if not snapshot.jobs:
-        return None
+    return as_event(snapshot) if snapshot.jobs else None
+
+
+def as_event(snapshot: Snapshot) -> JobEvent:
+    """What the newest event of the one job in a snapshot would have said."""
     progress = snapshot.jobs[0]
     return JobEvent(
         job=progress.job,

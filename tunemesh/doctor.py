@@ -13,6 +13,7 @@ import msgspec
 from tunemesh.broker_config import node
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers.engines.template import compiling
+from tunemesh.stage_workers.graph import device_code
 from tunemesh.stage_workers.sandbox import allocator
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "onnxruntime", "pika", "msgspec", "numpy")
@@ -87,5 +88,10 @@ def _gpu() -> Finding:
     smi, nvcc = shutil.which("nvidia-smi"), shutil.which("nvcc")
     if smi is None:
         return Finding(what="GPU", ok=True, found="none (only needed for cuda targets)")
-    advice = "install the CUDA toolkit: nvcc is needed to build kernels"
-    return Finding(what="GPU", ok=nvcc is not None, found=f"{smi}, nvcc: {nvcc or 'missing'}", advice=advice)
+    compiler = f"NVRTC {nvrtc}" if (nvrtc := device_code.version()) else nvcc
+    return Finding(
+        what="GPU",
+        ok=compiler is not None,
+        found=f"{smi}, compiler of kernels: {compiler or 'missing'}",
+        advice=device_code.WITH,
+    )

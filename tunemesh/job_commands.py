@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tunemesh import exporting, live, measured_files, mesh_address, options, tables
-from tunemesh.client import Client, check_job_id
-from tunemesh.report import Report, read_report, save_measured, save_results
+from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, tables
+from tunemesh.client import Client, as_event, check_job_id
+from tunemesh.report import Report, read_report
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, JobFailed
+from tunemesh.shared.errors import BadInput, BrokerUnavailable, JobFailed, Unavailable
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
 from tunemesh.terminal import print_json, say, tell
 
@@ -119,7 +119,7 @@ def fetch(
     artifacts: options.Artifacts = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Get the results of a finished job."""
+    """Get the results of a finished job, also of one that ended long ago: see tunemesh jobs."""
     report = _save(job, out / job, mesh_address.find(broker, artifacts))
     if as_json:
         print_json(report)
@@ -181,22 +181,43 @@ def _known(client: Client, job: str) -> Snapshot:
         JobFailed: its request was rejected lately.
     """
     snapshot = client.snapshot(job)
-    if snapshot.jobs:
-        return snapshot
-    if snapshot.rejected:
+    _check_known(snapshot, job)
+    return snapshot
+
+
+def _check_known(snapshot: Snapshot, job: str, besides: str = "") -> None:
+    if snapshot.rejected and not snapshot.jobs:
         raise JobFailed(f"job {job} was rejected: {snapshot.rejected}")
-    raise BadInput(f"the coordinator knows no job {job!r}")
+    if not snapshot.jobs:
+        raise BadInput(f"the coordinator knows no job {job!r}{besides}")
 
 
 def _save(job: str, folder: Path, address: mesh_address.MeshAddress) -> Report:
     """Write the results of a finished job to ``folder``."""
     check_job_id(job)
-    with Client(address.broker) as client:
-        snapshot = _known(client, job)
-    store, progress = ArtifactStore(address.artifacts), snapshot.jobs[0]
-    if snapshot.measured:
-        save_measured(store, progress, snapshot.measured, folder)
-        raise JobFailed(
-            f"job {job} has no results: {progress.error or progress.phase}; what was measured is in {folder}"
-        )
-    return save_results(store, progress, snapshot.assembled, snapshot.validated, folder)
+    return past_jobs.save(_told(job, address), ArtifactStore(address.artifacts), folder)
+
+
+def _told(job: str, address: mesh_address.MeshAddress) -> JobEvent:
+    """The last that is known of a job: from the coordinator, or where that has forgotten it, from the
+    history.
+
+    Raises:
+        BadInput: nobody knows it, or its results are not kept any more.
+        JobFailed: its request was rejected lately.
+        Unavailable: nobody answers who might know it.
+    """
+    try:
+        with Client(address.broker) as client:
+            snapshot = client.snapshot(job)
+            why = "" if snapshot.jobs or snapshot.rejected else client.nobody_answers()
+            if snapshot.jobs or snapshot.rejected or why:
+                _check_known(snapshot, job, f"; {why}" if why else "")
+                return as_event(snapshot)
+    except BrokerUnavailable as error:
+        # The coordinator is away; workers may be there.
+        try:
+            return past_jobs.ending(past_jobs.ask_mesh(address.broker, past_jobs.about(job)), job)
+        except Unavailable:
+            raise error from None
+    return past_jobs.ending(past_jobs.ask_mesh(address.broker, past_jobs.about(job)), job)

@@ -21,7 +21,7 @@ from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, Liter
 from tunemesh import options
 from tunemesh.checks import check_engine_name
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Level, Options, Settings
+from tunemesh.shared.messages import Level, Options, Settings, Visibility
 from tunemesh.tuning import Plan, trials_of
 
 NONE = "none"
@@ -29,6 +29,9 @@ NONE = "none"
 
 AUTO = "auto"
 """The number of trials that the model needs."""
+
+OTHER_NAMES = {"effort": "--level"}
+"""Of fields, on the command line: people ask for a level, and a level has an effort."""
 
 JOB = "job"
 """The parameter of a command in whose place the options come."""
@@ -46,6 +49,12 @@ Told = Annotated[
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]
+Visible = Annotated[
+    Visibility,
+    typer.Option(
+        help="Who may use what is measured: the tenant, or all. Without a tenant it is for all in any case."
+    ),
+]
 Inputs = Annotated[
     Path | None,
     typer.Option(
@@ -88,6 +97,7 @@ def make_plan(
     engine: options.Engines = None,
     option: Told = None,
     tenant: Tenant = "",
+    visibility: Visible = "tenant",
     priority: Priority = 10,
     inputs: Inputs = None,
     **settings: Any,
@@ -105,6 +115,7 @@ def make_plan(
         options=parse_options(option or []),
         seed=seed,
         tenant=tenant,
+        visibility=visibility,
         priority=priority,
         samples=_bytes_of(inputs) if inputs is not None else None,
         settings=make_settings(settings),
@@ -215,7 +226,7 @@ def setting_parameters() -> Iterator[inspect.Parameter]:
 
 def option_name(field: str) -> str:
     """What a field is called on the command line."""
-    return "--" + field.strip("_").replace("_", "-")
+    return OTHER_NAMES.get(field) or "--" + field.strip("_").replace("_", "-")
 
 
 def _fields(struct: type[Struct]) -> Sequence[Field]:

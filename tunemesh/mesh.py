@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -51,6 +52,8 @@ class LocalMesh:
         journal: file for what the coordinator is told and answers; none by default.
         records: the database that workers write down in what they measure; none by default.
         prices: of queues, per hour; none by default.
+        retention: days for which the results of jobs are kept; by default for ever.
+        reserved: share of the devices of each target that is kept for jobs of class gold.
 
     Raises:
         BadInput: there is no such strategy.
@@ -67,6 +70,8 @@ class LocalMesh:
         memory: float = MEMORY,
         records: str = "",
         prices: Mapping[str, float] | None = None,
+        retention: float | None = None,
+        reserved: float = 0.0,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -74,10 +79,12 @@ class LocalMesh:
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
+        self._reserved = reserved
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
         self._records = records
+        self._retention = retention
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (self.folder / "logs").mkdir(exist_ok=True)
@@ -190,13 +197,18 @@ class LocalMesh:
             coordinator += ["--journal", str(self._journal)]
         for queue, price in self._prices.items():
             coordinator += ["--price", f"{queue}={price}"]
+        if self._reserved:
+            coordinator += ["--reserve", str(self._reserved)]
         self._start("coordinator", "coordinator", coordinator, others)
+        days = self._retention
+        keeping = ["--retention", "none" if days is None else f"{days:g}"]
+        keeping += ["--temporary"] if self._temporary else []
         for number in range(layout.builders):
             build = worker_arguments(topology.BUILD_CPU, self._engines, self._memory)
-            self._start(f"build-{number}", "worker", build, others)
+            self._start(f"build-{number}", "worker", [*build, *keeping], others)
         for number in range(layout.updaters):
             update = worker_arguments(topology.MODEL_UPDATE, self._engines, self._memory)
-            self._start(f"model-update-{number}", "worker", update, others)
+            self._start(f"model-update-{number}", "worker", [*update, *keeping], others)
         # This worker sees all cores: its sandbox takes the device's, the process itself stays off them.
         profile = worker_arguments(
             layout.device_queue, self._engines, self._memory, layout.device, self._target
@@ -210,6 +222,7 @@ class LocalMesh:
         }
         if role == "worker" and self._records:
             environment[mesh_address.RECORDS] = self._records
+            environment |= {name: os.environ[name] for name in (mesh_address.SHIPPED,) if name in os.environ}
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

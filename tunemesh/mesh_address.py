@@ -14,6 +14,8 @@ BROKER = "TUNEMESH_BROKER_URL"
 ARTIFACTS = "TUNEMESH_ARTIFACTS"
 RECORDS = "TUNEMESH_RECORDS"
 """Where workers keep the records of what was measured: a file, or a database's URL; ``none``: nowhere."""
+SHIPPED = "TUNEMESH_SHIPPED_RECORDS"
+"""``none``: workers do not add the records that come with Tunemesh to theirs."""
 NONE = "none"
 
 
@@ -55,6 +57,11 @@ def records_of_this_machine() -> str:
     if not os.environ.get(RECORDS) and _note().exists() and (noted := _read_note().records):
         return noted
     return records_in(data_folder())
+
+
+def is_noted() -> bool:
+    """Whether a mesh of this machine has left a note."""
+    return _note().exists()
 
 
 def leave_note(address: MeshAddress) -> Path:

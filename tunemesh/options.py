@@ -95,6 +95,39 @@ Prices = Annotated[
     ),
 ]
 
+Reserved = Annotated[
+    float,
+    typer.Option(
+        "--reserve",
+        min=0.0,
+        max=1.0,
+        help="Share of the devices of each target that is kept for jobs of class gold: 0.25 is one of"
+        " four, and a single device is for everybody. A spare job then has a device only where nobody else"
+        " waits for it.",
+    ),
+]
+
+
+RETENTION = "90"
+Retention = Annotated[str, typer.Option(help="Days for which the results of jobs are kept; none: for ever.")]
+
+
+def retention_of(given: str) -> float | None:
+    """Days, from an option; ``None`` for ever.
+
+    Raises:
+        BadInput: it is no number of days.
+    """
+    if given == "none":
+        return None
+    try:
+        days = float(given.removesuffix("d"))
+    except ValueError:
+        days = math.nan
+    if not 0 <= days <= 36_500:
+        raise BadInput(f"--retention is a number of days, or none, not {given!r}")
+    return days
+
 
 def prices_of(given: Sequence[str] | None) -> dict[str, float]:
     """Prices by queue, from options.

@@ -72,11 +72,18 @@ def _rows_of(snapshot: Snapshot, progress: JobProgress, store: ArtifactStore) ->
     """Raises:
     ArtifactError: a history is missing or damaged.
     """
-    origin = Origin(job=progress.job, accepted=progress.accepted, tenant=progress.tenant, model=progress.name)
+    origin = Origin(
+        job=progress.job,
+        accepted=progress.accepted,
+        tenant=progress.tenant,
+        model=progress.name,
+        visibility=progress.visibility,
+    )
     if snapshot.assembled is not None:
         measured: Sequence[TaskRecords] = read_records(snapshot.assembled.records, store)
     else:
-        measured = snapshot.measured
+        # How long a task takes untuned is written for jobs that are done: it says that they have searched it.
+        measured = [replace(each, untuned=None) for each in snapshot.measured]
     found: list[rows.Row] = []
     for records in measured:
         if records.task.engine is None:
@@ -110,7 +117,7 @@ def write_metaschedule(database: Database, which: Filter, folder: Path, memory: 
         raise BadInput("there are no records of the engine metaschedule that this is about")
     if len(targets) > 1:
         raise BadInput(f"a database of MetaSchedule is for one target: choose with --target, of {targets}")
-    with _sandbox(memory) as sandbox:
+    with sandbox_of(METASCHEDULE, memory) as sandbox:
         call = ExportCall(target=targets[0], tasks=tasks)
         exported = sandbox.call(METASCHEDULE, Engine.export, call, READ_LIMIT)
     if isinstance(exported, CallFailure):
@@ -148,7 +155,7 @@ def read_metaschedule(
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".json"}
     except OSError as error:
         raise unusable(f"cannot read {folder}", error) from None
-    with _sandbox(memory) as sandbox:
+    with sandbox_of(METASCHEDULE, memory) as sandbox:
         read = sandbox.call(METASCHEDULE, Engine.read, ReadCall(files=files), READ_LIMIT)
     if isinstance(read, CallFailure):
         raise TunemeshError(f"engine {METASCHEDULE} cannot read {folder}: {read.kind}: {read.text}")
@@ -176,9 +183,14 @@ def _foreign(task: ReadTask, format_: int, label: str) -> list[rows.Row]:
     ]
 
 
-def _sandbox(memory: float) -> Sandbox:
+def sandbox_of(engine: str, memory: float) -> Sandbox:
+    """A sandbox for what an engine does with records: they come from anywhere.
+
+    Args:
+        memory: in GiB.
+    """
     return Sandbox(
-        [METASCHEDULE],
+        [engine],
         memory=round(memory * GIB),
         cpus=os.sched_getaffinity(0),
         environment=allocator.environment(),

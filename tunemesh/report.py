@@ -10,6 +10,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -59,6 +60,9 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why it got no more trials."""
     taken: Taken | None = None
     """What another job found of it at the same time. Its trials are not among ``trials``."""
+    way: str = ""
+    """How its kernel in the result computes it, where there are several ways: ``direct``, or
+    ``Winograd, tiles of 4x4``."""
 
 
 class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,11 +158,11 @@ def make_report(
     validated: ValidateDone,
     signatures: Signatures,
     timeline: list[Timing],
-    notes: list[str],
+    assembled: AssembleDone,
 ) -> Report:
     """Put together what the coordinator and the workers reported."""
     return Report(
-        **_of_any(progress, timeline),
+        **_of_any(progress, timeline, assembled.ways),
         latency_before_s=validated.latency_before,
         latency_after_s=validated.latency_after,
         rejected_s=validated.rejected,
@@ -166,7 +170,7 @@ def make_report(
         largest_difference=validated.largest_difference,
         outputs=validated.outputs,
         judged=validated.judged,
-        notes=notes,
+        notes=assembled.notes,
         drift=validated.drift,
         variants=_variants(validated, signatures),
     )
@@ -177,8 +181,14 @@ def make_job_report(progress: JobProgress, timeline: list[Timing]) -> JobReport:
     return JobReport(**_of_any(progress, timeline))
 
 
-def _of_any(progress: JobProgress, timeline: list[Timing]) -> dict[str, Any]:
-    """The fields of a :class:`JobReport`."""
+def _of_any(
+    progress: JobProgress, timeline: list[Timing], ways: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """The fields of a :class:`JobReport`.
+
+    Args:
+        ways: how tasks are computed, by their ids.
+    """
     wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
     return {
         "job": progress.job,
@@ -209,6 +219,7 @@ def _of_any(progress: JobProgress, timeline: list[Timing]) -> dict[str, Any]:
                 rounds_ahead=task.rounds_ahead,
                 ended=task.ended,
                 taken=task.taken,
+                way=ways.get(task.id, ""),
             )
             for task in progress.tasks
         ],
@@ -273,7 +284,7 @@ def save_results(
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
     timeline = [*progress.timings, *_own_timings(progress.job, histories(store, assembled))]
     signature = store.get(assembled.signature)
-    report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled.notes)
+    report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled)
     files = {name: store.get(blob) for name, blob in assembled.files.items()}
     files |= {"model.so": store.get(assembled.tuned), "signature.json": signature}
     _write(report, files, folder)

@@ -26,6 +26,10 @@ def worker(
     engine: options.Engines = None,
     cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
     memory: options.Memory = MEMORY,
+    retention: options.Retention = options.RETENTION,
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="The artifact store goes with the mesh.")
+    ] = False,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     log_level: options.LogLevel = None,
@@ -36,10 +40,12 @@ def worker(
     from tunemesh.stage_workers.worker import GIB, WorkerConfig, run_worker
 
     keep_private()
+    options.retention_of(retention)
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
-        _several(queues, device, target, engine, cpus, memory, address)
+        keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
+        _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
     records = os.environ.get(mesh_address.RECORDS, "")
     config = WorkerConfig(
@@ -52,6 +58,9 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
+        retention=options.retention_of(retention),
+        shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
+        temporary=temporary,
     )
     raise typer.Exit(run_worker(config))
 
@@ -63,6 +72,7 @@ def _several(
     engine: list[str] | None,
     cpus: str | None,
     memory: float,
+    keeping: list[str],
     address: mesh_address.MeshAddress,
 ) -> None:
     if sum(queue.startswith("profile-") for queue in queues) > 1:
@@ -81,6 +91,7 @@ def _several(
         for queue in queues:
             own = device if queue.startswith("profile-") else None
             arguments = worker_arguments(queue, engine or [], memory, own, target)
+            arguments += keeping
             if cpus is not None:
                 arguments += ["--cpus", cpus]
             children.start(Child(queue, arguments, environment))
@@ -96,6 +107,7 @@ def coordinator(
     strategy: options.Strategy = "interleaved",
     journal: options.Journal = None,
     price: options.Prices = None,
+    reserve: options.Reserved = 0.0,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -107,4 +119,4 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices).run())
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve).run())

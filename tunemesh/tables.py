@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def saved(report: JobReport) -> str:
     return (
         f"{len(taken)} of {len(report.tasks)} tasks were tuned by other jobs at the same time ({jobs}), which"
         f" saved {trials} trials and about {seconds(device)} of a device"
+    )
+
+
+def ways(report: JobReport) -> str:
+    """How the tasks are computed that can be computed in several ways, in a sentence; empty where there are
+    none."""
+    counts = Counter(task.way for task in report.tasks if task.way)
+    return (
+        "tasks by how they are computed: "
+        + ", ".join(f"{count} {way}" for way, count in sorted(counts.items()))
+        if counts
+        else ""
     )
 
 
@@ -262,7 +275,7 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
             say(console, f"{report.job}: {found.verdict}: {found.reason}", colour)
         if report.cost is not None:
             say(console, f"{report.job}: cost {report.cost:.4g}")
-        if text := saved(report):
+        for text in filter(None, (saved(report), ways(report))):
             say(console, f"{report.job}: {text}")
         for judged in report.judged:
             say(console, f"{report.job}: {judgement(judged)}", "" if judged.judge else "yellow")

@@ -15,7 +15,7 @@ from tunemesh import compare_commands, live, mesh_address, model_files, options,
 from tunemesh.broker_config.topology import MOCK
 from tunemesh.comparing.comparison import check_target
 from tunemesh.early_stop import EarlyStop
-from tunemesh.following import Ending
+from tunemesh.following import Ending, Watcher
 from tunemesh.job_options import describes_job
 from tunemesh.layout import MEMORY
 from tunemesh.model_files import Given
@@ -32,6 +32,7 @@ def tune(
     device: options.Device = None,
     out: Annotated[Path, typer.Option(help="Folder for the results, one folder per job.")] = Path("tuned"),
     strategy: options.Strategy = "interleaved",
+    price: options.Prices = None,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     broker: options.Broker = None,
@@ -41,14 +42,19 @@ def tune(
         typer.Option("--compare", help="Then compare each result with what else runs the model here."),
     ] = False,
     peer: options.Peers = None,
+    quote: Annotated[
+        bool, typer.Option("--quote", help="Only say what it would take: try nothing, write nothing.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Tune models, all at once, and write the results. Without a broker (--broker, or TUNEMESH_BROKER_URL) it
     brings its own mesh. Ctrl-C stops early and keeps what was found; a second one leaves at once."""
     address = mesh_address.find(broker, artifacts) if artifacts or mesh_address.named(broker) else None
-    if address is not None and (device is not None or builders is not None or memory != MEMORY):
+    own = (device is not None, builders is not None, memory != MEMORY, bool(price))
+    if address is not None and any(own):
         raise BadInput(
-            "--device, --builders and --memory are for a mesh of its own; a running one has its workers"
+            "--device, --builders, --memory and --price are for a mesh of its own; a running one has its"
+            " workers and its prices"
         )
     records = mesh_address.records_in(mesh_address.data_folder()) if address is None else ""
     plan = replace(
@@ -57,10 +63,16 @@ def tune(
         out=out,
         device=device,
         strategy=strategy,
+        prices=options.prices_of(price),
         builders=builders,
         memory=memory,
         address=address,
     )
+    if quote:
+        if compare or peer is not None:
+            raise BadInput("--quote makes no result that could be compared")
+        _print_quotes(models, plan, as_json)
+        return
     console = Console(stderr=as_json)
     with live.LiveView(console) as view:
         comparison = _comparison(plan, peer, view) if compare or peer is not None else None
@@ -161,8 +173,18 @@ def quote(
     as_json: options.AsJson = False,
 ) -> None:
     """Ask a running mesh what tuning these models would take: it imports them, and tries nothing."""
-    address = mesh_address.find(broker, artifacts)
-    answers = tuning.quote(models, job, address, lambda text: typer.echo(text, err=True))
+    _print_quotes(models, replace(job, address=mesh_address.find(broker, artifacts)), as_json)
+
+
+class _OnStderr(Watcher):
+    """What goes on beside the answer."""
+
+    def note(self, text: str) -> None:
+        typer.echo(text, err=True)
+
+
+def _print_quotes(models: Sequence[Given], plan: tuning.Plan, as_json: bool) -> None:
+    answers = tuning.quote(models, plan, _OnStderr())
     if as_json:
         print_json([{"model": each.model, "quote": each.quote, "error": each.error} for each in answers])
     for each in answers:

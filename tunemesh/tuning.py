@@ -14,14 +14,15 @@ from typing import Literal
 import msgspec
 
 from tunemesh import checks, zoo
-from tunemesh.client import CONNECT_LIMIT, Client
+from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.following import Ending, Following, Watcher, waves
-from tunemesh.layout import DISTURBED, MEMORY, Layout, keeps_apart
+from tunemesh.layout import MEMORY, keeps_apart
 from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
+from tunemesh.places import Place, describe, of_mesh
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import (
@@ -35,14 +36,11 @@ from tunemesh.shared.messages import (
     Quote,
     Request,
     Settings,
+    Visibility,
 )
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.stages.recording import NOT_WRITTEN
-
-OWN_BROKER_LIMIT = 20.0
-"""Seconds that the broker of a mesh of our own may take to answer: it shares the machine with all that has
-just been started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,15 @@ class Plan:
     """By engine, or ``graph``: what it is told."""
     seed: int = 0
     tenant: str = ""
+    visibility: Visibility = "tenant"
+    """Who may use what is measured for it later."""
     priority: int = 10
     samples: bytes | None = None
     """An ``npz`` file with an array for each input, in place of random ones."""
     settings: Settings = field(default_factory=Settings)
     strategy: str = "interleaved"
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """Of the queues of a mesh of our own, per hour."""
     builders: int | None = None
     memory: float = MEMORY
     """GiB for what each worker of a mesh of our own runs in its sandbox."""
@@ -195,6 +197,7 @@ def make_request(
         options=dict(plan.options),
         name=clip(model.name, NAME_LIMIT),
         tenant=plan.tenant,
+        visibility=plan.visibility,
         priority=plan.priority,
         seed=plan.seed,
         settings=settings_of(model, plan.settings),
@@ -245,28 +248,48 @@ class Quoted:
     """Why there is none."""
 
 
-def quote(
-    given: Sequence[Given], plan: Plan, address: MeshAddress, note: Callable[[str], None] | None = None
-) -> list[Quoted]:
-    """Ask a running mesh what tuning these models would take: it imports them, and tries nothing.
+def quote(given: Sequence[Given], plan: Plan, watcher: Watcher) -> list[Quoted]:
+    """Ask what tuning these models would take: they are imported, and nothing is tried.
 
     Raises:
         BadInput: a model or the target cannot be used.
-        BrokerUnavailable: the broker cannot be used.
+        TunemeshError: the mesh could not go on.
     """
-    only = replace(plan, level=msgspec.structs.replace(plan.level, quote_only=True), address=address)
-    models = read_models(given, only, note)
+    plan = replace(plan, level=msgspec.structs.replace(plan.level, quote_only=True))
+    models = read_models(given, plan, watcher.note)
     ids = job_ids([model.name for model in models], unique=True)
-    store = ArtifactStore(address.artifacts)
     found: dict[str, JobEvent] = {}
-    with Client(address.broker, ids) as client:
-        client.snapshot()  # somebody must be there to answer
+    with ExitStack() as stack:
+        place = _place(plan, watcher, stack)
+        store = ArtifactStore(place.address.artifacts)
+        client = stack.enter_context(place.client(ids))
         for job, model in zip(ids, models, strict=True):
-            client.submit(make_request(job, model, only, store))
+            client.submit(make_request(job, model, plan, store))
         for event in client.follow(ids):
+            place.supervise()
             if event is not None and event.kind in FINAL_KINDS:
                 found[event.job] = event
     return [_quoted(model.name, found[job]) for job, model in zip(ids, models, strict=True)]
+
+
+def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
+    """The mesh that runs, or one of our own that ends with ``stack``."""
+    if plan.address is not None:
+        return Place(plan.address)
+    layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
+    describe(layout, watcher)
+    mesh = LocalMesh(
+        layout,
+        plan.target,
+        plan.engines,
+        plan.strategy,
+        plan.folder,
+        memory=plan.memory,
+        records=plan.records,
+        prices=plan.prices,
+    )
+    stack.enter_context(mesh)
+    return of_mesh(mesh, watcher)
 
 
 def _quoted(model: str, event: JobEvent) -> Quoted:
@@ -298,31 +321,9 @@ def tune(
     ids = job_ids([model.name for model in models], unique=plan.address is not None)
     _check_writable(plan.out, ids)
     with ExitStack() as stack:
-        supervise: Callable[[], None] = _nothing
-        mesh: LocalMesh | None = None
-        if plan.address is None:
-            layout = lay_out(plan.device, plan.builders, keeps_apart(plan.strategy))
-            _describe(layout, watcher)
-            mesh = LocalMesh(
-                layout,
-                plan.target,
-                plan.engines,
-                plan.strategy,
-                plan.folder,
-                memory=plan.memory,
-                records=plan.records,
-            )
-            stack.enter_context(mesh)
-            address, supervise = MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh.supervise
-            password = mesh.node.password("monitor")
-            watcher.note(f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {password}")
-        else:
-            address = plan.address
-        store = ArtifactStore(address.artifacts)
-        limit = CONNECT_LIMIT if mesh is None else OWN_BROKER_LIMIT
-        client = stack.enter_context(Client(address.broker, ids, limit))
-        if mesh is None:
-            client.snapshot()  # somebody must be there to take the requests
+        place = _place(plan, watcher, stack)
+        mesh, store = place.mesh, ArtifactStore(place.address.artifacts)
+        client = stack.enter_context(place.client(ids))
         watcher.submitting()
         if early_stop is not None:
             stack.enter_context(early_stop)
@@ -333,7 +334,7 @@ def tune(
             lambda job, model, known: make_request(job, model, plan, store, known),
             watcher,
             early_stop,
-            supervise,
+            place.supervise,
         )
         try:
             for wave in waves(models):
@@ -374,20 +375,6 @@ def write_now(client: Client, store: ArtifactStore, records: str) -> str:
     return f"what workers could not write is in the records now: {sum(each.new for each in synced):,} rows"
 
 
-def _describe(layout: Layout, watcher: Watcher) -> None:
-    watcher.note(
-        f"starting a mesh on this machine: device {layout.device}{' on its own' if layout.apart else ''},"
-        f" {layout.builders} build and {layout.updaters} model-update worker(s)"
-        f" on core(s) {', '.join(map(str, sorted(layout.other_cpus)))}"
-    )
-    if not layout.apart:
-        watcher.note(DISTURBED)
-    elif layout.shared:
-        watcher.note(
-            "the device has all cores: steps take turns (strategy sequential), to disturb no measurement"
-        )
-
-
 def _check_writable(out: Path, ids: Sequence[str]) -> None:
     """Better now than after hours of tuning."""
     for folder in (out, *(out / job for job in ids if (out / job).exists())):
@@ -401,7 +388,3 @@ def _check_writable(out: Path, ids: Sequence[str]) -> None:
 
 def _ignore(text: str) -> None:
     """Nobody wants to know."""
-
-
-def _nothing() -> None:
-    """There is nothing to supervise."""

@@ -51,13 +51,23 @@ def automatic(tasks: int, patience: float) -> int:
     return FIRST * tasks + math.ceil(OPTIMISM / patience)
 
 
+def enough(budget: int | None, tasks: int, batch: int) -> float:
+    """Trials after which a task counts as searched, so that what an earlier job has found serves this one: as
+    many as there are for each of its tasks, but no more than a round has.
+
+    Args:
+        budget: trials of the whole job; ``None`` where the model chooses.
+    """
+    return min(FIRST if budget is None else budget / max(tasks, 1), batch)
+
+
 def first_batch(budget: int, tasks: int, batch: int) -> int:
     """Trials that each task gets first: half of the budget is spread evenly, the rest goes where it pays."""
     return max(1, min(batch, math.ceil(budget / (2 * max(tasks, 1)))))
 
 
 def grants(
-    standings: Sequence[Standing], budget: int, left: int, batch: int, patience: float = 0.0
+    standings: Sequence[Standing], budget: int, left: int, batch: int, patience: float = 0.0, only: int = 0
 ) -> list[tuple[str, int]]:
     """The rounds to start now, as (task, trials).
 
@@ -67,10 +77,12 @@ def grants(
         left: trials not yet granted.
         batch: most trials per round.
         patience: see :func:`pays`.
+        only: of each task so many trials, at once, and no more unless none of them could be measured; 0: as
+            many as pay.
     """
     model = model_latency(standings)
     given: list[tuple[str, int]] = []
-    first = first_batch(budget, len(standings), batch)
+    first = only or first_batch(budget, len(standings), batch)
     fresh = sorted((s for s in standings if s.rounds == 0), key=lambda s: -s.weight)
     for standing in fresh:
         if left <= 0:
@@ -78,6 +90,8 @@ def grants(
         want = min(first, left)
         given.append((standing.task, want))
         left -= want
+    if only:
+        return given + [(each.task, only) for each in standings if _has_failed(each)]
     # The rest waits until every task has shown something: before that there is nothing to compare.
     if any(s.rounds <= 1 and s.busy for s in standings) or given:
         return given
@@ -137,6 +151,11 @@ def expected_gain(standing: Standing) -> float:
         return math.inf
     optimistic = OPTIMISM * standing.best / max(standing.trials, 1)
     return standing.weight * max(standing.gain, optimistic)
+
+
+def _has_failed(standing: Standing) -> bool:
+    """Whether it deserves another attempt."""
+    return standing.best is None and standing.rounds > 0 and not standing.busy and may_go_on(standing)
 
 
 def _hopeless(standing: Standing) -> bool:

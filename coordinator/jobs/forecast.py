@@ -6,11 +6,13 @@ import math
 
 from tunemesh.coordinator.jobs import allocation, steps
 from tunemesh.coordinator.jobs.job import Job, StepRef
+from tunemesh.coordinator.scheduling import chunks
+from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Forecast, Ready
 from tunemesh.shared.messages import Stage
-from tunemesh.shared.messages.levels import CLASS_WEIGHT
+from tunemesh.shared.messages.levels import CANDIDATES, CLASS_WEIGHT
 
 
 def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = None) -> Ready:
@@ -31,16 +33,46 @@ def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = No
         seconds=durations.seconds(ref.stage, key_of(job, ref.task), size),
         forecast=forecast(payer, durations),
         account=payer.id,
+        class_=request.level.class_,
+        urgent=ends(job, ref),
     )
 
 
-def chunk_size(job: Job, ref: StepRef, durations: Durations, *, fitting: bool) -> int:
-    """Candidates per chunk of the batch that a ``model-update`` proposes: the largest allowed, or with
-    ``fitting`` the predicted best."""
-    settings = job.ledger.request.settings
-    if not fitting or ref.stage != "model-update":
-        return settings.chunk
-    return durations.chunk_size(key_of(job, ref.task), settings.batch, settings.chunk)
+def ends(job: Job, ref: StepRef) -> bool:
+    """Whether a step belongs to the end of a job with a deadline: it goes first, as it was promised in time.
+    A job that ends has little to do, and brings nothing new."""
+    ledger = job.ledger
+    if ledger.request.level.deadline is None:
+        return False
+    task = job.task_ledger(ref.task)
+    return ledger.stopped or ref.stage in ("assemble", "validate") or (task is not None and not task.want)
+
+
+def chunk_size(job: Job, ref: StepRef, durations: Durations, load: Dispatcher, *, fits: bool) -> int:
+    """Candidates per chunk of the batch that a ``model-update`` proposes.
+
+    Args:
+        fits: see :func:`~coordinator.scheduling.chunks.best`.
+    """
+    task = job.task_ledger(ref.task)
+    if ref.stage != "model-update" or task is None or not task.want:
+        return job.ledger.request.settings.chunk
+    build, profile = steps.need_of(job, "build", ref.task), steps.need_of(job, "profile")
+    key = key_of(job, ref.task)
+    # What counts is who has nothing to do when the batch is there.
+    until_then = durations.seconds("model-update", key)
+    free = load.slots(build) if load.supply(build) <= until_then else load.free(build)
+    return chunks.best(
+        task.want,
+        job.ledger.request.settings.chunk,
+        durations.cost("build", key),
+        durations.cost("profile", key),
+        builders=load.slots(build),
+        free=free,
+        devices=load.slots(profile),
+        waits=load.supply(profile) > until_then,
+        fits=fits,
+    )
 
 
 def forecast(job: Job, durations: Durations) -> Forecast:
@@ -78,9 +110,11 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         add("import", first)
         path += first
     if ledger.phase in ("importing", "tuning"):
-        budget = request.level.trials or allocation.automatic(len(keys), allocation.PATIENCE)
+        level = request.level
+        few = CANDIDATES.get(level.effort, 0) * len(keys)
+        budget = level.trials or few or allocation.automatic(len(keys), allocation.PATIENCE)
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
-        if ledger.stopped:
+        if ledger.stopped or not (open_tasks or ledger.phase == "importing"):
             trials = 0
         rounds = trials / batch
         closing = len(open_tasks)

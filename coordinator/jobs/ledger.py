@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from tunemesh.shared.messages.basics import Blob, Count, Drift, Headers, Instant, Message, Seconds, Stage
+from tunemesh.shared.messages.basics import (
+    Blob,
+    Count,
+    Drift,
+    Headers,
+    Instant,
+    Message,
+    Name,
+    Seconds,
+    Stage,
+)
 from tunemesh.shared.messages.levels import Quote, Standing
-from tunemesh.shared.messages.progress import Phase, Usage
+from tunemesh.shared.messages.progress import Cancelled, Phase, Usage
 from tunemesh.shared.messages.requests import Request
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Confirmed, Known, Taken, TaskSpec, Timing, Trial
+from tunemesh.shared.messages.tasks import Confirmed, Known, Origin, Taken, TaskSpec, Timing, Trial
 
 Handle = int
 """Names a held delivery. Given by the shell, never reused."""
@@ -54,6 +64,8 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     rest: list[Trial] = []
     """Of a job that has ended before the task was closed: trials that are in no history. They are taken from
     another job with its history, until an update has learned from them."""
+    rest_of: Origin | None = None
+    """The job that ``rest`` was tried for, where that is another one."""
     taken: Taken | None = None
     """From which job, where another one has tuned it: figures above are then of both, but for ``trials`` and
     what is counted with them."""
@@ -94,6 +106,10 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     """What the tuned model is compared with."""
     objects: Blob | None = None
     """Machine code of the untuned model's functions."""
+    asked_by: Name = ""
+    """The user of the broker that asked for it, as the broker verified it."""
+    cancelled: Cancelled | None = None
+    """Who asked first to stop it."""
     known: list[Blob] = []
     """``records`` of the jobs that the request names: what they measured serves this one."""
     tasks: list[TaskLedger] = []
@@ -109,6 +125,18 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     assembled: AssembleDone | None = None
     validated: ValidateDone | None = None
     error: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        """Of what is measured for the job."""
+        request = self.request
+        return Origin(
+            job=request.job,
+            accepted=self.accepted,
+            tenant=request.tenant,
+            model=request.name,
+            visibility=request.visibility,
+        )
 
     def message_id(self) -> str:
         return f"{self.request.job}/ledger/{self.revision}"

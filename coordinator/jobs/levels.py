@@ -3,62 +3,27 @@
 A job *has enough* when what it asks for is reached, as far as its tasks tell, or when no more than what it
 needs to end is left of its time or of a budget. Then nothing new is tried: what was begun is finished, the
 best few are confirmed, and the model is assembled and validated. What that takes is predicted from learned
-durations (:class:`Rest`), for the mesh as busy as it is.
-"""
+durations (:mod:`coordinator.jobs.rest`), for the mesh as busy as it is. A job that has stopped too early,
+because that was too much, goes on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from tunemesh.coordinator.jobs import forecast, prices, rounds, steps
+from tunemesh.coordinator.jobs import allocation, forecast, prices, rounds, trials
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
-from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Load
-from tunemesh.shared.messages import Quote, Stage, Standing, Usage, ValidateDone
-
-CONFIRMED = 4
-"""Candidates of a task that are confirmed at its end, at most."""
-
-CONFIRMING = 2.0
-"""Times as long as another one a candidate takes that is confirmed: with all its repeats."""
+from tunemesh.coordinator.jobs.rest import BUDGET_CARE, DELAY, NOTHING, Mesh, Rest, another_round, rest
+from tunemesh.coordinator.jobs.states import search_state
+from tunemesh.shared.messages import Quote, Standing, Usage, ValidateDone
 
 MARGIN = 0.05
 """By so much a goal must be passed before the job stops for it: the model as a whole is not measured yet."""
 
-CARE = 1.3
-"""What is predicted of the end is multiplied by, where a deadline or a budget depends on it."""
-
-DELAY = 3.0
-"""Seconds that looking, and sending a few steps one after the other, may take besides."""
-
-LEARNED, GUESSED = 0.35, 1.0
+LEARNED, GUESSED = 0.35, 0.7
 """Standard deviation of the logarithm of how long the end takes: where durations of its stages were seen, and
 where they were not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """What a job still takes if nothing new is tried from now on."""
-
-    seconds: float
-    device_seconds: float
-    cost: float
-    learned: bool
-    """Whether all of it follows from durations that were seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mesh:
-    """What is known of the mesh."""
-
-    durations: Durations
-    load: Load
-    price: Callable[[Need], float]
-    """What a busy second of a worker for a need costs at most."""
 
 
 def spent(job: Job) -> Mapping[str, Usage]:
@@ -66,72 +31,9 @@ def spent(job: Job) -> Mapping[str, Usage]:
     return job.ledger.usage if job.ended else rounds.current_usage(job)
 
 
-def rest(job: Job, mesh: Mesh) -> Rest:
-    """What it takes to end with the best so far."""
-    durations, load = mesh.durations, mesh.load
-    own = forecast.key_of(job, "-")
-    work: dict[Stage, float] = {}
-    seconds = 0.0
-    learned = True
-
-    def add(stage: Stage, each: float, count: float, slots: int) -> float:
-        """Note ``count`` pieces of work; returns how long they take, with what is before them."""
-        need = steps.need_of(job, stage)
-        work[stage] = work.get(stage, 0.0) + each * count
-        return load.supply(need) + each * max(math.ceil(count / max(slots, 1)), 1) if count else 0.0
-
-    slots = {stage: load.slots(steps.need_of(job, stage)) for stage in steps.FEEDS}
-    if job.ledger.phase == "importing":
-        seconds += add("import", durations.seconds("import", own), 1, 1)
-    if job.ledger.phase in ("importing", "tuning"):
-        begun = [task for task in job.ledger.tasks if not task.closed and (task.round >= 0 or task.taken)]
-        pace = _mean(durations, [task.spec.key for task in begun])
-        under_way, built = _under_way(job, slots["build"])
-        seconds += add("build", pace["build"], under_way, slots["build"])
-        seconds += add("profile", pace["profile"], under_way + built, slots["profile"])
-        seconds += add("model-update", pace["model-update"], len(begun), slots["model-update"])
-        confirmed = CONFIRMED * len(begun)
-        seconds += add("build", pace["build"], confirmed, slots["build"])
-        seconds += add("profile", CONFIRMING * pace["profile"], confirmed, slots["profile"])
-        learned = not begun or all(durations.seen(stage) for stage in ("model-update", "build", "profile"))
-    # Whoever has never seen a model assembled knows how long it took to import this one.
-    imported = durations.seconds("import", own) if durations.seen("import") else 0.0
-    last: tuple[Stage, ...] = ("validate",) if job.ledger.phase == "validating" else ("assemble", "validate")
-    for stage in last:
-        known = durations.seen(stage)
-        learned = learned and known
-        seconds += add(stage, max(durations.seconds(stage, own), 0.0 if known else imported), 1, 1)
-    cost = sum(each * mesh.price(steps.need_of(job, stage)) for stage, each in work.items())
-    return Rest(seconds, work.get("profile", 0.0) + work["validate"], cost, learned)
-
-
-def _mean(durations: Durations, keys: list[str]) -> dict[Stage, float]:
-    """Seconds of each stage of a round, for tasks with these keys. What was never seen is not counted: a
-    guess is no reason to stop."""
-    found: dict[Stage, float] = {"model-update": 0.0, "build": 0.0, "profile": 0.0}
-    for stage in found:
-        if durations.seen(stage) and keys:
-            found[stage] = sum(durations.seconds(stage, key) for key in keys) / len(keys)
-    return found
-
-
-def _under_way(job: Job, build_slots: int) -> tuple[int, int]:
-    """Candidates that are being built, about, and those that are built and not yet profiled."""
-    building = built = 0
-    chunk = job.ledger.request.settings.chunk
-    for task in job.ledger.tasks:
-        kept = job.task(task.spec.id)
-        for number in rounds.open_rounds(task, kept):
-            round_ = kept.rounds[number]
-            for each in range(round_.chunk_count()):
-                stage = round_.stage(each)
-                building += len(round_.candidates(each)) if stage == "build" else 0
-                built += len(round_.candidates(each)) if stage == "profile" else 0
-    return min(building, chunk * max(build_slots, 1)), built
-
-
-def enough(job: Job, instant: float, mesh: Mesh) -> str:
-    """Why nothing more is to be tried, in a few words; empty where something is."""
+def enough(job: Job, instant: float, mesh: Mesh, more: Rest = NOTHING) -> str:
+    """Why nothing more is to be tried, in a few words; empty where something is. ``more``: what is to have
+    room besides."""
     level, ledger = job.ledger.request.level, job.ledger
     now, before = _latencies(job)
     if level.latency_s is not None and now is not None and now <= level.latency_s * (1 - MARGIN):
@@ -143,17 +45,37 @@ def enough(job: Job, instant: float, mesh: Mesh) -> str:
     last, usage = rest(job, mesh), spent(job)
     if level.deadline is not None:
         left = ledger.accepted + level.deadline - instant
-        if left <= CARE * last.seconds + DELAY:
+        if left <= last.careful + more.careful:
             return (
                 f"{max(left, 0.0):.0f} s are left until its deadline, and ending takes {last.seconds:.0f} s"
             )
-    device = prices.device_seconds(usage) + CARE * last.device_seconds
+    device = prices.device_seconds(usage) + BUDGET_CARE * (last.device_seconds + more.device_seconds)
     if level.device_seconds is not None and device >= level.device_seconds:
         return f"of its {level.device_seconds:g} device seconds no more are left than ending takes"
     cost = prices.of_usage(usage, job.prices)
-    if level.cost is not None and cost is not None and cost + CARE * last.cost >= level.cost:
+    if (
+        level.cost is not None
+        and cost is not None
+        and cost + BUDGET_CARE * (last.cost + more.cost) >= level.cost
+    ):
         return f"of its budget of {level.cost:g} no more is left than ending costs"
     return ""
+
+
+def may_go_on(job: Job, instant: float, mesh: Mesh) -> bool:
+    """Whether a job that has stopped for its service level could have another round after all, because ending
+    turned out to take less than was thought. To be asked when all is back that was begun: once its tasks are
+    being closed it is too late."""
+    ledger = job.ledger
+    if not ledger.enough or ledger.phase != "tuning" or trials.granted(job) >= ledger.request.level.trials:
+        return False
+    open_ = [task for task in ledger.tasks if not task.closed]
+    if any(search_state(task) == "closing" for task in open_):
+        return False
+    found = [trials.standing(job, task) for task in open_]
+    if any(each.busy for each in found) or not any(map(allocation.may_go_on, found)):
+        return False
+    return not enough(job, instant, mesh, another_round(job, mesh))
 
 
 def _latencies(job: Job) -> tuple[float | None, float | None]:
@@ -198,7 +120,7 @@ def quote(job: Job, instant: float, mesh: Mesh, shared: int) -> Quote:
         tasks=len(ledger.tasks),
         known=sum(bool(task.closed and task.history) for task in ledger.tasks),
         shared=shared,
-        trials=level.trials,
+        trials=level.trials if any(not task.closed for task in ledger.tasks) else 0,
         seconds=seconds,
         device_seconds=device,
         cost=cost if job.prices else None,

@@ -47,6 +47,7 @@ def records(tasks: Sequence[TaskLedger]) -> list[TaskRecords]:
             task=task.spec,
             history=task.history,
             trials=task.rest,
+            origin=task.rest_of if task.rest else None,
             confirmed=task.confirmed,
             untuned=task.untuned,
         )
@@ -112,7 +113,8 @@ def _with_the_rest(job: Job, task: TaskLedger, room: int) -> TaskLedger:
         now = rounds.confirm(now, kept.rounds[newest])
     else:
         trials += rounds.trials_of(kept.rounds[newest])
-    return msgspec.structs.replace(now, history=proposal.state.history, rest=fitting(trials, room))
+    rest = fitting(trials, room)
+    return msgspec.structs.replace(now, history=proposal.state.history, rest=rest, rest_of=None)
 
 
 def fitting(trials: Sequence[Trial], room: int) -> list[Trial]:

@@ -95,11 +95,14 @@ def progress(job: Job) -> JobProgress:
         quote=ledger.quote,
         standing=ledger.standing,
         tenant=ledger.request.tenant,
+        visibility=ledger.request.visibility,
         priority=ledger.request.priority,
         stopped=ledger.stopped,
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,
+        asked_by=ledger.asked_by,
+        cancelled=ledger.cancelled,
     )
 
 

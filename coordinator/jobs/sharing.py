@@ -55,7 +55,7 @@ def same_of(request: Request, spec: TaskSpec) -> Same | None:
         return None
     settings = [getattr(request.settings, name) for name in Settings.__struct_fields__ if name not in OWN]
     options = sorted(request.options.get(spec.engine, {}).items())
-    how = request.target, spec.engine, options, request.seed, settings
+    how = request.target, spec.engine, options, request.seed, settings, request.level.effort
     return Same(spec.key, msgspec.msgpack.encode(how))
 
 
@@ -191,6 +191,7 @@ def take(job: Job, task: TaskLedger, found: Found) -> TaskLedger:
         confirmed=its.confirmed,
         history=its.history,
         rest=measured.fitting(its.rest, measured.ROOM // len(job.ledger.tasks)),
+        rest_of=its.rest_of or other.ledger.origin,
     )
 
 

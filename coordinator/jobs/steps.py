@@ -17,9 +17,10 @@ from tunemesh.shared.messages import (
     Conditions,
     Device,
     ImportWork,
-    Origin,
     ProfileDone,
     ProfileWork,
+    Request,
+    Settings,
     Stage,
     Step,
     StepResult,
@@ -30,6 +31,7 @@ from tunemesh.shared.messages import (
     ValidateWork,
     Work,
 )
+from tunemesh.shared.messages.levels import CANDIDATES
 
 KINDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
 """Which kind of resource does a stage; ``profile`` and ``validate`` need a device of the right target."""
@@ -187,8 +189,8 @@ def to_be_held(job: Job, *, fitting: bool) -> int:
     Args:
         fitting: chunks may be smaller than the largest allowed, down to one candidate.
     """
-    settings, trials = job.ledger.request.settings, job.ledger.request.level.trials
-    batch = min(settings.batch, trials)
+    settings, level = job.ledger.request.settings, job.ledger.request.level
+    batch = CANDIDATES.get(level.effort) or min(settings.batch, level.trials)
     by_task = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
     return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
 
@@ -208,7 +210,8 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
 
     Args:
         chunk_size: for the batch that a ``model-update`` proposes.
-        devices: what an ``import`` is told of those that serve the target.
+        devices: what an ``import``, and the first ``model-update`` of a task, are told of those that serve
+            the target.
     """
     request = job.ledger.request
     return Step(
@@ -217,15 +220,23 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         engines=engines_of(job, ref.stage, ref.task),
         target=request.target,
         seed=request.seed,
-        settings=request.settings,
+        settings=_settings(request, ref.stage),
         options=request.options,
         work=_work(job, ref, chunk_size, devices),
         task=ref.task,
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
-        origin=Origin(job=job.id, accepted=job.ledger.accepted, tenant=request.tenant, model=request.name),
+        origin=job.ledger.origin,
         attempt=attempt,
     )
+
+
+def _settings(request: Request, stage: Stage) -> Settings:
+    """Those of a request. Where nothing is to be measured, a kernel is run to check what it computes, and
+    once more for a rough idea of its speed: one that is slower than untuned is of no use."""
+    if request.level.effort != "instant" or stage != "profile":
+        return request.settings
+    return msgspec.structs.replace(request.settings, repeats=1, min_repeat_ms=0)
 
 
 def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) -> Work:
@@ -259,7 +270,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
     task = job.task_ledger(ref.task)
     assert task is not None
     if ref.stage == "model-update":
-        return _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        work = _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        return msgspec.structs.replace(work, devices=list(devices)) if work.state is None else work
     round_ = job.round(ref.task, ref.round)
     assert round_ is not None
     if ref.stage == "build":
@@ -284,6 +296,7 @@ def _update_work(task: TaskLedger, kept: Task, number: int, chunk_size: int) -> 
             task=task.spec,
             want=task.want,
             trials=_fitting(task.rest),
+            origin=task.rest_of if task.rest else None,
             chunk_size=chunk_size if task.want else CONFIRM_CHUNK,
             recall=task.history,
         )

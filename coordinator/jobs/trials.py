@@ -5,7 +5,7 @@ Pure functions from a job to the revision, or to ``None`` where there is nothing
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -14,8 +14,8 @@ from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.shared.messages import Request, Timing, Usage
-from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
+from tunemesh.shared.messages import ImportDone, Known, Request, Stage, Timing, Usage
+from tunemesh.shared.messages.levels import AUTO, CANDIDATES, MOST_TRIALS
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
 TIMINGS_KEPT = 500
@@ -39,17 +39,39 @@ def granted(job: Job) -> int:
     return total
 
 
+def searched(request: Request, done: ImportDone) -> Mapping[str, Known]:
+    """By task: what is known of it that serves a job, because as much was tried to find it as the job would
+    try, or because it is to try nothing."""
+    tuned = sum(spec.engine is not None for spec in done.tasks)
+    level = request.level
+    budget = level.trials if level.trials != AUTO else None
+    full = level.effort == "full"
+    wanted = allocation.enough(budget, tuned, request.settings.batch) if full else CANDIDATES[level.effort]
+    return {
+        task: known
+        for task, known in done.known.items()
+        if known.searched is None or known.searched >= wanted or request.settings.known == "only"
+    }
+
+
 def budgeted(request: Request, tasks: int) -> Request:
-    """``request`` with a number of trials, which may depend on how many tasks there are to tune."""
-    patience = request.level.patience
-    if request.level.trials != AUTO:
+    """``request`` with a number of trials, which may depend on how many tasks there are to tune. With less
+    than full effort every task gets the same few, whatever they bring."""
+    level, patience = request.level, request.level.patience
+    if level.effort != "full":
+        trials = CANDIDATES[level.effort] * max(tasks, 1)
+        return msgspec.structs.replace(
+            request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
+        )
+    if level.trials != AUTO:
         return request
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
     trials = min(allocation.automatic(tasks, patience), most)
-    level = msgspec.structs.replace(request.level, trials=trials, patience=patience)
-    return msgspec.structs.replace(request, level=level)
+    return msgspec.structs.replace(
+        request, level=msgspec.structs.replace(level, trials=trials, patience=patience)
+    )
 
 
 def left(job: Job, waits: Collection[str] = ()) -> int:
@@ -104,7 +126,9 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     standings = [standing(job, task) for task in begun]
     model, patience = allocation.model_latency(standings), request.level.patience or 0.0
     rest = left(job, waits)
-    given = dict(allocation.grants(standings, request.level.trials, rest, request.settings.batch, patience))
+    only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
+    batch = request.settings.batch
+    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
@@ -155,6 +179,7 @@ def look_ahead(
     if not request.settings.lookahead or rest <= 0 or not device_slots or not build_slots:
         return None
     building = profiling = 0.0
+    unbuilt = 0
     able: list[tuple[float, TaskLedger]] = []
     begun = [standing(job, task) for task in ledger.tasks if task.round >= 0]
     model, patience = allocation.model_latency(begun), request.level.patience or 0.0
@@ -165,15 +190,16 @@ def look_ahead(
         newest = kept.rounds.get(task.round)
         if newest is None or newest.proposal is None:
             return None  # a proposal is on its way
+        left_over: dict[str, list[int]] = {"build": [], "profile": []}
         for number in job_rounds.open_rounds(task, kept):
             round_ = kept.rounds[number]
             for chunk in range(round_.chunk_count()):
-                stage = round_.stage(chunk)
-                size = len(round_.candidates(chunk))
-                if stage == "build":
-                    building += durations.seconds("build", task.spec.key, size)
+                stage = round_.stage(chunk) if chunk not in round_.back else None
                 if stage is not None:
-                    profiling += durations.seconds("profile", task.spec.key, size)
+                    left_over[stage].append(len(round_.candidates(chunk)))
+        unbuilt += len(left_over["build"])
+        building += _seconds(durations, "build", task, left_over["build"])
+        profiling += _seconds(durations, "profile", task, left_over["build"] + left_over["profile"])
         standing_ = standing(job, task)
         pays = allocation.may_go_on(standing_) and allocation.pays(standing_, model, patience)
         if pays and _may_look_ahead(job, task):
@@ -181,15 +207,23 @@ def look_ahead(
     if not able or (shared and building):
         return None
     _, task = max(able, key=lambda each: each[0])
-    if max(building / build_slots, profiling / device_slots) > durations.seconds(
-        "model-update", task.spec.key
-    ):
+    # With fewer chunks than builders some of these have nothing to do now.
+    until_idle = building / build_slots if unbuilt >= build_slots else 0.0
+    if max(until_idle, profiling / device_slots) > durations.seconds("model-update", task.spec.key):
         return None
     batch = allocation.next_batch(request.level.trials, rest, len(ledger.tasks), request.settings.batch)
     ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
     ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)
     tasks = [ahead if each is task else each for each in ledger.tasks]
     return msgspec.structs.replace(ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage)
+
+
+def _seconds(durations: Durations, stage: Stage, task: TaskLedger, chunks: list[int]) -> float:
+    """Of work on chunks with so many candidates."""
+    if not chunks:
+        return 0.0
+    step = durations.seconds(stage, task.spec.key, 0)
+    return step * (len(chunks) - 1) + durations.seconds(stage, task.spec.key, sum(chunks))
 
 
 def _may_look_ahead(job: Job, task: TaskLedger) -> bool:
@@ -217,7 +251,8 @@ def _next_round(
         usage = job_rounds.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
     pace = durations.known(task.spec.key)
     if task.round >= 0:
-        now = msgspec.structs.replace(now, rest=[])  # the first update has put it into a history
+        # The first update has put it into a history.
+        now = msgspec.structs.replace(now, rest=[], rest_of=None)
     return msgspec.structs.replace(now, round=task.round + 1, want=want, ahead=False, pace=pace), usage
 
 
@@ -243,7 +278,11 @@ def close(job: Job, task: TaskLedger) -> Ledger:
     assert round_.proposal is not None
     timings = [held.message.timing for held in round_.held()]
     closed = msgspec.structs.replace(
-        job_rounds.confirm(task, round_), closed=True, history=round_.proposal.state.history, rest=[]
+        job_rounds.confirm(task, round_),
+        closed=True,
+        history=round_.proposal.state.history,
+        rest=[],
+        rest_of=None,
     )
     ledger = job.ledger
     return msgspec.structs.replace(

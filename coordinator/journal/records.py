@@ -25,10 +25,11 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Start(Struct, frozen=True, tag=True):
-    """A coordinator was started, with this strategy and these prices."""
+    """A coordinator was started, with this strategy, these prices and this share of devices for gold."""
 
     strategy: str
     prices: dict[str, float] = {}
+    reserved: float = 0.0
 
 
 class Entry(Struct, frozen=True, tag=True):
@@ -53,7 +54,12 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, strategy: str, largest: int = LARGEST, prices: Mapping[str, float] | None = None
+        self,
+        path: Path,
+        strategy: str,
+        largest: int = LARGEST,
+        prices: Mapping[str, float] | None = None,
+        reserved: float = 0.0,
     ) -> None:
         self.path = path
         self._largest = largest
@@ -62,7 +68,7 @@ class Journal:
             self._file = self.path.open("ab")
         except OSError as error:
             raise BadInput(f"cannot write the journal {path}: {error.strerror}") from None
-        self._write(Start(strategy, dict(prices or {})))
+        self._write(Start(strategy, dict(prices or {}), reserved))
 
     def record(self, now: float, event: Event, instructions: list[Instruction]) -> None:
         """Write down one event. What was written reaches the file with the next tick.

@@ -30,7 +30,7 @@ def replay(records: Iterable[Start | Entry]) -> Iterator[Difference]:
     core: Core | None = None
     for number, record in enumerate(records):
         if isinstance(record, Start):
-            core = Core(record.strategy, prices=record.prices)
+            core = Core(record.strategy, prices=record.prices, reserved=record.reserved)
             continue
         if core is None:
             raise BadInput("this journal begins in the middle; replay the one before it first")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import msgspec
 
 from tunemesh.coordinator.scheduling.needs import Need, Tally
-from tunemesh.coordinator.scheduling.queues import Flight, Queue
+from tunemesh.coordinator.scheduling.queues import Flight, Pool, Queue
 from tunemesh.coordinator.scheduling.recent import Recent
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.coordinator.scheduling.strategies import Ready, Strategy
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Ready, Strategy
+from tunemesh.shared.messages import Class
 
 TURNS_KEPT = 1024
 """Needs of which it is kept when they had their last turn. Those whose turn was longest ago are left out,
@@ -20,6 +21,13 @@ which changes nothing: they are first."""
 
 ATTEMPTS_KEPT = 10_000
 """Steps that were lost of which it is kept how often."""
+
+
+DEVICE_KIND = "profile:"
+
+GOLD: frozenset[Class] = frozenset({"gold"})
+UNTIL_FULL: frozenset[Class] = frozenset({"gold", "standard"})
+SPARE: frozenset[Class] = frozenset({"spare"})
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -35,9 +43,14 @@ class Send(msgspec.Struct, frozen=True):
 
 class Dispatcher:
     """The ready steps of all jobs, in the order of a strategy, and the resources they wait for. It is also
-    the :class:`~coordinator.scheduling.strategies.Load` that strategies see."""
+    the :class:`~coordinator.scheduling.strategies.Load` that strategies see.
 
-    def __init__(self, strategy: Strategy, resources: Resources) -> None:
+    Args:
+        reserved: share of the devices of each target that is kept for jobs of class gold.
+    """
+
+    def __init__(self, strategy: Strategy, resources: Resources, reserved: float = 0.0) -> None:
+        self._reserved = reserved
         self.strategy = strategy
         self.resources = resources
         self._ready: dict[str, tuple[Ready, ...]] = {}
@@ -47,11 +60,13 @@ class Dispatcher:
         """By step: queues whose workers did not do it right."""
         self._apart: dict[str, Ready] = {}
         """Ready steps that may not go to every queue. The strategy does not know them."""
+        self._urgent: dict[Need, dict[str, Ready]] = {}
+        """Ready steps that go first, by need, the oldest first. The strategy does not know these, either."""
         self._orders = 0
         self._steps: dict[str, dict[str, None]] = {}
         """By job: its steps that are ready or in flight."""
-        self._needs: dict[str, Counter[Need]] = {}
-        """By job: how many of these steps have which need."""
+        self._needs: dict[str, Tally] = {}
+        """By job: what these steps need."""
         self._work = Tally()
         """Predicted seconds of all of them."""
         self._added: dict[str, Counter[Need]] = {}
@@ -77,6 +92,10 @@ class Dispatcher:
     def share_cores(self, one: Need, other: Need) -> bool:
         return self.resources.share_cores(one, other)
 
+    def free(self, need: Need) -> int:
+        """Of the slots for a need, those for which no step is ready or in flight."""
+        return max(self.slots(need) - self._work.count(need, self.resources.compete), 0)
+
     @property
     def needs(self) -> list[Need]:
         """Needs of all steps that are ready or in flight."""
@@ -90,9 +109,10 @@ class Dispatcher:
         self._added, self._waiting = {}, Tally()
         for flight in self.resources.flights():
             strategy.started(flight.ready)
-        for ready in sorted((each for bids in self._ready.values() for each in bids), key=_order):
-            if ready.step not in self._apart:
-                self._add(ready)
+        self._urgent = {}
+        for bids in sorted(self._ready.values(), key=lambda bids: _order(bids[0])):
+            if bids[0].step not in self._apart:
+                self._offer(bids)
 
     def has(self, step: str) -> bool:
         """Whether a step is ready or in flight."""
@@ -114,8 +134,17 @@ class Dispatcher:
         if self._avoided.get(ready.step):
             self._apart[ready.step] = bids[0]
         else:
-            for each in bids:
-                self._add(each)
+            self._offer(bids)
+
+    def _offer(self, bids: tuple[Ready, ...]) -> None:
+        """A step is to be sent before others, or when the strategy says so. A strategy that has one step at a
+        time is not gone around."""
+        first = bids[0]
+        if first.urgent and self.strategy.overlaps:
+            self._urgent.setdefault(first.need, {})[first.step] = first
+            return
+        for each in bids:
+            self._add(each)
 
     def is_running(self, ready: Ready, queue: str, now: float) -> None:
         """A worker was found to be at this step already."""
@@ -127,6 +156,7 @@ class Dispatcher:
     def fill(self, now: float) -> Iterator[Send]:
         """Steps for every idle queue, until all are busy or nothing is left for them."""
         yield from self._fill_others(now)
+        yield from self._fill_urgent(now)
         for need in sorted(self._waiting):
             while (queue := self._open_queue(need)) is not None:
                 ready = self._take(queue)
@@ -154,8 +184,15 @@ class Dispatcher:
                 queue = min(free, key=lambda queue: (len(queue.flights) / queue.slots, queue.name))
                 yield self._send(ready, queue, now)
 
+    def _fill_urgent(self, now: float) -> Iterator[Send]:
+        """The same for steps that go first. They are charged to their jobs like others."""
+        for need in list(self._urgent):
+            while (steps := self._urgent.get(need)) and (queue := self._open_queue(need)) is not None:
+                yield self._send(steps[next(iter(steps))], queue, now)
+
     def _send(self, ready: Ready, queue: Queue, now: float) -> Send:
         del self._ready[ready.step]
+        self._drop_urgent(ready)
         self.strategy.started(ready)
         self.resources.start(ready, queue.name, now)
         return Send(queue.name, ready.step, ready.job, self.attempts(ready.step))
@@ -170,13 +207,26 @@ class Dispatcher:
             return None
         served = [need for kind in pool.kinds for need in self._waiting.of_kind(kind) if pool.serves(need)]
         for need in sorted(served, key=lambda need: (self._turns.get(need, 0), need)):
-            while (ready := self.strategy.take(need, self, queue.slowness)) is not None:
-                self._taken(ready)
-                if any(each is ready for each in self._ready.get(ready.step, ())):
-                    return ready
-                # Its result came after all, from a worker that was thought lost; or it runs on another
-                # account.
+            for classes in self._may_have(pool, need):
+                while (ready := self.strategy.take(need, self, queue.slowness, classes)) is not None:
+                    self._taken(ready)
+                    if any(each is ready for each in self._ready.get(ready.step, ())):
+                        return ready
+                    # Its result came after all, from a worker that was thought lost; or it runs on another
+                    # account.
         return None
+
+    def _may_have(self, pool: Pool, need: Need) -> list[frozenset[Class]]:
+        """Whose step may go to a free queue of a pool, in this order. Of the devices of a target a share is
+        kept for gold. A standard step is not sent to the last of them, a spare one only where it keeps nobody
+        waiting."""
+        if not self._reserved or not need.kind.startswith(DEVICE_KIND):
+            return [CLASSES]
+        # One device is for everybody.
+        kept = min(int(self._reserved * pool.slots + 0.5), pool.slots - 1)
+        order = [GOLD] if pool.at_work["gold"] < kept else []
+        order.append(UNTIL_FULL if pool.at_work["standard"] < pool.slots - kept else GOLD)
+        return [*order, SPARE]
 
     def ended(self, step: str, seconds: float) -> Flight | None:
         """The result of a step is here, after ``seconds`` of work: it is neither in flight nor ready any
@@ -219,11 +269,41 @@ class Dispatcher:
         """What the job's steps, ready or in flight, need."""
         return sorted(self._needs.get(job, ()))
 
+    def running(self, job: str) -> list[str]:
+        """The job's steps in flight."""
+        return [step for step in self._steps.get(job, ()) if self.resources.in_flight(step)]
+
+    def alone(self, job: str) -> bool:
+        """Whether no other job has a step that is ready or in flight."""
+        return len(self._steps) <= (job in self._steps)
+
+    def others(self, job: str, need: Need) -> float:
+        """Predicted seconds until the workers for a need have done what other jobs have for them."""
+        own = self._needs.get(job)
+        mine = own.seconds(need, self.slots(need), self.resources.compete) if own is not None else 0.0
+        return max(self.supply(need) - mine, 0.0)
+
+    def next_free(self, job: str, need: Need) -> float:
+        """Predicted seconds until a worker for a need is free of the steps of other jobs, for who goes
+        first."""
+        queues = self.resources.live(need)
+        if not queues or any(queue.free > 0 for queue in queues):
+            return 0.0
+        flights = [flight.ready for queue in queues for flight in queue.flights.values()]
+        longest = max((ready.seconds for ready in flights if ready.job != job), default=0.0)
+        return longest / self.slots(need)
+
     def _unready(self, step: str) -> None:
         bids = self._ready.pop(step, None)
         if bids is not None:
             self._apart.pop(step, None)
+            self._drop_urgent(bids[0])
             self._count(bids[0], -1)
+
+    def _drop_urgent(self, ready: Ready) -> None:
+        steps = self._urgent.get(ready.need, {})
+        if steps.pop(ready.step, None) is not None and not steps:
+            del self._urgent[ready.need]
 
     def _land(self, step: str, seconds: float | None) -> Flight | None:
         flight = self.resources.end(step)
@@ -249,16 +329,15 @@ class Dispatcher:
     def _count(self, ready: Ready, change: int) -> None:
         """Note that a step has come or gone."""
         steps = self._steps.setdefault(ready.job, {})
-        needs = self._needs.setdefault(ready.job, Counter())
-        needs[ready.need] += change
+        needs = self._needs.setdefault(ready.job, Tally())
         if change > 0:
             self._work.add(ready.need, ready.seconds)
+            needs.add(ready.need, ready.seconds)
             steps[ready.step] = None
             return
         self._work.remove(ready.need, ready.seconds)
+        needs.remove(ready.need, ready.seconds)
         steps.pop(ready.step, None)
-        if not needs[ready.need]:
-            del needs[ready.need]
         if not steps:
             del self._steps[ready.job], self._needs[ready.job]
 

@@ -1,15 +1,15 @@
 """How long steps take: learned from the timings that results bring, and forgotten with the coordinator.
 
 What is worth keeping, the pace of each task, travels in the ledger (``TaskLedger.pace``). A *pace* is
-seconds per candidate for ``build`` and ``profile``, and seconds per step for all other stages. Tasks with
-the same key (workload and target) share their paces, across jobs too.
-"""
+seconds per candidate for ``build`` and ``profile``, beside what a step takes by itself, and seconds per step
+for all other stages. Tasks with the same key (workload and target) share their paces, across jobs too."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from tunemesh.coordinator.scheduling.chunks import Cost
 from tunemesh.coordinator.scheduling.recent import Recent
 from tunemesh.shared.messages import Stage, Timing
 
@@ -19,8 +19,12 @@ WEIGHT = 0.25
 GUESS = 1.0
 """Seconds that a step, or a candidate of it, is thought to take when nothing like it was ever seen."""
 
-OVERHEAD = 0.005
-"""Share of a step's duration that sending, awaiting and answering it may take."""
+FADING = 0.98
+"""What is left of the longest candidate that was seen, relative to its task's pace, after each further
+step."""
+
+MOST_TIMES = 100.0
+"""As many times as long as others a candidate may be thought to take."""
 
 LONGEST_STEP = 24 * 3600.0
 """Seconds; what took longer by the clocks of its worker is taken for a clock that jumped."""
@@ -71,27 +75,44 @@ class Durations:
         self._paces: Recent[tuple[str, Stage], float] = Recent(PACES_KEPT)
         self._stages: dict[Stage, float] = {}
         self._slowness: dict[Stage, _Slowness] = {}
+        self._fixed: dict[Stage, float] = {}
+        self._longest: dict[Stage, float] = {}
+        self._closing: float | None = None
         self._overhead = 0.0
 
-    def learn(self, timing: Timing, key: str, elapsed: float | None = None) -> None:
+    def learn(
+        self, timing: Timing, key: str, elapsed: float | None = None, each: Sequence[float] = ()
+    ) -> None:
         """Learn from one step.
 
         Args:
             timing: of its result.
             key: of its task; of its job for stages without one.
             elapsed: seconds from the dispatch to the result, if they are known.
+            each: seconds of each of its candidates, if it did nothing but these; what is left is what a step
+                takes by itself.
         """
         seconds = seconds_of(timing)
         if elapsed is not None and (elapsed := _sane(elapsed)) >= seconds:
             self._overhead += WEIGHT * (elapsed - seconds - self._overhead)
         parts = max(timing.size, 1) if timing.stage in PER_CANDIDATE else 1
+        fixed = seconds - min(sum(map(_sane, each)), seconds) if each else 0.0
+        if each:
+            self._fixed[timing.stage] = _moved(self._fixed.get(timing.stage), fixed)
         expected = self._paces.get((key, timing.stage))
         slowness = self._slowness.setdefault(timing.stage, _Slowness())
-        slowness.learn(timing.resource, seconds / parts / expected if expected else None)
+        slowness.learn(timing.resource, (seconds - fixed) / parts / expected if expected else None)
         # What a queue adds by being slow is not the task's.
-        pace = seconds / parts / slowness.of(timing.resource)
+        pace = (seconds - fixed) / parts / slowness.of(timing.resource)
         self._paces.put((key, timing.stage), _moved(expected, pace))
         self._stages[timing.stage] = _moved(self._stages.get(timing.stage), pace)
+        if each and pace > 0:
+            seen = min(max(map(_sane, each)) / max(expected or pace, pace), MOST_TIMES)
+            self._longest[timing.stage] = max(seen, FADING * self._longest.get(timing.stage, 1.0), 1.0)
+
+    def learn_closing(self, timing: Timing) -> None:
+        """Learn from a ``model-update`` that closed a task: it proposed nothing new."""
+        self._closing = _moved(self._closing, seconds_of(timing))
 
     def recall(self, key: str, pace: Mapping[Stage, float]) -> None:
         """Take over what a ledger says of a task, unless more is known by now."""
@@ -108,36 +129,41 @@ class Durations:
 
     def seconds(self, stage: Stage, key: str, size: int = 1) -> float:
         """Predicted duration of a step with ``size`` candidates on a queue of usual speed."""
-        pace = self._paces.get((key, stage))
-        if pace is None:
-            pace = self._stages.get(stage, GUESS)
-        return pace * size if stage in PER_CANDIDATE else pace
+        pace = self._pace(stage, key)
+        return pace * size + self._fixed.get(stage, 0.0) if stage in PER_CANDIDATE else pace
 
-    def seen(self, stage: Stage) -> bool:
-        """Whether any step of a stage was."""
-        return stage in self._stages
+    def _pace(self, stage: Stage, key: str) -> float:
+        pace = self._paces.get((key, stage))
+        return self._stages.get(stage, GUESS) if pace is None else pace
+
+    def longest(self, stage: Stage) -> float:
+        """As many times as long as others one candidate may take, by the longest that were seen of late."""
+        return self._longest.get(stage, 1.0)
+
+    def closing(self, key: str) -> float:
+        """Predicted duration of the ``model-update`` that closes a task. Until one was seen, half of another
+        one: it learns, and searches for nothing."""
+        return self._closing if self._closing is not None else self.seconds("model-update", key) / 2
+
+    def seen(self, stage: Stage, key: str | None = None) -> bool:
+        """Whether any step of a stage was; with ``key`` one of that task or job."""
+        return stage in self._stages if key is None else self._paces.get((key, stage)) is not None
+
+    def usual(self, stage: Stage) -> float | None:
+        """Seconds of a stage, or of a candidate of it, over all tasks or jobs; ``None`` where none was
+        seen."""
+        return self._stages.get(stage)
 
     def slowness(self, stage: Stage, queue: str) -> float:
         """How many times as long as on the mean of all queues steps of ``stage`` take on ``queue``."""
         known = self._slowness.get(stage)
         return known.of(queue) if known is not None else 1.0
 
-    def chunk_size(self, key: str, batch: int, limit: int) -> int:
-        """Candidates per chunk, so that a batch is soonest through build and profile.
-
-        A batch of n candidates that take b seconds to build and p to profile each, cut into chunks of k
-        with an overhead of o seconds each, takes about ``k (b + p) + n max(b, p) + (n / k) o``: the first
-        chunk's build and the last one's profile are not overlapped, and every chunk is sent, awaited and
-        answered. That is least at ``k = sqrt(n o / (b + p))``. When other work fills the gaps, latency does
-        not matter but overhead does, so k is never so small that overhead takes more than :data:`OVERHEAD`
-        of the longer stage.
-        """
-        build, profile = self.seconds("build", key), self.seconds("profile", key)
-        if build + profile <= 0 or not self._overhead:
-            return limit
-        soonest = math.sqrt(batch * self._overhead / (build + profile))
-        cheap = self._overhead / (OVERHEAD * max(build, profile))
-        return max(1, min(limit, round(max(soonest, cheap))))
+    def cost(self, stage: Stage, key: str) -> Cost | None:
+        """What steps and candidates of a stage take; ``None`` where none was seen."""
+        if not self.seen(stage):
+            return None
+        return Cost(self._overhead + self._fixed.get(stage, 0.0), self._pace(stage, key))
 
 
 def _sane(seconds: float) -> float:

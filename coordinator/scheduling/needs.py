@@ -63,6 +63,11 @@ class Tally:
             if not needs:
                 del self._kinds[need.kind]
 
+    def count(self, need: Need, compete: Callable[[Need, Need], bool]) -> int:
+        """How much there is for the workers for ``need``; ``compete`` as in :meth:`seconds`."""
+        needs = self._kinds.get(need.kind, {})
+        return sum(each.count for other, each in needs.items() if other == need or compete(need, other))
+
     def seconds(self, need: Need, slots: int, compete: Callable[[Need, Need], bool]) -> float:
         """How long all the work that is there for the workers for ``need`` keeps them busy.
 

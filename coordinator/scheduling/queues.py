@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Ready
-from tunemesh.shared.messages import WorkerStatus
+from tunemesh.shared.messages import Class, WorkerStatus
 
 DEVICE = "profile-"
 """How the names of devices' queues begin."""
@@ -51,6 +51,8 @@ class Pool:
     slots: int = 0
     """Of the live workers of all its queues."""
     queues: dict[str, Queue] = field(default_factory=dict)
+    at_work: Counter[Class] = field(default_factory=Counter)
+    """Steps in flight on all of them, by the class of who is charged."""
     idle: ChangingHeap[str] = field(default_factory=ChangingHeap)
 
     def serves(self, need: Need) -> bool:
@@ -105,6 +107,11 @@ class Queue:
     def engines(self) -> frozenset[str]:
         """Those that it serves; none for devices, where it is the same which engine made a kernel."""
         return frozenset() if self.name.startswith(DEVICE) else frozenset(self.serves)
+
+    @property
+    def at_work(self) -> Counter[Class]:
+        """Its flights by class."""
+        return Counter(flight.ready.class_ for flight in self.flights.values())
 
     def heard(self, before: WorkerStatus | None, after: WorkerStatus | None) -> None:
         """One of its workers came, changed or went."""

@@ -155,6 +155,7 @@ class Resources:
                 self._pools.setdefault(kind, []).append(pool)
         pool.queues[queue.name] = queue
         pool.slots += queue.slots
+        pool.at_work += queue.at_work
         queue.pool = pool
         self._sort(queue)
 
@@ -164,6 +165,7 @@ class Resources:
             return
         del pool.queues[queue.name]
         pool.slots -= queue.slots
+        pool.at_work -= queue.at_work
         pool.idle.remove(queue.name)
         if not pool.queues:
             for kind in pool.kinds:
@@ -186,6 +188,8 @@ class Resources:
         """A step was published to a queue."""
         time = self._clock.read(now)
         queue = self._queue(name, time)
+        if queue.pool is not None:
+            queue.pool.at_work[ready.class_] += 1
         queue.flights[ready.step] = Flight(ready, name, time)
         self._by_step[ready.step] = queue
         self._sort(queue)
@@ -196,6 +200,8 @@ class Resources:
         if queue is None:
             return None
         flight = queue.flights.pop(step, None)
+        if flight is not None and queue.pool is not None:
+            queue.pool.at_work[flight.ready.class_] -= 1
         self._sort(queue)
         return flight
 
@@ -231,6 +237,8 @@ class Resources:
         """Forget what is in flight: the connection was lost, and with it the count."""
         self._by_step.clear()
         for queue in self.queues.values():
+            if queue.pool is not None:
+                queue.pool.at_work -= queue.at_work
             queue.flights.clear()
             self._sort(queue)
 

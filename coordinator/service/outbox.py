@@ -13,10 +13,13 @@ from tunemesh.coordinator.events import DispatchFailed, QueueMissing, SaveFailed
 from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage, LinkDown
-from tunemesh.shared.messages import JobEvent, Message, Snapshot, Step
+from tunemesh.shared.messages import Census, JobEvent, Message, Snapshot, Step
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing
 
 log = logging.getLogger(__name__)
+
+CENSUS_LIFE = 300.0
+"""Seconds after which a later one has told which artifacts are needed."""
 
 LIFE = 60.0
 """Seconds after which nobody needs what was told to people."""
@@ -48,8 +51,15 @@ class Outbox:
             self._link.events.put(SaveFailed(message.request.job, str(error)))
 
     def tell(self, event: JobEvent) -> None:
-        """Tell whoever listens to the job. It may be lost."""
-        self._tell(event, topology.EVENTS, topology.event_key(event.job, event.kind), event.job)
+        """Tell whoever listens to the job. It may be lost, unless it is the end: that waits for the
+        history."""
+        key = topology.event_key(event.job, event.kind)
+        life = None if event.kind in topology.ENDS else LIFE
+        self._tell(event, topology.EVENTS, key, event.job, life)
+
+    def count(self, census: Census) -> None:
+        """Tell those who keep the history which artifacts are needed. It may be lost."""
+        self._send(census, topology.STEPS, topology.HISTORY_KEY, correlation_id=None, expires=CENSUS_LIFE)
 
     def answer(self, message: JobEvent | Snapshot, reply_to: str, correlation_id: str | None) -> None:
         """Tell only the one who asked. It may be lost."""
@@ -97,10 +107,15 @@ class Outbox:
         self._link.purge(queue).add_done_callback(partial(_report, f"cannot purge {queue}"))
 
     def _tell(
-        self, message: JobEvent | Snapshot, exchange: str, key: str, correlation_id: str | None
+        self,
+        message: JobEvent | Snapshot,
+        exchange: str,
+        key: str,
+        correlation_id: str | None,
+        expires: float | None = LIFE,
     ) -> None:
         try:
-            self._send(message, exchange, key, correlation_id=correlation_id, expires=LIFE)
+            self._send(message, exchange, key, correlation_id=correlation_id, expires=expires)
         except BadMessage as error:
             log.warning("cannot send a %s: %s", message.type_name, error)
             if isinstance(message, Snapshot):

@@ -31,6 +31,7 @@ from tunemesh.coordinator.events import (
     Arrived,
     CaughtUp,
     Connected,
+    Count,
     Declare,
     Dispatch,
     DispatchFailed,
@@ -106,6 +107,7 @@ class Service:
         strategy: name of the strategy to start with, unless another one was set on this broker.
         journal: file in which all events and what follows from them are written down; none by default.
         prices: of queues, per hour; none by default.
+        reserved: share of the devices of each target that is kept for jobs of class gold.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -117,9 +119,12 @@ class Service:
         strategy: str = "interleaved",
         journal: Path | None = None,
         prices: Mapping[str, float] | None = None,
+        reserved: float = 0.0,
     ) -> None:
-        self._core = Core(strategy, prices=prices)
-        self._journal = Journal(journal, strategy, prices=prices) if journal is not None else None
+        self._core = Core(strategy, prices=prices, reserved=reserved)
+        self._journal = (
+            Journal(journal, strategy, prices=prices, reserved=reserved) if journal is not None else None
+        )
         self._name = process_name("coordinator")
         self._marker = Marker(start="")
         self._active = False
@@ -285,7 +290,7 @@ class Service:
             return
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
         assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
-        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id)
+        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)
         self._give(event)
 
     def _begin(self) -> None:
@@ -341,6 +346,8 @@ class Service:
                 outbox.purge(queue)
             case PutAside(handle, reason):
                 self._held.put_aside(handle, reason)
+            case Count(census):
+                outbox.count(census)
             case Log(level, text, job, step, worker):
                 named = next((name for name in (step, job, worker) if name), "mesh")
                 fields = {"job": job, "step": step, "worker": worker}

@@ -44,15 +44,19 @@ def result(step: Step, scenario: Scenario, durations: Durations) -> Result:
                 model=NOTHING, tasks=[_spec(step.job, n, durations) for n in range(scenario.tasks)]
             )
         case UpdateWork() as work:
-            return _update(step, work)
-        case BuildWork(candidates=candidates):
-            return BuildDone(built=[Built(index=c.index, seconds=0.0, artifact=NOTHING) for c in candidates])
+            return _update(step, work, scenario.confirmed)
+        case BuildWork():
+            each = durations.candidates(step)
+            return BuildDone(
+                built=[Built(index=index, seconds=took, artifact=NOTHING) for index, took in each.items()]
+            )
         case ProfileWork() as work:
             draw = random.Random(step.id)
+            each = durations.candidates(step)
             profiled = [
                 Profiled(
                     index=built.index,
-                    seconds=0.0,
+                    seconds=each[built.index],
                     outcome="measured",
                     latencies=[UNTUNED / 10 * draw.lognormvariate(1.0, 0.7)],
                 )
@@ -79,14 +83,16 @@ def _spec(job: str, number: int, durations: Durations) -> TaskSpec:
     )
 
 
-def _update(step: Step, work: UpdateWork) -> UpdateDone:
-    """A batch of new candidates; the state counts trials in ``history``, one entry per update."""
+def _update(step: Step, work: UpdateWork, confirmed: int) -> UpdateDone:
+    """A batch of new candidates, or at the end some of those tried; the state counts trials in ``history``,
+    one entry per update."""
     history = list(work.state.history) if work.state is not None else []
     if work.trials:
         history.append(Blob("0" * 64, len(work.trials)))
+    count = work.want or min(confirmed, sum(blob.size for blob in history))
     return UpdateDone(
         state=TaskState(search=NOTHING, history=history),
-        candidates=[Candidate(i, f"{step.round}/{i}", b"") for i in range(work.want)],
+        candidates=[Candidate(i, f"{step.round}/{i}", b"") for i in range(count)],
         learned=work.learns,
         chunk_size=work.chunk_size,
     )

@@ -43,14 +43,12 @@ class Durations:
     def seconds(self, step: Step) -> float:
         """How long ``step`` takes on a worker of usual speed."""
         draw = self._draw(step.id)
-        complexity = self._scenario.complexity[self._numbers[step.job] % len(self._scenario.complexity)]
+        fixed = self._scenario.fixed.get(str(step.work.__struct_config__.tag), 0.0)
         match step.work:
             case UpdateWork(want=want):
-                return complexity * self._update(step, draw, closing=not want)
-            case BuildWork(candidates=candidates):
-                return complexity * self._candidates(step, "build", [c.index for c in candidates])
-            case ProfileWork(artifacts=artifacts):
-                return complexity * self._candidates(step, "profile", [a.index for a in artifacts])
+                return fixed + self._complexity(step.job) * self._update(step, draw, closing=not want)
+            case BuildWork() | ProfileWork():
+                return fixed + sum(self.candidates(step).values())
         like = self._jobs[step.job]
         recorded = {"import": like.import_, "assemble": like.assemble, "validate": like.validate}
         stage = str(step.work.__struct_config__.tag)
@@ -59,17 +57,28 @@ class Durations:
     def _update(self, step: Step, draw: random.Random, closing: bool) -> float:
         task = self._tasks[step.job, step.task]
         recorded = task.closing if closing else task.update[min(step.round, len(task.update) - 1)]
-        return self._spread("model-update", draw, recorded)
+        return self._spread("model-update", draw, recorded) * (self._scenario.closing if closing else 1.0)
 
-    def _candidates(self, step: Step, stage: str, indices: list[int]) -> float:
-        """Each candidate is drawn by itself, so that it takes as long in whatever chunk it is."""
-        task = self._tasks[step.job, step.task]
-        pool = task.build if stage == "build" else task.profile
-        total = 0.0
+    def candidates(self, step: Step) -> dict[int, float]:
+        """How long each candidate of a ``build`` or ``profile`` takes, by index. Each is drawn by itself, so
+        that it takes as long in whatever chunk it is."""
+        task, complexity = self._tasks[step.job, step.task], self._complexity(step.job)
+        match step.work:
+            case BuildWork(candidates=candidates):
+                stage, pool, indices = "build", task.build, [each.index for each in candidates]
+            case ProfileWork(artifacts=artifacts):
+                stage, pool, indices = "profile", task.profile, [each.index for each in artifacts]
+            case _:
+                return {}
+        found = {}
         for index in indices:
             draw = self._draw(f"{step.job}/{step.task}/{step.round}/{index}/{stage}")
-            total += self._spread(stage, draw, draw.choice(pool))
-        return total
+            found[index] = complexity * self._spread(stage, draw, draw.choice(pool))
+        return found
+
+    def _complexity(self, job: str) -> float:
+        factors = self._scenario.complexity
+        return factors[self._numbers[job] % len(factors)]
 
     def _spread(self, stage: str, draw: random.Random, recorded: float) -> float:
         spread = self._scenario.durations.get(stage)

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.simulation.trace import SHIPPED
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Class
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -53,8 +54,12 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Per job."""
     rounds: Count = 4
     """Per task, on average: a job has ``tasks * rounds * batch`` trials."""
+    trials: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Per job, where it is not that."""
     batch: Annotated[int, Meta(ge=1, le=512)] = 32
     chunk: Annotated[int, Meta(ge=1, le=8)] = 8
+    confirmed: Annotated[int, Meta(ge=0, le=8)] = 0
+    """Candidates of a task that are built and measured again at its end."""
     lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
     complexity: Annotated[list[Factor], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
     """Of the jobs: factors for the durations of model updates, builds and profiles."""
@@ -64,10 +69,18 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priorities: Annotated[list[Annotated[int, Meta(ge=1, le=100)]], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [10]
     )
+    classes: Annotated[list[Class], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["standard"])
+    """Of the jobs."""
+    reserved: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of the devices of each target that is kept for jobs of class gold."""
     trace: str = SHIPPED
     """Path of a trace, or ``recorded`` for the one that comes with Tunemesh."""
     durations: dict[str, Spread] = {}
     """Stages that are not drawn from the trace."""
+    fixed: dict[str, Seconds] = {}
+    """Seconds that a step of a stage takes beside its candidates."""
+    closing: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """What an update that closes a task takes of what is drawn for it."""
     hop: Seconds = 0.003
     """Seconds from the coordinator to a worker, and back."""
     failures_every: Seconds = 0.0
@@ -111,7 +124,7 @@ def check(scenario: Scenario, name: str = "scenario") -> Scenario:
         strategies.by_name(scenario.strategy)
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from None
-    if unknown := sorted(set(scenario.durations) - set(STAGES)):
+    if unknown := sorted({*scenario.durations, *scenario.fixed} - set(STAGES)):
         raise BadInput(f"{name}: there is no stage {unknown[0]!r}; known: {', '.join(STAGES)}")
     served = {scenario.targets[n % len(scenario.targets)] for n in range(scenario.devices)}
     asked = {scenario.targets[n % len(scenario.targets)] for n in range(scenario.jobs)}

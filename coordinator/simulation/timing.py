@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from time import perf_counter
 
 from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Load, Ready
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Load, Ready
+from tunemesh.shared.messages import Class
 
 
 class TimedStrategy:
@@ -28,9 +30,11 @@ class TimedStrategy:
         self._inner.add(step)
         self.seconds += perf_counter() - began
 
-    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
+    def take(
+        self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
+    ) -> Ready | None:
         began = perf_counter()
-        step = self._inner.take(need, load, slowness)
+        step = self._inner.take(need, load, slowness, classes)
         self.seconds += perf_counter() - began
         self.taken += step is not None
         return step

@@ -140,7 +140,7 @@ class World:
     # -- The coordinator ------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        self.core = Core(self.scenario.strategy, self._timed, self.prices)
+        self.core = Core(self.scenario.strategy, self._timed, self.prices, self.scenario.reserved)
         self._epoch += 1
         self._give(Connected(wall=EPOCH + self.env.now))
         for handle, message in list(self._held.items()):
@@ -229,7 +229,8 @@ class World:
     def level(self, number: int) -> Level:
         """What the job of this number asks for."""
         scenario = self.scenario
-        return Level(trials=scenario.tasks * scenario.rounds * scenario.batch)
+        trials = scenario.trials or scenario.tasks * scenario.rounds * scenario.batch
+        return Level(trials=trials, class_=scenario.classes[number % len(scenario.classes)])
 
     # -- Workers --------------------------------------------------------------------------------------------
 

@@ -19,10 +19,15 @@ from tunemesh.shared.messages.basics import (
     Stage,
     StepId,
     TaskId,
+    Visibility,
 )
+from tunemesh.shared.messages.history import AskHistory, PastJob, PastJobs, past_job
 from tunemesh.shared.messages.levels import Class, Level, Quote, Standing
 from tunemesh.shared.messages.progress import (
     FINAL_KINDS,
+    MOST_NAMED,
+    Cancelled,
+    Census,
     EventKind,
     JobEvent,
     JobProgress,
@@ -88,8 +93,10 @@ from tunemesh.shared.messages.tasks import (
 __all__ = [
     "FINAL_KINDS",
     "MOST_KNOWN",
+    "MOST_NAMED",
     "NAME_LIMIT",
     "WIRE_VERSION",
+    "AskHistory",
     "AssembleDone",
     "AssembleWork",
     "Blob",
@@ -97,7 +104,9 @@ __all__ = [
     "BuildWork",
     "Built",
     "Cancel",
+    "Cancelled",
     "Candidate",
+    "Census",
     "Class",
     "Conditions",
     "Confirmed",
@@ -123,6 +132,8 @@ __all__ = [
     "Origin",
     "Outcome",
     "OutputCheck",
+    "PastJob",
+    "PastJobs",
     "Phase",
     "Positive",
     "Precision",
@@ -160,6 +171,8 @@ __all__ = [
     "ValidateDone",
     "ValidateWork",
     "VariantLatency",
+    "Visibility",
     "Work",
     "WorkerStatus",
+    "past_job",
 ]

@@ -54,6 +54,9 @@ Instant = Annotated[float, Meta(ge=0, le=1e11)]
 Drift = Annotated[float, Meta(gt=-1, le=1e9)]
 """How much slower than usual a device was: 0.1 is 10 %."""
 
+Visibility = Literal["tenant", "all"]
+"""Who may use what was measured for a job: its tenant, or all. That of a job without a tenant is for all."""
+
 Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
 
 EngineName = Annotated[str, Meta(pattern=rf"^{_ENGINE}\Z")]

@@ -17,6 +17,11 @@ AUTO = 0
 
 Class = Literal["gold", "standard", "spare"]
 
+Effort = Literal["instant", "quick", "full"]
+
+CANDIDATES: dict[Effort, int] = {"instant": 1, "quick": 8}
+"""Candidates of each task that a job with less than full effort tries, all at once."""
+
 CLASS_WEIGHT: dict[Class, float] = {"gold": 4.0, "standard": 1.0, "spare": 0.25}
 """What the priority of a job is multiplied by under the strategy ``fair``."""
 
@@ -25,6 +30,14 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a job has to reach, and what it may take. All of it is optional. The options of the command line
     are made from the fields: a ``description`` is the help text."""
 
+    effort: Annotated[
+        Effort,
+        Meta(
+            description="instant: one candidate per task, chosen by what is known of similar tasks, is run to"
+            " check what it computes, and nothing is measured but the model at the end. quick: eight"
+            " candidates per task, measured. full: as many as --trials says."
+        ),
+    ] = "full"
     trials: Annotated[int, Meta(ge=0, le=MOST_TRIALS)] = AUTO
     """Budget of the whole job. 0: as many as the model needs, which is known once it is imported."""
     patience: Annotated[
@@ -66,12 +79,22 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
         Class,
         Meta(
             description="gold, standard or spare: under strategy fair a gold job gets 4 times what a standard"
-            " one of its tenant gets, a spare one a quarter."
+            " one of its tenant gets, a spare one a quarter. Where the coordinator keeps devices for gold"
+            " (--reserve), a spare job has one only while nobody else waits for it."
         ),
     ] = field(default="standard", name="class")
 
     quote_only: bool = False
     """End after the quote: nothing is tried."""
+
+    def problem(self) -> str:
+        """Why it contradicts itself, in one line; nothing if it does not."""
+        if self.effort != "full" and self.trials != AUTO:
+            each = CANDIDATES[self.effort]
+            return (
+                f"--level {self.effort} tries {each} of each task: leave --trials out, or take --level full"
+            )
+        return ""
 
     @property
     def has_goal(self) -> bool:

@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from tunemesh.shared.messages.basics import Count, Drift, Headers, Instant, JobId, Message, Positive, Seconds
+from tunemesh.shared.messages.basics import (
+    Count,
+    Drift,
+    Headers,
+    Instant,
+    JobId,
+    Message,
+    Name,
+    Positive,
+    Seconds,
+    Sha256,
+    Visibility,
+)
 from tunemesh.shared.messages.levels import Cost, Quote, Standing
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
 from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
@@ -19,6 +31,17 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     steps: Count = 0
     busy: Seconds = 0.0
+
+
+class Cancelled(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That somebody asked for a job to be stopped."""
+
+    by: Name = ""
+    """The user of the broker, as the broker verified it; empty where it did not."""
+    at: Instant
+    """When the coordinator took it."""
+    keep: bool = False
+    """What was found was to be kept."""
 
 
 class TaskProgress(Struct, frozen=True, kw_only=True):
@@ -61,6 +84,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     tasks: list[TaskProgress]
     usage: dict[str, Usage]
     tenant: str = ""
+    visibility: Visibility = "tenant"
     priority: Count = 10
     stopped: bool = False
     """Nothing new is tried: somebody has asked to stop early and to keep what was found, or the service level
@@ -76,6 +100,10 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     waiting: str = ""
     """Why nothing moves, when nothing can: for example that no device serves the target."""
     error: str = ""
+    asked_by: Name = ""
+    """The user of the broker that asked for it, as the broker verified it; empty where it did not."""
+    cancelled: Cancelled | None = None
+    """Who asked first to stop it; ``None``: nobody did."""
 
 
 class ResourceProgress(Struct, frozen=True, kw_only=True):
@@ -96,6 +124,29 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """How much slower than usual the device's reference kernel ran last."""
 
 
+MOST_NAMED = 10_000
+"""Artifacts in one census, so that it fits into a message."""
+
+
+class Census(Message, frozen=True, kw_only=True, tag="census"):
+    """What the coordinator says of the jobs that it knows, for whoever is to remove old artifacts."""
+
+    at: Instant
+    oldest: Instant | None = None
+    """When the first of them was accepted; ``None``: it knows none."""
+    named: Annotated[list[Sha256], Meta(max_length=MOST_NAMED)] = []
+    """Artifacts that came with requests of jobs that have not ended: they may have been stored long before
+    the job was accepted."""
+    complete: bool = True
+    """Not where there are too many to name."""
+
+    def message_id(self) -> str:
+        return f"census/{self.at:.6f}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"artifacts": len(self.named)}
+
+
 class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """The answer to a :class:`Query`."""
 
@@ -111,6 +162,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
     rejected: str = ""
     """Why the request for the one job that was asked for was rejected lately, if it was."""
+    census: Census | None = None
+    """Where that was asked for."""
 
 
 EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]

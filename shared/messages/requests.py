@@ -18,8 +18,9 @@ from tunemesh.shared.messages.basics import (
     Message,
     Options,
     Positive,
+    Visibility,
 )
-from tunemesh.shared.messages.levels import AUTO, Level
+from tunemesh.shared.messages.levels import AUTO, CANDIDATES, Level
 
 INLINE_LIMIT = 64 * 1024
 """Bytes up to which a blob travels inside its message. Eight of them, the largest chunk, stay well under the
@@ -209,6 +210,8 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     """For people: usually the model's file name."""
     tenant: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,63})?\Z")] = ""
     """On whose account; the strategy ``fair`` gives each tenant its share."""
+    visibility: Visibility = "tenant"
+    """Who may use what is measured for it later."""
     priority: Annotated[int, Meta(ge=1, le=100)] = 10
     """Share among the jobs of the same tenant under the strategy ``fair``: 20 gets twice what 10 gets."""
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
@@ -226,6 +229,9 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     @property
     def budget(self) -> str:
         """How many trials, for people."""
+        if self.level.effort != "full":
+            each = CANDIDATES[self.level.effort]
+            return f"{each} trial{'s' if each > 1 else ''} of each task"
         return f"{self.level.trials} trials" if self.level.trials != AUTO else "as many trials as pay"
 
     def problem(self) -> str:
@@ -234,14 +240,14 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
             return f"a model over {INLINE_LIMIT:,} bytes goes through the artifact store"
         if any(blob.data is not None for blob in self.files.values()):
             return "the files of a model go through the artifact store"
-        if why := self.settings.problem():
+        if why := self.settings.problem() or self.level.problem():
             return why
         if self.samples is not None and self.settings.variants > 1:
             return "--inputs has the inputs of one set of shapes: tune the others in jobs of their own"
         if self.samples is not None and len(self.samples.data or b"") > INLINE_LIMIT:
             return f"inputs over {INLINE_LIMIT:,} bytes go through the artifact store"
         batch, trials = self.settings.batch, self.level.trials
-        if trials == AUTO and self.level.patience == 0:
+        if trials == AUTO and self.level.patience == 0 and self.level.effort == "full":
             return "without patience there has to be a number of trials"
         if trials > MOST_ROUNDS * batch:
             rounds = f"{trials:,} trials in batches of {batch} are more than {MOST_ROUNDS:,} rounds"
@@ -291,6 +297,8 @@ class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
 
     job: Asked | None = None
+    census: bool = False
+    """Instead of jobs: what is needed to remove old artifacts, see :class:`Census`."""
 
     def headers(self) -> Headers:
         return super().headers() | ({"job": self.job} if self.job else {})

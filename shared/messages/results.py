@@ -44,6 +44,8 @@ MOST_TASKS = 10_000
 """Of one job. Real models have up to a few hundred."""
 MOST_NOTES = 100
 """Of one job."""
+MOST_OF_WAY = 80
+"""Characters that say how a kernel computes its task."""
 
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 OWN_FILES = frozenset({"model.so", "report.json", "signature.json"})
@@ -225,6 +227,9 @@ class AssembleDone(Struct, frozen=True, kw_only=True, tag="assemble"):
     """MessagePack list of :class:`TaskRecords`: every task with everything that was measured."""
     notes: Annotated[list[ErrorText], Meta(max_length=MOST_NOTES)] = []
     """What was not done with the model and why, one sentence each."""
+    ways: dict[TaskId, Annotated[str, Meta(max_length=MOST_OF_WAY)]] = {}
+    """How the kernel of a task computes it, in a few words, where there are several ways: directly, or by
+    Winograd's algorithm."""
 
     def problem(self) -> str:
         """Why this is no answer to an ``assemble``."""

@@ -65,6 +65,11 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     """Those that ``trials`` were measured under."""
     recall: list[Blob] = []
     """Where there is no ``state``: histories of other jobs, from whose trials the search begins."""
+    devices: list[Device] = []
+    """Where there is no ``state``: those that serve the target now, each kind once. What was tried on such a
+    one before is not tried again."""
+    origin: Origin | None = None
+    """Of ``trials``, where they were made for another job than that of the step."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):

@@ -25,6 +25,7 @@ from tunemesh.shared.messages.basics import (
     Stage,
     StepId,
     TaskId,
+    Visibility,
 )
 
 Outcome = Literal[
@@ -65,6 +66,8 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tenant: str = ""
     model: Name = ""
     """For people, as the request names it."""
+    visibility: Visibility = "tenant"
+    """As in the request."""
 
 
 ConditionsId = Annotated[str, Meta(max_length=16)]
@@ -224,6 +227,8 @@ class TaskState(Struct, frozen=True, kw_only=True):
     """One :class:`History` per finished round."""
     format: Count = 1
     """Of the engine's schedules."""
+    chosen: Annotated[list[str], Meta(max_length=64)] = []
+    """Hashes of candidates that were not proposed by the engine, and of which it has not learned yet."""
 
 
 class Known(Struct, frozen=True, kw_only=True):
@@ -235,6 +240,9 @@ class Known(Struct, frozen=True, kw_only=True):
     """Latency without tuning, in seconds."""
     best: Seconds
     """The lowest latency, in seconds."""
+    searched: Annotated[float, Meta(ge=0)] | None = None
+    """Trials that were made to find it, of this task, or of a task of the same job on average if that is
+    more; nothing where it serves however few there were."""
 
 
 class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -259,6 +267,8 @@ class TaskRecords(Struct, frozen=True, kw_only=True):
     history: list[Blob]
     trials: list[Trial] = []
     """Those that are in no history: of a job that ended before the task was closed."""
+    origin: Origin | None = None
+    """Of ``trials``, where they were made for another job than the one whose records these are."""
     confirmed: list[Confirmed] = []
     untuned: Seconds | None = None
     """Latency of the untuned workload in seconds: what a schedule has to beat."""

@@ -30,10 +30,12 @@ class Confirms:
 
     Args:
         link: name of the owner, which goes into the messages.
+        user: who is logged in, for messages that say so.
     """
 
-    def __init__(self, link: str) -> None:
+    def __init__(self, link: str, user: str = "") -> None:
         self._link = link
+        self._user = user
         self._pending: dict[int, _Pending] = {}
         self._published = 0
 
@@ -105,6 +107,7 @@ class Confirms:
                 timestamp=int(now),
                 type=message.type,
                 app_id=self._link,
+                user_id=self._user if message.signed and self._user else None,
             ),
             mandatory=message.mandatory,
         )

@@ -91,7 +91,7 @@ class Link:
         self._refused: str | None = None
         self._connection: Connection | None = None
         self._main: Channel | None = None
-        self._confirms = Confirms(name)
+        self._confirms = Confirms(name, getattr(self._parameters.credentials, "username", ""))
         self._operations = Operations(name, refusals)
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
@@ -401,6 +401,7 @@ class Link:
                 reply_to=_as_text(properties.reply_to),
                 correlation_id=_as_text(properties.correlation_id),
                 sent_at=sent / 1000 if isinstance(sent, int) and 0 <= sent <= LATEST else None,
+                user=_as_text(properties.user_id) or "",
                 redelivered=bool(method.redelivered),
             )
         )

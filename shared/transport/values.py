@@ -20,6 +20,8 @@ class Outgoing:
     reply_to: str | None = None
     expires: float | None = None
     mandatory: bool = True
+    signed: bool = False
+    """Says which user sends it, which the broker verifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Delivery:
     correlation_id: str | None
     sent_at: float | None
     """Seconds since the epoch, to the millisecond."""
+    user: str = ""
+    """Who sent it, as the broker verified it; empty where the sender did not say."""
     redelivered: bool = False
     """Whether somebody had it before, who has not answered it."""
 

@@ -61,6 +61,22 @@ class TaskRef(Struct, frozen=True, kw_only=True):
     key: str
 
 
+class Examples(Struct, frozen=True, kw_only=True):
+    """Trials of a task whose latencies can be compared: measured under the same conditions.
+
+    Attributes:
+        workload: as in :class:`TaskRef`.
+        target: canonical form.
+        trials: those that were measured.
+        format: :attr:`Engine.format` of their schedules; what is in another one says nothing.
+    """
+
+    workload: bytes
+    target: str
+    trials: list[Trial]
+    format: int = 1
+
+
 class UpdateCall(Struct, frozen=True, kw_only=True):
     """What the next batch is proposed from.
 
@@ -69,19 +85,30 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
         target: canonical form.
         search: what the last call returned as :attr:`Proposal.search`; ``None`` starts a task.
         trials: candidates whose outcomes are new. Those of a batch may come with several calls.
+        here: trials of the task by earlier jobs, under the conditions that this one is measured under.
+        elsewhere: trials of the task under other conditions.
+        seen: hashes of all schedules that were tried under these conditions before, whatever came of them:
+            they are not proposed.
         want: candidates to propose.
         seed: of all chance.
         options: of the request, for this engine.
-        prior: what is known of other tasks, in the engine's own format; ``None`` for what it ships itself.
+        similar: of a task that is new: the best trials of other tasks with the same operator. The engine
+            decides which of them are like it.
+        prior: what is known of other tasks, as :class:`Learned` has it; ``None`` for what comes with the
+            engine.
     """
 
     workload: bytes
     target: str
     search: bytes | None = None
     trials: list[Trial] = []
+    here: list[Examples] = []
+    elsewhere: list[Examples] = []
+    seen: list[str] = []
     want: int
     seed: int
     options: Options = {}
+    similar: list[Examples] = []
     prior: bytes | None = None
 
 
@@ -99,6 +126,82 @@ class Proposal(Struct, frozen=True, kw_only=True):
     search: bytes
     schedules: list[tuple[str, bytes]]
     format: int = 1
+
+
+class RankCall(Struct, frozen=True, kw_only=True):
+    """Candidates of a task, to be compared without measuring them.
+
+    Attributes:
+        workload: as in :class:`TaskRef`.
+        target: canonical form.
+        schedules: those of :class:`Proposal`.
+        prior: as in :class:`UpdateCall`.
+    """
+
+    workload: bytes
+    target: str
+    schedules: list[bytes]
+    prior: bytes | None = None
+
+
+class Ranking(Struct, frozen=True, kw_only=True):
+    """How fast candidates should be.
+
+    Attributes:
+        scores: one per schedule of the call: logarithms of speed, to be compared with each other only.
+            ``None`` where nothing can be said of one: it is of another kind, or cannot be replayed.
+    """
+
+    scores: list[float | None]
+
+
+class LearnCall(Struct, frozen=True, kw_only=True):
+    """What a prior is fitted to.
+
+    Attributes:
+        examples: to learn from.
+        held_out: of other tasks, to compare priors on.
+        prior: the one so far; ``None`` for what the engine ships itself.
+    """
+
+    examples: list[Examples]
+    held_out: list[Examples]
+    prior: bytes | None = None
+
+
+class Quality(Struct, frozen=True, kw_only=True):
+    """How well a prior ranks candidates that it was not fitted to.
+
+    Attributes:
+        tasks: that it was tried on.
+        correlation: Spearman's, of expected and measured speed; mean of the tasks, from -1 to 1.
+        top1: the best latency of a task over that of the candidate that should be the fastest; geometric
+            mean.
+        top8: the same for the best of the eight that should be the fastest.
+    """
+
+    tasks: int
+    correlation: float
+    top1: float
+    top8: float
+
+
+class Learned(Struct, frozen=True, kw_only=True):
+    """A new prior.
+
+    Attributes:
+        prior: as :class:`UpdateCall` takes it.
+        trials: that it was fitted to.
+        tasks: that these are of.
+        before: of the one so far, on what was held out; ``None`` where the engine had none.
+        after: of the new one.
+    """
+
+    prior: bytes
+    trials: int
+    tasks: int
+    before: Quality | None
+    after: Quality
 
 
 class BuildCall(Struct, frozen=True, kw_only=True):
@@ -155,9 +258,11 @@ class TirPart(Struct, frozen=True, kw_only=True, tag="tir"):
         module: as :func:`stage_workers.graph.workloads.pack` writes it. Its ``main`` has the parameters of
             the workload's. A function :func:`prepack_name` for one of them takes a weight, and writes it in
             the order in which ``main`` takes it, and in that one's shape.
+        way: how it computes the task, in a few words for people, where there are several ways.
     """
 
     module: bytes
+    way: str = ""
 
 
 class ObjectPart(Struct, frozen=True, kw_only=True, tag="object"):
@@ -170,10 +275,12 @@ class ObjectPart(Struct, frozen=True, kw_only=True, tag="object"):
         packs: numbers of the weights that it wants in an order of its own: for each it exports
             ``__tvm_ffi_<symbol>_prepack_<n>``, and ``__tvm_ffi_<symbol>_prepack_<n>_elements`` where it must,
             as a kernel does.
+        way: as of :class:`TirPart`.
     """
 
     code: bytes
     packs: list[int] = []
+    way: str = ""
 
 
 Part = TirPart | ObjectPart
@@ -285,6 +392,16 @@ class Engine(Protocol):
         """Learn from the trials and propose schedules that were never proposed for the task before.
 
         Deterministic: equal calls give equal proposals, in every process.
+        """
+
+    def rank(self, call: RankCall) -> Ranking:
+        """Say how fast candidates should be, by what is known of other tasks."""
+
+    def learn(self, call: LearnCall) -> Learned:
+        """Fit what is known of tasks in general.
+
+        Raises:
+            BadInput: it has no use for that, or there is too little to learn from or to compare on.
         """
 
     def build(self, call: BuildCall) -> BuildOutcome:

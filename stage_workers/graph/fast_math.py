@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tunemesh.stage_workers.graph import dots, polynomials, targets
+from tunemesh.stage_workers.graph import dots, half_conversions, polynomials, targets
 from tunemesh.stage_workers.graph.rewriting import operator_of
 from tunemesh.stage_workers.graph.vector_code import Code, Value
 
@@ -129,8 +129,14 @@ def pipeline() -> str:
     def dots_with_code(function: Any, _module: Any, _context: Any) -> Any:
         return dots.with_code(function)
 
+    @tvm.transform.module_pass(opt_level=0, name="tunemesh.HalfConversions")  # type: ignore[untyped-decorator]
+    def without_conversions(module: Any, _context: Any) -> Any:
+        return half_conversions.replaced(module)
+
     def finalize_host() -> Any:
-        return tvm.ir.transform.Sequential([with_code, dots_with_code, default.finalize_host_passes()])
+        return tvm.ir.transform.Sequential(
+            [with_code, dots_with_code, default.finalize_host_passes(), without_conversions]
+        )
 
     def passes() -> Any:
         lowering, _, finalize_device = default.default_s_tir_pipeline()

@@ -12,14 +12,14 @@ import functools
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from cachetools import LRUCache
 
-from tunemesh.stage_workers.graph import fast_math, loops, targets, workloads
+from tunemesh.stage_workers.graph import fast_math, half_conversions, loops, targets, workloads
 
 KEPT_BYTES = 64 * 2**20
 """Of the objects that a process remembers. One has 5 to 100 KB."""
@@ -75,9 +75,11 @@ def compiled(function: Any, target: str, left_out: Iterable[str] = ()) -> tuple[
     symbol = f"tunemesh_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
     code = _known.get(symbol)
     if code is None:
-        named = tvm.IRModule({symbol: module["main"].with_attr("global_symbol", symbol)})
-        with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=left_out):
-            code = _written(tvm.tirx.build(named, target=targets.load(target), pipeline=fast_math.pipeline()))
+        named = module["main"].with_attr("global_symbol", symbol)
+        marked = half_conversions.marked(named)
+        code = _made(marked, target, left_out)
+        if half_conversions.is_marked(marked):
+            code = half_conversions.hidden(code, symbol) or _made(named, target, left_out)
         _remember(symbol, code)
     for wanted, found in _collectors:
         if wanted == _description(target):
@@ -111,6 +113,15 @@ def collected(target: str) -> Iterator[dict[str, bytes]]:
         yield found
     finally:
         _collectors.remove(collector)
+
+
+def _made(function: Any, target: str, left_out: Sequence[str]) -> bytes:
+    """The relocatable object of a function that has a global symbol."""
+    import tvm
+
+    named = tvm.IRModule({str(function.attrs["global_symbol"]): function})
+    with tvm.transform.PassContext(config={"tirx.disable_assert": True}, disabled_pass=list(left_out)):
+        return _written(tvm.tirx.build(named, target=targets.load(target), pipeline=fast_math.pipeline()))
 
 
 def _remember(symbol: str, code: bytes) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from tunemesh.stage_workers.graph import device_code
+
 MODULES = (
     "onnx",
     "tvm",
@@ -29,6 +31,7 @@ def preload() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     for module in MODULES:
         importlib.import_module(module)
+    device_code.register()
 
 
 def require_intrinsics() -> None:

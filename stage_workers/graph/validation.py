@@ -17,6 +17,10 @@ from tunemesh.stage_workers.platforms.protocol import ValidateCall, Validated
 UNTUNED_SECONDS = 10.0
 """The untuned model is run for about so long, though never fewer than three times."""
 LEAST_RUNS = 3
+CLEAR = 4.0
+"""Times as fast as untuned from which it is no question which model is the faster one..."""
+CLEAR_SECONDS = 1.0
+"""...and the untuned one is run for about so long, though once at least."""
 
 
 def validate(call: ValidateCall) -> Validated:
@@ -86,13 +90,17 @@ def _race(
 ) -> tuple[list[float], list[float], float]:
     """Latencies in seconds, and the share of its time that the tuned model had to wait for its core. The two
     take turns, so that whatever else slows the machine down hits both; in each they run for as long as one
-    repeat of a candidate, at least once."""
+    repeat of a candidate, at least once. Where it is clear which one is faster the slow one does not take
+    all turns."""
     slow, fast = before(), after()
     turns = max(LEAST_RUNS, min(settings.repeats * 3, int(UNTUNED_SECONDS / slow)))
     runs_before, runs_after = (max(1, int(settings.min_repeat_ms / 1e3 / max(s, 1e-6))) for s in (slow, fast))
-    latencies_before, latencies_after, waited = [], [], []
-    for _ in range(turns):
-        latencies_before.append(statistics.median(before() for _ in range(runs_before)))
+    # Some models take seconds untuned, a hundred times as long as tuned: none of their noise matters then.
+    turns_before = turns if slow < CLEAR * fast else min(turns, int(CLEAR_SECONDS / slow))
+    latencies_before, latencies_after, waited = [slow] if turns_before == 0 else [], [], []
+    for turn in range(turns):
+        if turn < turns_before:
+            latencies_before.append(statistics.median(before() for _ in range(runs_before)))
         core = loading.CoreWatch()
         latencies_after.append(statistics.median(after() for _ in range(runs_after)))
         waited.append(core.share())

@@ -264,6 +264,20 @@ def agree(name: str, got: Array, wanted: Expected, who: str) -> Found:
     return found("", compared, place, min(leeway, 1e300), _off(left, right, finite))
 
 
+def agrees(got: Array, wanted: Expected) -> bool:
+    """Whether :func:`agree` finds nothing wrong, as far as one glance tells: all elements are numbers, and
+    near enough. It takes a fifth of the time; where it is ``False``, ask that."""
+    values = wanted.values
+    if got.shape != values.shape or got.dtype != values.dtype or not is_float(str(values.dtype)):
+        return False
+    with np.errstate(all="ignore"):
+        difference = got.astype(np.float64)
+        difference -= values
+        np.abs(difference, out=difference)
+        # Neither is true of NaN.
+        return bool(np.all(difference <= wanted.tolerance) and difference.max(initial=-1.0) < np.inf)
+
+
 def _off(got: Array, wanted: Array, finite: npt.NDArray[np.bool_]) -> _Off:
     """Of the elements that are ``finite``, of which there are some."""
     with np.errstate(all="ignore"):

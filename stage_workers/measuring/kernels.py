@@ -377,6 +377,8 @@ def _expected(
 def _first_difference(kernel: _Kernel, reference: list[Expected]) -> str:
     """What is wrong with the outputs; empty when nothing is."""
     for name, values, expected in zip(kernel.names, kernel.outputs(), reference, strict=True):
+        if comparison.agrees(values, expected):
+            continue
         if wrong := comparison.agree(name, values, expected, "the untuned kernel").wrong:
             return wrong
     return ""

@@ -16,6 +16,8 @@ from tunemesh.stage_workers.platforms import MOCK
 from tunemesh.stage_workers.platforms.protocol import (
     AssembleCall,
     Assembled,
+    CompileCall,
+    Compiled,
     ConfirmCall,
     ConfirmOutcome,
     ExtractedTask,
@@ -65,6 +67,10 @@ class MockPlatform:
         landscape.spend(parsed.durations, "import", parsed.seed)
         tasks = [_extract(parsed, task, call.target) for task in parsed.tasks]
         return Imported(model=msgspec.msgpack.encode(parsed), tasks=tasks)
+
+    def compile(self, call: CompileCall) -> Compiled:
+        """The workload itself, as it is imported."""
+        return Compiled(artifact=call.workload)
 
     def reference(self, call: ReferenceCall) -> ReferenceOutcome:
         """A device that is always the same."""

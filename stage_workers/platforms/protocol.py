@@ -108,6 +108,28 @@ class Imported(Struct, frozen=True, kw_only=True):
     objects: bytes = b""
 
 
+class CompileCall(Struct, frozen=True, kw_only=True):
+    """A workload to compile without tuning.
+
+    Attributes:
+        workload: what it computes.
+        target: canonical form.
+    """
+
+    workload: bytes
+    target: str
+
+
+class Compiled(Struct, frozen=True, kw_only=True):
+    """A kernel.
+
+    Attributes:
+        artifact: as :attr:`ExtractedTask.untuned`.
+    """
+
+    artifact: bytes
+
+
 class ReferenceCall(Struct, frozen=True, kw_only=True):
     """A device whose speed is of interest.
 
@@ -320,6 +342,9 @@ class Platform(Protocol):
                 a variant does not fix; or TVM does not compute what the model's own framework does.
             BadInput: an option is unknown or its value is bad.
         """
+
+    def compile(self, call: CompileCall) -> Compiled:
+        """The kernel of a workload without tuning, of one that :meth:`import_model` has extracted."""
 
     def reference(self, call: ReferenceCall) -> ReferenceOutcome:
         """Measure a fixed kernel: about 10 ms of work that is the same in every call, so that a change shows

@@ -7,6 +7,8 @@ from tunemesh.stage_workers.platforms import TVM
 from tunemesh.stage_workers.platforms.protocol import (
     AssembleCall,
     Assembled,
+    CompileCall,
+    Compiled,
     ConfirmCall,
     ConfirmOutcome,
     ImportCall,
@@ -42,6 +44,11 @@ class TvmPlatform:
         from tunemesh.stage_workers.graph import importing
 
         return importing.import_model(call)
+
+    def compile(self, call: CompileCall) -> Compiled:
+        from tunemesh.stage_workers.graph import compilation, workloads
+
+        return Compiled(artifact=compilation.build_untuned(workloads.load(call.workload), call.target))
 
     def reference(self, call: ReferenceCall) -> ReferenceOutcome:
         from tunemesh.stage_workers.measuring import reference

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, create_engine, event, make_url, select
+from sqlalchemy import Connection, Table, create_engine, event, make_url, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -144,10 +144,12 @@ class Database:
                 job["source"] = job["source"] or self._id
             for table, values in by_table.items():
                 if values:
-                    insert = self._insert(schema.METADATA.tables[table]).on_conflict_do_nothing()
-                    counted = insert.execution_options(preserve_rowcount=True)
-                    new += connection.execute(counted, values).rowcount
+                    new += connection.execute(self.insert(schema.METADATA.tables[table]), values).rowcount
         return new
+
+    def insert(self, table: Table) -> Any:
+        """A statement that inserts rows, and counts those that were not there before."""
+        return self._insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
 
     def id(self) -> str:
         """What tells this database from all others.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -42,8 +42,11 @@ class Head(Struct, frozen=True, kw_only=True, tag_field="row", tag="tunemesh-rec
 _rows = msgspec.json.Decoder(AnyRow)
 
 
-def write(database: Database, which: Filter, path: Path) -> int:
+def write(database: Database, which: Filter, path: Path, best: int = 0) -> int:
     """Write the rows that a filter is about, with all that they name.
+
+    Args:
+        best: of each task no more than so many of the fastest trials, and none that failed; 0: all.
 
     Returns:
         How many rows.
@@ -55,7 +58,7 @@ def write(database: Database, which: Filter, path: Path) -> int:
         with _opened(path, "wb") as file, database.reading() as connection:
             file.write(msgspec.json.encode(Head(format=FORMAT, source=database.id())) + b"\n")
             count = 0
-            for row in queries.everything(connection, which):
+            for row in queries.everything(connection, which, best):
                 file.write(msgspec.json.encode(row) + b"\n")
                 count += 1
             return count
@@ -73,18 +76,34 @@ def read(path: Path, database: Database) -> tuple[int, int]:
         BadInput: it is no such file, or a line of it is wrong; what came before that is in the database.
         Unavailable: the records cannot be used.
     """
-    seen = new = 0
     try:
         with _opened(path, "rb") as file:
-            lines = _lines(file, path)
-            _check_head(next(lines, (1, b""))[1], path)
-            while batch := list(islice(lines, AT_ONCE)):
-                seen += len(batch)
-                new += database.add([_row(line, number, path, database.id()) for number, line in batch])
+            return add(_lines(file, path), str(path), database)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadInput(f"{path} is damaged: {error}") from None
     except OSError as error:
         raise unusable(f"cannot read {path}", error) from None
+
+
+def add(lines: Iterable[bytes], name: str, database: Database) -> tuple[int, int]:
+    """Add the lines of such a file to a database.
+
+    Args:
+        name: of the file, for people.
+
+    Returns:
+        Rows of the file, and how many of them were new.
+
+    Raises:
+        BadInput: a line is wrong; what came before that is in the database.
+        Unavailable: the records cannot be used.
+    """
+    seen = new = 0
+    numbered = enumerate(lines, 1)
+    _check_head(next(numbered, (1, b""))[1], name)
+    while batch := list(islice(numbered, AT_ONCE)):
+        seen += len(batch)
+        new += database.add([_row(line, number, name, database.id()) for number, line in batch])
     return seen, new
 
 
@@ -92,13 +111,13 @@ def is_ours(path: Path) -> bool:
     """Whether a file begins as one of these does."""
     try:
         with _opened(path, "rb") as file:
-            _check_head(file.readline(LONGEST_LINE), path)
+            _check_head(file.readline(LONGEST_LINE), str(path))
     except (BadInput, OSError, EOFError, zlib.error):
         return False
     return True
 
 
-def _check_head(line: bytes, path: Path) -> None:
+def _check_head(line: bytes, path: str) -> None:
     try:
         head = msgspec.json.decode(line, type=Head)
     except msgspec.DecodeError:
@@ -107,16 +126,16 @@ def _check_head(line: bytes, path: Path) -> None:
         raise BadInput(f"{path} has format {head.format} of records; this Tunemesh reads format {FORMAT}")
 
 
-def _lines(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
     number = 0
     while line := file.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE:
             raise BadInput(f"{path}, line {number}: it has more than {LONGEST_LINE:,} bytes")
-        yield number, line
+        yield line
 
 
-def _row(line: bytes, number: int, path: Path, own: str) -> Row:
+def _row(line: bytes, number: int, path: str, own: str) -> Row:
     try:
         row = cast(AnyRow, _rows.decode(line))
     except msgspec.DecodeError as error:

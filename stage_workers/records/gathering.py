@@ -34,6 +34,7 @@ def of_job(origin: Origin) -> rows.Job:
         tenant=_text(origin.tenant),
         model=_text(origin.model),
         source="",
+        visibility=origin.visibility,
     )
 
 
@@ -60,17 +61,22 @@ def of_records(records: TaskRecords, histories: Sequence[History], origin: Origi
 
     Args:
         histories: those of ``records``.
-        origin: the job that ``records`` are of; the histories may be of an earlier one.
+        origin: the job that ``records`` are of; histories and trials may be of an earlier one.
     """
     task = records.task
     found = [row for history in histories for row in of_history(task, history)]
     if records.trials:
         format_ = histories[-1].format if histories else 1
-        found += [of_job(origin), *of_trials(task, records.trials, origin, format_, origin.accepted)]
+        whose = records.origin or origin
+        found += [of_job(whose), *of_trials(task, records.trials, whose, format_, whose.accepted)]
     found += of_confirmed(task, records.confirmed, histories)
     first = next((each.origin for each in histories if each.origin is not None), origin)
     if records.untuned is not None:
-        found.append(of_baseline(task, records.untuned, first))
+        # Where it goes on from what another job has left, the task was searched for this one.
+        origins = [each.origin for each in histories if each.origin is not None and each.trials]
+        tuned = {(each.job, each.accepted) for each in origins}
+        whose = origin if (origin.job, origin.accepted) in tuned else first
+        found.append(of_baseline(task, records.untuned, whose))
     return found
 
 

@@ -48,7 +48,26 @@ FIRST: tuple[str, ...] = (
     " conditions VARCHAR NOT NULL, at DOUBLE PRECISION NOT NULL)",
     "CREATE INDEX results_by_job ON results (job)",
 )
-STEPS: tuple[Sequence[str], ...] = (FIRST,)
+LEARNED: tuple[str, ...] = (
+    "CREATE TABLE priors (id VARCHAR NOT NULL PRIMARY KEY, family VARCHAR NOT NULL, engine VARCHAR NOT NULL,"
+    " data {bytes} NOT NULL, used BOOLEAN NOT NULL, trials INTEGER NOT NULL, tasks INTEGER NOT NULL,"
+    " held_out INTEGER NOT NULL, correlation DOUBLE PRECISION NOT NULL, top1 DOUBLE PRECISION NOT NULL,"
+    " top8 DOUBLE PRECISION NOT NULL, at DOUBLE PRECISION NOT NULL)",
+    "CREATE INDEX priors_by_family ON priors (engine, family, at)",
+)
+HISTORY: tuple[str, ...] = (
+    "ALTER TABLE jobs ADD COLUMN visibility VARCHAR NOT NULL DEFAULT 'tenant'",
+    "CREATE TABLE history (id VARCHAR NOT NULL PRIMARY KEY, job VARCHAR NOT NULL,"
+    " accepted DOUBLE PRECISION NOT NULL, finished DOUBLE PRECISION NOT NULL, phase VARCHAR NOT NULL,"
+    " name VARCHAR NOT NULL, tenant VARCHAR NOT NULL, target VARCHAR NOT NULL, trials BIGINT NOT NULL,"
+    " before DOUBLE PRECISION, after DOUBLE PRECISION, error TEXT NOT NULL, asked_by VARCHAR NOT NULL,"
+    " cancelled_by VARCHAR NOT NULL, cancelled_at DOUBLE PRECISION)",
+    "CREATE INDEX history_by_time ON history (finished)",
+    "CREATE INDEX history_by_job ON history (job)",
+    "CREATE TABLE endings (id VARCHAR NOT NULL PRIMARY KEY, event {bytes} NOT NULL)",
+)
+"""Who may use records, and how jobs ended."""
+STEPS: tuple[Sequence[str], ...] = (FIRST, LEARNED, HISTORY)
 
 LOCK = 7_361_540_221
 """Of PostgreSQL, for as long as the schema changes: any number that others do not use."""

@@ -13,12 +13,22 @@ from sqlalchemy import (
     and_,
     delete,
     func,
+    or_,
     select,
 )
 
 from tunemesh.stage_workers.records import rows, schema
 from tunemesh.stage_workers.records.database import Database, row_of
-from tunemesh.stage_workers.records.questions import ALL, Best, Counts, Filter, Found
+from tunemesh.stage_workers.records.questions import (
+    ALL,
+    Best,
+    Counts,
+    Filter,
+    Found,
+    Similar,
+    kind_of,
+    main_of,
+)
 from tunemesh.stage_workers.records.schema import (
     CONDITIONS,
     CONFIRMATIONS,
@@ -30,6 +40,10 @@ from tunemesh.stage_workers.records.schema import (
     WORKLOADS,
 )
 
+FROM_EACH = 16
+"""Of the fastest schedules of each similar task."""
+MOST_LIKE = 2000
+"""Tasks with a similar operator that are looked at, by their names alone."""
 SEVERAL = 8
 """Of the fastest schedules of a task that are looked at."""
 AT_ONCE = 1000
@@ -57,6 +71,21 @@ class Answering(Database):
             answers = {task: known(connection, task, which) for task in tasks}
         return {task: best for task, best in answers.items() if best is not None}
 
+    def similar(self, task: str, operator: str, target: str, which: Filter, limit: int) -> list[Similar]:
+        """The fastest schedules of other tasks with the same main operator, for targets of the same kind.
+
+        Args:
+            task: key of the one that they are to be similar to.
+            operator: its.
+            target: its, in canonical form; tasks for the same one come first.
+            limit: tasks.
+
+        Raises:
+            RecordsUnavailable, BadInput: as :meth:`.Database.reading`.
+        """
+        with self.reading() as connection:
+            return similar(connection, task, operator, target, which, limit)
+
     def leaders(self, task: str, which: Filter, limit: int) -> list[Found]:
         """The fastest schedules of a task.
 
@@ -69,13 +98,30 @@ class Answering(Database):
 
 def newest(connection: Connection, which: Filter, limit: int) -> list[Found]:
     """The latest trials, latest first."""
-    asked = _joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit)
-    return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
+    return answers(connection, joined(which).order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(limit))
 
 
-def by_id(connection: Connection, prefix: str) -> list[Found]:
+def models(connection: Connection) -> list[str]:
+    """Names of the models that were tuned to their end."""
+    asked = select(JOBS.c.model).join(RESULTS, RESULTS.c.job == JOBS.c.id).distinct()
+    return list(connection.execute(asked.order_by(JOBS.c.model)).scalars())
+
+
+def tasks_of(connection: Connection, model: str, engine: str) -> list[rows.Task]:
+    """The tasks of a model by name that an engine has tuned."""
+    tuned = select(TRIALS.c.task).join(JOBS, JOBS.c.id == TRIALS.c.job)
+    tuned = tuned.where(JOBS.c.model == model, TRIALS.c.engine == engine)
+    asked = select(TASKS).where(TASKS.c.key.in_(tuned)).order_by(TASKS.c.name, TASKS.c.key)
+    return [row_of(rows.Task, each) for each in connection.execute(asked).mappings()]
+
+
+def by_id(connection: Connection, prefix: str, which: Filter = ALL) -> list[Found]:
     """The trials whose ids begin so; two at most."""
-    asked = _joined(ALL).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2)
+    return answers(connection, joined(which).where(TRIALS.c.id.between(prefix, prefix + "g")).limit(2))
+
+
+def answers(connection: Connection, asked: Select[Any]) -> list[Found]:
+    """What a query of :func:`joined` gives."""
     return _with_confirmations(connection, [_found(each) for each in connection.execute(asked).mappings()])
 
 
@@ -85,10 +131,15 @@ def tasks(connection: Connection, which: Filter) -> list[str]:
     return list(connection.execute(asked).scalars())
 
 
-def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int = 1) -> list[Found]:
+def fastest(
+    connection: Connection, task: str, which: Filter = ALL, limit: int = 1, *, done: bool = False
+) -> list[Found]:
     """The fastest schedules of a task, fastest first, each once; a confirmed latency counts where there is
-    one."""
-    of_trials = _joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    one. With ``done`` only those of jobs that were."""
+    of_trials = joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    if done:
+        ended = select(schema.BASELINES.c.job).where(schema.BASELINES.c.task == task)
+        of_trials = of_trials.where(TRIALS.c.job.in_(ended))
     by_speed = of_trials.order_by(TRIALS.c.estimate, TRIALS.c.id)
     again = of_trials.join(CONFIRMATIONS, CONFIRMATIONS.c.trial == TRIALS.c.id)
     confirmed = again.where(CONFIRMATIONS.c.task == task).order_by(CONFIRMATIONS.c.latency)
@@ -104,22 +155,59 @@ def fastest(connection: Connection, task: str, which: Filter = ALL, limit: int =
     return list(distinct.values())[:limit]
 
 
+def similar(
+    connection: Connection, task: str, operator: str, target: str, which: Filter, limit: int
+) -> list[Similar]:
+    """See :meth:`Answering.similar`."""
+    main = main_of(operator)
+    like = or_(TASKS.c.operator.startswith(main), TASKS.c.operator.startswith(f"fused_{main}"))
+    order = TASKS.c.target != target, TASKS.c.operator != operator, TASKS.c.key
+    asked = select(TASKS.c.key, TASKS.c.operator, TASKS.c.target).where(like, TASKS.c.key != task)
+    keys = [
+        key
+        for key, name, its in connection.execute(asked.order_by(*order).limit(MOST_LIKE))
+        if main_of(name) == main and kind_of(its) == kind_of(target)
+    ][:limit]
+    best = _best_of_each(which, FROM_EACH, TRIALS.c.task.in_(keys)).subquery().select()
+    rows_ = connection.execute(joined(ALL).where(TRIALS.c.id.in_(best))).mappings()
+    found = sorted(_with_confirmations(connection, [_found(each) for each in rows_]), key=_speed)
+    made: dict[str, list[Similar]] = {key: [] for key in keys}
+    for data, trials in by_workload(connection, found):
+        newest = max(each.trial.format for each in trials)
+        made[trials[0].trial.task].append(
+            Similar(
+                task=trials[0].trial.task,
+                workload=data,
+                target=trials[0].task.target,
+                found=[each for each in trials if each.trial.format == newest],
+            )
+        )
+    return [each for of_task in made.values() for each in of_task]
+
+
 def known(connection: Connection, task: str, which: Filter) -> Best | None:
     """The best of a task that a job has found which was done; of others it is not known whether they searched
     to the end."""
-    found = fastest(connection, task, which, SEVERAL)
-    table = schema.BASELINES
+    found = fastest(connection, task, which, SEVERAL, done=True)
+    if not found:
+        return None
+    best, table = found[0], schema.BASELINES
     asked = select(table.c.job, table.c.latency).where(
         table.c.task == task, table.c.job.in_([each.job.id for each in found])
     )
     untuned = {str(job): float(latency) for job, latency in connection.execute(asked)}
-    best = next((each for each in found if each.job.id in untuned), None)
-    if best is None:
-        return None
-    trials = _chosen(which).with_only_columns(func.count())
-    trials = trials.where(TRIALS.c.task == task, TRIALS.c.job == best.job.id)
-    count = int(connection.execute(trials).scalar_one())
-    return Best(found=best, trials=count, untuned=untuned[best.job.id])
+    searched = max(_searched(connection, task, job, which) for job in untuned)
+    return Best(found=best, searched=searched, untuned=untuned[best.job.id])
+
+
+def _searched(connection: Connection, task: str, job: str, which: Filter) -> float:
+    """Trials of a task in a job, or of its tasks on average. Trials go where they pay: where a task got fewer
+    than others it had no more to give, or the job had no more to spend."""
+    of_task = _chosen(which).with_only_columns(func.count())
+    of_task = of_task.where(TRIALS.c.task == task, TRIALS.c.job == job)
+    of_job = select(func.count(), func.count(TRIALS.c.task.distinct())).where(TRIALS.c.job == job)
+    trials, tasks = connection.execute(of_job).one()
+    return max(float(connection.execute(of_task).scalar_one()), trials / max(tasks, 1))
 
 
 def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tuple[bytes, list[Found]]]:
@@ -133,10 +221,12 @@ def by_workload(connection: Connection, found: Sequence[Found]) -> Iterator[tupl
             yield data, trials
 
 
-def baseline(connection: Connection, task: str) -> float | None:
+def baseline(connection: Connection, task: str, visible_to: str | None = None) -> float | None:
     """Latency of a task without tuning in seconds, the newest; ``None`` where nobody has measured it."""
     table = schema.BASELINES
     asked = select(table.c.latency).where(table.c.task == task).order_by(table.c.at.desc()).limit(1)
+    if visible_to is not None:
+        asked = asked.join(JOBS, JOBS.c.id == table.c.job).where(*_of_job(Filter(visible_to=visible_to)))
     return connection.execute(asked).scalar()
 
 
@@ -161,9 +251,13 @@ def counts(connection: Connection) -> Counts:
     )
 
 
-def everything(connection: Connection, which: Filter) -> Iterator[rows.Row]:
-    """The rows that a filter is about, with all that they name: what is exported."""
-    trials = _chosen(which)
+def everything(connection: Connection, which: Filter, best: int = 0) -> Iterator[rows.Row]:
+    """The rows that a filter is about, with all that they name: what is exported.
+
+    Args:
+        best: of each task no more than so many of the fastest trials; 0: all trials.
+    """
+    trials = _best_of_each(which, best) if best else _chosen(which)
     results = and_(RESULTS.c.job == JOBS.c.id, *_of_job(which))
     jobs = trials.with_only_columns(TRIALS.c.job).union(
         select(RESULTS.c.job).join(JOBS, results) if _is_of_jobs(which) else _none(RESULTS.c.job)
@@ -189,7 +283,7 @@ def everything(connection: Connection, which: Filter) -> Iterator[rows.Row]:
     for kind, condition in conditions_of.items():
         table = _table(kind)
         asked = select(table).order_by(next(iter(table.primary_key)))
-        if which != ALL:
+        if which != ALL or best:
             asked = asked.where(condition)
         streamed = connection.execution_options(yield_per=AT_ONCE).execute(asked)
         for each in streamed.mappings():
@@ -226,7 +320,7 @@ def prune(connection: Connection, which: Filter, before: float, keep: int) -> in
     return int(forgotten.rowcount)
 
 
-def _joined(which: Filter) -> Select[Any]:
+def joined(which: Filter) -> Select[Any]:
     """Trials with what they name; columns are called ``table_column``."""
     asked = select(TRIALS, TASKS, JOBS, CONDITIONS).set_label_style(LABEL_STYLE_TABLENAME_PLUS_COL)
     return asked.select_from(_NAMED).where(*_of_trial(which))
@@ -235,6 +329,21 @@ def _joined(which: Filter) -> Select[Any]:
 def _chosen(which: Filter) -> Select[Any]:
     """Trials alone, for subqueries."""
     return select(TRIALS.c.id).select_from(_NAMED).where(*_of_trial(which)).correlate(None)
+
+
+def _best_of_each(which: Filter, count: int, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """The fastest trials of each task, for subqueries."""
+    place = func.row_number().over(partition_by=TRIALS.c.task, order_by=(TRIALS.c.estimate, TRIALS.c.id))
+    ranked = (
+        _chosen(which).add_columns(place.label("place")).where(TRIALS.c.estimate.is_not(None), *conditions)
+    )
+    best = ranked.subquery()
+    return (
+        select(TRIALS.c.id)
+        .select_from(_NAMED)
+        .join(best, best.c.id == TRIALS.c.id)
+        .where(best.c.place <= count)
+    )
 
 
 def _of_trial(which: Filter) -> list[ColumnElement[bool]]:
@@ -269,14 +378,17 @@ def _of_job(which: Filter) -> list[ColumnElement[bool]]:
         found.append(JOBS.c.tenant == which.tenant)
     if which.source:
         found.append(JOBS.c.source == which.source)
+    if which.without_model:
+        found.append(JOBS.c.model != which.without_model)
     if which.visible_to is not None:
-        found.append(JOBS.c.tenant.in_(["", which.visible_to]))
+        own = JOBS.c.tenant.in_(["", which.visible_to])
+        found.append(or_(own, JOBS.c.visibility == "all"))
     return found
 
 
 def _is_of_jobs(which: Filter) -> bool:
     """Whether it says nothing of tasks or trials, so that it is about whole models, too."""
-    return which == Filter(model=which.model, tenant=which.tenant)
+    return which == Filter(model=which.model, tenant=which.tenant, visible_to=which.visible_to)
 
 
 def _none(column: ColumnElement[str]) -> Select[Any]:

@@ -7,6 +7,7 @@ in the histories of the job, which ``tunemesh records sync`` writes from.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.stage_workers.records.questions import Best, Filter, Found
+from tunemesh.stage_workers.records.questions import Best, Filter, Found, Memory, Prior, Similar
 from tunemesh.stage_workers.records.rows import Row
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,14 @@ ASKING = 5.0
 """Seconds that answers may take on top of that: what is imported for them is slow."""
 PAUSE = 10.0
 """Seconds between two attempts at a database that is away."""
+FRESH = 60.0
+"""Seconds until it is asked again whether there is a newer prior."""
 KEPT = 200
 """Batches that are kept for a database that is away; the newest of them."""
+
+
+_with_shipped: set[str] = set()
+"""Addresses of databases that are known to have what comes with Tunemesh."""
 
 
 class Writable(Protocol):
@@ -50,6 +57,15 @@ class Writable(Protocol):
     def leaders(self, task: str, which: Filter, limit: int) -> list[Found]:
         """See :meth:`.queries.Answering.leaders`."""
 
+    def memory(self, task: str, conditions: str, which: Filter) -> Memory:
+        """See :meth:`.memory.Remembering.memory`."""
+
+    def prior(self, engine: str, family: str) -> Prior | None:
+        """See :meth:`.memory.Remembering.prior`."""
+
+    def similar(self, task: str, operator: str, target: str, which: Filter, limit: int) -> list[Similar]:
+        """See :meth:`.queries.Answering.similar`."""
+
 
 def check_address(address: str) -> None:
     """Raises:
@@ -60,16 +76,24 @@ def check_address(address: str) -> None:
     address_of(address)
 
 
-def opened(address: str) -> Writable:
+def opened(address: str, with_shipped: bool) -> Writable:
     """The database at an address.
+
+    Args:
+        with_shipped: whether it is to have the records that come with Tunemesh.
 
     Raises:
         BadInput: there is no such kind of database.
     """
     # Slow to import, and most workers do without.
-    from tunemesh.stage_workers.records.queries import Answering
+    from tunemesh.stage_workers.records import shipped
+    from tunemesh.stage_workers.records.memory import Remembering
 
-    return Answering(address, wait=WAIT)
+    database = Remembering(address, wait=WAIT)
+    if with_shipped and address not in _with_shipped:
+        shipped.add(database)
+        _with_shipped.add(address)
+    return database
 
 
 @dataclass(slots=True)
@@ -104,6 +128,8 @@ class Recorder:
         """What was wrong the last time; empty while all is well."""
         self._again_at = 0.0
         self._ask_again_at = 0.0
+        self._priors: dict[tuple[str, str], tuple[float, Prior | None]] = {}
+        """By engine and family: when it was asked for, and what came."""
 
     def write(self, rows: Sequence[Row]) -> Batch:
         """Begin to write rows: as a whole or not at all."""
@@ -143,11 +169,51 @@ class Recorder:
         """
         return self._answer(lambda: self._asked(tasks, engines, conditions, since, tenant), {})
 
-    def leaders(self, task: str, engine: str, since: float, tenant: str, limit: int) -> list[Found]:
-        """The fastest schedules of a task, wherever they were measured; nothing where the database does not
-        answer soon. Arguments as of :meth:`best`."""
-        which = Filter(engine=engine, since=since, visible_to=tenant)
+    def leaders(self, task: str, engine: str, tenant: str, limit: int) -> list[Found]:
+        """The fastest schedules of a task, wherever and whenever they were measured; nothing where the
+        database does not answer soon. Arguments as of :meth:`best`."""
+        which = Filter(engine=engine, visible_to=tenant)
         return self._answer(lambda: self._opened().leaders(task, which, limit), [])
+
+    def memory(self, task: str, engine: str, conditions: str, tenant: str) -> Memory:
+        """What was tried of a task; nothing where the database does not answer soon.
+
+        Args:
+            conditions: id of those that it is measured under now; empty where that is not known.
+        """
+
+        def asked() -> Memory:
+            database = self._opened()
+            which = Filter(engine=engine, source=database.id(), visible_to=tenant)
+            return database.memory(task, conditions, which)
+
+        return self._answer(asked, Memory())
+
+    def prior(self, engine: str, family: str) -> bytes | None:
+        """The newest prior for devices of a family, at most :data:`FRESH` seconds late; ``None`` where there
+        is none, or the database does not answer soon."""
+        at, known = self._priors.get((engine, family), (-math.inf, None))
+        if time.monotonic() - at > FRESH:
+            known = self._answer(lambda: self._opened().prior(engine, family), known)
+            self._priors[engine, family] = time.monotonic(), known
+        return known.data if known is not None else None
+
+    def similar(
+        self, task: str, operator: str, target: str, engine: str, tenant: str, limit: int
+    ) -> list[Similar]:
+        """The fastest schedules of other tasks with the same main operator; nothing where the database does
+        not answer soon.
+
+        Args:
+            task: key of the one that they are to be similar to.
+            operator: its.
+            target: its, in canonical form.
+            engine: who made them.
+            tenant: for whom.
+            limit: tasks.
+        """
+        which = Filter(engine=engine, visible_to=tenant)
+        return self._answer(lambda: self._opened().similar(task, operator, target, which, limit), [])
 
     def _answer(self, ask: Callable[[], T], nothing: T) -> T:
         """What a question gives; ``nothing`` where it fails or takes long, and for a while after that."""

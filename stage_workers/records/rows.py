@@ -12,6 +12,8 @@ from typing import ClassVar
 import msgspec
 from msgspec import Struct
 
+from tunemesh.shared.messages import Visibility
+
 
 class Row(Struct, frozen=True, kw_only=True, tag_field="row"):
     """A row of some table."""
@@ -63,10 +65,12 @@ class Job(Row, frozen=True, kw_only=True, tag="job"):
     """The name that the mesh had for it: others may have had the same."""
     accepted: float
     tenant: str
-    """Who may use its records; empty: everybody."""
+    """Whose records they are; empty: everybody's."""
     model: str
     source: str
     """Id of the database that its records were first written to; empty: whichever this is written to."""
+    visibility: Visibility = "tenant"
+    """``all``: its records are for everybody, although it had a tenant."""
 
 
 class Trial(Row, frozen=True, kw_only=True, tag="trial"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -64,6 +65,7 @@ JOBS = Table(
     _name("tenant"),
     _name("model"),
     _name("source"),
+    _name("visibility"),
 )
 
 TRIALS = Table(
@@ -128,3 +130,48 @@ RESULTS = Table(
     _number("at"),
     Index("results_by_job", "job"),
 )
+
+PRIORS = Table(
+    "priors",
+    METADATA,
+    _id(),
+    _name("family"),
+    _name("engine"),
+    Column("data", LargeBinary, nullable=False),
+    Column("used", Boolean, nullable=False),
+    Column("trials", Integer, nullable=False),
+    Column("tasks", Integer, nullable=False),
+    Column("held_out", Integer, nullable=False),
+    _number("correlation"),
+    _number("top1"),
+    _number("top8"),
+    _number("at"),
+    Index("priors_by_family", "engine", "family", "at"),
+)
+
+# -- How jobs ended, which is no part of what is exchanged --------------------------------------------------
+
+HISTORY = Table(
+    "history",
+    METADATA,
+    _id(),
+    _name("job"),
+    _number("accepted"),
+    _number("finished"),
+    _name("phase"),
+    _name("name"),
+    _name("tenant"),
+    _name("target"),
+    Column("trials", BigInteger, nullable=False),
+    _number("before", nullable=True),
+    _number("after", nullable=True),
+    Column("error", Text, nullable=False),
+    _name("asked_by"),
+    _name("cancelled_by"),
+    _number("cancelled_at", nullable=True),
+    Index("history_by_time", "finished"),
+    Index("history_by_job", "job"),
+)
+
+ENDINGS = Table("endings", METADATA, _id(), Column("event", LargeBinary, nullable=False))
+"""The last that was told of a job, as long as its results are kept."""

@@ -10,7 +10,7 @@ import msgspec
 
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
-from tunemesh.shared.messages.results import MOST_NOTES
+from tunemesh.shared.messages.results import MOST_NOTES, MOST_OF_WAY
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.protocol import Engine, PartCall
@@ -43,10 +43,11 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
     winners = [
         (records, best) for records, trials in ended if (best := _best(trials, records.untuned)) is not None
     ]
+    tuned = [_tuned(records.task, best, step, context) for records, best in winners]
     call = AssembleCall(
         model=store.get(work.model),
         target=step.target,
-        tasks=[_tuned(records.task, best, step, context) for records, best in winners],
+        tasks=tuned,
         objects=_objects(work, winners, step, context),
     )
     platform = platforms.name_of(step.target)
@@ -68,6 +69,11 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         files={name: store.put(data, inline=False) for name, data in files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
         notes=[clip(note) for note in notes],
+        ways={
+            records.task.id: clip(each.part.way, MOST_OF_WAY)
+            for (records, _), each in zip(winners, tuned, strict=True)
+            if each.part.way
+        },
     )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from cachetools import LRUCache
 
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.shared.messages import Conditions, Profiled, Step, TaskSpec
+from tunemesh.shared.messages import Blob, Conditions, Profiled, Step, TaskSpec
 from tunemesh.stage_workers.devices.drift import Drift
-from tunemesh.stage_workers.records.questions import Best, Found
+from tunemesh.stage_workers.platforms.protocol import Imported
+from tunemesh.stage_workers.records.questions import Best, Found, Memory, Similar
 from tunemesh.stage_workers.records.recorder import Batch
 from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
@@ -34,6 +35,23 @@ VALIDATE_LIMIT = 900.0
 Binary = tuple[str, str, str]
 """Job, task, and SHA-256 of a shared object."""
 MEASURED_KEPT = 4096
+IMPORTED_KEPT = 64 * 2**20
+"""Bytes of the workloads and the code of models that were imported: some megabytes each."""
+
+
+class Read(NamedTuple):
+    """A model that was imported: what of it is large lies in the store."""
+
+    imported: Imported
+    """Without ``model``, ``sample`` and ``objects``."""
+    model: Blob
+    sample: Blob
+    objects: Blob | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes here."""
+        return sum(len(task.workload) + len(task.untuned) for task in self.imported.tasks)
 
 
 class Caller(Protocol):
@@ -67,8 +85,19 @@ class Records(Protocol):
     ) -> Mapping[str, Best]:
         """What is known of tasks."""
 
-    def leaders(self, task: str, engine: str, since: float, tenant: str, limit: int) -> list[Found]:
+    def leaders(self, task: str, engine: str, tenant: str, limit: int) -> list[Found]:
         """The fastest schedules of a task, wherever they were measured."""
+
+    def memory(self, task: str, engine: str, conditions: str, tenant: str) -> Memory:
+        """What was tried of a task."""
+
+    def prior(self, engine: str, family: str) -> bytes | None:
+        """The newest prior."""
+
+    def similar(
+        self, task: str, operator: str, target: str, engine: str, tenant: str, limit: int
+    ) -> list[Similar]:
+        """The fastest schedules of other tasks with the same main operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +114,10 @@ class Context:
     """What is known of the time that builds take."""
     measured: LRUCache[Binary, Profiled] = field(default_factory=lambda: LRUCache(MEASURED_KEPT))
     """What this worker has measured."""
+    imported: LRUCache[str, Read] = field(
+        default_factory=lambda: LRUCache(IMPORTED_KEPT, getsizeof=lambda read: read.size)
+    )
+    """Models that this worker has imported, by all that the outcome depends on."""
     cache: int = 0
     """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""
     conditions: Conditions | None = None

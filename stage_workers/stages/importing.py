@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +27,7 @@ from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
-from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, whole
+from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, Read, whole
 from tunemesh.stage_workers.stages.histories import read_records, trials_of
 from tunemesh.stage_workers.stages.known import in_records
 
@@ -42,21 +43,8 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         TunemeshError: the model, the target or an option cannot be used, or the store fails.
     """
     _check_options(step, context)
-    platform = platforms.name_of(step.target)
-    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
-        call = ImportCall(
-            model=context.store.get(work.model, limit=MODEL_BYTES),
-            files=_placed(work.files, Path(folder), context),
-            target=step.target,
-            variants=variants(step.settings),
-            options=step.options.get(GRAPH, {}),
-            math=step.settings.math,
-            precision=step.settings.precision,
-            seed=step.seed,
-            ranges=step.settings.ranges,
-            inputs=context.store.get(work.samples) if work.samples is not None else None,
-        )
-        imported = whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
+    read = _read(step, work, context)
+    imported = read.imported
     known = _measured_before(work.known, {task.key for task in imported.tasks}, step, context)
     if rest := [task for task in imported.tasks if task.key not in known]:
         known |= in_records(msgspec.structs.replace(imported, tasks=rest), work.devices, step, context)
@@ -80,13 +68,59 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         for number, (task, (engine, objection)) in enumerate(zip(imported.tasks, takers, strict=True))
     ]
     return ImportDone(
-        model=context.store.put(imported.model, inline=False),
+        model=read.model,
         tasks=tasks,
-        sample=context.store.put(imported.sample, inline=False),
+        sample=read.sample,
         judged=imported.judged,
-        objects=context.store.put(imported.objects, inline=False) if imported.objects else None,
+        objects=read.objects,
         known={task.id: known[task.key][1] for task in tasks if task.key in known},
     )
+
+
+def _read(step: Step, work: ImportWork, context: Context) -> Read:
+    """Import a model, or look up what this worker has made of the same one before.
+
+    Raises:
+        TunemeshError: it cannot be imported, or the store fails.
+    """
+    store = context.store
+    settings = step.settings
+    platform = platforms.name_of(step.target)
+    call = ImportCall(
+        model=b"",
+        target=step.target,
+        variants=variants(settings),
+        options=step.options.get(GRAPH, {}),
+        math=settings.math,
+        precision=settings.precision,
+        seed=step.seed,
+        ranges=settings.ranges,
+    )
+    files = sorted((name, blob.sha256) for name, blob in work.files.items())
+    samples = work.samples.sha256 if work.samples is not None else ""
+    key = hashlib.sha256(
+        msgspec.msgpack.encode((platform, work.model.sha256, files, samples, call), order="sorted")
+    ).hexdigest()
+    before = context.imported.get(key)
+    if before is not None and all(map(store.kept, filter(None, before[1:]))):
+        return before
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+        call = msgspec.structs.replace(
+            call,
+            model=store.get(work.model, limit=MODEL_BYTES),
+            files=_placed(work.files, Path(folder), context),
+            inputs=store.get(work.samples) if work.samples is not None else None,
+        )
+        imported = whole(context, platform, Platform.import_model, call, settings.import_timeout)
+    read = Read(
+        imported=msgspec.structs.replace(imported, model=b"", sample=b"", objects=b""),
+        model=store.put(imported.model, inline=False),
+        sample=store.put(imported.sample, inline=False),
+        objects=store.put(imported.objects, inline=False) if imported.objects else None,
+    )
+    if read.size <= context.imported.maxsize:
+        context.imported[key] = read
+    return read
 
 
 def _measured_before(

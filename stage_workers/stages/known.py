@@ -1,18 +1,20 @@
 """What the records know of the tasks of a model, so that these need not be tuned again.
 
-A result is used as it is where it can be trusted here and now: its task was tuned to its end for a job that
-was done, by this mesh's own records, on a device like the one of this job, with the same versions, not too
-long ago, and its latency is sound. It is built before it is believed. At the end of the job the whole model
-is validated as always.
+A result is used as it is where it can be trusted here and now: it was found for a job that was done, by this
+mesh's own records, on a device like the one of this job, with the same versions, not too long ago, and its
+latency is sound. It is built before it is believed. The coordinator, which knows how much the job would try,
+judges whether as much was tried. At the end of the job the whole model is validated as always.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
@@ -25,14 +27,15 @@ from tunemesh.shared.messages import (
     Origin,
     Settings,
     Step,
-    TaskSpec,
     Trial,
+    UpdateWork,
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, Examples
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
-from tunemesh.stage_workers.records.questions import Best, Found
+from tunemesh.stage_workers.records.gathering import operator_of
+from tunemesh.stage_workers.records.questions import Best, Found, Similar
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
 from tunemesh.stage_workers.stages.profiling import flushes
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 DAY = 86_400.0
 LEADERS = 4
 """Schedules from elsewhere that a task begins with, at most."""
+SIMILAR = 64
+"""Tasks with the same main operator that an engine may choose from, for a task that is new to the records."""
 LARGEST_SCHEDULE = 32 * 1024
 """Bytes; a batch of them goes into one message."""
 
@@ -73,7 +78,7 @@ def in_records(
     answers = context.records.best(asked, step.engines, name, since, step.origin.tenant)
     for task in imported.tasks:
         best = answers.get(task.key)
-        if best is not None and _sound(best, step.settings) and (known := _known(task, best, step, context)):
+        if best is not None and _sound(best) and (known := _known(task, best, step, context)):
             found[task.key] = best.found.trial.engine, known
     if found:
         log.info("%s: %d of %d tasks are known", step.id, len(found), len(imported.tasks))
@@ -86,11 +91,10 @@ def _conditions(device: Device, constants: int, settings: Settings) -> Condition
     return msgspec.structs.replace(device.conditions, cache_flush=flush)
 
 
-def _sound(best: Best, settings: Settings) -> bool:
-    """Whether its task was searched, and its latency was measured without disturbance."""
+def _sound(best: Best) -> bool:
+    """Whether its latency was measured without disturbance."""
     trial = best.found.trial
-    steady = best.found.confirmed is not None or (trial.drift <= THRESHOLD and not trial.cut_short)
-    return best.trials >= settings.batch and steady
+    return best.found.confirmed is not None or (trial.drift <= THRESHOLD and not trial.cut_short)
 
 
 def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Known | None:
@@ -118,7 +122,13 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         round=0,
         trials=[tried],
         timings=[],
-        origin=Origin(job=job.job, accepted=job.accepted, tenant=job.tenant, model=job.model),
+        origin=Origin(
+            job=job.job,
+            accepted=job.accepted,
+            tenant=job.tenant,
+            model=job.model,
+            visibility=job.visibility,
+        ),
         format=trial.format,
     )
     try:
@@ -128,23 +138,81 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         log.warning("%s: %s", step.id, error)
         return None
     confirmed = Confirmed(hash=trial.hash, latencies=latencies, objects=objects, conditions=trial.conditions)
-    return Known(history=[blob], confirmed=[confirmed], untuned=best.untuned, best=found.latency or 0.0)
+    return Known(
+        history=[blob],
+        confirmed=[confirmed],
+        untuned=best.untuned,
+        best=found.latency or 0.0,
+        searched=best.searched,
+    )
 
 
-def to_begin_with(task: TaskSpec, want: int, step: Step, context: Context) -> list[Found]:
-    """The fastest that was found for a task elsewhere, or without being sure: it is measured here first.
+class Beginning(Struct, frozen=True, kw_only=True):
+    """What the search of a task begins with."""
 
-    Args:
-        want: candidates of the first round.
-    """
+    leaders: list[Found] = []
+    """The fastest that were found elsewhere, or without being sure: they are measured here first."""
+    here: list[Examples] = []
+    elsewhere: list[Examples] = []
+    seen: list[str] = []
+    similar: list[Examples] = []
+    """These four as :class:`.UpdateCall` has them."""
+
+
+def to_begin_with(work: UpdateWork, step: Step, context: Context) -> Beginning:
+    """What the records know of a task that is about to be searched."""
+    task = work.task
     if context.records is None or step.origin is None or step.settings.known == "never":
-        return []
-    since = time.time() - step.settings.max_age * DAY
-    limit = min(LEADERS, want // 2)
-    found = context.records.leaders(task.key, str(task.engine), since, step.origin.tenant, limit)
-    # What others have written may be anything.
-    return [
-        each
-        for each in found
-        if 1 <= len(each.trial.hash) <= HASH_LENGTH and len(each.trial.schedule) <= LARGEST_SCHEDULE
+        return Beginning()
+    engine, tenant = str(task.engine), step.origin.tenant
+    # However old: they are measured again.
+    found = context.records.leaders(task.key, engine, tenant, LEADERS)
+    conditions = {_conditions(each, task.constants, step.settings).id for each in work.devices}
+    known = context.records.memory(task.key, engine, conditions.pop() if len(conditions) == 1 else "", tenant)
+    if known.seen:
+        log.info("%s: %d schedules of it were tried here before", step.id, len(known.seen))
+    similar: list[Similar] = []
+    if not known.tried and not work.recall:
+        operator = operator_of(task.name)
+        similar = context.records.similar(task.key, operator, step.target, engine, tenant, SIMILAR)
+    return Beginning(
+        leaders=leaders_of(found, work.want),
+        here=[examples_of(each) for each in known.here],
+        elsewhere=[examples_of(each) for each in known.elsewhere],
+        seen=[each for each in known.seen if 1 <= len(each) <= HASH_LENGTH],
+        similar=[examples_of(each) for each in similar],
+    )
+
+
+def leaders_of(found: Sequence[Found], want: int) -> list[Found]:
+    """Those of the fastest schedules that a first round of ``want`` candidates begins with."""
+    return [each for each in found if _sensible(each)][: min(LEADERS, (want + 1) // 2)]
+
+
+def examples_of(similar: Similar) -> Examples:
+    """Trials as an engine takes them."""
+    trials = [
+        Trial(
+            candidate=Candidate(index, each.trial.hash, each.trial.schedule),
+            outcome="measured",
+            latencies=[each.latency or 0.0],
+        )
+        for index, each in enumerate(filter(_sensible, similar.found))
     ]
+    return Examples(
+        workload=similar.workload,
+        target=similar.target,
+        trials=trials,
+        format=similar.found[0].trial.format,
+    )
+
+
+def _sensible(found: Found) -> bool:
+    """What others have written may be anything."""
+    trial, latency = found.trial, found.latency
+    return (
+        1 <= len(trial.hash) <= HASH_LENGTH
+        and len(trial.schedule) <= LARGEST_SCHEDULE
+        and latency is not None
+        and 0 < latency < math.inf
+    )

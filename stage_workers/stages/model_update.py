@@ -21,6 +21,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
+from tunemesh.stage_workers.records.questions import family_of
 from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
@@ -53,8 +54,9 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         finished = _finished(step, work, before)
         history.append(context.store.put(msgspec.msgpack.encode(finished), inline=False))
         batch = recording.begin(step, work.task, finished, context)
+    chosen: list[str] = []
     if work.want:
-        proposal = _propose(step, work, context)
+        proposal, chosen = _propose(step, work, context)
     else:
         search = context.store.get(work.state.search) if work.state is not None else b""
         best = leaders(read_trials(history, context.store))
@@ -68,7 +70,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     kept = _search_blob(proposal.search, room, context.store)
     recording.end(batch, context)
     return UpdateDone(
-        state=TaskState(search=kept, history=history, format=proposal.format),
+        state=TaskState(search=kept, history=history, format=proposal.format, chosen=chosen),
         candidates=candidates,
         learned=work.learns,
         chunk_size=work.chunk_size,
@@ -76,7 +78,9 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     )
 
 
-def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
+def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, list[str]]:
+    """What is tried next, and the hashes of what the engine does not know of: it was chosen here, now or
+    before, and what it brings was not learned yet."""
     engine = engine_of(work.task)
     call = UpdateCall(
         workload=context.store.get(work.task.workload),
@@ -86,20 +90,42 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> Proposal:
         want=work.want,
         seed=step.seed,
         options=step.options.get(engine, {}),
+        prior=_prior(step, engine, context),
     )
-    found = known.to_begin_with(work.task, work.want, step, context) if work.state is None else []
-    call = msgspec.structs.replace(call, want=work.want - len(found))
+    begin = known.to_begin_with(work, step, context) if work.state is None else known.Beginning()
+    learned = {trial.candidate.hash for trial in call.trials}
+    # What was taken over from another job is in the records, too.
+    found = [each for each in begin.leaders if each.trial.hash not in learned]
+    before = [name for name in work.state.chosen if name not in learned] if work.state is not None else []
+    call = msgspec.structs.replace(
+        call,
+        want=work.want - len(found),
+        here=begin.here,
+        elsewhere=begin.elsewhere,
+        seen=begin.seen,
+        similar=begin.similar,
+    )
     proposal = _asked(call, engine, context)
     # A schedule in another format is none to this engine.
     chosen = {each.trial.hash: each.trial.schedule for each in found if each.trial.format == proposal.format}
+    unknown = [*before, *chosen]
     while True:
-        # The engine may propose what is chosen already: it does not know of that yet.
-        chosen |= {name: schedule for name, schedule in proposal.schedules if name not in chosen}
+        # The engine may propose what is chosen already.
+        chosen |= {name: schedule for name, schedule in proposal.schedules if name not in unknown}
         missing = work.want - len(chosen)
         if missing == 0 or len(proposal.schedules) < call.want:
-            return msgspec.structs.replace(proposal, schedules=list(chosen.items()))
-        call = msgspec.structs.replace(call, search=proposal.search, trials=[], want=missing)
+            return msgspec.structs.replace(proposal, schedules=list(chosen.items())), unknown
+        call = msgspec.structs.replace(
+            call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], similar=[], want=missing
+        )
         proposal = _asked(call, engine, context)
+
+
+def _prior(step: Step, engine: str, context: Context) -> bytes | None:
+    """The newest prior that was learned from the records, for the devices of the target."""
+    if context.records is None or step.settings.known == "never":
+        return None
+    return context.records.prior(engine, family_of(step.target))
 
 
 def _asked(call: UpdateCall, engine: str, context: Context) -> Proposal:
@@ -143,7 +169,8 @@ def _finished(step: Step, work: UpdateWork, format_: int) -> History:
         round=max(step.round - 1, 0),
         trials=work.trials,
         timings=work.timings,
-        origin=step.origin,
+        # Of a trial it is known for ever which job it was made for, whoever learns from it.
+        origin=work.origin or step.origin,
         conditions=work.conditions,
         format=format_,
     )

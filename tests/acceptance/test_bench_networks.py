@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from benchmarks import corpus
 from benchmarks.peers.networks import NETWORKS, RANGES
 from tunemesh.stage_workers.measuring import inputs
 
@@ -45,6 +46,16 @@ def test_a_network_is_alive_and_at_no_disadvantage(name: str, tmp_path: Path) ->
     assert not {"BatchNormalization", "Erf", "Relu", "Clip", "Sigmoid"} & set(kinds)
 
 
+@pytest.mark.parametrize("name", corpus.NETWORKS)
+def test_a_network_whose_tuning_others_begin_with_is_alive(name: str) -> None:
+    model = corpus.NETWORKS[name]()
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    first, second = (session.run(None, drawn(model, name, seed))[0] for seed in (0, 1))
+    assert np.isfinite(first).all()
+    assert first.std() > 0.02
+    assert np.abs(first - second).max() > 0.01 * first.std()
+
+
 def drawn(model: onnx.ModelProto, name: str, seed: int) -> dict[str, Any]:
     tensors = [
         (
@@ -54,7 +65,7 @@ def drawn(model: onnx.ModelProto, name: str, seed: int) -> dict[str, Any]:
         )
         for value in model.graph.input
     ]
-    arrays = inputs.random(tensors, seed, RANGES.get(name, {}))
+    arrays = inputs.random(tensors, seed, (RANGES | corpus.RANGES).get(name, {}))
     return {tensor: array for (tensor, _, _), array in zip(tensors, arrays, strict=True)}
 
 

@@ -33,7 +33,7 @@ from tests.cases.case import Case, case, weights
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Candidate, Options, Trial
 from tunemesh.stage_workers.engines.metaschedule import winograd_search
-from tunemesh.stage_workers.engines.protocol import ExportCall, TaskTrials, elements_name
+from tunemesh.stage_workers.engines.protocol import ExportCall, PartCall, TaskTrials, elements_name
 from tunemesh.stage_workers.graph import anchors, models, winograd, winograd_kernels, workloads
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
@@ -175,6 +175,19 @@ def test_kernels_compute_what_the_convolution_computes(
     chosen = diverse(settings_of(task, target))
     assert len(chosen) == len(winograd.POINTS)
     assert [outcome(task, target, knobs) for knobs in chosen] == [("measured", "")] * len(chosen)
+
+
+def test_it_says_which_way_a_kernel_takes(task: ExtractedTask, target: str) -> None:
+    def way(schedule: bytes) -> str:
+        call = PartCall(workload=task.workload, target=target, schedule=schedule, symbol="kernel")
+        return ENGINE.part(call).way
+
+    settings = settings_of(task, target).values()
+    for outputs in winograd.POINTS:
+        knobs = next(each for each in settings if each.outputs == outputs)
+        assert way(winograd_search.pack(knobs)) == f"Winograd, tiles of {outputs}x{outputs}"
+    schedules = [schedule for _, schedule in update(task.workload, target, None, [], 4).schedules]
+    assert way(next(each for each in schedules if not winograd_search.is_ours(each))) == "direct"
 
 
 def test_longest_vectors_are_used_that_channels_and_cpu_allow(task: ExtractedTask) -> None:

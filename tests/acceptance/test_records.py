@@ -36,27 +36,12 @@ from tunemesh.stage_workers.graph import canonical, workloads
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
 from tunemesh.stage_workers.records import gathering, queries, rows
 from tunemesh.stage_workers.records.database import Database
-from tunemesh.stage_workers.records.queries import Answering
+from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.questions import ALL, Filter
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.records.schema import TRIALS
 from tunemesh.stage_workers.stages import Context
 from tunemesh.stage_workers.stages.known import in_records
-
-PLAIN = """
-import sys
-import tvm
-from tvm.s_tir import Schedule
-from tvm.s_tir.meta_schedule.database import JSONDatabase
-
-folder, target = sys.argv[1:]
-database = JSONDatabase(work_dir=folder)
-record = database.get_all_tuning_records()[0]
-schedule = Schedule(record.workload.mod)
-record.trace.apply_to_schedule(schedule, remove_postproc=False)
-print(len(database), tvm.compile(schedule.mod["main"], target=tvm.target.Target(eval(target))) is not None)
-"""
-"""What anybody with TVM and without Tunemesh would write."""
 
 FOUND_BY_0_26 = {
     "conv": "58d1b822a8",
@@ -151,10 +136,10 @@ def test_what_is_no_database_of_metaschedule_is_refused() -> None:
 
 
 def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
-    tmp_path: Path, recorded: Database, target: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, recorded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # TVM is here already: it need not be imported by a sandbox.
-    monkeypatch.setattr(record_exchange, "_sandbox", lambda _memory: contextlib.nullcontext(FakeSandbox()))
+    monkeypatch.setattr(record_exchange, "sandbox_of", lambda *_: contextlib.nullcontext(FakeSandbox()))
     folder = tmp_path / "exported"
     count = record_exchange.write_metaschedule(recorded, ALL, folder, 4.0)
     with recorded.reading() as connection:
@@ -163,13 +148,18 @@ def test_an_export_is_replayed_by_a_plain_script_and_comes_back_once(
     with pytest.raises(BadInput, match="no records of the engine metaschedule"):
         record_exchange.write_metaschedule(recorded, Filter(model="nothing"), folder, 4.0)
 
+    # Anybody with TVM and without Tunemesh uses it.
     ran = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(folder), target.replace("true", "True").replace("false", "False")],
+        [sys.executable, "examples/replay_records.py", str(folder)],
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert ran.stdout.split() == [str(count), "True"], ran.stderr
+    first, *rest = ran.stdout.splitlines()
+    assert first == f"{count} records of 1 tasks", ran.stderr
+    best = min(each.trial.latency for each in found if each.trial.latency)
+    assert [line.split(",")[0].split() for line in rest] == [["recorded", f"{best * 1e6:.1f}", "us"]]
+    assert float(rest[0].split()[-2]) > 0
 
     # Another mesh takes it, and finds the same schedules for the same task.
     other = Database(str(tmp_path / "other.sqlite"))
@@ -197,7 +187,7 @@ def test_what_is_known_of_a_task_is_built_for_the_same_task_of_another_model(
         connection.execute(TRIALS.update().values(conditions=HERE.id, at=time.time()))
     file = str(recorded.file)
     store = ArtifactStore(str(tmp_path / "artifacts"))
-    context = Context(FakeSandbox(), store, records=Recorder(lambda: Answering(file)))
+    context = Context(FakeSandbox(), store, records=Recorder(lambda: Remembering(file)))
     step = Step(
         id="second/-/-/-/import",
         job="second",

@@ -46,8 +46,16 @@ def test_what_a_target_says_of_llvm_goes_before_what_is_usual_here() -> None:
     said = {"kind": "llvm", "opt-level": 1, "cl-opt": ["-vectorize-slp:bool=false"]}
     usual = targets.load(resolve_target("native")).attrs
     given = targets.load(resolve_target(json.dumps(said))).attrs
-    assert (int(usual["opt-level"]), list(usual["cl-opt"])) == (targets.LLVM_LEVEL, targets.LLVM_OPTIONS)
+    assert (int(usual["opt-level"]), usual["cl-opt"][0]) == (targets.LLVM_LEVEL, targets.LLVM_OPTIONS[0])
     assert (int(given["opt-level"]), list(given["cl-opt"])) == (1, said["cl-opt"])
+
+
+@pytest.mark.parametrize(("machine", "more"), [("x86_64", True), ("aarch64", False)])
+def test_variables_of_loops_are_sought_where_addresses_need_them(machine: str, more: bool) -> None:
+    from tunemesh.stage_workers.graph import targets
+
+    options = targets.load(json.dumps({"kind": "llvm", "mtriple": f"{machine}-linux-gnu"})).attrs["cl-opt"]
+    assert ("-disable-lsr:bool=1" in list(options)) == more
 
 
 def test_a_cpu_has_the_cores_of_the_device_where_its_target_does_not_say() -> None:

@@ -7,21 +7,23 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import psutil
 import pytest
 
-from tunemesh import record_exchange, tuning
+from tunemesh import past_jobs, record_exchange, tuning
 from tunemesh.broker_config.node import installed
 from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import JobEvent, Level, Settings
+from tunemesh.shared.messages import AskHistory, JobEvent, Level, PastJob, Settings
+from tunemesh.stage_workers.records import history
 from tunemesh.stage_workers.records.database import Database
+from tunemesh.stage_workers.records.sweeping import sweep
 
 pytestmark = pytest.mark.skipif(
     not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
@@ -35,6 +37,7 @@ durations: {model-update: 0.05, build: 0.01, profile: 0.01}
 failures: {build-error: {indices: [3, 11]}}
 """
 TRIALS = 64
+OLD = time.time() - 200 * 86_400
 
 
 @pytest.fixture
@@ -49,10 +52,15 @@ def mesh(tmp_path: Path, records: Path, nodes_end_at_once: None) -> Iterator[Loc
         yield running
 
 
-def test_every_trial_is_recorded_once_whatever_happens(mesh: LocalMesh, records: Path) -> None:
+def test_every_trial_is_recorded_once_whatever_happens(
+    mesh: LocalMesh, records: Path, tmp_path: Path
+) -> None:
     """One test, because a node takes ten seconds to start."""
     store = ArtifactStore(mesh.artifacts)
-    with Client(mesh.url, ["killed", "again", "locked"], 30.0) as client, Database(str(records)) as database:
+    with (
+        Client(mesh.url, ["killed", "again", "locked", "killed-2"], 30.0) as client,
+        Database(str(records)) as database,
+    ):
         # Only workers know where the records are: neither what runs in their sandboxes, nor the coordinator.
         knowing = {name: _knows(pid, str(records)) for name, pid in mesh.pids.items()}
         assert knowing == {name: name != "coordinator" for name in mesh.pids}
@@ -90,6 +98,44 @@ def test_every_trial_is_recorded_once_whatever_happens(mesh: LocalMesh, records:
         assert _trials(records, "locked") == _told(done) == TRIALS
         assert {each.new for each in record_exchange.sync(client, store, database)} == {0}
 
+        # Everything in the store is old. What is removed while a job runs that makes much of it again is
+        # missed neither by that job nor by those that have ended.
+        for path in Path(mesh.artifacts).glob("*/*"):
+            os.utime(path, (OLD, OLD))
+        removed: list[int] = []
+        done = _followed(
+            client, mesh, store, "killed-2", meanwhile=lambda: removed.append(_swept(client, database, store))
+        )
+        assert done.kind == "done", done.text
+        assert sum(removed) > TRIALS
+        past = _history(database, 4)
+        assert {each.job: each.phase for each in past} == dict.fromkeys(
+            ("killed", "again", "locked", "killed-2"), "done"
+        )
+        assert {each.asked_by for each in past} == {"client"}
+        for each in past:
+            with database.reading() as connection:
+                event = history.answered(connection, past_jobs.about(each.job)).ended
+            assert event is not None
+            report = past_jobs.save(event, store, tmp_path / each.job)
+            assert report.job == each.job
+            assert report.timeline
+
+
+def _swept(client: Client, database: Database, store: ArtifactStore) -> int:
+    return sweep(store, database, client.census(), retention=0.0).removed
+
+
+def _history(database: Database, count: int) -> list[PastJob]:
+    """All jobs that have ended; workers may still be about to write down the last."""
+    deadline = time.monotonic() + 10.0
+    while True:
+        with database.reading() as connection:
+            found = history.answered(connection, AskHistory(answer=past_jobs.NO_KEY)).jobs
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.1)
+
 
 def _knows(pid: int, secret: str) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -104,6 +150,7 @@ def _followed(
     job: str,
     kill: list[str] | None = None,
     known: Literal["first", "never"] = "never",
+    meanwhile: Callable[[], object] | None = None,
 ) -> JobEvent:
     """Tune, and return the last event; the workers of these names are killed twice a second meanwhile."""
     settings = Settings(batch=8, repeats=1, known=known)
@@ -115,6 +162,8 @@ def _followed(
         mesh.supervise()
         if event is not None:
             last = event
+        if meanwhile is not None:
+            meanwhile()
         if kill and killed < 4 and time.monotonic() > at:
             name = kill[killed % len(kill)]
             if name in mesh.pids:

@@ -5,9 +5,23 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.unit.world import BLOB, KNOWN, TUNED, World, request
+from tests.unit.world import BLOB, KNOWN, TUNED, FakeWorker, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
-from tunemesh.shared.messages import AssembleWork, Confirmed, ImportDone, ImportWork, Request, TaskSpec
+from tunemesh.shared.messages import (
+    AssembleWork,
+    Conditions,
+    Confirmed,
+    Device,
+    ImportDone,
+    ImportWork,
+    Request,
+    Step,
+    StepResult,
+    TaskSpec,
+    UpdateWork,
+    WorkerStatus,
+)
+from tunemesh.shared.messages.levels import AUTO
 
 
 def after(*known: str, job: str = "second", tenant: str = "") -> Request:
@@ -39,8 +53,19 @@ def test_tasks_that_are_known_begin_closed_and_the_others_get_all_trials(world: 
 def test_a_job_whose_tasks_are_all_known_is_assembled_at_once(world: World) -> None:
     world.publish(after("first", "first"))
     world.run("second")
-    assert world.ledger("second").phase == "done"
-    assert [task.trials for task in world.ledger("second").tasks] == [0, 0]
+    ledger = world.ledger("second")
+    assert ledger.phase == "done"
+    assert [task.trials for task in ledger.tasks] == [0, 0]
+    # That is what it was told before, too: only the model is put together and run.
+    assert ledger.quote is not None
+    assert (ledger.quote.known, ledger.quote.trials) == (2, 0)
+    few = ledger.quote.device_seconds
+    many = after("first", "first", job="third")
+    world.publish(msgspec.structs.replace(many, level=msgspec.structs.replace(many.level, trials=5000)))
+    world.run("third")
+    quote = world.ledger("third").quote
+    assert quote is not None
+    assert quote.device_seconds == pytest.approx(few, rel=0.5)
 
 
 def test_the_records_of_the_other_job_go_to_the_import_and_to_nobody_else(world: World) -> None:
@@ -93,3 +118,65 @@ def test_a_worker_that_knows_what_took_no_time_is_not_believed(latencies: list[f
     known = msgspec.structs.replace(KNOWN, confirmed=[Confirmed(hash="h", latencies=latencies)])
     done = ImportDone(model=BLOB, tasks=[spec], known={"t00": known})
     assert "without a latency, or with one that is not above 0" in done.problem(["mock"])
+
+
+@pytest.mark.parametrize(
+    ("searched", "trials", "given", "used"),
+    [
+        # A job whose tasks get five trials each, on average.
+        (5.0, 10, {}, True),
+        (4.9, 10, {}, False),
+        (4.9, 10, {"known": "only"}, True),
+        (None, 10, {}, True),
+        # More than a round has is not asked for.
+        (32.0, 1000, {}, True),
+        (31.0, 1000, {}, False),
+        # The model chooses: a few for each, and more where it pays.
+        (8.0, AUTO, {}, True),
+        (7.5, AUTO, {}, False),
+    ],
+)
+def test_what_is_known_serves_a_job_that_would_not_search_longer(
+    searched: float | None, trials: int, given: dict[str, object], used: bool
+) -> None:
+    world = World(tasks=2)
+    found = msgspec.structs.replace(KNOWN, searched=searched)
+    original = world.result
+
+    def result(worker: FakeWorker, step: Step) -> StepResult:
+        message = original(worker, step)
+        if isinstance(message.result, ImportDone):
+            told = msgspec.structs.replace(message.result, known={"t00": found})
+            return msgspec.structs.replace(message, result=told)
+        return message
+
+    world.result = result  # type: ignore[method-assign]
+    world.publish(request("job", trials, **given))
+    world.run("job")
+    first = world.ledger("job").tasks[0]
+    assert world.ledger("job").phase == "done"
+    assert (first.trials == 0, first.ended == "an earlier job has tuned it") == (used, used)
+
+
+def test_who_asks_the_records_is_told_of_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import, and the first update of a task; those after that know what they need."""
+    device = Device(conditions=Conditions(device="EPYC", versions="1"), cache=7)
+    status = FakeWorker.status
+
+    def announced(worker: FakeWorker, leaving: bool = False) -> WorkerStatus:
+        found = status(worker, leaving)
+        if not found.serves.targets:
+            return found
+        return msgspec.structs.replace(found, serves=msgspec.structs.replace(found.serves, device=device))
+
+    monkeypatch.setattr(FakeWorker, "status", announced)
+    world = World(tasks=2)
+    world.publish(request("job"))
+    world.run("job")
+    told = [
+        (step.round, step.work.devices)
+        for step in (each.step for each in world.log if isinstance(each, Dispatch))
+        if isinstance(step.work, ImportWork | UpdateWork)
+    ]
+    assert {number for number, _ in told} > {0}
+    assert all(devices == ([device] if number == 0 else []) for number, devices in told)

@@ -4,8 +4,11 @@ it was quoted and what is said of it at the end are true."""
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from dataclasses import dataclass
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,15 +16,46 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_core import trials
-from tests.unit.world import World, request
+from tests.unit.world import FakeWorker, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
-from tunemesh.coordinator.jobs import prices, progress
+from tunemesh.coordinator.jobs import levels, prices, progress, sharing
+from tunemesh.coordinator.jobs.job import Job
+from tunemesh.coordinator.jobs.rest import Mesh, Rest
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import world as simulation
-from tunemesh.coordinator.simulation.scenario import Scenario
-from tunemesh.shared.messages import Level, Standing, Usage, ValidateDone
+from tunemesh.coordinator.simulation.scenario import Scenario, load_scenario
+from tunemesh.shared.messages import (
+    Cancel,
+    JobEvent,
+    Level,
+    Profiled,
+    ProfileDone,
+    ProfileWork,
+    Standing,
+    Step,
+    StepResult,
+    Usage,
+    ValidateDone,
+    ValidateWork,
+)
 
 PRICES = {"profile": 36.0, "build-cpu": 3.6}
+
+
+class Failing(World):
+    """The first candidate of each task computes something else."""
+
+    def result(self, worker: FakeWorker, step: Step) -> StepResult:
+        found = super().result(worker, step)
+        if isinstance(found.result, ProfileDone) and step.round == 0:
+            wrong = [
+                Profiled(index=each.index, seconds=0.1, outcome="wrong-result", error="it differs")
+                for each in found.result.profiled
+            ]
+            found = msgspec.structs.replace(
+                found, result=msgspec.structs.replace(found.result, profiled=wrong)
+            )
+        return found
 
 
 def run(world: World, **level: object) -> Standing | None:
@@ -46,6 +80,45 @@ def test_a_job_ends_when_its_tasks_are_fast_enough() -> None:
     assert "times as fast, which is what was asked for" in ledger.enough
     assert {task.ended for task in ledger.tasks} == {ledger.enough}
     assert any(event.text.startswith("stopping early: its tasks are") for event in world.events)
+
+
+@pytest.mark.parametrize(("effort", "each"), [("instant", 1), ("quick", 8)])
+def test_with_less_effort_every_task_gets_the_same_few_candidates(effort: str, each: int) -> None:
+    world = World(tasks=3)
+    assert run(world, trials=0, effort=effort) is None
+    ledger = world.ledger("job")
+    assert [task.trials for task in ledger.tasks] == [each] * 3
+    assert trials(ledger) == ledger.request.level.trials == 3 * each
+
+
+def test_a_task_whose_only_candidate_fails_gets_another() -> None:
+    world = Failing(tasks=2)
+    run(world, trials=0, effort="instant")
+    tasks = world.ledger("job").tasks
+    assert all(task.best is not None for task in tasks)
+    assert [task.outcomes for task in tasks] == [{"wrong-result": 1, "measured": 1}] * 2
+
+
+def test_instant_measures_nothing_but_the_model() -> None:
+    world = World(tasks=1)
+    run(world, trials=0, effort="instant")
+    steps = [each.step for each in world.log if isinstance(each, Dispatch)]
+    given = {type(step.work): step.settings for step in steps}
+    assert (given[ProfileWork].repeats, given[ProfileWork].min_repeat_ms) == (1, 0)
+    assert given[ValidateWork] == request(batch=8, chunk=2).settings
+
+
+def test_jobs_of_different_effort_share_no_tasks() -> None:
+    world = World(tasks=1)
+    run(world, trials=8)
+    spec = world.ledger("job").tasks[0].spec
+    one, other = (request(shared=True, effort=effort) for effort in ("full", "instant"))
+    assert sharing.same_of(one, spec) != sharing.same_of(other, spec)
+
+
+def test_a_level_with_its_own_number_of_trials_takes_no_other() -> None:
+    assert "leave --trials out" in request(effort="quick", trials=5).problem()
+    assert request(effort="quick", trials=0).problem() == ""
 
 
 def test_a_latency_is_met_or_missed_by_that_of_the_whole_model() -> None:
@@ -173,6 +246,32 @@ def test_the_class_is_a_weight_under_fair() -> None:
     assert done["gold"] > 4 * done["spare"] > 0
 
 
+@pytest.mark.parametrize("strategy", ["interleaved", "fair", "predictive"])
+def test_a_gold_job_has_its_devices_whatever_others_ask_for_and_whatever_is_killed(strategy: str) -> None:
+    devices = [f"profile-cpu-{number}" for number in range(4)]
+    queues = ("model-update", "build-cpu", "build-cpu", *devices)
+    world = World(tasks=6, strategy=strategy, queues=queues, reserved=0.5)
+    world.publish(request("standard", trials=120, batch=8, chunk=1))
+    most: Counter[str] = Counter()
+    for turn in range(6000):
+        if turn == 1500:
+            gold = request("gold", trials=60, batch=8, chunk=1, **{"class": "gold"})
+            world.publish(msgspec.structs.replace(gold, seed=1))
+        if turn in (700, 2500):
+            world.start_coordinator()
+        known = world.core.jobs
+        if turn > 2500 and len(known) == 2 and all(job.ended for job in known.values()):
+            break
+        world.turn()
+        flights = [each.ready for each in world.core.resources.flights() if each.queue in devices]
+        for job, count in Counter(ready.job for ready in flights).items():
+            most[job] = max(most[job], count)
+    assert world.ledger("gold").phase == world.ledger("standard").phase == "done"
+    assert most["standard"] == 2
+    assert most["gold"] >= 2
+    assert list(replay(world.records)) == []
+
+
 def test_a_price_is_that_of_the_queue_or_of_its_kind() -> None:
     known = {"profile": 3600.0, "profile-gpu-0": 7200.0, "build-cpu": 36.0}
     usage = {
@@ -237,6 +336,52 @@ def kept(level: Level, finished: float | None, ledger: object) -> bool:
         and (level.cost is None or cost <= level.cost)
         and (level.speedup is None or level.speedup <= 2.0)  # every model ends twice as fast in this world
     )
+
+
+Estimate = Callable[[Job, Mesh], Rest]
+
+
+def test_a_job_that_stopped_too_early_goes_on_whatever_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending is thought to take a hundred seconds, until the first job has stopped for it."""
+    for kills in range(6):
+        world = World(tasks=2, rng=random.Random(kills))
+        world.settle()
+        estimate, told = levels.rest, world.events
+
+        def wrong(job: Job, mesh: Mesh, told: list[JobEvent] = told, estimate: Estimate = estimate) -> Rest:
+            stopped = any(event.text.startswith("stopping early") for event in told)
+            found = estimate(job, mesh)
+            begun = sum(len(task.rounds) for task in map(job.task, ("t00", "t01")))
+            return found if stopped or not begun else replace(found, careful=100.0)
+
+        monkeypatch.setattr(levels, "rest", wrong)
+        world.publish(request(trials=60, batch=8, chunk=2, deadline=90.0))
+        for turn in range(20_000):
+            if "job" in world.core.jobs and world.core.jobs["job"].ended:
+                break
+            if turn and turn % 150 == 0 and kills:
+                world.start_coordinator()
+            world.turn()
+        monkeypatch.undo()
+        texts = [event.text for event in world.events]
+        assert any(text.startswith("stopping early: 9") for text in texts)
+        assert "going on: ending takes less than was thought" in texts
+        ledger = world.ledger("job")
+        assert ledger.phase == "done"
+        assert (ledger.stopped, ledger.enough) == (False, "")
+        assert trials(ledger) == 60
+        assert {task.ended for task in ledger.tasks} == {"the trials are spent"}
+
+
+def test_a_job_that_was_stopped_by_its_client_does_not_go_on() -> None:
+    world = World(tasks=2)
+    world.publish(request(trials=4000, batch=8, deadline=1e6))
+    while not ("job" in world.core.jobs and progress.progress(world.core.jobs["job"]).trials):
+        world.turn()
+    world.give(Arrived(90_000, Cancel(job="job", keep=True), "client.x", "c"))
+    world.run("job")
+    assert world.ledger("job").stopped
+    assert not any("going on" in event.text for event in world.events)
 
 
 KINDS = ("deadline", "tight", "impossible", "device", "cost", "speedup", "far", "both")
@@ -311,3 +456,79 @@ def test_of_forty_jobs_every_verdict_is_true_and_what_was_promised_is_kept(
     assert set(verdicts["impossible"]) == {"impossible"}
     assert set(verdicts["far"]) == {"missed"}
     assert set(verdicts["deadline"] + verdicts["both"] + verdicts["device"]) == {"met"}
+
+
+@dataclass
+class InTime(simulation.World):
+    """Jobs with a deadline, and more trials than they can make until then."""
+
+    deadlines: tuple[float, ...] = ()
+
+    def level(self, number: int) -> Level:
+        draw = random.Random(f"{self.scenario.seed}/level/{number}")
+        return Level(trials=5000, deadline=draw.choice(self.deadlines))
+
+
+FAST = {
+    "import": 0.05,
+    "model-update": 0.03,
+    "build": 0.005,
+    "profile": 0.01,
+    "assemble": 0.01,
+    "validate": 0.02,
+}
+MOCK = msgspec.convert(
+    {
+        "jobs": 3,
+        "every": 18.0,
+        "tasks": 3,
+        "builders": 2,
+        "confirmed": 4,
+        "durations": {stage: {"median": seconds, "sigma": 0.3} for stage, seconds in FAST.items()},
+    },
+    Scenario,
+)
+GPU = load_scenario(Path(__file__).parents[2] / "benchmarks" / "scenarios" / "gpu.yaml")
+ONE_BY_ONE = msgspec.structs.replace(GPU, jobs=4, every=350.0)
+AT_ONCE = msgspec.structs.replace(GPU, jobs=5, every=100.0)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "deadlines", "least"),
+    [
+        (MOCK, (8.0, 12.0, 15.0), 0.75),
+        (ONE_BY_ONE, (150.0, 200.0, 300.0), 0.8),
+        (AT_ONCE, (150.0, 200.0, 300.0), 0.7),
+        (
+            msgspec.structs.replace(ONE_BY_ONE, failures_every=900.0, restarts=[90.0, 600.0]),
+            (200.0, 400.0),
+            0.7,
+        ),
+    ],
+    ids=["mock", "slow builds", "jobs at once", "kills"],
+)
+def test_a_deadline_is_used_and_kept(scenario: Scenario, deadlines: tuple[float, ...], least: float) -> None:
+    shares: list[float] = []
+    promised = broken = 0
+    for seed in range(2):
+        world = InTime(msgspec.structs.replace(scenario, seed=seed), deadlines=deadlines)
+        world.run()
+        assert world.core is not None
+        for job, end in world.ends.items():
+            ledger = world.core.jobs[job].ledger
+            level, standing, quote = ledger.request.level, ledger.standing, ledger.quote
+            assert level.deadline is not None
+            assert standing is not None
+            assert quote is not None
+            assert quote.chance is not None
+            took = end - world.arrivals[job] - 2 * scenario.hop
+            assert (standing.verdict == "met") == (took <= level.deadline)
+            shares.append(took / level.deadline)
+            if quote.chance >= 0.9:
+                promised += 1
+                broken += took > level.deadline
+    assert promised >= 0.7 * len(shares)
+    assert broken <= 0.1 * promised
+    assert statistics.median(shares) >= least
+    assert min(shares) >= 0.5
+    assert max(shares) <= 1.15

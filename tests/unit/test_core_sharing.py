@@ -237,6 +237,33 @@ def test_the_second_begins_when_the_first_has_closed_the_task_with_what_that_fou
     assert (step.id, step.work) == ("b/t00/0/-/model-update", expected)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_of_what_is_taken_over_it_is_known_who_has_tried_it(seed: int) -> None:
+    world = World(tasks=1, rng=random.Random(seed))
+    for job, tenant in (("a", "x"), ("b", "x"), ("c", "x")):
+        asked = request(job, 40, shared=True, batch=8, chunk=2)
+        world.publish(msgspec.structs.replace(asked, tenant=tenant))
+    # The first is cancelled when something of its first round is back, that no update has learned from.
+    while not ("c" in world.core.jobs and len(world.profiled["a/t00"]) >= 4):
+        world.turn()
+    world.publish(Cancel(job="a"))
+    world.run("a", "b", "c")
+    (its,) = world.ledger("a").tasks
+    assert (its.rest_of, bool(its.rest)) == (None, True)
+    updates = {
+        each.step.id: each.step.work
+        for each in world.log
+        if isinstance(each, Dispatch) and isinstance(each.step.work, UpdateWork)
+    }
+    (first,) = [
+        work for name, work in updates.items() if name.endswith("t00/0/-/model-update") and work.trials
+    ]
+    assert first.origin == world.ledger("a").origin
+    assert {trial.candidate.hash for trial in first.trials} == {trial.candidate.hash for trial in its.rest}
+    # What others try is their own.
+    assert all(work.origin is None for work in updates.values() if work is not first)
+
+
 def test_an_update_may_keep_the_histories_that_it_began_from() -> None:
     blob = TaskState(search=TUNED, history=[TUNED] * 3)
     done = UpdateDone(state=blob, candidates=[], exhausted=True)

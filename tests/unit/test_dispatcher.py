@@ -6,6 +6,7 @@ import pickle
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,37 @@ def step(number: int, need: Need, job: str = "j", tenant: str = "x") -> Ready:
 
 def dispatcher(strategy: str = "interleaved") -> Dispatcher:
     return Dispatcher(by_name(strategy), Resources())
+
+
+@pytest.mark.parametrize("strategy", CONTROLLED)
+def test_what_is_urgent_goes_first_and_is_charged_like_others(strategy: str) -> None:
+    one = dispatcher(strategy)
+    one.resources.seen(status("build-cpu", engines=("a",)), 0.0)
+    early, late = step(1, NEEDS[0]), step(2, NEEDS[0], job="other")
+    urgent = msgspec.structs.replace(step(3, NEEDS[0], job="last"), urgent=True)
+    for ready in (early, late, urgent):
+        one.make_ready(ready)
+    assert list(one.fill(1.0)) == [Send("build-cpu", urgent.step, "last", 0)]
+    one.switch(by_name(strategy))
+    assert one.ended(urgent.step, 1.0) is not None
+    assert [send.step for send in one.fill(2.0)] == [early.step]
+
+
+def test_what_is_urgent_is_not_due_any_more_once_its_job_has_ended() -> None:
+    one = dispatcher()
+    one.make_ready(msgspec.structs.replace(step(1, NEEDS[0]), urgent=True))
+    one.forget("j")
+    one.resources.seen(status("build-cpu", engines=("a",)), 0.0)
+    assert list(one.fill(1.0)) == []
+    assert one.needs == []
+
+
+def test_urgency_does_not_go_around_a_strategy_of_one_step_at_a_time() -> None:
+    one = dispatcher("sequential")
+    one.resources.seen(msgspec.structs.replace(status("build-cpu", engines=("a",)), slots=2), 0.0)
+    one.make_ready(step(1, NEEDS[0]))
+    one.make_ready(msgspec.structs.replace(step(2, NEEDS[0]), urgent=True))
+    assert len(list(one.fill(1.0))) == 1
 
 
 def test_a_step_is_sent_once_and_again_as_a_further_attempt_when_it_was_lost() -> None:

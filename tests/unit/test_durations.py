@@ -88,18 +88,26 @@ def test_what_a_ledger_kept_is_taken_over_unless_more_is_known() -> None:
     assert durations.known("t") == {"build": pytest.approx(2.0), "profile": 5.0}
 
 
-def test_chunks_are_small_where_candidates_take_long_and_large_where_overhead_counts() -> None:
+def test_what_a_step_takes_is_told_apart_from_what_its_candidates_take() -> None:
     durations = Durations()
-    durations.learn(timing("build", 2.0), "heavy", elapsed=2.04)
-    durations.learn(timing("profile", 2.0, resource="profile-a"), "heavy", elapsed=2.04)
-    durations.learn(timing("build", 0.02), "light", elapsed=0.06)
-    durations.learn(timing("profile", 0.02, resource="profile-a"), "light", elapsed=0.06)
-    assert durations.chunk_size("heavy", batch=32, limit=8) <= 3
-    assert durations.chunk_size("light", batch=32, limit=8) == 8
+    assert durations.cost("profile", "t") is None
+    seen = timing("profile", 3.2, size=4, resource="profile-a")
+    for _ in range(40):
+        durations.learn(seen, "t", elapsed=3.25, each=[0.5, 0.5, 0.5, 1.5])
+    cost = durations.cost("profile", "t")
+    assert cost is not None
+    assert cost.step == pytest.approx(0.05 + 0.2, rel=1e-3)
+    assert cost.each == pytest.approx(0.75)
+    assert durations.seconds("profile", "t", 8) == pytest.approx(0.2 + 8 * 0.75)
+    assert durations.longest("profile") == pytest.approx(2.0)
 
 
-def test_chunks_are_as_large_as_allowed_until_something_is_learned() -> None:
-    assert Durations().chunk_size("t", batch=32, limit=8) == 8
+def test_an_update_that_closes_a_task_is_no_measure_of_those_that_propose() -> None:
+    durations = Durations()
+    durations.learn(timing("model-update", 8.0), "t")
+    assert durations.closing("t") == 4.0
+    durations.learn_closing(timing("model-update", 0.5))
+    assert (durations.closing("t"), durations.seconds("model-update", "t")) == (0.5, 8.0)
 
 
 ANY_TIME = st.floats(allow_nan=True, allow_infinity=True)
@@ -114,17 +122,18 @@ ANY_TIME = st.floats(allow_nan=True, allow_infinity=True)
             ANY_TIME,
             st.integers(0, 10**9),
             st.none() | ANY_TIME,
+            st.lists(ANY_TIME, max_size=3),
         ),
         min_size=1,
     ),
     pace=ANY_TIME,
 )
 def test_whatever_clocks_say_predictions_stay_sound(
-    steps: list[tuple[Stage, str, float, float, int, float | None]], pace: float
+    steps: list[tuple[Stage, str, float, float, int, float | None, list[float]]], pace: float
 ) -> None:
     durations = Durations()
     durations.recall("t", {"build": pace})
-    for stage, resource, started, finished, size, elapsed in steps:
+    for stage, resource, started, finished, size, elapsed, each in steps:
         seen = Timing(
             step="s",
             stage=stage,
@@ -134,13 +143,14 @@ def test_whatever_clocks_say_predictions_stay_sound(
             finished=finished,
             size=size,
         )
-        durations.learn(seen, "t", elapsed)
+        durations.learn(seen, "t", elapsed, each)
         assert 0 <= seconds_of(seen) <= LONGEST_STEP
     for stage in ("build", "profile", "model-update"):
         assert 0 <= durations.seconds(stage, "t", 8) < 1e9
         for resource in ("profile-a", "profile-b", "profile-c", "other"):
             assert 1e-6 < durations.slowness(stage, resource) < 1e6
-    assert 1 <= durations.chunk_size("t", batch=32, limit=8) <= 8
+        cost = durations.cost(stage, "t")
+        assert cost is None or (0 <= cost.step < 1e9 and 0 <= cost.each < 1e9)
 
 
 def test_a_clock_that_went_back_teaches_no_negative_time() -> None:

@@ -33,6 +33,9 @@ def client_that_knows(snapshot: Snapshot) -> type:
         def snapshot(self, job: str | None = None) -> Snapshot:
             return snapshot
 
+        def nobody_answers(self) -> str:
+            return "no worker answers"
+
     return FakeClient
 
 
@@ -62,5 +65,7 @@ def test_a_job_that_nobody_knows_is_bad_input(
     snapshot = Snapshot(strategy="s", jobs=[], resources=[])
     monkeypatch.setattr(job_commands, "Client", client_that_knows(snapshot))
     error = refusal(command, "job-1")
-    assert str(error) == "the coordinator knows no job 'job-1'"
+    asks_the_history = command in (job_commands.fetch, export)
+    besides = "; no worker answers" if asks_the_history else ""
+    assert str(error) == f"the coordinator knows no job 'job-1'{besides}"
     assert isinstance(error, BadInput)

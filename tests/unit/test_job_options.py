@@ -51,7 +51,15 @@ def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
 def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     own = {"--device", "--out", "--strategy", "--builders", "--memory", "--compare", "--peer"}
+    own |= {"--price", "--quote"}
     assert set(tune) - own == set(submit)
+
+
+@pytest.mark.parametrize("effort", ["instant", "quick", "full"])
+def test_a_level_is_how_much_is_tried(effort: str) -> None:
+    assert given("--level", effort).level == Level(effort=effort)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="bad service level"):
+        given("--level", "some")
 
 
 def test_nothing_given_is_all_defaults() -> None:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tests.unit.record_rows import ELSEWHERE, HERE
 from tests.unit.stage_calls import MODEL, TIMING, FakeSandbox, expect, step
+from tests.unit.test_memory import prior
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import (
@@ -35,10 +36,12 @@ from tunemesh.shared.messages import (
     UpdateWork,
     Work,
 )
-from tunemesh.stage_workers.engines.protocol import BuildOutcome
-from tunemesh.stage_workers.records.queries import Answering
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, UpdateCall
+from tunemesh.stage_workers.records import memory
+from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages.known import to_begin_with
 
 DAY = 86_400.0
 SETTINGS = Settings(batch=4)
@@ -47,12 +50,12 @@ FIRST = Origin(job="first", accepted=time.time(), model="net")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Answering:
-    return Answering(str(tmp_path / "records.sqlite"))
+def database(tmp_path: Path) -> Remembering:
+    return Remembering(str(tmp_path / "records.sqlite"))
 
 
 @pytest.fixture
-def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Answering) -> Context:
+def recording(sandbox: FakeSandbox, store: ArtifactStore, database: Remembering) -> Context:
     return Context(sandbox, store, "cpu", records=Recorder(lambda: database))
 
 
@@ -122,7 +125,30 @@ def test_the_same_model_again_needs_no_trials(recording: Context) -> None:
     assert not again.problem(["mock"])
 
 
-def test_it_is_assembled_and_recorded_once(recording: Context, database: Answering) -> None:
+def test_a_task_that_is_new_gets_the_best_of_others_with_the_same_operator(
+    recording: Context, sandbox: FakeSandbox, database: Remembering
+) -> None:
+    tune(recording)
+    spec = imported(recording).tasks[0]
+    with database.writing() as connection:
+        # As if the records knew both tasks by the same operator.
+        connection.exec_driver_sql("UPDATE tasks SET operator = 'conv2d_relu'")
+    new = replace(spec, key="9" * 64, name="fused_conv2d_add1")
+    for want, known, count in ((1, "first", 2), (8, "first", 2), (8, "never", 0)):
+        settings = replace(SETTINGS, known=known)
+        done(UpdateWork(task=new, want=want), recording, FIRST, settings=settings)
+        (call,) = [each for each in sandbox.records[-1:] if isinstance(each, UpdateCall)]
+        assert len(call.similar) == count
+        assert all(each.trials[0].latency == min(t.latency for t in each.trials) for each in call.similar)
+    # Later rounds have measurements of their own.
+    state = expect(UpdateDone, done(UpdateWork(task=new, want=1), recording, FIRST)).state
+    done(UpdateWork(task=new, want=1, state=state), recording, FIRST, 1)
+    call = sandbox.records[-1]
+    assert isinstance(call, UpdateCall)
+    assert call.similar == []
+
+
+def test_it_is_assembled_and_recorded_once(recording: Context, database: Remembering) -> None:
     tune(recording)
     before = rows(database)
     again = imported(recording)
@@ -136,7 +162,7 @@ def test_it_is_assembled_and_recorded_once(recording: Context, database: Answeri
     assert rows(database) == before
 
 
-def rows(database: Answering) -> int:
+def rows(database: Remembering) -> int:
     from tunemesh.stage_workers.records.queries import counts
 
     with database.reading() as connection:
@@ -153,23 +179,41 @@ def test_what_was_confirmed_counts(recording: Context) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        {"trials": 3},
         {"at": FIRST.accepted - 91 * DAY},
         {"drift": 0.2},
         {"assembled": False},
         {"origin": replace(FIRST, tenant="gold")},
     ],
-    ids=["hardly searched", "old", "disturbed", "not done", "of another tenant"],
+    ids=["old", "disturbed", "not done", "of another tenant"],
 )
 def test_what_cannot_be_trusted_is_tuned(recording: Context, how: dict[str, Any]) -> None:
     tune(recording, **how)
     assert imported(recording).known == {}
 
 
-def test_what_other_jobs_have_tried_does_not_count_for_one_that_hardly_searched(recording: Context) -> None:
+def test_it_says_how_much_was_tried_to_find_it(recording: Context) -> None:
     tune(recording, trials=3)
-    tune(recording, replace(FIRST, job="cancelled"), trials=8, drift=0.1, assembled=False)
-    assert imported(recording).known == {}
+    # A job that was not done says nothing of how well a task was searched.
+    tune(recording, replace(FIRST, job="cancelled"), trials=5, assembled=False)
+    assert {known.searched for known in imported(recording).known.values()} == {3.0}
+    # The best may be that of the job which tried less.
+    tune(recording, replace(FIRST, job="longer"), trials=6)
+    assert {known.searched for known in imported(recording).known.values()} == {6.0}
+    assert imported(recording).known["t00"].best == pytest.approx(0.1)
+
+
+def test_a_task_that_had_no_more_to_try_counts_as_searched_as_the_others_of_its_job(
+    recording: Context, database: Remembering
+) -> None:
+    from sqlalchemy import text
+
+    tune(recording, trials=8)
+    task = imported(recording).tasks[1]
+    with database.writing() as connection:
+        some = "(SELECT id FROM trials WHERE task = :task AND estimate > 0.11)"
+        connection.execute(text(f"DELETE FROM trials WHERE id IN {some}"), {"task": task.key})
+    known = imported(recording).known
+    assert (known["t00"].searched, known["t01"].searched) == (8.0, 5.0)
 
 
 def test_what_a_tenant_has_measured_serves_that_tenant(recording: Context) -> None:
@@ -202,14 +246,14 @@ def test_what_is_measured_with_other_caches_is_not_the_same(recording: Context) 
 
 
 def test_what_others_have_measured_is_measured_again(
-    recording: Context, database: Answering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
+    recording: Context, database: Remembering, sandbox: FakeSandbox, store: ArtifactStore, tmp_path: Path
 ) -> None:
     from tunemesh.stage_workers.records import exchange
     from tunemesh.stage_workers.records.questions import ALL
 
     tune(recording)
     exchange.write(database, ALL, tmp_path / "file")
-    other = Answering(str(tmp_path / "other.sqlite"))
+    other = Remembering(str(tmp_path / "other.sqlite"))
     exchange.read(tmp_path / "file", other)
     there = Context(sandbox, store, "cpu", records=Recorder(lambda: other))
     assert imported(there).known == {}
@@ -238,7 +282,7 @@ def test_what_cannot_be_built_any_more_is_tuned(recording: Context, sandbox: Fak
 
 
 def test_records_that_are_away_know_nothing(sandbox: FakeSandbox, store: ArtifactStore) -> None:
-    def away() -> Answering:
+    def away() -> Remembering:
         raise TunemeshError("the records are away")
 
     context = Context(sandbox, store, "cpu", records=Recorder(away))
@@ -282,9 +326,27 @@ def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> 
 def tried(context: Context) -> set[str]:
     assert context.records is not None
     return {
-        each.trial.hash
-        for each in context.records.leaders(imported(context).tasks[0].key, "mock", 0.0, "", 100)
+        each.trial.hash for each in context.records.leaders(imported(context).tasks[0].key, "mock", "", 100)
     }
+
+
+def test_what_was_taken_over_from_another_job_is_not_tried_again(recording: Context) -> None:
+    first = first_round(recording)
+    task = imported(recording, devices=()).tasks[0]
+    tried = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1], conditions=HERE.id)
+        for each in first.candidates
+    ]
+    timing = replace(TIMING, finished=FIRST.accepted)
+    work = UpdateWork(task=task, want=0, state=first.state, trials=tried, timings=[timing])
+    after = expect(UpdateDone, done(work, recording, FIRST, 1))
+    third = replace(FIRST, job="third")
+    work = UpdateWork(task=task, want=8, recall=after.state.history)
+    again = expect(UpdateDone, done(work, recording, third))
+    # They are in the records, too, as the best that is known.
+    assert len(to_begin_with(task, 8, replace(step(work), origin=third), recording)) == 4
+    assert not {each.hash for each in again.candidates} & {each.hash for each in first.candidates}
+    assert len(again.candidates) == 8
 
 
 def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording: Context) -> None:
@@ -294,7 +356,7 @@ def test_a_search_begins_as_ever_where_nothing_is_known_or_nobody_asks(recording
 
 
 def test_schedules_in_another_format_are_not_given_to_an_engine(
-    recording: Context, database: Answering
+    recording: Context, database: Remembering
 ) -> None:
     from sqlalchemy import text
 
@@ -326,3 +388,140 @@ def test_a_small_space_is_exhausted_and_not_before(recording: Context) -> None:
         found = expect(UpdateDone, done(UpdateWork(task=task(), want=want), recording, second))
         assert len({each.hash for each in found.candidates}) == count
         assert found.exhausted == (count < want)
+
+
+def test_a_round_that_is_proposed_ahead_of_the_first_has_none_of_it(recording: Context) -> None:
+    small = MODEL.replace(b"name: a,", b"name: a, space: 20,")
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    imports = ImportWork(model=recording.store.put(small))
+    task = expect(ImportDone, done(imports, recording, second)).tasks[0]
+    # Another job has tried all of it.
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=20), recording, FIRST))
+    trials = [
+        Trial(candidate=each, outcome="measured", latencies=[0.1 + each.index], conditions=HERE.id)
+        for each in reversed(update.candidates)
+    ]
+    work = UpdateWork(task=task, want=0, trials=trials, timings=[replace(TIMING, finished=FIRST.accepted)])
+    done(work, recording, FIRST, 1)
+    for seed in range(20):
+        first = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, second, seed=seed))
+        ahead = UpdateWork(task=task, want=8, state=first.state)
+        after = expect(UpdateDone, done(ahead, recording, second, 1, seed=seed))
+        assert not {each.hash for each in first.candidates} & {each.hash for each in after.candidates}
+
+
+# -- Models -----------------------------------------------------------------------------------------------
+
+
+def reads(sandbox: FakeSandbox) -> int:
+    """How often a model was imported."""
+    return sum(name == "import_model" for name, _ in sandbox.calls)
+
+
+def test_a_worker_imports_a_model_once(
+    recording: Context, sandbox: FakeSandbox, store: ArtifactStore
+) -> None:
+    first = imported(recording, devices=())
+    assert (imported(recording, devices=()), reads(sandbox)) == (first, 1)
+    # Whatever the records know by now.
+    tune(recording)
+    assert set(imported(recording).known) == {"t00", "t01"}
+    assert reads(sandbox) == 1
+    # All that the outcome depends on, and nothing else.
+    for number, changes in enumerate(
+        ({"target": "mock-other"}, {"seed": 6}, {"settings": replace(SETTINGS, math="exact")}), start=2
+    ):
+        imported(recording, **changes)
+        assert reads(sandbox) == number
+    imported(recording, settings=replace(SETTINGS, batch=5))
+    assert reads(sandbox) == 4
+
+
+def test_a_model_of_which_something_is_gone_is_imported_again(
+    recording: Context, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    first = imported(recording)
+    (file,) = tmp_path.rglob(first.model.sha256)
+    file.unlink()
+    assert imported(recording) == first
+    assert (reads(sandbox), file.exists()) == (2, True)
+
+
+# -- What was tried before --------------------------------------------------------------------------------
+
+
+def search(context: Context, *devices: Device, **changes: Any) -> UpdateDone:
+    """The first round of a second job, for these devices."""
+    second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+    task = imported(context, second, devices=()).tasks[0]
+    return expect(
+        UpdateDone, done(UpdateWork(task=task, want=8, devices=list(devices)), context, second, **changes)
+    )
+
+
+def test_what_was_tried_on_such_a_device_is_not_proposed_again(recording: Context) -> None:
+    tune(recording, trials=8, assembled=False)
+    again = {each.hash for each in search(recording, DEVICE).candidates}
+    # But for the best four, which are measured again.
+    assert len(again & tried(recording)) == 4
+    elsewhere = {each.hash for each in search(recording, Device(conditions=ELSEWHERE)).candidates}
+    assert len(elsewhere & tried(recording)) > 4
+
+
+def test_what_failed_there_is_not_proposed_again(recording: Context, sandbox: FakeSandbox) -> None:
+    task = imported(recording, FIRST).tasks[0]
+    update = expect(UpdateDone, done(UpdateWork(task=task, want=8), recording, FIRST))
+    first, *others = update.candidates
+    trials = [Trial(candidate=each, outcome="run-failed", error="crashed") for each in others]
+    trials.append(Trial(candidate=first, outcome="measured", latencies=[0.1], conditions=HERE.id))
+    timing = replace(TIMING, started=FIRST.accepted, finished=FIRST.accepted)
+    done(
+        UpdateWork(task=task, want=0, trials=trials, timings=[timing], conditions=[HERE]), recording, FIRST, 1
+    )
+    again = {each.hash for each in search(recording, DEVICE).candidates}
+    assert again & {each.hash for each in update.candidates} == {first.hash}
+
+
+def given(sandbox: FakeSandbox) -> UpdateCall:
+    """What the engine was told at the first of its last calls."""
+    return next(
+        each for each in reversed(sandbox.records) if isinstance(each, UpdateCall) and each.search is None
+    )
+
+
+def test_the_engine_learns_from_what_was_tried(recording: Context, sandbox: FakeSandbox) -> None:
+    best = tune(recording, trials=8)["t00"]
+    search(recording, DEVICE, settings=replace(SETTINGS, known="first"))
+    call = given(sandbox)
+    (here,) = call.here
+    assert (len(here.trials), len(call.seen), call.elsewhere) == (8, 8, [])
+    assert (here.trials[0].candidate.hash, here.trials[0].latency) == (best.candidate.hash, best.latency)
+    search(recording, Device(conditions=ELSEWHERE))
+    call = given(sandbox)
+    assert (call.here, call.seen, [len(each.trials) for each in call.elsewhere]) == ([], [], [8])
+
+
+def test_how_old_it_is_does_not_matter(recording: Context) -> None:
+    """The best are measured again, and a schedule does not get better with time."""
+    best = tune(recording, trials=8, at=FIRST.accepted - 91 * DAY)["t00"]
+    again = [each.hash for each in search(recording, DEVICE).candidates]
+    assert again[0] == best.candidate.hash
+    assert len(set(again) & tried(recording)) == 4
+
+
+def test_nobody_asks_where_nothing_is_to_be_known(recording: Context, sandbox: FakeSandbox) -> None:
+    tune(recording, trials=8)
+    search(recording, DEVICE, settings=replace(SETTINGS, known="never"))
+    call = given(sandbox)
+    assert (call.here, call.elsewhere, call.seen) == ([], [], [])
+
+
+def test_updates_use_the_newest_prior(
+    recording: Context, database: Remembering, sandbox: FakeSandbox
+) -> None:
+    with database.writing() as connection:
+        memory.keep(connection, prior(0, 1.0, family="mock"))
+    search(recording, DEVICE)
+    assert given(sandbox).prior == b"prior 0"
+    search(recording, DEVICE, settings=replace(SETTINGS, known="never"))
+    assert given(sandbox).prior is None

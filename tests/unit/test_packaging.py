@@ -56,4 +56,5 @@ def test_data_that_the_code_reads_is_installed(installed: list[str]) -> None:
         "tunemesh/coordinator/simulation/traces/recorded.json",
         "tunemesh/py.typed",
         "tunemesh/stage_workers/engines/metaschedule/prior.ubj",
+        "tunemesh/stage_workers/records/shipped.jsonl.gz",
     }

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.record_rows import ELSEWHERE, HERE, ORIGIN, around, confirmation, trial
+from tests.unit.test_memory import Teacher, learned
 from tests.unit.test_record_queries import KERNEL_TUNER
-from tunemesh import cli, mesh_address
+from tunemesh import cli, mesh_address, record_learning
+from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.records import rows
 from tunemesh.stage_workers.records.database import Database
 
@@ -185,3 +187,33 @@ def test_other_commands_do_without_sqlalchemy() -> None:
     """It takes a third of a second to import: every worker would."""
     code = "import tunemesh.cli, tunemesh.stage_workers.worker, sys; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_learning_says_what_it_learned_and_whether_it_is_used(
+    records: Path, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    teacher = Teacher(learned(b"first", None, 0.25), learned(b"worse", 0.25, 0.125))
+    monkeypatch.setattr(record_learning, "sandbox_of", lambda *_: teacher)
+    code, out, _ = said(monkeypatch, "learn", "--engine", "mock", "--to", str(tmp_path / "priors"))
+    assert code == 0
+    assert "mock, mock: learned from 10 trials of 2 tasks" in out
+    assert "on 3 others: now rank correlation 0.25, top 1 0.80, top 8 0.90" in out
+    assert "updates use it from now on" in out
+    assert (tmp_path / "priors" / "mock-mock.prior").read_bytes() == b"first"
+    Database(str(records)).add([trial(7, 1e-3, at=time.time())])
+    _, out, _ = said(monkeypatch, "learn", "--engine", "mock", "--json")
+    (lesson,) = json.loads(out)
+    assert (lesson["used"], lesson["before"]["correlation"], lesson["after"]["correlation"]) == (
+        False,
+        0.25,
+        0.125,
+    )
+    _, out, _ = said(monkeypatch, "learn", "--engine", "mock")
+    assert "nothing learned: 0 new trials since the last time" in out
+
+
+@pytest.mark.usefixtures("records")
+def test_there_is_nothing_to_learn_from(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = said(monkeypatch, "learn", "--engine", "toy")
+    assert code == BadInput.exit_code
+    assert "there are no records of the engine toy to learn from" in err

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from tests.unit.record_rows import ELSEWHERE, HERE, ORIGIN, around, confirmation, task, trial
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Origin
-from tunemesh.stage_workers.records import exchange, gathering, queries, rows, schema, t4
+from tunemesh.stage_workers.records import exchange, gathering, queries, rows, schema, shipped, t4
 from tunemesh.stage_workers.records.database import Database, row_of
-from tunemesh.stage_workers.records.questions import ALL, Filter
+from tunemesh.stage_workers.records.questions import ALL, Filter, Similar
 
 POOL = "b" * 64
 OTHER = Origin(job="other", accepted=500.0, tenant="gold", model="bert.onnx")
@@ -48,6 +48,64 @@ def database(tmp_path: Path) -> Database:
     found = Database(str(tmp_path / "records"))
     found.add(EVERYTHING)
     return found
+
+
+def similar(database: Database, task_: rows.Task, limit: int = 8, which: Filter = ALL) -> list[Similar]:
+    with database.reading() as connection:
+        return queries.similar(connection, task_.key, task_.operator, task_.target, which, limit)
+
+
+def test_similar_tasks_have_the_same_main_operator_and_a_target_of_the_same_kind(database: Database) -> None:
+    target = '{"kind": "llvm", "mcpu": "znver4"}'
+    for number, (name, its) in enumerate(
+        [
+            ("fused_conv2d3_add_relu", target),
+            ("conv2d", '{"kind": "llvm", "mcpu": "znver5"}'),
+            ("fused_conv2d_add", '{"kind": "cuda"}'),
+            ("fused_conv2d_transpose_add", "x"),
+            ("matmul", target),
+        ]
+    ):
+        key, data = f"{number}" * 64, rows.Workload(id=f"{number}" * 32, task=f"{number}" * 64, data=b"w")
+        measured = replace(trial(10 + number, 1e-3, key=key), workload=data.id)
+        database.add([task(name, key, its), data, measured, trial(20, None, key=key)])
+    asked = task("fused_conv2d_add2", "f" * 64, target)
+    found = similar(database, asked)
+    assert [each.task[0] for each in found] == ["0", "1"]
+    assert [one.trial.hash for one in found[0].found] == ["h10"]
+    assert found[0].workload == b"w"
+    assert [each.task[0] for each in similar(database, asked, limit=1)] == ["0"]
+    # A task is not similar to itself, and a model that is left out says nothing.
+    assert [each.task[0] for each in similar(database, task("conv2d", "0" * 64, target))] == ["1"]
+    assert similar(database, asked, which=Filter(without_model="net.onnx")) == []
+
+
+def test_of_each_task_the_best_are_exported(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "best.jsonl"
+    exchange.write(database, ALL, path, best=1)
+    other = Database(str(tmp_path / "other"))
+    exchange.read(path, other)
+    with other.reading() as connection:
+        found = {each.trial.hash for each in queries.newest(connection, ALL, 10)}
+        assert queries.fastest(connection, "a" * 64)[0].trial.hash == "h1"
+    assert found == {"h1", "h4"}
+
+
+def test_what_comes_with_tunemesh_is_added_once_and_comes_from_elsewhere(tmp_path: Path) -> None:
+    database = Database(str(tmp_path / "records"))
+    assert shipped.add(database) > 1000
+    assert shipped.add(database) == 0
+    with database.reading() as connection:
+        counts = queries.counts(connection)
+        known = queries.newest(connection, ALL, 1)[0]
+    assert database.id() not in counts.sources
+    assert counts.rows["trials"] > 1000
+    assert set(counts.outcomes) == {"measured"}
+    # It is not known here: nobody has measured it on this device.
+    which = Filter(source=database.id())
+    with database.reading() as connection:
+        assert queries.known(connection, known.trial.task, which) is None
+        assert queries.fastest(connection, known.trial.task)
 
 
 def content(database: Database) -> dict[str, list[rows.Row]]:
@@ -329,3 +387,78 @@ def test_rows_are_told_apart_on_paper() -> None:
         assert msgspec.json.decode(encoded, type=rows.AnyRow) == row
         assert json.loads(encoded)["row"] == str(row.__struct_config__.tag)
     assert replace(RESULT, id="s") != RESULT
+
+
+# -- Whose they are -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Database:
+    """Records of a tenant, of another that shows them to all, and of nobody."""
+    found = Database(str(tmp_path / "shared"))
+    hidden = Origin(job="hidden", accepted=1.0, tenant="gold")
+    shown = Origin(job="shown", accepted=2.0, tenant="silver", visibility="all")
+    nobodys = Origin(job="nobodys", accepted=3.0)
+    found.add(
+        [
+            *around(),
+            *(gathering.of_job(each) for each in (hidden, shown, nobodys)),
+            trial(0, 1e-3, origin=hidden),
+            trial(1, 2e-3, origin=shown),
+            trial(2, 3e-3, origin=nobodys),
+            *(
+                rows.Baseline(id=each.job, task="a" * 64, job=gathering.of_job(each).id, latency=at, at=at)
+                for at, each in ((3.0, hidden), (2.0, shown), (1.0, nobodys))
+            ),
+            replace(RESULT, job=gathering.of_job(hidden).id),
+        ]
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tenant", "seen", "untuned"),
+    [
+        (None, {"hidden", "shown", "nobodys"}, 3.0),
+        ("gold", {"hidden", "shown", "nobodys"}, 3.0),
+        ("silver", {"shown", "nobodys"}, 2.0),
+        ("bronze", {"shown", "nobodys"}, 2.0),
+        ("", {"shown", "nobodys"}, 2.0),
+    ],
+)
+def test_what_another_tenant_keeps_for_itself_is_in_no_answer(
+    shared: Database, tmp_path: Path, tenant: str | None, seen: set[str], untuned: float
+) -> None:
+    which = Filter(visible_to=tenant)
+    with shared.reading() as connection:
+        assert {each.job.job for each in queries.newest(connection, which, 10)} == seen
+        assert {each.job.job for each in queries.fastest(connection, "a" * 64, which, 10)} == seen
+        assert queries.baseline(connection, "a" * 64, tenant) == untuned
+        best = queries.known(connection, "a" * 64, which)
+        assert best is not None
+        assert best.found.job.job == ("hidden" if "hidden" in seen else "shown")
+        hidden = trial(0, origin=Origin(job="hidden", accepted=1.0)).id
+        assert len(queries.by_id(connection, hidden, which)) == ("hidden" in seen)
+    exchange.write(shared, which, tmp_path / "all.jsonl")
+    other = Database(str(tmp_path / "other"))
+    exchange.read(tmp_path / "all.jsonl", other)
+    exported = content(other)
+    jobs = [each for each in exported["jobs"] if isinstance(each, rows.Job)]
+    assert {each.job for each in jobs if each.job != "net"} == seen
+    assert {each.job: each.visibility for each in jobs}["shown"] == "all"
+    assert len(exported["trials"]) == len(exported["baselines"]) == len(seen)
+    assert len(exported["results"]) == ("hidden" in seen)
+
+
+def test_an_export_from_before_there_was_a_visibility_belongs_to_its_tenant(tmp_path: Path) -> None:
+    path = tmp_path / "old.jsonl"
+    exchange.write(Database(str(tmp_path / "empty")), ALL, path)
+    job = gathering.of_job(OTHER)
+    line = json.loads(msgspec.json.encode(replace(job, source="elsewhere")))
+    del line["visibility"]
+    path.write_text(path.read_text() + json.dumps(line) + "\n")
+    database = Database(str(tmp_path / "records"))
+    assert exchange.read(path, database) == (1, 1)
+    (found,) = content(database)["jobs"]
+    assert isinstance(found, rows.Job)
+    assert (found.tenant, found.visibility) == ("gold", "tenant")

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
+from sqlalchemy import select
 
 from tests.unit.record_rows import HERE, ORIGIN
 from tunemesh import record_exchange, tuning
@@ -27,6 +29,7 @@ from tunemesh.shared.messages import (
 from tunemesh.stage_workers.records import queries
 from tunemesh.stage_workers.records.database import Database
 from tunemesh.stage_workers.records.questions import ALL
+from tunemesh.stage_workers.records.schema import BASELINES, JOBS
 
 WORKLOAD = b"workload"
 BLOB = Blob(hashlib.sha256(WORKLOAD).hexdigest(), len(WORKLOAD), WORKLOAD)
@@ -72,7 +75,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def test_jobs_that_are_done_and_jobs_that_are_not(store: ArtifactStore, database: Database) -> None:
-    failed = TaskRecords(task=SPEC, history=[], trials=[tried(7)])
+    failed = TaskRecords(task=SPEC, history=[], trials=[tried(7)], untuned=1e-3)
     lost = TaskRecords(task=SPEC, history=[Blob("ab" * 32, 10)])
     client = cast(
         Client,
@@ -89,7 +92,42 @@ def test_jobs_that_are_done_and_jobs_that_are_not(store: ArtifactStore, database
         ("failed", "h7"),
     }
     assert {each.job.model for each in found} == {"net.onnx"}
+    # A task that a job has measured untuned counts as searched by it: that is said of jobs that are done.
+    assert baselines(database) == {"net": 2e-3}
     assert [each.new for each in record_exchange.sync(client, store, database)] == [0, 0, 0]
+
+
+def baselines(database: Database) -> dict[str, float]:
+    """Of the one task, by job."""
+    with database.reading() as connection:
+        asked = select(JOBS.c.job, BASELINES.c.latency).join(BASELINES, BASELINES.c.job == JOBS.c.id)
+        return {str(job): float(latency) for job, latency in connection.execute(asked)}
+
+
+def test_what_goes_on_from_another_job_is_recorded_for_whoever_has_tried_it(
+    store: ArtifactStore, database: Database
+) -> None:
+    left = replace(ORIGIN, job="cancelled")
+    blobs = [
+        store.put(
+            msgspec.msgpack.encode(History(task="t00", round=0, trials=[each], timings=[], origin=origin))
+        )
+        for each, origin in ((tried(0), left), (tried(1), ORIGIN))
+    ]
+    taken = TaskRecords(task=SPEC, history=blobs, untuned=2e-3)
+    done = replace(finished(store), records=store.put(msgspec.msgpack.encode([taken])))
+    heir = TaskRecords(task=SPEC, history=[], trials=[tried(2)], origin=left)
+    client = cast(Client, Mesh(net={"assembled": done}, failed={"measured": [heir]}))
+    assert [each.error for each in record_exchange.sync(client, store, database)] == ["", ""]
+    with database.reading() as connection:
+        found = queries.newest(connection, ALL, 10)
+    assert {(each.job.job, each.trial.hash) for each in found} == {
+        ("cancelled", "h0"),
+        ("net", "h1"),
+        ("cancelled", "h2"),
+    }
+    # It is the job that was done which has searched the task.
+    assert baselines(database) == {"net": 2e-3}
 
 
 def test_a_mesh_of_ones_own_says_what_became_of_it(

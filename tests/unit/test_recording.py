@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ from tunemesh.shared.messages import (
     ValidateWork,
     Work,
 )
+from tunemesh.stage_workers.engines.protocol import ObjectPart
 from tunemesh.stage_workers.records import schema
 from tunemesh.stage_workers.records.database import Database
 from tunemesh.stage_workers.records.recorder import Recorder
@@ -219,6 +221,24 @@ def test_what_no_worker_could_write_is_written_at_the_end(
     assert count(database, "trials") == len(trials)
     assert count(database, "confirmations") == 1
     assert count(database, "baselines") == 1
+
+
+def test_it_is_told_how_the_best_kernel_of_a_task_computes_it(
+    sandbox: FakeSandbox, store: ArtifactStore
+) -> None:
+    context = Context(sandbox, store, "cpu")
+    task, _, update = tuned(context)
+    records = TaskRecords(task=task, history=update.state.history, untuned=math.inf)
+    sandbox.answers["part"] = [
+        ObjectPart(code=b"", way="by a way of " + "its own" * 20),
+        ObjectPart(code=b""),
+    ]
+    work = AssembleWork(model=imported(context).model, tasks=[records])
+    told = expect(AssembleDone, done(work, 0, context)).ways
+    assert list(told) == [task.id]
+    assert told[task.id].startswith("by a way of its own")
+    # Where there is only one there is nothing to tell.
+    assert expect(AssembleDone, done(work, 0, context)).ways == {}
 
 
 def test_a_job_whose_records_cannot_be_written_is_done_and_says_so_once(

@@ -152,7 +152,9 @@ def real_link() -> Iterator[Link]:
 
 def test_short_strings_that_are_no_text_arrive_as_text(real_link: Link) -> None:
     method = SimpleNamespace(delivery_tag=1, exchange=BYTES, routing_key=BYTES, redelivered=False)
-    properties = SimpleNamespace(headers=None, message_id=BYTES, reply_to=BYTES, correlation_id=BYTES)
+    properties = SimpleNamespace(
+        headers=None, message_id=BYTES, reply_to=BYTES, correlation_id=BYTES, user_id=None
+    )
     real_link._delivered(1, "coordinator", method, properties, b"")
     delivery = real_link.next(0.1)
     assert isinstance(delivery, Delivery)

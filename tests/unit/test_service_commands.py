@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tunemesh import broker_commands, cli, service_commands
+from tunemesh.coordinator.service import service
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.stopping import terminated
 
@@ -54,6 +55,22 @@ def test_a_service_that_is_asked_to_stop_while_it_starts_has_done_well(
         assert CliRunner().invoke(cli.app, command, catch_exceptions=False).exit_code == 0
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_coordinator_is_told_prices_and_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    class Told:
+        def __init__(self, *arguments: object) -> None:
+            told.extend(arguments[1:])
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(service, "Service", Told)
+    options = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--price", "profile=2.5", "--reserve", "0.25"]
+    assert CliRunner().invoke(cli.app, ["coordinator", *options], catch_exceptions=False).exit_code == 0
+    assert told == ["interleaved", None, {"profile": 2.5}, 0.25]
 
 
 def test_a_node_that_ends_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:

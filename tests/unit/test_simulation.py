@@ -92,6 +92,34 @@ def test_no_makespan_is_below_the_lower_bound(
     assert all(0 < share <= 1 for share in outcome.utilisation.values())
 
 
+GPU = load_scenario(Path(__file__).parents[2] / "benchmarks" / "scenarios" / "gpu.yaml")
+
+
+@pytest.mark.parametrize("strategy", ["interleaved", "fair", "predictive"])
+def test_slow_builds_keep_all_builders_of_a_gpu_machine_busy(strategy: str) -> None:
+    """In chunks of eight a network took 338 to 364 s, and a kernel 163 to 175 s."""
+    for seed in range(2):
+        outcome = simulate(GPU, strategy=strategy, seed=seed)
+        builds = [slot for slot in outcome.timeline if slot.stage == "build"]
+        work = sum(slot.finished - slot.started for slot in builds)
+        updates = [slot for slot in outcome.timeline if slot.stage == "model-update"]
+        # From the first proposal to the last, that is without import and end.
+        since, until = min(slot.finished for slot in updates), max(slot.started for slot in updates)
+        assert work / GPU.builders > 0.85 * (until - since)
+        assert outcome.makespan < 320
+        kernel = simulate(GPU, strategy=strategy, seed=seed, tasks=1, trials=32)
+        assert kernel.makespan < 140
+
+
+def test_fast_builds_lose_nothing_where_many_builders_idle_now_and_then() -> None:
+    fast = {"build": Spread(0.005, 0.3), "profile": Spread(0.01, 0.3), "model-update": Spread(0.03, 0.3)}
+    outcome = simulate(
+        SMALL, durations=FIXED | fast, jobs=4, tasks=4, rounds=8, batch=32, chunk=8, builders=8
+    )
+    chunks = [slot for slot in outcome.timeline if slot.stage == "build"]
+    assert len(chunks) < 1.25 * 4 * 4 * 8 * 32 / 8
+
+
 def test_strategies_have_the_same_work_to_do() -> None:
     """Durations belong to candidates and steps, not to the order in which they run."""
     busy = []

@@ -176,7 +176,8 @@ def test_a_crash_in_import_is_tried_once_more_and_then_named(context: Context, s
     sandbox.answers["import_model"] = [crash]
     assert imported(context).tasks
     sandbox.answers["import_model"] = [crash, crash]
-    result = run_stage(step(ImportWork(model=context.store.put(MODEL))), context)
+    other = context.store.put(MODEL + b"\n")
+    result = run_stage(step(ImportWork(model=other)), context)
     assert "import model: crashed: killed by SIGSEGV" in expect(Failure, result).error
 
 

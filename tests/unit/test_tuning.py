@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import ClassVar, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from tunemesh import following, tune_commands, tuning
+from tests.unit.past import progress
+from tunemesh import following, places, tune_commands, tuning
 from tunemesh.client import Client
 from tunemesh.report import write_file
-from tunemesh.shared.errors import LinkDown, TunemeshError
-from tunemesh.shared.messages import JobEvent, Request
+from tunemesh.shared.errors import BadInput, LinkDown, TunemeshError
+from tunemesh.shared.messages import JobEvent, Quote, Request
 
 
 class FlakyClient:
@@ -108,3 +110,104 @@ def test_scripts_get_the_answers_too(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert ended.exit_code == 1
     found = [(each["answer"], each["text"]) for each in json.loads(ended.stdout)]
     assert found == [("accepted", ""), ("rejected", "no"), ("queued", "")]
+
+
+# -- Quotes -------------------------------------------------------------------------------------------------
+
+
+QUOTE = Quote(tasks=2, known=1, trials=64, seconds=90.0, device_seconds=30.0, cost=0.5)
+
+
+class Quoting(Answering):
+    """A coordinator that ends every job after its quote, and says so only to who asks for no more."""
+
+    def follow(self, jobs: Collection[str]) -> Iterator[JobEvent | None]:
+        assert all(request.level.quote_only for request in self.published)
+        assert [request.job for request in self.published] == list(jobs)
+        for job in jobs:
+            yield None
+            told = progress(job, "cancelled", quote=QUOTE)
+            yield JobEvent(job=job, kind="cancelled", at=0.0, progress=told)
+
+    def snapshot(self) -> None:
+        """It is there."""
+
+
+class OwnMesh:
+    """In place of a mesh of our own."""
+
+    url, artifacts = "amqp://own", ""
+    node = SimpleNamespace(management_url="http://ui", password=lambda _: "secret")
+    given: ClassVar[dict[str, Any]] = {}
+    supervised = 0
+
+    def __init__(self, *_: Any, **given: Any) -> None:
+        OwnMesh.given = given
+
+    def __enter__(self) -> OwnMesh:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def supervise(self) -> None:
+        OwnMesh.supervised += 1
+
+
+def quoted(monkeypatch: pytest.MonkeyPatch, folder: Path, command: str, *arguments: str) -> Result:
+    monkeypatch.setattr(places, "Client", Quoting)
+    monkeypatch.setattr(tuning, "LocalMesh", OwnMesh)
+    monkeypatch.setattr(OwnMesh, "artifacts", str(folder / "store"))
+    monkeypatch.delenv("TUNEMESH_BROKER_URL", raising=False)
+    model = folder / "m.yaml"
+    model.write_text("tasks: []")
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(getattr(tune_commands, command))
+    arguments = (str(model), "--engine", "mock", "--target", "mock", *arguments)
+    return CliRunner().invoke(app, arguments)
+
+
+SAID = "m.yaml: 2 tasks (1 known), up to 64 trials, about 1 min 30 s, 30 s of a device, cost 0.5\n"
+
+
+def test_tune_stops_after_the_quote_and_says_what_quote_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    running = ("--broker", "amqp://x", "--artifacts", str(tmp_path))
+    out = tmp_path / "out"
+    for command, more in (("quote", ()), ("tune", ("--quote", "--out", str(out)))):
+        ended = quoted(monkeypatch, tmp_path, command, *running, *more)
+        assert (ended.exit_code, ended.stdout) == (0, SAID)
+    assert not out.exists()
+
+
+def test_a_quote_without_a_mesh_is_of_one_of_our_own_with_its_prices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = OwnMesh.supervised
+    ended = quoted(monkeypatch, tmp_path, "tune", "--quote", "--price", "profile=2", "--json")
+    assert ended.exit_code == 0
+    (found,) = json.loads(ended.stdout)
+    assert (found["model"], found["quote"]["cost"]) == ("m.yaml", 0.5)
+    assert OwnMesh.given["prices"] == {"profile": 2.0}
+    assert OwnMesh.supervised > before
+
+
+def test_prices_are_for_a_mesh_of_our_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    running = ("--broker", "amqp://x", "--artifacts", str(tmp_path))
+    for more in (("--price", "profile=2"), ("--quote", "--price", "profile=2")):
+        ended = quoted(monkeypatch, tmp_path, "tune", *running, *more)
+        assert isinstance(ended.exception, BadInput)
+        assert "a running one has its workers and its prices" in str(ended.exception)
+    ended = quoted(monkeypatch, tmp_path, "tune", "--quote", "--compare")
+    assert isinstance(ended.exception, BadInput)
+
+
+def test_the_visibility_of_records_goes_into_the_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[Request] = []
+    monkeypatch.setattr(Answering, "submit", lambda _, request: sent.append(request))
+    monkeypatch.setattr(Answering, "answers", lambda *_: {})
+    submitted(monkeypatch, tmp_path, [None])
+    submitted(monkeypatch, tmp_path, [None], "--tenant", "gold", "--visibility", "all")
+    assert [each.visibility for each in sent] == ["tenant", "all"]

@@ -24,7 +24,18 @@ def state(ours: list[float], others: list[float]) -> SearchState:
 
 def test_half_of_the_first_go_each_way() -> None:
     assert ways.by_winograd(state([], []), OURS, 8) == 4
-    assert ways.by_winograd(state([], []), OURS, 1) == 0
+    # A single one goes where most such tasks are fastest.
+    assert ways.by_winograd(state([], []), OURS, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("expected", "of_eight", "of_one"), [(0.5, 6, 1), (0.9, 4, 1), (1.1, 4, 0), (2.0, 2, 0)]
+)
+def test_the_first_go_where_similar_tasks_were_fastest(expected: float, of_eight: int, of_one: int) -> None:
+    assert ways.by_winograd(state([], []), OURS, 8, expected) == of_eight
+    assert ways.by_winograd(state([], []), OURS, 1, expected) == of_one
+    # What was measured of the task itself counts instead.
+    assert ways.by_winograd(state([1.0], [4.0]), OURS, 8, expected) == 8
 
 
 def test_where_there_is_one_way_all_go_there() -> None:

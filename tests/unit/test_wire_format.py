@@ -168,6 +168,7 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "options": {},
         "name": "",
         "tenant": "",
+        "visibility": "tenant",
         "priority": 10,
         "seed": 0,
         "settings": {"batch": 4},
@@ -181,4 +182,9 @@ def test_the_other_messages_of_a_client() -> None:
     cancel = {"type": "cancel", "version": 1, "job": "j", "keep": False}
     assert msgpack.unpackb(codec.encode(Cancel(job="j"))) == cancel
     assert codec.decode(msgpack.packb({**cancel, "keep": True}), Cancel).keep
-    assert msgpack.unpackb(codec.encode(Query())) == {"type": "query", "version": 1, "job": None}
+    assert msgpack.unpackb(codec.encode(Query())) == {
+        "type": "query",
+        "version": 1,
+        "job": None,
+        "census": False,
+    }

@@ -15,9 +15,12 @@ from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
+    AskHistory,
     Cancel,
+    Census,
     JobEvent,
     Message,
+    PastJobs,
     Query,
     Request,
     SetStrategy,
@@ -39,6 +42,9 @@ KINDS: tuple[type[Message], ...] = (
     Marker,
     Snapshot,
     JobEvent,
+    AskHistory,
+    PastJobs,
+    Census,
 )
 KIND_BY_TYPE: dict[str, type[Message]] = {str(kind.__struct_config__.tag): kind for kind in KINDS}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "wire-format.md"

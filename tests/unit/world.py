@@ -139,6 +139,7 @@ class World:
     """The sample that the last ``validate`` was given."""
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
     prices: Mapping[str, float] = field(default_factory=dict)
+    reserved: float = 0.0
     tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By job: which tasks its model has; by default the first ``tasks``."""
 
@@ -165,8 +166,8 @@ class World:
 
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
-        self.core = Core(self.strategy, prices=self.prices)
-        self.records.append(Start(self.strategy, dict(self.prices)))
+        self.core = Core(self.strategy, prices=self.prices, reserved=self.reserved)
+        self.records.append(Start(self.strategy, dict(self.prices), self.reserved))
         self.delivered.clear()
         self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:

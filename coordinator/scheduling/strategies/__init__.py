@@ -8,7 +8,7 @@ why, is told in ``docs/scheduling.md``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Class
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,18 @@ class Ready(Struct, frozen=True):
     """The job on whose account it runs: its own, or one that waits for what comes of it. Strategies know
     steps by this one alone, and order, tenant, priority and forecast are those of this job."""
 
+    class_: Class = "standard"
+    """Of that job: what a reservation of devices goes by."""
+    urgent: bool = False
+    """Whether it goes before all others, whatever the strategy: see the dispatcher."""
+
     def __post_init__(self) -> None:
         if not self.account:
             msgspec.structs.force_setattr(self, "account", self.job)
+
+
+CLASSES: frozenset[Class] = frozenset({"gold", "standard", "spare"})
+"""All that there are."""
 
 
 class Load(Protocol):
@@ -90,16 +100,20 @@ class Strategy(Protocol):
     overlaps: bool
     """Whether several steps may be in flight at all: what never overlaps gains nothing from lookahead."""
     fits_chunks: bool
-    """Whether batches are cut into chunks of the predicted best size, instead of the largest allowed."""
+    """Whether a batch is cut so that it is soonest through even where other work fills the gaps: see
+    :mod:`coordinator.scheduling.chunks`."""
 
     def add(self, step: Ready) -> None:
         """``step`` became ready."""
 
-    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
+    def take(
+        self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
+    ) -> Ready | None:
         """A queue for ``need`` is idle: the step to start there now, or ``None`` to leave it idle.
 
         Args:
             slowness: how many times as long as usual steps take on that queue.
+            classes: those of the jobs that may have it.
         """
 
     def started(self, step: Ready) -> None:

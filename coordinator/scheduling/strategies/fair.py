@@ -8,11 +8,12 @@ level with the least served, so that nobody saves up for later and nobody starve
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Load, Ready
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Load, Ready
+from tunemesh.shared.messages import Class
 
 
 class _Shares:
@@ -21,7 +22,7 @@ class _Shares:
     def __init__(self) -> None:
         self._weights: dict[str, float] = {}
         self._used: ChangingHeap[str] = ChangingHeap()
-        self._waiting: ChangingHeap[str] = ChangingHeap()
+        self._waiting: dict[Class, ChangingHeap[str]] = {each: ChangingHeap() for each in CLASSES}
 
     def enter(self, name: str, weight: float) -> None:
         if name not in self._weights:
@@ -32,23 +33,27 @@ class _Shares:
     def leave(self, name: str) -> None:
         self._weights.pop(name, None)
         self._used.remove(name)
-        self._waiting.remove(name)
+        for each in CLASSES:
+            self.rest(name, each)
 
     def charge(self, name: str, seconds: float) -> None:
         if name in self._weights:
             used = self._used.key(name) + seconds / self._weights[name]
             self._used.put(name, used)
-            if name in self._waiting:
-                self._waiting.put(name, used)
+            for waiting in self._waiting.values():
+                if name in waiting:
+                    waiting.put(name, used)
 
-    def wait(self, name: str) -> None:
-        self._waiting.put(name, self._used.key(name))
+    def wait(self, name: str, class_: Class) -> None:
+        self._waiting[class_].put(name, self._used.key(name))
 
-    def rest(self, name: str) -> None:
-        self._waiting.remove(name)
+    def rest(self, name: str, class_: Class) -> None:
+        self._waiting[class_].remove(name)
 
-    def next(self) -> str | None:
-        return self._waiting.least()
+    def next(self, classes: Collection[Class]) -> str | None:
+        found = [(self._waiting[each].least(), self._waiting[each]) for each in classes]
+        known = [(waiting.key(name), name) for name, waiting in found if name is not None]
+        return min(known)[1] if known else None
 
     def __len__(self) -> int:
         return len(self._weights)
@@ -68,9 +73,9 @@ class _Account:
         jobs.enter(step.account, step.priority)
         return jobs
 
-    def pop(self) -> Ready | None:
-        tenant = self.tenants.next()
-        job = self.jobs[tenant].next() if tenant is not None else None
+    def pop(self, classes: Collection[Class]) -> Ready | None:
+        tenant = self.tenants.next(classes)
+        job = self.jobs[tenant].next(classes) if tenant is not None else None
         if tenant is None or job is None:
             return None
         _, step = heapq.heappop(self.steps[job])
@@ -81,9 +86,10 @@ class _Account:
     def clear(self, tenant: str, job: str) -> None:
         """The job has no ready steps here any more."""
         self.steps.pop(job, None)
-        self.jobs[tenant].rest(job)
-        if self.jobs[tenant].next() is None:
-            self.tenants.rest(tenant)
+        for each in CLASSES:
+            self.jobs[tenant].rest(job, each)
+            if self.jobs[tenant].next([each]) is None:
+                self.tenants.rest(tenant, each)
 
 
 class Fair:
@@ -103,12 +109,14 @@ class Fair:
     def add(self, step: Ready) -> None:
         need = self._enter(step)
         heapq.heappush(need.steps.setdefault(step.account, []), (step.order, step))
-        need.jobs[step.tenant].wait(step.account)
-        need.tenants.wait(step.tenant)
+        need.jobs[step.tenant].wait(step.account, step.class_)
+        need.tenants.wait(step.tenant, step.class_)
 
-    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
+    def take(
+        self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
+    ) -> Ready | None:
         known = self._needs.get(need)
-        return known.pop() if known is not None else None
+        return known.pop(classes) if known is not None else None
 
     def started(self, step: Ready) -> None:
         # Charged in advance, so that a tenant does not get all of many idle devices at once.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 
 from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Load, Ready
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Load, Ready
+from tunemesh.shared.messages import Class
 
 
 class Interleaved:
-    """One heap of ready steps per need; O(log n) per decision."""
+    """One heap of ready steps per need and class; O(log n) per decision."""
 
     name = "interleaved"
     controlled = True
@@ -17,18 +19,21 @@ class Interleaved:
     fits_chunks = False
 
     def __init__(self) -> None:
-        self._heaps: dict[Need, list[tuple[int, Ready]]] = {}
+        self._heaps: dict[tuple[Need, Class], list[tuple[int, Ready]]] = {}
 
     def add(self, step: Ready) -> None:
-        heapq.heappush(self._heaps.setdefault(step.need, []), (step.order, step))
+        heapq.heappush(self._heaps.setdefault((step.need, step.class_), []), (step.order, step))
 
-    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
-        heap = self._heaps.get(need)
-        if heap is None:
+    def take(
+        self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
+    ) -> Ready | None:
+        known = [(need, each) for each in classes if (need, each) in self._heaps]
+        if not known:
             return None
-        _, step = heapq.heappop(heap)
-        if not heap:
-            del self._heaps[need]
+        first = min(known, key=lambda each: self._heaps[each][0])
+        _, step = heapq.heappop(self._heaps[first])
+        if not self._heaps[first]:
+            del self._heaps[first]
         return step
 
     def started(self, step: Ready) -> None:

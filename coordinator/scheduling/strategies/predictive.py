@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Collection
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need, Tally
-from tunemesh.coordinator.scheduling.strategies import Forecast, Load, Ready
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Forecast, Load, Ready
+from tunemesh.shared.messages import Class
 
 TAIL = 2.0
 """The end has begun when all that remains takes less than so many times the longest path of a job."""
@@ -24,7 +26,7 @@ SCARCE = 0.9
 
 
 class _Lane:
-    """The ready steps with one need that feed the same resources."""
+    """The ready steps with one need and of one class that feed the same resources."""
 
     def __init__(self, feeds: tuple[Need, ...]) -> None:
         self.feeds = feeds
@@ -70,7 +72,7 @@ class Predictive:
     fits_chunks = True
 
     def __init__(self) -> None:
-        self._lanes: dict[Need, dict[tuple[Need, ...], _Lane]] = {}
+        self._lanes: dict[Need, dict[tuple[tuple[Need, ...], Class], _Lane]] = {}
         self._forecasts: dict[str, Forecast] = {}
         self._work = Tally()
         self._flying: Counter[tuple[Need, tuple[Need, ...]]] = Counter()
@@ -78,11 +80,15 @@ class Predictive:
     def add(self, step: Ready) -> None:
         self._expect(step.account, step.job_order, step.forecast)
         lanes = self._lanes.setdefault(step.need, {})
-        lane = lanes.get(step.feeds) or lanes.setdefault(step.feeds, _Lane(step.feeds))
+        key = step.feeds, step.class_
+        lane = lanes.get(key) or lanes.setdefault(key, _Lane(step.feeds))
         lane.add(step)
 
-    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
-        lanes = [lane for lane in self._lanes.get(need, {}).values() if lane.steps]
+    def take(
+        self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
+    ) -> Ready | None:
+        known = self._lanes.get(need, {})
+        lanes = [lane for (_, class_), lane in known.items() if class_ in classes and lane.steps]
         if not lanes or self._updates_wait(need, lanes, load):
             return None
         lane, job = self._choose(need, lanes, load)
@@ -103,10 +109,10 @@ class Predictive:
         self._expect(job, 0, Forecast())
         self._forecasts.pop(job, None)
         for need, lanes in list(self._lanes.items()):
-            for feeds, lane in list(lanes.items()):
+            for key, lane in list(lanes.items()):
                 lane.drop(job)
                 if not lane.steps:
-                    del lanes[feeds]
+                    del lanes[key]
             if not lanes:
                 del self._lanes[need]
 
@@ -159,7 +165,7 @@ class Predictive:
 
     def _hungry(self, build: Need, update: Need, soon: float, load: Load) -> bool:
         """Whether a build is ready or running that feeds a device which runs dry ``soon``."""
-        for feeds, builds in self._lanes[build].items():
+        for (feeds, _), builds in self._lanes[build].items():
             building = builds.steps or self._flying[build, feeds]
             to_device = feeds and update.kind not in {fed.kind for fed in feeds}
             if building and to_device and load.supply(feeds[0]) < soon:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need
-from tunemesh.coordinator.scheduling.strategies import Load, Ready
+from tunemesh.coordinator.scheduling.strategies import CLASSES, Load, Ready
+from tunemesh.shared.messages import Class
 
 
 class Sequential:
@@ -27,7 +29,10 @@ class Sequential:
         heap = self._steps.setdefault(step.account, {}).setdefault(step.need, [])
         heapq.heappush(heap, (step.order, step))
 
-    def take(self, need: Need, load: Load, slowness: float) -> Ready | None:
+    def take(
+        self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
+    ) -> Ready | None:
+        # One step at a time leaves devices idle enough: nothing is kept for anybody.
         oldest = self._jobs.least()
         if self._running or oldest is None:
             return None

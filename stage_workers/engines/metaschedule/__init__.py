@@ -13,9 +13,13 @@ from tunemesh.stage_workers.engines.protocol import (
     BuildOutcome,
     ExportCall,
     Exported,
+    LearnCall,
+    Learned,
     Part,
     PartCall,
     Proposal,
+    RankCall,
+    Ranking,
     ReadCall,
     ReadRecords,
     TaskRef,
@@ -27,8 +31,7 @@ class MetaScheduleEngine:
     """Implements :class:`~stage_workers.engines.protocol.Engine`; what the methods promise is there."""
 
     name = options.NAME
-    format = 1
-    """Traces of TVM 0.27 as JSON, compressed."""
+    format = options.FORMAT
 
     def preload(self) -> None:
         from tunemesh.stage_workers.graph import preloading
@@ -50,6 +53,16 @@ class MetaScheduleEngine:
         from tunemesh.stage_workers.engines.metaschedule import updating
 
         return msgspec.structs.replace(updating.update(call), format=self.format)
+
+    def rank(self, call: RankCall) -> Ranking:
+        from tunemesh.stage_workers.engines.metaschedule import ranking
+
+        return ranking.rank(call)
+
+    def learn(self, call: LearnCall) -> Learned:
+        from tunemesh.stage_workers.engines.metaschedule import learning
+
+        return learning.learn(call)
 
     def build(self, call: BuildCall) -> BuildOutcome:
         from tunemesh.stage_workers.engines.metaschedule import building

@@ -25,7 +25,9 @@ def build(call: BuildCall) -> BuildOutcome:
 
 def part(call: PartCall) -> TirPart:
     """The scheduled workload; see :meth:`stage_workers.engines.protocol.Engine.part`."""
-    return TirPart(module=workloads.pack(_module(call)))
+    return TirPart(
+        module=workloads.pack(_module(call)), way=winograd_search.way(call.workload, call.schedule)
+    )
 
 
 def _module(call: BuildCall | PartCall) -> Any:

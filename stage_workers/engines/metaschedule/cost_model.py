@@ -34,6 +34,7 @@ PARAMETERS = {
 ROUNDS = 100
 LEAST_SCORE = 0.02
 """Of candidates that failed, or are slower than that times the best, whose score is 1."""
+LOWEST = float(np.log(LEAST_SCORE))
 
 
 def extract(context: Any, candidates: Sequence[Any]) -> list[Features]:
@@ -44,6 +45,16 @@ def extract(context: Any, candidates: Sequence[Any]) -> list[Features]:
         return []
     extractor = meta_schedule.feature_extractor.PerStoreFeature()
     return [rows.numpy().astype(np.float16) for rows in extractor.extract_from(context, list(candidates))]
+
+
+class Scored(NamedTuple):
+    """A candidate that was measured elsewhere."""
+
+    score: float
+    """The logarithm: of the best latency that was measured there over its own."""
+    weight: float
+    """Of one that was measured here it is 1."""
+    features: Features
 
 
 class Model(NamedTuple):
@@ -67,24 +78,35 @@ class Model(NamedTuple):
         return np.asarray(self.trees.inplace_predict(rows, base_margin=margin), np.float32)
 
 
-def fit(features: Sequence[Features], latencies: Sequence[float], prior: Prior | None) -> Model | None:
-    """The model that is fitted to latencies in seconds, infinite for candidates that failed; ``None`` when
-    nothing was measured yet, and there is no prior to begin with."""
+def fit(
+    features: Sequence[Features],
+    latencies: Sequence[float],
+    prior: Prior | None,
+    others: Sequence[Scored] = (),
+) -> Model | None:
+    """The model that is fitted to latencies in seconds, infinite for candidates that failed, and to what was
+    measured elsewhere; ``None`` when nothing was measured yet, and there is no prior to begin with."""
     if not np.isfinite(min(latencies, default=np.inf)):
+        features, latencies = (), ()
+    known = [*features, *(each.features for each in others)]
+    if not known:
         return Model(None, prior) if prior is not None else None
-    scores = log_scores(latencies)
-    rows = summaries(features)
+    scores = np.array([*log_scores(latencies), *(max(each.score, LOWEST) for each in others)])
+    weights = np.array([*(1.0 for _ in latencies), *(each.weight for each in others)])
+    rows = summaries(known)
     shift, margin = 0.0, None
     if prior is not None:
         expected = prior.predict(rows)
-        shift = float(scores.mean() - expected.mean())
+        shift = float(np.average(scores - expected, weights=weights))
         margin = expected + np.float32(shift)
-    return Model(train(rows, scores, base_margin=margin), prior, shift)
+    return Model(train(rows, scores, base_margin=margin, weight=weights), prior, shift)
 
 
 def log_scores(latencies: npt.ArrayLike, least: float = LEAST_SCORE) -> npt.NDArray[np.float64]:
     """Logarithms of scores, the best latency over each, of at least ``least``."""
     known = np.asarray(latencies, np.float64)
+    if not known.size:
+        return known
     scores: npt.NDArray[np.float64] = np.maximum(known.min() / known, least)
     return np.log(scores)
 

@@ -9,7 +9,11 @@ from msgspec import Meta, Struct
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 
+FORMAT = 1
+"""Of schedules: traces of TVM 0.27 as JSON, compressed."""
 NAME = "metaschedule"
+FORMAT = 1
+"""Of schedules: traces of TVM 0.27 as JSON, compressed. And of priors: the features of that."""
 
 
 class SearchOptions(Struct, frozen=True, kw_only=True):

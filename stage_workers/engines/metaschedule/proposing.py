@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +17,15 @@ from tunemesh.stage_workers.engines.metaschedule import (
     cost_model,
     prior,
     schedules,
+    transferring,
     winograd_search,
 )
 from tunemesh.stage_workers.engines.metaschedule.candidates import Candidate
 from tunemesh.stage_workers.engines.metaschedule.cost_model import Predictor
 from tunemesh.stage_workers.engines.metaschedule.options import SearchOptions
-from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.metaschedule.search_state import SearchState
 from tunemesh.stage_workers.engines.metaschedule.spaces import Space
+from tunemesh.stage_workers.engines.metaschedule.transferring import Near
 from tunemesh.stage_workers.engines.protocol import UpdateCall
 from tunemesh.stage_workers.graph import targets, workloads
 
@@ -37,6 +40,8 @@ FIRST_POPULATION = 3
 """Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
 """Part of the first population that comes from the best schedules measured so far."""
+BORROWED = 3
+"""Candidates of a first batch that come from similar tasks, at most: those that are drawn are good, too."""
 SPARE = 2
 """Times as many candidates as are wanted that a search gives, for the case that some were tried before."""
 FRUITLESS_ATTEMPTS = 3
@@ -45,9 +50,14 @@ FRUITLESS_ATTEMPTS = 3
 log = logging.getLogger(__name__)
 
 
-def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> list[tuple[str, bytes]]:
+def propose(
+    state: SearchState, call: UpdateCall, options: SearchOptions, near: Sequence[Near] = ()
+) -> list[tuple[str, bytes]]:
     """Hash and schedule of up to ``call.want`` candidates that were never proposed, and count the round.
     Fewer when :data:`FRUITLESS_ATTEMPTS` searches in a row have found nothing new.
+
+    Args:
+        near: similar tasks, whose best schedules compete with those that are drawn.
 
     Raises:
         RuntimeError: TVM fails at the search.
@@ -56,7 +66,8 @@ def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> lis
     model = cost_model.fit(
         [example.features for example in state.examples],
         [example.latency for example in state.examples],
-        _prior(call),
+        prior.of(target, call.prior),
+        state.others,
     )
     found: dict[str, bytes] = {}
     known = state.seen | state.pending
@@ -66,29 +77,47 @@ def propose(state: SearchState, call: UpdateCall, options: SearchOptions) -> lis
     elif len(known) < OWN_TRIALS:
         space = "own"
     fruitless = attempt = 0
-    while len(found) < want and fruitless < FRUITLESS_ATTEMPTS:
+    borrowed = {name: each for name, each in _borrowed(call, near).items() if name not in known}
+    borrowed = dict(itertools.islice(borrowed.items(), max(1, min(BORROWED, want // 2))))
+    drawn = want - len(borrowed)
+    while len(found) < drawn and fruitless < FRUITLESS_ATTEMPTS:
         random_state = _random_state(call.seed, state, attempt)
         before = len(found)
         predictor = Predictor(model, np.random.default_rng(random_state))
         for scheduled in _search(state, call, options, predictor, random_state, space):
             key = workloads.structural_hash(scheduled.mod)
-            if len(found) < want and key not in known and key not in found:
+            if len(found) < drawn and key not in known and key not in found and key not in borrowed:
                 found[key] = schedules.pack(scheduled.trace)
                 if (features := predictor.features.get(scheduled)) is not None:
                     candidates.keep(workload, target, found[key], Candidate(scheduled.trace, features))
         space = "all" if space == "own" else space  # where there are too few of them
         fruitless = fruitless + 1 if len(found) == before else 0
         attempt += 1
+    found = _mixed(found, borrowed, want)
     state.round += 1
     state.pending |= found.keys()
     return list(found.items())
 
 
-def _prior(call: UpdateCall) -> Prior | None:
-    """What is known before anything is measured: of GPUs nothing, unless the call says it."""
-    if call.prior is not None:
-        return prior.load(call.prior)
-    return None if targets.is_gpu(call.target) else prior.load(prior.shipped())
+def _borrowed(call: UpdateCall, near: Sequence[Near]) -> dict[str, bytes]:
+    """Hash and schedule of what was best for similar tasks, made to fit, first what most of them agree on."""
+    found: dict[str, Any] = {}
+    votes: dict[str, float] = {}
+    for each in transferring.fitted(call, near):
+        name = workloads.structural_hash(each.scheduled.mod)
+        found.setdefault(name, each.scheduled)
+        votes[name] = votes.get(name, 0.0) + each.trust**2
+    return {name: schedules.pack(found[name].trace) for name in sorted(found, key=lambda name: -votes[name])}
+
+
+def _mixed(found: dict[str, bytes], borrowed: dict[str, bytes], want: int) -> dict[str, bytes]:
+    """Both by turns, the first of them from a similar task where there is one."""
+    mixed: dict[str, bytes] = {}
+    drawn = iter(found.items())
+    for name, schedule in borrowed.items():
+        mixed[name] = schedule
+        mixed |= dict(itertools.islice(drawn, 1))
+    return dict(itertools.islice((mixed | dict(drawn)).items(), want))
 
 
 def _search(

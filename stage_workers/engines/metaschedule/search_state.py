@@ -11,13 +11,15 @@ import numpy as np
 from msgspec import Struct
 
 from tunemesh.shared.messages import Trial
-from tunemesh.stage_workers.engines.metaschedule.cost_model import Features
+from tunemesh.stage_workers.engines.metaschedule.cost_model import Features, Scored
 
 BEST_KEPT = 64
 """Schedules that the next round may start from."""
 ROWS_KEPT = 2000
 """Rows of features kept for the cost model, of 60 to 90 bytes each when compressed: with them the state of
 1,000 trials stays below 256 KiB. A candidate has one row per store, usually two or three."""
+OTHER_ROWS_KEPT = 500
+"""The same for what was measured elsewhere."""
 HASH_BYTES = 8
 
 
@@ -39,6 +41,8 @@ class _Stored(Struct, frozen=True, array_like=True):
     features: bytes
     pending: bytes
     inexact: list[int]
+    others: list[tuple[float, float]]
+    """Scores and weights. Their rows and features come after those of the examples."""
 
 
 class SearchState:
@@ -52,6 +56,7 @@ class SearchState:
         best: the fastest schedules, fastest first: estimate in seconds, hash, schedule.
         examples: what the cost model is fitted to, oldest first.
         inexact: sizes of tiles with which Winograd's algorithm has given a wrong result.
+        others: what was measured elsewhere, which the cost model is fitted to as well.
     """
 
     def __init__(self, workload: str) -> None:
@@ -62,6 +67,7 @@ class SearchState:
         self.best: list[tuple[float, str, bytes]] = []
         self.examples: list[Example] = []
         self.inexact: set[int] = set()
+        self.others: list[Scored] = []
 
     def tried(self, trial: Trial, latency: float) -> None:
         """Note a trial; ``latency`` is infinite when it failed."""
@@ -86,10 +92,19 @@ class SearchState:
                 rows += len(examples[i].features)
         self.examples = [examples[i] for i in sorted(kept)]
 
+    def learn_of_others(self, others: list[Scored]) -> None:
+        """Add what was measured elsewhere, as far as there is room for it; the first come first."""
+        room = OTHER_ROWS_KEPT - sum(len(each.features) for each in self.others)
+        for each in others:
+            if len(each.features) <= room:
+                self.others.append(each)
+                room -= len(each.features)
+
 
 def encode(state: SearchState) -> bytes:
     """The bytes of a state. Equal states give equal bytes."""
     blocks = [example.features for example in state.examples]
+    blocks += [other.features for other in state.others]
     table = np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float16)
     stored = _Stored(
         workload=state.workload,
@@ -106,6 +121,7 @@ def encode(state: SearchState) -> bytes:
         features=np.ascontiguousarray(table.T).tobytes(),
         pending=_packed(state.pending),
         inexact=sorted(state.inexact),
+        others=[(each.score, each.weight) for each in state.others],
     )
     return zlib.compress(msgspec.msgpack.encode(stored), 9)
 
@@ -128,7 +144,11 @@ def decode(search: bytes) -> SearchState:
         blocks = np.split(table, np.cumsum(stored.rows)[:-1])
         state.examples = [
             Example(latency, np.ascontiguousarray(block))
-            for latency, block in zip(stored.latencies, blocks, strict=True)
+            for latency, block in zip(stored.latencies, blocks, strict=False)
+        ]
+        state.others = [
+            Scored(score, weight, np.ascontiguousarray(block))
+            for (score, weight), block in zip(stored.others, blocks[len(stored.latencies) :], strict=True)
         ]
     return state
 

@@ -18,15 +18,19 @@ BEHIND = {True: {8: 1.5, 16: 1.2}, False: {8: 3.0, 16: 1.5}}
 algorithm, and by others."""
 FAR_BEHIND = 1.05
 """Likewise, of more trials."""
+SURE = 1.25
+"""Times slower that one way has to be for similar tasks, so that most of the first trials go the other."""
 PART = 4
 """One of so many trials goes to the way that is behind."""
 
 
-def by_winograd(state: SearchState, ours: Collection[str], want: int) -> int:
+def by_winograd(state: SearchState, ours: Collection[str], want: int, expected: float | None = None) -> int:
     """How many of the next ``want`` candidates are to be by Winograd's algorithm.
 
     Args:
         ours: the hashes of all its schedules; none where it does not apply.
+        expected: how many times as long as the best other kernel its best one takes for similar tasks, where
+            that is known.
     """
     if not ours:
         return 0
@@ -34,7 +38,10 @@ def by_winograd(state: SearchState, ours: Collection[str], want: int) -> int:
     for latency, name, _ in state.best:
         best[name in ours] = min(best[name in ours], latency)
     if min(best.values()) == math.inf:
-        return want // 2
+        if expected is None or SURE > expected > 1 / SURE:
+            # Where it applies at all it mostly wins: a single candidate is by Winograd's algorithm.
+            return want // 2 if want > 1 else int(expected is None or expected <= 1)
+        return want // PART if expected > 1 else want - want // PART
     behind = best[True] > best[False]
     tried = sum((name in ours) == behind for name in state.seen | state.pending)
     allowed = next((times for trials, times in BEHIND[behind].items() if tried < trials), FAR_BEHIND)

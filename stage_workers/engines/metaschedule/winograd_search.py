@@ -152,6 +152,15 @@ def unpack(schedule: bytes) -> Knobs:
     return msgspec.json.decode(zlib.decompress(schedule).removeprefix(TAG), type=Knobs)
 
 
+def way(workload: bytes, schedule: bytes) -> str:
+    """How a schedule computes a workload, for people: empty where there is only one way."""
+    if is_ours(schedule):
+        outputs = unpack(schedule).outputs
+        return f"Winograd, tiles of {outputs}x{outputs}"
+    function = workloads.load(workload)["main"]
+    return "direct" if workloads.winograd_of(function) and anchors.find(function) is not None else ""
+
+
 def module(workload: Any, schedule: bytes) -> Any:
     """What is compiled for a schedule of a workload.
 
@@ -164,12 +173,22 @@ def module(workload: Any, schedule: bytes) -> Any:
     return winograd_kernels.module(anchored, unpack(schedule))
 
 
+def off_by(workload: Any, target: str, knobs: Knobs, latency: float) -> float | None:
+    """The logarithm of a measured latency, in seconds, over the estimate, in cycles; ``None`` where the
+    algorithm does not apply to the workload."""
+    anchored = anchors.find(workload["main"])
+    if anchored is None:
+        return None
+    return math.log(latency) - math.log(estimate(anchored, knobs, targets.cores(target)))
+
+
 def propose(
     workload: Any,
     target: str,
     untried: Mapping[str, Knobs],
     measured: Sequence[tuple[float, bytes]],
     want: int,
+    similar: Sequence[tuple[Knobs, float]] = (),
 ) -> list[tuple[str, bytes]]:
     """Hash and schedule of the next to be tried, most promising first.
 
@@ -178,6 +197,8 @@ def propose(
         untried: settings, by the hashes of their schedules.
         measured: latencies in seconds, and schedules.
         want: how many.
+        similar: settings for similar tasks and what :func:`off_by` says of them; used as long as nothing is
+            measured of this one.
     """
     anchored = anchors.find(workload["main"])
     assert anchored is not None
@@ -186,6 +207,7 @@ def propose(
     for latency, schedule in measured:
         knobs = unpack(schedule)
         known.append((knobs, math.log(latency) - math.log(estimate(anchored, knobs, cores))))
+    known = known or list(similar)
     usually = sum(error for _, error in known) / len(known) if known else 0.0
     names = list(untried)
     # Of each: how much is known of its like, and what that says of its estimate.

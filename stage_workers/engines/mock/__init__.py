@@ -23,10 +23,14 @@ from tunemesh.stage_workers.engines.protocol import (
     BuildOutcome,
     ExportCall,
     Exported,
+    LearnCall,
+    Learned,
     ObjectPart,
     Part,
     PartCall,
     Proposal,
+    RankCall,
+    Ranking,
     ReadCall,
     ReadRecords,
     TaskRef,
@@ -79,7 +83,8 @@ class MockEngine:
         landscape.suffer(work.update)
         state = Search(0, b"") if call.search is None else msgspec.msgpack.decode(call.search, type=Search)
         landscape.spend(work.task.durations, "model-update", state.proposed)
-        measured = state.measured + b"".join(_digest(trial.candidate.hash) for trial in call.trials)
+        tried = [*(trial.candidate.hash for trial in call.trials), *call.seen]
+        measured = state.measured + b"".join(map(_digest, tried))
         known = {measured[i : i + DIGEST] for i in range(0, len(measured), DIGEST)}
         schedules: list[tuple[str, bytes]] = []
         proposed = state.proposed
@@ -94,6 +99,14 @@ class MockEngine:
             schedules=schedules,
             format=self.format,
         )
+
+    def rank(self, call: RankCall) -> Ranking:
+        """It knows nothing of tasks that it has not measured."""
+        return Ranking(scores=[None] * len(call.schedules))
+
+    def learn(self, call: LearnCall) -> Learned:
+        """Nor would that help it."""
+        raise BadInput(f"{NAME} learns nothing from the records")
 
     def build(self, call: BuildCall) -> BuildOutcome:
         """Sleeps; the artifact is the schedule itself."""

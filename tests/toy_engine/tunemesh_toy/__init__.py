@@ -18,9 +18,13 @@ from tunemesh.stage_workers.engines.protocol import (
     BuildOutcome,
     ExportCall,
     Exported,
+    LearnCall,
+    Learned,
     ObjectPart,
     PartCall,
     Proposal,
+    RankCall,
+    Ranking,
     ReadCall,
     ReadRecords,
     TaskRef,
@@ -53,6 +57,12 @@ class ToyEngine:
         tried, largest = call.search or b"", options.read(self.name, call.options, ToyOptions).largest
         new = bytes(tile for tile in TILES if tile not in tried and tile <= largest)[: call.want]
         return Proposal(search=tried + new, schedules=[(f"tile-{tile}", bytes([tile])) for tile in new])
+
+    def rank(self, call: RankCall) -> Ranking:
+        return Ranking(scores=[None] * len(call.schedules))
+
+    def learn(self, call: LearnCall) -> Learned:
+        raise BadInput("toy learns nothing")
 
     def build(self, call: BuildCall) -> BuildOutcome:
         try:

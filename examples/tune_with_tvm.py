@@ -1,0 +1,46 @@
+"""Tune a product of two matrices with nothing but TVM, and hand what was found to Tunemesh.
+
+python examples/tune_with_tvm.py FOLDER
+tunemesh records import FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import tvm
+from tvm import te, topi
+from tvm.s_tir import meta_schedule
+from tvm.target import codegen
+
+
+def product(size: int) -> tvm.IRModule:
+    """One matrix by another, both of ``size`` x ``size``."""
+    a, b = (te.placeholder((size, size), name=name, dtype="float32") for name in "ab")
+    return tvm.IRModule({"main": te.create_prim_func([a, b, topi.matmul(a, b)])})
+
+
+def main() -> None:
+    """Leave a database of MetaSchedule in a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--trials", type=int, default=16)
+    given = parser.parse_args()
+    cpu = codegen.llvm_get_system_cpu()
+    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu, "num-cores": 1})
+    given.folder.mkdir(parents=True, exist_ok=True)
+    database = meta_schedule.tir_integration.tune_tir(
+        product(given.size),
+        target,
+        str(given.folder),
+        given.trials,
+        num_trials_per_iter=given.trials,
+        strategy="replay-trace",
+    )
+    print(f"{len(database)} records in {given.folder}")
+
+
+if __name__ == "__main__":
+    main()

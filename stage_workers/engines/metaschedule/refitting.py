@@ -1,0 +1,193 @@
+"""Schedules of one task, made to fit another of the same kind and another shape.
+
+A schedule is a sketch, the steps of a rule, and decisions: sizes of tiles, places of loops. The rules give a
+task its own sketches. Of these the one is taken that has the same steps as the schedule of the other task,
+with the most similar sizes in them, and its decisions are set as near to those of that schedule as the shape
+allows: inner tiles, which decide over vectors and registers, first; what remains is the outermost one's.
+Everything that comes out is a schedule of the task's own space, by the same postprocessors as all others.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tunemesh.stage_workers.engines.metaschedule import contexts, schedules, tiles
+from tunemesh.stage_workers.graph import workloads
+from tunemesh.stage_workers.graph.errors import reraise_memory_error
+
+STEPS = frozenset(
+    {
+        "Split", "Fuse", "Reorder", "SampleCategorical", "SampleComputeLocation", "CacheRead", "CacheWrite",
+        "ComputeAt", "ReverseComputeAt", "RFactor", "Tensorize", "DecomposeReduction",
+    }
+)  # fmt: skip
+"""Instructions that make a sketch what it is. The others find blocks and inline them, which depends on what
+is fused behind, or mark one loop each, which depends on how many axes there are."""
+TILE = "SamplePerfectTile"
+"""One for each axis: tasks with more axes have more of them, the innermost last."""
+END = "EnterPostproc"
+LARGER = 1.5
+"""How much worse a tile is that is larger than it was, beside one that is smaller."""
+
+
+class Sketch(NamedTuple):
+    """A trace without what postprocessors do.
+
+    Attributes:
+        instructions: each a list of kind, inputs, attributes and outputs, as TVM writes them.
+        decisions: by the number of the instruction.
+    """
+
+    instructions: list[Any]
+    decisions: dict[int, Any]
+
+    @property
+    def tiles(self) -> list[int]:
+        """Numbers of the instructions that cut an axis into tiles."""
+        return [number for number, each in enumerate(self.instructions) if each[0] == TILE]
+
+    @property
+    def steps(self) -> list[int]:
+        """Numbers of the other instructions that matter."""
+        drawn = {str(name) for number in self.tiles for name in self.instructions[number][3]}
+        return [
+            number
+            for number, each in enumerate(self.instructions)
+            if each[0] in STEPS and not drawn.intersection(map(str, each[1]))
+        ]
+
+
+class Space:
+    """The sketches of a task.
+
+    Args:
+        workload: as :mod:`stage_workers.graph.workloads` packs it.
+        target: canonical.
+    """
+
+    def __init__(self, workload: bytes, target: str) -> None:
+        self._module = workloads.load(workload)
+        self._generator = contexts.make(self._module, target).space_generator
+        found = self._generator.generate_design_space(self._module)
+        self._sketches = [_sketch(each.trace.simplified(True)) for each in found]
+
+    @property
+    def has_own(self) -> bool:
+        """Whether some are by :mod:`.register_tiles`: tiles that fit the registers, and little to draw."""
+        return any(not each.tiles and "SampleCategorical" in _kinds(each) for each in self._sketches)
+
+    def fitted(self, schedule: bytes) -> Any:
+        """The TVM schedule that is most like a schedule of another task; ``None`` where there is none."""
+        try:
+            given = _plain(schedules.unpack(schedule))
+        except (ValueError, KeyError, TypeError, zlib.error):
+            return None
+        kinds = _kinds(given)
+        alike = [
+            each for each in self._sketches if _kinds(each) == kinds and bool(each.tiles) == bool(given.tiles)
+        ]
+        if not alike:
+            return None
+        chosen = min(alike, key=lambda each: _distance(each, given))
+        return self._made(chosen, _decided(chosen, given))
+
+    def _made(self, sketch: Sketch, decisions: dict[int, Any]) -> Any:
+        from tvm.s_tir import Schedule
+        from tvm.s_tir.schedule import Trace
+
+        scheduled = Schedule(self._module)
+        trace = [sketch.instructions, [[number, each] for number, each in sorted(decisions.items())]]
+        try:
+            Trace.apply_json_to_schedule(trace, scheduled)
+            scheduled.enter_postproc()
+            if not all(each.apply(scheduled) for each in self._generator.postprocs):
+                return None
+        except (RuntimeError, ValueError, TypeError) as error:
+            reraise_memory_error(error)
+            return None  # a place that this task does not have, for example
+        return scheduled
+
+
+def _sketch(trace: Any) -> Sketch:
+    return _plain(schedules.plain(trace.as_json()))
+
+
+def _plain(trace: Any) -> Sketch:
+    """A trace of TVM's JSON, up to its postprocessors."""
+    instructions, decisions = trace
+    kinds = [each[0] for each in instructions]
+    end = kinds.index(END) if END in kinds else len(kinds)
+    return Sketch(instructions[:end], {number: each for number, each in decisions if number < end})
+
+
+def _kinds(sketch: Sketch) -> list[str]:
+    return [sketch.instructions[number][0] for number in sketch.steps]
+
+
+def _distance(one: Sketch, other: Sketch) -> float:
+    """How far two sketches with the same steps are apart: in the sizes that are written into them, and in
+    the loops that their steps are about."""
+    makers, others = _makers(one), _makers(other)
+    total = 0.0
+    for first, second in zip(one.steps, other.steps, strict=True):
+        these, those = one.instructions[first][1], other.instructions[second][1]
+        total += abs(len(these) - len(those))
+        for a, b in zip(these, those, strict=False):
+            if isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0:
+                total += abs(math.log2(a / b))
+            else:
+                total += makers.get(str(a)) != others.get(str(b))
+    return total
+
+
+def _makers(sketch: Sketch) -> dict[str, tuple[int, int]]:
+    """Of the loops that a sketch makes: by which of its cuts and fusions, counted from the last one, and
+    which of that one's they are."""
+    makers = [each for each in sketch.instructions if each[0] in ("Split", "Fuse")]
+    return {
+        str(name): (place, number)
+        for place, each in enumerate(reversed(makers))
+        for number, name in enumerate(each[3])
+    }
+
+
+def _decided(sketch: Sketch, given: Sketch) -> dict[int, Any]:
+    """Decisions of a sketch, as near to those of another with the same steps as can be."""
+    found = dict(sketch.decisions)
+    for number in sketch.tiles:
+        present = found[number]
+        found[number] = [math.prod(present), *(1 for _ in present[1:])]
+    # Where one has more axes than the other, they have the inner ones in common.
+    for number, other in zip(reversed(sketch.tiles), reversed(given.tiles), strict=False):
+        found[number] = perfect_tile(found[number], given.decisions[other])
+    for number, other in zip(sketch.steps, given.steps, strict=True):
+        if number not in found or other not in given.decisions:
+            continue
+        instruction, wanted = sketch.instructions[number], given.decisions[other]
+        if instruction[0] == "SampleCategorical":
+            wanted = given.instructions[other][2][0][wanted]
+            choices = instruction[2][0]
+            found[number] = min(range(len(choices)), key=lambda each: abs(choices[each] - wanted))
+        else:
+            found[number] = wanted
+    return found
+
+
+def perfect_tile(present: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """Factors with the product of ``present``, as near to ``wanted`` as can be, the innermost first."""
+    left = math.prod(present)
+    inner = []
+    for each in reversed(wanted[1 : len(present)]):
+        factor = min(tiles.divisors(left), key=lambda factor: _apart(factor, each))
+        inner.append(factor)
+        left //= factor
+    return [left, *reversed(inner)]
+
+
+def _apart(factor: int, wanted: int) -> float:
+    """How far a factor is from another one. A larger one is worse: it may not fit into registers."""
+    times = math.log2(factor / wanted)
+    return LARGER * times if times > 0 else -times

@@ -1,0 +1,111 @@
+"""Jobs that the coordinator has forgotten, and those that it knows beside them.
+
+Whoever has a mesh asks its workers; whoever has none asks the database of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from tunemesh.client import Client
+from tunemesh.report import Report, save_measured, save_results
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput, JobFailed, Unavailable
+from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, PastJobs, past_job
+
+NO_KEY = "0" * 32
+"""The client has a key of its own."""
+RUNNING = "running"
+"""Any phase in which a job has not ended."""
+
+
+def ask_mesh(broker: str, asked: AskHistory) -> PastJobs:
+    """What workers of a mesh know.
+
+    Raises:
+        Unavailable: none answers; with the reason.
+    """
+    with Client(broker) as client:
+        if why := client.nobody_answers():
+            raise Unavailable(f"this mesh keeps no history: {why}")
+    with Client(broker, history=True) as client:
+        return client.past_jobs(asked)
+
+
+def ask_database(address: str, asked: AskHistory) -> PastJobs:
+    """What a database knows.
+
+    Raises:
+        BadInput: nothing was ever written there.
+        Unavailable: it is away.
+    """
+    # Slow to import.
+    from tunemesh.stage_workers.records import history
+    from tunemesh.stage_workers.records.database import Database
+
+    with Database(address) as database:
+        if not database.exists:
+            raise BadInput(f"there are no records in {database.name} yet: tune something first")
+        with database.reading() as connection:
+            return history.answered(connection, asked)
+
+
+def about(job: str) -> AskHistory:
+    """The question about one job."""
+    return AskHistory(answer=NO_KEY, job=job, limit=1)
+
+
+def merged(known: Iterable[JobProgress], past: Iterable[PastJob], asked: AskHistory) -> list[PastJob]:
+    """Jobs of the coordinator that were asked for, and those of the history, each once: the latest first. Of
+    those that have ended the history says more."""
+    found = {(each.job, each.accepted): each for each in past}
+    for progress in known:
+        one = past_job(progress)
+        wanted = not asked.phases or one.phase in asked.phases
+        wanted &= asked.tenant is None or one.tenant == asked.tenant
+        wanted &= not asked.since or not one.finished or one.finished >= asked.since
+        if wanted:
+            found.setdefault((one.job, one.accepted), one)
+    ordered = sorted(found.values(), key=lambda each: (not each.finished, each.accepted), reverse=True)
+    return ordered[: asked.limit]
+
+
+def save(event: JobEvent, store: ArtifactStore, folder: Path) -> Report:
+    """Fetch what a job has left into ``folder``.
+
+    Raises:
+        JobFailed: it has no results; what was measured for it is in the folder.
+        ArtifactError: something is missing or damaged in the store.
+        TunemeshError: the folder cannot be written.
+    """
+    progress = event.progress
+    if progress is None:
+        raise JobFailed(f"job {event.job} has no results: {event.text or event.kind}")
+    if event.measured:
+        save_measured(store, progress, event.measured, folder)
+        why = progress.error or progress.phase
+        raise JobFailed(f"job {event.job} has no results: {why}; what was measured is in {folder}")
+    return save_results(store, progress, event.assembled, event.validated, folder)
+
+
+def ending(found: PastJobs, job: str) -> JobEvent:
+    """How a job ended, with where its results lie.
+
+    Raises:
+        BadInput: nobody knows it, or its results are not kept any more.
+    """
+    if not found.jobs:
+        raise BadInput(f"nobody knows a job {job!r}: neither the coordinator nor the history of the mesh")
+    if found.ended is None:
+        past = found.jobs[0]
+        raise BadInput(
+            f"job {job} ended {day(past.finished)}: {past.phase}; its results are not kept any more"
+        )
+    return found.ended
+
+
+def day(at: float) -> str:
+    """A moment for people."""
+    return datetime.fromtimestamp(at).isoformat(" ", "minutes")
