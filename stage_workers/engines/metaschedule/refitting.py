@@ -92,10 +92,13 @@ class Space:
         return any(not each.tiles and "SampleCategorical" in _kinds(each) for each in self._sketches)
 
     def fitted(self, schedule: bytes) -> Fit | None:
-        """What is most like a schedule of another task; ``None`` where there is nothing."""
+        """What is most like a schedule of another task; ``None`` where there is nothing. Where a rule of our
+        own applies, tiles that MetaSchedule drew for a task to which it does not are no use."""
         try:
             given = _plain(schedules.unpack(schedule))
         except (ValueError, KeyError, TypeError, zlib.error):
+            return None
+        if given.tiles and self.has_own:
             return None
         kinds = _kinds(given)
         alike = [
