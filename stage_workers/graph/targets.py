@@ -26,8 +26,8 @@ convolutions."""
 X86_OPTIONS = ("-disable-lsr:bool=1",)
 """More of them for scheduled code on x86, where an address is a sum of two registers in any case: no new
 variables of loops are sought to make addresses cheaper. The search takes a fifth to two fifths of the time in
-which LLVM makes code of what it has optimised. Of 12 kernels, 6 to 8 schedules each, none is slower (geometric
-mean of CPU times 1.00). Products without a schedule are, by a fifth."""
+which LLVM makes code of what it has optimised. Of 12 kernels, 6 to 8 schedules each, none is slower
+(geometric mean of CPU times 1.00). Products without a schedule are, by a fifth."""
 
 CUDA_LIMITS = {
     "max_threads_per_block": 1024,
