@@ -12,7 +12,8 @@ from tunemesh.stage_workers.engines.template.searches import (
     random_search,
 )
 from tunemesh.stage_workers.engines.template.searches import history as histories
-from tunemesh.stage_workers.engines.template.searches.history import WAITING, Tried
+from tunemesh.stage_workers.engines.template.searches.history import WAITING as WAITING
+from tunemesh.stage_workers.engines.template.searches.history import Tried
 from tunemesh.stage_workers.engines.template.searches.picking import Picks
 from tunemesh.stage_workers.engines.template.space import Genome, Space
 
