@@ -47,7 +47,8 @@ def test_the_only_candidate_is_the_best_of_the_most_similar_task_made_to_fit(
     call = UpdateCall(workload=task.workload, target=target, want=1, seed=1, similar=[similar])
     ((name, schedule),) = ENGINE.update(call).schedules
     fitted = refitting.Space(task.workload, target).fitted(similar.trials[0].candidate.schedule)
-    assert name == workloads.structural_hash(fitted.mod)
+    assert fitted is not None
+    assert name == workloads.structural_hash(fitted.scheduled.mod)
     built = build(task.workload, target, schedule)
     assert built.artifact is not None, built.error
     assert profile(task, target, built.artifact).outcome == "measured"
@@ -58,7 +59,9 @@ def test_a_schedule_of_the_task_itself_fits_as_it_is(target: str) -> None:
     space = refitting.Space(task.workload, target)
     for trial in examples(task, target).trials:
         fitted = space.fitted(trial.candidate.schedule)
-        assert workloads.structural_hash(fitted.mod) == trial.candidate.hash
+        assert fitted is not None
+        assert fitted.strain == 0
+        assert workloads.structural_hash(fitted.scheduled.mod) == trial.candidate.hash
 
 
 def test_what_others_wrote_may_be_anything(target: str) -> None:

@@ -60,6 +60,18 @@ class Sketch(NamedTuple):
         ]
 
 
+class Fit(NamedTuple):
+    """A schedule that was made to fit.
+
+    Attributes:
+        scheduled: the TVM schedule.
+        strain: how much of it had to be changed: 1 for each size that is half or twice of what it was.
+    """
+
+    scheduled: Any
+    strain: float
+
+
 class Space:
     """The sketches of a task.
 
@@ -79,8 +91,8 @@ class Space:
         """Whether some are by :mod:`.register_tiles`: tiles that fit the registers, and little to draw."""
         return any(not each.tiles and "SampleCategorical" in _kinds(each) for each in self._sketches)
 
-    def fitted(self, schedule: bytes) -> Any:
-        """The TVM schedule that is most like a schedule of another task; ``None`` where there is none."""
+    def fitted(self, schedule: bytes) -> Fit | None:
+        """What is most like a schedule of another task; ``None`` where there is nothing."""
         try:
             given = _plain(schedules.unpack(schedule))
         except (ValueError, KeyError, TypeError, zlib.error):
@@ -92,7 +104,9 @@ class Space:
         if not alike:
             return None
         chosen = min(alike, key=lambda each: _distance(each, given))
-        return self._made(chosen, _decided(chosen, given))
+        decisions, strain = _decided(chosen, given)
+        scheduled = self._made(chosen, decisions)
+        return None if scheduled is None else Fit(scheduled, strain + _distance(chosen, given))
 
     def _made(self, sketch: Sketch, decisions: dict[int, Any]) -> Any:
         from tvm.s_tir import Schedule
@@ -154,15 +168,19 @@ def _makers(sketch: Sketch) -> dict[str, tuple[int, int]]:
     }
 
 
-def _decided(sketch: Sketch, given: Sketch) -> dict[int, Any]:
-    """Decisions of a sketch, as near to those of another with the same steps as can be."""
+def _decided(sketch: Sketch, given: Sketch) -> tuple[dict[int, Any], float]:
+    """Decisions of a sketch, as near to those of another with the same steps as can be, and how far they are
+    from those."""
     found = dict(sketch.decisions)
+    strain = 0.0
     for number in sketch.tiles:
         present = found[number]
         found[number] = [math.prod(present), *(1 for _ in present[1:])]
     # Where one has more axes than the other, they have the inner ones in common.
     for number, other in zip(reversed(sketch.tiles), reversed(given.tiles), strict=False):
-        found[number] = perfect_tile(found[number], given.decisions[other])
+        wanted = given.decisions[other]
+        found[number] = perfect_tile(found[number], wanted)
+        strain += sum(abs(math.log2(a / b)) for a, b in zip(found[number][1:], wanted[1:], strict=False))
     for number, other in zip(sketch.steps, given.steps, strict=True):
         if number not in found or other not in given.decisions:
             continue
@@ -170,10 +188,12 @@ def _decided(sketch: Sketch, given: Sketch) -> dict[int, Any]:
         if instruction[0] == "SampleCategorical":
             wanted = given.instructions[other][2][0][wanted]
             choices = instruction[2][0]
-            found[number] = min(range(len(choices)), key=lambda each: abs(choices[each] - wanted))
+            apart = [abs(math.log2(max(each, 1) / max(wanted, 1))) for each in choices]
+            found[number] = min(range(len(choices)), key=lambda each: (apart[each], -choices[each]))
+            strain += apart[found[number]]
         else:
             found[number] = wanted
-    return found
+    return found, strain
 
 
 def perfect_tile(present: Sequence[int], wanted: Sequence[int]) -> list[int]:

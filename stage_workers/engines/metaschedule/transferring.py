@@ -25,6 +25,8 @@ GOOD = 1.15
 CLOSE = 0.25
 """Closeness from which a schedule is taken over where there is a rule of our own for the task: what that one
 draws is good, too. What MetaSchedule's rules draw seldom is."""
+STRAIN = 2.0
+"""So much of it must be changed for a schedule to say half."""
 REACH = 6.0
 """Distance at which a task says e times less than one that is the same."""
 
@@ -43,7 +45,7 @@ class Fitted(NamedTuple):
     scheduled: Any
     """The TVM schedule."""
     trust: float
-    """From 0 to 1: how good it was there, and how close that task is."""
+    """From 0 to 1: how good it was there, how close that task is, and how little had to be changed."""
 
 
 def nearest(call: UpdateCall) -> list[Near]:
@@ -81,8 +83,9 @@ def fitted(call: UpdateCall, near: Sequence[Near]) -> list[Fitted]:
         leaders = sorted(direct, key=_latency)[:FROM_EACH]
         for trial in leaders:
             share = _latency(leaders[0]) / _latency(trial)
-            if share * GOOD >= 1 and (scheduled := space.fitted(trial.candidate.schedule)) is not None:
-                found.append(Fitted(scheduled, share * each.closeness))
+            if share * GOOD >= 1 and (fit := space.fitted(trial.candidate.schedule)) is not None:
+                kept = 2 ** (-fit.strain / STRAIN)
+                found.append(Fitted(fit.scheduled, share * each.closeness * kept))
     return found
 
 
