@@ -60,7 +60,7 @@ def main() -> None:
     known = _known(parser.parse_args().records)
     fits: dict[str, Callable[[Sequence[Kernel]], Prior]] = {
         "with the engine": lambda _: Prior(prior.shipped()),
-        "learned": lambda kernels: Prior(learning.fit(kernels)),
+        "learned": lambda kernels: Prior(learning.fit(kernels, Prior(prior.shipped()))),
         "pairs of all": lambda kernels: _by_pairs(kernels, "mean"),
         "pairs with the best": lambda kernels: _by_pairs(kernels, "topk"),
     }
@@ -114,7 +114,7 @@ def _searches(known: Sequence[Known]) -> list[str]:
         models = frozenset(one.models)
         if models not in learned:
             rest = [each.kernel for each in known if not each.models & models]
-            learned[models] = Prior(learning.fit(rest))
+            learned[models] = Prior(learning.fit(rest, Prior(prior.shipped())))
         similar = [scored for each in near for scored in _scored(each)]
         for tried in TRIED:
             for draw in range(DRAWS):

@@ -30,8 +30,10 @@ from tunemesh.shared.messages import Candidate, Settings, Trial
 from tunemesh.stage_workers.engines.metaschedule import (
     MetaScheduleEngine,
     learning,
+    prior,
 )
 from tunemesh.stage_workers.engines.metaschedule.learning import Kernel
+from tunemesh.stage_workers.engines.metaschedule.prior import Prior
 from tunemesh.stage_workers.engines.protocol import BuildCall, Examples, UpdateCall
 from tunemesh.stage_workers.graph import compilation, workloads
 from tunemesh.stage_workers.platforms.protocol import ProfileCall
@@ -159,7 +161,7 @@ def _pair(database: Database, name: str, known: Sequence[tuple[set[str], Kernel]
         source=examples_of(tried),
         workload=wanted.workload,
         target=wanted.target,
-        prior=learning.fit([kernel for of, kernel in known if not of & models]),
+        prior=learning.fit([kernel for of, kernel in known if not of & models], Prior(prior.shipped())),
     )
 
 

@@ -14,6 +14,8 @@ from tvm import te, topi
 from tvm.s_tir import meta_schedule
 from tvm.target import codegen
 
+PATIENCE = 200.0
+
 
 def product(size: int) -> tvm.IRModule:
     """One matrix by another, both of ``size`` x ``size``."""
@@ -37,6 +39,9 @@ def main() -> None:
         str(given.folder),
         given.trials,
         num_trials_per_iter=given.trials,
+        # Its workers import TVM first: on a busy machine that takes longer than the 30 s that they have.
+        builder=meta_schedule.builder.LocalBuilder(timeout_sec=PATIENCE),
+        runner=meta_schedule.runner.LocalRunner(timeout_sec=PATIENCE),
         strategy="replay-trace",
     )
     print(f"{len(database)} records in {given.folder}")

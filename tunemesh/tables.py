@@ -97,12 +97,9 @@ def ways(report: JobReport) -> str:
     """How the tasks are computed that can be computed in several ways, in a sentence; empty where there are
     none."""
     counts = Counter(task.way for task in report.tasks if task.way)
-    return (
-        "tasks by how they are computed: "
-        + ", ".join(f"{count} {way}" for way, count in sorted(counts.items()))
-        if counts
-        else ""
-    )
+    if not counts:
+        return ""
+    return f"tasks by way: {'; '.join(f'{count} {way}' for way, count in sorted(counts.items()))}"
 
 
 def jobs_table(jobs: list[JobProgress], now: float) -> Table:

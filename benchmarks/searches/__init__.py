@@ -1,1 +1,1 @@
-"""Strategies of search compared, on real kernels and on a table of them."""
+"""Strategies of search compared on real kernels."""

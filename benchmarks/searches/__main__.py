@@ -1,46 +1,28 @@
-"""``python -m benchmarks.searches``: strategies of search compared.
-
-run OPERATOR --engine template --search reinforce --trials 256 --seeds 5 > trials.jsonl
-table > table.jsonl.xz              every kernel of a small space of one operator, measured
-compare                             all searches on the shipped table, many seeds
-"""
+"""``python -m benchmarks.searches OPERATOR --search reinforce --trials 256 --seeds 5``: a search on real
+kernels, one trial a line, and a summary of each seed."""
 
 from __future__ import annotations
 
 import argparse
-import lzma
 import statistics
 import sys
 
 import msgspec
 
-from benchmarks.searches import operators, running, table
+from benchmarks.searches import operators, running
 from tunemesh.stage_workers.engines.template import searches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.searches", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="search real kernels, one trial a line")
-    run.add_argument("operator", choices=operators.NAMES)
-    run.add_argument("--engine", default="template")
-    run.add_argument("--search", choices=searches.NAMES)
-    run.add_argument("--layout", choices=("given", "chosen"), default="given")
-    run.add_argument("--trials", type=int, default=256)
-    run.add_argument("--seconds", type=float, default=600.0)
-    run.add_argument("--seeds", type=int, default=1)
-    commands.add_parser("table", help="measure the table")
-    compare = commands.add_parser("compare", help="searches on the table")
-    compare.add_argument("--seeds", type=int, default=20)
-    compare.add_argument("--trials", type=int, default=1024)
-    given = parser.parse_args()
-    if given.command == "run":
-        _run(given)
-    elif given.command == "table":
-        lines = b"".join(msgspec.json.encode(row) + b"\n" for row in table.measure())
-        sys.stdout.buffer.write(lzma.compress(lines))
-    else:
-        print(table.compare(given.seeds, given.trials))
+    parser.add_argument("operator", choices=operators.NAMES)
+    parser.add_argument("--engine", default="template")
+    parser.add_argument("--search", choices=searches.NAMES)
+    parser.add_argument("--layout", choices=("given", "chosen"), default="given")
+    parser.add_argument("--trials", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seeds", type=int, default=1)
+    _run(parser.parse_args())
 
 
 def _run(given: argparse.Namespace) -> None:

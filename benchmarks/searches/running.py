@@ -94,13 +94,13 @@ class Bench:
             if not proposal.schedules:
                 return
             for name, schedule in proposal.schedules:
-                trial, row = self.tried(engine, Candidate(number, name, schedule), best, began)
+                trial, row = self._tried(engine, Candidate(number, name, schedule), best, began)
                 best = min(best, trial.latency)
                 new.append(trial)
                 yield row
                 number += 1
 
-    def tried(self, engine: Engine, candidate: Candidate, best: float, began: float) -> tuple[Trial, Tried]:
+    def _tried(self, engine: Engine, candidate: Candidate, best: float, began: float) -> tuple[Trial, Tried]:
         started = time.perf_counter()
         built = engine.build(
             BuildCall(workload=self.task.workload, target=self.target, schedule=candidate.schedule)

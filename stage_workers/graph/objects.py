@@ -57,7 +57,9 @@ def is_plain(function: Any, target: str) -> bool:
     )
 
 
-def compiled(function: Any, target: str, left_out: Iterable[str] = ()) -> tuple[str, bytes]:
+def compiled(
+    function: Any, target: str, left_out: Iterable[str] = (), *, optimised: bool = True
+) -> tuple[str, bytes]:
     """The symbol that tells a function's content, and the relocatable object that exports it.
 
     Checks of arguments are left out, which are half of a small kernel's code: whoever calls it knows what it
@@ -65,12 +67,15 @@ def compiled(function: Any, target: str, left_out: Iterable[str] = ()) -> tuple[
 
     Args:
         left_out: names of TVM's passes that do not run.
+        optimised: whether LLVM is to make it fast.
     """
     import tvm
 
     left_out = list(left_out)
     module = fast_math.with_operators(tvm.IRModule({"main": function}), target)
     module = loops.for_cores_of(tvm.IRModule({"main": _bare(module["main"])}), target)
+    described = _description(target)
+    target = target if optimised else _unoptimised(target)
     parts = [workloads.structural_hash(module), _description(target), *left_out]
     symbol = f"tunemesh_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
     code = _known.get(symbol)
@@ -82,7 +87,7 @@ def compiled(function: Any, target: str, left_out: Iterable[str] = ()) -> tuple[
             code = half_conversions.hidden(code, symbol) or _made(named, target, left_out)
         _remember(symbol, code)
     for wanted, found in _collectors:
-        if wanted == _description(target):
+        if wanted == described:
             found[symbol] = code
     return symbol, code
 
@@ -136,6 +141,11 @@ def _bare(function: Any) -> Any:
         if str(name) not in CODE:
             bare = bare.without_attr(name)
     return bare.with_attr(NOALIAS, True)
+
+
+def _unoptimised(target: str) -> str:
+    """A canonical target of a CPU for which LLVM takes no time to make code fast."""
+    return json.dumps({**json.loads(target), "opt-level": 0}, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=64)

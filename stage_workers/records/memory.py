@@ -66,8 +66,8 @@ def memory(connection: Connection, task: str, conditions: str, which: Filter) ->
         )
         ordered = tried.group_by(TRIALS.c.hash).order_by(func.max(TRIALS.c.at).desc(), TRIALS.c.hash)
         seen = list(connection.execute(ordered.limit(SEEN)).scalars())
-    known = {each.trial.id for each in own}
-    others = [each for each in _some(connection, task, anywhere, KEPT, KEPT) if each.trial.id not in known]
+    known = set(seen)
+    others = [each for each in _some(connection, task, anywhere, KEPT, KEPT) if each.trial.hash not in known]
     return Memory(seen=seen, here=_comparable(connection, own), elsewhere=_comparable(connection, others))
 
 

@@ -36,7 +36,15 @@ from tunemesh.stage_workers.engines.protocol import (
     TirPart,
     prepack_name,
 )
-from tunemesh.stage_workers.graph import canonical, compilation, packing, prepacking, targets, workloads
+from tunemesh.stage_workers.graph import (
+    canonical,
+    compilation,
+    objects,
+    packing,
+    prepacking,
+    targets,
+    workloads,
+)
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, TunedTask
 
 ROWS, DEPTH, COLUMNS = 8, 128, 96
@@ -232,6 +240,31 @@ def test_a_function_may_pack_several_weights(target: str) -> None:
     assert [trial.outcome for trial in trials] == ["measured"] * 3
     names = [{str(name.name_hint) for name in part(task, target, each).get_global_vars()} for each in trials]
     assert {"main", prepack_name(1), prepack_name(2)} in names
+
+
+@pytest.mark.parametrize(("most", "level"), [(DEPTH * COLUMNS, 0), (DEPTH * COLUMNS - 1, targets.LLVM_LEVEL)])
+def test_what_puts_a_small_weight_into_order_once_is_not_optimised(
+    product: ExtractedTask,
+    target: str,
+    trials: list[Trial],
+    most: int,
+    level: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    levels: list[int] = []
+    made = objects._made
+
+    def noted(function: Any, target: str, left_out: list[str]) -> bytes:
+        levels.append(int(targets.load(target).attrs["opt-level"]))
+        return made(function, target, left_out)
+
+    monkeypatch.setattr(objects, "_made", noted)
+    monkeypatch.setattr(objects, "_known", {})
+    monkeypatch.setattr(compilation, "MOVED", most)
+    packing_ones = [each for each in trials if len(part(product, target, each).functions) == 2]
+    assert packing_ones
+    compilation.build_candidate(part(product, target, packing_ones[0]), target)
+    assert sorted(levels) == [level, targets.LLVM_LEVEL]
 
 
 # -- Wrong kernels -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ def test_a_job_is_tuned_by_templates_with_a_search_of_ones_choice(tunemesh: Run,
     proto = two_products()
     onnx.save(proto, str(tmp_path / "products.onnx"))
     out = tmp_path / "out"
-    arguments = ["--engine", "template", "--option", "template.search=reinforce", "--trials", 48]
+    arguments = ["--engine", "template", "--option", "template.search=reinforce", "--trials", 32]
     done = tunemesh("tune", tmp_path / "products.onnx", *arguments, "--out", out, timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "products" / "report.json").read_text())

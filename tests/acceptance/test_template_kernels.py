@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -301,6 +302,15 @@ def test_a_template_with_a_mistake_never_wins(target: str, monkeypatch: pytest.M
     monkeypatch.setattr(Contraction, "source", wrong)
     task = task_of(product(20, 48, 32), [1], False, target)
     assert {trial.outcome for trial in tried(task, target, 3)} == {"wrong-result"}
+
+
+def test_what_earlier_jobs_have_tried_is_not_proposed_again(target: str) -> None:
+    task = task_of(product(20, 48, 32), [1], False, target)
+    call = UpdateCall(workload=task.workload, target=target, want=6, seed=3)
+    first = dict(ENGINE.update(call).schedules)
+    again = ENGINE.update(msgspec.structs.replace(call, seen=list(first))).schedules
+    assert len(again) == 6
+    assert not first.keys() & dict(again).keys()
 
 
 def test_a_program_that_cannot_be_compiled_is_the_candidates_outcome(

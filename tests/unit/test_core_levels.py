@@ -489,28 +489,31 @@ MOCK = msgspec.convert(
     Scenario,
 )
 GPU = load_scenario(Path(__file__).parents[2] / "benchmarks" / "scenarios" / "gpu.yaml")
-ONE_BY_ONE = msgspec.structs.replace(GPU, jobs=4, every=350.0)
+ONE_BY_ONE = msgspec.structs.replace(GPU, jobs=3, every=350.0)
 AT_ONCE = msgspec.structs.replace(GPU, jobs=5, every=100.0)
 
 
 @pytest.mark.parametrize(
-    ("scenario", "deadlines", "least"),
+    ("scenario", "seeds", "deadlines", "least"),
     [
-        (MOCK, (8.0, 12.0, 15.0), 0.75),
-        (ONE_BY_ONE, (150.0, 200.0, 300.0), 0.8),
-        (AT_ONCE, (150.0, 200.0, 300.0), 0.7),
+        (MOCK, 2, (8.0, 12.0, 15.0), 0.75),
+        (ONE_BY_ONE, 2, (150.0, 200.0, 300.0), 0.8),
+        (AT_ONCE, 1, (150.0, 200.0, 300.0), 0.7),
         (
-            msgspec.structs.replace(ONE_BY_ONE, failures_every=900.0, restarts=[90.0, 600.0]),
-            (200.0, 400.0),
+            msgspec.structs.replace(ONE_BY_ONE, jobs=2, failures_every=900.0, restarts=[90.0, 450.0]),
+            2,
+            (200.0, 300.0),
             0.7,
         ),
     ],
     ids=["mock", "slow builds", "jobs at once", "kills"],
 )
-def test_a_deadline_is_used_and_kept(scenario: Scenario, deadlines: tuple[float, ...], least: float) -> None:
+def test_a_deadline_is_used_and_kept(
+    scenario: Scenario, seeds: int, deadlines: tuple[float, ...], least: float
+) -> None:
     shares: list[float] = []
     promised = broken = 0
-    for seed in range(2):
+    for seed in range(seeds):
         world = InTime(msgspec.structs.replace(scenario, seed=seed), deadlines=deadlines)
         world.run()
         assert world.core is not None

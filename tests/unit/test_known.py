@@ -344,7 +344,7 @@ def test_what_was_taken_over_from_another_job_is_not_tried_again(recording: Cont
     work = UpdateWork(task=task, want=8, recall=after.state.history)
     again = expect(UpdateDone, done(work, recording, third))
     # They are in the records, too, as the best that is known.
-    assert len(to_begin_with(task, 8, replace(step(work), origin=third), recording)) == 4
+    assert len(to_begin_with(work, replace(step(work), origin=third), recording).leaders) == 4
     assert not {each.hash for each in again.candidates} & {each.hash for each in first.candidates}
     assert len(again.candidates) == 8
 

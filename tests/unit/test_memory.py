@@ -88,6 +88,13 @@ def test_of_many_the_fastest_and_the_latest_are_told_and_all_are_known_by_hash(d
     assert len(found.seen) == count
     fastest, latest = range(memory.KEPT), range(count - memory.KEPT, count)
     assert set(told) == {f"h{number}" for number in (*fastest, *latest)}
+    # What is between is not told as if it had been tried elsewhere.
+    database.add(
+        [trial(-number, 1e-4 * number, conditions=ELSEWHERE, origin=OTHER) for number in range(1, 41)]
+    )
+    assert {name for group in hashes(asked(database), here=False) for name in group} <= {
+        f"h-{number}" for number in range(1, 41)
+    }
 
 
 def test_a_job_of_another_engine_says_nothing(database: Remembering) -> None:

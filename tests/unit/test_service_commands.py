@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from tunemesh import broker_commands, cli, service_commands
 from tunemesh.coordinator.service import service
+from tunemesh.layout import plan
+from tunemesh.mesh import LocalMesh
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.stopping import terminated
 
@@ -71,6 +73,14 @@ def test_a_coordinator_is_told_prices_and_what_is_reserved(monkeypatch: pytest.M
     options = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--price", "profile=2.5", "--reserve", "0.25"]
     assert CliRunner().invoke(cli.app, ["coordinator", *options], catch_exceptions=False).exit_code == 0
     assert told == ["interleaved", None, {"profile": 2.5}, 0.25]
+
+
+def test_a_mesh_of_ones_own_passes_them_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+    mesh = LocalMesh(plan(None), "mock", ["mock"], prices={"profile": 2.5}, reserved=0.25)
+    monkeypatch.setattr(mesh, "_start", lambda _name, _role, arguments, _cpus: begun.append(arguments))
+    mesh._start_children()
+    assert begun[0][-4:] == ["--price", "profile=2.5", "--reserve", "0.25"]
 
 
 def test_a_node_that_ends_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,16 +111,24 @@ def log_scores(latencies: npt.ArrayLike, least: float = LEAST_SCORE) -> npt.NDAr
     return np.log(scores)
 
 
-def train(rows: npt.NDArray[np.float32], scores: npt.NDArray[np.float64], **data: Any) -> Any:
+def train(
+    rows: npt.NDArray[np.float32], scores: npt.NDArray[np.float64], begin: Prior | None = None, **data: Any
+) -> Any:
     """Trees that predict the logarithms of scores.
 
     Args:
+        begin: what they correct; its trees are among those that are returned.
         data: what else ``xgboost.DMatrix`` takes: weights of the rows, a margin to begin with.
     """
     import xgboost
 
     parameters = {**PARAMETERS, "base_score": float(scores.mean())}
-    return xgboost.train(parameters, xgboost.DMatrix(rows, label=scores, **data), num_boost_round=ROUNDS)
+    return xgboost.train(
+        parameters,
+        xgboost.DMatrix(rows, label=scores, **data),
+        num_boost_round=ROUNDS,
+        xgb_model=begin.trees if begin is not None else None,
+    )
 
 
 class Predictor:

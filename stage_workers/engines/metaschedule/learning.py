@@ -52,7 +52,7 @@ def learn(call: LearnCall) -> Learned:
         what = "learn from" if not known else "compare priors on"
         raise BadInput(f"there are too few records to {what}: a task needs {LEAST} measured schedules")
     before = prior.of(call.examples[0].target, call.prior)
-    content = fit(known)
+    content = fit(known, prior.of(call.examples[0].target, None))
     return Learned(
         prior=content,
         trials=sum(len(each.latencies) for each in known),
@@ -80,8 +80,14 @@ def kernels(examples: Iterable[Examples]) -> Iterator[Kernel]:
             yield Kernel(features, cost_model.summaries(features), latencies)
 
 
-def fit(known: Sequence[Kernel]) -> bytes:
+def fit(known: Sequence[Kernel], begin: Prior | None) -> bytes:
     """A prior. Every task counts the same: its candidates are compared with its best, and with nothing else.
+
+    It corrects the one that comes with the engine, which was fitted to what is drawn at random. In records
+    there are only candidates that some search has chosen: of all the others they say nothing.
+
+    Args:
+        begin: the one that comes with the engine, where it has one.
 
     Losses that only count pairs in the wrong order (LambdaMART's, over all pairs or those with one of the
     best) rank no better, see ``docs/evaluation.md``.
@@ -89,7 +95,7 @@ def fit(known: Sequence[Kernel]) -> bytes:
     scores = np.concatenate([cost_model.log_scores(kernel.latencies) for kernel in known])
     weights = np.concatenate([np.full(len(kernel.latencies), 1 / len(kernel.latencies)) for kernel in known])
     rows = np.concatenate([kernel.summaries for kernel in known])
-    return prior.pack(cost_model.train(rows, scores, weight=weights / weights.mean()))
+    return prior.pack(cost_model.train(rows, scores, begin, weight=weights / weights.mean()))
 
 
 def by_prior(known: Prior) -> Expecting:

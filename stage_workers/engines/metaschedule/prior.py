@@ -39,17 +39,17 @@ class Prior:
     def __init__(self, content: bytes) -> None:
         import xgboost
 
-        self._trees: Any = xgboost.Booster({"nthread": 1})
-        self._trees.load_model(bytearray(content))
+        self.trees: Any = xgboost.Booster({"nthread": 1})
+        self.trees.load_model(bytearray(content))
 
     @property
     def readable(self) -> bool:
         """Whether it was fitted to the features that candidates have now."""
-        return bool(self._trees.attr(FORMAT) == str(options.FORMAT))
+        return bool(self.trees.attr(FORMAT) == str(options.FORMAT))
 
     def predict(self, summaries: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Logarithms of scores, one per row of :func:`.cost_model.summaries`."""
-        return np.asarray(self._trees.inplace_predict(summaries), np.float32)
+        return np.asarray(self.trees.inplace_predict(summaries), np.float32)
 
 
 def pack(trees: Any) -> bytes:

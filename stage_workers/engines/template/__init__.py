@@ -11,9 +11,13 @@ from tunemesh.stage_workers.engines.protocol import (
     BuildOutcome,
     ExportCall,
     Exported,
+    LearnCall,
+    Learned,
     Part,
     PartCall,
     Proposal,
+    RankCall,
+    Ranking,
     ReadCall,
     ReadRecords,
     TaskRef,
@@ -49,6 +53,13 @@ class TemplateEngine:
         from tunemesh.stage_workers.engines.template import tuning
 
         return tuning.update(call, self.format)
+
+    def rank(self, call: RankCall) -> Ranking:
+        """Nothing is known of kernels that were not measured."""
+        return Ranking(scores=[None] * len(call.schedules))
+
+    def learn(self, call: LearnCall) -> Learned:
+        raise BadInput("the template engine learns nothing from the records")
 
     def build(self, call: BuildCall) -> BuildOutcome:
         from tunemesh.stage_workers.engines.template import tuning

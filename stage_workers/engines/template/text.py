@@ -115,6 +115,15 @@ INLINE vec part(const float *p, int count) {{ vec r = {{}}; memcpy(&r, p, 4 * co
 INLINE void store(float *p, vec x) {{ *(loose *)p = x; }}
 INLINE void store_part(float *p, vec x, int count) {{ memcpy(p, &x, 4 * count); }}
 INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (ivec)b)); }}
+#if defined __AVX__
+#define IN_REGISTER(x) __asm__("" : "+v"(x))
+#elif defined __SSE2__
+#define IN_REGISTER(x) __asm__("" : "+x"(x))
+#elif defined __aarch64__
+#define IN_REGISTER(x) __asm__("" : "+w"(x))
+#else
+#define IN_REGISTER(x)
+#endif
 #ifdef __AVX__
 #define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ \\
   vec r; __asm__("v" #name "ps %2, %1, %0" : "=v"(r) : "v"(a), "v"(b)); return r; }}

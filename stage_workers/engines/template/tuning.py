@@ -77,14 +77,22 @@ def update(call: UpdateCall, format: int) -> Proposal:
     """See :meth:`stage_workers.engines.protocol.Engine.update`."""
     task = taken(call.workload, call.target)
     results = []
-    for trial in call.trials:
+    before = [trial for each in call.here if each.format == format for trial in each.trials]
+    for trial in (*before, *call.trials):
         genome = schedules.genome_of(schedules.unpacked(trial.candidate.schedule), task.space)
         if genome is not None:
             results.append((genome, trial.estimate))
     search = options.read(call.options).search
-    state, genomes = searches.propose(search, task.space, call.search, results, call.want, call.seed)
-    proposed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
-    return Proposal(search=state, schedules=proposed, format=format)
+    state, seen = call.search, set(call.seen)
+    proposed: dict[str, bytes] = {}
+    while True:
+        want = call.want - len(proposed)
+        state, genomes = searches.propose(search, task.space, state, results, want, call.seed)
+        packed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
+        proposed |= {name: schedule for name, schedule in packed if name not in seen}
+        if len(proposed) == call.want or len(genomes) < want:
+            return Proposal(search=state, schedules=list(proposed.items()), format=format)
+        results = []  # earlier jobs have tried some of these
 
 
 def build(call: BuildCall) -> BuildOutcome:

@@ -8,7 +8,7 @@ import random
 from tunemesh.stage_workers.engines.template.searches.history import History
 from tunemesh.stage_workers.engines.template.space import Genome
 
-HEATS = 4
+HEATS = 8
 """Random genomes of which one is begun with."""
 DRAWS = 3000
 """Of a random genome, until one is valid and new."""

@@ -37,7 +37,12 @@ class Depthwise:
             used = shape.rows * shape.vectors + 2
             return used <= machine.registers and not Channelwise(operator, roles, shape).objection()
 
-        return Space(knobs, valid)
+        def promise(values: Sequence[int]) -> float:
+            """Results for each load. Weights are loaded once where the registers hold them."""
+            kernel = Channelwise(operator, roles, _shape(values))
+            return kernel.results_per_load(machine.registers)
+
+        return Space(knobs, valid, promise)
 
     def source(self, operator: Operator, values: Sequence[int], symbol: str) -> str:
         return Channelwise(operator, _known(operator), _shape(values)).source(symbol)

@@ -15,6 +15,8 @@ UNROLL = (1, 2, 4, 8)
 DEPTHS = (0, 32, 64, 128, 256, 512)
 BLOCKS = (0, 1, 2, 4, 8, 16, 32)
 LANES = (4, 8, 16)
+IN_ORDER = 1.5
+"""How much more a kernel promises that reads a weight in order."""
 
 
 def up_to(values: Sequence[int], limit: int) -> tuple[int, ...]:
@@ -46,11 +48,14 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
         return used <= machine.registers and not Contraction(operator, roles, shape).objection()
 
     def promise(values: Sequence[int]) -> float:
-        """Multiplications for each load, less those that are for nothing at the ends."""
+        """Multiplications for each load, less those that are for nothing at the ends. A weight that is packed
+        is read in order."""
         shape = shape_of(values)
         width = shape.lanes * shape.vectors
         used = plain.columns / (-(-plain.columns // width) * width)
         used *= plain.rows / (-(-plain.rows // shape.rows) * shape.rows)
+        if shape.pack_moving and roles.moving.weight:
+            used *= IN_ORDER
         return used * shape.lanes * shape.rows * shape.vectors / (shape.rows + shape.vectors)
 
     return Space(knobs, valid, promise)
