@@ -2,10 +2,10 @@
 
     python -m benchmarks.priors RECORDS
 
-For each network of the records, of the tasks that it has: the prior that comes with the engine; one that is
-fitted to the tasks of all other networks, as ``tunemesh records learn`` does it; and ones fitted to the same
-by LambdaMART's loss over pairs, drawn from all of a task or with one of its best eight (XGBoost's
-``rank:pairwise``).
+For each network of the records, of the tasks that it has: the prior that comes with the engine; one that
+is fitted to the tasks of all other networks, as ``tunemesh records learn`` does it; one that does not
+begin with the engine's; and ones fitted to the same by LambdaMART's loss over pairs, drawn from all of a
+task or with one of its best eight (XGBoost's ``rank:pairwise``).
 
 Then a search as if it had tried some candidates of a task, drawn from the records, and had to rank the
 others: with either prior, and with the trials of the two most similar tasks as examples of less weight.
@@ -61,6 +61,7 @@ def main() -> None:
     fits: dict[str, Callable[[Sequence[Kernel]], Prior]] = {
         "with the engine": lambda _: Prior(prior.shipped()),
         "learned": lambda kernels: Prior(learning.fit(kernels, Prior(prior.shipped()))),
+        "from nothing": lambda kernels: Prior(learning.fit(kernels, None)),
         "pairs of all": lambda kernels: _by_pairs(kernels, "mean"),
         "pairs with the best": lambda kernels: _by_pairs(kernels, "topk"),
     }

@@ -285,6 +285,6 @@ def _lines(past: PastJob, progress: JobProgress | None) -> list[tuple[str, str]]
         standing = progress.standing
         found += [("level", f"{standing.verdict}: {standing.reason}")] if standing is not None else []
     if past.phase in ENDED:
-        kept = "kept" if past.results else "not kept any more" if past.phase == "done" else "none"
+        kept = "kept" if past.results else "not kept here" if past.phase == "done" else "none"
         found.append(("results", kept))
     return [(name, text) for name, text in found if text]

@@ -66,7 +66,7 @@ def compiled(
     takes.
 
     Args:
-        left_out: names of TVM's passes that do not run.
+        left_out: names of TVM's passes that do not run, because the function has a schedule.
         optimised: whether LLVM is to make it fast.
     """
     import tvm
@@ -75,7 +75,10 @@ def compiled(
     module = fast_math.with_operators(tvm.IRModule({"main": function}), target)
     module = loops.for_cores_of(tvm.IRModule({"main": _bare(module["main"])}), target)
     described = _description(target)
-    target = target if optimised else _unoptimised(target)
+    if not optimised:
+        target = _unoptimised(target)
+    elif left_out:
+        target = targets.for_schedules(target)
     parts = [workloads.structural_hash(module), _description(target), *left_out]
     symbol = f"tunemesh_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
     code = _known.get(symbol)

@@ -24,10 +24,10 @@ loop are compared with all stores of it (100 otherwise), in one pass of several:
 convolutions."""
 
 X86_OPTIONS = ("-disable-lsr:bool=1",)
-"""More of them for x86, where an address is a sum of two registers in any case: no new variables of loops are
-sought to make addresses cheaper. The search takes a fifth to two fifths of the time in which LLVM makes code
-of what it has optimised. Of 12 kernels, 6 to 8 schedules each, none is slower (geometric mean of CPU times
-1.00)."""
+"""More of them for scheduled code on x86, where an address is a sum of two registers in any case: no new
+variables of loops are sought to make addresses cheaper. The search takes a fifth to two fifths of the time in
+which LLVM makes code of what it has optimised. Of 12 kernels, 6 to 8 schedules each, none is slower
+(geometric mean of CPU times 1.00). Products without a schedule are, by a fifth."""
 
 CUDA_LIMITS = {
     "max_threads_per_block": 1024,
@@ -70,16 +70,16 @@ def load(target: str) -> Any:
     attributes = json.loads(target)
     if attributes["kind"] == "llvm":
         attributes.setdefault("opt-level", LLVM_LEVEL)
-        attributes.setdefault("cl-opt", _options(attributes.get("mtriple", "")))
+        attributes.setdefault("cl-opt", list(LLVM_OPTIONS))
     return tvm.target.Target(attributes)
 
 
-def _options(triple: str) -> list[str]:
-    """Of LLVM for code for that triple; for an empty one it is this machine's."""
-    from tvm.target import codegen
-
-    machine = (triple or str(codegen.llvm_get_system_triple())).partition("-")[0]
-    return [*LLVM_OPTIONS, *(X86_OPTIONS if machine in ("x86_64", "i386", "i686") else ())]
+def for_schedules(target: str) -> str:
+    """A canonical target of a CPU for code that has a schedule."""
+    attributes = json.loads(target)
+    if architecture(target) in ("x86_64", "i386", "i686"):
+        attributes.setdefault("cl-opt", [*LLVM_OPTIONS, *X86_OPTIONS])
+    return json.dumps(attributes, sort_keys=True)
 
 
 def is_gpu(target: str) -> bool:

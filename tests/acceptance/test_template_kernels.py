@@ -14,6 +14,7 @@ from tests.acceptance import direct
 from tunemesh.shared.messages import Candidate, Trial
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
+    Examples,
     ExportCall,
     TaskRef,
     TaskTrials,
@@ -332,6 +333,27 @@ def test_without_a_compiler_it_says_so_in_one_line(target: str, monkeypatch: pyt
     monkeypatch.setenv("PATH", "/nonexistent")
     why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
     assert why == "the template engine needs a compiler of C: install gcc or clang"
+
+
+def test_what_earlier_jobs_have_measured_is_known(target: str) -> None:
+    task = task_of(product(20, 48, 32), [1], False, target)
+    call = UpdateCall(workload=task.workload, target=target, want=4, seed=3)
+    earlier = ENGINE.update(call).schedules
+    trials = [
+        Trial(candidate=Candidate(number, *each), outcome="measured", latencies=[1e-3 * (4 - number)])
+        for number, each in enumerate(earlier)
+    ]
+    examples = [Examples(workload=task.workload, target=target, trials=trials)]
+    seen = [name for name, _ in earlier]
+    again = msgspec.structs.replace(call, here=examples, seen=[*seen, "of-another-engine"])
+    assert not {name for name, _ in ENGINE.update(again).schedules} & set(seen)
+    # A similar task begins with what was best, and with nothing of another format.
+    other = task_of(product(40, 96, 64), [1], False, target)
+    call = UpdateCall(workload=other.workload, target=target, want=4, seed=3, similar=examples)
+    assert [name for name, _ in ENGINE.update(call).schedules][:2] == [seen[3], seen[2]]
+    old = [msgspec.structs.replace(examples[0], format=7)]
+    call = msgspec.structs.replace(call, similar=old)
+    assert not {name for name, _ in ENGINE.update(call).schedules} & set(seen)
 
 
 def test_what_no_template_knows_is_left_to_others(target: str) -> None:

@@ -46,16 +46,25 @@ def test_what_a_target_says_of_llvm_goes_before_what_is_usual_here() -> None:
     said = {"kind": "llvm", "opt-level": 1, "cl-opt": ["-vectorize-slp:bool=false"]}
     usual = targets.load(resolve_target("native")).attrs
     given = targets.load(resolve_target(json.dumps(said))).attrs
-    assert (int(usual["opt-level"]), usual["cl-opt"][0]) == (targets.LLVM_LEVEL, targets.LLVM_OPTIONS[0])
+    assert (int(usual["opt-level"]), list(usual["cl-opt"])) == (
+        targets.LLVM_LEVEL,
+        list(targets.LLVM_OPTIONS),
+    )
     assert (int(given["opt-level"]), list(given["cl-opt"])) == (1, said["cl-opt"])
+    scheduled = targets.load(targets.for_schedules(resolve_target(json.dumps(said)))).attrs
+    assert list(scheduled["cl-opt"]) == said["cl-opt"]
 
 
 @pytest.mark.parametrize(("machine", "more"), [("x86_64", True), ("aarch64", False)])
 def test_variables_of_loops_are_sought_where_addresses_need_them(machine: str, more: bool) -> None:
     from tunemesh.stage_workers.graph import targets
 
-    options = targets.load(json.dumps({"kind": "llvm", "mtriple": f"{machine}-linux-gnu"})).attrs["cl-opt"]
-    assert ("-disable-lsr:bool=1" in list(options)) == more
+    target = json.dumps({"kind": "llvm", "mtriple": f"{machine}-linux-gnu"})
+    without, scheduled = (
+        list(targets.load(each).attrs["cl-opt"]) for each in (target, targets.for_schedules(target))
+    )
+    assert without == list(targets.LLVM_OPTIONS)
+    assert scheduled == [*without, *(targets.X86_OPTIONS if more else ())]
 
 
 def test_a_cpu_has_the_cores_of_the_device_where_its_target_does_not_say() -> None:

@@ -116,6 +116,20 @@ def test_results_may_come_late_in_parts_and_of_others() -> None:
     assert len({*genomes, *more, other, *last}) == 49
 
 
+def test_what_others_have_tried_is_not_proposed_again_and_hints_come_first() -> None:
+    space = Space((Knob("a", tuple(range(6))), Knob("b", tuple(range(4)))), lambda values: values[0] != 5)
+    seen, known, hint, invalid = (0, 0), (1, 1), (3, 2), (5, 0)
+    results = [(known, 2e-3), (seen, math.nan)]
+    hints = [invalid, known, hint]
+    state, genomes = searches.propose("surrogate", space, None, results, 4, 0, hints)
+    assert genomes[0] == hint
+    assert len(genomes) == 4
+    # Nothing is forgotten when the same is said again.
+    _, rest = searches.propose("surrogate", space, state, [(hint, 1e-3), (known, math.nan)], 20, 0)
+    assert {*genomes, *rest} == set(space.all()) - {seen, known}
+    assert len(rest) == 14
+
+
 def test_where_everything_fails_the_search_goes_on() -> None:
     for name in searches.NAMES:
         proposed = rounds(name, wide(), lambda _: math.inf, 6)

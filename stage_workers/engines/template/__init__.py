@@ -55,7 +55,7 @@ class TemplateEngine:
         return tuning.update(call, self.format)
 
     def rank(self, call: RankCall) -> Ranking:
-        """Nothing is known of kernels that were not measured."""
+        """It knows nothing of tasks that it has not measured."""
         return Ranking(scores=[None] * len(call.schedules))
 
     def learn(self, call: LearnCall) -> Learned:

@@ -50,6 +50,16 @@ def genome_of(schedule: Schedule, space: Space) -> Genome | None:
     return tuple(genome)
 
 
+def genome_of_hash(name: str, template: str, space: Space) -> Genome | None:
+    """The genome of a candidate's hash; ``None`` where it is none of this template and space."""
+    kind, _, text = name.partition(".")
+    values = text.split("-")
+    if kind != template or len(values) != len(space.knobs) or not all(map(str.isdecimal, values)):
+        return None
+    named = {knob.name: int(value) for knob, value in zip(space.knobs, values, strict=True)}
+    return genome_of(Schedule(template, named), space)
+
+
 def values_of(schedule: Schedule, space: Space) -> Sequence[int]:
     """The values of the knobs in their order.
 

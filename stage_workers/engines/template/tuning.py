@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from tunemesh.shared.messages import Trial
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
@@ -25,10 +27,13 @@ from tunemesh.stage_workers.engines.template import (
 )
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
-from tunemesh.stage_workers.engines.template.space import Space
+from tunemesh.stage_workers.engines.template.space import Genome, Space
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
 from tunemesh.stage_workers.graph import linking, targets
+
+HINTS_EACH, HINTS = 2, 4
+"""How many of what was good for one other task, or under other conditions, are tried first; and of all."""
 
 
 class Taken(NamedTuple):
@@ -74,25 +79,38 @@ def taken(workload: bytes, target: str) -> Taken:
 
 
 def update(call: UpdateCall, format: int) -> Proposal:
-    """See :meth:`stage_workers.engines.protocol.Engine.update`."""
+    """See :meth:`stage_workers.engines.protocol.Engine.update`. What earlier jobs have measured under the
+    same conditions counts as measured here; what was best under others, or for similar tasks, is tried
+    first."""
     task = taken(call.workload, call.target)
+    results = _results(task, call.trials)
+    for examples in call.here:
+        if examples.format == format:
+            results += _results(task, examples.trials)
+    tried = (schedules.genome_of_hash(name, task.template.name, task.space) for name in call.seen)
+    results += [(genome, searches.WAITING) for genome in tried if genome is not None]
+    hints: list[Genome] = []
+    if call.search is None:
+        for examples in (*call.elsewhere, *call.similar):
+            if examples.format == format:
+                best = sorted(_results(task, examples.trials), key=lambda result: result[1])
+                hints += [genome for genome, _ in best[:HINTS_EACH]]
+    search = options.read(call.options).search
+    state, genomes = searches.propose(
+        search, task.space, call.search, results, call.want, call.seed, hints[:HINTS]
+    )
+    proposed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
+    return Proposal(search=state, schedules=proposed, format=format)
+
+
+def _results(task: Taken, trials: Sequence[Trial]) -> list[tuple[Genome, float]]:
+    """Genomes and latencies of trials, of this template or another with such knobs."""
     results = []
-    before = [trial for each in call.here if each.format == format for trial in each.trials]
-    for trial in (*before, *call.trials):
+    for trial in trials:
         genome = schedules.genome_of(schedules.unpacked(trial.candidate.schedule), task.space)
         if genome is not None:
             results.append((genome, trial.estimate))
-    search = options.read(call.options).search
-    state, seen = call.search, set(call.seen)
-    proposed: dict[str, bytes] = {}
-    while True:
-        want = call.want - len(proposed)
-        state, genomes = searches.propose(search, task.space, state, results, want, call.seed)
-        packed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
-        proposed |= {name: schedule for name, schedule in packed if name not in seen}
-        if len(proposed) == call.want or len(genomes) < want:
-            return Proposal(search=state, schedules=list(proposed.items()), format=format)
-        results = []  # earlier jobs have tried some of these
+    return results
 
 
 def build(call: BuildCall) -> BuildOutcome:

@@ -64,10 +64,13 @@ class History:
         return max((each.round for each in self.tried), default=-1) + 1
 
     def note(self, results: Iterable[tuple[Genome, float]]) -> None:
-        """What came of some. One that was not proposed here is taken, too."""
+        """What came of some. One that was not proposed here is taken, too; NaN says that it was tried, and no
+        more."""
         places = {each.genome: number for number, each in enumerate(self.tried)}
         for genome, latency in results:
             number = places.get(genome)
+            if math.isnan(latency) and number is not None:
+                continue
             if number is None:
                 places[genome] = len(self.tried)
                 self.tried.append(Tried(genome, latency, self.round, ""))
