@@ -22,7 +22,7 @@ from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import JobEvent
 from tunemesh.stage_workers.records import queries
 from tunemesh.stage_workers.records.database import Database
-from tunemesh.stage_workers.records.questions import ALL
+from tunemesh.stage_workers.records.questions import Filter
 
 MOST = 1_000_000
 LONGEST = 8.0
@@ -153,13 +153,13 @@ def compared(
 
 
 def _recorded(database: Database) -> dict[str, Tried]:
-    """All trials, by job.
+    """All trials of the mock engine, by job: there may be those that come with Tunemesh.
 
     Raises:
         TunemeshError: one is there twice.
     """
     with database.reading() as connection:
-        rows = queries.newest(connection, ALL, MOST)
+        rows = queries.newest(connection, Filter(engine="mock"), MOST)
     found: dict[str, Tried] = {}
     for each in rows:
         of_job = found.setdefault(each.job.job, {})
