@@ -136,11 +136,11 @@ class ArtifactStore:
 
     def _retried(self, blob: Blob, read: Callable[[], tuple[T, str]]) -> T:
         """What ``read`` gives, once nothing is wrong with it."""
-        for pause in (*READ_PAUSES, None):
+        for attempt, pause in enumerate((*READ_PAUSES, None)):
             try:
                 data, flaw = read()
             except FileNotFoundError:
-                if pause == READ_PAUSES[0]:  # it may be on its way back, see `_Folder.remove`
+                if not attempt and pause is not None:  # it may be on its way back, see `_Folder.remove`
                     time.sleep(pause)
                     self._storage.forget(*_place(blob))
                     continue

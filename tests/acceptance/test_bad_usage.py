@@ -69,7 +69,7 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
         ([*TUNE, "--out", "{model}"], "cannot write to"),
         (
             ["tune", "{model}", *NOWHERE, "--device", "cpu:0"],
-            "--device, --builders and --memory are for a mesh of its own",
+            "--device, --builders, --memory and --price are for a mesh of its own",
         ),
         (["tune", "{model}", "--artifacts", "/tmp"], "give --broker"),
         (["up", "--folder", "{model}"], "cannot use"),
