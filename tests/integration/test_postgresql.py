@@ -155,7 +155,8 @@ def test_what_a_search_begins_with_is_the_same_as_in_sqlite(address: str, tmp_pa
             database.add(
                 [*around(ORIGIN, HERE, ELSEWHERE), workload, trial(0), trial(1, None), trial(2, 2e-3)]
             )
-            database.add([trial(3, 1e-4, conditions=ELSEWHERE)])
+            theirs = Origin(job="their-net", accepted=50.0, model="net.onnx")
+            database.add([*around(theirs), trial(3, 1e-4, origin=theirs, conditions=ELSEWHERE)])
             with database.writing() as connection:
                 memory.keep(connection, prior)
                 memory.keep(connection, prior)
