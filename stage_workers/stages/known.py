@@ -92,9 +92,11 @@ def _conditions(device: Device, constants: int, settings: Settings) -> Condition
 
 
 def _sound(best: Best) -> bool:
-    """Whether its latency was measured without disturbance."""
-    trial = best.found.trial
-    return best.found.confirmed is not None or (trial.drift <= THRESHOLD and not trial.cut_short)
+    """Whether its latency was measured without disturbance. One slower than the untuned kernel may have
+    been cut short: it is not used, but tells that nothing faster was found."""
+    found, trial = best.found, best.found.trial
+    slower = found.latency is not None and found.latency > best.untuned
+    return found.confirmed is not None or (trial.drift <= THRESHOLD and (slower or not trial.cut_short))
 
 
 def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Known | None:

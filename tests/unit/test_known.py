@@ -82,6 +82,8 @@ def tune(
     drift: float = 0.0,
     assembled: bool = True,
     confirmed: bool = False,
+    cut_short: bool = False,
+    fastest: float = 0.1,
 ) -> dict[str, Trial]:
     """A job, with all that its workers do; the best of each task by the id of the task."""
     best = {}
@@ -92,8 +94,9 @@ def tune(
             Trial(
                 candidate=each,
                 outcome="measured",
-                latencies=[0.1 + 0.01 * each.index] * 3,
+                latencies=[fastest + 0.01 * each.index] * 3,
                 drift=drift,
+                cut_short=cut_short,
                 conditions=HERE.id,
             )
             for each in update.candidates
@@ -189,6 +192,20 @@ def test_what_was_confirmed_counts(recording: Context) -> None:
 def test_what_cannot_be_trusted_is_tuned(recording: Context, how: dict[str, Any]) -> None:
     tune(recording, **how)
     assert imported(recording).known == {}
+
+
+def test_what_was_cut_short_is_known_where_it_is_slower_than_untuned(recording: Context) -> None:
+    tune(recording, cut_short=True)
+    assert imported(recording).known == {}
+    # Nothing faster than the untuned kernel, which takes 0.9 s, was found.
+    tune(recording, replace(FIRST, job="slower", model="other"), cut_short=True, fastest=1.5)
+    assert imported(recording).known == {}  # another job has found what may be faster
+
+
+def test_that_nothing_faster_than_untuned_was_found_is_known(recording: Context) -> None:
+    tune(recording, cut_short=True, fastest=1.5)
+    known = imported(recording).known["t00"]
+    assert (known.best, known.untuned) == (pytest.approx(1.5), 0.9)
 
 
 def test_it_says_how_much_was_tried_to_find_it(recording: Context) -> None:
