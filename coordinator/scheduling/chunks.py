@@ -74,7 +74,7 @@ def best(
         fits: whether it is to be through as soon as possible even if other work fills the gaps.
     """
     if build is None and builders <= math.ceil(batch / limit):
-        return limit
+        return min(limit, batch)
     build = build or Cost(0.0, GUESS)
     idle = free > math.ceil(batch / limit)
     short = math.ceil(LONGEST / build.each) if build.each * limit > LONGEST else limit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.world import World, request
@@ -65,6 +65,7 @@ def test_no_chunk_builds_for_half_a_minute_whatever_a_step_costs_the_device() ->
     assert size(NVCC, Cost(5.0, 0.1), 11, free=0) == 2
 
 
+@example(batch=1, limit=2, build=None, profile=None, builders=0, free=0, devices=0, waits=False, fits=False)
 @given(
     batch=st.integers(1, 512),
     limit=st.integers(1, 8),
