@@ -17,6 +17,7 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadMessage, LinkDown, TunemeshError
 from tunemesh.shared.messages import AskHistory, Census, JobEvent, PastJobs
 from tunemesh.shared.text import clip
+from tunemesh.shared.transport.letters import dead_letter
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
@@ -181,14 +182,7 @@ class Historian:
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
         log.warning("dead-lettered %s from %s: %s", delivery.message_id[:200], delivery.queue, reason)
-        letter = Outgoing(
-            exchange=topology.DEAD,
-            key="",
-            body=delivery.body,
-            message_id=delivery.message_id,
-            type="undecodable",
-            headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
-        )
+        letter = dead_letter(delivery, topology.DEAD, reason)
         self._link.publish(letter).add_done_callback(lambda _: self._link.ack(delivery))
 
     # -- Questions ------------------------------------------------------------------------------------------

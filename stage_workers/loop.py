@@ -32,6 +32,7 @@ from tunemesh.shared.messages import (
 from tunemesh.shared.messages.basics import tag_of
 from tunemesh.shared.retry import Retry
 from tunemesh.shared.text import clip
+from tunemesh.shared.transport.letters import dead_letter
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
@@ -267,14 +268,7 @@ class Worker:
     def _put_aside(self, delivery: Delivery, reason: str, kind: str = "undecodable") -> None:
         """Dead-letter what cannot be decoded or done here, together with the reason."""
         log.warning("dead-lettered %s from %s: %s", delivery.message_id[:200], delivery.queue, reason)
-        letter = Outgoing(
-            exchange=topology.DEAD,
-            key="",
-            body=delivery.body,
-            message_id=delivery.message_id,
-            type=kind,
-            headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
-        )
+        letter = dead_letter(delivery, topology.DEAD, reason, kind)
         self._settle(delivery, letter)
 
 

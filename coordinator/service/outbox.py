@@ -14,6 +14,7 @@ from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage, LinkDown
 from tunemesh.shared.messages import Census, JobEvent, Message, Snapshot, Step
+from tunemesh.shared.transport.letters import dead_letter
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing
 
 log = logging.getLogger(__name__)
@@ -72,14 +73,7 @@ class Outbox:
     def put_aside(self, delivery: Delivery, reason: str, kind: str, reply_to: str | None) -> None:
         """Dead-letter a message, with the reason, and tell a client that asked for answers."""
         log.warning("dead-lettered a message from %s: %s", delivery.exchange, reason)
-        letter = Outgoing(
-            exchange=topology.DEAD,
-            key="",
-            body=delivery.body[: codec.MAX_MESSAGE],
-            message_id=delivery.message_id,
-            type=kind,
-            headers={"reason": reason[:500], "from-exchange": delivery.exchange, "from-key": delivery.key},
-        )
+        letter = dead_letter(delivery, topology.DEAD, reason, kind, codec.MAX_MESSAGE)
         # One that nobody takes is in the log, and must not be held for ever.
         self.publish(letter, lambda: self._link.ack(delivery), lambda: self._link.ack(delivery))
         if delivery.exchange == topology.RESULTS and kind == "undecodable":
