@@ -120,7 +120,8 @@ def test_the_longest_answer_fits_into_a_message(database: Database) -> None:
     longest = ended("j" * 64, error="e" * 1000, asked_by="u" * 300, tenant="t" * 64, target="x" * 2000)
     history.keep(database, msgspec.structs.replace(longest, text="t" * 1000))
     (past,) = asked(database).jobs
-    codec.encode(PastJobs(jobs=[msgspec.structs.replace(past, name="n" * 200)] * MOST_PAST))
+    answer = PastJobs(jobs=[msgspec.structs.replace(past, name="n" * 200)] * MOST_PAST)
+    assert codec.decode(codec.encode(answer), PastJobs) == answer
 
 
 # -- What is kept -----------------------------------------------------------------------------------------
