@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from msgspec import Struct
 
@@ -136,11 +137,8 @@ class Prior(Struct, frozen=True, kw_only=True):
 
 def family_of(target: str) -> str:
     """Of the devices that a canonical target is for: what is fast on one of them is fast on the others."""
-    try:
-        described = json.loads(target)
-    except ValueError:
-        return target
-    if not isinstance(described, dict):
+    described = _described(target)
+    if described is None:
         return target
     names = (described.get(each) for each in ("kind", "mtriple", "mcpu", "arch"))
     return " ".join(name for name in names if isinstance(name, str))
@@ -153,8 +151,14 @@ def main_of(operator: str) -> str:
 
 def kind_of(target: str) -> str:
     """Of a canonical target: ``llvm``. A schedule for one CPU can be made to fit another."""
+    described = _described(target)
+    return target if described is None else str(described.get("kind", target))
+
+
+def _described(target: str) -> dict[str, Any] | None:
+    """A canonical target as TVM describes it; ``None`` for those that are a name, as the mock engine's."""
     try:
         described = json.loads(target)
     except ValueError:
-        return target
-    return str(described.get("kind", target)) if isinstance(described, dict) else target
+        return None
+    return described if isinstance(described, dict) else None
