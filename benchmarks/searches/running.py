@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import Literal
 
 from msgspec import Struct
 
@@ -55,11 +54,11 @@ class Bench:
         task: what is tuned.
     """
 
-    def __init__(self, name: str, layout: Literal["given", "chosen"]) -> None:
+    def __init__(self, name: str) -> None:
         self.platform = platforms.load(platforms.TVM)
         self.platform.preload()
         self.target = self.platform.resolve_target(TargetCall(target="native")).canonical
-        options = AS_GIVEN if layout == "given" else {}
+        options = {} if name in operators.CHANNELS_LAST else AS_GIVEN
         call = ImportCall(model=operators.model(name), target=self.target, options=options)
         self.task: ExtractedTask = max(
             self.platform.import_model(call).tasks, key=lambda task: len(task.workload)

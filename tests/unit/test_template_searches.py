@@ -16,7 +16,7 @@ from tunemesh.stage_workers.engines.template.searches import reinforce
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
 from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
 
-LEARNING = [name for name in searches.NAMES if name != "random"]
+LEARNING = [name for name in searches.OWN if name != "random"]
 
 spaces = st.builds(
     lambda counts, modulus: Space(
@@ -59,7 +59,7 @@ def rounds(
     return proposed
 
 
-@pytest.mark.parametrize("name", searches.NAMES)
+@pytest.mark.parametrize("name", searches.OWN)
 @settings(max_examples=8, deadline=None)
 @given(space=spaces, want=st.integers(1, 20), seed=st.integers(0, 5))
 def test_every_proposal_is_valid_and_new_until_there_is_none_left(
@@ -78,7 +78,7 @@ def test_every_proposal_is_valid_and_new_until_there_is_none_left(
         results = [(genome, latency(genome)) for genome in genomes]
 
 
-@pytest.mark.parametrize("name", searches.NAMES)
+@pytest.mark.parametrize("name", searches.OWN)
 def test_equal_calls_give_equal_proposals(name: str) -> None:
     first, again = (rounds(name, wide(), slope, 5) for _ in range(2))
     assert first == again
@@ -94,7 +94,7 @@ def test_what_a_search_that_learns_proposes_in_the_end_is_faster_than_chance(nam
     assert last(name) < 0.95 * last("random")
 
 
-@pytest.mark.parametrize("name", searches.NAMES)
+@pytest.mark.parametrize("name", searches.OWN)
 def test_what_is_known_of_a_thousand_trials_is_some_kilobytes(name: str) -> None:
     space = wide()
     state, results = None, list[tuple[Genome, float]]()
@@ -131,7 +131,7 @@ def test_what_others_have_tried_is_not_proposed_again_and_hints_come_first() -> 
 
 
 def test_where_everything_fails_the_search_goes_on() -> None:
-    for name in searches.NAMES:
+    for name in searches.OWN:
         proposed = rounds(name, wide(), lambda _: math.inf, 6)
         assert [len(batch) for batch in proposed] == [16] * 6
 
@@ -159,7 +159,7 @@ def test_searches_begin_with_what_promises_much(name: str) -> None:
 
 def test_every_search_can_be_asked_for_and_no_other() -> None:
     engine = TemplateEngine()
-    for name in searches.NAMES:
+    for name in searches.OWN:
         engine.check_options({"search": name})
     with pytest.raises(BadInput, match=r"there is no search 'luck'; there are random, .*portfolio"):
         engine.check_options({"search": "luck"})

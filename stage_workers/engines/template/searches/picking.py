@@ -8,6 +8,8 @@ import random
 from tunemesh.stage_workers.engines.template.searches.history import History
 from tunemesh.stage_workers.engines.template.space import Genome
 
+FIRST = 16
+"""Trials that a search begins with before it learns from them."""
 HEATS = 8
 """Random genomes of which one is begun with."""
 DRAWS = 3000

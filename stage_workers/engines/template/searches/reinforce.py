@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunemesh.stage_workers.engines.template.searches.history import History
-from tunemesh.stage_workers.engines.template.searches.picking import Picks, speeds
+from tunemesh.stage_workers.engines.template.searches.picking import FIRST, Picks, speeds
 from tunemesh.stage_workers.engines.template.space import Genome
 
 Logits = list[NDArray[np.float64]]
@@ -19,8 +19,6 @@ Logits = list[NDArray[np.float64]]
 RATE = 0.25
 """Of learning, for each trial."""
 ENTROPY = 0.01
-FIRST = 16
-"""Random ones to begin with."""
 DRAWS = 200
 """Of the policy for each that is wanted."""
 
