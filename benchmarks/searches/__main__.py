@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.searches import comparing, operators, simulating, table, tabulating
+from benchmarks.searches import comparing, operators, simulating, summary, table, tabulating
 from tunemesh.stage_workers.engines.template import searches
 
 
@@ -46,6 +46,12 @@ def main() -> None:
     simulate.add_argument("--out", type=Path, required=True)
     simulate.set_defaults(call=_simulate)
 
+    report = commands.add_parser("report", help="tables and plots of what `run` and `simulate` have kept")
+    report.add_argument("--real", type=Path, help="a file of `run`")
+    report.add_argument("--simulated", type=Path, help="a file of `simulate`")
+    report.add_argument("--figures", type=Path, default=Path("docs/figures"), help="a folder")
+    report.set_defaults(call=_report)
+
     given = parser.parse_args()
     given.call(given)
 
@@ -73,6 +79,18 @@ def _simulate(given: argparse.Namespace) -> None:
         given.operators, given.searches, range(given.seeds), given.trials, given.out, given.limit
     )
     print(f"left: {left} searches")
+
+
+def _report(given: argparse.Namespace) -> None:
+    if given.simulated is not None:
+        found = simulating.load(given.simulated)
+        print("\n".join(summary.simulated(found)))
+        summary.plot_simulated(given.figures / "searches-tables.svg", found)
+    if given.real is not None:
+        tried = comparing.load(given.real)
+        print("\n".join(summary.real(tried)))
+        over_trials, over_time = (given.figures / f"searches-{name}.svg" for name in ("trials", "seconds"))
+        summary.plot_real(over_trials, over_time, tried)
 
 
 if __name__ == "__main__":

@@ -30,17 +30,15 @@ AGAIN, TIMES = 256, 4
 """So many of the fastest are measured so often in all: the fastest of many is else the luckiest."""
 DISTURBED = 3
 """Tries where something else had the core meanwhile."""
-_REGISTERS: Mapping[str, Sequence[int]] = {
+_BLOCKS: Mapping[str, Sequence[int]] = {
     "lanes": (8, 16),
-    "rows": (2, 4, 6, 8, 10, 12, 14, 20, 28),
     "unroll": (1, 4),
-    "depth": (0, 32),
-    "columns_block": (0, 1, 4, 16),
-    "rows_block": (0, 1, 4, 16),
+    "columns_block": (0, 1, 4),
+    "rows_block": (0, 1, 4),
 }
 PARTS: Mapping[str, Mapping[str, Sequence[int]]] = {
-    operators.WOODPECKER: _REGISTERS,
-    "conv3x3s2-64x56x56-128": {"lanes": (8, 16), "columns_block": (0, 1, 2, 4), "rows_block": (0, 1, 4, 16)},
+    operators.WOODPECKER: {**_BLOCKS, "rows": (2, 4, 6, 8, 10, 12, 14, 20, 28), "depth": (0, 32)},
+    "conv3x3s2-64x56x56-128": _BLOCKS,
 }
 """Values of knobs that a table has; all values of those that are not named."""
 
