@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import random
 import statistics
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +18,7 @@ from hypothesis import strategies as st
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.engines.template import TemplateEngine, searches
-from tunemesh.stage_workers.engines.template.searches import reinforce
+from tunemesh.stage_workers.engines.template.searches import portfolio, reinforce
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
 from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
 
@@ -79,10 +85,43 @@ def test_every_proposal_is_valid_and_new_until_there_is_none_left(
 
 
 @pytest.mark.parametrize("name", searches.OWN)
-def test_equal_calls_give_equal_proposals(name: str) -> None:
-    first, again = (rounds(name, wide(), slope, 5) for _ in range(2))
-    assert first == again
-    assert rounds(name, wide(), slope, 1, seed=1) != first[:1]
+@settings(max_examples=4, deadline=None)
+@given(space=spaces, want=st.integers(1, 20), seed=st.integers(0, 5), order=st.randoms())
+def test_same_seed_and_same_results_give_the_same_proposals_in_whatever_order_they_come(
+    name: str, space: Space, want: int, seed: int, order: random.Random
+) -> None:
+    state, results = None, list[tuple[Genome, float]]()
+    for _ in range(4):
+        mixed = order.sample(results, len(results))
+        first, again = (searches.propose(name, space, state, each, want, seed) for each in (results, mixed))
+        assert first == again
+        state, genomes = first
+        results = [(genome, 1e-3 + 1e-4 * sum(genome)) for genome in genomes]
+
+
+@pytest.mark.parametrize("name", searches.OWN)
+def test_another_seed_gives_other_proposals(name: str) -> None:
+    assert rounds(name, wide(), slope, 1, seed=1) != rounds(name, wide(), slope, 1)
+
+
+def test_other_processes_propose_the_same() -> None:
+    names = [name for name in searches.OWN if name != "portfolio"]  # which is made of the others
+    here = repr([rounds(name, wide(), slope, 4) for name in names])
+    program = (
+        "from tests.unit.test_template_searches import rounds, slope, wide\n"
+        f"print([rounds(name, wide(), slope, 4) for name in {names}])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert there.stdout.strip() == here
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -147,6 +186,24 @@ def test_the_policy_learns_which_values_are_fast() -> None:
     good, idle = reinforce.learned(History(space, tried))
     assert good[1] > good[0] + 1
     assert idle.max() - idle.min() < 0.5
+
+
+def test_the_portfolio_gives_most_trials_to_the_search_that_gains() -> None:
+    space, arms = wide(), list(portfolio.ARMS)
+    genomes = random.Random(0).sample(list(space.all()), 20 * len(arms))
+    tried = [
+        Tried(
+            genome,
+            1e-4 if arms[number % len(arms)] == "roulette" else 1e-3 + 1e-6 * number,
+            number // 16,
+            maker,
+        )
+        for number, genome in enumerate(genomes)
+        for maker in (arms[number % len(arms)],)
+    ]
+    made = Counter(maker for maker, _ in portfolio.propose(History(space, tried), 32, random.Random(0)))
+    assert made.total() == 32
+    assert made.most_common(1)[0][0] == "roulette"
 
 
 @pytest.mark.parametrize("name", LEARNING)
