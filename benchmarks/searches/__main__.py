@@ -40,6 +40,7 @@ def main() -> None:
     )
     simulate.add_argument("--operators", nargs="+", choices=table.names(), default=table.names())
     simulate.add_argument("--searches", nargs="+", choices=searches.OWN, default=searches.OWN)
+    simulate.add_argument("--plain", action="store_true", help="hide what the template promises")
     simulate.add_argument("--trials", type=int, default=1024)
     simulate.add_argument("--seeds", type=int, default=50)
     simulate.add_argument("--limit", type=float, default=3600.0)
@@ -76,7 +77,7 @@ def _tabulate(given: argparse.Namespace) -> None:
 
 def _simulate(given: argparse.Namespace) -> None:
     left = simulating.run(
-        given.operators, given.searches, range(given.seeds), given.trials, given.out, given.limit
+        given.operators, given.searches, range(given.seeds), given.plain, given.trials, given.out, given.limit
     )
     print(f"left: {left} searches")
 

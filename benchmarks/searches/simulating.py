@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -25,12 +26,14 @@ class Simulated(Struct, frozen=True, kw_only=True):
         operator: that the table is of.
         search: by name.
         seed: of all chance.
+        plain: whether the template's promises were hidden, so that all begin with chance alone.
         shares: the share of the best known after each batch: its latency by the lowest so far.
     """
 
     operator: str
     search: str
     seed: int
+    plain: bool
     shares: list[float]
 
 
@@ -53,6 +56,11 @@ def shares(world: Table, search: str, seed: int, trials: int) -> list[float]:
     return [round(world.best / best[end], 4) if math.isfinite(best[end]) else 0.0 for end in ends]
 
 
+def hidden(world: Table) -> Table:
+    """The same without the template's promises."""
+    return replace(world, space=replace(world.space, promise=lambda _: 0.0))
+
+
 def load(path: Path) -> list[Simulated]:
     """What is in a file of :func:`run`."""
     if not path.exists():
@@ -64,6 +72,7 @@ def run(
     operators: Sequence[str],
     names: Sequence[str],
     seeds: Sequence[int],
+    plain: bool,
     trials: int,
     out: Path,
     limit: float,
@@ -71,15 +80,17 @@ def run(
     """Run what is not in the file yet, and add it there, until ``limit`` seconds are over. How many are left
     is returned."""
     until = time.monotonic() + limit
-    done = {(each.operator, each.search, each.seed) for each in load(out)}
+    done = {(each.operator, each.search, each.seed) for each in load(out) if each.plain == plain}
     wanted = [(operator, name, seed) for operator in operators for seed in seeds for name in names]
     left = [each for each in wanted if each not in done]
     worlds = {name: table.load(table.FOLDER / f"{name}.npz") for name in operators}
+    if plain:
+        worlds = {name: hidden(world) for name, world in worlds.items()}
     for number, (operator, name, seed) in enumerate(left):
         if time.monotonic() > until:
             return len(left) - number
         found = shares(worlds[operator], name, seed, trials)
         with out.open("ab") as file:
-            entry = Simulated(operator=operator, search=name, seed=seed, shares=found)
+            entry = Simulated(operator=operator, search=name, seed=seed, plain=plain, shares=found)
             file.write(msgspec.json.encode(entry) + b"\n")
     return 0

@@ -61,3 +61,13 @@ def test_a_search_on_a_table_finds_the_best_once_it_has_tried_all(tmp_path: Path
         assert len(shares) == 2
         assert shares[0] > 0.4
     assert simulating.shares(made, "hill-climb", 0, 32)[-1] == 1
+
+
+def test_shipped_tables_are_those_of_known_operators() -> None:
+    assert operators.WOODPECKER in table.names()
+    for name in table.names():
+        made = table.load(table.FOLDER / f"{name}.npz")
+        assert made.about.operator == name
+        assert name in operators.NAMES
+        assert len(made.latencies) > 1000
+        assert made.best == min(made.latencies.values()) > 1e-6
