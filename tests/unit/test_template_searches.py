@@ -224,6 +224,35 @@ def test_every_search_can_be_asked_for_and_no_other() -> None:
         engine.check_options({"knobs": "9"})
 
 
+def test_a_search_of_another_package_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "others.py").write_text("def again(history, want, chance):\n    return [(0, 0)] * want\n")
+    about = tmp_path / "others-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: others\nVersion: 1\n")
+    points = ["again = others:again", "gone = others:gone", "text = others:__name__", "random = others:again"]
+    (about / "entry_points.txt").write_text("\n".join([f"[{searches.GROUP}]", *points]))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert searches.names() == (*searches.OWN, "again", "gone", "text")
+    space = Space((Knob("a", (0, 1)), Knob("b", (0, 1))), lambda _: True)
+    # Its first genome is fine.
+    state, genomes = searches.propose("again", space, None, [], 1, 0)
+    assert genomes == [(0, 0)]
+    for known, want in ((state, 1), (None, 2)):
+        with pytest.raises(
+            ValueError, match=r"the search 'again' proposed \(0, 0\), which is invalid, not new"
+        ):
+            searches.propose("again", space, known, [], want, 0)
+    with pytest.raises(
+        BadInput, match=r"'gone' \(others:gone\) cannot be loaded: AttributeError: module 'oth"
+    ):
+        searches.check("gone")
+    with pytest.raises(BadInput, match=r"'text' \(others:__name__\) is no function"):
+        searches.check("text")
+    # A name of Tunemesh's own cannot be taken.
+    assert searches.load("random") is searches.SINGLE["random"]
+    searches.load.cache_clear()
+
+
 def test_genomes_have_numbers() -> None:
     space = wide()
     for rank in (0, 1, 4711, space.size - 1):
