@@ -89,6 +89,12 @@ def run() -> int:
         return complain(str(error), error.exit_code)
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "tunemesh":
+            raise
+        advice = f"this needs {missing}, which is not installed: pip install 'tunemesh[worker]'"
+        return complain(advice, BadInput.exit_code)
     except Exception as error:
         # Usage errors belong to the click inside typer, which is not public.
         message = getattr(error, "format_message", None)

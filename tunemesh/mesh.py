@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tunemesh import mesh_address
+from tunemesh import checks, mesh_address
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import Role
@@ -97,6 +97,7 @@ class LocalMesh:
 
     def __enter__(self) -> LocalMesh:
         try:
+            checks.check_workers()
             self._check_device()
             # Children connect as soon as the broker listens; their own start takes as long as its.
             self.node.start()

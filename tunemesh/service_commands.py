@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tunemesh import mesh_address, options
+from tunemesh import checks, mesh_address, options
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
@@ -36,6 +36,7 @@ def worker(
     log_format: options.LogFormat = None,
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
+    checks.check_workers()
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import GIB, WorkerConfig, run_worker
 

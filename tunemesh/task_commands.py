@@ -123,6 +123,7 @@ def _imported(
     if why := settings.problem():
         raise BadInput(why)
     if platform != platforms.MOCK:
+        checks.check_workers()
         checks.check_model(model.name, model.data, ())
     call = ImportCall(
         model=model.data,
