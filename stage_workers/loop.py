@@ -109,6 +109,7 @@ class Worker:
             self._status.leave()
 
     def _turn(self) -> None:
+        self._status.alive()
         if self._up is not None and time.monotonic() >= self._look_at:
             self.begin(self._up)
         match self._link.next(min(TURN, self._look_at - time.monotonic()) if self._up is not None else TURN):

@@ -15,6 +15,7 @@ from tunemesh.layout import MEMORY
 from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 
 
@@ -48,7 +49,7 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
-    records = os.environ.get(mesh_address.RECORDS, "")
+    records = given(mesh_address.RECORDS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
@@ -80,9 +81,10 @@ def _several(
         raise BadInput("one command starts one device; start a worker per device")
     if device is not None and not any(queue.startswith("profile-") for queue in queues):
         raise BadInput(f"no queue of {', '.join(queues)} has a device; devices have queues profile-<device>")
+    in_file = f"{mesh_address.BROKER}_FILE"  # they are told what it says
     # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", in_file)},
         **logs.for_children(),
         mesh_address.BROKER: address.worker_broker,
         mesh_address.ARTIFACTS: address.artifacts,

@@ -89,6 +89,7 @@ def _gather(
     models: Sequence[ModelFile], target: str, settings: Settings, graph: Options, memory: float
 ) -> tuple[list[Listed], list[TaskUse]]:
     platform = platforms.name_of(target)
+    checks.check_workers()
     listed: list[Listed] = []
     used: dict[str, TaskUse] = {}
     with Sandbox(
@@ -123,7 +124,6 @@ def _imported(
     if why := settings.problem():
         raise BadInput(why)
     if platform != platforms.MOCK:
-        checks.check_workers()
         checks.check_model(model.name, model.data, ())
     call = ImportCall(
         model=model.data,

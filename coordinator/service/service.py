@@ -54,6 +54,7 @@ from tunemesh.coordinator.journal.records import Journal
 from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
+from tunemesh.shared.alive import Alive
 from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
 from tunemesh.shared.messages import (
     Cancel,
@@ -142,6 +143,7 @@ class Service:
                 Subscription(topology.COORDINATOR, PREFETCH),
             ],
         )
+        self._alive = Alive()
         self._outbox = Outbox(self._link)
         self._held = HeldDeliveries(self._outbox)
         self._url = url
@@ -166,6 +168,7 @@ class Service:
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
+                self._alive.beat()
                 self.take(Tick())
                 self._held.refresh(now)
             if now >= next_check:
