@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from tunemesh.shared.errors import BadInput
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 
+if TYPE_CHECKING:
+    from tunemesh.coordinator.service.metrics import Metrics
+
 
 @until_terminated()
 def worker(
@@ -28,6 +31,7 @@ def worker(
     cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
     memory: options.Memory = MEMORY,
     retention: options.Retention = options.RETENTION,
+    metrics_port: options.MetricsPort = None,
     temporary: Annotated[
         bool, typer.Option("--temporary", help="The artifact store goes with the mesh.")
     ] = False,
@@ -46,6 +50,8 @@ def worker(
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
+        if metrics_port is not None:
+            raise BadInput("one port shows the metrics of one worker: start a worker per queue")
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
@@ -63,6 +69,7 @@ def worker(
         retention=options.retention_of(retention),
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
+        metrics=metrics_port or "",
     )
     raise typer.Exit(run_worker(config))
 
@@ -111,6 +118,7 @@ def coordinator(
     journal: options.Journal = None,
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -122,4 +130,14 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve).run())
+    shown = _shown(metrics_port) if metrics_port is not None else None
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve, shown).run())
+
+
+def _shown(address: str) -> Metrics:
+    from tunemesh.coordinator.service.metrics import Metrics
+    from tunemesh.shared import metrics
+
+    shown = Metrics()
+    metrics.serve(address, shown.registry)
+    return shown
