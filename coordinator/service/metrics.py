@@ -1,6 +1,6 @@
 """What the coordinator tells Prometheus. Jobs and tenants are no labels: there is no end of them.
 
-Counters are raised by the loop where a thing happens. What is a state (jobs, queues) is read by the loop every
+Counters are raised by the loop where a thing happens. What is a state (jobs, queues) is read by it every
 few seconds, since only its own thread may look at the core; a scrape gets what was read last.
 """
 

@@ -33,9 +33,9 @@ def answer(result: Any, seconds: float = 2.0) -> StepResult:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Value by name and labels."""
+    """Value by name and sorted labels."""
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -73,8 +73,8 @@ def test_a_scrape_shows_steps_trials_decisions_and_queues() -> None:
     )
     told.look([], [queue], held=12, active=True)
     found = scraped(told.registry)
-    assert found["tunemesh_steps_total", "profile", "done"] == 1
-    assert found["tunemesh_steps_total", "profile", "failed"] == 1
+    assert found["tunemesh_steps_total", "done", "profile"] == 1
+    assert found["tunemesh_steps_total", "failed", "profile"] == 1
     assert found["tunemesh_step_seconds_sum", "profile"] == 4.0
     assert found["tunemesh_queue_wait_seconds_sum", "profile"] == 1.0
     assert found["tunemesh_trials_total", "measured"] == found["tunemesh_trials_total", "crashed"] == 1
