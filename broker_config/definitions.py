@@ -138,7 +138,7 @@ def rabbitmq_conf(
         definitions_file: where the node finds its definitions, read at every boot; what exists is kept.
         amqp: where clients, workers and the coordinator connect, without TLS.
         management: where the management UI listens, without TLS.
-        metrics: where Prometheus may ask, on a node that has the plugin for it and should not take its default.
+        metrics: where Prometheus may ask, on a node that has the plugin for it.
     """
     shown = (
         f"prometheus.tcp.ip = {metrics.ip}\nprometheus.tcp.port = {metrics.port}\n"

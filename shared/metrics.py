@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import BuildDone, Failure, ProfileDone, StepResult
@@ -32,6 +38,7 @@ def serve(text: str, registry: CollectorRegistry) -> None:
         BadInput: nobody can listen there.
     """
     host, port = parse_address(text)
+    disable_created_metrics()  # a second series for each counter
     try:
         start_http_server(port, addr=host, registry=registry)
     except OSError as error:

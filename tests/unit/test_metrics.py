@@ -108,7 +108,5 @@ def test_a_port_that_is_taken_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(
-            BadInput, match=rf"cannot show metrics on .*:{port}: Address already in use"
-        ):
+        with pytest.raises(BadInput, match=rf"cannot show metrics on .*:{port}: Address already in use"):
             metrics.serve(str(port), CollectorRegistry())
