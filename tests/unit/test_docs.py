@@ -17,7 +17,10 @@ PAGES = sorted(
         *ROOT.glob("deploy/*/README.md"),
     ]
 )
-FOLDERS = "benchmarks|broker_config|coordinator|deploy|docker|docs|examples|scripts|shared|stage_workers|tests|tunemesh"
+FOLDERS = (
+    "benchmarks|broker_config|coordinator|deploy|docker|docs|examples|scripts|shared|stage_workers|tests"
+    "|tunemesh"
+)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 
