@@ -13,6 +13,7 @@ from benchmarks.searches import operators
 from tunemesh.shared.messages import Candidate, Options, Settings, Trial
 from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, TaskRef, UpdateCall
+from tunemesh.stage_workers.engines.template import compiling
 from tunemesh.stage_workers.platforms.protocol import (
     ExtractedTask,
     ImportCall,
@@ -76,6 +77,7 @@ class Bench:
             ValueError: the engine does not take the operator.
         """
         engine: Engine = engines.load(engine_name)
+        compiling.forget()
         ref = TaskRef(workload=self.task.workload, target=self.target, name="", key=self.task.key)
         if why := engine.objection(ref):
             raise ValueError(why)

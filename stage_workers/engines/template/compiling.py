@@ -68,6 +68,11 @@ def compiled(source: str, machine: Machine) -> bytes:
     return code
 
 
+def forget() -> None:
+    """Compile anew what was compiled before: searches that are compared pay for their own."""
+    _known.clear()
+
+
 def _run(command: list[str], source: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tunemesh-template-") as folder:
         output = Path(folder, "kernel.o")
