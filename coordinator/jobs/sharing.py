@@ -128,14 +128,15 @@ class Sharing:
             and self.leader(other, its.spec.id, outside) is job
         ]
 
-    def known(self, job: Job, outside: Collection[str]) -> int:
-        """How many tasks of a job that is not noted yet another one tunes, or has just tuned."""
-        same = [same_of(job.ledger.request, task.spec) for task in job.ledger.tasks]
-        found = 0
-        for each in same:
-            others = self._jobs.get(each, {}).values() if each is not None else ()
-            tasks = [(other, other.task_ledger(name)) for other, name in others if other.id not in outside]
-            found += any(its is not None and (its.round >= 0 or total(its)) for _, its in tasks)
+    def known(self, job: Job, outside: Collection[str]) -> list[str]:
+        """The searches of a job that is not noted yet which another one does, or has just done."""
+        found = []
+        for task in job.ledger.tasks:
+            same = same_of(job.ledger.request, task.spec)
+            others = self._jobs.get(same, {}).values() if same is not None else ()
+            theirs = [other.task_ledger(name) for other, name in others if other.id not in outside]
+            if any(its is not None and (its.round >= 0 or total(its)) for its in theirs):
+                found.append(task.spec.id)
         return found
 
     def partners(self, job: Job) -> list[Job]:
