@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import (
+    MOST_REGIONS,
     Blob,
     Count,
     Drift,
@@ -33,6 +34,15 @@ Outcome = Literal[
 ]
 
 
+class Region(Struct, frozen=True):
+    """One of the disjoint parts into which the space of a task's schedules is cut."""
+
+    number: Count
+    """From 0."""
+    of: Annotated[int, Meta(ge=2, le=MOST_REGIONS)]
+    """How many there are."""
+
+
 class TaskSpec(Struct, frozen=True, kw_only=True):
     """One distinct tensor workload of a job for one target."""
 
@@ -53,6 +63,12 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """The unscheduled workload, in the format of the target's platform: TIR for TVM's targets."""
     untuned: Blob
     """The workload built without tuning: the baseline to beat and the reference for outputs."""
+
+    regions: Annotated[int, Meta(ge=1, le=MOST_REGIONS)] = 1
+    """Into how many its engine can cut the space of its schedules, so that searches in them never propose the
+    same one; 1: it cannot."""
+    region: Region | None = None
+    """Where this one search looks, of several that the task has; ``None``: everywhere."""
 
 
 BUILD_FAILURES: frozenset[Outcome] = frozenset({"build-failed", "build-timed-out"})
