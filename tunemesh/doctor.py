@@ -12,7 +12,7 @@ import msgspec
 
 from tunemesh.broker_config import node
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.stage_workers.engines.template import compiling
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.graph import device_code
 from tunemesh.stage_workers.sandbox import allocator
 
@@ -70,8 +70,9 @@ def _linker() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = compiling.compiler(platform.machine()) or f"missing: {compiling.MISSING}"
-    return Finding(what="C compiler", ok=True, found=found)
+    found = compilers.compiler(platform.machine())
+    without = f"missing, so workers serve no engine template: {compilers.MISSING}"
+    return Finding(what="C compiler", ok=True, found=found or without)
 
 
 def _allocator() -> Finding:

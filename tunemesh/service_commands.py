@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Annotated
@@ -15,7 +16,10 @@ from tunemesh.layout import MEMORY
 from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers import engines
 from tunemesh.stopping import until_terminated
+
+log = logging.getLogger(__name__)
 
 
 @until_terminated()
@@ -52,7 +56,7 @@ def worker(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=engine_names(engine),
+        engines=_served(engine),
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
@@ -63,6 +67,16 @@ def worker(
         temporary=temporary,
     )
     raise typer.Exit(run_worker(config))
+
+
+def _served(given: list[str] | None) -> tuple[str, ...]:
+    """Which engines a worker is to serve; what it lacks for others that come with Tunemesh is logged."""
+    if named := engine_names(given):
+        return named
+    for name in engines.OWN:
+        if why := engines.missing(name):
+            log.warning("engine %s is not served: %s", name, why)
+    return engines.served_by_default()
 
 
 def _several(

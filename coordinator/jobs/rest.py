@@ -97,7 +97,7 @@ class _Estimate:
         """Busy seconds of workers."""
         self._own = forecast.key_of(job, "-")
         begun = [task for task in job.ledger.tasks if not task.closed and task.round >= 0]
-        self._keys = [task.spec.key for task in begun or job.ledger.tasks] or [self._own]
+        self._keys = [task.spec.pace_key for task in begun or job.ledger.tasks] or [self._own]
         self._paces: dict[Stage, tuple[float, float]] = {}
 
     def made(self) -> Rest:
@@ -124,7 +124,7 @@ class _Estimate:
 
     def round_of(self, task: TaskLedger, batch: int) -> Rest:
         """What another round of a task takes."""
-        key = task.spec.key
+        key = task.spec.pace_key
         chunks = [1] * batch
         seconds = self._one("model-update", self._durations.seconds("model-update", key))
         seconds += self._built_and_measured(chunks, chunks, 1.0, waits=True)
@@ -153,7 +153,7 @@ class _Estimate:
         drained = max(self._built_and_measured(building, measuring, 1.0), max(updates, default=0.0))
         # Of what was not tried there is nothing to learn, and nothing to confirm.
         closing = [t for t in begun if not rounds.closes(t, t.round) and _tried(self._job, t)]
-        keys = [task.spec.key for task in closing]
+        keys = [task.spec.pace_key for task in closing]
         closed = self._spread("model-update", [self._durations.closing(key) for key in keys])
         best = [min(_tried(self._job, task), CONFIRMED) for task in closing]
         return drained + closed + self._built_and_measured(best, best, CONFIRMING, waits=True)
@@ -163,7 +163,7 @@ class _Estimate:
         and of what is to be built as much as may begin before anybody looks again."""
         most = self._job.ledger.request.settings.chunk * max(self._mesh.load.slots(self._need("build")), 1)
         for task in tasks:
-            key = task.spec.key
+            key = task.spec.pace_key
             building, built = _open_candidates(self._job, task)
             building, most = min(building, most), max(most - building, 0)
             self._note("model-update", [self._update_of(key)])

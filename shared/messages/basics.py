@@ -32,7 +32,7 @@ QueueName = Annotated[
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
 
-TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,40}\Z")]
+TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,60}\Z")]
 """``-`` where a message is not about a task."""
 
 MOST_REGIONS = 16

@@ -42,7 +42,7 @@ difference is larger than the noise of a measurement."""
 
 def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     """Give the engine its state and the trials of the last round; take its new state and the next batch. At
-    the end of a task name the best few of all trials.
+    the end of a search name the best few of all trials.
 
     Raises:
         TunemeshError: the engine failed twice or refused, or the store fails.
@@ -59,7 +59,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         proposal, chosen = _propose(step, work, context)
     else:
         search = context.store.get(work.state.search) if work.state is not None else b""
-        best = leaders(read_trials(history, context.store))
+        best = leaders(read_trials(history, context.store), work.rival)
         proposal = Proposal(search=search, schedules=best, format=before)
     candidates = [
         Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
@@ -153,13 +153,20 @@ def _problem(proposal: Proposal, want: int) -> str:
     return ""
 
 
-def leaders(trials: Sequence[Trial]) -> list[tuple[str, bytes]]:
+def leaders(trials: Sequence[Trial], rival: float | None = None) -> list[tuple[str, bytes]]:
     """Hash and schedule of those between which noise may have decided, best first; none where the best of
-    them is far ahead."""
+    them is far ahead.
+
+    Args:
+        rival: the lowest latency in seconds that another engine has found of the task. With one the best is
+            measured again even where it is far ahead: what is confirmed wins. What is far behind is not.
+    """
     measured = {trial.candidate.hash: trial for trial in trials if math.isfinite(trial.estimate)}
     best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:CONFIRMED]
-    near = [trial.candidate for trial in best if trial.estimate <= NEAR * best[0].estimate]
-    return [(each.hash, each.schedule) for each in near] if len(near) > 1 else []
+    lead = min([trial.estimate for trial in best[:1]] + ([rival] if rival is not None else []), default=0.0)
+    near = [trial.candidate for trial in best if trial.estimate <= NEAR * lead]
+    enough = 2 if rival is None else 1
+    return [(each.hash, each.schedule) for each in near] if len(near) >= enough else []
 
 
 def _finished(step: Step, work: UpdateWork, format_: int) -> History:

@@ -21,7 +21,16 @@ def standing(
     name: str, weight: int = 1, best: float | None = 1.0, trials: int = 8, gain: float = 0.0
 ) -> Standing:
     return Standing(
-        task=name, weight=weight, trials=trials, rounds=1, busy=False, best=best, gain=gain, exhausted=False
+        search=name,
+        task=name,
+        weight=weight,
+        trials=trials,
+        rounds=1,
+        busy=False,
+        best=best,
+        lead=best,
+        gain=gain,
+        exhausted=False,
     )
 
 
@@ -40,12 +49,14 @@ class Tuning:
         """Trials of each task until nothing more is granted."""
         tasks = [
             Standing(
+                search=str(number),
                 task=str(number),
                 weight=1,
                 trials=0,
                 rounds=0,
                 busy=False,
                 best=None,
+                lead=None,
                 gain=0.0,
                 exhausted=False,
             )
@@ -62,12 +73,14 @@ class Tuning:
                 latencies[number] *= 1 - self.drop / 2**before.rounds
                 saved = (before.best or latencies[number]) - latencies[number]
                 tasks[number] = Standing(
+                    search=name,
                     task=name,
                     weight=1,
                     trials=before.trials + want,
                     rounds=before.rounds + 1,
                     busy=False,
                     best=latencies[number],
+                    lead=latencies[number],
                     gain=saved / want,
                     exhausted=False,
                 )

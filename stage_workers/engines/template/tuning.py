@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tunemesh.shared.messages import Trial
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
     BuildOutcome,
@@ -51,8 +52,8 @@ def objection(task: TaskRef) -> str:
         return "the template engine makes kernels for CPUs only"
     if targets.cores(task.target) > 1:
         return "the template engine makes kernels of one thread only"
-    if compiling.compiler(machine.of_target(task.target).architecture) is None:
-        return compiling.MISSING
+    if compilers.compiler(machine.of_target(task.target).architecture) is None:
+        return compilers.MISSING
     try:
         taken(task.workload, task.target)
     except recognition.Unknown as error:
