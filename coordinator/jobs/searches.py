@@ -74,7 +74,9 @@ def divided(ledgers: Sequence[TaskLedger], split: int, trials: int, most: int) -
         notes.append(f"each space is searched {parts}: {trials} trials of {len(open_)} searches give no more")
     if unable:
         count = len(open_) - len(able)
-        notes.append(f"{count} of {len(open_)} spaces are searched as a whole: {', '.join(unable)} cannot split")
+        notes.append(
+            f"{count} of {len(open_)} spaces are searched as a whole: {', '.join(unable)} cannot split"
+        )
     found = []
     for each in ledgers:
         regions = min(fitting, each.spec.regions) if not each.closed else 1
