@@ -1,10 +1,10 @@
 """Which search gets the next trials of a job.
 
-A task has a search for each engine that takes it, or several in different regions. Every search gets a first batch. After that trials go where
-they are expected to shorten the model most: ``weight x expected gain``. The estimate follows the task
-scheduler of Ansor (Zheng et al., OSDI 2020, section 6.2): the larger of what the last round gained per trial
-and of an optimistic guess that shrinks as trials are spent, so that no task starves. A search that is behind
-another one of its task has to catch up first: that is taken off.
+A task has a search for each engine that takes it, or several in different regions. Every search gets a first
+batch. After that trials go where they are expected to shorten the model most: ``weight x expected gain``. The
+estimate follows the task scheduler of Ansor (Zheng et al., OSDI 2020, section 6.2): the larger of what the
+last round gained per trial and of an optimistic guess that shrinks as trials are spent, so that no task
+starves. A search that is behind another one of its task has to catch up first: that is taken off.
 """
 
 from __future__ import annotations

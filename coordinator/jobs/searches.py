@@ -1,9 +1,9 @@
 """The searches of a task: one for each engine that takes it, and for each region where its space is split.
 
-A job that is to end soon, and has several devices, can be *split*: the search of an engine becomes several, each
-in a region of the space that the others leave out (:attr:`~shared.messages.TaskSpec.region`). They run side by
-side, so that no device waits for an update, and never propose the same candidate. What each has found counts
-for the task, like what several engines have found.
+A job that is to end soon, and has several devices, can be *split*: the search of an engine becomes several,
+each in a region of the space that the others leave out (:attr:`~shared.messages.TaskSpec.region`). They run
+side by side, so that no device waits for an update, and never propose the same candidate. What each has found
+counts for the task, like what several engines have found.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
 
     id: TaskId
     """Of the search, short and unique within the job: ``t00``, ``t01``, …; with its engine where it is not
-    the first one of its task, and the number of its region where that is not the first: ``t00.template.1``."""
+    the first one of its task, and the number of its region from the second on: ``t00.template.1``."""
     name: str
     key: Sha256
     """Hash of workload and target: equal keys are the same task, in a job and across jobs."""

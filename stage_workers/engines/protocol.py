@@ -426,9 +426,9 @@ class Engine(Protocol):
         """Into how many regions the space of a task's schedules can be split; 1 where it cannot."""
 
     def placed(self, call: PlacedCall) -> Placed:
-        """In which region each schedule is. With a :attr:`~UpdateCall.region`, :meth:`update` proposes what is
-        in that one, and nothing else: searches of other regions know nothing of it. A schedule is in the same
-        region in every process; best is what keeps schedules together that are much alike."""
+        """In which region each schedule is. With a :attr:`~UpdateCall.region`, :meth:`update` proposes what
+        is in that one, and nothing else: searches of other regions know nothing of it. A schedule is in the
+        same region in every process; best is what keeps schedules together that are much alike."""
 
     def rank(self, call: RankCall) -> Ranking:
         """Say how fast candidates should be, by what is known of other tasks."""

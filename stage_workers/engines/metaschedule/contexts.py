@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from tunemesh.shared.messages import Region
-from tunemesh.stage_workers.engines.metaschedule import spaces
+from tunemesh.stage_workers.engines.metaschedule import regions, spaces
 from tunemesh.stage_workers.engines.metaschedule.spaces import Space
 from tunemesh.stage_workers.graph import targets
 
@@ -23,7 +23,7 @@ def make(
     space: Space = "all",
     region: Region | None = None,
 ) -> Any:
-    """A ``TuneContext`` with one thread, whose results depend on ``random_state`` alone, and lie in ``region``.
+    """A ``TuneContext`` with one thread, whose results depend on ``random_state`` alone, in ``region``.
 
     Made without its Python constructor, which imports all tensor intrinsics (7 to 25 s) whether or not
     the rules of the search space use any.
@@ -31,10 +31,12 @@ def make(
     import tvm_ffi
     from tvm.s_tir.meta_schedule.logging import get_logging_func
 
+    # It costs less than the postprocessors that follow.
+    checks = [regions.postprocessor(region)] if region is not None else []
     context = tvm_ffi.get_global_func("s_tir.meta_schedule.TuneContext")(
         module,
         targets.load(target),
-        spaces.generator(module, target, space, region),
+        spaces.generator(module, target, space, checks),
         strategy,
         "main",
         1,

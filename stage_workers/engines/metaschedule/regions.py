@@ -1,9 +1,9 @@
 """The regions of a task's space, for searches that run side by side.
 
-A trace is a sketch, the steps of a rule, and decisions. Its region follows from a hash of the sketch and of the
-leading decisions: the first ones that together have many values. So neighbours, which differ in later decisions,
-are mostly in the same region, every region has sketches of all kinds, and a trace is in exactly one. Kernels by
-Winograd's algorithm are dealt out in turn, the most promising first.
+A trace is a sketch, the steps of a rule, and decisions. Its region follows from a hash of the sketch and of
+the leading decisions: the first ones that together have many values. So neighbours, which differ in later
+decisions, are mostly in the same region, every region has sketches of all kinds, and a trace is in exactly
+one. Kernels by Winograd's algorithm are dealt out in turn, the most promising first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def holds(region: Region | None, schedule: bytes) -> bool:
 
 
 def number_of(schedule: bytes, count: int) -> int:
-    """In which of so many regions a schedule of MetaSchedule's is; what cannot be read is in the first one."""
+    """In which of so many regions a schedule of MetaSchedule's is; what cannot be read is in the first."""
     try:
         return _number(schedules.unpack(schedule), count)
     except (ValueError, KeyError, TypeError, IndexError, zlib.error):
@@ -58,8 +58,8 @@ def placed(workload: Any, target: str, found: list[bytes], count: int) -> list[i
 
 
 def postprocessor(region: Region) -> Any:
-    """What refuses schedules outside of a region, as MetaSchedule takes it: what it draws or mutates is in the
-    region then."""
+    """What refuses schedules outside of a region, as MetaSchedule takes it: what it draws or mutates is in
+    the region then."""
     from tvm.s_tir.meta_schedule.postproc import postproc
 
     def apply(scheduled: Any) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from tunemesh.shared.messages import Region
-from tunemesh.stage_workers.engines.metaschedule import intrinsics, plain_loops, regions, register_tiles
+from tunemesh.stage_workers.engines.metaschedule import intrinsics, plain_loops, register_tiles
 from tunemesh.stage_workers.graph import dots, preloading, targets, workloads
 
 UNROLL_STEPS = (0, 16, 64, 256)
@@ -37,15 +36,19 @@ def uses_tensor_cores(module: Any, target: str) -> bool:
     return any(a.dtype in TENSOR_CORE_DTYPES for a in workloads.arguments(module["main"]))
 
 
-def generator(module: Any, target: str, space: Space = "all", region: Region | None = None) -> Any:
-    """A fresh space generator. Its rules may need what :func:`require` registers."""
+def generator(module: Any, target: str, space: Space = "all", checks: Sequence[Any] = ()) -> Any:
+    """A fresh space generator. Its rules may need what :func:`require` registers.
+
+    Args:
+        checks: postprocessors that come before those that there are.
+    """
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
     instructions = dots.marks(module["main"])
     return meta_schedule.space_generator.PostOrderApply(
         sch_rules=_schedule_rules(name, module, target, space, instructions),
-        postprocs=_postprocessors(name, instructions, region),
+        postprocs=_postprocessors(name, instructions, checks),
         mutator_probs=name,
     )
 
@@ -104,17 +107,15 @@ def _unrolling_less(rule: Any) -> Any:
     return unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
 
 
-def _postprocessors(name: str, instructions: Sequence[str], region: Region | None) -> Any:
-    """MetaSchedule's postprocessors of that name, what keeps to a region, and what puts instructions in their
-    place."""
+def _postprocessors(name: str, instructions: Sequence[str], checks: Sequence[Any]) -> Any:
+    """Those of MetaSchedule of that name, after ``checks``, and what puts instructions in their place."""
     from tvm.s_tir.meta_schedule import postproc
 
-    if not instructions and region is None:
+    if not instructions and not checks:
         return name
-    # First of all, as it costs least.
-    kept = [regions.postprocessor(region)] if region is not None else []
-    if not instructions:
-        return [*kept, *postproc.Postproc.create(name)]
-    # Not RewriteLayout: weights lie as the instructions take them.
-    found = [each for each in postproc.Postproc.create(name) if not isinstance(each, postproc.RewriteLayout)]
-    return [*kept, *found, postproc.RewriteTensorize(vectorize_init_loop=True)]
+    found = postproc.Postproc.create(name)
+    if instructions:
+        # Not RewriteLayout: weights lie as the instructions take them.
+        found = [each for each in found if not isinstance(each, postproc.RewriteLayout)]
+        found.append(postproc.RewriteTensorize(vectorize_init_loop=True))
+    return [*checks, *found]

@@ -70,7 +70,7 @@ class Space:
         return tuple(reversed(indices))
 
     def region_of(self, genome: Genome, count: int) -> int:
-        """In which of so many regions a genome is: by the first knobs that have a few times as many values."""
+        """In which of so many regions a genome is: by the first knobs that together have many values."""
         number, values = 0, 1
         for knob, index in zip(self.knobs, genome, strict=True):
             number = number * len(knob.values) + index

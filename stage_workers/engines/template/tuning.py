@@ -119,7 +119,8 @@ def regions(task: TaskRef) -> int:
 
 
 def placed(call: PlacedCall) -> Placed:
-    """See :meth:`stage_workers.engines.protocol.Engine.placed`. What this template has not is in the first."""
+    """See :meth:`stage_workers.engines.protocol.Engine.placed`.
+    What this template has not is in the first region."""
     space = taken(call.workload, call.target).space
     found = [schedules.genome_of(schedules.unpacked(each), space) for each in call.schedules]
     return Placed(
