@@ -22,7 +22,7 @@ import msgspec
 
 from tunemesh import checks, exporting, following, mesh_address, model_files, tuning
 from tunemesh.model_files import Given
-from tunemesh.report import Report, read_report
+from tunemesh.report import Report, TaskReport, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import Level, Settings
 
@@ -52,6 +52,15 @@ class Tuned:
     def speedup(self) -> float:
         """Untuned latency over tuned latency."""
         return self.report.speedup
+
+    @property
+    def winners(self) -> dict[str, list[TaskReport]]:
+        """The tasks by the engine whose kernel the model has; by ``untuned`` those that no engine made
+        faster. ``ahead`` of each says how many times as long the next engine's kernel takes."""
+        found: dict[str, list[TaskReport]] = {}
+        for task in self.report.tasks:
+            found.setdefault(task.engine or "untuned", []).append(task)
+        return found
 
     @property
     def records(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tunemesh.report import Compared, JobReport, Report
+from tunemesh.report import Compared, JobReport, Report, TaskReport
 from tunemesh.shared.messages import JobProgress, Judgement, OutputCheck, Quote, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.models import shapes_text
@@ -102,6 +103,46 @@ def ways(report: JobReport) -> str:
     return f"tasks by way: {'; '.join(f'{count} {way}' for way, count in sorted(counts.items()))}"
 
 
+def winners(report: JobReport) -> str:
+    """Which engine made the kernels of how many tasks, and how far it is ahead of the next one in the middle,
+    in a sentence; empty where one engine searched alone."""
+    if not any(len(task.searches) > 1 for task in report.tasks):
+        return ""
+    won: dict[str, list[TaskReport]] = {}
+    for task in report.tasks:
+        won.setdefault(task.engine or "untuned", []).append(task)
+    parts = []
+    for engine, tasks in sorted(won.items(), key=lambda each: -len(each[1])):
+        ahead = [task.ahead for task in tasks if task.ahead is not None]
+        by = f" (by {statistics.median(ahead):.2f} times)" if ahead and engine != "untuned" else ""
+        parts.append(f"{len(tasks)} {engine}{by}")
+    return f"tasks by the engine of the fastest kernel: {', '.join(parts)}"
+
+
+HEAVIEST = 20
+"""Tasks whose winners are listed: the report has all."""
+
+
+def winners_table(report: JobReport) -> Table:
+    """One row per task: what each engine has found, and which has won; those first that take longest."""
+    engines = list(dict.fromkeys(each.engine for task in report.tasks for each in task.searches))
+    made = table(f"tasks of {report.job}", ("task", "name", "weight", "untuned", *engines, "winner", "by"))
+    by_time = sorted(report.tasks, key=lambda task: -task.weight * (task.best_s or task.untuned_s or 0.0))
+    for task in by_time[:HEAVIEST]:
+        best = {each.engine: each.best_s for each in task.searches}
+        add_row(
+            made,
+            task.id,
+            task.name,
+            str(task.weight),
+            latency(task.untuned_s),
+            *(latency(best.get(engine)) for engine in engines),
+            task.engine or "untuned",
+            f"{task.ahead:.2f}x" if task.ahead is not None and task.engine else "-",
+        )
+    return made
+
+
 def jobs_table(jobs: list[JobProgress], now: float) -> Table:
     """One row per job, and one more where there is something to say."""
     columns = ("job", "phase", "tasks", "trials", "best / untuned", "speed-up", "failed", "time", "left")
@@ -128,12 +169,16 @@ def jobs_table(jobs: list[JobProgress], now: float) -> Table:
 
 def tasks_table(job: JobProgress) -> Table:
     """One row per task of a job, and one more where a trial has failed."""
-    columns = ("task", "name", "weight", "trials", "best", "untuned", "outcomes")
+    columns = ("task", "name", "weight", "trials", "best", "by", "untuned", "outcomes")
     made = table(f"tasks of {job.job}", columns, expand=True)
     for task in job.tasks:
         outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(task.outcomes.items()))
         best, untuned = latency(task.best), latency(task.untuned)
-        add_row(made, task.id, task.name, str(task.weight), str(task.trials), best, untuned, outcomes)
+        trials = str(task.trials)
+        if len(task.searches) > 1:
+            trials += f" ({', '.join(f'{each.engine} {each.trials}' for each in task.searches)})"
+        by = task.engine or "-"
+        add_row(made, task.id, task.name, str(task.weight), trials, best, by, untuned, outcomes)
         if task.last_error.strip():
             add_row(made, "", plain(task.last_error.strip().splitlines()[-1][:200], "yellow"))
     return made
@@ -141,12 +186,13 @@ def tasks_table(job: JobProgress) -> Table:
 
 def resources_table(resources: list[ResourceProgress]) -> Table:
     """One row per stage queue."""
-    made = table("resources", ("queue", "workers", "doing", "utilisation"), expand=True)
+    made = table("resources", ("queue", "workers", "serves", "doing", "utilisation"), expand=True)
     for resource in resources:
         add_row(
             made,
             resource.queue,
             str(len(resource.workers)),
+            ", ".join(resource.engines or resource.targets),
             ", ".join(resource.running) or "idle",
             f"{min(resource.utilisation, 1.0):.0%}",
         )
@@ -272,6 +318,9 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
             say(console, f"{report.job}: {found.verdict}: {found.reason}", colour)
         if report.cost is not None:
             say(console, f"{report.job}: cost {report.cost:.4g}")
+        if text := winners(report):
+            console.print(winners_table(report))
+            say(console, f"{report.job}: {text}")
         for text in filter(None, (saved(report), ways(report))):
             say(console, f"{report.job}: {text}")
         for judged in report.judged:

@@ -263,6 +263,18 @@ class BuildOutcome(Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class Source(Struct, frozen=True, kw_only=True):
+    """A candidate as people read it.
+
+    Attributes:
+        text: a program or a schedule.
+        language: that it is written in: ``C``, ``TIR``.
+    """
+
+    text: str
+    language: str
+
+
 class PartCall(Struct, frozen=True, kw_only=True):
     """One schedule that is to go into a model.
 
@@ -442,6 +454,9 @@ class Engine(Protocol):
 
     def build(self, call: BuildCall) -> BuildOutcome:
         """Make a kernel of one candidate."""
+
+    def source(self, call: BuildCall) -> Source:
+        """One candidate, for people to read."""
 
     def part(self, call: PartCall) -> Part:
         """What goes into the model for one schedule. It computes what the kernel of :meth:`build` computed,

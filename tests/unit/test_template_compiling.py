@@ -7,7 +7,10 @@ import subprocess
 
 import pytest
 
-from tunemesh import doctor
+from tunemesh import checks, doctor
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.template import compiling
 from tunemesh.stage_workers.engines.template.machine import Machine
 
@@ -53,11 +56,14 @@ def test_a_missing_compiler_is_said_and_needs_no_repair(monkeypatch: pytest.Monk
         compiling.compiled("int a;", HERE)
     (finding,) = [each for each in doctor.examine() if each.what == "C compiler"]
     assert finding.ok
-    assert finding.found == f"missing: {compiling.MISSING}"
+    assert finding.found == f"missing, so workers serve no engine template: {compilers.MISSING}"
+    assert engines.served_by_default() == ("metaschedule",)
+    with pytest.raises(BadInput, match="install gcc or clang"):
+        checks.check_engines(["template"])
 
 
 def test_other_architectures_have_compilers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert compiling.compiler("riscv64") == "/usr/bin/riscv64-linux-gnu-gcc"
+    assert compilers.compiler("riscv64") == "/usr/bin/riscv64-linux-gnu-gcc"
     monkeypatch.setenv("CC", "clang-19")
-    assert compiling.compiler(platform.machine()) == "/usr/bin/clang-19"
+    assert compilers.compiler(platform.machine()) == "/usr/bin/clang-19"

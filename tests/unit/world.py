@@ -141,7 +141,9 @@ class World:
     prices: Mapping[str, float] = field(default_factory=dict)
     reserved: float = 0.0
     tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """By job: which tasks its model has; by default the first ``tasks``."""
+    """By job: which tasks its model has; by default the first ``tasks``. Each engine of a job takes all."""
+    slowness: Mapping[str, float] = field(default_factory=dict)
+    """By engine: how many times as long as others' its kernels take."""
 
     def __post_init__(self) -> None:
         self.now = 1000.0
@@ -298,15 +300,16 @@ class World:
             case ImportWork():
                 specs = [
                     TaskSpec(
-                        id=f"t{place:02}",
+                        id=f"t{place:02}.{engine}" if which else f"t{place:02}",
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
-                        engine=step.engines[i % len(step.engines)],
+                        engine=engine,
                         workload=BLOB,
                         untuned=BLOB,
                     )
                     for place, i in enumerate(self.tasks_of.get(step.job, range(self.tasks)))
+                    for which, engine in enumerate(step.engines)
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
@@ -333,6 +336,7 @@ class World:
                     if not work.confirm:
                         self.profiled[f"{step.job}/{step.task}"].append((step.round, built.index))
                     latency = 1.0 + _number(step.id, built.index) % 1000 / 100
+                    latency *= self.slowness.get(str(work.task.engine), 1.0)
                     profiled.append(
                         Profiled(index=built.index, seconds=0.1, outcome="measured", latencies=[latency])
                     )

@@ -25,6 +25,7 @@ from tunemesh.stage_workers.engines.protocol import (
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
@@ -81,6 +82,12 @@ class MetaScheduleEngine:
         from tunemesh.stage_workers.engines.metaschedule import building
 
         return building.build(call)
+
+    def source(self, call: BuildCall) -> Source:
+        """The steps of its schedule, and the workload that they make."""
+        from tunemesh.stage_workers.engines.metaschedule import building
+
+        return building.source(call)
 
     def part(self, call: PartCall) -> Part:
         from tunemesh.stage_workers.engines.metaschedule import building

@@ -36,6 +36,7 @@ from tunemesh.stage_workers.engines.protocol import (
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     TaskTrials,
     UpdateCall,
@@ -134,6 +135,11 @@ class MockEngine:
             error = f"mock compiler: no code for candidate {chosen.index}"
             return BuildOutcome(outcome="build-failed", error=error)
         return BuildOutcome(artifact=call.schedule)
+
+    def source(self, call: BuildCall) -> Source:
+        """Which candidate it is."""
+        _, chosen = landscape.read_candidate(call.workload, call.schedule)
+        return Source(text=f"candidate {chosen.index}, point {chosen.point}", language="mock")
 
     def part(self, call: PartCall) -> Part:
         """The schedule itself."""

@@ -22,6 +22,7 @@ from tunemesh.stage_workers.engines.protocol import (
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
@@ -77,6 +78,12 @@ class TemplateEngine:
         from tunemesh.stage_workers.engines.template import tuning
 
         return tuning.build(call)
+
+    def source(self, call: BuildCall) -> Source:
+        """Its program."""
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return Source(text=tuning.source(call.workload, call.target, call.schedule), language="C")
 
     def part(self, call: PartCall) -> Part:
         from tunemesh.stage_workers.engines.template import tuning

@@ -29,6 +29,7 @@ from tunemesh.stage_workers.engines.protocol import (
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
@@ -78,6 +79,9 @@ class ToyEngine:
         except subprocess.CalledProcessError as error:
             return BuildOutcome(outcome="build-failed", error=error.stderr)
 
+    def source(self, call: BuildCall) -> Source:
+        return Source(text=f"/* -DTILE={call.schedule[0]} */\n{_program()}", language="C")
+
     def part(self, call: PartCall) -> ObjectPart:
         return ObjectPart(code=_compiled(call, call.symbol, "-c"))
 
@@ -111,6 +115,9 @@ def _compiled(call: BuildCall | PartCall, symbol: str, how: str) -> bytes:
             str(output),
         ]
         command += [f"-I{tvm_ffi.libinfo.find_include_path()}", *(f"-D{n}={v}" for n, v in sizes.items())]
-        source = resources.files(__package__).joinpath("product.c").read_text()
-        subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+        subprocess.run(command, input=_program(), capture_output=True, text=True, check=True)
         return output.read_bytes()
+
+
+def _program() -> str:
+    return resources.files(__package__).joinpath("product.c").read_text()
