@@ -28,10 +28,6 @@ class Standing:
     search: str
     task: str
     """What it is a search of: the same for all searches of a task."""
-    engine: str
-    """Whose search it is: one of those in different regions has shown enough to compare engines by."""
-    regions: int
-    """Into how many the space of its engine is split for the task; 1: it is not."""
     weight: int
     """Of the task."""
     trials: int
@@ -46,6 +42,10 @@ class Standing:
     gain: float
     """Seconds per trial that the last round took off the latency."""
     exhausted: bool
+    engine: str = ""
+    """Whose search it is: one of those in different regions shows enough to compare engines by."""
+    regions: int = 1
+    """Into how many the space of its engine is split for the task; 1: it is not."""
 
 
 PATIENCE = 5e-4
@@ -86,7 +86,13 @@ def few(each: int, searches: int) -> int:
 
 
 def grants(
-    standings: Sequence[Standing], budget: int, left: int, batch: int, patience: float = 0.0, only: int = 0
+    standings: Sequence[Standing],
+    budget: int,
+    left: int,
+    batch: int,
+    patience: float = 0.0,
+    only: int = 0,
+    known: float = 0.0,
 ) -> list[tuple[str, int]]:
     """The rounds to start now, as (search, trials).
 
@@ -98,8 +104,9 @@ def grants(
         patience: see :func:`pays`.
         only: of each task so many trials, shared out among its searches, at once, and no more unless none of
             them could be measured; 0: as many as pay.
+        known: seconds of one run of the model that tasks take which are not searched.
     """
-    model = model_latency(standings)
+    model = model_latency(standings) + known
     of_task = Counter(each.task for each in standings)
     given: list[tuple[str, int]] = []
     for standing in _fresh(standings):
