@@ -40,6 +40,15 @@ def by_task(ledgers: Iterable[TaskLedger]) -> list[list[TaskLedger]]:
     return list(found.values())
 
 
+def by_engine(found: Iterable[TaskLedger]) -> list[list[TaskLedger]]:
+    """The searches of a task, those of an engine together; without those that are nobody's."""
+    engines: dict[str, list[TaskLedger]] = {}
+    for each in found:
+        if each.spec.engine is not None:
+            engines.setdefault(each.spec.engine, []).append(each)
+    return list(engines.values())
+
+
 def ahead(searches: Sequence[TaskLedger]) -> TaskLedger | None:
     """The search of a task whose best kernel goes into the model, as far as is known: among those that were
     confirmed, if some were. ``None``: nothing was measured."""

@@ -22,7 +22,7 @@ from tunemesh.shared.messages.basics import (
 )
 from tunemesh.shared.messages.levels import Cost, Quote, Standing
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Region, Taken, TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -49,8 +49,8 @@ class SearchProgress(Struct, frozen=True, kw_only=True):
     """What one engine has found of a task."""
 
     engine: EngineName
-    region: Region | None = None
-    """Where it looks, where the task is split."""
+    regions: Positive = 1
+    """Of the task's space that it searches side by side: more than one where the task is split."""
     trials: Count
     best: Seconds | None
     """Its lowest latency in seconds; of those that were confirmed, if some were."""

@@ -15,7 +15,7 @@ from tests.unit.test_core_sharing import ENDS, endings
 from tests.unit.world import BLOB, World, request
 from tunemesh.coordinator.events import Arrived, Dispatch, Log, Save, Tell
 from tunemesh.coordinator.jobs import progress, searches, sharing
-from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
+from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.journal.records import Entry
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import Scenario, simulate
@@ -24,10 +24,6 @@ from tunemesh.shared.messages import Level, Region, StepResult, TaskSpec, Update
 
 DEVICES = tuple(f"profile-cpu-{number}" for number in range(4))
 WIDE = ("model-update", "model-update", "build-cpu", "build-cpu", *DEVICES)
-
-
-def regions(ledger: Ledger) -> list[Region | None]:
-    return [task.spec.region for task in ledger.tasks]
 
 
 def proposals(world: World) -> dict[str, set[str]]:
@@ -113,8 +109,10 @@ def test_the_task_is_told_as_one_with_what_each_region_found() -> None:
     ledger = world.ledger("job")
     (task,) = progress.progress(world.core.jobs["job"]).tasks
     assert (task.id, task.trials) == ("t00", 128)
-    assert [each.region for each in task.searches] == regions(ledger)
-    assert task.best == min(each.best for each in task.searches if each.confirmed and each.best is not None)
+    (search,) = task.searches
+    assert (search.engine, search.regions, search.trials) == ("mock", 4, 128)
+    confirmed = [each.best for each in ledger.tasks if each.confirmed and each.best is not None]
+    assert task.best == search.best == min(confirmed)
 
 
 @pytest.mark.parametrize(
