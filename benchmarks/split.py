@@ -1,9 +1,9 @@
 """What splitting the search of a task by regions of its space brings, and what it costs.
 
-``python -m benchmarks.split`` simulates jobs of one to eight tasks, with the coordinator's real core, on a mesh
-of four devices, and prints how long they take with one, two, and four searches of each task. With ``--price`` it
-tunes operators for real, on a mesh of its own with MetaSchedule, as a whole and split, with as many trials, and
-prints how much slower the kernels are that are found.
+``python -m benchmarks.split`` simulates jobs of one to eight tasks, with the coordinator's real core, on a
+mesh of four devices, and prints how long they take with one, two, and four searches of each task. With
+``--price`` it tunes operators for real, on a mesh of its own with MetaSchedule, as a whole and split, with as
+many trials, and prints how much slower the kernels are that are found.
 """
 
 from __future__ import annotations

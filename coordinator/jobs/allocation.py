@@ -185,7 +185,7 @@ def reason(standing: Standing, model: float, patience: float) -> str:
     if _hopeless(standing):
         return f"nothing could be measured in {standing.rounds} rounds"
     if expected_gain(standing) <= 0:
-        return "another engine is too far ahead"
+        return f"another {'region' if standing.regions > 1 else 'engine'} is too far ahead"
     if not pays(standing, model, patience):
         return f"one more trial is expected to take less than {patience:.3%} off the model's latency"
     return "the trials are spent"
