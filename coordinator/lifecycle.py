@@ -26,6 +26,7 @@ from tunemesh.coordinator.jobs import (
     prices,
     rest,
     rounds,
+    searches,
     sharing,
     states,
     trials,
@@ -37,7 +38,7 @@ from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_l
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import Cancelled, ImportDone, Quote, StepResult, Usage, ValidateDone
+from tunemesh.shared.messages import Cancelled, ImportDone, Quote, Request, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -226,12 +227,13 @@ class Lifecycle:
         tasks = [first_ledger(spec, known.get(spec.id), spec.key in served) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, [task for task in tasks if not task.closed])
+        tasks, note = self._split(job, request, tasks)
         quote = self._quote(
             job, msgspec.structs.replace(job.ledger, phase="tuning", tasks=tasks, request=request)
         )
-        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, quote=quote, **made)
+        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, quote=quote, note=note, **made)
         self._state.sharing.note(job)
-        self._state.tell(job, "progress", levels.quoted(quote))
+        self._state.tell(job, "progress", "; ".join(filter(None, (levels.quoted(quote), note))))
         if request.level.quote_only:
             self.finish(job, "cancelled", f"only a quote was asked for; {levels.quoted(quote)}")
             return
@@ -240,6 +242,12 @@ class Lifecycle:
             text = f"its {len(tasks)} searches would have the coordinator hold {needed:,} results at once"
             advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
             self.finish(job, "failed", f"{text}; {advice}")
+
+    def _split(self, job: Job, request: Request, tasks: list[TaskLedger]) -> searches.Divided:
+        """The searches of a job that was just imported, with those that are to be split."""
+        draft = Job(msgspec.structs.replace(job.ledger, tasks=tasks, request=request), job.order, job.prices)
+        most = MOST_HELD // max(self._to_be_held(draft), 1)
+        return searches.divided(tasks, request.level.split, request.level.trials, most)
 
     def _quote(self, job: Job, ledger: Ledger) -> Quote:
         """What the job is told with its first ledger that has tasks."""

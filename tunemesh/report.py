@@ -45,6 +45,8 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
     """What one engine has found of a task."""
 
     engine: str
+    regions: int = 1
+    """Of the task's space that it searched side by side: more than one where the job was split."""
     trials: int
     best_s: float | None
     """The latency of its fastest kernel; ``None``: nothing of it could be measured."""
@@ -191,7 +193,7 @@ def make_report(
         largest_difference=validated.largest_difference,
         outputs=validated.outputs,
         judged=validated.judged,
-        notes=assembled.notes,
+        notes=[*filter(None, [progress.note]), *assembled.notes],
         drift=validated.drift,
         variants=_variants(validated, signatures),
     )
@@ -245,6 +247,7 @@ def _of_any(
                 searches=[
                     SearchReport(
                         engine=each.engine,
+                        regions=each.regions,
                         trials=each.trials,
                         best_s=each.best,
                         confirmed=each.confirmed,

@@ -1,10 +1,10 @@
 """Which search gets the next trials of a job.
 
-A task has a search for each engine that takes it. Every search gets a first batch. After that trials go where
-they are expected to shorten the model most: ``weight x expected gain``. The estimate follows the task
-scheduler of Ansor (Zheng et al., OSDI 2020, section 6.2): the larger of what the last round gained per trial
-and of an optimistic guess that shrinks as trials are spent, so that no task starves. A search that is behind
-another one of its task has to catch up first: that is taken off.
+A task has a search for each engine that takes it, or several in different regions. Every search gets a first
+batch. After that trials go where they are expected to shorten the model most: ``weight x expected gain``. The
+estimate follows the task scheduler of Ansor (Zheng et al., OSDI 2020, section 6.2): the larger of what the
+last round gained per trial and of an optimistic guess that shrinks as trials are spent, so that no task
+starves. A search that is behind another one of its task has to catch up first: that is taken off.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Standing:
     gain: float
     """Seconds per trial that the last round took off the latency."""
     exhausted: bool
+    engine: str = ""
+    """Whose search it is: one of those in different regions shows enough to compare engines by."""
+    regions: int = 1
+    """Into how many the space of its engine is split for the task; 1: it is not."""
 
 
 PATIENCE = 5e-4
@@ -82,7 +86,13 @@ def few(each: int, searches: int) -> int:
 
 
 def grants(
-    standings: Sequence[Standing], budget: int, left: int, batch: int, patience: float = 0.0, only: int = 0
+    standings: Sequence[Standing],
+    budget: int,
+    left: int,
+    batch: int,
+    patience: float = 0.0,
+    only: int = 0,
+    known: float = 0.0,
 ) -> list[tuple[str, int]]:
     """The rounds to start now, as (search, trials).
 
@@ -94,8 +104,9 @@ def grants(
         patience: see :func:`pays`.
         only: of each task so many trials, shared out among its searches, at once, and no more unless none of
             them could be measured; 0: as many as pay.
+        known: seconds of one run of the model that tasks take which are not searched.
     """
-    model = model_latency(standings)
+    model = model_latency(standings) + known
     of_task = Counter(each.task for each in standings)
     given: list[tuple[str, int]] = []
     for standing in _fresh(standings):
@@ -109,9 +120,11 @@ def grants(
         again = [each for each in standings if each.lead is None and _has_failed(each)]
         return given + [(each.search, few(only, of_task[each.task])) for each in again]
     # The rest waits until every search has shown something: before that there is nothing to compare.
-    if any(s.rounds <= 1 and s.busy for s in standings) or given:
+    shown = {(s.task, s.engine) for s in standings if not (s.rounds <= 1 and s.busy)}
+    if given or any((s.task, s.engine) not in shown for s in standings):
         return given
-    room = rounds_at_once(len(of_task)) - sum(s.busy for s in standings)
+    regions = max((s.regions for s in standings), default=1)
+    room = rounds_at_once(len(of_task)) * regions - sum(s.busy for s in standings)
     able = [s for s in standings if may_go_on(s) and pays(s, model, patience)]
     # What is too far behind gets something only where nobody else can use it.
     hopeful = [s for s in able if expected_gain(s) > 0] or able
@@ -119,7 +132,7 @@ def grants(
     for standing in waiting[: max(room, 0)]:
         if left <= 0:
             break
-        want = next_batch(budget, left, len(of_task), len(standings), batch)
+        want = next_batch(budget, left, len(of_task) * regions, len(standings), batch)
         given.append((standing.search, want))
         left -= want
     return given
@@ -172,7 +185,7 @@ def reason(standing: Standing, model: float, patience: float) -> str:
     if _hopeless(standing):
         return f"nothing could be measured in {standing.rounds} rounds"
     if expected_gain(standing) <= 0:
-        return "another engine is too far ahead"
+        return f"another {'region' if standing.regions > 1 else 'engine'} is too far ahead"
     if not pays(standing, model, patience):
         return f"one more trial is expected to take less than {patience:.3%} off the model's latency"
     return "the trials are spent"

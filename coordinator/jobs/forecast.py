@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tunemesh.coordinator.jobs import allocation, searches, steps
+from tunemesh.coordinator.jobs import trials as job_trials
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.scheduling import chunks
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
@@ -114,6 +115,9 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         level = request.level
         few = CANDIDATES.get(level.effort, 0) * distinct
         budget = level.trials or few or allocation.automatic(distinct, allocation.PATIENCE)
+        if level.trials and ledger.tasks:
+            # More is tried only where it pays, which nobody knows yet.
+            budget = min(budget, max(job_trials.share(ledger), len(open_tasks)))
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
         if ledger.stopped or not (open_tasks or ledger.phase == "importing"):
             trials = 0

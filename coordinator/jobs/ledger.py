@@ -126,6 +126,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     """Nothing new is tried any more, whatever the request says."""
     enough: str = ""
     """Why, where the service level asks for no more."""
+    note: str = ""
+    """What was asked for and is not done, and why: one line for people."""
     quote: Quote | None = None
     standing: Standing | None = None
     usage: dict[str, Usage] = {}

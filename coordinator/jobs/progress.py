@@ -90,6 +90,7 @@ def progress(job: Job) -> JobProgress:
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,
+        note=ledger.note,
         asked_by=ledger.asked_by,
         cancelled=ledger.cancelled,
     )
@@ -111,17 +112,7 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
         untuned=searches.untuned(found),
         best=ahead.best if ahead is not None else None,
         engine=ahead.spec.engine if ahead is not None else None,
-        searches=[
-            SearchProgress(
-                engine=each.spec.engine,
-                trials=each.trials,
-                best=each.best,
-                confirmed=len(each.confirmed),
-                ended=each.ended,
-            )
-            for each in found
-            if each.spec.engine is not None
-        ],
+        searches=[_search(each) for each in searches.by_engine(found)],
         last_error=next((each.last_error for each in found if each.last_error), ""),
         spread=_spread(ahead) if ahead is not None else None,
         confirmed=sum(len(each.confirmed) for each in found),
@@ -130,6 +121,20 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
         rounds_ahead=sum(each.rounds_ahead for each in found),
         ended="" if open_ else (ahead or first).ended,
         taken=_taken(found),
+    )
+
+
+def _search(regions: Sequence[TaskLedger]) -> SearchProgress:
+    """What an engine has found of a task, in all regions that it searches."""
+    first, ahead = regions[0], searches.ahead(regions)
+    open_ = any(not each.ended for each in regions)
+    return SearchProgress(
+        engine=str(first.spec.engine),
+        regions=len(regions),
+        trials=sum(each.trials for each in regions),
+        best=ahead.best if ahead is not None else None,
+        confirmed=sum(len(each.confirmed) for each in regions),
+        ended="" if open_ else (ahead or first).ended,
     )
 
 

@@ -251,6 +251,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
                 samples=request.samples,
                 known=ledger.known,
                 devices=list(devices),
+                split=request.level.split,
             )
         case "assemble":
             assert ledger.model is not None

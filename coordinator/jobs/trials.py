@@ -113,6 +113,8 @@ def standing(job: Job, task: TaskLedger) -> allocation.Standing:
     return allocation.Standing(
         search=task.spec.id,
         task=task.spec.key,
+        engine=str(task.spec.engine),
+        regions=task.spec.region.of if task.spec.region is not None else 1,
         weight=task.spec.weight,
         trials=now.trials + (taken.trials if taken is not None else 0),
         rounds=task.round + 1 + (taken.rounds if taken is not None else 0),
@@ -132,18 +134,19 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     request = ledger.request
     begun = [task for task in ledger.tasks if _is_tuned(task) and task.spec.id not in waits]
     standings = [standing(job, task) for task in begun]
-    model, patience = allocation.model_latency(standings), request.level.patience or 0.0
+    patience, known = _patience(job), _known_latency(job)
+    model = allocation.model_latency(standings) + known
     rest = left(job, waits)
     only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
     batch = request.settings.batch
-    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only))
+    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only, known))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
     for task in ledger.tasks:
         want = given.get(task.spec.id)
         if want is None and nothing_more and not task.closed and task.spec.id not in waits:
-            task = msgspec.structs.replace(task, ended=_reason(job, task, model))
+            task = msgspec.structs.replace(task, ended=_reason(job, task, model, patience))
             if task.round < 0 and (task.taken is None or task.taken.closed):
                 tasks.append(msgspec.structs.replace(task, closed=True))
                 continue
@@ -161,13 +164,46 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     )
 
 
-def _reason(job: Job, task: TaskLedger, model: float) -> str:
+def _patience(job: Job) -> float:
+    """The share of the model's latency that one more trial has to be expected to take off.
+
+    A number of trials is meant for the whole model. Tasks that are known need none of theirs. Once the others
+    have had their own part, they get more only as long as that pays, even where no patience was asked for.
+    """
+    patience = job.ledger.request.level.patience or 0.0
+    if any(map(is_known, job.ledger.tasks)) and granted(job) >= share(job.ledger):
+        return max(patience, allocation.PATIENCE)
+    return patience
+
+
+def _known_latency(job: Job) -> float:
+    """Seconds of one run of the model that tasks take of which what is known is used."""
+    known = [task for task in job.ledger.tasks if is_known(task)]
+    return sum(task.spec.weight * task.best for task in known if task.best is not None)
+
+
+def share(ledger: Ledger) -> int:
+    """The part of a job's trials that is meant for the tasks of which nothing usable is known."""
+    level = ledger.request.level
+    if level.effort != "full":
+        return level.trials  # a number for each of those
+    found = searches.by_task(task for task in ledger.tasks if task.spec.engine is not None)
+    known = sum(any(map(is_known, each)) for each in found)
+    return level.trials * (len(found) - known) // max(len(found), 1)
+
+
+def is_known(task: TaskLedger) -> bool:
+    """Whether what an earlier job has found is used as it is."""
+    return task.closed and task.round < 0 and task.taken is None and task.best is not None
+
+
+def _reason(job: Job, task: TaskLedger, model: float, patience: float) -> str:
     """Why a task gets no more trials. ``model`` is the latency of the model in seconds."""
     if task.taken is not None and task.round < 0:
         return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
     if job.ledger.stopped:
         return job.ledger.enough or "the job was stopped early"
-    return allocation.reason(standing(job, task), model, job.ledger.request.level.patience or 0.0)
+    return allocation.reason(standing(job, task), model, patience)
 
 
 def look_ahead(
@@ -190,7 +226,7 @@ def look_ahead(
     unbuilt = 0
     able: list[tuple[float, TaskLedger]] = []
     begun = [standing(job, task) for task in ledger.tasks if task.round >= 0]
-    model, patience = allocation.model_latency(begun), request.level.patience or 0.0
+    model, patience = allocation.model_latency(begun) + _known_latency(job), _patience(job)
     for task in ledger.tasks:
         if task.closed or task.round < 0 or not task.want:
             continue
@@ -220,7 +256,8 @@ def look_ahead(
     until_idle = building / build_slots if unbuilt >= build_slots else 0.0
     if max(until_idle, profiling / device_slots) > durations.seconds("model-update", task.spec.pace_key):
         return None
-    tasks_, searches_ = len(searches.by_task(ledger.tasks)), len(ledger.tasks)
+    regions = max(each.regions for each in begun)
+    tasks_, searches_ = len(searches.by_task(ledger.tasks)) * regions, len(ledger.tasks)
     batch = allocation.next_batch(request.level.trials, rest, tasks_, searches_, request.settings.batch)
     ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
     ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from tunemesh.shared.messages.basics import Count, Seconds
+from tunemesh.shared.messages.basics import MOST_REGIONS, Count, Seconds
 
 Cost = Annotated[float, Meta(ge=0, le=1e18)]
 """In whatever currency the prices of the mesh are."""
@@ -85,6 +85,17 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = field(default="standard", name="class")
 
+    split: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MOST_REGIONS,
+            description="Searches of each task that run side by side, each in a part of its space that the"
+            " others leave out. With more than one, a job that has several devices to itself ends sooner, and"
+            " finds a little less with as many trials.",
+        ),
+    ] = 1
+
     quote_only: bool = False
     """End after the quote: nothing is tried."""
 
@@ -95,6 +106,8 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
             return (
                 f"--level {self.effort} tries {each} of each task: leave --trials out, or take --level full"
             )
+        if self.effort != "full" and self.split > 1:
+            return f"--level {self.effort} has nothing to split: leave --split out, or take --level full"
         return ""
 
     @property

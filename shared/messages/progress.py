@@ -49,6 +49,8 @@ class SearchProgress(Struct, frozen=True, kw_only=True):
     """What one engine has found of a task."""
 
     engine: EngineName
+    regions: Positive = 1
+    """Of the task's space that it searches side by side: more than one where the task is split."""
     trials: Count
     best: Seconds | None
     """Its lowest latency in seconds; of those that were confirmed, if some were."""
@@ -121,6 +123,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     waiting: str = ""
     """Why nothing moves, when nothing can: for example that no device serves the target."""
     error: str = ""
+    note: str = ""
+    """What was asked for and is not done, and why: one line for people."""
     asked_by: Name = ""
     """The user of the broker that asked for it, as the broker verified it; empty where it did not."""
     cancelled: Cancelled | None = None

@@ -46,6 +46,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     devices: list[Device] = []
     """Those that serve the target now, each kind once: what was measured on such a one before need not be
     measured again."""
+    split: Positive = 1
+    """That of the level: regions that the space of each task is to be split into."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):

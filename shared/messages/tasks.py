@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import (
+    MOST_REGIONS,
     Blob,
     Count,
     Drift,
@@ -33,13 +34,23 @@ Outcome = Literal[
 ]
 
 
+class Region(Struct, frozen=True):
+    """One of the disjoint parts into which the space of a task's schedules is cut."""
+
+    number: Count
+    """From 0."""
+    of: Annotated[int, Meta(ge=2, le=MOST_REGIONS)]
+    """How many there are."""
+
+
 class TaskSpec(Struct, frozen=True, kw_only=True):
     """One distinct tensor workload of a job for one target, as one engine tunes it: a search. A task that
-    several engines take has a specification for each, which differ in ``id`` and ``engine`` only."""
+    several engines take has a specification for each, and one for each region where it is split: they differ
+    in ``id``, ``engine`` and what is said of regions."""
 
     id: TaskId
     """Of the search, short and unique within the job: ``t00``, ``t01``, …; with its engine where it is not
-    the first one of its task: ``t00.template``."""
+    the first one of its task, and the number of its region from the second on: ``t00.template.1``."""
     name: str
     key: Sha256
     """Hash of workload and target: equal keys are the same task, in a job and across jobs."""
@@ -55,6 +66,11 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """The unscheduled workload, in the format of the target's platform: TIR for TVM's targets."""
     untuned: Blob
     """The workload built without tuning: the baseline to beat and the reference for outputs."""
+    regions: Annotated[int, Meta(ge=1, le=MOST_REGIONS)] = 1
+    """Into how many its engine can cut the space of its schedules, so that searches in them never propose the
+    same one; 1: it cannot."""
+    region: Region | None = None
+    """Where this one search looks, of several that the task has; ``None``: everywhere."""
 
     @property
     def pace_key(self) -> str:

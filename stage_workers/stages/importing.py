@@ -53,7 +53,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     tasks = [
         spec
         for number, task in enumerate(imported.tasks)
-        for spec in _searches(number, task, known.get(task.key), imported.constants, step, context)
+        for spec in _searches(number, task, known.get(task.key), imported.constants, step, work, context)
     ]
     return ImportDone(
         model=read.model,
@@ -75,6 +75,7 @@ def _searches(
     known: Answer | None,
     constants: int,
     step: Step,
+    work: ImportWork,
     context: Context,
 ) -> list[TaskSpec]:
     """A specification for each engine that takes a task, and for the one that made what is known of it; where
@@ -96,6 +97,7 @@ def _searches(
             constants=constants,
             workload=workload,
             untuned=untuned,
+            regions=_regions(engine, task, work.split, step, context) if known is None else 1,
         )
         for place, engine in enumerate(engines or [None])
     ]
@@ -211,6 +213,14 @@ def check_owners(options: Mapping[str, Options], engines: list[str]) -> None:
     for owner in options:
         if owner not in owners:
             raise BadInput(f"there are options for {owner!r}, but the job has only {', '.join(owners)}")
+
+
+def _regions(engine: str | None, task: ExtractedTask, wanted: int, step: Step, context: Context) -> int:
+    """Into how many regions an engine splits the space of a task, where so many are wanted."""
+    if engine is None or wanted == 1:
+        return 1
+    ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
+    return max(1, min(wanted, whole(context, engine, Engine.regions, ref, CHECK_LIMIT)))
 
 
 def _takers(task: ExtractedTask, step: Step, context: Context) -> tuple[list[str], str]:

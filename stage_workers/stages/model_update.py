@@ -20,8 +20,8 @@ from tunemesh.shared.messages import (
     UpdateWork,
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
-from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
-from tunemesh.stage_workers.records.questions import family_of
+from tunemesh.stage_workers.engines.protocol import Engine, PlacedCall, Proposal, UpdateCall
+from tunemesh.stage_workers.records.questions import Found, family_of
 from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
@@ -91,11 +91,12 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, 
         seed=step.seed,
         options=step.options.get(engine, {}),
         prior=_prior(step, engine, context),
+        region=work.task.region,
     )
     begin = known.to_begin_with(work, step, context) if work.state is None else known.Beginning()
     learned = {trial.candidate.hash for trial in call.trials}
     # What was taken over from another job is in the records, too.
-    found = [each for each in begin.leaders if each.trial.hash not in learned]
+    found = _within(call, [each for each in begin.leaders if each.trial.hash not in learned], engine, context)
     before = [name for name in work.state.chosen if name not in learned] if work.state is not None else []
     call = msgspec.structs.replace(
         call,
@@ -119,6 +120,22 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, 
             call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], similar=[], want=missing
         )
         proposal = _asked(call, engine, context)
+
+
+def _within(call: UpdateCall, found: list[Found], engine: str, context: Context) -> list[Found]:
+    """Those that are in the region of a search: others have what is elsewhere."""
+    if call.region is None or not found:
+        return found
+    asked = PlacedCall(
+        workload=call.workload,
+        target=call.target,
+        schedules=[each.trial.schedule for each in found],
+        regions=call.region.of,
+    )
+    placed = whole(context, engine, Engine.placed, asked, UPDATE_LIMIT)
+    if len(placed.numbers) != len(found):
+        raise StageFailed(f"engine {engine}, placed: {len(placed.numbers)} of {len(found)} schedules")
+    return [each for each, number in zip(found, placed.numbers, strict=True) if number == call.region.number]
 
 
 def _prior(step: Step, engine: str, context: Context) -> bytes | None:

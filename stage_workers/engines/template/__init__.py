@@ -15,6 +15,8 @@ from tunemesh.stage_workers.engines.protocol import (
     Learned,
     Part,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
@@ -54,6 +56,16 @@ class TemplateEngine:
         from tunemesh.stage_workers.engines.template import tuning
 
         return tuning.update(call, self.format)
+
+    def regions(self, task: TaskRef) -> int:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.regions(task)
+
+    def placed(self, call: PlacedCall) -> Placed:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.placed(call)
 
     def rank(self, call: RankCall) -> Ranking:
         """It knows nothing of tasks that it has not measured."""

@@ -22,6 +22,8 @@ from tunemesh.stage_workers.engines.protocol import (
     Learned,
     ObjectPart,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
@@ -58,6 +60,12 @@ class ToyEngine:
         tried, largest = call.search or b"", options.read(self.name, call.options, ToyOptions).largest
         new = bytes(tile for tile in TILES if tile not in tried and tile <= largest)[: call.want]
         return Proposal(search=tried + new, schedules=[(f"tile-{tile}", bytes([tile])) for tile in new])
+
+    def regions(self, task: TaskRef) -> int:
+        return 1
+
+    def placed(self, call: PlacedCall) -> Placed:
+        return Placed(numbers=[0] * len(call.schedules))
 
     def rank(self, call: RankCall) -> Ranking:
         return Ranking(scores=[None] * len(call.schedules))
