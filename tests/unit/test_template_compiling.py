@@ -54,9 +54,10 @@ def test_a_missing_compiler_is_said_and_needs_no_repair(monkeypatch: pytest.Monk
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(compiling.CompileFailed, match="install gcc or clang"):
         compiling.compiled("int a;", HERE)
-    (finding,) = [each for each in doctor.examine() if each.what == "C compiler"]
-    assert finding.ok
-    assert finding.found == f"missing, so workers serve no engine template: {compilers.MISSING}"
+    findings = {each.what: each for each in doctor.examine()}
+    assert findings["C compiler"].ok
+    assert findings["C compiler"].found == "missing, only needed by the engine template"
+    assert findings["engines"].found == f"metaschedule; not template: {compilers.MISSING}"
     assert engines.served_by_default() == ("metaschedule",)
     with pytest.raises(BadInput, match="install gcc or clang"):
         checks.check_engines(["template"])
