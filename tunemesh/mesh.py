@@ -56,6 +56,7 @@ class LocalMesh:
         prices: of queues, per hour; none by default.
         retention: days for which the results of jobs are kept; by default for ever.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
 
     Raises:
         BadInput: there is no such strategy.
@@ -74,6 +75,7 @@ class LocalMesh:
         prices: Mapping[str, float] | None = None,
         retention: float | None = None,
         reserved: float = 0.0,
+        learn_after: int = 0,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -82,6 +84,7 @@ class LocalMesh:
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
         self._reserved = reserved
+        self._learn_after = learn_after
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
@@ -201,6 +204,7 @@ class LocalMesh:
             coordinator += ["--price", f"{queue}={price}"]
         if self._reserved:
             coordinator += ["--reserve", str(self._reserved)]
+        coordinator += ["--learn-after", str(self._learn_after)]
         self._start("coordinator", "coordinator", coordinator, others)
         days = self._retention
         keeping = ["--retention", "none" if days is None else f"{days:g}"]

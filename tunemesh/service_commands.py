@@ -122,6 +122,7 @@ def coordinator(
     journal: options.Journal = None,
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -133,4 +134,6 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve).run())
+    raise typer.Exit(
+        Service(address.coordinator_broker, strategy, journal, prices, reserve, learn_after).run()
+    )
