@@ -22,7 +22,7 @@ JOB = "learn"
 """In place of a job in the id of the step."""
 STEP = step_id(JOB, "-", None, None, "learn")
 """There is one lesson at a time."""
-QUIET = 5.0
+QUIET = 2.0
 """Seconds without a job before one begins."""
 KEPT = 24 * 3600.0
 """Seconds after which what nobody had time for is forgotten."""

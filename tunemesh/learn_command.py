@@ -50,7 +50,7 @@ def learn(
 
         with Client(mesh_address.find(broker, None, store=False).broker) as client:
             client.learn(check_engine_name(engine), after)
-        print("asked: a worker learns once nothing else is due, and says in its log what came of it")
+        print("asked: a worker learns once nothing else is due; the coordinator's log says what came of it")
         return
     from tunemesh import record_learning
     from tunemesh.stage_workers.stages.learning import told

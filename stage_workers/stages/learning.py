@@ -80,7 +80,7 @@ def learn(step: Step, work: LearnWork, context: Context) -> LearnDone:
                 database, work.engine, work.after, lambda call: _asked(learning, work.engine, call)
             )
             for lesson in asked:
-                said.append("; ".join(told(lesson)))
+                said.append("; ".join(map(str.strip, told(lesson))))
                 log.info("%s: %s", step.id, said[-1])
     except Abandoned:
         gave_way = True
