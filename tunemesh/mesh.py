@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tunemesh import mesh_address
+from tunemesh import checks, mesh_address
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import Role
@@ -57,6 +57,7 @@ class LocalMesh:
         retention: days for which the results of jobs are kept; by default for ever.
         reserved: share of the devices of each target that is kept for jobs of class gold.
         learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
+        metrics: where the coordinator shows its metrics; by default nowhere.
 
     Raises:
         BadInput: there is no such strategy.
@@ -76,6 +77,7 @@ class LocalMesh:
         retention: float | None = None,
         reserved: float = 0.0,
         learn_after: int = 0,
+        metrics: str | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -85,6 +87,7 @@ class LocalMesh:
         self._prices = prices or {}
         self._reserved = reserved
         self._learn_after = learn_after
+        self._metrics = metrics
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
@@ -102,6 +105,7 @@ class LocalMesh:
 
     def __enter__(self) -> LocalMesh:
         try:
+            checks.check_workers()
             self._check_device()
             # Children connect as soon as the broker listens; their own start takes as long as its.
             self.node.start()
@@ -205,6 +209,8 @@ class LocalMesh:
         if self._reserved:
             coordinator += ["--reserve", str(self._reserved)]
         coordinator += ["--learn-after", str(self._learn_after)]
+        if self._metrics is not None:
+            coordinator += ["--metrics-port", self._metrics]
         self._start("coordinator", "coordinator", coordinator, others)
         days = self._retention
         keeping = ["--retention", "none" if days is None else f"{days:g}"]
