@@ -22,6 +22,9 @@ from tunemesh.shared.messages import Stage
 CONFIRMED = 4
 """Candidates of a task that are confirmed at its end, at most: one chunk."""
 
+NEAR = 1.1
+"""Times the best of a task up to which what a search has found is confirmed."""
+
 CONFIRMING = 2.0
 """Times as long as another one a candidate takes that is confirmed: with all its repeats."""
 
@@ -155,7 +158,7 @@ class _Estimate:
         closing = [t for t in begun if not rounds.closes(t, t.round) and _tried(self._job, t)]
         keys = [task.spec.pace_key for task in closing]
         closed = self._spread("model-update", [self._durations.closing(key) for key in keys])
-        best = [min(_tried(self._job, task), CONFIRMED) for task in closing]
+        best = [min(_tried(self._job, task), CONFIRMED) for task in closing if _may_win(self._job, task)]
         return drained + closed + self._built_and_measured(best, best, CONFIRMING, waits=True)
 
     def _spend(self, tasks: Collection[TaskLedger]) -> None:
@@ -257,6 +260,12 @@ class _Estimate:
 def _has_some(job: Job, task: TaskLedger) -> bool:
     """Whether something of a task was tried, or will be, so that it is not just closed."""
     return task.taken is not None or (task.round >= 0 and _tried(job, task) > 0) or bool(_held(job, task))
+
+
+def _may_win(job: Job, task: TaskLedger) -> bool:
+    """Whether something of a search is worth to be confirmed: another one of its task may be far ahead."""
+    best, lead = rounds.current(job, task).best, rounds.lead(job, task)
+    return best is None or lead is None or best <= NEAR * lead
 
 
 def _held(job: Job, task: TaskLedger) -> list[int]:

@@ -15,8 +15,9 @@ from tests.acceptance.test_toy_engine import Job, assert_computes_the_same, expe
 from tests.unit.stage_calls import FakeSandbox
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import AssembleDone, AssembleWork, ImportDone, ImportWork
-from tunemesh.stage_workers.engines.protocol import ObjectPart, TirPart
-from tunemesh.stage_workers.engines.template import tuning
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.stage_workers.engines.protocol import BuildCall, ObjectPart, TirPart
+from tunemesh.stage_workers.engines.template import TemplateEngine, tuning
 from tunemesh.stage_workers.engines.template.templates import all as templates
 from tunemesh.stage_workers.platforms.protocol import AssembleCall
 from tunemesh.stage_workers.stages import Context
@@ -64,6 +65,14 @@ def test_both_engines_search_a_task_and_a_wrong_template_never_wins(
     (ours, trials), (theirs, others) = job.tune(searches[1], 2), job.tune(searches[0], 2)
     assert {trial.outcome for trial in others} == {"measured"}
     assert {trial.outcome for trial in trials} == ({"wrong-result"} if wrong else {"measured"})
+    workload = store.get(ours.task.workload)
+    for engine, found, words in (
+        (TemplateEngine(), trials, ("__tvm_ffi_main", "a0_0")),
+        (MetaScheduleEngine(), others, ("sch.", "prim_func")),
+    ):
+        call = BuildCall(workload=workload, target=target, schedule=found[0].candidate.schedule)
+        text = engine.source(call).text
+        assert all(word in text for word in words)
     # However fast it looks: what is wrong has no latency.
     work = AssembleWork(model=model.model, tasks=[theirs, ours] if wrong else [ours])
     expect(AssembleDone, job.do(work))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.world import World, request
-from tunemesh.coordinator.events import Dispatch, Tick, WorkerSeen
+from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tick, WorkerSeen
 from tunemesh.coordinator.jobs import searches
 from tunemesh.shared.messages import ProfileWork, Request, Serves, UpdateWork
 
@@ -127,6 +127,53 @@ def test_a_request_without_engines_has_all_that_are_served() -> None:
     world.publish(asked)
     world.settle()
     assert [event.kind for event in world.events if event.kind == "rejected"] == []
+
+
+def test_what_follows_from_a_request_for_all_engines() -> None:
+    world = World(tasks=1, queues=MIXED)
+    world.settle()
+    asked = with_engines(request(trials=8, batch=4))
+    save, _ = world.does(Arrived(10**6, asked))
+    assert isinstance(save, Save)
+    chosen = msgspec.structs.replace(
+        save.ledger, revision=2, request=msgspec.structs.replace(asked, engines=["toy"])
+    )
+    served = msgspec.structs.replace(save.ledger, revision=1)
+    assert world.does(Arrived(10**6 + 1, save.ledger)) == [
+        Acknowledge(10**6),
+        Save(served),
+        Save(chosen),
+    ]
+    assert world.does(Arrived(10**6 + 2, served)) == [Acknowledge(10**6 + 1)]
+    acknowledged, sent = world.does(Arrived(10**6 + 3, chosen))
+    assert acknowledged == Acknowledge(10**6 + 2)
+    assert isinstance(sent, Dispatch)
+    assert (sent.queue, sent.step.engines) == ("build-cpu.toy", ["toy"])
+
+
+def test_both_searches_of_a_task_begin_at_once() -> None:
+    world = World(tasks=1, queues=MIXED)
+    world.settle()
+    world.publish(with_engines(request(trials=8, batch=4), "mock", "toy"))
+    while not any(isinstance(each, Dispatch) for each in world.log):
+        world.deliver()
+    (builder,) = [each for each in world.workers if each.queue == "build-cpu.toy"]
+    assert world.work(builder)
+    assert world.work(builder)
+    world.log.clear()
+    while world.deliver():
+        pass
+    sent = [each for each in world.log if isinstance(each, Dispatch)]
+    ledger = world.ledger("job")
+    assert [(each.queue, each.step.id) for each in sent] == [
+        ("model-update", "job/t00/0/-/model-update"),
+        ("model-update.toy", "job/t00.toy/0/-/model-update"),
+    ]
+    # As many chunks as workers build for the engine: each has something to do.
+    assert [each.step.work for each in sent] == [
+        UpdateWork(task=task.spec, want=2, chunk_size=size)
+        for task, size in zip(ledger.tasks, (1, 2), strict=True)
+    ]
 
 
 def test_engines_are_chosen_so_that_one_worker_serves_them_all() -> None:

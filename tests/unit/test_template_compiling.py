@@ -7,12 +7,13 @@ import subprocess
 
 import pytest
 
-from tunemesh import checks, doctor
+from tunemesh import checks, doctor, service_commands
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers import engines
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.template import compiling
 from tunemesh.stage_workers.engines.template.machine import Machine
+from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
 HERE = Machine(16, 4, platform.machine(), ())
 
@@ -49,17 +50,25 @@ def test_a_compiler_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPat
         compiling.compiled("int a;", HERE)
 
 
-def test_a_missing_compiler_is_said_and_needs_no_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_said_and_needs_no_repair(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(compiling.CompileFailed, match="install gcc or clang"):
         compiling.compiled("int a;", HERE)
-    (finding,) = [each for each in doctor.examine() if each.what == "C compiler"]
-    assert finding.ok
-    assert finding.found == f"missing, so workers serve no engine template: {compilers.MISSING}"
-    assert engines.served_by_default() == ("metaschedule",)
-    with pytest.raises(BadInput, match="install gcc or clang"):
-        checks.check_engines(["template"])
+    findings = {each.what: each for each in doctor.examine()}
+    assert findings["C compiler"].ok
+    assert findings["C compiler"].found == "missing, only needed by the engine template"
+    assert findings["engines"].found == f"metaschedule; not template: {compilers.MISSING}"
+    # Workers serve what they can, and say what they cannot.
+    assert service_commands._served(None) == engines.served_by_default() == ("metaschedule",)
+    assert f"engine template is not served: {compilers.MISSING}" in caplog.text
+    assert service_commands._served(["template"]) == ("template",)
+    config = WorkerConfig(broker="", queue="build-cpu", artifacts="", engines=("template",))
+    for refuse in (lambda: checks.check_engines(["template"]), lambda: run_worker(config)):
+        with pytest.raises(BadInput, match="install gcc or clang"):
+            refuse()
 
 
 def test_other_architectures_have_compilers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
