@@ -11,7 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from tunemesh.broker_config import topology
@@ -32,6 +32,7 @@ from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages.context import Learning
 from tunemesh.stage_workers.status import StatusSender
 from tunemesh.stage_workers.targets import announced_targets, check_fits
 
@@ -203,7 +204,10 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
     # The database, like the driver, is asked for when it is needed: SQLAlchemy is slow to import.
     records = Recorder(lambda: opened(config.records, config.shipped)) if config.records else None
     if device is None:
-        return Context(sandbox, store, records=records)
+        learning = Learning(
+            config.records, lambda engine: _sandbox(replace(config, engines=(engine,)), None, ())
+        )
+        return Context(sandbox, store, records=records, learning=learning if config.records else None)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
 

@@ -124,6 +124,7 @@ def up(
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
@@ -155,6 +156,7 @@ def up(
         options.prices_of(price),
         options.retention_of(retention),
         reserve,
+        learn_after,
         metrics_port,
     ) as mesh:
         address = mesh_address.MeshAddress(

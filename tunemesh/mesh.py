@@ -56,6 +56,7 @@ class LocalMesh:
         prices: of queues, per hour; none by default.
         retention: days for which the results of jobs are kept; by default for ever.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
         metrics: where the coordinator shows its metrics; by default nowhere.
 
     Raises:
@@ -75,6 +76,7 @@ class LocalMesh:
         prices: Mapping[str, float] | None = None,
         retention: float | None = None,
         reserved: float = 0.0,
+        learn_after: int = 0,
         metrics: str | None = None,
     ) -> None:
         self._layout = layout
@@ -84,6 +86,7 @@ class LocalMesh:
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
         self._reserved = reserved
+        self._learn_after = learn_after
         self._metrics = metrics
         self._temporary = folder is None
         self._journal = journal
@@ -205,6 +208,7 @@ class LocalMesh:
             coordinator += ["--price", f"{queue}={price}"]
         if self._reserved:
             coordinator += ["--reserve", str(self._reserved)]
+        coordinator += ["--learn-after", str(self._learn_after)]
         if self._metrics is not None:
             coordinator += ["--metrics-port", self._metrics]
         self._start("coordinator", "coordinator", coordinator, others)

@@ -132,6 +132,7 @@ def coordinator(
     journal: options.Journal = None,
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
@@ -145,7 +146,8 @@ def coordinator(
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
     shown = _shown(metrics_port) if metrics_port is not None else None
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve, shown).run())
+    service = Service(address.coordinator_broker, strategy, journal, prices, reserve, learn_after, shown)
+    raise typer.Exit(service.run())
 
 
 def _shown(address: str) -> Metrics:

@@ -290,13 +290,24 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
         return ""
 
 
+MOST_LESSONS = 50
+"""Families of devices that a message tells of."""
+
+
+class LearnDone(Struct, frozen=True, kw_only=True, tag="learn"):
+    said: Annotated[list[ErrorText], Meta(max_length=MOST_LESSONS)] = []
+    """What came of it, one line for each family of devices."""
+    gave_way: bool = False
+    """Other work came before it was done: it is to be asked again."""
+
+
 class Failure(Struct, frozen=True, kw_only=True, tag="failure"):
     """The step as a whole could not be done; trying it again would not help."""
 
     error: ErrorText
 
 
-Result = ImportDone | UpdateDone | BuildDone | ProfileDone | AssembleDone | ValidateDone | Failure
+Result = ImportDone | UpdateDone | BuildDone | ProfileDone | AssembleDone | ValidateDone | LearnDone | Failure
 
 
 class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):

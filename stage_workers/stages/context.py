@@ -17,7 +17,7 @@ from tunemesh.stage_workers.records.questions import Best, Found, Memory, Simila
 from tunemesh.stage_workers.records.recorder import Batch
 from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
-from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 from tunemesh.stage_workers.stages.build_limits import Patience
 
 C = TypeVar("C")
@@ -101,6 +101,18 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Learning:
+    """What ``learn`` works with."""
+
+    records: str
+    """Address of the database."""
+    sandbox: Callable[[str], Sandbox]
+    """Makes one for an engine, beside that of other steps."""
+    wanted: Callable[[], bool] = lambda: False
+    """Whether a step waits for the worker, or it is to leave."""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a stage works with besides its step."""
 
@@ -124,6 +136,8 @@ class Context:
     """What latencies on the device depend on."""
     records: Records | None = None
     """``None``: nothing is recorded."""
+    learning: Learning | None = None
+    """``None``: there is nothing to learn from."""
 
     def require_device(self, step: Step) -> str:
         """The device.

@@ -98,6 +98,11 @@ def test_every_trial_is_recorded_once_whatever_happens(
         assert _trials(records, "locked") == _told(done) == TRIALS
         assert {each.new for each in record_exchange.sync(client, store, database)} == {0}
 
+        # Somebody asks for a lesson: a worker learns from them, now that there is nothing else to do.
+        client.learn("mock", 1)
+        logs = [*(mesh.folder / "logs").glob("model-update-*.log")]
+        _await(mesh, lambda: any("mock learns nothing from the records" in each.read_text() for each in logs))
+
         assert len(_history(mesh, database, 3)) == 3
         # Everything in the store is old. What is removed while a job runs that makes much of it again is
         # missed neither by that job nor by those that have ended.
@@ -141,6 +146,14 @@ def _history(mesh: LocalMesh, database: Database, count: int) -> list[PastJob]:
             found = history.answered(connection, AskHistory(answer=past_jobs.NO_KEY)).jobs
         if len(found) >= count or time.monotonic() > deadline:
             return found
+        time.sleep(0.1)
+
+
+def _await(mesh: LocalMesh, come_about: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not come_about():
+        assert time.monotonic() < deadline
+        mesh.supervise()
         time.sleep(0.1)
 
 
