@@ -197,6 +197,8 @@ class Seen:
     steps: float
     travelled: float
     """Seconds that all steps took to their workers."""
+    machine: float
+    """CPU time of everything on the cores that are used."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class Rate:
     before: Seen
     after: Seen
     broker_cores: int
+    cores: int
 
     @property
     def seconds(self) -> float:
@@ -224,6 +227,7 @@ class Rate:
         broker = after.broker - before.broker
         each = [b - a for a, b in zip(before.peers, after.peers, strict=True)]
         travel = (after.travelled - before.travelled) / steps
+        machine = after.machine - before.machine
         costs = [("coordinator", own), ("broker", broker), ("peers", sum(each))]
         busiest = max(
             (own / seconds, "the coordinator"),
@@ -236,6 +240,8 @@ class Rate:
                 f" {steps / own:.0f} per second of its CPU time",
                 f"  CPU of a step: {', '.join(f'{who} {cost / steps * 1e3:.2f} ms' for who, cost in costs)};"
                 f" from the coordinator to a worker it takes {travel * 1e3:.1f} ms",
+                f"  {self.cores} cores: idle {1 - machine / seconds / self.cores:.0%} of the time, busy with"
+                f" something else {(machine - own - broker - sum(each)) / seconds / self.cores:.0%}",
                 f"  busy: coordinator {own / seconds:.0%} of a core, broker {broker / seconds:.0%} of"
                 f" {self.broker_cores}00 %, peers {statistics.mean(each) / seconds:.0%} of a core each;"
                 f" busiest is {busiest[1]}",
@@ -276,10 +282,10 @@ def measure(width: int, jobs: int, peers: int, seconds: float) -> tuple[Rate, st
                 # Until all jobs are under way and their tasks have begun.
                 enough = sum(counts) + 100 * peers
                 _wait(client, players, lambda: sum(counts) > enough, STARTING, "no steps are made")
-                before = _look(watched, counts, travels)
+                before = _look(watched, counts, travels, [first, *others])
                 until = before.at + seconds
                 _wait(client, players, lambda: time.monotonic() >= until, 2 * seconds, "")
-                after = _look(watched, counts, travels)
+                after = _look(watched, counts, travels, [first, *others])
         finally:
             over.set()
             children.stop()
@@ -291,12 +297,27 @@ def measure(width: int, jobs: int, peers: int, seconds: float) -> tuple[Rate, st
         if roomy
         else f"broker and {peers} peer(s) on the same {len(others)} core(s)"
     )
-    return Rate(before, after, len(brokers)), where
+    return Rate(before, after, len(brokers), len({first, *others})), where
 
 
-def _look(watched: Sequence[psutil.Process], counts: Sequence[float], travels: Sequence[float]) -> Seen:
+def _look(
+    watched: Sequence[psutil.Process],
+    counts: Sequence[float],
+    travels: Sequence[float],
+    cores: Sequence[int],
+) -> Seen:
     coordinator, broker, *peers = (sum(each.cpu_times()[:2]) for each in watched)
-    return Seen(time.monotonic(), coordinator, broker, tuple(peers), sum(counts), sum(travels))
+    times = psutil.cpu_times(percpu=True)
+    machine = sum(sum(times[core]) - times[core].idle - times[core].iowait for core in set(cores))
+    return Seen(
+        at=time.monotonic(),
+        coordinator=coordinator,
+        broker=broker,
+        peers=tuple(peers),
+        steps=sum(counts),
+        travelled=sum(travels),
+        machine=machine,
+    )
 
 
 def _wait(
