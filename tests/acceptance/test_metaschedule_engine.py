@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -40,6 +41,7 @@ from tunemesh.stage_workers.engines.metaschedule import (
     proposing,
     schedules,
     search_state,
+    sketches,
 )
 from tunemesh.stage_workers.engines.protocol import ExportCall, Proposal, TaskRef, TaskTrials
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
@@ -351,6 +353,19 @@ def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
     together = confirm(task, cuda, programs, "cuda:0")
     assert [each.outcome for each in together] == ["measured"] * 2
     assert min(reference(cuda, "cuda:0")) > 0
+
+
+def test_most_schedules_that_are_drawn_for_a_gpu_can_be_run(
+    cnn: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MetaSchedule's own draws: 1 of 20."""
+    target = resolve_target("nvidia/nvidia-h100")
+    task = import_model(cnn, target).tasks[1]
+    assert "conv2d" in task.name
+    made = Mock(side_effect=sketches.made)
+    monkeypatch.setattr(sketches, "made", made)
+    assert len(update(task.workload, target, None, [], 4).schedules) == 4
+    assert made.call_count <= 20
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc to compile for a GPU")
