@@ -25,6 +25,7 @@ from tunemesh import (
     job_commands,
     mesh_address,
     options,
+    report_commands,
     task_commands,
     tune_commands,
 )
@@ -183,6 +184,7 @@ for _command in (
     job_commands.watch,
     job_commands.cancel,
     job_commands.fetch,
+    report_commands.report,
     job_commands.export,
     job_commands.strategy,
     job_commands.story,

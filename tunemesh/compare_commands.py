@@ -17,6 +17,7 @@ from tunemesh.comparing.peers import Peer
 from tunemesh.job_options import make_settings
 from tunemesh.model_files import ModelFile
 from tunemesh.report import Compared, read_report
+from tunemesh.report_page import writing
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.devices.devices import Device
@@ -35,7 +36,10 @@ class Comparison:
         self, model: ModelFile, settings: Settings, folder: Path, note: Callable[[str], None]
     ) -> list[Compared]:
         """Compare one result; see :func:`~tunemesh.comparing.comparison.compare`."""
-        return comparison.compare(model, settings, folder, self.device, self.peers, note)
+        found = comparison.compare(model, settings, folder, self.device, self.peers, note)
+        if (folder / writing.PAGE).exists():
+            writing.write_beside(folder)
+        return found
 
 
 def prepare(device: str | None, names: Sequence[str] | None, note: Callable[[str], None]) -> Comparison:

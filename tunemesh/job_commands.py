@@ -115,12 +115,13 @@ def cancel(
 def fetch(
     job: Annotated[str, typer.Argument(help="A finished job.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuned"),
+    html: options.Html = True,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Get the results of a finished job, also of one that ended long ago: see tunemesh jobs."""
-    report = _save(job, out / job, mesh_address.find(broker, artifacts))
+    report = fetch_result(job, out / job, mesh_address.find(broker, artifacts), html)
     if as_json:
         print_json(report)
     else:
@@ -144,7 +145,7 @@ def export(
         result = Path(job)
         if not result.is_dir() and "/" not in job:
             result = Path(fetched)
-            _save(job, result, mesh_address.find(broker, artifacts))
+            fetch_result(job, result, mesh_address.find(broker, artifacts))
         target = read_report(result).target
         print(exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}")))
 
@@ -192,10 +193,14 @@ def _check_known(snapshot: Snapshot, job: str, besides: str = "") -> None:
         raise BadInput(f"the coordinator knows no job {job!r}{besides}")
 
 
-def _save(job: str, folder: Path, address: mesh_address.MeshAddress) -> Report:
-    """Write the results of a finished job to ``folder``."""
+def fetch_result(job: str, folder: Path, address: mesh_address.MeshAddress, html: bool = False) -> Report:
+    """Write the results of a finished job to ``folder``; with ``html`` also a page for people.
+
+    Raises:
+        JobFailed: it has none; what was measured for it is in the folder.
+    """
     check_job_id(job)
-    return past_jobs.save(_told(job, address), ArtifactStore(address.artifacts), folder)
+    return past_jobs.save(_told(job, address), ArtifactStore(address.artifacts), folder, html)
 
 
 def _told(job: str, address: mesh_address.MeshAddress) -> JobEvent:

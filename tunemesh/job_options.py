@@ -20,18 +20,13 @@ from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, Liter
 
 from tunemesh import options
 from tunemesh.checks import check_engine_name
+from tunemesh.option_names import NONE, option_name
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Level, Options, Settings, Visibility
 from tunemesh.tuning import Plan, trials_of
 
-NONE = "none"
-"""On the command line: the ``None`` of a setting that has another default."""
-
 AUTO = "auto"
 """The number of trials that the model needs."""
-
-OTHER_NAMES = {"effort": "--level"}
-"""Of fields, on the command line: people ask for a level, and a level has an effort."""
 
 JOB = "job"
 """The parameter of a command in whose place the options come."""
@@ -222,11 +217,6 @@ def setting_parameters() -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
-
-
-def option_name(field: str) -> str:
-    """What a field is called on the command line."""
-    return OTHER_NAMES.get(field) or "--" + field.strip("_").replace("_", "-")
 
 
 def _fields(struct: type[Struct]) -> Sequence[Field]:

@@ -84,6 +84,14 @@ Peers = Annotated[
         show_default=False,
     ),
 ]
+Html = Annotated[
+    bool,
+    typer.Option(
+        "--html/--no-html",
+        envvar="TUNEMESH_HTML",
+        help="Write a page for people, report.html, beside each report.json.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Prices = Annotated[

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tunemesh.client import Client
 from tunemesh.report import Report, save_measured, save_results
+from tunemesh.report_page import writing
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, JobFailed, Unavailable
 from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, PastJobs, past_job
@@ -72,8 +73,8 @@ def merged(known: Iterable[JobProgress], past: Iterable[PastJob], asked: AskHist
     return ordered[: asked.limit]
 
 
-def save(event: JobEvent, store: ArtifactStore, folder: Path) -> Report:
-    """Fetch what a job has left into ``folder``.
+def save(event: JobEvent, store: ArtifactStore, folder: Path, html: bool = False) -> Report:
+    """Fetch what a job has left into ``folder``; with ``html`` also a page for people.
 
     Raises:
         JobFailed: it has no results; what was measured for it is in the folder.
@@ -85,9 +86,14 @@ def save(event: JobEvent, store: ArtifactStore, folder: Path) -> Report:
         raise JobFailed(f"job {event.job} has no results: {event.text or event.kind}")
     if event.measured:
         save_measured(store, progress, event.measured, folder)
+        if html:
+            writing.write_beside(folder)
         why = progress.error or progress.phase
         raise JobFailed(f"job {event.job} has no results: {why}; what was measured is in {folder}")
-    return save_results(store, progress, event.assembled, event.validated, folder)
+    report = save_results(store, progress, event.assembled, event.validated, folder)
+    if html:
+        writing.write_beside(folder)
+    return report
 
 
 def ending(found: PastJobs, job: str) -> JobEvent:

@@ -33,6 +33,8 @@ def latency(value: float | None) -> str:
     """A latency for people, from seconds."""
     if value is None:
         return "-"
+    if 0 < value < 9.95e-8:
+        return f"{value * 1e9:.1f} ns"
     if value < 1e-3:
         return f"{value * 1e6:.1f} us"
     return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"

@@ -42,6 +42,7 @@ def tune(
         typer.Option("--compare", help="Then compare each result with what else runs the model here."),
     ] = False,
     peer: options.Peers = None,
+    html: options.Html = True,
     quote: Annotated[
         bool, typer.Option("--quote", help="Only say what it would take: try nothing, write nothing.")
     ] = False,
@@ -67,6 +68,7 @@ def tune(
         builders=builders,
         memory=memory,
         address=address,
+        html=html,
     )
     if quote:
         if compare or peer is not None:

@@ -74,6 +74,8 @@ class Plan:
     """A running mesh to use instead of one of our own."""
     records: str = ""
     """The database that the workers of a mesh of our own write down in what they measure; empty: none."""
+    html: bool = True
+    """Whether every report gets a page for people."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
@@ -335,6 +337,7 @@ def tune(
             watcher,
             early_stop,
             place.supervise,
+            plan.html,
         )
         try:
             for wave in waves(models):

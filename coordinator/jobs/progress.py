@@ -10,7 +10,7 @@ import msgspec
 from tunemesh.coordinator.jobs import measured, prices, rounds
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import TaskLedger
-from tunemesh.shared.messages import AssembleDone, JobProgress, TaskProgress, TaskRecords
+from tunemesh.shared.messages import AssembleDone, JobProgress, Request, TaskProgress, TaskRecords, Terms
 
 LISTED = 2_000
 """Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""
@@ -53,7 +53,7 @@ def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
 def _short(whole: JobProgress) -> JobProgress:
     tasks = [msgspec.structs.replace(task, last_error="") for task in whole.tasks]
     error = whole.error[:ERROR_LISTED]
-    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], error=error)
+    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], terms=None, error=error)
 
 
 def progress(job: Job) -> JobProgress:
@@ -98,11 +98,22 @@ def progress(job: Job) -> JobProgress:
         visibility=ledger.request.visibility,
         priority=ledger.request.priority,
         stopped=ledger.stopped,
+        terms=_terms(ledger.request) if job.ended else None,
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,
         asked_by=ledger.asked_by,
         cancelled=ledger.cancelled,
+    )
+
+
+def _terms(request: Request) -> Terms:
+    return Terms(
+        engines=request.engines,
+        options=request.options,
+        seed=request.seed,
+        level=request.level,
+        settings=request.settings,
     )
 
 

@@ -35,6 +35,7 @@ from tunemesh.shared.messages.progress import (
     ResourceProgress,
     Snapshot,
     TaskProgress,
+    Terms,
     Usage,
 )
 from tunemesh.shared.messages.requests import (
@@ -163,6 +164,7 @@ __all__ = [
     "TaskRecords",
     "TaskSpec",
     "TaskState",
+    "Terms",
     "Timing",
     "Trial",
     "UpdateDone",

@@ -9,17 +9,20 @@ from msgspec import Meta, Struct
 from tunemesh.shared.messages.basics import (
     Count,
     Drift,
+    EngineName,
     Headers,
     Instant,
     JobId,
     Message,
     Name,
+    Options,
     Positive,
     Seconds,
     Sha256,
     Visibility,
 )
-from tunemesh.shared.messages.levels import Cost, Quote, Standing
+from tunemesh.shared.messages.levels import Cost, Level, Quote, Standing
+from tunemesh.shared.messages.requests import Settings
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
 from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
 
@@ -42,6 +45,17 @@ class Cancelled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When the coordinator took it."""
     keep: bool = False
     """What was found was to be kept."""
+
+
+class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job was asked to do with its model: all that it takes to ask for the same again."""
+
+    engines: list[EngineName]
+    options: dict[str, Options] = {}
+    seed: Count = 0
+    level: Level = Level()
+    """As the request has it, but for the trials that were left to the model: then those that it was given."""
+    settings: Settings = Settings()
 
 
 class TaskProgress(Struct, frozen=True, kw_only=True):
@@ -95,6 +109,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     """What it has cost so far; ``None`` where the mesh has no prices."""
     standing: Standing | None = None
     """Once it has ended, where its service level asks for something."""
+    terms: Terms | None = None
+    """Once the job has ended: how it was asked for."""
     timings: list[Timing] = []
     """Once the job has ended: its steps that are in no history."""
     waiting: str = ""

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from tunemesh import job_options, tune_commands
 from tunemesh.job_options import engine_names, make_settings, parse_options, setting_parameters
+from tunemesh.option_names import option_name
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Level, Settings
 from tunemesh.tuning import Plan
@@ -43,7 +44,7 @@ def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     for field in Settings.__struct_fields__:
         singular = field.removesuffix("s") if field in ("shapes", "dims", "ranges") else field
-        name = job_options.option_name(singular)
+        name = option_name(singular)
         assert len(tune[name]) > 20
         assert tune[name] == submit[name]
 
@@ -51,7 +52,7 @@ def test_every_setting_is_an_option_of_both_commands_with_its_help() -> None:
 def test_all_that_describes_a_job_is_common_to_both_commands() -> None:
     tune, submit = options_of(tune_commands.tune), options_of(tune_commands.submit)
     own = {"--device", "--out", "--strategy", "--builders", "--memory", "--compare", "--peer"}
-    own |= {"--price", "--quote"}
+    own |= {"--price", "--quote", "--html"}
     assert set(tune) - own == set(submit)
 
 
