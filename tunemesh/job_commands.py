@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, tables
+from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, status_tables, tables
 from tunemesh.client import Client, as_event, check_job_id
 from tunemesh.report import Report, read_report
 from tunemesh.shared.artifacts import ArtifactStore
@@ -43,16 +43,17 @@ def status(
                 "jobs": snapshot.jobs,
                 "left_out": snapshot.left_out,
                 "resources": snapshot.resources,
+                "waiting": snapshot.waiting,
             }
         )
         return
     console = Console()
-    console.print(tables.jobs_table(snapshot.jobs, time.time()))
+    console.print(status_tables.jobs_table(snapshot.jobs, time.time()))
     if job is not None:
-        console.print(tables.tasks_table(snapshot.jobs[0]))
+        console.print(status_tables.tasks_table(snapshot.jobs[0]))
     if snapshot.left_out:
         say(console, f"{snapshot.left_out} more jobs, not listed; ask for one: tunemesh status JOB")
-    console.print(tables.resources_table(snapshot.resources))
+    console.print(status_tables.resources_table(snapshot.resources, snapshot.waiting))
 
 
 def strategy(

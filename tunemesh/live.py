@@ -10,7 +10,8 @@ from rich.live import Live
 
 from tunemesh.following import Watcher
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
-from tunemesh.tables import estimate, failures, jobs_table, latency, left, resources_table, seconds
+from tunemesh.status_tables import estimate, failures, jobs_table, left, resources_table
+from tunemesh.tables import latency, seconds
 from tunemesh.terminal import plain, say
 
 PLAIN_EVERY = 10.0

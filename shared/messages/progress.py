@@ -135,10 +135,15 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     busy: Seconds
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
-    """``busy`` over slots and elapsed time."""
+    """Share of the last five minutes in which its workers were busy, steps in flight included."""
     drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
+    hosts: list[str] = []
+    """Of its live workers."""
 
+
+MOST_WAITING = 20
+"""Jobs that are named as waiting for one kind of resource."""
 
 MOST_NAMED = 10_000
 """Artifacts in one census, so that it fits into a message."""
@@ -174,6 +179,9 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     validated: ValidateDone | None = None
     measured: list[TaskRecords] = []
     """Where everything lies that was measured so far, when one job was asked for that has no results."""
+    waiting: dict[str, dict[JobId, Count]] = {}
+    """By kind of resource (``build-cpu``, ``model-update``, ``profile:<target>``) and by job: steps that are
+    due and wait for one. Of the jobs that wait with most."""
     left_out: int = 0
     """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
     rejected: str = ""

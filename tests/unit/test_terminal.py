@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from tunemesh import live, tables, terminal
+from tunemesh import live, status_tables, tables, terminal
 from tunemesh.report import Report, ResourceReport, VariantReport
 from tunemesh.shared.messages import JobEvent, JobProgress, Judgement, ResourceProgress, TaskProgress
 
@@ -67,9 +67,9 @@ def shown(console: Console) -> str:
 
 
 def test_tables_show_texts_as_they_are(console: Console) -> None:
-    console.print(tables.jobs_table([job()], 0.0))
-    console.print(tables.tasks_table(job()))
-    console.print(tables.resources_table([resource()]))
+    console.print(status_tables.jobs_table([job()], 0.0))
+    console.print(status_tables.tasks_table(job()))
+    console.print(status_tables.resources_table([resource()]))
     text = shown(console)
     assert text.count(SHOWN) >= 6
 
