@@ -81,9 +81,15 @@ def compare(
     device: options.Device = None,
     peer: options.Peers = None,
     range_: Annotated[
-        list[str] | None, typer.Option("--range", help="NAME=LEAST,ABOVE: valid values of an input.")
+        list[str] | None,
+        typer.Option(
+            "--range", help="NAME=LEAST,ABOVE: valid values of an input; by default what its uses allow."
+        ),
     ] = None,
-    inputs: Annotated[Path | None, typer.Option(help="An npz file with an array for each input.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="An npz file with an array for each input.", show_default="random values"),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Let a result and what else runs the model here take turns on one device, and write down in its report

@@ -17,7 +17,7 @@ from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, Unavailable
 from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, Phase, past_job
 from tunemesh.shared.messages.history import MOST_PAST
-from tunemesh.shared.text import one_line
+from tunemesh.shared.text import nearest, one_line
 from tunemesh.terminal import Column, Fitted, plain, print_json, say
 
 jobs_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
@@ -31,7 +31,8 @@ Which = Annotated[
     str | None,
     typer.Option(
         "--database",
-        help="Ask this database of records (a file, or a URL) and no mesh: jobs that have ended.",
+        help="Ask this database of records (a file, or a URL) and no mesh: jobs that have ended. By default"
+        " the mesh is asked, where one is known, else the database of this machine.",
     ),
 ]
 
@@ -39,8 +40,10 @@ Which = Annotated[
 @jobs_app.callback()
 def jobs(
     context: typer.Context,
-    state: Annotated[list[str] | None, typer.Option(help=f"{', '.join(STATES)}; may be given again.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="On whose account.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(STATES)}; may be given again.", show_default="all")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="On whose account.", show_default="all")] = None,
     since: Annotated[str, typer.Option(help="Those that run, or ended since: 12h, 7d, or a date.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=MOST_PAST, help="Jobs that are shown, at most.")] = 50,
     database: Which = None,
@@ -102,7 +105,12 @@ def sweep(
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     database: Annotated[
-        str | None, typer.Option("--database", help="Of the mesh's records: a file, or a URL.")
+        str | None,
+        typer.Option(
+            "--database",
+            help="Of the mesh's records: a file, or a URL; by default TUNEMESH_RECORDS, else that of tunemesh"
+            " up.",
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -220,7 +228,9 @@ def _phases(states: Sequence[str]) -> list[Phase]:
     every: tuple[Phase, ...] = get_args(Phase)
     for state in states:
         if state not in STATES:
-            raise BadInput(f"there is no state {state!r} of jobs; known: {', '.join(STATES)}")
+            raise BadInput(
+                f"there is no state {state!r} of jobs; known: {', '.join(STATES)}{nearest(state, STATES)}"
+            )
     running = past_jobs.RUNNING in states
     return [phase for phase in every if phase in states or (running and phase not in ENDED)]
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, status_tables, tables
 from tunemesh.client import Client, as_event, check_job_id
-from tunemesh.report import Report, read_report
+from tunemesh.report import Report, check_empty, read_report
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, JobFailed, Unavailable
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
@@ -62,25 +62,32 @@ def strategy(
     ] = None,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show or change how the coordinator chooses who goes next. It stays so after a restart."""
     address = mesh_address.find(broker, artifacts, store=False)
     with Client(address.broker) as client:
         snapshot = client.snapshot() if name is None else client.set_strategy(name)
-    tell(snapshot.strategy)
+    if as_json:
+        print_json({"strategy": snapshot.strategy})
+    else:
+        tell(snapshot.strategy)
 
 
 def watch(
     job: Annotated[str, typer.Argument(help="The job to follow.")],
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print an object on a line for each event.")
+    ] = False,
 ) -> None:
     """Follow a job until it ends. Exit code 1 if it fails."""
     address = mesh_address.find(broker, artifacts, store=False)
     last: JobEvent | None = None
     with Client(address.broker, [job]) as client:
         _known(client, job)
-        with live.LiveView(Console()) as view:
+        with live.JsonLines() if as_json else live.LiveView(Console()) as view:
             for event in client.follow([job]):
                 if event is None:
                     view.refresh()
@@ -98,6 +105,7 @@ def cancel(
     ] = False,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Stop a job. What was found is dropped, unless --keep is given."""
     address = mesh_address.find(broker, artifacts, store=False)
@@ -108,7 +116,10 @@ def cancel(
         client.cancel(job, keep)
         for event in client.follow([job]):
             if event is not None and event.kind in FINAL_KINDS:
-                tell(f"{job}: {event.kind}" + (f": {event.text}" if event.text else ""))
+                if as_json:
+                    print_json({"job": job, "ended": event.kind, "text": event.text})
+                else:
+                    tell(f"{job}: {event.kind}" + (f": {event.text}" if event.text else ""))
                 if event.kind not in ("done", "cancelled"):
                     raise typer.Exit(JobFailed.exit_code)
 
@@ -117,11 +128,15 @@ def fetch(
     job: Annotated[str, typer.Argument(help="A finished job.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuned"),
     html: options.Html = True,
+    overwrite: options.Overwrite = False,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Get the results of a finished job, also of one that ended long ago: see tunemesh jobs."""
+    if not overwrite:
+        check_job_id(job)
+        check_empty(out / job)
     report = fetch_result(job, out / job, mesh_address.find(broker, artifacts), html)
     if as_json:
         print_json(report)
@@ -135,11 +150,12 @@ def export(
     to: Annotated[Path | None, typer.Option(help="Folder for it. [default: <job>-<kind>]")] = None,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a finished model as something that runs without Tunemesh: see docs/deploy.md. Or, as `database`,
     what was measured for a job that was lost on its way."""
     if kind == DATABASE:
-        print(measured_files.database(Path(job), to or Path(job)))
+        _written(measured_files.database(Path(job), to or Path(job)), as_json)
         return
     exporting.check_kind(kind)
     with tempfile.TemporaryDirectory(prefix="tunemesh-export-") as fetched:
@@ -148,7 +164,15 @@ def export(
             result = Path(fetched)
             fetch_result(job, result, mesh_address.find(broker, artifacts))
         target = read_report(result).target
-        print(exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}")))
+        made = exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}"))
+    _written(made, as_json)
+
+
+def _written(folder: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(folder)})
+    else:
+        print(folder)
 
 
 def story(
@@ -156,6 +180,7 @@ def story(
     journal: Annotated[
         Path | None, typer.Option(help="The coordinator's journal; by default that of tunemesh up.")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Tell what happened to a job, line by line, from the coordinator's journal."""
     from tunemesh.coordinator.journal.records import read
@@ -167,12 +192,15 @@ def story(
         raise BadInput(f"there is no journal {path}; a coordinator writes one with: --journal FILE")
     older = path.with_name(path.name + ".1")
     records = chain(read(older) if older.exists() else (), read(path))
-    told = False
+    lines = []
     for line in tell_story(records, job):
-        told = True
-        tell(line)
-    if not told:
+        lines.append(line)
+        if not as_json:
+            tell(line)
+    if not lines:
         raise BadInput(f"the journal {path} knows nothing of job {job}")
+    if as_json:
+        print_json({"job": job, "story": lines})
 
 
 def _known(client: Client, job: str) -> Snapshot:

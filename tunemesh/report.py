@@ -277,6 +277,15 @@ def read_any(folder: Path) -> JobReport:
         raise BadInput(f"{path} is no report of this version: {error}") from None
 
 
+def check_empty(folder: Path) -> None:
+    """Raises:
+    BadInput: the folder holds a result already, which would be lost.
+    """
+    # What a job without a result has left may be replaced by what comes of the next.
+    if (folder / "model.so").is_file():
+        raise BadInput(f"{folder} holds a result already: give another --out, or --overwrite")
+
+
 def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantReport]:
     found = []
     for signature, latency in zip(signatures.variants, validated.variants, strict=False):

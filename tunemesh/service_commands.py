@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tunemesh import mesh_address, options
+from tunemesh.checks import usual_target
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
@@ -21,10 +22,15 @@ from tunemesh.stopping import until_terminated
 @until_terminated()
 def worker(
     queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
-    device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.", show_default="none")
+    ] = None,
     target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
     engine: options.Engines = None,
-    cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
+    cpus: Annotated[
+        str | None,
+        typer.Option(help="Cores for the work, such as 0,2-3.", show_default="all that this process may use"),
+    ] = None,
     memory: options.Memory = MEMORY,
     retention: options.Retention = options.RETENTION,
     temporary: Annotated[
@@ -47,12 +53,14 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
+    engines = engine_names(engine)
+    target = usual_target(target, engines)
     records = os.environ.get(mesh_address.RECORDS, "")
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=engine_names(engine),
+        engines=engines,
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,

@@ -22,9 +22,11 @@ import msgspec
 
 from tunemesh import checks, exporting, following, mesh_address, model_files, tuning
 from tunemesh.model_files import Given
+from tunemesh.option_names import wrong
 from tunemesh.report import Report, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import Level, Settings
+from tunemesh.shared.text import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -210,11 +212,12 @@ class Model:
         address = mesh_address.MeshAddress(broker=broker, artifacts=artifacts)
         return replace(self, plan=replace(self.plan, address=address))
 
-    def tune(self, out: str | os.PathLike[str] | None = None) -> Tuned:
+    def tune(self, out: str | os.PathLike[str] | None = None, *, overwrite: bool = False) -> Tuned:
         """Tune, and wait for the result.
 
         Args:
             out: folder for the results; by default a new one in the folder for temporary files.
+            overwrite: whether a result that is there already may be replaced.
 
         Raises:
             BadInput: something cannot be used; nothing was started.
@@ -222,7 +225,8 @@ class Model:
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         records = mesh_address.records_in(mesh_address.data_folder()) if self.plan.address is None else ""
-        plan = replace(self.plan, out=folder, records=records)
+        target = checks.usual_target(self.plan.target, self.plan.engines)
+        plan = replace(self.plan, target=target, out=folder, records=records, overwrite=overwrite)
         ending = tuning.tune([self.given], plan, following.Watcher())[0]
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.story}")
@@ -238,7 +242,10 @@ def _changed(before: _Changed, changes: Mapping[str, Any], what: str) -> _Change
     """
     known = before.__struct_fields__
     if unknown := set(changes) - set(known):
-        raise BadInput(f"there is no {what} {sorted(unknown)[0]!r}; known: {', '.join(known)}")
+        first = sorted(unknown)[0]
+        raise BadInput(f"there is no {what} {first!r}; known: {', '.join(known)}{nearest(first, known)}")
+    if why := wrong(type(before), changes, called=str):
+        raise BadInput(why)
     fields = {**msgspec.structs.asdict(before), **changes}
     encoded = dict(zip(before.__struct_encode_fields__, (fields[name] for name in known), strict=True))
     try:

@@ -126,16 +126,28 @@ def tell(text: str) -> None:
     print(one_line(text))
 
 
+def for_eyes(secret: str) -> str:
+    """A secret where a person looks on; where it would end up in a log or a file, that it is none of their
+    business."""
+    return secret if sys.stdout.isatty() else "***"
+
+
 def complain(text: str, code: int) -> int:
     """One line on what went wrong. Returns ``code``."""
     print(f"error: {one_line(text)}", file=sys.stderr)
     return code
 
 
-def print_json(value: Any) -> None:
-    """JSON that is safe on a terminal too: what is not printable is an escape. It occurs in strings only."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    print("".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in text))
+def print_json(value: Any, indent: int = 2) -> None:
+    """JSON that is safe on a terminal too: what is not printable is an escape. It occurs in strings only.
+
+    Args:
+        indent: by how many spaces; 0: all on one line.
+    """
+    encoded = msgspec.json.encode(value)
+    text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+    shown = (each if each.isprintable() or each == "\n" else _escaped(each) for each in text)
+    print("".join(shown), flush=True)
 
 
 def _escaped(character: str) -> str:

@@ -43,6 +43,7 @@ def tune(
     ] = False,
     peer: options.Peers = None,
     html: options.Html = True,
+    overwrite: options.Overwrite = False,
     quote: Annotated[
         bool, typer.Option("--quote", help="Only say what it would take: try nothing, write nothing.")
     ] = False,
@@ -69,6 +70,7 @@ def tune(
         memory=memory,
         address=address,
         html=html,
+        overwrite=overwrite,
     )
     if quote:
         if compare or peer is not None:
