@@ -13,10 +13,9 @@ import typer
 from rich.console import Console
 
 from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, status_tables, tables
-from tunemesh.client import Client, as_event, check_job_id
-from tunemesh.report import Report, check_empty, read_report
-from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, BrokerUnavailable, JobFailed, Unavailable
+from tunemesh.client import Client, check_job_id
+from tunemesh.report import check_empty, read_report
+from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
 from tunemesh.terminal import print_json, say, tell
 
@@ -137,7 +136,7 @@ def fetch(
     if not overwrite:
         check_job_id(job)
         check_empty(out / job)
-    report = fetch_result(job, out / job, mesh_address.find(broker, artifacts), html)
+    report = past_jobs.fetch(job, out / job, mesh_address.find(broker, artifacts), html)
     if as_json:
         print_json(report)
     else:
@@ -162,7 +161,7 @@ def export(
         result = Path(job)
         if not result.is_dir() and "/" not in job:
             result = Path(fetched)
-            fetch_result(job, result, mesh_address.find(broker, artifacts))
+            past_jobs.fetch(job, result, mesh_address.find(broker, artifacts))
         target = read_report(result).target
         made = exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}"))
     _written(made, as_json)
@@ -211,47 +210,5 @@ def _known(client: Client, job: str) -> Snapshot:
         JobFailed: its request was rejected lately.
     """
     snapshot = client.snapshot(job)
-    _check_known(snapshot, job)
+    past_jobs.check_known(snapshot, job)
     return snapshot
-
-
-def _check_known(snapshot: Snapshot, job: str, besides: str = "") -> None:
-    if snapshot.rejected and not snapshot.jobs:
-        raise JobFailed(f"job {job} was rejected: {snapshot.rejected}")
-    if not snapshot.jobs:
-        raise BadInput(f"the coordinator knows no job {job!r}{besides}")
-
-
-def fetch_result(job: str, folder: Path, address: mesh_address.MeshAddress, html: bool = False) -> Report:
-    """Write the results of a finished job to ``folder``; with ``html`` also a page for people.
-
-    Raises:
-        JobFailed: it has none; what was measured for it is in the folder.
-    """
-    check_job_id(job)
-    return past_jobs.save(_told(job, address), ArtifactStore(address.artifacts), folder, html)
-
-
-def _told(job: str, address: mesh_address.MeshAddress) -> JobEvent:
-    """The last that is known of a job: from the coordinator, or where that has forgotten it, from the
-    history.
-
-    Raises:
-        BadInput: nobody knows it, or its results are not kept any more.
-        JobFailed: its request was rejected lately.
-        Unavailable: nobody answers who might know it.
-    """
-    try:
-        with Client(address.broker) as client:
-            snapshot = client.snapshot(job)
-            why = "" if snapshot.jobs or snapshot.rejected else client.nobody_answers()
-            if snapshot.jobs or snapshot.rejected or why:
-                _check_known(snapshot, job, f"; {why}" if why else "")
-                return as_event(snapshot)
-    except BrokerUnavailable as error:
-        # The coordinator is away; workers may be there.
-        try:
-            return past_jobs.ending(past_jobs.ask_mesh(address.broker, past_jobs.about(job)), job)
-        except Unavailable:
-            raise error from None
-    return past_jobs.ending(past_jobs.ask_mesh(address.broker, past_jobs.about(job)), job)

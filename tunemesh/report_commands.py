@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tunemesh import job_commands, mesh_address, options
+from tunemesh import mesh_address, options, past_jobs
 from tunemesh.report import read_any, write_file
 from tunemesh.report_page import writing
 from tunemesh.shared.errors import BadInput, JobFailed
@@ -77,5 +77,5 @@ def _folder(job: str, made: Path, broker: str | None, artifacts: str | None) -> 
     folder = made / job
     # Where it has no result the report says what failed.
     with contextlib.suppress(JobFailed):
-        job_commands.fetch_result(job, folder, mesh_address.find(broker, artifacts))
+        past_jobs.fetch(job, folder, mesh_address.find(broker, artifacts))
     return folder
