@@ -54,9 +54,12 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     """The Python interface, imported when it is asked for: coordinators and workers do not need it."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version(__name__)
+        try:
+            return version(__name__)
+        except PackageNotFoundError:
+            return "0+unknown"  # a checkout that was never installed
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     place = next((module for module, names in _PLACES.items() if name in names), "tunemesh.shared.errors")

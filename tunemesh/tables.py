@@ -14,7 +14,7 @@ from rich.console import Console
 from tunemesh.report import Compared, JobReport, Report
 from tunemesh.shared.messages import Judgement, OutputCheck, Quote
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.graph.models import shapes_text
+from tunemesh.stage_workers.graph.signatures import shapes_text
 from tunemesh.terminal import Column, Fitted, say
 
 

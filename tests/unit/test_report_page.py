@@ -121,6 +121,21 @@ def test_a_page_needs_no_network_and_runs_no_script() -> None:
     assert page.count("var(--c1)") > 3  # colours follow the light and the dark look
 
 
+def test_where_nothing_can_be_drawn_the_numbers_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing.plots, "missing", lambda: True)
+    page = page_of(full())
+    assert "<svg" not in page
+    text = Read(page).text
+    for said in (
+        "pip install 'tunemesh[plots]'",
+        "3.00 ms",
+        "from 16.00 ms to 6.00 ms in 4 trials",
+        "build-cpu",
+    ):
+        assert said in text
+    assert "<svg" not in writing.page([(Path("a"), full()), (Path("b"), full())])
+
+
 def test_ids_in_a_page_are_there_once_and_those_that_are_used_exist() -> None:
     read = Read(usual())
     ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]

@@ -14,7 +14,7 @@ from tunemesh import tables
 from tunemesh.option_names import arguments
 from tunemesh.report import Compared, JobReport, Report, ResourceReport, TaskReport
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.graph.models import shapes_text
+from tunemesh.stage_workers.graph.signatures import shapes_text
 from tunemesh.tables import latency, seconds
 
 Fact = tuple[str, str]
@@ -112,6 +112,11 @@ def latencies(report: Report) -> list[tuple[str, float]]:
             found.append(("tuned", of_first[0].tuned_s))
         found += [(each.title, each.latency_s) for each in of_first if each.latency_s is not None]
     return found[:MOST_POINTS]
+
+
+def latency_list(report: Report) -> list[Fact]:
+    """The same as texts."""
+    return [(name, latency(value)) for name, value in latencies(report)]
 
 
 def comparisons(report: Report) -> list[tuple[str, bool]]:

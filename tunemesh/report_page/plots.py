@@ -8,6 +8,7 @@ and no formula.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,11 @@ STYLE: dict[Any, Any] = {
     "ytick.labelcolor": INK,
     "path.simplify": True,
 }
+
+
+def missing() -> bool:
+    """Whether nothing can be drawn here: whoever only sends models needs no matplotlib."""
+    return importlib.util.find_spec("matplotlib") is None
 
 
 def _plot(draw: Callable[P, Figure]) -> Callable[P, Markup]:

@@ -17,7 +17,7 @@ from tunemesh.report_page import curves, facts, plots
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.text import clip, printable
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.graph.models import unpack_signatures
+from tunemesh.stage_workers.graph.signatures import unpack_signatures
 from tunemesh.tables import latency, seconds
 
 PAGE = "report.html"
@@ -80,7 +80,12 @@ def page(found: Sequence[tuple[Path, JobReport]]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"latency": latency, "seconds": seconds}
-    common = {"version": tunemesh.__version__, "facts": facts, "style": Markup(_read("page.css"))}
+    common = {
+        "missing": plots.missing(),
+        "version": tunemesh.__version__,
+        "facts": facts,
+        "style": Markup(_read("page.css")),
+    }
     if len(found) == 1:
         folder, report = found[0]
         return environment.get_template("page.html.j2").render(**common, **_of_one(folder, report))
@@ -89,13 +94,25 @@ def page(found: Sequence[tuple[Path, JobReport]]) -> str:
 
 def _of_one(folder: Path, report: JobReport) -> dict[str, Any]:
     """What the template of one report shows."""
-    curve = _curve(report)
-    rows = curves.timeline(report, MOST_ROWS, MOST_SPANS)
-    points = curves.drift(report, MOST_POINTS)
     result = report if isinstance(report, Report) else None
     return {
         "report": report,
         "result": result,
+        "inputs": _inputs(folder),
+        "folder": folder.name or folder,
+        **_plots_of_one(report, result),
+    }
+
+
+def _plots_of_one(report: JobReport, result: Report | None) -> dict[str, Any]:
+    """The plots of one report, and what they show; ``None`` for what there is nothing to draw of."""
+    curve = _curve(report)
+    rows = curves.timeline(report, MOST_ROWS, MOST_SPANS)
+    points = curves.drift(report, MOST_POINTS)
+    if plots.missing():
+        nothing = dict.fromkeys(("latencies", "over_trials", "over_time", "timeline", "drift"))
+        return {"curve": curve, "rows": rows, **nothing}
+    return {
         "latencies": plots.latencies(facts.latencies(result)) if result is not None else None,
         "curve": curve,
         "over_trials": plots.improvements({report.job: curve}, "trials") if curve is not None else None,
@@ -103,8 +120,6 @@ def _of_one(folder: Path, report: JobReport) -> dict[str, Any]:
         "rows": rows,
         "timeline": plots.timeline(rows, report.wall_s) if rows else None,
         "drift": plots.drift(points, THRESHOLD, report.wall_s) if points else None,
-        "inputs": _inputs(folder),
-        "folder": folder.name or folder,
     }
 
 
@@ -113,7 +128,7 @@ def _of_several(found: Sequence[tuple[Path, JobReport]]) -> dict[str, Any]:
     reports = [report for _, report in found]
     names = _apart([report.job for report in reports])
     known = {name: _curve(report) for name, report in zip(names, reports, strict=True)}
-    drawn = {name: curve for name, curve in known.items() if curve is not None}
+    drawn = {name: curve for name, curve in known.items() if curve is not None and not plots.missing()}
     tasks = [[(task.id, task.name) for task in report.tasks] for report in reports]
     same = all(each == tasks[0] for each in tasks)
     return {
