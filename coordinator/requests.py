@@ -27,6 +27,7 @@ from tunemesh.shared.messages import (
     Snapshot,
 )
 from tunemesh.shared.messages.levels import AUTO
+from tunemesh.shared.messages.progress import MOST_WAITING
 
 USER_LENGTH = 300
 """Characters of a user's name that are kept."""
@@ -199,7 +200,12 @@ class Requests:
             return
         state = self._state
         resources = state.resources.progress(state.now)
-        snapshot = Snapshot(strategy=state.dispatcher.strategy.name, jobs=[], resources=resources)
+        snapshot = Snapshot(
+            strategy=state.dispatcher.strategy.name,
+            jobs=[],
+            resources=resources,
+            waiting=state.dispatcher.waiting(MOST_WAITING),
+        )
         if census:
             snapshot = msgspec.structs.replace(snapshot, census=counting.census(state))
         elif job_id is None:

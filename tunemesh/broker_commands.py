@@ -24,7 +24,9 @@ broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @broker_app.command()
 @until_terminated()
 def start(
-    folder: Annotated[Path | None, typer.Option(help="Where its data is kept.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where its data is kept.", show_default="$XDG_DATA_HOME/tunemesh/node")
+    ] = None,
 ) -> None:
     """Run a private node until Ctrl-C. On the same folder it goes on where it stopped."""
     home = folder if folder is not None else mesh_address.data_folder() / "node"

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from tunemesh.stage_workers.records.database import Database
 
 Which = Annotated[
-    str | None, typer.Option("--database", help="Of the records: a file, or the URL of a database.")
+    str | None,
+    typer.Option(
+        "--database",
+        help="Of the records: a file, or the URL of a database; by default that of this machine.",
+    ),
 ]
 
 
@@ -30,7 +34,10 @@ def learn(
     ] = 1,
     to: Annotated[
         Path | None,
-        typer.Option(help="Write what was learned into this folder, too, in the engine's format."),
+        typer.Option(
+            help="Write what was learned into this folder, too, in the engine's format.",
+            show_default="nowhere else",
+        ),
     ] = None,
     memory: options.Memory = MEMORY,
     database: Which = None,

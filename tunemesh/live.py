@@ -10,11 +10,26 @@ from rich.live import Live
 
 from tunemesh.following import Watcher
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
-from tunemesh.tables import estimate, failures, jobs_table, latency, left, resources_table, seconds
-from tunemesh.terminal import plain, say
+from tunemesh.status_tables import estimate, failures, jobs_table, left, resources_table
+from tunemesh.tables import latency, seconds
+from tunemesh.terminal import plain, print_json, say
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of one job when the output is no terminal."""
+
+
+class JsonLines(Watcher):
+    """Prints every event as a JSON object on a line of its own. A context manager."""
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def event(self, event: JobEvent) -> None:
+        """Print it: what happened when, and how the job stands."""
+        said = {"job": event.job, "kind": event.kind, "at": event.at, "text": event.text}
+        print_json({**said, "progress": event.progress}, indent=0)
 
 
 class LiveView(Watcher):

@@ -19,6 +19,7 @@ from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 
@@ -71,6 +72,21 @@ def from_bytes(path: Path, data: bytes, note: Callable[[str], None]) -> ModelFil
     from tunemesh.stage_workers.frontends import pytorch
 
     return from_program(path.name, pytorch.load(data))
+
+
+def from_onnx(model: onnx.ModelProto) -> ModelFile:
+    """What to send of a model of the package ``onnx``.
+
+    Raises:
+        BadModel: it is too large for one file, or keeps data in other files.
+    """
+    try:
+        data = model.SerializeToString()
+    except ValueError as error:
+        raise BadModel(f"the model cannot be written as bytes: {error}; save it and give the path") from None
+    if any(each.external_data for each in model.graph.initializer):
+        raise BadModel("the model keeps data in other files: save it and give the path")
+    return ModelFile(name=f"{model.graph.name or 'model'}.onnx", data=data)
 
 
 def from_program(name: str, program: Any) -> ModelFile:

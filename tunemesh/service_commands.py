@@ -29,10 +29,15 @@ log = logging.getLogger(__name__)
 @until_terminated()
 def worker(
     queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
-    device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.", show_default="none")
+    ] = None,
     target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
     engine: options.Engines = None,
-    cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
+    cpus: Annotated[
+        str | None,
+        typer.Option(help="Cores for the work, such as 0,2-3.", show_default="all that this process may use"),
+    ] = None,
     memory: options.Memory = MEMORY,
     retention: options.Retention = options.RETENTION,
     metrics_port: options.MetricsPort = None,
@@ -59,12 +64,14 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
+    served = _served(engine)
+    target = checks.usual_target(target, served)
     records = given(mesh_address.RECORDS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=_served(engine),
+        engines=served,
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,

@@ -56,13 +56,19 @@ def tasks(
     models: options.Models,
     target: options.Target = "native",
     shape: Annotated[
-        list[str] | None, typer.Option(help="NAME=1,3,224,224: the shape of an input; may be given again.")
+        list[str] | None,
+        typer.Option(
+            help="NAME=1,3,224,224: the shape of an input; may be given again.", show_default="none"
+        ),
     ] = None,
     dim: Annotated[
-        list[str] | None, typer.Option(help="NAME=1,4,16: the size of a symbolic dimension, or several.")
+        list[str] | None,
+        typer.Option(help="NAME=1,4,16: the size of a symbolic dimension, or several.", show_default="none"),
     ] = None,
     option: Told = None,
-    import_timeout: Annotated[float | None, typer.Option(help="Seconds that one model may take.")] = None,
+    import_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that one model may take.", show_default="900")
+    ] = None,
     memory: options.Memory = MEMORY,
     as_json: options.AsJson = False,
 ) -> None:

@@ -41,6 +41,8 @@ def tune(
         typer.Option("--compare", help="Then compare each result with what else runs the model here."),
     ] = False,
     peer: options.Peers = None,
+    html: options.Html = True,
+    overwrite: options.Overwrite = False,
     quote: Annotated[
         bool, typer.Option("--quote", help="Only say what it would take: try nothing, write nothing.")
     ] = False,
@@ -66,6 +68,8 @@ def tune(
         builders=builders,
         memory=memory,
         address=address,
+        html=html,
+        overwrite=overwrite,
     )
     if quote:
         if compare or peer is not None:

@@ -14,10 +14,12 @@ from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.shared.messages import (
     AssembleDone,
     JobProgress,
+    Request,
     SearchProgress,
     Taken,
     TaskProgress,
     TaskRecords,
+    Terms,
 )
 
 LISTED = 2_000
@@ -61,7 +63,7 @@ def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
 def _short(whole: JobProgress) -> JobProgress:
     tasks = [msgspec.structs.replace(task, last_error="") for task in whole.tasks]
     error = whole.error[:ERROR_LISTED]
-    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], error=error)
+    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], terms=None, error=error)
 
 
 def progress(job: Job) -> JobProgress:
@@ -87,6 +89,7 @@ def progress(job: Job) -> JobProgress:
         visibility=ledger.request.visibility,
         priority=ledger.request.priority,
         stopped=ledger.stopped,
+        terms=_terms(ledger.request) if job.ended else None,
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,
@@ -149,6 +152,16 @@ def _taken(found: Sequence[TaskLedger]) -> Taken | None:
         rounds=sum(each.rounds for each in taken),
         seconds=sum(each.seconds for each in taken),
         closed=all(each.closed for each in taken),
+    )
+
+
+def _terms(request: Request) -> Terms:
+    return Terms(
+        engines=request.engines,
+        options=request.options,
+        seed=request.seed,
+        level=request.level,
+        settings=request.settings,
     )
 
 

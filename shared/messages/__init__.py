@@ -36,6 +36,7 @@ from tunemesh.shared.messages.progress import (
     SearchProgress,
     Snapshot,
     TaskProgress,
+    Terms,
     Usage,
 )
 from tunemesh.shared.messages.requests import (
@@ -173,6 +174,7 @@ __all__ = [
     "TaskRecords",
     "TaskSpec",
     "TaskState",
+    "Terms",
     "Timing",
     "Trial",
     "UpdateDone",

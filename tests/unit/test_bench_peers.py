@@ -115,7 +115,9 @@ def test_tuning_is_stopped_like_a_person_does_it(
         command.tune(*arguments)
     given = (tmp_path / "started").read_text()
     assert given.startswith("-m tunemesh tune dlrm.onnx ")
-    assert given.endswith("--device cpu:0 --trials 7 --known never --range sparse=0,1000 --seed 3")
+    assert given.endswith(
+        "--device cpu:0 --trials 7 --known never --overwrite --range sparse=0,1000 --seed 3"
+    )
 
 
 def test_tasks_without_a_line_in_the_database_have_no_shares(tmp_path: Path) -> None:
