@@ -37,13 +37,13 @@ from tunemesh.shared.messages.basics import tag_of
 
 Json = dict[str, Any]
 
-ABOUT = f"""\
-What travels over the broker of a mesh; the prose is in docs/wire-format.md.
-
-A body is one MessagePack map of at most {topology.MAX_MESSAGE_BYTES:,} bytes. The schemas are those of its JSON \
-form: where one says `contentEncoding: base64`, a body has bytes (`bin`), and the keys of `limits` in a ledger, \
-strings in JSON, are integers. Unknown fields are skipped. The operations are those of a client. What a schema cannot say, \
-that fields fit together, the reader of a message checks."""
+ABOUT = (
+    "What travels over the broker of a mesh; the prose is in docs/wire-format.md.\n\n"
+    f"A body is one MessagePack map of at most {topology.MAX_MESSAGE_BYTES:,} bytes. The schemas are those of"
+    " its JSON form: where one says `contentEncoding: base64`, a body has bytes (`bin`), and the keys of"
+    " `limits` in a ledger, strings in JSON, are integers. Unknown fields are skipped. The operations are"
+    " those of a client. What a schema cannot say, that fields fit together, the reader of a message checks."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _require_head(schema: Json) -> None:
 
 
 def _draft_7(schema: Any) -> Any:
-    """What msgspec makes, in the older draft that AsyncAPI is based on, and without what only Python knows."""
+    """What msgspec makes, in the older draft that AsyncAPI is based on, without what only Python knows."""
     if isinstance(schema, list):
         return [_draft_7(each) for each in schema]
     if not isinstance(schema, dict):
