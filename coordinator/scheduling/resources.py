@@ -372,6 +372,7 @@ class Resources:
                 slots=queue.slots,
                 workers=sorted(queue.workers),
                 targets=queue.targets,
+                engines=sorted(queue.engines),
                 running=sorted(queue.flights),
                 busy=queue.busy,
                 utilisation=queue.busy / max((time - queue.first_seen) * max(queue.slots, 1), 1e-9),

@@ -122,6 +122,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """``busy`` over slots and elapsed time."""
     drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
+    engines: list[str] = []
+    """Those that its live workers serve; none for devices, where it is the same which one made a kernel."""
 
 
 MOST_NAMED = 10_000
