@@ -349,7 +349,9 @@ class Lifecycle:
         request = job.ledger.request
         canonical = self._state.resources.canonical(request.target)
         if canonical is None:
-            job.waiting = f"no device serves target {request.target}"
+            waiting = f"no device serves target {request.target}"
+            if job.waiting != waiting:
+                job.waiting, job.changed = waiting, True
             if job.waiting_since is None:
                 job.waiting_since = self._state.now
             return False
