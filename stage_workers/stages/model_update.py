@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     UpdateWork,
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
+from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
 from tunemesh.stage_workers.records.questions import family_of
 from tunemesh.stage_workers.stages import known, recording
@@ -155,11 +156,18 @@ def _problem(proposal: Proposal, want: int) -> str:
 
 def leaders(trials: Sequence[Trial]) -> list[tuple[str, bytes]]:
     """Hash and schedule of those between which noise may have decided, best first; none where the best of
-    them is far ahead."""
+    them is far ahead. Those that only seem to be, because the device was disturbed, are none of the best: the
+    one with the lowest latency is always among them, and is confirmed by itself where it was disturbed."""
     measured = {trial.candidate.hash: trial for trial in trials if math.isfinite(trial.estimate)}
+    if not measured:
+        return []
     best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:CONFIRMED]
-    near = [trial.candidate for trial in best if trial.estimate <= NEAR * best[0].estimate]
-    return [(each.hash, each.schedule) for each in near] if len(near) > 1 else []
+    near = [trial for trial in best if trial.estimate <= NEAR * best[0].estimate]
+    lowest = min(measured.values(), key=lambda trial: (trial.latency, trial.candidate.hash))
+    if lowest not in near:
+        near = [*near[: CONFIRMED - 1], lowest]
+    chosen = near if len(near) > 1 or lowest.drift > THRESHOLD else []
+    return [(each.candidate.hash, each.candidate.schedule) for each in chosen]
 
 
 def _finished(step: Step, work: UpdateWork, format_: int) -> History:
