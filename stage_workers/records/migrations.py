@@ -74,7 +74,7 @@ MEASURED: tuple[str, ...] = (
     "CREATE INDEX trials_by_speed ON trials (task, latency)",
     "CREATE INDEX trials_by_conditions ON trials (task, conditions, latency)",
 )
-"""Schedules are told apart by what was measured, and not by that without the drift of the device around it."""
+"""Schedules are ranked by what was measured, and not by that without the drift of the device around it."""
 STEPS: tuple[Sequence[str], ...] = (FIRST, LEARNED, HISTORY, MEASURED)
 
 LOCK = 7_361_540_221
