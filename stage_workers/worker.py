@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from tunemesh.broker_config import topology
@@ -32,6 +33,7 @@ from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 from tunemesh.stage_workers.status import StatusSender
 from tunemesh.stage_workers.targets import announced_targets, check_fits
 
@@ -75,6 +77,8 @@ class WorkerConfig:
     """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
     shipped: bool = True
     """Whether that database gets the records that come with Tunemesh."""
+    imports: str = ""
+    """The folder in which it keeps what came of models that it has imported; empty: none."""
     temporary: bool = False
     """Whether the artifact store goes with the mesh."""
     name: str | None = None
@@ -197,7 +201,8 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
     # The database, like the driver, is asked for when it is needed: SQLAlchemy is slow to import.
     records = Recorder(lambda: opened(config.records, config.shipped)) if config.records else None
     if device is None:
-        return Context(sandbox, store, records=records)
+        kept = KeptImports(Path(config.imports)) if config.imports else None
+        return Context(sandbox, store, records=records, kept=kept)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
 

@@ -148,6 +148,7 @@ def up(
         options.prices_of(price),
         options.retention_of(retention),
         reserve,
+        mesh_address.imports(),
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,

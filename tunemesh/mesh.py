@@ -54,6 +54,7 @@ class LocalMesh:
         prices: of queues, per hour; none by default.
         retention: days for which the results of jobs are kept; by default for ever.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        imports: folder in which workers keep what came of models that they have imported; none by default.
 
     Raises:
         BadInput: there is no such strategy.
@@ -72,6 +73,7 @@ class LocalMesh:
         prices: Mapping[str, float] | None = None,
         retention: float | None = None,
         reserved: float = 0.0,
+        imports: str = "",
     ) -> None:
         self._layout = layout
         self._target = target
@@ -84,6 +86,7 @@ class LocalMesh:
         self._journal = journal
         self._memory = memory
         self._records = records
+        self._imports = imports
         self._retention = retention
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -223,6 +226,8 @@ class LocalMesh:
         if role == "worker" and self._records:
             environment[mesh_address.RECORDS] = self._records
             environment |= {name: os.environ[name] for name in (mesh_address.SHIPPED,) if name in os.environ}
+        if role == "worker" and self._imports:
+            environment[mesh_address.IMPORTS] = self._imports
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

@@ -48,6 +48,7 @@ def worker(
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
     records = os.environ.get(mesh_address.RECORDS, "")
+    imports = os.environ.get(mesh_address.IMPORTS, "")
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
@@ -58,6 +59,7 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
+        imports="" if imports == mesh_address.NONE else imports,
         retention=options.retention_of(retention),
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,

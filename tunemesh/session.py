@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
 
@@ -24,7 +24,7 @@ from tunemesh import checks, exporting, following, mesh_address, model_files, tu
 from tunemesh.model_files import Given
 from tunemesh.report import Report, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
-from tunemesh.shared.messages import Level, Settings
+from tunemesh.shared.messages import Level, Settings, Visibility
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +150,25 @@ class Model:
         """
         return replace(self, plan=replace(self.plan, level=_changed(self.plan.level, changes, "level")))
 
+    def visibility(self, who: Visibility) -> Model:
+        """Who may use what is measured later: the job's ``tenant`` alone, or ``all``. Jobs of this interface
+        have no tenant unless :meth:`tenant` says so, and what they measure is for all.
+
+        Raises:
+            BadInput: it is neither.
+        """
+        if who not in get_args(Visibility):
+            raise BadInput(f"what is measured is for {' or '.join(get_args(Visibility))}, not {who!r}")
+        return replace(self, plan=replace(self.plan, visibility=who))
+
+    def tenant(self, name: str) -> Model:
+        """On whose account, where several share a mesh.
+
+        Raises:
+            BadInput: it cannot be the name of a tenant.
+        """
+        return replace(self, plan=replace(self.plan, tenant=name))
+
     def engines(self, *names: str) -> Model:
         """Let these tune: a task goes to the first of them that takes it.
 
@@ -222,7 +241,8 @@ class Model:
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         records = mesh_address.records_in(mesh_address.data_folder()) if self.plan.address is None else ""
-        plan = replace(self.plan, out=folder, records=records)
+        imports = mesh_address.imports() if self.plan.address is None else ""
+        plan = replace(self.plan, out=folder, records=records, imports=imports)
         ending = tuning.tune([self.given], plan, following.Watcher())[0]
         if ending.report is None:
             raise JobFailed(f"job {ending.job} failed: {ending.story}")

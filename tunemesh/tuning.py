@@ -74,6 +74,8 @@ class Plan:
     """A running mesh to use instead of one of our own."""
     records: str = ""
     """The database that the workers of a mesh of our own write down in what they measure; empty: none."""
+    imports: str = ""
+    """The folder in which they keep what came of models that they have imported; empty: none."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
@@ -287,6 +289,7 @@ def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
         memory=plan.memory,
         records=plan.records,
         prices=plan.prices,
+        imports=plan.imports,
     )
     stack.enter_context(mesh)
     return of_mesh(mesh, watcher)
