@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tunemesh.broker_config import topology
@@ -33,6 +34,7 @@ from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
 from tunemesh.stage_workers.stages.context import Learning
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 from tunemesh.stage_workers.status import StatusSender
 from tunemesh.stage_workers.targets import announced_targets, check_fits
 
@@ -79,6 +81,8 @@ class WorkerConfig:
     """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
     shipped: bool = True
     """Whether that database gets the records that come with Tunemesh."""
+    imports: str = ""
+    """The folder in which it keeps what came of models that it has imported; empty: none."""
     temporary: bool = False
     """Whether the artifact store goes with the mesh."""
     metrics: str = ""
@@ -207,7 +211,9 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
         learning = Learning(
             config.records, lambda engine: _sandbox(replace(config, engines=(engine,)), None, ())
         )
-        return Context(sandbox, store, records=records, learning=learning if config.records else None)
+        kept = KeptImports(Path(config.imports)) if config.imports else None
+        learns = learning if config.records else None
+        return Context(sandbox, store, records=records, learning=learns, kept=kept)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
 

@@ -207,6 +207,7 @@ def up(
         reserve,
         learn_after,
         metrics_port,
+        mesh_address.imports(),
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,

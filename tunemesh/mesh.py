@@ -58,6 +58,7 @@ class LocalMesh:
         reserved: share of the devices of each target that is kept for jobs of class gold.
         learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
         metrics: where the coordinator shows its metrics; by default nowhere.
+        imports: folder in which workers keep what came of models that they have imported; none by default.
 
     Raises:
         BadInput: there is no such strategy.
@@ -78,6 +79,7 @@ class LocalMesh:
         reserved: float = 0.0,
         learn_after: int = 0,
         metrics: str | None = None,
+        imports: str = "",
     ) -> None:
         self._layout = layout
         self._target = target
@@ -92,6 +94,7 @@ class LocalMesh:
         self._journal = journal
         self._memory = memory
         self._records = records
+        self._imports = imports
         self._retention = retention
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -235,6 +238,8 @@ class LocalMesh:
         if role == "worker" and self._records:
             environment[mesh_address.RECORDS] = self._records
             environment |= {name: os.environ[name] for name in (mesh_address.SHIPPED,) if name in os.environ}
+        if role == "worker" and self._imports:
+            environment[mesh_address.IMPORTS] = self._imports
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

@@ -67,6 +67,7 @@ def worker(
     served = _served(engine)
     target = checks.usual_target(target, served)
     records = given(mesh_address.RECORDS)
+    imports = os.environ.get(mesh_address.IMPORTS, "")
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
@@ -77,6 +78,7 @@ def worker(
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
+        imports="" if imports == mesh_address.NONE else imports,
         retention=options.retention_of(retention),
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,

@@ -19,6 +19,7 @@ from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 from tunemesh.stage_workers.stages.build_limits import Patience
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -130,6 +131,8 @@ class Context:
         default_factory=lambda: LRUCache(IMPORTED_KEPT, getsizeof=lambda read: read.size)
     )
     """Models that this worker has imported, by all that the outcome depends on."""
+    kept: KeptImports | None = None
+    """Models that workers of this machine have imported, which outlive them; ``None``: nothing does."""
     cache: int = 0
     """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""
     conditions: Conditions | None = None

@@ -37,7 +37,8 @@ VARIABLES = {
 
 P = ParamSpec("P")
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
+STAGES: tuple[Stage, ...] = tuple(stage for stage in get_args(Stage) if stage != "learn")
+"""Those of jobs."""
 OF_STAGE = dict(zip(STAGES, SERIES, strict=True))
 
 SHORTER = {
