@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tunemesh.shared.messages import Trial
 from tunemesh.shared.text import clip
@@ -22,15 +22,18 @@ from tunemesh.stage_workers.engines.template import (
     machine,
     options,
     recognition,
+    rows,
     schedules,
     searches,
 )
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
+from tunemesh.stage_workers.engines.template.rows import Rows
 from tunemesh.stage_workers.engines.template.space import Genome, Space
+from tunemesh.stage_workers.engines.template.stages import Unknown
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
-from tunemesh.stage_workers.graph import linking, targets
+from tunemesh.stage_workers.graph import linking, targets, workloads
 
 HINTS_EACH, HINTS = 2, 4
 """How many of what was good for one other task, or under other conditions, are tried first; and of all."""
@@ -39,8 +42,8 @@ HINTS_EACH, HINTS = 2, 4
 class Taken(NamedTuple):
     """A task that there is a template for."""
 
-    operator: Operator
-    template: Template
+    operator: Operator | Rows
+    template: Template[Any]
     machine: Machine
     space: Space
 
@@ -55,7 +58,7 @@ def objection(task: TaskRef) -> str:
         return compiling.MISSING
     try:
         taken(task.workload, task.target)
-    except recognition.Unknown as error:
+    except Unknown as error:
         return f"no template fits: {error}"
     return ""
 
@@ -67,15 +70,23 @@ def taken(workload: bytes, target: str) -> Taken:
     Raises:
         Unknown: there is none.
     """
-    operator = recognition.recognised(workload)
+    operator = _operator(workload)
     template, why = templates.matching(operator)
     if template is None:
-        raise recognition.Unknown(why)
+        raise Unknown(why)
     made_for = machine.of_target(target)
     space = template.space(operator, made_for)
     if next(space.all(), None) is None:
-        raise recognition.Unknown("it is too small for vectors")
+        raise Unknown("it is too small for vectors")
     return Taken(operator, template, made_for, space)
+
+
+def _operator(workload: bytes) -> Operator | Rows:
+    """What a workload computes: one value of many products, or what goes row by row."""
+    function = recognition.Function(workloads.load(workload)["main"])
+    if sum(stage.reduces for stage in function.stages) > 1:
+        return rows.rows_of(function)
+    return recognition.operator_of(function)
 
 
 def update(call: UpdateCall, format: int) -> Proposal:
