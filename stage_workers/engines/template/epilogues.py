@@ -31,15 +31,15 @@ SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|", "not": "~"}
 LIBRARY = {
-    "exp": "expf",
-    "log": "logf",
-    "tanh": "tanhf",
-    "erf": "erff",
-    "pow": "powf",
-    "sqrt": "sqrtf",
-    "fabs": "fabsf",
-    "floor": "floorf",
-    "ceil": "ceilf",
+    "exp": "__builtin_expf",
+    "log": "__builtin_logf",
+    "tanh": "__builtin_tanhf",
+    "erf": "__builtin_erff",
+    "pow": "__builtin_powf",
+    "sqrt": "__builtin_sqrtf",
+    "fabs": "__builtin_fabsf",
+    "floor": "__builtin_floorf",
+    "ceil": "__builtin_ceilf",
 }
 """Of the C library, one lane at a time."""
 FUNCTIONS = frozenset({*LIBRARY, "rsqrt", "sigmoid"})
