@@ -23,6 +23,7 @@ from tunemesh.shared.messages import (
     Cancel,
     Census,
     JobEvent,
+    Learn,
     Message,
     PastJobs,
     Query,
@@ -66,6 +67,9 @@ _CHANNELS = {
     "queries": _Channel(topology.REQUESTS, topology.QUERY_KEY, (Query,), "Ask how things are.", "send"),
     "strategies": _Channel(
         topology.REQUESTS, topology.STRATEGY_KEY, (SetStrategy,), "Choose who goes next.", "send"
+    ),
+    "lessons": _Channel(
+        topology.REQUESTS, topology.LEARN_KEY, (Learn,), "Learn from what was measured.", "send"
     ),
     "questions": _Channel(
         topology.REQUESTS, topology.HISTORY_KEY, (AskHistory,), "Ask about jobs that have ended.", "send"

@@ -110,7 +110,6 @@ def test_type_and_version_are_required(tag: str) -> None:
         {"job": 3},
         {"target": ""},
         {"target": None},
-        {"engines": []},
         {"engines": ["Mock"]},
         {"priority": 0},
         {"priority": 1.5},
