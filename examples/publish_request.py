@@ -135,6 +135,8 @@ def _until_final(mesh: Mesh) -> Map:
             if unknown >= ASK_AT_MOST:
                 raise Problem(1, "the mesh does not know the job any more")
             events = [_as_event(message, progress) for progress in message["jobs"]]
+            if message.get("rejected"):
+                events = [{"job": mesh.job, "kind": "rejected", "text": message["rejected"]}]
         elif message["type"] == "job-event":
             events = [message]
         else:

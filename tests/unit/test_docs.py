@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docker" / "README.md"])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "docker" / "README.md",
+        ROOT / "examples" / "clients" / "README.md",
+    ]
+)
 FOLDERS = (
     "benchmarks|broker_config|coordinator|docker|docs|examples|scripts|shared|stage_workers|tests|tunemesh"
 )
