@@ -1,4 +1,4 @@
-"""The clients in other languages, against a real broker. The test plays the coordinator."""
+"""The clients of `examples`, against a real broker. The test plays the coordinator."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.integration import clients
 from tunemesh.broker_config.topology import COORDINATOR, EVENTS, REQUEST_KEY, REQUESTS, event_key
 from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
@@ -39,12 +40,6 @@ from tunemesh.shared.messages import (
 if TYPE_CHECKING:
     from tests.conftest import Broker
 
-CLIENTS = Path(__file__).parents[2] / "examples" / "clients"
-JARS = [
-    Path("/usr/share/java") / f"{name}.jar"
-    for name in ("amqp-client", "msgpack-core", "slf4j-api", "slf4j-nop")
-]
-"""As Debian installs them."""
 MODEL = b"tasks: [{name: conv1}] # " + b"x" * 70_000
 """Too large to travel inside a message."""
 TUNED = b"a shared object"
@@ -124,6 +119,13 @@ class Mesh:
             return codec.decode(body, *kinds), properties
         raise AssertionError("consume ended")
 
+    def take_query(self, request: Request) -> pika.BasicProperties:
+        """The next query about the job. The request may come again before it: the confirm was lost."""
+        while isinstance(message := (found := self.take(Query, Request))[0], Request):
+            assert message == request
+        assert message.job == request.job
+        return found[1]
+
     def tell(self, event: JobEvent) -> None:
         self._channel.basic_publish(EVENTS, event_key(event.job, event.kind), codec.encode(event))
 
@@ -165,27 +167,28 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def java(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> list[str]:
-    """The command of the client in Java, compiled."""
-    if shutil.which("javac") is None or not all(jar.exists() for jar in JARS):
+    command = clients.java(tmp_path_factory.mktemp("java"))
+    if command is None:
         pytest.skip("needs a JDK and Debian's librabbitmq-client-java, libmsgpack-java")
-    classes = tmp_path_factory.mktemp("java")
-    path = ":".join(map(str, (*JARS, classes)))
-    sources = sorted((CLIENTS / "java").glob("*.java"))
-    subprocess.run(["javac", "-Werror", "-cp", path, "-d", classes, *sources], check=True)
     trust = ["keytool", "-importcert", "-noprompt", "-storepass", "secret", "-file", "cert.pem"]
     subprocess.run([*trust, "-keystore", "trust.p12"], cwd=keys, check=True, capture_output=True)
-    return ["java", "-XX:TieredStopAtLevel=1", "-cp", path, "PublishRequest"]
+    return command
 
 
 @pytest.fixture(scope="module")
 def javascript() -> list[str]:
-    """The command of the client in JavaScript."""
-    if shutil.which("node") is None or not (CLIENTS / "node" / "node_modules").exists():
+    command = clients.javascript()
+    if command is None:
         pytest.skip("needs Node.js, and npm ci in examples/clients/node")
-    return ["node", str(CLIENTS / "node" / "publish-request.mjs")]
+    return command
 
 
-@pytest.fixture(params=["javascript", "java"])
+@pytest.fixture(scope="module")
+def python() -> list[str]:
+    return clients.python()
+
+
+@pytest.fixture(params=["python", "javascript", "java"])
 def command(request: pytest.FixtureRequest) -> list[str]:
     found: list[str] = request.getfixturevalue(request.param)
     return found
@@ -216,8 +219,8 @@ class Client:
         user = pika.URLParameters(node.url("client")).credentials
         url = f"amqps://{user.username}:{user.password}@localhost:{road.port}/tunemesh"
         environment = {**os.environ, "TUNEMESH_BROKER_URL": url, "TUNEMESH_ARTIFACTS": str(home / "store")}
-        if trusts and command[0] == "node":
-            environment["NODE_EXTRA_CA_CERTS"] = str(keys / "cert.pem")
+        if trusts:
+            environment["NODE_EXTRA_CA_CERTS"] = environment["SSL_CERT_FILE"] = str(keys / "cert.pem")
         if trusts and command[0] == "java":
             trusted = [f"-Djavax.net.ssl.trustStore={keys / 'trust.p12'}"]
             command = ["java", *trusted, "-Djavax.net.ssl.trustStorePassword=secret", *command[1:]]
@@ -255,8 +258,7 @@ def test_a_client_survives_a_lost_connection_and_a_lost_event(
     road.cut()
     mesh.tell(JobEvent(job=job, kind="done", at=2.0))  # nobody hears it
     road.mend()
-    query, properties = mesh.take(Query)
-    assert query.job == job
+    query = mesh.take_query(request)
     # A network file system shows a file late, and what lies there until then is not taken for it.
     tuned = Blob(hashlib.sha256(TUNED).hexdigest(), len(TUNED))
     place = tmp_path / "store" / tuned.sha256[:2] / tuned.sha256
@@ -264,7 +266,7 @@ def test_a_client_survives_a_lost_connection_and_a_lost_event(
     place.write_bytes(TUNED[::-1])
     done = AssembleDone(tuned=tuned, untuned=tuned, signature=tuned, files={}, records=tuned)
     snapshot = Snapshot(strategy="fair", jobs=[progress(job, "done")], resources=[], assembled=done)
-    mesh.answer(snapshot, properties)
+    mesh.answer(snapshot, query)
     time.sleep(0.3)
     place.write_bytes(TUNED)
 
@@ -291,6 +293,19 @@ def test_ctrl_c_cancels_the_job(
     code, _, complained = client.end()
     last = f"error: job {request.job} cancelled: cancelled by client"
     assert (code, complained.splitlines()[-1]) == (130, last)
+
+
+def test_a_client_hears_that_its_request_was_rejected_while_it_was_away(
+    command: list[str], mesh: Mesh, road: Road, node: Broker, keys: Path, tmp_path: Path
+) -> None:
+    client = Client(command, road, node, keys, tmp_path)
+    request, _ = mesh.take(Request)
+    road.cut()
+    road.mend()
+    query = mesh.take_query(request)
+    mesh.answer(Snapshot(strategy="fair", jobs=[], resources=[], rejected="too dear"), query)
+    code, _, complained = client.end()
+    assert (code, complained.splitlines()[-1]) == (1, f"error: job {request.job} rejected: too dear")
 
 
 def test_a_broker_with_an_unknown_certificate_is_refused(
