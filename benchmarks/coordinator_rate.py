@@ -6,6 +6,7 @@ once with a result of the usual size.
     python -m benchmarks.coordinator_rate
     python -m benchmarks.coordinator_rate --width 32 --jobs 16
     python -m benchmarks.coordinator_rate --width 32 --jobs 16 --peers 4
+    python -m benchmarks.coordinator_rate --width 32 --jobs 16 --broker-apart
 
 With many workers many results come at once, as on a mesh that needs many steps. Steps are counted for a
 while, from when the jobs are under way. Printed is what a step takes of the CPU time of the coordinator, of
@@ -249,13 +250,15 @@ class Rate:
         )
 
 
-def measure(width: int, jobs: int, peers: int, seconds: float) -> tuple[Rate, str]:
+def measure(width: int, jobs: int, peers: int, seconds: float, broker_apart: bool) -> tuple[Rate, str]:
     """The rate, and who had which cores. Raises SystemExit where something does not come about."""
     first, *rest = sorted(os.sched_getaffinity(0))
     others = rest or [first]
     roomy = len(others) > peers + 1
     brokers = others[peers:] if roomy else others
-    places = [[others[number]] for number in range(peers)] if roomy else [others] * peers
+    shared = [first] if broker_apart else others
+    places = [[others[number]] for number in range(peers)] if roomy else [shared] * peers
+    shared_with = "coordinator" if broker_apart else "broker"
     os.sched_setaffinity(0, others)
     fresh = multiprocessing.get_context("spawn")
     over, counts, travels = fresh.Event(), RawArray("d", peers), RawArray("d", peers)
@@ -292,11 +295,7 @@ def measure(width: int, jobs: int, peers: int, seconds: float) -> tuple[Rate, st
             for player in players:
                 player.join(10.0)
                 player.kill()
-    where = (
-        f"broker on {len(brokers)} core(s), {peers} peer(s) on a core each"
-        if roomy
-        else f"broker and {peers} peer(s) on the same {len(others)} core(s)"
-    )
+    where = f"{peers} peer(s) on {'a core each' if roomy else 'that of the ' + shared_with}"
     return Rate(before, after, len(brokers), len({first, *others})), where
 
 
@@ -345,10 +344,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=4, help="jobs at the same time (4)")
     parser.add_argument("--peers", type=int, default=1, help="processes that answer steps (1)")
     parser.add_argument("--seconds", type=float, default=8.0, help="for which steps are counted (8)")
-    arguments = parser.parse_args()
-    rate, where = measure(arguments.width, arguments.jobs, arguments.peers, arguments.seconds)
-    print(rate.text())
-    print(f"  {where}")
+    parser.add_argument("--broker-apart", action="store_true", help="no peer on the broker's cores")
+    given = parser.parse_args()
+    rate, where = measure(given.width, given.jobs, given.peers, given.seconds, given.broker_apart)
+    print(f"{rate.text()}; {where}")
 
 
 def _request(job: str, trials: int) -> Request:
