@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     AssembleWork,
     BuildDone,
     BuildWork,
+    Candidate,
     Confirmed,
     Device,
     History,
@@ -27,6 +28,7 @@ from tunemesh.shared.messages import (
     ImportWork,
     Known,
     Origin,
+    Region,
     Result,
     Settings,
     TaskRecords,
@@ -36,7 +38,8 @@ from tunemesh.shared.messages import (
     UpdateWork,
     Work,
 )
-from tunemesh.stage_workers.engines.protocol import BuildOutcome, UpdateCall
+from tunemesh.stage_workers.engines.mock import MockEngine
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, PlacedCall, UpdateCall
 from tunemesh.stage_workers.records import memory
 from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.recorder import Recorder
@@ -338,6 +341,31 @@ def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> 
     assert not again.problem(8, 0, 0, 8)
     # With the same seed the engine would propose the same eight: half of the round is new.
     assert len(set(hashes) & tried(recording)) >= 4
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_several_regions_each_begins_with_what_was_found_in_it(recording: Context, count: int) -> None:
+    tune(recording, trials=8)
+    begun: list[list[Candidate]] = []
+    for number in range(count):
+        second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+        task = imported(recording, second, devices=()).tasks[0]
+        work = UpdateWork(task=replace(task, region=Region(number, count)), want=8)
+        begun.append(expect(UpdateDone, done(work, recording, second)).candidates)
+    assert [len(candidates) for candidates in begun] == [8] * count
+    everything = [each.hash for candidates in begun for each in candidates]
+    assert len(set(everything)) == len(everything)
+    task = imported(recording, devices=()).tasks[0]
+    for number, candidates in enumerate(begun):
+        asked = PlacedCall(
+            workload=recording.store.get(task.workload),
+            target="mock",
+            schedules=[each.schedule for each in candidates],
+            regions=count,
+        )
+        assert set(MockEngine().placed(asked).numbers) == {number}
+    # What is known is tried again, wherever it is.
+    assert len(set(everything) & tried(recording)) >= 4
 
 
 def tried(context: Context) -> set[str]:
