@@ -1,10 +1,10 @@
 """What splitting the search of a task by regions of its space brings, and what it costs.
 
 ``python -m benchmarks.split`` simulates jobs on a mesh of four devices, with the coordinator's real core, and
-prints how long they take with one, two, and four searches of each task; and what is found of the kernels in a
-table of real ones (:mod:`benchmarks.searches.table`) by the template engine's own search, split like that. With
-``--price`` it tunes operators for real, on a mesh of its own with MetaSchedule, as a whole and split, with as
-many trials, and prints how much slower the kernels are that are found.
+prints how long they take with one, two, and four searches of each task; and what is found of the kernels in
+a table of real ones (:mod:`benchmarks.searches.table`) by the template engine's own search, split like that.
+With ``--price`` it tunes operators for real, on a mesh of its own with MetaSchedule, as a whole and split,
+with as many trials, and prints how much slower the kernels are that are found.
 """
 
 from __future__ import annotations
