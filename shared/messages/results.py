@@ -123,6 +123,8 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
+        if split := next((task.id for task in self.tasks if task.region is not None), ""):
+            return f"it says in which region {split} is to be searched, which is for the coordinator to say"
         searches: dict[str, list[TaskSpec]] = {}
         for task in self.tasks:
             searches.setdefault(task.key, []).append(task)

@@ -20,7 +20,7 @@ from tunemesh.coordinator.journal.records import Entry
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import Scenario, simulate
 from tunemesh.coordinator.simulation.scenario import Spread
-from tunemesh.shared.messages import Level, Region, StepResult, TaskSpec, UpdateDone, UpdateWork
+from tunemesh.shared.messages import ImportDone, Level, Region, StepResult, TaskSpec, UpdateDone, UpdateWork
 
 DEVICES = tuple(f"profile-cpu-{number}" for number in range(4))
 WIDE = ("model-update", "model-update", "build-cpu", "build-cpu", *DEVICES)
@@ -156,6 +156,25 @@ def test_no_more_searches_than_a_ledger_can_hold() -> None:
     ledgers = [TaskLedger(spec=_spec(f"t{number:03}")) for number in range(200)]
     assert len(searches.divided(ledgers, 16, 1_000_000, 100).ledgers) == 400
     assert len(searches.divided(ledgers, 16, 1_000_000, 1).ledgers) == 200
+
+
+def test_names_that_others_have_are_given_to_nobody_else() -> None:
+    ledgers = [
+        TaskLedger(spec=_spec("t00")),
+        TaskLedger(spec=msgspec.structs.replace(_spec("t01"), id="t00.1")),
+    ]
+    found = searches.divided(ledgers, 2, 100, 100)
+    assert (found.ledgers, found.note[:17]) == (ledgers, "no space is split")
+    long = TaskLedger(spec=msgspec.structs.replace(_spec("t00"), id="t" * 60))
+    assert searches.divided([long], 2, 100, 100).ledgers == [long]
+
+
+def test_a_worker_does_not_say_where_is_searched() -> None:
+    spec = msgspec.structs.replace(_spec("t00"), region=Region(0, 2))
+    done = ImportDone(model=BLOB, tasks=[spec])
+    assert done.problem(["mock"]) == (
+        "it says in which region t00 is to be searched, which is for the coordinator to say"
+    )
 
 
 def test_jobs_that_are_split_alike_share_their_regions() -> None:
