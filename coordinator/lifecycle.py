@@ -242,7 +242,7 @@ class Lifecycle:
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
             text = f"its {len(tasks)} searches would have the coordinator hold {needed:,} results at once"
-            advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
+            advice = f"{MOST_HELD:,} are allowed: take larger chunks, smaller batches, or fewer engines"
             self.finish(job, "failed", f"{text}; {advice}")
 
     def _split(self, job: Job, request: Request, tasks: list[TaskLedger]) -> searches.Divided:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunemesh import checks, mesh_address, options
+from tunemesh.broker_config.topology import BUILD_CPU
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
@@ -64,7 +65,7 @@ def worker(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=_served(engine),
+        engines=_served(engine, queues[0]),
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
@@ -78,10 +79,13 @@ def worker(
     raise typer.Exit(run_worker(config))
 
 
-def _served(given: list[str] | None) -> tuple[str, ...]:
-    """Which engines a worker is to serve; what it lacks for others that come with Tunemesh is logged."""
-    if named := engine_names(given):
-        return named
+def _served(named: list[str] | None, queue: str) -> tuple[str, ...]:
+    """Which engines a worker is to serve. What one that builds lacks for those that come with Tunemesh is
+    logged; to propose takes nothing."""
+    if names := engine_names(named):
+        return names
+    if queue != BUILD_CPU:
+        return engines.OWN
     for name in engines.OWN:
         if why := engines.missing(name):
             log.warning("engine %s is not served: %s", name, why)

@@ -42,6 +42,7 @@ from tunemesh.stage_workers.engines.mock import MockEngine
 from tunemesh.stage_workers.engines.protocol import BuildOutcome, PlacedCall, UpdateCall
 from tunemesh.stage_workers.records import memory
 from tunemesh.stage_workers.records.memory import Remembering
+from tunemesh.stage_workers.records.questions import Best
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
 from tunemesh.stage_workers.stages.known import to_begin_with
@@ -220,6 +221,29 @@ def test_it_says_how_much_was_tried_to_find_it(recording: Context) -> None:
     tune(recording, replace(FIRST, job="longer"), trials=6)
     assert {known.searched for known in imported(recording).known.values()} == {6.0}
     assert imported(recording).known["t00"].best == pytest.approx(0.1)
+
+
+def test_the_fastest_of_all_engines_is_known_and_their_trials_count_together(
+    recording: Context, database: Remembering
+) -> None:
+    from sqlalchemy import text
+
+    tune(recording, trials=6)
+    task = imported(recording).tasks[0].key
+    with database.writing() as connection:
+        # The fastest and another one are those of a second engine.
+        some = "(SELECT id FROM trials WHERE task = :task ORDER BY estimate LIMIT 2)"
+        connection.execute(text(f"UPDATE trials SET engine = 'other' WHERE id IN {some}"), {"task": task})
+    assert recording.records is not None
+
+    def asked(*engines: str) -> Best:
+        assert recording.records is not None
+        return recording.records.best([task], engines, HERE.id, 0.0, "")[task]
+
+    assert asked("other").found.trial.engine == "other"
+    assert asked("mock").found.trial.engine == "mock"
+    assert asked("mock", "other").found == asked("other", "mock").found == asked("other").found
+    assert asked("mock", "other").searched == asked("mock").searched + asked("other").searched >= 6
 
 
 def test_a_task_that_had_no_more_to_try_counts_as_searched_as_the_others_of_its_job(
