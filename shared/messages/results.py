@@ -299,6 +299,8 @@ MOST_LESSONS = 50
 class LearnDone(Struct, frozen=True, kw_only=True, tag="learn"):
     said: Annotated[list[ErrorText], Meta(max_length=MOST_LESSONS)] = []
     """What came of it, one line for each family of devices."""
+    learned: Count = 0
+    """Families of which something was."""
     gave_way: bool = False
     """Other work came before it was done: it is to be asked again."""
 
