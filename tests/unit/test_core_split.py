@@ -20,7 +20,9 @@ from tunemesh.coordinator.journal.records import Entry
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import Scenario, simulate
 from tunemesh.coordinator.simulation.scenario import Spread
+from tunemesh.report import make_report
 from tunemesh.shared.messages import ImportDone, Level, Region, StepResult, TaskSpec, UpdateDone, UpdateWork
+from tunemesh.stage_workers.graph.signatures import Signatures
 
 DEVICES = tuple(f"profile-cpu-{number}" for number in range(4))
 WIDE = ("model-update", "model-update", "build-cpu", "build-cpu", *DEVICES)
@@ -143,6 +145,19 @@ def test_a_job_is_split_as_far_as_that_makes_sense_and_says_so(
     quotes = [each.text for each in world.events if each.text.startswith("quote: 2 tasks")]
     assert quotes
     assert all(text.endswith(f"; {note}") for text in quotes) or not note
+
+
+def test_the_report_says_once_what_was_not_split() -> None:
+    world = split_world(tasks=2, regions=1)
+    world.publish(request("job", 400, split=4, batch=8))
+    world.run("job")
+    job = world.core.jobs["job"]
+    assert job.ledger.validated is not None
+    assert job.ledger.assembled is not None
+    made = msgspec.structs.replace(job.ledger.assembled, notes=["another"])
+    report = make_report(progress.progress(job), job.ledger.validated, Signatures(variants=[]), [], made)
+    assert report.notes == ["2 of 2 spaces are searched as a whole: mock cannot split", "another"]
+    assert [each.regions for task in report.tasks for each in task.searches] == [1, 1]
 
 
 def test_what_is_known_is_not_split() -> None:
