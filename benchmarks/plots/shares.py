@@ -24,6 +24,7 @@ def shares(path: Path, panels: Mapping[str, Mapping[str, Curve]], what: str, tic
                 axes.plot(
                     [x for x, _ in curve],
                     [share for _, share in curve],
+                    drawstyle="steps-post",
                     color=colour(index),
                     linestyle="-" if index < len(COLOURS) else "--",
                     linewidth=1.8,

@@ -12,16 +12,16 @@ from pathlib import Path
 
 from benchmarks import markdown
 from benchmarks.plots.shares import Curve, shares
-from benchmarks.searches.comparing import Trials
+from benchmarks.searches.comparing import MAKERS, Trials
 from benchmarks.searches.running import BATCH
 from benchmarks.searches.simulating import Simulated
 
 SIMULATED_AT = (16, 32, 64, 128, 256, 512)
 """Trials that a table of the simulated searches has columns for."""
-GOALS = (0.9, 0.95, 0.99)
+GOALS = (0.95, 0.99)
 """Shares of the best known whose trials are of interest."""
-REAL_AT = (16, 32, 64, 128)
-SECONDS_AT = (1.0, 2.0, 4.0, 8.0)
+REAL_AT = (16, 32, 64)
+SECONDS_AT = (1.0, 2.0, 4.0, 6.0)
 
 
 def simulated(found: Iterable[Simulated]) -> list[str]:
@@ -61,7 +61,7 @@ def plot_simulated(path: Path, found: Iterable[Simulated]) -> None:
 def real(found: Sequence[Trials]) -> list[str]:
     """Geometric means over operators and seeds of the share of the best known, after trials and after
     seconds; and the best latency of each search and operator."""
-    best, makers = _best(found), list(dict.fromkeys(each.maker for each in found))
+    best, makers = _best(found), list(_by_maker(found))
     operators = list(best)
     body = []
     for maker in makers:
@@ -92,9 +92,7 @@ def real(found: Sequence[Trials]) -> list[str]:
 
 def plot_real(over_trials: Path, over_time: Path, found: Sequence[Trials]) -> None:
     """Geometric means over operators and seeds, over trials and over seconds."""
-    best, by_maker = _best(found), defaultdict(list)
-    for each in found:
-        by_maker[each.maker].append(each)
+    best, by_maker = _best(found), _by_maker(found)
     title = f"{len(best)} operators, geometric mean"
     trials = {
         maker: [
@@ -103,7 +101,7 @@ def plot_real(over_trials: Path, over_time: Path, found: Sequence[Trials]) -> No
         ]
         for maker, runs in by_maker.items()
     }
-    shares(over_trials, {title: trials}, "trials", [8, 16, 32, 64, 128])
+    shares(over_trials, {title: trials}, "trials", [8, 16, 32, 64])
     moments = [0.5 * 1.1**step for step in range(34)]
     time = {
         maker: [
@@ -113,12 +111,20 @@ def plot_real(over_trials: Path, over_time: Path, found: Sequence[Trials]) -> No
         ]
         for maker, runs in by_maker.items()
     }
-    shares(over_time, {title: time}, "seconds", [0.5, 1, 2, 4, 8, 12])
+    shares(over_time, {title: time}, "seconds", [0.5, 1, 2, 4, 6])
+
+
+def _by_maker(found: Iterable[Trials]) -> dict[str, list[Trials]]:
+    """Always in the same order, so that each keeps its colour."""
+    made = defaultdict(list)
+    for each in sorted(found, key=lambda each: MAKERS.index(each.maker)):
+        made[each.maker].append(each)
+    return made
 
 
 def _by_search(found: Iterable[Simulated]) -> dict[str, dict[str, list[list[float]]]]:
     made: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-    for each in found:
+    for each in sorted(found, key=lambda each: MAKERS.index(each.search)):
         title = f"{each.operator}, promises hidden" if each.plain else each.operator
         made[title][each.search].append(each.shares)
     return made

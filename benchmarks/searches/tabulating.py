@@ -33,11 +33,12 @@ DISTURBED = 3
 _BLOCKS: Mapping[str, Sequence[int]] = {
     "lanes": (8, 16),
     "unroll": (1, 4),
+    "rows": (2, 4, 6, 8, 10, 12, 14, 20, 28),
     "columns_block": (0, 1, 4),
     "rows_block": (0, 1, 4),
 }
 PARTS: Mapping[str, Mapping[str, Sequence[int]]] = {
-    operators.WOODPECKER: {**_BLOCKS, "rows": (2, 4, 6, 8, 10, 12, 14, 20, 28), "depth": (0, 32)},
+    operators.WOODPECKER: {**_BLOCKS, "depth": (0, 32)},
     "conv3x3s2-64x56x56-128": _BLOCKS,
 }
 """Values of knobs that a table has; all values of those that are not named."""
