@@ -74,9 +74,11 @@ class Lessons:
         state = self._state
         state.out.append(Acknowledge(handle))
         engine, self._sent = self._sent, None
+        asked = self._asked.get(engine or "")
         match message.result:
-            case LearnDone(said=said, gave_way=gave_way):
-                lines = said
+            case LearnDone(said=said, learned=learned, gave_way=gave_way):
+                # After every job it would say that there is too little that is new.
+                lines = said if learned or (asked is not None and asked.handle is not None) else []
             case Failure(error=error):
                 lines, gave_way = [f"nothing learned: {error}"], False
             case _:
@@ -122,7 +124,7 @@ class Lessons:
         if not self._after:
             return
         ended = {job.id: job for job in self._state.jobs.values() if job.ended}
-        for name in ended.keys() - self._ended:
+        for name in sorted(ended.keys() - self._ended):
             for engine in ended[name].ledger.request.engines:
                 wanted = Learn(engine=engine, after=self._after)
                 self._asked.setdefault(engine, Asked(wanted, None, self._state.now))

@@ -239,7 +239,7 @@ def _check(config: WorkerConfig) -> None:
     for engine in config.engines:
         if engine not in installed:
             raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
-        if why := engines.missing(engine):
+        if config.queue == topology.BUILD_CPU and (why := engines.missing(engine)):
             raise BadInput(f"the engine {engine!r} cannot be served here: {why}")
     if not re.fullmatch(RESOURCE_PATTERN, config.queue):
         raise BadInput(

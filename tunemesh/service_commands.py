@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunemesh import checks, mesh_address, options
+from tunemesh.broker_config.topology import BUILD_CPU
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
@@ -64,7 +65,7 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
-    served = _served(engine)
+    served = _served(engine, queues[0])
     target = checks.usual_target(target, served)
     records = given(mesh_address.RECORDS)
     imports = os.environ.get(mesh_address.IMPORTS, "")
@@ -87,10 +88,13 @@ def worker(
     raise typer.Exit(run_worker(config))
 
 
-def _served(given: list[str] | None) -> tuple[str, ...]:
-    """Which engines a worker is to serve; what it lacks for others that come with Tunemesh is logged."""
-    if named := engine_names(given):
-        return named
+def _served(named: list[str] | None, queue: str) -> tuple[str, ...]:
+    """Which engines a worker is to serve. What one that builds lacks for those that come with Tunemesh is
+    logged; to propose takes nothing."""
+    if names := engine_names(named):
+        return names
+    if queue != BUILD_CPU:
+        return engines.OWN
     for name in engines.OWN:
         if why := engines.missing(name):
             log.warning("engine %s is not served: %s", name, why)

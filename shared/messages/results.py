@@ -123,6 +123,8 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
+        if split := next((task.id for task in self.tasks if task.region is not None), ""):
+            return f"it says in which region {split} is to be searched, which is for the coordinator to say"
         searches: dict[str, list[TaskSpec]] = {}
         for task in self.tasks:
             searches.setdefault(task.key, []).append(task)
@@ -297,6 +299,8 @@ MOST_LESSONS = 50
 class LearnDone(Struct, frozen=True, kw_only=True, tag="learn"):
     said: Annotated[list[ErrorText], Meta(max_length=MOST_LESSONS)] = []
     """What came of it, one line for each family of devices."""
+    learned: Count = 0
+    """Families of which something was."""
     gave_way: bool = False
     """Other work came before it was done: it is to be asked again."""
 

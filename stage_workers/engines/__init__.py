@@ -27,14 +27,14 @@ def names() -> tuple[str, ...]:
 
 
 def missing(name: str) -> str:
-    """What this machine lacks for an engine that comes with Tunemesh, in one line; empty where it lacks
-    nothing, or nothing is known of it."""
+    """What this machine lacks to build for an engine that comes with Tunemesh, in one line; empty where it
+    lacks nothing, or nothing is known of it."""
     lacks = name == TEMPLATE and compilers.compiler(platform.machine()) is None
     return compilers.MISSING if lacks else ""
 
 
 def served_by_default() -> tuple[str, ...]:
-    """The engines that workers of this machine serve unless they are told otherwise."""
+    """The engines that those who build on this machine serve unless they are told otherwise."""
     return tuple(name for name in OWN if not missing(name))
 
 

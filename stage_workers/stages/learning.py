@@ -73,7 +73,7 @@ def learn(step: Step, work: LearnWork, context: Context) -> LearnDone:
     if learning is None:
         return LearnDone(said=["nothing learned: this worker has no records"])
     said: list[str] = []
-    gave_way = False
+    learned, gave_way = 0, False
     try:
         with Database(learning.records) as database:
             asked = lessons(
@@ -81,13 +81,14 @@ def learn(step: Step, work: LearnWork, context: Context) -> LearnDone:
             )
             for lesson in asked:
                 said.append("; ".join(map(str.strip, told(lesson))))
+                learned += lesson.after is not None
                 log.info("%s: %s", step.id, said[-1])
     except Abandoned:
         gave_way = True
         log.info("%s: gives way to other work", step.id)
     if not said and not gave_way:
         said.append(f"there are no records of the engine {work.engine} to learn from")
-    return LearnDone(said=[clip(each) for each in said[:MOST_LESSONS]], gave_way=gave_way)
+    return LearnDone(said=[clip(each) for each in said[:MOST_LESSONS]], learned=learned, gave_way=gave_way)
 
 
 def _asked(learning: Learning, engine: str, call: LearnCall) -> Learned | CallFailure:

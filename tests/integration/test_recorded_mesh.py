@@ -69,8 +69,10 @@ def test_every_trial_is_recorded_once_whatever_happens(
                 _knows(child.pid, str(records)) for child in psutil.Process(pid).children(recursive=True)
             )
 
-        # Workers are killed in the middle of it, again and again.
-        done = _followed(client, mesh, store, "killed", kill=["model-update-0", "build-0"])
+        # Workers are killed in the middle of it, again and again; each task is searched twice at once.
+        done = _followed(client, mesh, store, "killed", kill=["model-update-0", "build-0"], split=2)
+        assert done.progress is not None
+        assert [each.regions for task in done.progress.tasks for each in task.searches] == [2, 2]
         assert _trials(records, "killed") == _told(done) == TRIALS
         assert done.assembled is not None
         assert not done.assembled.notes
@@ -171,10 +173,11 @@ def _followed(
     kill: list[str] | None = None,
     known: Literal["first", "never"] = "never",
     meanwhile: Callable[[], object] | None = None,
+    split: int = 1,
 ) -> JobEvent:
     """Tune, and return the last event; the workers of these names are killed twice a second meanwhile."""
     settings = Settings(batch=8, repeats=1, known=known)
-    level = Level(trials=TRIALS)
+    level = Level(trials=TRIALS, split=split)
     wanted = tuning.Plan(target="mock", level=level, out=Path(), engines=("mock",), settings=settings)
     client.submit(tuning.make_request(job, tuning.ModelFile(name="model.yaml", data=MODEL), wanted, store))
     last, killed, at = None, 0, time.monotonic() + 1.0

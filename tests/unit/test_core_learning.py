@@ -174,6 +174,17 @@ def test_after_jobs_have_ended_the_coordinator_asks_by_itself(after: int, expect
     assert [each.step.work for each in sent(world)] == expected
 
 
+@pytest.mark.parametrize(("learned", "lines"), [(0, 0), (1, 1)])
+def test_what_nobody_asked_for_is_told_where_something_was_learned(learned: int, lines: int) -> None:
+    world = World(learn_after=50)
+    world.publish(request("job", 20))
+    world.run("job")
+    wait(world)
+    assert len(sent(world)) == 1
+    out = world.give(Arrived(7002, answer(LearnDone(said=["so and so"], learned=learned))))
+    assert out == [Acknowledge(7002)] + [Log("info", "so and so", worker="w")] * lines
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32),

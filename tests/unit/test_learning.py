@@ -71,7 +71,8 @@ def test_what_is_learned_is_kept_and_told(tmp_path: Path, records: str) -> None:
             "mock, mock: learned from 10 trials of 2 tasks;"
             " on 3 others: now rank correlation 0.40, top 1 0.80, top 8 0.90;"
             " updates use it from now on"
-        ]
+        ],
+        learned=1,
     )
     found = Remembering(records).prior("mock", "mock")
     assert found is not None

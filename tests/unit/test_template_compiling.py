@@ -62,9 +62,11 @@ def test_a_missing_compiler_is_said_and_needs_no_repair(
     assert findings["C compiler"].found == "missing, only needed by the engine template"
     assert findings["engines"].found == f"metaschedule; not template: {compilers.MISSING}"
     # Workers serve what they can, and say what they cannot.
-    assert service_commands._served(None) == engines.served_by_default() == ("metaschedule",)
+    assert service_commands._served(None, "build-cpu") == engines.served_by_default() == ("metaschedule",)
     assert f"engine template is not served: {compilers.MISSING}" in caplog.text
-    assert service_commands._served(["template"]) == ("template",)
+    assert service_commands._served(["template"], "build-cpu") == ("template",)
+    # To propose takes no compiler: the images of those who do have none.
+    assert service_commands._served(None, "model-update") == ("metaschedule", "template")
     config = WorkerConfig(broker="", queue="build-cpu", artifacts="", engines=("template",))
     for refuse in (lambda: checks.check_engines(["template"]), lambda: run_worker(config)):
         with pytest.raises(BadInput, match="install gcc or clang"):
