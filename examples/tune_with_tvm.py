@@ -3,8 +3,8 @@
 python examples/tune_with_tvm.py FOLDER
 tunemesh records import FOLDER
 
-Takes 15 s on an idle core: TVM first parses its tensor intrinsics, of which this needs none, and starts two
-processes that import TVM once more.
+Most of its time TVM parses its tensor intrinsics, of which this needs none, and starts two processes that
+import TVM once more.
 """
 
 from __future__ import annotations
