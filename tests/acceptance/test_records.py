@@ -196,6 +196,25 @@ def test_what_tune_tir_has_written_is_what_a_job_tries_first(
     assert built.artifact is not None, built.error
 
 
+def test_workloads_of_this_release_are_read_as_they_are_and_older_ones_translated(
+    convolution: ExtractedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tvm
+
+    there = workloads.structural_hash(workloads.load(convolution.workload))
+    text = zlib.decompress(convolution.workload)
+    older = text.replace(b'"ir.Var"', b'"tirx.Var"')
+    assert older != text
+    assert workloads.structural_hash(workloads.load(zlib.compress(older))) == there
+
+    def slow(_text: str) -> object:
+        raise AssertionError("it writes the text anew")
+
+    monkeypatch.setattr(tvm.ir, "load_json", slow)
+    workloads.load.cache_clear()
+    assert workloads.structural_hash(workloads.load(convolution.workload)) == there
+
+
 def test_what_is_no_database_of_metaschedule_is_refused() -> None:
     with pytest.raises(BadInput, match=r"database_workload\.json, which is not there"):
         direct.ENGINE.read(ReadCall(files={}))
