@@ -264,8 +264,8 @@ def _tried_now(pair: Pair, untuned: bytes, candidate: Candidate, best: float) ->
 
 
 def _table(done: Sequence[Ran]) -> list[str]:
-    """By pair, and over all: latency found after so many trials, and of the best measured again, over that with
-    the prior that comes with the engine; geometric means of the seeds."""
+    """By pair, and over all: latency found after so many trials, and of the best when it was measured again,
+    over that with the prior that comes with the engine; geometric means of the seeds."""
     by = {(each.pair, each.seed, each.way): each.latencies for each in done}
     again = {(each.pair, each.seed, each.way): each.again for each in done}
     rows = []
