@@ -67,8 +67,7 @@ def worker(
         return
     served = _served(engine, queues[0])
     target = checks.usual_target(target, served)
-    records = given(mesh_address.RECORDS)
-    imports = os.environ.get(mesh_address.IMPORTS, "")
+    records, imports = given(mesh_address.RECORDS), given(mesh_address.IMPORTS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],

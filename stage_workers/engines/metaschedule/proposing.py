@@ -42,7 +42,7 @@ FIRST_POPULATION = 3
 """Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
 """Part of the first population that comes from the best schedules measured so far."""
-BORROWED = 3
+BORROWED = 2
 """Candidates of a first batch that come from similar tasks, at most: those that are drawn are good, too."""
 SPARE = 2
 """Times as many candidates as are wanted that a search gives, for the case that some were tried before."""
