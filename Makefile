@@ -2,7 +2,7 @@
 
 VENV := .venv/bin
 
-.PHONY: demo test test-containers lint bench bench-vs-metaschedule setup clean
+.PHONY: demo test test-containers lint docs bench bench-vs-metaschedule setup clean
 
 demo: setup            ## tune two small models at once and check the results
 	examples/demo.sh
@@ -25,6 +25,9 @@ lint: setup            ## format, lint, types, import rules; all of them, also a
 	    echo "$$check"; $(VENV)/$$check || status=1; \
 	done; \
 	exit $$status
+
+docs: setup            ## the site of the documentation, in build/docs; a warning is an error
+	$(VENV)/python scripts/docs_site.py
 
 bench: setup           ## what the mesh itself costs, measured on this machine
 	$(VENV)/python -m benchmarks

@@ -22,6 +22,8 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
     amqp_port: int
     management_port: int
+    metrics_port: int
+    """Where RabbitMQ shows its metrics to Prometheus."""
     dist_port: int
     epmd_port: int
     cookie: str
@@ -40,7 +42,7 @@ def load_credentials(folder: Path, keep_ports: bool) -> Credentials:
             known = msgspec.json.decode(path.read_bytes(), type=Credentials)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {path}: {error}; remove the folder to begin anew") from None
-        taken = (known.amqp_port, known.management_port, known.dist_port, known.epmd_port)
+        taken = (known.amqp_port, known.management_port, known.metrics_port, known.dist_port, known.epmd_port)
         if keep_ports or all(_is_free(port) for port in taken):
             return known
         credentials = msgspec.structs.replace(known, **_free_ports())
@@ -63,10 +65,13 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _free_ports() -> dict[str, int]:
-    """Four different loopback ports on which nothing listens."""
+    """Five different loopback ports on which nothing listens."""
     candidates = random.SystemRandom().sample(PORTS, 200)
     free = (port for port in candidates if _is_free(port))
-    return {name: next(free) for name in ("amqp_port", "management_port", "dist_port", "epmd_port")}
+    return {
+        name: next(free)
+        for name in ("amqp_port", "management_port", "metrics_port", "dist_port", "epmd_port")
+    }
 
 
 def _is_free(port: int) -> bool:

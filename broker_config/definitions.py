@@ -129,20 +129,28 @@ def password_hash(password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def rabbitmq_conf(definitions_file: str, amqp: Listener, management: Listener) -> str:
+def rabbitmq_conf(
+    definitions_file: str, amqp: Listener, management: Listener, metrics: Listener | None = None
+) -> str:
     """The text of ``rabbitmq.conf``.
 
     Args:
         definitions_file: where the node finds its definitions, read at every boot; what exists is kept.
         amqp: where clients, workers and the coordinator connect, without TLS.
         management: where the management UI listens, without TLS.
+        metrics: where Prometheus may ask, on a node that has the plugin for it.
     """
+    shown = (
+        f"prometheus.tcp.ip = {metrics.ip}\nprometheus.tcp.port = {metrics.port}\n"
+        if metrics is not None
+        else ""
+    )
     return f"""\
 # Written by Tunemesh (broker_config/definitions.py).
 listeners.tcp.default = {amqp.ip}:{amqp.port}
 management.tcp.ip = {management.ip}
 management.tcp.port = {management.port}
-
+{shown}
 definitions.import_backend = local_filesystem
 definitions.local.path = {definitions_file}
 

@@ -96,6 +96,11 @@ class PrivateNode:
         return f"http://{LOOPBACK}:{self.credentials.management_port}"
 
     @property
+    def metrics_url(self) -> str:
+        """Where RabbitMQ tells Prometheus how it is."""
+        return f"http://{LOOPBACK}:{self.credentials.metrics_port}/metrics"
+
+    @property
     def pid(self) -> int | None:
         """Process id of the node, ``None`` when it does not run."""
         return self._server.pid if self._server is not None and self._server.poll() is None else None
@@ -214,9 +219,10 @@ class PrivateNode:
                 definitions_file=str(self.folder / "definitions.json"),
                 amqp=Listener(LOOPBACK, credentials.amqp_port),
                 management=Listener(LOOPBACK, credentials.management_port),
+                metrics=Listener(LOOPBACK, credentials.metrics_port),
             ),
         )
-        write_private(self.folder / "enabled_plugins", "[rabbitmq_management].\n")
+        write_private(self.folder / "enabled_plugins", "[rabbitmq_management, rabbitmq_prometheus].\n")
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             write_private(cookie, credentials.cookie)

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The names that Dockerfile and compose file ask for. They exist in the private engine only.
-PYTHON_IMAGE=$(sed -n 's/^FROM //p' docker/Dockerfile)
+PYTHON_IMAGE=$(sed -n 's/^FROM \(.*\) AS base$/\1/p' docker/Dockerfile)
 RABBITMQ_IMAGE=$(sed -n 's/^ *image: \(rabbitmq:.*\)$/\1/p' docker/compose.yaml)
 readonly PYTHON_IMAGE RABBITMQ_IMAGE
 readonly DATA=$PWD/build/containers

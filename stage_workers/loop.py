@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Collection
 from concurrent import futures
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from cachetools import LRUCache
 
@@ -38,6 +38,9 @@ from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context, run_stage
 from tunemesh.stage_workers.status import StatusSender
+
+if TYPE_CHECKING:
+    from tunemesh.shared.metrics import StepMetrics
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ class Worker:
         link: started.
         sandbox: started; a step is taken once it is warm.
         status: not started yet.
+        metrics: told of every step, if given.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Worker:
         context: Context,
         status: StatusSender,
         shutdown: Shutdown,
+        metrics: StepMetrics | None = None,
     ) -> None:
         self._queue = queue
         self._engines = engines
@@ -86,6 +91,7 @@ class Worker:
         self._status = status
         self._name = status.worker
         self._shutdown = shutdown
+        self._metrics = metrics
         self._memory = Memory()
         self._up: Up | None = None
         self._look_at = 0.0
@@ -109,6 +115,7 @@ class Worker:
             self._status.leave()
 
     def _turn(self) -> None:
+        self._status.alive()
         if self._up is not None and time.monotonic() >= self._look_at:
             self.begin(self._up)
         match self._link.next(min(TURN, self._look_at - time.monotonic()) if self._up is not None else TURN):
@@ -229,6 +236,8 @@ class Worker:
             codec.decode(codec.encode(done), StepResult)
         except BadMessage as error:
             done = _result(step, timing, Failure(error=f"the result of {step.id} cannot be sent: {error}"))
+        if self._metrics is not None:
+            self._metrics.answered(done)
         about = {"job": step.job, "step": step.id, "worker": self._name}
         if isinstance(done.result, Failure):
             log.warning("%s failed after %.3f s: %s", step.id, seconds, done.result.error, extra=about)

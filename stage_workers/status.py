@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
+from tunemesh.shared.alive import Alive
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import Serves, WorkerStatus
 from tunemesh.shared.transport.link import Link, Outgoing
@@ -46,6 +47,7 @@ class StatusSender:
         self._interval = interval
         self._cpus = sorted(cpus)
         self._drift = drift
+        self._alive = Alive()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
 
@@ -74,8 +76,14 @@ class StatusSender:
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval):
+            if self.step is not None:
+                self.alive()  # the worker waits for it; steps have limits of their own
             if self.serving:
                 self.send()
+
+    def alive(self) -> None:
+        """Say outside of the mesh, too, that the worker goes on."""
+        self._alive.beat()
 
     def _publish(self, leaving: bool) -> Future[None]:
         status = WorkerStatus(

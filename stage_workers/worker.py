@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tunemesh.broker_config import topology
 from tunemesh.shared.artifacts import ArtifactStore
@@ -34,6 +34,9 @@ from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
 from tunemesh.stage_workers.status import StatusSender
 from tunemesh.stage_workers.targets import announced_targets, check_fits
+
+if TYPE_CHECKING:
+    from tunemesh.shared.metrics import StepMetrics
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,8 @@ class WorkerConfig:
     """Whether that database gets the records that come with Tunemesh."""
     temporary: bool = False
     """Whether the artifact store goes with the mesh."""
+    metrics: str = ""
+    """``PORT`` or ``HOST:PORT`` where Prometheus may ask; empty: nowhere."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -186,7 +191,8 @@ def _work(
         status = StatusSender(link, name, queue, serves, config.status_interval, cpus, context.drift)
         if historian is not None:
             historian.start()
-        Worker(queue, config.served, link, sandbox, context, status, shutdown).run()
+        metrics = _shown(config.metrics) if config.metrics else None
+        Worker(queue, config.served, link, sandbox, context, status, shutdown, metrics).run()
     finally:
         if historian is not None:
             historian.stop()
@@ -200,6 +206,17 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
         return Context(sandbox, store, records=records)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
+
+
+def _shown(address: str) -> StepMetrics:
+    # Imported only here, as most workers need none of it.
+    from prometheus_client import CollectorRegistry
+
+    from tunemesh.shared import metrics
+
+    registry = CollectorRegistry()
+    metrics.serve(address, registry)
+    return metrics.StepMetrics(registry)
 
 
 def _announced(context: Context) -> MeasuringDevice | None:

@@ -64,9 +64,11 @@ def run_of(path: Path, fixtures: Collection[str], marks: Collection[str]) -> Run
     own. ``alone``, one by one, is what measures time, or starts whole meshes."""
     if "alone" in marks:
         return "alone"
+    if path.is_relative_to(HERE / "unit"):
+        return "parallel"
     if "waiting" in marks or BROKER in fixtures:
         return "waiting" if any(path.is_relative_to(HERE.parent / place) for place in WAITING) else "alone"
-    beside = any(path.is_relative_to(HERE / folder) for folder in ("unit", "acceptance"))
+    beside = path.is_relative_to(HERE / "acceptance")
     return "parallel" if beside and MESHES.isdisjoint(fixtures) else "alone"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import ROLES
 from tunemesh.broker_config.topology import VHOST
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
+from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -43,11 +43,12 @@ def definitions(
 ) -> None:
     """Print definitions.json for another broker: load it with `rabbitmqctl import_definitions`.
 
-    Passwords are read from TUNEMESH_CLIENT_PASSWORD, TUNEMESH_WORKER_PASSWORD and so on.
+    Passwords are read from TUNEMESH_CLIENT_PASSWORD, TUNEMESH_WORKER_PASSWORD and so on, or from the
+    files that TUNEMESH_CLIENT_PASSWORD_FILE and so on name.
     """
     names = {role: f"TUNEMESH_{role.upper()}_PASSWORD" for role in ROLES}
-    missing = [name for name in names.values() if not os.environ.get(name)]
+    passwords = {role: given(name) for role, name in names.items()}
+    missing = [names[role] for role, password in passwords.items() if not password]
     if missing:
         raise BadInput(f"set the passwords of the roles in the environment first: {', '.join(missing)}")
-    passwords = {role: os.environ[name] for role, name in names.items()}
     sys.stdout.write(definitions_json(passwords, vhost))

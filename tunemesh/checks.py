@@ -5,6 +5,7 @@ Only what is certain is refused. The rest is found by the worker that imports th
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Sequence
@@ -25,6 +26,25 @@ READ_AT_MOST = 256 * 1024 * 1024
 
 LOOKED_AT = 4096
 """Bytes at the beginning of a file that tell whether it is a text."""
+
+WORKER_MODULES = ("tvm", "tvm_ffi", "numpy", "onnx", "onnxruntime", "psutil", "sqlalchemy", "xgboost")
+"""What workers import, and clients and coordinators do without: the extra ``worker``."""
+
+
+def installed(module: str) -> bool:
+    """Whether a module of somebody else's can be imported; it is not."""
+    return importlib.util.find_spec(module) is not None
+
+
+def check_workers() -> None:
+    """Raises:
+    BadInput: what workers need is not installed here.
+    """
+    if missing := [name for name in WORKER_MODULES if not installed(name)]:
+        raise BadInput(
+            f"workers need packages that are not installed here ({', '.join(missing)}):"
+            " pip install 'tunemesh[worker]'"
+        )
 
 
 def check_engine_name(name: str) -> str:
@@ -62,18 +82,20 @@ def check_model(name: str, model: bytes, names: Sequence[str]) -> None:
         _check_json(name, model)
     elif _is_text(model):
         raise BadModel(f"the model {name} is a text, neither ONNX, nor TFLite, nor TVM's JSON")
-    elif model.startswith(ONNX_FIRST_BYTE) and len(model) <= READ_AT_MOST:
-        _check_onnx(name, model)
+    elif model.startswith(ONNX_FIRST_BYTE) and len(model) <= READ_AT_MOST and installed("onnx"):
+        _check_onnx(name, model)  # where onnx is missing, the worker does it
 
 
 def check_inputs(model: bytes, samples: bytes) -> None:
     """Raises:
     BadInput: the arrays of an ``npz`` file are not the inputs of an ONNX model, by name, dtype and shape.
     """
+    if not installed("numpy"):
+        return  # the worker reads it
     from tunemesh.stage_workers.measuring import inputs
 
     given = inputs.read(samples)
-    if not model.startswith(ONNX_FIRST_BYTE) or len(model) > READ_AT_MOST:
+    if not model.startswith(ONNX_FIRST_BYTE) or len(model) > READ_AT_MOST or not installed("onnx"):
         return  # the worker reads it
     import onnx
 

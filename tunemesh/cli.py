@@ -89,6 +89,12 @@ def run() -> int:
         return complain(str(error), error.exit_code)
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "tunemesh":
+            raise
+        advice = f"this needs {missing}, which is not installed: pip install 'tunemesh[worker]'"
+        return complain(advice, BadInput.exit_code)
     except Exception as error:
         # Usage errors belong to the click inside typer, which is not public.
         message = getattr(error, "format_message", None)
@@ -122,6 +128,7 @@ def up(
     memory: options.Memory = MEMORY,
     folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
     retention: options.Retention = options.RETENTION,
+    metrics_port: options.MetricsPort = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
 ) -> None:
@@ -148,6 +155,7 @@ def up(
         options.prices_of(price),
         options.retention_of(retention),
         reserve,
+        metrics_port,
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
@@ -164,6 +172,8 @@ def up(
         print(f"broker     {address.broker}")
         print(f"artifacts  {address.artifacts}")
         print(f"UI         {address.ui}  user monitor, password {address.monitor_password}")
+        if metrics_port is not None:
+            print(f"metrics    {metrics_port} of the coordinator, {mesh.node.metrics_url} of RabbitMQ")
         print(f"noted in   {note}; Ctrl-C stops the mesh and loses nothing", flush=True)
         try:
             while True:

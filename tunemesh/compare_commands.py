@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from tunemesh import model_files, options, tuning
-from tunemesh.comparing import comparison, peers
+from tunemesh.comparing import peers
 from tunemesh.comparing.peers import Peer
 from tunemesh.job_options import make_settings
 from tunemesh.model_files import ModelFile
@@ -35,6 +35,8 @@ class Comparison:
         self, model: ModelFile, settings: Settings, folder: Path, note: Callable[[str], None]
     ) -> list[Compared]:
         """Compare one result; see :func:`~tunemesh.comparing.comparison.compare`."""
+        from tunemesh.comparing import comparison
+
         return comparison.compare(model, settings, folder, self.device, self.peers, note)
 
 
@@ -48,6 +50,8 @@ def prepare(device: str | None, names: Sequence[str] | None, note: Callable[[str
     Raises:
         BadInput: a peer is not known or not installed, or the device is no CPU of this machine.
     """
+    from tunemesh.comparing import comparison
+
     if names is None:
         chosen, missing = peers.usual()
         for each in missing:

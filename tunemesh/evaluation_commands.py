@@ -12,7 +12,6 @@ from msgspec import Struct
 from rich.console import Console
 
 from tunemesh import evaluating, mesh_address, options
-from tunemesh.comparing import comparison
 from tunemesh.evaluating import Chosen, Evaluation, OfTask
 from tunemesh.layout import MEMORY
 from tunemesh.shared.errors import BadInput, unusable
@@ -67,6 +66,8 @@ def zeroshot_eval(
     address = database or mesh_address.records_of_this_machine()
     if not address:
         raise BadInput(f"{mesh_address.RECORDS} says that there are no records: give --database")
+    from tunemesh.comparing import comparison
+
     chosen = comparison.device_of(device or f"cpu:{max(os.sched_getaffinity(0))}")
     console = Console(stderr=as_json)
     with (

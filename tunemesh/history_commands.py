@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Annotated, get_args
@@ -16,6 +15,7 @@ from tunemesh.client import Client, check_job_id
 from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, Unavailable
+from tunemesh.shared.given import given
 from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, Phase, past_job
 from tunemesh.shared.messages.history import MOST_PAST
 from tunemesh.terminal import add_row, print_json, say, table
@@ -111,7 +111,7 @@ def sweep(
     if days is None:
         raise BadInput("--retention none keeps everything: there is nothing to sweep")
     address = mesh_address.find(broker, artifacts)
-    records = database or os.environ.get(mesh_address.RECORDS) or address.records
+    records = database or given(mesh_address.RECORDS) or address.records
     if not records or records == mesh_address.NONE:
         # That of another mesh would not say what this one keeps.
         raise BadInput(f"give the mesh's database of records (--database, or {mesh_address.RECORDS})")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tunemesh import mesh_address
+from tunemesh import checks, mesh_address
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.roles import Role
@@ -54,6 +54,7 @@ class LocalMesh:
         prices: of queues, per hour; none by default.
         retention: days for which the results of jobs are kept; by default for ever.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        metrics: where the coordinator shows its metrics; by default nowhere.
 
     Raises:
         BadInput: there is no such strategy.
@@ -72,6 +73,7 @@ class LocalMesh:
         prices: Mapping[str, float] | None = None,
         retention: float | None = None,
         reserved: float = 0.0,
+        metrics: str | None = None,
     ) -> None:
         self._layout = layout
         self._target = target
@@ -80,6 +82,7 @@ class LocalMesh:
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
         self._reserved = reserved
+        self._metrics = metrics
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
@@ -97,6 +100,7 @@ class LocalMesh:
 
     def __enter__(self) -> LocalMesh:
         try:
+            checks.check_workers()
             self._check_device()
             # Children connect as soon as the broker listens; their own start takes as long as its.
             self.node.start()
@@ -199,6 +203,8 @@ class LocalMesh:
             coordinator += ["--price", f"{queue}={price}"]
         if self._reserved:
             coordinator += ["--reserve", str(self._reserved)]
+        if self._metrics is not None:
+            coordinator += ["--metrics-port", self._metrics]
         self._start("coordinator", "coordinator", coordinator, others)
         days = self._retention
         keeping = ["--retention", "none" if days is None else f"{days:g}"]

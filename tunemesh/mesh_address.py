@@ -9,8 +9,11 @@ from pathlib import Path
 import msgspec
 
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.given import given, with_password
 
 BROKER = "TUNEMESH_BROKER_URL"
+PASSWORD = "TUNEMESH_BROKER_PASSWORD"
+"""Of the broker's user, where the address leaves it out."""
 ARTIFACTS = "TUNEMESH_ARTIFACTS"
 RECORDS = "TUNEMESH_RECORDS"
 """Where workers keep the records of what was measured: a file, or a database's URL; ``none``: nowhere."""
@@ -47,14 +50,14 @@ def data_folder() -> Path:
 def records_in(folder: Path) -> str:
     """The database of records: the one that the environment names, or a file in ``folder``. Empty where the
     environment says that there is to be none."""
-    named = os.environ.get(RECORDS) or str(folder.absolute() / "records.sqlite")
+    named = given(RECORDS) or str(folder.absolute() / "records.sqlite")
     return "" if named == NONE else named
 
 
 def records_of_this_machine() -> str:
     """The database that a person means who names none: that of the environment or of the mesh that runs here,
     else the one that `tunemesh tune` writes."""
-    if not os.environ.get(RECORDS) and _note().exists() and (noted := _read_note().records):
+    if not given(RECORDS) and _note().exists() and (noted := _read_note().records):
         return noted
     return records_in(data_folder())
 
@@ -90,7 +93,8 @@ def _written(address: MeshAddress) -> bytes:
 
 def named(broker: str | None) -> str | None:
     """The broker that the person names, by option or in the environment."""
-    return broker or os.environ.get(BROKER)
+    found = broker or given(BROKER)
+    return with_password(found, given(PASSWORD)) if found else None
 
 
 def find(broker: str | None, artifacts: str | None, store: bool = True) -> MeshAddress:

@@ -71,6 +71,13 @@ LogLevel = Annotated[
     str | None,
     typer.Option(help="debug, info, warning or error; by default TUNEMESH_LOG_LEVEL, else info."),
 ]
+MetricsPort = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST:]PORT",
+        help="Show metrics to Prometheus there; without HOST on this machine alone. By default nowhere.",
+    ),
+]
 LogFormat = Annotated[
     str | None,
     typer.Option(help="text, or json: an object per line; by default TUNEMESH_LOG_FORMAT, else text."),

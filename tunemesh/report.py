@@ -33,7 +33,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.stage_workers.engines import load
 from tunemesh.stage_workers.engines.protocol import ExportCall, Exported
-from tunemesh.stage_workers.graph.models import Signatures, unpack_signatures
+from tunemesh.stage_workers.graph.signatures import Signatures, unpack_signatures
 from tunemesh.stage_workers.stages import exporting
 from tunemesh.stage_workers.stages.histories import trials_of
 

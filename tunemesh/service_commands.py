@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunemesh import mesh_address, options
+from tunemesh import checks, mesh_address, options
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
 from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
+
+if TYPE_CHECKING:
+    from tunemesh.coordinator.service.metrics import Metrics
 
 
 @until_terminated()
@@ -27,6 +31,7 @@ def worker(
     cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
     memory: options.Memory = MEMORY,
     retention: options.Retention = options.RETENTION,
+    metrics_port: options.MetricsPort = None,
     temporary: Annotated[
         bool, typer.Option("--temporary", help="The artifact store goes with the mesh.")
     ] = False,
@@ -36,6 +41,7 @@ def worker(
     log_format: options.LogFormat = None,
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
+    checks.check_workers()
     from tunemesh.stage_workers.devices.devices import parse_cores
     from tunemesh.stage_workers.worker import GIB, WorkerConfig, run_worker
 
@@ -44,10 +50,12 @@ def worker(
     logs.setup(log_level, log_format, " ".join(["worker", *queues]))
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
+        if metrics_port is not None:
+            raise BadInput("one port shows the metrics of one worker: start a worker per queue")
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
-    records = os.environ.get(mesh_address.RECORDS, "")
+    records = given(mesh_address.RECORDS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
@@ -61,6 +69,7 @@ def worker(
         retention=options.retention_of(retention),
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
+        metrics=metrics_port or "",
     )
     raise typer.Exit(run_worker(config))
 
@@ -79,9 +88,10 @@ def _several(
         raise BadInput("one command starts one device; start a worker per device")
     if device is not None and not any(queue.startswith("profile-") for queue in queues):
         raise BadInput(f"no queue of {', '.join(queues)} has a device; devices have queues profile-<device>")
+    in_file = f"{mesh_address.BROKER}_FILE"  # they are told what it says
     # The children are this very command, one queue each, and need what it needs: for its artifact store, say.
     environment = {
-        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", in_file)},
         **logs.for_children(),
         mesh_address.BROKER: address.worker_broker,
         mesh_address.ARTIFACTS: address.artifacts,
@@ -108,6 +118,7 @@ def coordinator(
     journal: options.Journal = None,
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -119,4 +130,14 @@ def coordinator(
     logs.setup(log_level, log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve).run())
+    shown = _shown(metrics_port) if metrics_port is not None else None
+    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve, shown).run())
+
+
+def _shown(address: str) -> Metrics:
+    from tunemesh.coordinator.service.metrics import Metrics
+    from tunemesh.shared import metrics
+
+    shown = Metrics()
+    metrics.serve(address, shown.registry)
+    return shown

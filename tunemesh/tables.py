@@ -13,7 +13,7 @@ from rich.table import Table
 from tunemesh.report import Compared, JobReport, Report
 from tunemesh.shared.messages import JobProgress, Judgement, OutputCheck, Quote, ResourceProgress
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.graph.models import shapes_text
+from tunemesh.stage_workers.graph.signatures import shapes_text
 from tunemesh.terminal import add_row, plain, say, table
 
 

@@ -89,6 +89,7 @@ def _gather(
     models: Sequence[ModelFile], target: str, settings: Settings, graph: Options, memory: float
 ) -> tuple[list[Listed], list[TaskUse]]:
     platform = platforms.name_of(target)
+    checks.check_workers()
     listed: list[Listed] = []
     used: dict[str, TaskUse] = {}
     with Sandbox(

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from tunemesh import compare_commands, live, mesh_address, model_files, options, tuning, zoo
 from tunemesh.broker_config.topology import MOCK
-from tunemesh.comparing.comparison import check_target
 from tunemesh.early_stop import EarlyStop
 from tunemesh.following import Ending, Watcher
 from tunemesh.job_options import describes_job
@@ -108,6 +107,8 @@ def _comparison(
         )
     if MOCK in plan.engines:
         raise BadInput("the mock engine makes no model that could be compared")
+    from tunemesh.comparing.comparison import check_target
+
     check_target(plan.target)
     return compare_commands.prepare(plan.device, names, view.note)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.declare import ensure_topology
@@ -54,6 +55,7 @@ from tunemesh.coordinator.journal.records import Journal
 from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
+from tunemesh.shared.alive import Alive
 from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
 from tunemesh.shared.messages import (
     Cancel,
@@ -69,6 +71,10 @@ from tunemesh.shared.transport.declarations import Declarations
 from tunemesh.shared.transport.link import Delivery, Down, Link, QueueDepth, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
+if TYPE_CHECKING:
+    # Imported where it is asked for alone.
+    from tunemesh.coordinator.service.metrics import Metrics
+
 log = logging.getLogger(__name__)
 
 STATUS_QUEUE = "coordinator.status"
@@ -76,6 +82,9 @@ STATUS_QUEUE = "coordinator.status"
 PREFETCH = 65_535
 """Deliveries that the coordinator can hold: the most that AMQP knows. It stops beginning new work long before
 (``lifecycle.MOST_HELD``), since what it could not be given would never be answered."""
+
+LOOK = 2.0
+"""Seconds between two looks at the state, for Prometheus."""
 
 AT_ONCE = 32
 """Events that are dealt with before what follows from them is sent: some milliseconds of work."""
@@ -108,6 +117,7 @@ class Service:
         journal: file in which all events and what follows from them are written down; none by default.
         prices: of queues, per hour; none by default.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        metrics: what is told to Prometheus; by default nothing.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -120,6 +130,7 @@ class Service:
         journal: Path | None = None,
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
+        metrics: Metrics | None = None,
     ) -> None:
         self._core = Core(strategy, prices=prices, reserved=reserved)
         self._journal = (
@@ -142,6 +153,8 @@ class Service:
                 Subscription(topology.COORDINATOR, PREFETCH),
             ],
         )
+        self._alive = Alive()
+        self._metrics = metrics
         self._outbox = Outbox(self._link)
         self._held = HeldDeliveries(self._outbox)
         self._url = url
@@ -159,15 +172,20 @@ class Service:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
         log.info("coordinator is up")
-        next_tick = next_check = 0.0
+        next_tick = next_check = next_look = 0.0
         while True:
             if not self.take_those_there():
                 break
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK
+                self._alive.beat()
                 self.take(Tick())
                 self._held.refresh(now)
+            if self._metrics is not None and now >= next_look:
+                next_look = now + LOOK
+                resources = self._core.resources.progress(now)
+                self._metrics.look(self._core.jobs.values(), resources, len(self._held), self._active)
             if now >= next_check:
                 next_check = now + CHECK
                 self._check_queues()
@@ -247,6 +265,8 @@ class Service:
         try:
             instructions = self._core.handle(event, now)
         finally:
+            if self._metrics is not None:
+                self._metrics.decided(instructions)
             if self._journal is not None:
                 self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
@@ -274,6 +294,8 @@ class Service:
             # Until now another coordinator may have been the active one. It then took the marker.
             self._active = True
             self._begin()
+        if self._metrics is not None:
+            self._metrics.delivered(delivery.redelivered)
         if self._held.takes(delivery, time.monotonic()):
             return
         try:
@@ -290,6 +312,8 @@ class Service:
             return
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
         assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
+        if self._metrics is not None and isinstance(message, StepResult):
+            self._metrics.answered(message)
         event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)
         self._give(event)
 
@@ -300,6 +324,8 @@ class Service:
         self._outbox.to_itself(self._marker)
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
+        if self._metrics is not None:
+            self._metrics.put_aside()
         self._outbox.put_aside(delivery, reason, "undecodable", answers_to(delivery))
 
     def _check_queues(self) -> None:
@@ -345,6 +371,8 @@ class Service:
             case Purge(queue):
                 outbox.purge(queue)
             case PutAside(handle, reason):
+                if self._metrics is not None:
+                    self._metrics.put_aside()
                 self._held.put_aside(handle, reason)
             case Count(census):
                 outbox.count(census)

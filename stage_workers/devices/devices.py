@@ -54,6 +54,10 @@ class Device:
         return len(self.cores) if self.cores is not None else 1
 
 
+LAST = "last"
+"""The core with the highest number that this process may use: what it is given may not be known before."""
+
+
 def parse_device(text: str) -> Device:
     """The device called ``text``, which must be on this machine.
 
@@ -63,12 +67,14 @@ def parse_device(text: str) -> Device:
     """
     kind, _, rest = text.partition(":")
     if kind == "cpu":
-        cores = parse_cores(rest)
+        cores = frozenset({max(os.sched_getaffinity(0))}) if rest == LAST else parse_cores(rest)
         locks = tuple(f"core-{core}" for core in sorted(cores))
         return Device(text, "cpu", locks, cores, last_level_cache(min(cores)))
     if kind == "cuda" and re.fullmatch(r"\d{1,4}", rest):
         return _cuda(text, int(rest))
-    raise BadInput(f"{text!r} is no device; expected cpu:<cores> such as cpu:0,2-3, or cuda:<number>")
+    raise BadInput(
+        f"{text!r} is no device; expected cpu:<cores> such as cpu:0,2-3, cpu:{LAST}, or cuda:<number>"
+    )
 
 
 def parse_cores(text: str) -> frozenset[int]:

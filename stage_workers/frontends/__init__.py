@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.frontends.source import Source
-from tunemesh.stage_workers.graph.models import Signature
+from tunemesh.stage_workers.graph.signatures import Signature
 
 __all__ = ["FRONTENDS", "Frontend", "Source", "Variant", "frontend_of", "read"]
 

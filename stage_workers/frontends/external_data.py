@@ -21,6 +21,9 @@ FIRST_BYTES = (b"\x08", b"\x3a", b"\x12", b"\x42")
 MARK = b"location"
 """In every model that has external data."""
 
+ENTRY = b"\x0a\x08" + MARK + b"\x12"
+"""How a tensor says where its data lies: the key of a ``StringStringEntryProto`` and the tag of its value."""
+
 
 def find(path: Path, model: bytes) -> dict[str, Path]:
     """The files that a model needs, by the name that it has for each; none for what is not ONNX.
@@ -45,8 +48,20 @@ def find(path: Path, model: bytes) -> dict[str, Path]:
 
 
 def locations(model: bytes) -> list[str]:
-    """The names of the files that the tensors of a model lie in; none where it cannot be parsed."""
-    import onnx
+    """The names of the files that the tensors of a model lie in; none where it cannot be parsed.
+
+    Raises:
+        BadModel: it has some, and the package ``onnx``, which finds them, is missing.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        if ENTRY not in model:
+            return []
+        raise BadModel(
+            "the model keeps weights in other files, and to find them needs the package onnx:"
+            " pip install 'tunemesh[onnx]'"
+        ) from None
 
     from tunemesh.stage_workers.frontends.onnx import checks, tensors
 

@@ -10,7 +10,8 @@ from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
 from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph import bounds, workloads
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
-from tunemesh.stage_workers.graph.models import Signature, signature_of
+from tunemesh.stage_workers.graph.models import signature_of
+from tunemesh.stage_workers.graph.signatures import Signature
 
 LOOKED_AT = 4096
 """Bytes in which the first that is no space must come."""

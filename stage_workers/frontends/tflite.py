@@ -10,7 +10,8 @@ from tunemesh.stage_workers.frontends import limits
 from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
 from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
-from tunemesh.stage_workers.graph.models import Signature, signature_of
+from tunemesh.stage_workers.graph.models import signature_of
+from tunemesh.stage_workers.graph.signatures import Signature
 
 MAGIC = slice(4, 8), b"TFL3"
 """Where a FlatBuffer has the identifier of its kind, and that of TFLite."""

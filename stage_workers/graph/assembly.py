@@ -23,6 +23,7 @@ from tunemesh.stage_workers.graph import (
 )
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
+from tunemesh.stage_workers.graph.signatures import pack_signatures
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
     return Assembled(
         tuned=compiled,
         untuned=compilation.compile_model(as_given, target),
-        signature=models.pack_signatures(packed.signatures),
+        signature=pack_signatures(packed.signatures),
         notes=packed.notes,
     )
 

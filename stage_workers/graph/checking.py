@@ -21,7 +21,7 @@ from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import compilation, fast_math, models, optimisation, targets, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
-from tunemesh.stage_workers.graph.models import Signature
+from tunemesh.stage_workers.graph.signatures import Signature
 from tunemesh.stage_workers.measuring import comparison, inputs, judges, loading, ranges
 from tunemesh.stage_workers.measuring.comparison import Array, Expected, Found
 from tunemesh.stage_workers.measuring.judges import Judge, NoJudge

@@ -26,6 +26,7 @@ from tunemesh.stage_workers.graph import (
     variants,
 )
 from tunemesh.stage_workers.graph.changes import Changes
+from tunemesh.stage_workers.graph.signatures import signatures_of
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def _import_model(call: ImportCall) -> Imported:
     narrowing.require(call.precision, target)
     source = Source(call.model, {name: Path(path) for name, path in call.files.items()})
     found = [frontends.read(source, variant) for variant in call.variants]
-    signatures = models.signatures_of([signature for _, signature in found])
+    signatures = signatures_of([signature for _, signature in found])
     folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
     samples = [
         checking.sample(source, module, signature, call)

@@ -40,8 +40,8 @@ from tunemesh.stage_workers.graph import (
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.checking import Sample
 from tunemesh.stage_workers.graph.fusing import Group
-from tunemesh.stage_workers.graph.models import Signature
 from tunemesh.stage_workers.graph.options import GraphOptions
+from tunemesh.stage_workers.graph.signatures import Signature
 from tunemesh.stage_workers.measuring import kernels, loading
 from tunemesh.stage_workers.platforms.protocol import ProfileCall
 

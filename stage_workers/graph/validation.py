@@ -9,7 +9,8 @@ from collections.abc import Callable
 import msgspec
 
 from tunemesh.shared.messages import Judgement, Settings
-from tunemesh.stage_workers.graph import checking, models, targets
+from tunemesh.stage_workers.graph import checking, targets
+from tunemesh.stage_workers.graph.signatures import unpack_signatures
 from tunemesh.stage_workers.measuring import comparison, loading
 from tunemesh.stage_workers.measuring.comparison import Array
 from tunemesh.stage_workers.platforms.protocol import ValidateCall, Validated
@@ -34,7 +35,7 @@ def validate(call: ValidateCall) -> Validated:
 
 
 def _validate(call: ValidateCall) -> Validated:
-    signature = models.unpack_signatures(call.signature).variants[call.variant]
+    signature = unpack_signatures(call.signature).variants[call.variant]
     sample = checking.unpack(call.sample)[call.variant] if call.sample else None
     arrays = sample.arrays() if sample is not None else checking.made_up(signature)
     names = [each.name for each in signature.outputs]

@@ -28,7 +28,7 @@ from tunemesh.session import Tuned
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.stage_workers.frontends.shapes import Variant
 from tunemesh.stage_workers.graph import compilation
-from tunemesh.stage_workers.graph.models import Signature, Signatures, Tensor
+from tunemesh.stage_workers.graph.signatures import Signature, Signatures, Tensor
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

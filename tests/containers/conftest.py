@@ -17,7 +17,8 @@ from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.broker_config.roles import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = "tunemesh:latest"
+IMAGES = ("client", "worker", "builder")
+"""Targets of the Dockerfile; an image is called after its own."""
 SECRET = "planted-in-the-checkout"
 """Stands in files of the checkout that must not get into the image."""
 BUILD_LIMIT = 1200.0
@@ -56,32 +57,38 @@ class Compose:
 
 
 @pytest.fixture(scope="session")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The image, built from a checkout as it looks beside a mesh that runs: with passwords and history."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The images by target, built from a checkout as it looks beside a mesh that runs: with passwords and
+    history."""
     if "DOCKER_HOST" not in os.environ:
         pytest.skip("run it with make test-containers")
     checkout = tmp_path_factory.mktemp("checkout")
     unwanted = shutil.ignore_patterns("__pycache__", ".git", ".venv", "build", "*.egg-info", ".*_cache")
     shutil.copytree(ROOT, checkout, symlinks=True, ignore=unwanted, dirs_exist_ok=True)
     (checkout / ".git").mkdir()
-    for name in ("docker/.env", "docker/definitions.json", ".env", ".git/config"):
+    for name in ("docker/.env", "docker/definitions.json", "docker/secrets/worker", ".env", ".git/config"):
+        (checkout / name).parent.mkdir(exist_ok=True)
         (checkout / name).write_text(SECRET)
-    command = ("docker", "build", "--network", "host", "--file", "docker/Dockerfile", "--tag", IMAGE, ".")
-    run(*command, cwd=checkout, timeout=BUILD_LIMIT)
-    return IMAGE
+    names = {target: f"tunemesh-{target}:latest" for target in IMAGES}
+    command = ("docker", "build", "--network", "host", "--file", "docker/Dockerfile")
+    for target, name in names.items():
+        run(*command, "--target", target, "--tag", name, ".", cwd=checkout, timeout=BUILD_LIMIT)
+    return names
 
 
 @pytest.fixture(scope="session")
-def compose(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+def compose(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     """Up, with the broker's health check passed. Gone afterwards, volumes included."""
     folder = tmp_path_factory.mktemp("mesh") / "docker"
-    shutil.copytree(ROOT / "docker", folder, ignore=shutil.ignore_patterns(".env", "definitions.json"))
-    example = (ROOT / "docker" / ".env.example").read_text()
+    shutil.copytree(
+        ROOT / "docker", folder, ignore=shutil.ignore_patterns(".env", "definitions.json", "secrets")
+    )
+    shutil.copy(folder / ".env.example", folder / ".env")
     passwords = {role: f"{role}-of-a-test" for role in ROLES}
+    (folder / "secrets").mkdir(mode=0o700)
     for role, password in passwords.items():
-        name = f"TUNEMESH_{role.upper()}_PASSWORD="
-        example = example.replace(f"{name}\n", f"{name}{password}\n")
-    (folder / ".env").write_text(example)
+        (folder / "secrets" / role).write_text(password)
+        (folder / "secrets" / role).chmod(0o644)
     (folder / "definitions.json").write_text(definitions_json(passwords))
     mesh = Compose(folder)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from examples import make_models
@@ -12,6 +13,7 @@ DEVICE = "profile-cpu-0"
 DEVICE_CORE = "1"
 TRIALS = 8
 JOB_LIMIT = 300.0
+HEALTH_LIMIT = 120.0
 
 
 def test_a_job_is_tuned_and_its_results_are_fetched(compose: Compose, tmp_path: Path) -> None:
@@ -29,6 +31,29 @@ def test_a_job_is_tuned_and_its_results_are_fetched(compose: Compose, tmp_path: 
     report = json.loads((tmp_path / "results" / "report.json").read_text())
     assert report["speedup"] > 1
     assert (report["job"], report["trials"]) == (job, TRIALS)
+
+
+def test_every_service_gets_healthy_and_no_password_is_in_its_environment(compose: Compose) -> None:
+    wait_for_status(compose, DEVICE)
+    deadline = time.monotonic() + HEALTH_LIMIT
+    states: dict[str, str] = {}
+    while time.monotonic() < deadline and set(states.values()) != {"healthy"}:
+        inspected = {
+            name: json.loads(run("docker", "inspect", each))[0] for name, each in compose.containers().items()
+        }
+        states = {name: each["State"]["Health"]["Status"] for name, each in inspected.items()}
+        time.sleep(2)
+    assert set(states.values()) == {"healthy"}, states
+    for name, each in inspected.items():
+        assert "-of-a-test" not in json.dumps(each["Config"]), name
+        assert name == "rabbitmq" or each["HostConfig"]["ReadonlyRootfs"], name
+
+
+def test_the_standby_takes_over(compose: Compose) -> None:
+    wait_for_status(compose, DEVICE)
+    run("docker", "kill", compose.containers()["coordinator"])
+    wait_for_status(compose, DEVICE)
+    compose("up", "--detach")
 
 
 def test_nothing_else_runs_on_the_core_of_the_device(compose: Compose) -> None:

@@ -21,6 +21,8 @@ from tunemesh.stage_workers.records.database import Database, RecordsUnavailable
 from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.questions import ALL, Filter, Prior
 
+pytestmark = pytest.mark.waiting
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:

@@ -18,9 +18,12 @@ from tunemesh.broker_config.node import PrivateNode, installed
 from tunemesh.broker_config.topology import COORDINATOR, LEDGER, LEDGER_KEY
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
-pytestmark = pytest.mark.skipif(
-    not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
-)
+pytestmark = [
+    pytest.mark.waiting,
+    pytest.mark.skipif(
+        not installed() and not os.environ.get("CI"), reason="needs rabbitmq-server on this machine"
+    ),
+]
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 ROOT = Path(__file__).resolve().parents[2]

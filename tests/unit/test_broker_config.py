@@ -197,9 +197,10 @@ def test_password_hash_is_what_rabbitmq_computes() -> None:
 
 
 def test_rabbitmq_conf_listens_where_it_is_told() -> None:
-    conf = rabbitmq_conf("/d.json", Listener("127.0.0.1", 1), Listener("127.0.0.1", 2))
+    conf = rabbitmq_conf("/d.json", *(Listener("127.0.0.1", port) for port in (1, 2, 3)))
     assert "listeners.tcp.default = 127.0.0.1:1\n" in conf
     assert "management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = 2\n" in conf
+    assert "prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = 3\n" in conf
     assert "max_message_size = 1048576\n" in conf
 
 
@@ -273,8 +274,8 @@ def test_an_identity_stays_and_is_private(tmp_path: Path) -> None:
     made = load_credentials(tmp_path, keep_ports=False)
     assert load_credentials(tmp_path, keep_ports=False) == made
     assert stat.S_IMODE((tmp_path / "credentials.json").stat().st_mode) == 0o600
-    ports = {made.amqp_port, made.management_port, made.dist_port, made.epmd_port}
-    assert len(ports) == 4
+    ports = {made.amqp_port, made.management_port, made.metrics_port, made.dist_port, made.epmd_port}
+    assert len(ports) == 5
     assert all(port in PORTS for port in ports)
 
 

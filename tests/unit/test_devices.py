@@ -73,6 +73,11 @@ def test_cores_are_read_as_taskset_does(monkeypatch: pytest.MonkeyPatch) -> None
     assert device.locks == ("core-1", "core-3")
 
 
+def test_the_last_core_is_the_last_that_this_process_may_use() -> None:
+    assert parse_device("cpu:last").cores == {CORES[-1]}
+    assert parse_device("cpu:last").locks == (f"core-{CORES[-1]}",)
+
+
 @pytest.mark.parametrize(
     "text", ["cpu:", "cpu:x", "cpu:3-1", "cpu:-1", "cpu:0,,1", "gpu:0", "cuda:", "cuda:-1", "cuda", ""]
 )

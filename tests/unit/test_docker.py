@@ -38,25 +38,43 @@ def arguments(dockerfile: list[tuple[str, str]], instruction: str) -> list[str]:
 
 
 def test_the_base_image_has_a_version(dockerfile: list[tuple[str, str]]) -> None:
-    (base,) = arguments(dockerfile, "FROM")
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    first, *rest = arguments(dockerfile, "FROM")
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+ AS base", first)
+    assert [line.split()[::2] for line in rest] == [
+        ["base", "client"],
+        ["base", "worker"],
+        ["worker", "builder"],
+    ]
 
 
 def test_the_image_does_not_run_as_root(dockerfile: list[tuple[str, str]]) -> None:
-    *_, user = arguments(dockerfile, "USER")
-    assert user not in ("root", "0")
-    after = dockerfile[dockerfile.index(("USER", user)) :]
-    assert not arguments(after, "RUN")
+    starts = [number for number, (name, _) in enumerate(dockerfile) if name == "FROM"]
+    for start, end in zip(starts[1:], [*starts[2:], len(dockerfile)], strict=True):
+        *_, user = arguments(dockerfile[start:end], "USER")
+        assert user not in ("root", "0")
+        after = dockerfile[start:end][dockerfile[start:end].index(("USER", user)) :]
+        assert not arguments(after, "RUN")
 
 
 def test_packages_are_constrained_and_leave_no_cache(dockerfile: list[tuple[str, str]]) -> None:
     runs = arguments(dockerfile, "RUN")
-    (debian,) = [run for run in runs if "apt-get install" in run]
-    assert "--no-install-recommends" in debian
-    assert "rm -rf /var/lib/apt/lists" in debian
-    (python,) = [run for run in runs if "pip install" in run]
-    assert "--no-cache-dir" in python
-    assert "-c constraints.txt" in python
+    debian = [run for run in runs if "apt-get install" in run]
+    assert debian
+    assert all("--no-install-recommends" in run and "rm -rf /var/lib/apt/lists" in run for run in debian)
+    python = [run for run in runs if "pip install" in run]
+    assert python
+    assert all(
+        "--no-cache-dir" in run and ("-c constraints.txt" in run or "--no-deps" in run) for run in python
+    )
+
+
+def test_a_change_of_the_code_installs_no_dependency_again(dockerfile: list[tuple[str, str]]) -> None:
+    """Dependencies come before the code in their own layer, of which the engine keeps a copy."""
+    copies = [number for number, (name, rest) in enumerate(dockerfile) if (name, rest) == ("COPY", ". .")]
+    assert copies
+    for number in copies:
+        assert "--no-deps" in dockerfile[number + 1][1]
+        assert "-c constraints.txt" in dockerfile[number - 1][1]
 
 
 def test_only_what_the_package_consists_of_enters_the_build_context() -> None:
@@ -73,16 +91,33 @@ def test_only_what_the_package_consists_of_enters_the_build_context() -> None:
     }
 
 
-def test_no_secret_is_written_down() -> None:
-    compose = (DOCKER / "compose.yaml").read_text()
-    for url in re.findall(r"amqps?://\S+", compose):
-        assert re.match(r"amqps?://[a-z]+:\$\{TUNEMESH_[A-Z]+_PASSWORD:\?", url)
-    example = dict(re.findall(r"^(\w+)=(.*)$", (DOCKER / ".env.example").read_text(), flags=re.MULTILINE))
-    assert {name for name in example if not example[name]} == {
-        f"TUNEMESH_{role.upper()}_PASSWORD" for role in ROLES
-    }
-    assert not [name for name in example if example[name] and "PASSWORD" in name]
-    assert ".env" in (DOCKER / ".gitignore").read_text().splitlines()
+def test_passwords_are_in_files_and_each_service_has_its_own_alone(services: dict[str, Any]) -> None:
+    composed = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    assert "PASSWORD:" not in (DOCKER / "compose.yaml").read_text()
+    for url in re.findall(r"amqps?://\S+", (DOCKER / "compose.yaml").read_text()):
+        assert re.match(r"amqps?://[a-z]+@", url)
+    secrets = {name: Path(secret["file"]) for name, secret in composed["secrets"].items()}
+    assert all(path.parent == Path("secrets") and name in ROLES for name, path in secrets.items())
+    for name, service in services.items():
+        if name == "rabbitmq":
+            continue
+        (secret,) = service["secrets"]
+        assert service["environment"]["TUNEMESH_BROKER_PASSWORD_FILE"] == f"/run/secrets/{secret['target']}"
+        assert f"amqp://{secret['source']}@" in service["environment"]["TUNEMESH_BROKER_URL"]
+    assert "PASSWORD" not in (DOCKER / ".env.example").read_text()
+    assert {".env", "secrets/"} <= set((DOCKER / ".gitignore").read_text().splitlines())
+
+
+def test_services_are_held_in(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["mem_limit"], name
+        assert service["logging"]["options"]["max-size"], name
+        if name != "rabbitmq":
+            assert service["read_only"], name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["pids_limit"], name
+            if "profiles" not in service:
+                assert "/tmp/alive" in service["healthcheck"]["test"], name
 
 
 def test_the_broker_has_a_health_check_and_all_others_wait_for_it(services: dict[str, Any]) -> None:
@@ -116,7 +151,7 @@ def test_nothing_but_the_measurements_runs_on_the_core_of_the_device(services: d
 def test_debians_docker_compose_reads_the_file() -> None:
     """Version 1.29 knows no `name`, and of `deploy` nothing without an option."""
     composed = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-    assert {key for key in composed if not key.startswith("x-")} == {"services", "volumes"}
+    assert {key for key in composed if not key.startswith("x-")} == {"secrets", "services", "volumes"}
     assert not [name for name, service in composed["services"].items() if "deploy" in service]
 
 
@@ -136,7 +171,7 @@ def test_every_command_is_one_of_ours_with_the_user_of_its_role(services: dict[s
         role = "client" if by_hand else subcommand
         if not by_hand:
             seen.add(subcommand)
-        assert service["environment"]["TUNEMESH_BROKER_URL"].startswith(f"amqp://{role}:"), name
+        assert service["environment"]["TUNEMESH_BROKER_URL"].startswith(f"amqp://{role}@"), name
         assert service["environment"]["TUNEMESH_ARTIFACTS"], name
         if subcommand == "worker":
             assert stage_queue(rest[0]).name == name

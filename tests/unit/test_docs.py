@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docker" / "README.md"])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *ROOT.glob("d*/README.md"),
+        *ROOT.glob("deploy/*/README.md"),
+    ]
+)
 FOLDERS = (
-    "benchmarks|broker_config|coordinator|docker|docs|examples|scripts|shared|stage_workers|tests|tunemesh"
+    "benchmarks|broker_config|coordinator|deploy|docker|docs|examples|scripts|shared|stage_workers|tests"
+    "|tunemesh"
 )
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])

@@ -72,7 +72,7 @@ def test_a_coordinator_is_told_prices_and_what_is_reserved(monkeypatch: pytest.M
     monkeypatch.setattr(service, "Service", Told)
     options = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--price", "profile=2.5", "--reserve", "0.25"]
     assert CliRunner().invoke(cli.app, ["coordinator", *options], catch_exceptions=False).exit_code == 0
-    assert told == ["interleaved", None, {"profile": 2.5}, 0.25]
+    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, None]
 
 
 def test_a_mesh_of_ones_own_passes_them_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from tests.unit.world import request
 from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.frontends.shapes import Variant, variants
-from tunemesh.stage_workers.graph.models import Signature, Tensor, signatures_of
+from tunemesh.stage_workers.graph.signatures import Signature, Tensor, signatures_of
 
 
 def test_without_any_shape_there_is_one_variant() -> None:

@@ -26,7 +26,7 @@ from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.devices.devices import Device, lock_device, parse_device
 from tunemesh.stage_workers.graph import targets
-from tunemesh.stage_workers.graph.models import Signature, Signatures, unpack_signatures
+from tunemesh.stage_workers.graph.signatures import Signature, Signatures, unpack_signatures
 from tunemesh.stage_workers.measuring import inputs
 from tunemesh.stage_workers.measuring.comparison import is_float
 

@@ -9,7 +9,8 @@ from tunemesh.stage_workers.frontends.onnx import checks, conversion, normalise,
 from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
 from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
-from tunemesh.stage_workers.graph.models import Signature, signature_of
+from tunemesh.stage_workers.graph.models import signature_of
+from tunemesh.stage_workers.graph.signatures import Signature
 
 ONNX_FIRST_BYTE = b"\x08"
 """The tag of ``ir_version``, which every ONNX writer puts first."""
