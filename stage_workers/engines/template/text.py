@@ -129,6 +129,11 @@ INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (iv
 #else
 #define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ return blend(a sign b, a, b); }}
 #endif
+#if defined __AVX__
+INLINE vec root(vec x) {{ vec r; __asm__("vsqrtps %1, %0" : "=v"(r) : "v"(x)); return r; }}
+#else
+INLINE vec root(vec x) {{ vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(x[i]); return r; }}
+#endif
 OF_TWO(max, >)
 OF_TWO(min, <)
 INLINE float *data(const TVMFFIAny *argument) {{
