@@ -67,7 +67,7 @@ class Rowwise:
             lines, apart = [], self.cut.lanes // 2
             while apart:
                 order = ", ".join(str((lane + apart) % self.cut.lanes) for lane in range(self.cut.lanes))
-                other = f"__builtin_shufflevector(x, x, {order})"
+                other = f"SHUFFLED(x, {order})"
                 lines.append(f"x = {f'x + {other}' if kind == 'sum' else f'{kind}(x, {other})'};")
                 apart //= 2
             texts.append(f"INLINE vec across_{kind}(vec x) {{ {' '.join(lines)} return x; }}\n")

@@ -114,6 +114,11 @@ INLINE vec part(const float *p, int count) {{ vec r = {{}}; __builtin_memcpy(&r,
 INLINE void store(float *p, vec x) {{ *(loose *)p = x; }}
 INLINE void store_part(float *p, vec x, int count) {{ __builtin_memcpy(p, &x, 4 * count); }}
 INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (ivec)b)); }}
+#ifdef __clang__
+#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLED(x, ...) __builtin_shuffle(x, (ivec){{__VA_ARGS__}})
+#endif
 #if defined __AVX__
 #define IN_REGISTER(x) __asm__("" : "+v"(x))
 #elif defined __SSE2__
