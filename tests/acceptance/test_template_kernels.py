@@ -462,12 +462,12 @@ def test_what_earlier_jobs_have_measured_is_known(target: str) -> None:
         Trial(candidate=Candidate(number, *each), outcome="measured", latencies=[1e-3 * (4 - number)])
         for number, each in enumerate(earlier)
     ]
-    examples = [Examples(workload=task.workload, target=target, trials=trials)]
+    examples = [Examples(workload=task.workload, target=target, trials=trials, format=ENGINE.format)]
     seen = [name for name, _ in earlier]
     again = msgspec.structs.replace(call, here=examples, seen=[*seen, "of-another-engine"])
     assert not {name for name, _ in ENGINE.update(again).schedules} & set(seen)
     # A similar task begins with what was best, and with nothing of another format.
-    other = task_of(product(40, 96, 64), [1], False, target)
+    other = task_of(product(20, 48, 64), [1], False, target)
     call = UpdateCall(workload=other.workload, target=target, want=4, seed=3, similar=examples)
     assert [name for name, _ in ENGINE.update(call).schedules][:2] == [seen[3], seen[2]]
     old = [msgspec.structs.replace(examples[0], format=7)]

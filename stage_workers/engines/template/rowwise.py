@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tunemesh.stage_workers.engines.template import epilogues
 from tunemesh.stage_workers.engines.template.contraction import STACK
 from tunemesh.stage_workers.engines.template.operators import Form
-from tunemesh.stage_workers.engines.template.rows import Pass, Rows
+from tunemesh.stage_workers.engines.template.rows import Rows
 from tunemesh.stage_workers.engines.template.text import function, number, total, vectors
 
 
@@ -57,7 +57,7 @@ class Rowwise:
         """The program whose function is called ``symbol``."""
         steps = [step for each in self.task.passes for step in each.steps]
         parts = [vectors(self.cut.lanes), epilogues.library(steps), self._across()]
-        parts += [self._value(number, each) for number, each in enumerate(self.task.passes)]
+        parts += [self._value(number) for number in range(len(self.task.passes))]
         return "\n".join([*parts, self._rows(), self._all(symbol)])
 
     def _across(self) -> str:
@@ -67,7 +67,7 @@ class Rowwise:
             lines, apart = [], self.cut.lanes // 2
             while apart:
                 order = ", ".join(str((lane + apart) % self.cut.lanes) for lane in range(self.cut.lanes))
-                other = f"__builtin_shufflevector(x, x, {order})"
+                other = f"SHUFFLED(x, {order})"
                 lines.append(f"x = {f'x + {other}' if kind == 'sum' else f'{kind}(x, {other})'};")
                 apart //= 2
             texts.append(f"INLINE vec across_{kind}(vec x) {{ {' '.join(lines)} return x; }}\n")
@@ -78,17 +78,57 @@ class Rowwise:
             )
         return "".join(texts)
 
-    def _value(self, at: int, each: Pass) -> str:
-        """The function that computes a value of a pass."""
-        given, loads = [], []
-        for i, step in enumerate(each.steps):
-            is_given = step.kind in ("load", "acc")
-            given += [f"vec g{i}"] if is_given else []
-            loads.append(f"g{i}" if is_given else "")
-        steps = [replace(step, kind="load") if step.kind == "acc" else step for step in each.steps]
-        lines, result = epilogues.body(steps, "", loads)
+    def _of_row(self, at: int) -> list[int]:
+        """Steps of a pass that are the same for all elements of a row."""
+        steps, found = self.task.passes[at].steps, []
+        for i, step in enumerate(steps):
+            if step.kind == "acc":
+                same = self.task.passes[step.parameter].kind != "map"
+            elif step.kind == "load":
+                same = not step.form.strides[-1]
+            else:
+                same = all(number in found for number in step.arguments)
+            found += [i] if same else []
+        return found
+
+    def _computed_once(self, at: int) -> list[int]:
+        """Those of them that are computed before the elements, since others take them."""
+        steps, same = self.task.passes[at].steps, self._of_row(at)
+        taken = {number for i, step in enumerate(steps) if i not in same for number in step.arguments}
+        return [i for i in same if steps[i].kind == "call" and i in taken]
+
+    def _value(self, at: int) -> str:
+        """The functions that compute a value of a pass, and what of that is the same for the row."""
+        once = self._computed_once(at)
+        texts = [self._function(f"row_{at}_{i}", at, i, []) for i in once]
+        last = len(self.task.passes[at].steps) - 1
+        return "\n".join([*texts, self._function(f"value_{at}", at, last, once)])
+
+    def _needed_steps(self, at: int, last: int, given: list[int]) -> list[int]:
+        """The steps that one is computed of, where others are given."""
+        steps, found, open_ = self.task.passes[at].steps, set[int](), [last]
+        while open_:
+            step = open_.pop()
+            if step not in found:
+                found.add(step)
+                open_ += [] if step in given else steps[step].arguments
+        return sorted(found)
+
+    def _function(self, name: str, at: int, last: int, given: list[int]) -> str:
+        """The function that computes a step, of what is read and of steps that are given."""
+        steps = self.task.passes[at].steps
+        numbers = self._needed_steps(at, last, given)
+        read = [i for i in numbers if i in given or steps[i].kind in ("load", "acc")]
+        taken = [
+            replace(steps[i], kind="load", arguments=())
+            if i in read
+            else replace(steps[i], arguments=tuple(numbers.index(each) for each in steps[i].arguments))
+            for i in numbers
+        ]
+        lines, result = epilogues.body(taken, "", [f"g{i}" if i in read else "" for i in numbers])
         text = "\n  ".join(lines)
-        return f"INLINE vec value_{at}({', '.join(given) or 'void'}) {{\n  {text}\n  return {result};\n}}\n"
+        parameters = ", ".join(f"vec g{i}" for i in read) or "void"
+        return f"INLINE vec {name}({parameters}) {{\n  {text}\n  return {result};\n}}\n"
 
     def _place(self, form: Form, row: int) -> str:
         """Where the first element of a row is."""
@@ -109,6 +149,12 @@ class Rowwise:
             if at in kept:
                 continue
             rows = range(cut.rows)
+            for now in sorted({at, *self._needed(at)} - made):
+                lines += [
+                    f"const vec o{now}_{row}_{i} = row_{now}_{i}({self._given(now, i, [], row, '', 0)});"
+                    for row in rows
+                    for i in self._computed_once(now)
+                ]
             if each.kind != "map":
                 start = f"all({number(each.start)})"
                 # Each has a sum of its own, so that one need not wait for the other.
@@ -178,9 +224,17 @@ class Rowwise:
 
     def _called(self, at: int, row: int, place: str, rest: int) -> str:
         """The value of a pass."""
+        once, last = self._computed_once(at), len(self.task.passes[at].steps) - 1
+        return f"value_{at}({self._given(at, last, once, row, place, rest)})"
+
+    def _given(self, at: int, last: int, once: list[int], row: int, place: str, rest: int) -> str:
+        """What the function of a step is given."""
         given = []
-        for step in self.task.passes[at].steps:
-            if step.kind == "acc":
+        for i in self._needed_steps(at, last, once):
+            step = self.task.passes[at].steps[i]
+            if i in once:
+                given.append(f"o{at}_{row}_{i}")
+            elif step.kind == "acc":
                 is_row = self.task.passes[step.parameter].kind == "map"
                 given.append(f"m{step.parameter}" if is_row else f"t{step.parameter}_{row}")
             elif step.kind == "load":
@@ -189,7 +243,7 @@ class Rowwise:
                     given.append(f"all(*({where}))")
                 else:
                     given.append(f"part({where} + {place}, {rest})" if rest else f"load({where} + {place})")
-        return f"value_{at}({', '.join(given)})"
+        return ", ".join(given)
 
     def _all(self, symbol: str) -> str:
         """The exported function."""

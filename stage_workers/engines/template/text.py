@@ -114,6 +114,11 @@ INLINE vec part(const float *p, int count) {{ vec r = {{}}; __builtin_memcpy(&r,
 INLINE void store(float *p, vec x) {{ *(loose *)p = x; }}
 INLINE void store_part(float *p, vec x, int count) {{ __builtin_memcpy(p, &x, 4 * count); }}
 INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (ivec)b)); }}
+#ifdef __clang__
+#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLED(x, ...) __builtin_shuffle(x, (ivec){{__VA_ARGS__}})
+#endif
 #if defined __AVX__
 #define IN_REGISTER(x) __asm__("" : "+v"(x))
 #elif defined __SSE2__
@@ -128,6 +133,11 @@ INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (iv
   vec r; __asm__("v" #name "ps %2, %1, %0" : "=v"(r) : "v"(a), "v"(b)); return r; }}
 #else
 #define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ return blend(a sign b, a, b); }}
+#endif
+#if defined __AVX__
+INLINE vec root(vec x) {{ vec r; __asm__("vsqrtps %1, %0" : "=v"(r) : "v"(x)); return r; }}
+#else
+INLINE vec root(vec x) {{ vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(x[i]); return r; }}
 #endif
 OF_TWO(max, >)
 OF_TWO(min, <)

@@ -35,6 +35,8 @@ class Tile:
         parts = [self._finish(False)]
         if kernel.columns % self.lanes and kernel.shape.pack_moving:
             parts.append(self._finish(True))
+        if epilogues.is_long(kernel.operator.epilogue):
+            parts.append(self._finish_all(len(parts) > 1))
         if kernel.segment:
             parts.append(SEGMENT)
         return "\n".join(
@@ -90,6 +92,21 @@ class Tile:
             f"{self._where}{more}) {{\n  {text}\n  {write};\n}}\n"
         )
 
+    def _finish_all(self, has_part: bool) -> str:
+        """The function that does that for all vectors of a tile, ``count`` in a row, of which the last one
+        may have but ``rest`` lanes."""
+        apart = self.kernel.next_row(self.kernel.operator.output)
+        place = (
+            f"p, c + i * {apart} + j * {self.lanes}, sums[i * count + j], i, n + j * {self.lanes}{self.given}"
+        )
+        part = f"if (j == count - 1 && rest) finish_part({place}, rest); else " if has_part else ""
+        return (
+            "static __attribute__((noinline)) void finish_all(const float *const *restrict p, "
+            "float *restrict c, const vec *restrict sums, long rows, long count, int rest, long n"
+            f"{self._where}) {{\n  for (long i = 0; i < rows; ++i) for (long j = 0; j < count; ++j)\n"
+            f"    {part}finish({place});\n}}\n"
+        )
+
     # -- A tile ----------------------------------------------------------------------------------------------
 
     def _tile(self, rows: int, columns: int) -> str:
@@ -115,17 +132,12 @@ class Tile:
                 for row, j, at, some in places
             ]
             lines += ["  return;", "}"]
-        if kernel.is_usual(rows, columns) and not epilogues.is_long(kernel.operator.epilogue):
-            lines += [self._call(at, f"a{row}_{j}", row, j, some) for row, j, at, some in places]
+        if epilogues.is_long(kernel.operator.epilogue):
+            lines.append(f"vec sums[{rows * count}];")
+            lines += [f"sums[{row * count + j}] = a{row}_{j};" for row, j, _, _ in places]
+            lines.append(f"finish_all(p, c, sums, {rows}, {count}, {rest}, n{self.given});")
         else:
-            lines.append(f"vec sums[{rows}][{count}];")
-            lines += [f"sums[{row}][{j}] = a{row}_{j};" for row, j, _, _ in places]
-            lines.append(f"for (long i = 0; i < {rows}; ++i) {{")
-            lines += [
-                "  " + self._call(f"c + i * {apart} + {j * self.lanes}", f"sums[i][{j}]", "i", j, some)
-                for _, j, _, some in places[:count]
-            ]
-            lines.append("}")
+            lines += [self._call(at, f"a{row}_{j}", row, j, some) for row, j, at, some in places]
         text = "\n  ".join(lines)
         return (
             f"static __attribute__((noinline)) void {self.name(rows, columns)}"
@@ -134,7 +146,7 @@ class Tile:
             f"  {text}\n}}\n"
         )
 
-    def _call(self, at: str, value: str, row: int | str, j: int, some: int) -> str:
+    def _call(self, at: str, value: str, row: int, j: int, some: int) -> str:
         place = f"p, {at}, {value}, {row}, n + {j * self.lanes}{self.given}"
         return f"finish_part({place}, {some});" if some else f"finish({place});"
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from tunemesh.stage_workers.engines.template.channelwise import Channels, Channelwise, Tiling
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
-from tunemesh.stage_workers.engines.template.space import Knob, Space
+from tunemesh.stage_workers.engines.template.space import Knob, Space, tiles_worth
 from tunemesh.stage_workers.engines.template.templates.registers import LANES, up_to
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 VECTORS = (1, 2, 3, 4)
 LINES = (1, 2, 3, 4)
 BLOCKS = (0, 1, 2, 4, 8)
+WORTH = 0.4
+"""Of what the best tile promises, others must to be a choice."""
 
 
 class Channel:
@@ -24,22 +27,33 @@ class Channel:
         roles = _known(operator)
         rows = operator.axes[roles.rows[-1]].extent if roles.rows else 1
         lines = operator.axes[roles.rows[-2]].extent if len(roles.rows) > 1 else 1
-        knobs = (
+
+        def promised(tile: Sequence[int]) -> float:
+            """Results for each load. Weights are loaded once where the registers hold them."""
+            lanes, vectors, pixels, across = tile
+            tiling = Tiling(lanes, vectors, pixels, across, 0)
+            if tiling.rows * tiling.lines * tiling.vectors + 2 > machine.registers:
+                return 0.0
+            kernel = Channelwise(operator, roles, tiling)
+            return 0.0 if kernel.objection() else kernel.results_per_load(machine.registers)
+
+        tile: tuple[Knob, ...] = (
             Knob("lanes", up_to(LANES, machine.lanes)),
             Knob("vectors", VECTORS),
             Knob("rows", up_to(ROWS, rows)),
             Knob("lines", up_to(LINES, lines)),
-            Knob("columns_block", BLOCKS),
         )
+        known = functools.cache(promised)
+        tile, worth = tiles_worth(tile, known, WORTH)
+        knobs = (*tile, Knob("columns_block", BLOCKS))
 
         def valid(values: Sequence[int]) -> bool:
-            tiling = Tiling(*values)
-            used = tiling.rows * tiling.lines * tiling.vectors + 2
-            return used <= machine.registers and not Channelwise(operator, roles, tiling).objection()
+            return (
+                tuple(values[:4]) in worth and not Channelwise(operator, roles, Tiling(*values)).objection()
+            )
 
         def promise(values: Sequence[int]) -> float:
-            """Results for each load. Weights are loaded once where the registers hold them."""
-            return Channelwise(operator, roles, Tiling(*values)).results_per_load(machine.registers)
+            return known(tuple(values[:4]))
 
         return Space(knobs, valid, promise)
 
