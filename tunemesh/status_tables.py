@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
 from tunemesh.shared.messages import JobProgress, ResourceProgress
 from tunemesh.shared.text import clip, one_line
 from tunemesh.tables import latency, seconds, target_text
@@ -109,6 +112,30 @@ def _clock(at: float | None, now: float) -> str:
 
 
 DAY = 20 * 3600.0
+"""Seconds for which an hour says which day it was."""
+
+BARS = 8
+"""Jobs that have a bar: with more of them the table says enough."""
+
+
+def progress_bars(jobs: Sequence[JobProgress]) -> Table:
+    """A bar for each job that has not ended: of its trials while it is tuned; one that only moves while its
+    model is imported, put together or validated."""
+    made = Table.grid(padding=(0, 1))
+    made.add_column(no_wrap=True, ratio=1)
+    made.add_column(width=24)
+    made.add_column(no_wrap=True)
+    for job in [each for each in jobs if each.finished is None][:BARS]:
+        tuning = job.phase == "tuning" and job.budget > 0
+        bar = ProgressBar(
+            total=job.budget if tuning else None,
+            completed=job.trials if tuning else 0,
+            pulse=not tuning,
+            width=24,
+        )
+        said = f"{min(job.trials / job.budget, 1):.0%}" if tuning else job.phase
+        made.add_row(plain(job.job), bar, plain(said))
+    return made
 
 
 TASK_COLUMNS = (
