@@ -16,8 +16,8 @@ Where a message goes::
     anyone's undecodable message -> tunemesh.dead (fanout)             -> dead-letter
 
 Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve the same engines. Those of
-``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others have a
-queue that names them, as ``build-cpu.toy``: see :func:`work_queue`.
+``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others, or
+not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func:`work_queue`.
 
 All queues are classic, durable queues. Measured on RabbitMQ 3.10.8 (one node, one core of a two-core VM,
 bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries held
@@ -94,7 +94,7 @@ ENDS = ("done", "failed", "cancelled")
 
 MOCK = "mock"
 """The engine that every worker serves."""
-OWN_ENGINES = frozenset({"metaschedule", MOCK})
+OWN_ENGINES = frozenset({"metaschedule", "template", MOCK})
 """Those that come with Tunemesh."""
 
 MAX_MESSAGE_BYTES = 1024 * 1024

@@ -227,8 +227,10 @@ class Requests:
 
 def _same(known: Request, request: Request) -> bool:
     """Whether two requests are one. The target may have been made canonical meanwhile, and trials that were
-    left to the model may have got a number."""
+    left to the model, and engines that were left to the mesh, may have been chosen."""
     same: dict[str, object] = {"target": request.target}
+    if not request.engines:
+        same["engines"] = []
     if request.level.trials == AUTO:
         patience = request.level.patience
         same["level"] = msgspec.structs.replace(known.level, trials=AUTO, patience=patience)

@@ -94,7 +94,7 @@ class Results:
 
     def _recall(self, job: Job) -> None:
         for task in job.ledger.tasks:
-            self._state.durations.recall(task.spec.key, task.pace)
+            self._state.durations.recall(task.spec.pace_key, task.pace)
 
     def resume(self, job: Job) -> None:
         """Go on with a job that was recovered."""

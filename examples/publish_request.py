@@ -224,7 +224,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--target", default="native", help="as a device of the mesh serves it (native)")
     parser.add_argument("--trials", type=int, default=256, help="budget (256)")
-    parser.add_argument("--engine", default="metaschedule", help="as the mesh serves it (metaschedule)")
+    parser.add_argument("--engine", help="by default all that the mesh serves")
     parser.add_argument(
         "--artifacts", type=Path, default=environment("TUNEMESH_ARTIFACTS"), help="the store's folder"
     )
@@ -254,7 +254,7 @@ def run(chosen: argparse.Namespace) -> None:
         "model": to_blob(model, chosen.artifacts),
         "target": chosen.target,
         "level": {"trials": chosen.trials},
-        "engines": [chosen.engine],
+        "engines": [chosen.engine] if chosen.engine else [],
         "name": chosen.model.name[:200],
     }
     try:

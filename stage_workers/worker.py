@@ -57,7 +57,7 @@ class WorkerConfig:
     artifacts: str
     """URL or folder of the artifact store, shared with coordinator and clients."""
     engines: tuple[str, ...] = ("metaschedule",)
-    """Engines to run, imported in advance. ``mock`` is always there."""
+    """Engines to run, imported in advance. ``mock`` is always there. What they need is there, too."""
     device: str | None = None
     """``cpu:<cores>`` or ``cuda:<number>``; for ``profile-…`` queues, and only for them."""
     targets: tuple[str, ...] = ()
@@ -229,6 +229,8 @@ def _check(config: WorkerConfig) -> None:
     for engine in config.engines:
         if engine not in installed:
             raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
+        if config.queue == topology.BUILD_CPU and (why := engines.missing(engine)):
+            raise BadInput(f"the engine {engine!r} cannot be served here: {why}")
     if not re.fullmatch(RESOURCE_PATTERN, config.queue):
         raise BadInput(
             f"{config.queue!r} is no worker's queue; known: model-update, build-cpu, profile-<device>"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tunemesh import formats
-from tunemesh.broker_config.topology import MOCK, OWN_ENGINES
+from tunemesh.broker_config.topology import MOCK
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
 from tunemesh.shared.messages import EngineName
 from tunemesh.shared.text import nearest
@@ -65,12 +65,14 @@ def check_engine_name(name: str) -> str:
 
 def check_engines(names: Sequence[str]) -> None:
     """Raises:
-    BadInput: one of the engines is not installed here.
+    BadInput: one of the engines is not installed here, or lacks something.
     """
     for name in names:
         if name not in _installed():
             near = nearest(name, _installed())
             raise BadInput(f"there is no engine {name!r}; installed: {', '.join(_installed())}{near}")
+        if why := engines.missing(name):
+            raise BadInput(why)
 
 
 def check_model(name: str, model: bytes, names: Sequence[str]) -> None:
@@ -131,7 +133,7 @@ def check_target(target: str, names: Sequence[str]) -> None:
     """Raises:
     BadTarget: no engine of the job knows such a target.
     """
-    if not set(names) <= OWN_ENGINES:
+    if not set(names) <= {*engines.OWN, MOCK}:
         return  # who knows what others know
     if MOCK in names and target.startswith(MOCK):
         return

@@ -143,13 +143,14 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def engine_names(given: Sequence[str] | None) -> tuple[str, ...]:
-    """Engines from options, each of which may name several with commas between them.
+    """Engines from options, each of which may name several with commas between them; none where no option
+    was given: all that are served.
 
     Raises:
         BadInput: an option names none, or what cannot be a name.
     """
     if given is None:
-        return ("metaschedule",)
+        return ()
     names = [name.strip() for text in given for name in text.split(",")]
     return tuple(dict.fromkeys(map(check_engine_name, names)))
 

@@ -21,6 +21,7 @@ from tunemesh.layout import MEMORY, Layout, fitting
 from tunemesh.shared.errors import BrokerUnavailable, Unavailable
 from tunemesh.shared.retry import Retry
 from tunemesh.stage_workers.devices.devices import owner_of, parse_device
+from tunemesh.stage_workers.engines import served_by_default
 from tunemesh.topology_watch import TopologyWatch
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class LocalMesh:
     Args:
         layout: who runs where.
         target: what the device is to be tuned for, as the person gave it.
-        engines: those that the workers serve.
+        engines: those that the workers serve; none: those that come with Tunemesh, as far as this machine has
+            what they need.
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
         journal: file for what the coordinator is told and answers; none by default.
@@ -64,7 +66,7 @@ class LocalMesh:
         self,
         layout: Layout,
         target: str,
-        engines: Sequence[str] = ("metaschedule",),
+        engines: Sequence[str] = (),
         strategy: str = "interleaved",
         folder: Path | None = None,
         journal: Path | None = None,
@@ -77,7 +79,7 @@ class LocalMesh:
     ) -> None:
         self._layout = layout
         self._target = target
-        self._engines = tuple(engines)
+        self._engines = tuple(engines) or served_by_default()
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}

@@ -30,8 +30,8 @@ Engines = Annotated[
     typer.Option(
         "--engine",
         help="Who tunes, or is served: metaschedule, template, or mock for experiments without compilers."
-        " Several with commas between them, or given again: a task goes to the first that takes it."
-        " [default: metaschedule]",
+        " Several with commas between them, or given again: each searches the tasks that it takes, and the"
+        " fastest kernel wins. [default: all that are served; of a worker those that come with Tunemesh]",
         show_default=False,
     ),
 ]

@@ -110,10 +110,20 @@ def best(
 @records_app.command()
 def show(
     record: Annotated[str, typer.Argument(help="The beginning of its id, as list and best have it.")],
+    source: Annotated[
+        bool,
+        typer.Option(
+            "--source",
+            help="Print its kernel instead: the program of a template, or the schedule of MetaSchedule and"
+            " the function that it makes.",
+        ),
+    ] = False,
     visible_to: VisibleTo = None,
+    memory: options.Memory = MEMORY,
     database: Which = None,
 ) -> None:
     """All that is known of one record, as JSON, with where it comes from."""
+    from tunemesh import record_exchange
     from tunemesh.stage_workers.records import queries
 
     if not re.fullmatch("[0-9a-f]{1,32}", record):
@@ -126,7 +136,14 @@ def show(
                     "several records have ids that begin" if found else "no record has an id that begins"
                 )
                 raise BadInput(f"{problem} with {record}")
+            if source:
+                workload = next(queries.by_workload(connection, found), None)
             untuned = queries.baseline(connection, found[0].task.key, visible_to)
+        if source:
+            if workload is None:
+                raise BadInput(f"the workload of record {record} is not in these records")
+            print(record_exchange.source_of(found[0], workload[0], memory).text)
+            return
         print_json(shown(found[0], records.id(), untuned))
 
 

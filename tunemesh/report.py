@@ -27,6 +27,7 @@ from tunemesh.shared.messages import (
     Quote,
     Standing,
     Taken,
+    TaskProgress,
     TaskRecords,
     Terms,
     Timing,
@@ -40,6 +41,21 @@ from tunemesh.stage_workers.stages.histories import read_histories, read_records
 from tunemesh.tried import Tried, conditions, timings, tried
 
 REPORT_VERSION = 1
+
+
+class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine has found of a task."""
+
+    engine: str
+    regions: int = 1
+    """Of the task's space that it searched side by side: more than one where the job was split."""
+    trials: int
+    best_s: float | None
+    """The latency of its fastest kernel; ``None``: nothing of it could be measured."""
+    confirmed: int
+    """Kernels that were measured again at the end: those that could be the fastest of the task."""
+    ended: str
+    """Why it got no more trials."""
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +78,13 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why it got no more trials."""
     taken: Taken | None = None
     """What another job found of it at the same time. Its trials are not among ``trials``."""
+    engine: str | None = None
+    """Whose kernel is in the result; ``None``: that of the untuned model."""
+    ahead: float | None = None
+    """How many times as long the fastest kernel of the next engine takes; ``None`` where no other one has
+    found any."""
+    searches: list[SearchReport] = []
+    """One for each engine that takes the task."""
     way: str = ""
     """How its kernel in the result computes it, where there are several ways: ``direct``, or
     ``Winograd, tiles of 4x4``."""
@@ -180,7 +203,7 @@ def make_report(
         largest_difference=validated.largest_difference,
         outputs=validated.outputs,
         judged=validated.judged,
-        notes=assembled.notes,
+        notes=[*filter(None, [progress.note]), *assembled.notes],
         drift=validated.drift,
         variants=_variants(validated, signatures),
     )
@@ -232,6 +255,19 @@ def _of_any(
                 rounds_ahead=task.rounds_ahead,
                 ended=task.ended,
                 taken=task.taken,
+                engine=_winner(task),
+                ahead=_ahead(task),
+                searches=[
+                    SearchReport(
+                        engine=each.engine,
+                        regions=each.regions,
+                        trials=each.trials,
+                        best_s=each.best,
+                        confirmed=each.confirmed,
+                        ended=each.ended,
+                    )
+                    for each in task.searches
+                ],
                 way=ways.get(task.id, ""),
             )
             for task in progress.tasks
@@ -246,6 +282,18 @@ def _of_any(
         "tried": tried(progress.job, measured),
         "conditions": conditions(progress.job, measured),
     }
+
+
+def _winner(task: TaskProgress) -> str | None:
+    """The engine whose kernel of a task is faster than all others, the untuned one too."""
+    slower = task.untuned is not None and task.best is not None and task.best >= task.untuned
+    return None if slower else task.engine
+
+
+def _ahead(task: TaskProgress) -> float | None:
+    """By how much the engine that is ahead is."""
+    others = [each.best for each in task.searches if each.engine != task.engine and each.best is not None]
+    return min(others) / task.best if others and task.best else None
 
 
 def read_report(folder: Path) -> Report:

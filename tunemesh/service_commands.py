@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunemesh import checks, mesh_address, options
+from tunemesh.broker_config.topology import BUILD_CPU
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
@@ -16,10 +18,13 @@ from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.given import given
+from tunemesh.stage_workers import engines
 from tunemesh.stopping import until_terminated
 
 if TYPE_CHECKING:
     from tunemesh.coordinator.service.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 
 @until_terminated()
@@ -60,14 +65,13 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
-    engines = engine_names(engine)
-    target = checks.usual_target(target, engines)
+    target = checks.usual_target(target, engine_names(engine))
     records = given(mesh_address.RECORDS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=engines,
+        engines=_served(engine, queues[0]),
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
@@ -79,6 +83,19 @@ def worker(
         metrics=metrics_port or "",
     )
     raise typer.Exit(run_worker(config))
+
+
+def _served(named: list[str] | None, queue: str) -> tuple[str, ...]:
+    """Which engines a worker is to serve. What one that builds lacks for those that come with Tunemesh is
+    logged; to propose takes nothing."""
+    if names := engine_names(named):
+        return names
+    if queue != BUILD_CPU:
+        return engines.OWN
+    for name in engines.OWN:
+        if why := engines.missing(name):
+            log.warning("engine %s is not served: %s", name, why)
+    return engines.served_by_default()
 
 
 def _several(

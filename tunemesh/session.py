@@ -68,10 +68,11 @@ class Model:
         return replace(self, plan=replace(self.plan, level=_changed(self.plan.level, changes, "level")))
 
     def engines(self, *names: str) -> Model:
-        """Let these tune: a task goes to the first of them that takes it.
+        """Let these tune: each searches the tasks that it takes, and the fastest kernel of a task wins.
+        Without names all do that are served, which is the default.
 
         Raises:
-            BadInput: none is given, or one cannot be the name of an engine.
+            BadInput: one cannot be the name of an engine.
         """
         _check_texts("an engine", *names)
         return replace(self, plan=replace(self.plan, engines=tuple(map(checks.check_engine_name, names))))

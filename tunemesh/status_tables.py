@@ -99,8 +99,8 @@ def jobs_table(jobs: Sequence[JobProgress], now: float) -> Fitted:
                 target_text(job.target),
             ]
         )
-        if text := one_line(job.error or job.waiting):
-            notes.append(plain(f"{job.job}: {text}", "red" if job.error else "yellow"))
+        for text in filter(None, (job.error or job.waiting, job.note)):
+            notes.append(plain(f"{job.job}: {one_line(text)}", "red" if text == job.error else "yellow"))
     return Fitted("jobs", JOB_COLUMNS, rows, notes)
 
 
@@ -144,6 +144,7 @@ TASK_COLUMNS = (
     Column("runs", 5),
     Column("trials", 1),
     Column("best", 1),
+    Column("by", 2),
     Column("untuned", 2),
     Column("drift", 6),
     Column("outcomes", 4),
@@ -157,7 +158,11 @@ def tasks_table(job: JobProgress) -> Fitted:
         outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(task.outcomes.items()))
         drift = f"{task.drift:+.0%}" if task.drift else ""
         best, untuned = latency(task.best), latency(task.untuned)
-        rows.append([task.id, task.name, str(task.weight), str(task.trials), best, untuned, drift, outcomes])
+        trials = str(task.trials)
+        if len(task.searches) > 1:
+            trials += f" ({', '.join(f'{each.engine} {each.trials}' for each in task.searches)})"
+        by = task.engine or "-"
+        rows.append([task.id, task.name, str(task.weight), trials, best, by, untuned, drift, outcomes])
         if task.last_error.strip():
             last = task.last_error.strip().splitlines()[-1]
             notes.append(plain(f"{task.id}: {clip(one_line(last), 200)}", "yellow"))
@@ -171,7 +176,7 @@ RESOURCE_COLUMNS = (
     Column("doing", 1),
     Column("waiting", 2),
     Column("drift", 3),
-    Column("target", 6),
+    Column("serves", 6),
     Column("host", 5),
 )
 NAMED = 3
@@ -203,7 +208,7 @@ def resources_table(
                 _some([_step_text(step) for step in resource.running]) or "idle",
                 f"{sum(waits.values())}: {_some([job for job, _ in waits.most_common()])}" if waits else "-",
                 f"{resource.drift:+.0%}" if device else "",
-                target_text(resource.targets[0]) if device else "",
+                target_text(resource.targets[0]) if device else _some(resource.engines),
                 _some(resource.hosts),
             ]
         )

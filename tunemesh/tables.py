@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from tunemesh.report import Compared, JobReport, Report
+from tunemesh.report import Compared, JobReport, Report, TaskReport
 from tunemesh.shared.messages import Judgement, OutputCheck, Quote
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import shapes_text
@@ -85,6 +86,49 @@ def ways(report: JobReport) -> str:
     if not counts:
         return ""
     return f"tasks by way: {'; '.join(f'{count} {way}' for way, count in sorted(counts.items()))}"
+
+
+def winners(report: JobReport) -> str:
+    """Which engine made the kernels of how many tasks, and how far it is ahead of the next one in the middle,
+    in a sentence; empty where one engine searched alone."""
+    if not any(len(task.searches) > 1 for task in report.tasks):
+        return ""
+    won: dict[str, list[TaskReport]] = {}
+    for task in report.tasks:
+        won.setdefault(task.engine or "untuned", []).append(task)
+    parts = []
+    for engine, tasks in sorted(won.items(), key=lambda each: -len(each[1])):
+        ahead = [task.ahead for task in tasks if task.ahead is not None]
+        by = f" (by {statistics.median(ahead):.2f} times)" if ahead and engine != "untuned" else ""
+        parts.append(f"{len(tasks)} {engine}{by}")
+    return f"tasks by the engine of the fastest kernel: {', '.join(parts)}"
+
+
+HEAVIEST = 20
+"""Tasks whose winners are listed: the report has all."""
+
+
+def winners_table(report: JobReport) -> Fitted:
+    """One row per task: what each engine has found, and which has won; those first that take longest."""
+    engines = list(dict.fromkeys(each.engine for task in report.tasks for each in task.searches))
+    columns = [Column("task", 0), Column("name", 3), Column("weight", 6), Column("untuned", 4)]
+    columns += [Column(engine, 2) for engine in engines] + [Column("winner", 1), Column("by", 1)]
+    by_time = sorted(report.tasks, key=lambda task: -task.weight * (task.best_s or task.untuned_s or 0.0))
+    rows = []
+    for task in by_time[:HEAVIEST]:
+        best = {each.engine: each.best_s for each in task.searches}
+        rows.append(
+            [
+                task.id,
+                task.name,
+                str(task.weight),
+                latency(task.untuned_s),
+                *(latency(best.get(engine)) for engine in engines),
+                task.engine or "untuned",
+                f"{task.ahead:.2f}x" if task.ahead is not None and task.engine else "-",
+            ]
+        )
+    return Fitted(f"tasks of {report.job}", columns, rows)
 
 
 NOTES = 5
@@ -212,6 +256,9 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
             say(console, f"{report.job}: {found.verdict}: {found.reason}", colour)
         if report.cost is not None:
             say(console, f"{report.job}: cost {report.cost:.4g}")
+        if text := winners(report):
+            console.print(winners_table(report))
+            say(console, f"{report.job}: {text}")
         for text in filter(None, (saved(report), ways(report))):
             say(console, f"{report.job}: {text}")
         for judged in report.judged:

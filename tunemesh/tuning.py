@@ -53,8 +53,8 @@ class Plan:
     level: Level = field(default_factory=Level)
     """What is to be reached, and what it may take."""
     device: str | None = None
-    engines: tuple[str, ...] = ("metaschedule",)
-    """A task goes to the first of them that takes it."""
+    engines: tuple[str, ...] = ()
+    """Each searches the tasks that it takes. None: all that are served."""
     options: Mapping[str, Options] = field(default_factory=dict)
     """By engine, or ``graph``: what it is told."""
     seed: int = 0
@@ -91,8 +91,8 @@ class Plan:
             raise BadInput(f"a tenant must be letters, digits, - and _, at most 64, not {self.tenant!r}")
         if not 1 <= self.priority <= 100:
             raise BadInput(f"the priority must be between 1 and 100, not {self.priority}")
-        if not 1 <= len(self.engines) <= 8:
-            raise BadInput(f"a job has 1 to 8 engines, not {len(self.engines)}")
+        if len(self.engines) > 8:
+            raise BadInput(f"a job has at most 8 engines, not {len(self.engines)}")
 
 
 @dataclass(frozen=True, slots=True)

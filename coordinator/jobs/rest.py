@@ -22,6 +22,9 @@ from tunemesh.shared.messages import Stage
 CONFIRMED = 4
 """Candidates of a task that are confirmed at its end, at most: one chunk."""
 
+NEAR = 1.1
+"""Times the best of a task up to which what a search has found is confirmed."""
+
 CONFIRMING = 2.0
 """Times as long as another one a candidate takes that is confirmed: with all its repeats."""
 
@@ -97,7 +100,7 @@ class _Estimate:
         """Busy seconds of workers."""
         self._own = forecast.key_of(job, "-")
         begun = [task for task in job.ledger.tasks if not task.closed and task.round >= 0]
-        self._keys = [task.spec.key for task in begun or job.ledger.tasks] or [self._own]
+        self._keys = [task.spec.pace_key for task in begun or job.ledger.tasks] or [self._own]
         self._paces: dict[Stage, tuple[float, float]] = {}
 
     def made(self) -> Rest:
@@ -124,7 +127,7 @@ class _Estimate:
 
     def round_of(self, task: TaskLedger, batch: int) -> Rest:
         """What another round of a task takes."""
-        key = task.spec.key
+        key = task.spec.pace_key
         chunks = [1] * batch
         seconds = self._one("model-update", self._durations.seconds("model-update", key))
         seconds += self._built_and_measured(chunks, chunks, 1.0, waits=True)
@@ -153,9 +156,9 @@ class _Estimate:
         drained = max(self._built_and_measured(building, measuring, 1.0), max(updates, default=0.0))
         # Of what was not tried there is nothing to learn, and nothing to confirm.
         closing = [t for t in begun if not rounds.closes(t, t.round) and _tried(self._job, t)]
-        keys = [task.spec.key for task in closing]
+        keys = [task.spec.pace_key for task in closing]
         closed = self._spread("model-update", [self._durations.closing(key) for key in keys])
-        best = [min(_tried(self._job, task), CONFIRMED) for task in closing]
+        best = [min(_tried(self._job, task), CONFIRMED) for task in closing if _may_win(self._job, task)]
         return drained + closed + self._built_and_measured(best, best, CONFIRMING, waits=True)
 
     def _spend(self, tasks: Collection[TaskLedger]) -> None:
@@ -163,7 +166,7 @@ class _Estimate:
         and of what is to be built as much as may begin before anybody looks again."""
         most = self._job.ledger.request.settings.chunk * max(self._mesh.load.slots(self._need("build")), 1)
         for task in tasks:
-            key = task.spec.key
+            key = task.spec.pace_key
             building, built = _open_candidates(self._job, task)
             building, most = min(building, most), max(most - building, 0)
             self._note("model-update", [self._update_of(key)])
@@ -257,6 +260,12 @@ class _Estimate:
 def _has_some(job: Job, task: TaskLedger) -> bool:
     """Whether something of a task was tried, or will be, so that it is not just closed."""
     return task.taken is not None or (task.round >= 0 and _tried(job, task) > 0) or bool(_held(job, task))
+
+
+def _may_win(job: Job, task: TaskLedger) -> bool:
+    """Whether something of a search is worth to be confirmed: another one of its task may be far ahead."""
+    best, lead = rounds.current(job, task).best, rounds.lead(job, task)
+    return best is None or lead is None or best <= NEAR * lead
 
 
 def _held(job: Job, task: TaskLedger) -> list[int]:

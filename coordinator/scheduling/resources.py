@@ -318,6 +318,16 @@ class Resources:
         """Engines that the live workers of a kind of resource serve, in alphabetical order."""
         return sorted({engine for pool in self._pools.get(kind, ()) if pool.slots for engine in pool.engines})
 
+    def common_engines(self, one: str, other: str) -> list[str]:
+        """Engines that a model can be given to, in alphabetical order: served by workers of one kind of
+        resource, all by the same ones, and each of them by some of the ``other`` kind. Of several such sets
+        the one with most engines, and of these the one that most workers serve."""
+        others = set(self.served_engines(other))
+        pools = [(pool.engines & others, pool.slots) for pool in self._pools.get(one, ()) if pool.slots]
+        return max(
+            (sorted(engines) for engines, _ in sorted(pools, key=lambda each: -each[1])), key=len, default=[]
+        )
+
     def served_targets(self) -> list[str]:
         """Targets of all devices that are known, lost ones too, by their canonical names."""
         return sorted({queue.targets[0] for queue in self.queues.values() if queue.targets})
@@ -371,6 +381,7 @@ class Resources:
                 slots=queue.slots,
                 workers=sorted(queue.workers),
                 targets=queue.targets,
+                engines=sorted(queue.engines),
                 running=sorted(queue.flights),
                 busy=queue.busy,
                 utilisation=queue.utilisation(time),

@@ -29,6 +29,7 @@ from tunemesh.shared.messages import (
     ValidateDone,
     ValidateWork,
 )
+from tunemesh.shared.messages.basics import MOST_REGIONS
 
 NOTHING = Blob("0" * 64, 0, b"")
 
@@ -77,6 +78,7 @@ def _spec(job: str, number: int, durations: Durations) -> TaskSpec:
         # Tasks of different jobs are different ones: they may differ in complexity.
         key=hashlib.sha256(f"{job}/{name}".encode()).hexdigest(),
         engine="mock",
+        regions=MOST_REGIONS,
         weight=durations.weight(job, name),
         workload=NOTHING,
         untuned=NOTHING,

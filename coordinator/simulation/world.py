@@ -230,7 +230,8 @@ class World:
         """What the job of this number asks for."""
         scenario = self.scenario
         trials = scenario.trials or scenario.tasks * scenario.rounds * scenario.batch
-        return Level(trials=trials, class_=scenario.classes[number % len(scenario.classes)])
+        class_ = scenario.classes[number % len(scenario.classes)]
+        return Level(trials=trials, class_=class_, split=scenario.split)
 
     # -- Workers --------------------------------------------------------------------------------------------
 

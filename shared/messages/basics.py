@@ -32,8 +32,11 @@ QueueName = Annotated[
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
 
-TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,40}\Z")]
+TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,60}\Z")]
 """``-`` where a message is not about a task."""
+
+MOST_REGIONS = 16
+"""Searches that one task has at most."""
 
 Name = Annotated[str, Meta(max_length=300)]
 

@@ -58,16 +58,38 @@ class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
     settings: Settings = Settings()
 
 
+class SearchProgress(Struct, frozen=True, kw_only=True):
+    """What one engine has found of a task."""
+
+    engine: EngineName
+    regions: Positive = 1
+    """Of the task's space that it searches side by side: more than one where the task is split."""
+    trials: Count
+    best: Seconds | None
+    """Its lowest latency in seconds; of those that were confirmed, if some were."""
+    confirmed: Count = 0
+    """Candidates that were measured again at the end."""
+    ended: str = ""
+    """Why it got no more trials; empty while it may get more."""
+
+
 class TaskProgress(Struct, frozen=True, kw_only=True):
     """One task as a client sees it; latencies in seconds."""
 
     id: str
+    """That of its first search."""
     name: str
     weight: Positive
     trials: Count
+    """Of all its searches, as other numbers here are."""
     outcomes: dict[str, Count]
     untuned: Seconds | None
     best: Seconds | None
+    """By whichever engine."""
+    engine: EngineName | None = None
+    """Which is ahead, and has won once the job has ended; ``None``: nothing was measured."""
+    searches: list[SearchProgress] = []
+    """One for each engine that takes the task, in the order of the job's engines."""
     last_error: str
     spread: Seconds | None = None
     """(largest - smallest) / median of the repeats in which the best candidate was confirmed."""
@@ -77,7 +99,7 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     drift: Drift = 0.0
     rounds_ahead: Count = 0
     ended: str = ""
-    """Why it got no more trials; empty while it may get more."""
+    """Why the engine that is ahead got no more trials; empty while some of them may get more."""
     taken: Taken | None = None
     """What another job has found of it, where that serves this one. Its trials are not among ``trials``."""
 
@@ -116,6 +138,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     waiting: str = ""
     """Why nothing moves, when nothing can: for example that no device serves the target."""
     error: str = ""
+    note: str = ""
+    """What was asked for and is not done, and why: one line for people."""
     asked_by: Name = ""
     """The user of the broker that asked for it, as the broker verified it; empty where it did not."""
     cancelled: Cancelled | None = None
@@ -130,6 +154,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Of its live workers."""
     workers: list[str]
     targets: list[str]
+    engines: list[str] = []
+    """Those that it serves; none on a device."""
     running: list[str]
     """Ids of the steps in flight."""
     busy: Seconds

@@ -123,6 +123,15 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
+        searches: dict[str, list[TaskSpec]] = {}
+        for task in self.tasks:
+            searches.setdefault(task.key, []).append(task)
+        for each in searches.values():
+            taken = [task.engine for task in each]
+            if len(set(taken)) < len(taken) or (None in taken and len(taken) > 1):
+                return f"the searches of {each[0].id} are not all for different engines"
+            if len({task.weight for task in each}) > 1:
+                return f"the searches of {each[0].id} do not agree on its weight"
         engines_by_id = {task.id: task.engine for task in self.tasks}
         if strange_ids := [each for each in self.known if engines_by_id.get(each) is None]:
             return f"it knows {clip(strange_ids[0], 40)}, which is no task that an engine takes"

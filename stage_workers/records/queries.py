@@ -201,11 +201,13 @@ def known(connection: Connection, task: str, which: Filter) -> Best | None:
 
 
 def _searched(connection: Connection, task: str, job: str, which: Filter) -> float:
-    """Trials of a task in a job, or of its tasks on average. Trials go where they pay: where a task got fewer
-    than others it had no more to give, or the job had no more to spend."""
+    """Trials of a task in a job, or of its tasks on average, by an engine. Trials go where they pay: where a
+    task got fewer than others it had no more to give, or the job had no more to spend."""
     of_task = _chosen(which).with_only_columns(func.count())
     of_task = of_task.where(TRIALS.c.task == task, TRIALS.c.job == job)
     of_job = select(func.count(), func.count(TRIALS.c.task.distinct())).where(TRIALS.c.job == job)
+    if which.engine:
+        of_job = of_job.where(TRIALS.c.engine == which.engine)
     trials, tasks = connection.execute(of_job).one()
     return max(float(connection.execute(of_task).scalar_one()), trials / max(tasks, 1))
 

@@ -238,7 +238,7 @@ def test_a_malformed_option_is_refused(text: str) -> None:
 
 
 def test_engines_are_named_once_each() -> None:
-    assert engine_names(None) == ("metaschedule",)
+    assert engine_names(None) == ()
     assert engine_names(["mock, toy", "mock"]) == ("mock", "toy")
     for bad in ("", "a,,b", "Not A Name", "a\nb"):
         with pytest.raises(BadInput, match="is no name of an engine; installed: "):

@@ -78,7 +78,7 @@ def test_a_chain_says_what_a_plan_holds(path: Path) -> None:
     assert plan.engines == ("toy", "mock")
     assert plan.options == {"toy": {"size": 3, "deep": True}, "graph": {"convolutions": "direct"}}
     assert plan.settings == Settings(shapes={"x": [[1, 3]]})
-    assert (base.plan.engines, base.plan.options) == (("metaschedule",), {})
+    assert (base.plan.engines, base.plan.options) == ((), {})
 
 
 def test_a_chain_says_what_inputs_mean(path: Path) -> None:
@@ -94,9 +94,8 @@ def test_trials_out_of_range_are_refused(path: Path, number: int) -> None:
         tunemesh.model(path).trials(number)
 
 
-def test_no_engine_is_refused(path: Path) -> None:
-    with pytest.raises(BadInput, match="a job has 1 to 8 engines"):
-        tunemesh.model(path).engines()
+def test_engines_are_all_that_are_served_unless_some_are_named(path: Path) -> None:
+    assert tunemesh.model(path).engines("toy").engines().plan.engines == ()
     with pytest.raises(BadInput, match="'Not one' is no name of an engine"):
         tunemesh.model(path).engines("Not one")
 

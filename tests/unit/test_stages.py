@@ -98,15 +98,24 @@ def test_an_option_that_nobody_knows_is_a_failure_in_one_line(
     assert "\n" not in error
 
 
-def test_a_task_goes_to_the_first_engine_that_takes_it(context: Context, sandbox: FakeSandbox) -> None:
+def test_every_engine_that_takes_a_task_searches_it(context: Context, sandbox: FakeSandbox) -> None:
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
-    sandbox.answers["objection"] = ["", "too large", "no mock"]
-    tasks = expect(ImportDone, run_stage(work, context)).tasks
-    assert [task.engine for task in tasks] == ["metaschedule", None]
-    assert tasks[1].objection == "too large; no mock"
-    assert [task.engine for task in expect(ImportDone, run_stage(work, context)).tasks] == ["mock", "mock"]
+    sandbox.answers["objection"] = ["", "no mock", "too large", "no mock"]
+    first, other = expect(ImportDone, run_stage(work, context)).tasks
+    assert (first.id, first.engine, first.objection) == ("t00", "metaschedule", "")
+    assert (other.id, other.engine, other.objection) == ("t01", None, "too large; no mock")
+    sandbox.answers["objection"] = ["", "", "too large", ""]
+    done = expect(ImportDone, run_stage(work, context))
+    assert [(task.id, task.engine) for task in done.tasks] == [
+        ("t00", "metaschedule"),
+        ("t00.mock", "mock"),
+        ("t01", "mock"),
+    ]
+    one, two, _ = done.tasks
+    assert msgspec.structs.replace(two, id=one.id, engine=one.engine) == one
+    assert done.problem(["metaschedule", "mock"]) == ""
 
 
 def test_what_was_compiled_is_kept_and_handed_to_assembly(context: Context, sandbox: FakeSandbox) -> None:

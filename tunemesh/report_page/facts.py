@@ -85,8 +85,12 @@ def came_out(report: JobReport) -> list[Fact]:
         found.append(("service level", f"{report.standing.verdict}: {report.standing.reason}"))
     if report.cost is not None:
         found.append(("cost", f"{report.cost:.4g}"))
-    for name, text in (("from other jobs", tables.saved(report)), ("computed", tables.ways(report))):
-        found += [(name, text)] if text else []
+    sentences = (
+        ("engines", tables.winners(report)),
+        ("from other jobs", tables.saved(report)),
+        ("computed", tables.ways(report)),
+    )
+    found += [(name, text) for name, text in sentences if text]
     if isinstance(report, Report):
         for each in report.variants:
             times = f"{latency(each.latency_before_s)} to {latency(each.latency_after_s)}"
@@ -145,7 +149,7 @@ class TaskRow:
     outcomes: str
     """Of its trials, by kind."""
     note: str
-    """Who else tuned it."""
+    """What each engine has found, and who else tuned it."""
 
 
 def tasks(report: JobReport) -> list[TaskRow]:
@@ -166,18 +170,36 @@ def _row(task: TaskReport, time: float | None, total: float) -> TaskRow:
     better = task.best_s is not None and task.untuned_s is not None and task.best_s < task.untuned_s
     failed = [f"{n} {kind}" for kind, n in sorted(task.outcomes.items()) if kind != "measured"]
     measured = task.outcomes.get("measured", 0)
-    taken = task.taken
+    taken = ""
+    if task.taken is not None:
+        taken = f"tuned at the same time by {task.taken.job or 'a job of another tenant'}"
     return TaskRow(
         task=task,
         share=task.weight * time / total if time is not None and total > 0 else None,
         best=latency(task.best_s),
         untuned=latency(task.untuned_s),
         speedup=f"{task.untuned_s / task.best_s:.3g}x" if better and task.best_s and task.untuned_s else "-",
-        kernel=task.way or ("tuned" if better else "untuned"),
+        kernel=_kernel(task, better),
         outcomes=", ".join([*([f"{measured} measured"] if measured else []), *failed]) or "-",
-        note=f"tuned at the same time by {taken.job or 'a job of another tenant'}"
-        if taken is not None
-        else "",
+        note="; ".join(filter(None, (_searches(task), taken))),
+    )
+
+
+def _kernel(task: TaskReport, better: bool) -> str:
+    """Who made the kernel that is in the result, how far it is ahead, and how it computes the task."""
+    made = task.engine or ("tuned" if better else "untuned")
+    if task.engine and task.ahead is not None:
+        made += f", {task.ahead:.2f} times ahead"
+    return f"{made}: {task.way}" if task.way else made
+
+
+def _searches(task: TaskReport) -> str:
+    """What each engine has found, where several searched."""
+    if len(task.searches) < 2:
+        return ""
+    return (
+        ", ".join(f"{each.engine} {latency(each.best_s)} in {each.trials}" for each in task.searches)
+        + " trials"
     )
 
 

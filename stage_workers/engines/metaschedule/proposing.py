@@ -16,6 +16,7 @@ from tunemesh.stage_workers.engines.metaschedule import (
     contexts,
     cost_model,
     prior,
+    regions,
     schedules,
     transferring,
     winograd_search,
@@ -77,7 +78,11 @@ def propose(
     elif len(known) < OWN_TRIALS:
         space = "own"
     fruitless = attempt = 0
-    borrowed = {name: each for name, each in _borrowed(call, near).items() if name not in known}
+    borrowed = {
+        name: each
+        for name, each in _borrowed(call, near).items()
+        if name not in known and regions.holds(call.region, each)
+    }
     borrowed = dict(itertools.islice(borrowed.items(), max(1, min(BORROWED, want // 2))))
     drawn = want - len(borrowed)
     while len(found) < drawn and fruitless < FRUITLESS_ATTEMPTS:
@@ -135,7 +140,11 @@ def _search(
     # Without scores there is nothing to choose by, nor to evolve towards.
     effort, generations = _effort(state, options) if predictor.knows else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
-    parents = [each for each in state.best if not winograd_search.is_ours(each[2])]
+    parents = [
+        each
+        for each in state.best
+        if not winograd_search.is_ours(each[2]) and regions.holds(call.region, each[2])
+    ]
     parents = parents[: int(population * MEASURED_SHARE)]
     strategy = meta_schedule.search_strategy.EvolutionarySearch(
         population_size=population,
@@ -143,7 +152,8 @@ def _search(
         init_min_unmeasured=population // 2,
         genetic_num_iters=generations,
     )
-    context = contexts.make(workloads.load(workload), target, strategy, random_state, space)
+    module = workloads.load(workload)
+    context = contexts.make(module, target, strategy, random_state, space, call.region)
     context.pre_tuning(
         max_trials=2**31 - 1,
         # The search does not know which candidates were tried, and the parents are likely to win again.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from cachetools import LRUCache
 
+from tunemesh.stage_workers.engines.compilers import MISSING, compiler
 from tunemesh.stage_workers.engines.template.machine import Machine
 
 LIMIT = 60.0
@@ -24,7 +22,6 @@ FLAGS = (
 )  # fmt: skip
 """Nothing that changes what a formula gives: the order of sums is the template's, and NaN stays NaN. With
 ``-O3`` it takes a tenth longer, and kernels are as fast (four operators, 12 kernels each, gcc 12)."""
-MISSING = "the template engine needs a compiler of C: install gcc or clang"
 
 _known: LRUCache[str, bytes] = LRUCache(KEPT_BYTES, getsizeof=len)
 
@@ -35,15 +32,6 @@ class CompileFailed(Exception):
 
 class CompileTimedOut(CompileFailed):
     """It took too long."""
-
-
-def compiler(architecture: str) -> str | None:
-    """The command of the compiler for an architecture, as targets have it; ``None`` where there is none.
-    ``CC`` says which to take for this machine's own."""
-    if architecture != platform.machine():
-        return shutil.which(f"{architecture}-linux-gnu-gcc")
-    names = [name for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name]
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def compiled(source: str, machine: Machine) -> bytes:
