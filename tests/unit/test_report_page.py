@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tests.reports import report as small
 from tunemesh import cli, job_options
 from tunemesh.option_names import arguments
-from tunemesh.report import Compared, JobReport, Report, ResourceReport, TaskReport
+from tunemesh.report import Compared, JobReport, Report, ResourceReport, SearchReport, TaskReport
 from tunemesh.report_page import curves, facts, writing
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Conditions, Judgement, Level, OutputCheck, Settings, Stage, Terms, Timing
@@ -107,6 +107,21 @@ def test_what_was_asked_and_what_came_out_is_said() -> None:
         "killed by SIGSEGV", "one operator is not fused", "AMD EPYC", "the trials are spent (2)",
         "Agrees with ONNX Runtime 1.31", "8 measured", "profile-cpu-0",
     ):  # fmt: skip
+        assert said in text
+
+
+def test_it_is_said_whose_kernel_won_and_what_others_found() -> None:
+    searches = [
+        SearchReport(engine=engine, trials=4, best_s=best, confirmed=0, ended="")
+        for engine, best in (("template", 1e-3), ("metaschedule", 1.5e-3))
+    ]
+    tasks = [task(engine="template", ahead=1.5, searches=searches, way="direct"), task(1)]
+    text = Read(page_of(full(tasks=tasks))).text
+    for said in (
+        "template, 1.50 times ahead: direct",
+        "template 1.00 ms in 4 trials, metaschedule 1.50 ms in 4 trials",
+        "1 template (by 1.50 times), 1 untuned",
+    ):
         assert said in text
 
 

@@ -197,10 +197,8 @@ def _searches(task: TaskReport) -> str:
     """What each engine has found, where several searched."""
     if len(task.searches) < 2:
         return ""
-    return (
-        ", ".join(f"{each.engine} {latency(each.best_s)} in {each.trials}" for each in task.searches)
-        + " trials"
-    )
+    found = [f"{each.engine} {latency(each.best_s)} in {each.trials} trials" for each in task.searches]
+    return ", ".join(found)
 
 
 def endings(report: JobReport) -> list[tuple[str, int]]:
