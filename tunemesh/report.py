@@ -66,6 +66,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     weight: int
     trials: int
     outcomes: dict[str, int]
+    operations: float = 0.0
+    """On floats, of one run, as its definition has them; 0 where that is not known."""
     untuned_s: float | None
     best_s: float | None
     last_error: str
@@ -243,6 +245,7 @@ def _of_any(
                 id=task.id,
                 name=task.name,
                 weight=task.weight,
+                operations=task.operations,
                 trials=task.trials,
                 outcomes=task.outcomes,
                 untuned_s=task.untuned,

@@ -120,6 +120,7 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
         id=first.spec.id,
         name=first.spec.name,
         weight=first.spec.weight,
+        operations=first.spec.operations,
         trials=sum(each.trials for each in found),
         outcomes=dict(outcomes),
         untuned=searches.untuned(found),

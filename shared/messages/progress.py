@@ -24,7 +24,7 @@ from tunemesh.shared.messages.basics import (
 from tunemesh.shared.messages.levels import Cost, Level, Quote, Standing
 from tunemesh.shared.messages.requests import Settings
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Operations, Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -86,6 +86,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     untuned: Seconds | None
     best: Seconds | None
     """By whichever engine."""
+    operations: Operations = 0.0
+    """On floats, of one run; 0 where that is not known."""
     engine: EngineName | None = None
     """Which is ahead, and has won once the job has ended; ``None``: nothing was measured."""
     searches: list[SearchProgress] = []

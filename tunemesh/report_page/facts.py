@@ -144,6 +144,8 @@ class TaskRow:
     best: str
     untuned: str
     speedup: str
+    rate: str
+    """Operations per second of the kernel in the result, and their share of what the core can do."""
     kernel: str
     """Who made it, and how it computes the task."""
     outcomes: str
@@ -179,10 +181,17 @@ def _row(task: TaskReport, time: float | None, total: float) -> TaskRow:
         best=latency(task.best_s),
         untuned=latency(task.untuned_s),
         speedup=f"{task.untuned_s / task.best_s:.3g}x" if better and task.best_s and task.untuned_s else "-",
+        rate=_rate(task, time),
         kernel=_kernel(task, better),
         outcomes=", ".join([*([f"{measured} measured"] if measured else []), *failed]) or "-",
         note="; ".join(filter(None, (_searches(task), taken))),
     )
+
+
+def _rate(task: TaskReport, time: float | None) -> str:
+    if not task.operations or not time:
+        return "-"
+    return f"{task.operations / time / 1e9:.3g}"
 
 
 def _kernel(task: TaskReport, better: bool) -> str:
