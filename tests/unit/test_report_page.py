@@ -110,6 +110,14 @@ def test_what_was_asked_and_what_came_out_is_said() -> None:
         assert said in text
 
 
+def test_a_task_is_set_beside_what_the_device_can_do() -> None:
+    fast = [task(operations=2e8), task(1)]  # in 1 ms
+    assert "200 (80%)" in Read(page_of(full(tasks=fast, device_flops=250e9))).text
+    text = Read(page_of(full(tasks=fast))).text
+    assert "200" in text
+    assert "(80%)" not in text
+
+
 def test_it_is_said_whose_kernel_won_and_what_others_found() -> None:
     searches = [
         SearchReport(engine=engine, trials=4, best_s=best, confirmed=0, ended="")

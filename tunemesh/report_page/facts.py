@@ -159,7 +159,8 @@ def tasks(report: JobReport) -> list[TaskRow]:
     times = {task.id: time_of(task) for task in report.tasks}
     total = sum(task.weight * (times[task.id] or 0.0) for task in report.tasks)
     ordered = sorted(report.tasks, key=lambda task: -task.weight * (times[task.id] or 0.0))
-    return [_row(task, times[task.id], total) for task in ordered[:MOST_TASKS]]
+    most = report.device_flops if isinstance(report, Report) else None
+    return [_row(task, times[task.id], total, most) for task in ordered[:MOST_TASKS]]
 
 
 def time_of(task: TaskReport) -> float | None:
@@ -168,7 +169,7 @@ def time_of(task: TaskReport) -> float | None:
     return min(known, default=None)
 
 
-def _row(task: TaskReport, time: float | None, total: float) -> TaskRow:
+def _row(task: TaskReport, time: float | None, total: float, most: float | None) -> TaskRow:
     better = task.best_s is not None and task.untuned_s is not None and task.best_s < task.untuned_s
     failed = [f"{n} {kind}" for kind, n in sorted(task.outcomes.items()) if kind != "measured"]
     measured = task.outcomes.get("measured", 0)
@@ -181,17 +182,18 @@ def _row(task: TaskReport, time: float | None, total: float) -> TaskRow:
         best=latency(task.best_s),
         untuned=latency(task.untuned_s),
         speedup=f"{task.untuned_s / task.best_s:.3g}x" if better and task.best_s and task.untuned_s else "-",
-        rate=_rate(task, time),
+        rate=_rate(task, time, most),
         kernel=_kernel(task, better),
         outcomes=", ".join([*([f"{measured} measured"] if measured else []), *failed]) or "-",
         note="; ".join(filter(None, (_searches(task), taken))),
     )
 
 
-def _rate(task: TaskReport, time: float | None) -> str:
+def _rate(task: TaskReport, time: float | None, most: float | None) -> str:
     if not task.operations or not time:
         return "-"
-    return f"{task.operations / time / 1e9:.3g}"
+    rate = task.operations / time
+    return f"{rate / 1e9:.3g}" + (f" ({rate / most:.0%})" if most else "")
 
 
 def _kernel(task: TaskReport, better: bool) -> str:
