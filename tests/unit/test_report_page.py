@@ -342,3 +342,33 @@ def test_a_file_of_somebody_else_is_not_replaced(folder: Path, tmp_path: Path) -
 def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no result"):
         invoke(tmp_path)
+
+
+def looks() -> list[dict[str, str]]:
+    """The colours of the page: light, dark and printed."""
+    style = Path(writing.__file__).with_name("page.css").read_text()
+    return [
+        dict(re.findall(r"--(\w+): (#\w+);", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+
+
+def contrast(one: str, other: str) -> float:
+    """As the WCAG has it: 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("look", looks(), ids=["light", "dark", "print"])
+def test_everybody_can_read_it_in_every_look(look: dict[str, str]) -> None:
+    for text in ("ink", "muted", "good", "bad"):
+        assert contrast(look[text], look["paper"]) >= 4.5
+        assert contrast(look[text], look["card"]) >= 4.5
+    for line in (f"c{number}" for number in range(1, 7)):
+        assert contrast(look[line], look["paper"]) >= 3
