@@ -99,7 +99,7 @@ def usual() -> str:
 
 def page_of(*reports: JobReport) -> str:
     """Without plots, which take longer than all the rest."""
-    with mock.patch.object(writing.plots, "missing", lambda: True):
+    with mock.patch.object(writing.plots, "missing", return_value=True):
         return writing.page([(Path("net"), report) for report in reports])
 
 
