@@ -43,7 +43,7 @@ from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.shared.transport.address import redacted
 from tunemesh.simulation_commands import record_trace, simulate
 from tunemesh.stopping import terminated, until_terminated
-from tunemesh.terminal import add_row, complain, for_eyes, print_json, table
+from tunemesh.terminal import Column, Fitted, complain, for_eyes, plain, print_json
 from tunemesh.usage import in_words
 
 INTERRUPTED = 130
@@ -283,9 +283,8 @@ def doctor(as_json: options.AsJson = False) -> None:
     if as_json:
         print_json(findings)
     else:
-        made = table("", ("", "what", "found", "what to do"))
-        for finding in findings:
-            advice = "" if finding.ok else finding.advice
-            add_row(made, "ok" if finding.ok else "MISSING", finding.what, finding.found, advice)
-        Console().print(made)
+        rows = [[each.what, "ok" if each.ok else "MISSING", each.found] for each in findings]
+        advice = [plain(f"{each.what}: {each.advice}", "yellow") for each in findings if not each.ok]
+        columns = [Column("what", 0), Column("state", 1), Column("found", 1)]
+        Console().print(Fitted("", columns, rows, advice))
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

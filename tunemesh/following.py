@@ -10,8 +10,9 @@ from tunemesh import measured_files
 from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.model_files import ModelFile
-from tunemesh.report import Report, save_measured, save_results
+from tunemesh.report import Report
 from tunemesh.report_page import writing
+from tunemesh.results import save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable, LinkDown, TunemeshError
 from tunemesh.shared.messages import JobEvent, Request

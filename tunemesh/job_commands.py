@@ -17,7 +17,7 @@ from tunemesh.client import Client, check_job_id
 from tunemesh.report import check_empty, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
-from tunemesh.terminal import print_json, say, tell
+from tunemesh.terminal import print_json, say, tell, working
 
 DATABASE = "database"
 EXPORTS = (*exporting.KINDS, DATABASE)
@@ -136,7 +136,9 @@ def fetch(
     if not overwrite:
         check_job_id(job)
         check_empty(out / job)
-    report = past_jobs.fetch(job, out / job, mesh_address.find(broker, artifacts), html)
+    address = mesh_address.find(broker, artifacts)
+    with working(f"fetching what job {job} has left"):
+        report = past_jobs.fetch(job, out / job, address, html)
     if as_json:
         print_json(report)
     else:
@@ -163,7 +165,8 @@ def export(
             result = Path(fetched)
             past_jobs.fetch(job, result, mesh_address.find(broker, artifacts))
         target = read_report(result).target
-        made = exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}"))
+        with working(f"writing {job} for {kind}"):
+            made = exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}"))
     _written(made, as_json)
 
 

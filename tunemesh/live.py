@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from tunemesh.following import Watcher
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
-from tunemesh.status_tables import estimate, failures, jobs_table, left, resources_table
+from tunemesh.status_tables import estimate, failures, jobs_table, left, progress_bars, resources_table
 from tunemesh.tables import latency, seconds
 from tunemesh.terminal import plain, print_json, say
 
@@ -82,7 +82,12 @@ class LiveView(Watcher):
         """Draw again."""
         if self._live is not None:
             now = time.time()
-            parts = [jobs_table(list(self._jobs.values()), now), resources_table(self._resources)]
+            jobs = list(self._jobs.values())
+            parts: list[RenderableType] = [
+                jobs_table(jobs, now),
+                progress_bars(jobs),
+                resources_table(self._resources),
+            ]
             shown = Group(plain(self._note, "dim"), *(parts if self._jobs else []))
             self._live.update(shown, refresh=True)
 

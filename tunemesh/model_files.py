@@ -104,15 +104,13 @@ def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: An
     """What to send of a PyTorch module, or of a program that was exported from one.
 
     Raises:
-        BadInput: it is neither, or lacks example inputs; or it cannot be converted.
+        BadInput: it lacks example inputs, or cannot be converted.
     """
     from tunemesh.stage_workers.frontends import pytorch
 
     torch = pytorch.require()
     if isinstance(module, torch.export.ExportedProgram):
         return from_program("program", module)
-    if not isinstance(module, torch.nn.Module):
-        raise BadInput(f"a model is a path, or a module of PyTorch, not a {type(module).__name__}")
     if example_inputs is None:
         raise BadInput("a module of PyTorch needs example inputs: tunemesh.model(module, (tensor, ...))")
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)

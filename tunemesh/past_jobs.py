@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tunemesh.client import Client, as_event, check_job_id
 from tunemesh.mesh_address import MeshAddress
-from tunemesh.report import Report, save_measured, save_results
+from tunemesh.report import Report
 from tunemesh.report_page import writing
+from tunemesh.results import save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, JobFailed, Unavailable
 from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, PastJobs, Snapshot, past_job

@@ -18,7 +18,7 @@ from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.stage_workers.records.questions import Filter
-from tunemesh.terminal import add_row, complain, print_json, say, table
+from tunemesh.terminal import add_row, complain, print_json, say, table, working
 
 if TYPE_CHECKING:
     pass
@@ -175,7 +175,7 @@ def export(
     which = _filter(task, operator, model, target, device, engine, tenant, since, visible_to)
     if best and form != "jsonl":
         raise BadInput("--best is for the format jsonl; others get all that was measured")
-    with existing(database) as records:
+    with existing(database) as records, working(f"writing records to {to}"):
         if form == "metaschedule":
             count = record_exchange.write_metaschedule(records, which, to, memory)
             _counted(f"{count:,} trials written to {to}", as_json, trials=count)
@@ -220,7 +220,7 @@ def import_(
 
     if not source.exists():
         raise BadInput(f"there is no {source}")
-    with Database(address_of(database)) as records:
+    with Database(address_of(database)) as records, working(f"reading records from {source}"):
         if source.is_dir():
             trials, new, skipped = record_exchange.read_metaschedule(source, records, source.name, memory)
             text = f"{trials:,} trials of MetaSchedule read from {source}, {new:,} new rows"

@@ -8,15 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
+from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import (
     AssembleDone,
     Conditions,
@@ -28,16 +27,11 @@ from tunemesh.shared.messages import (
     Standing,
     Taken,
     TaskProgress,
-    TaskRecords,
     Terms,
     Timing,
     ValidateDone,
 )
-from tunemesh.stage_workers.engines import load
-from tunemesh.stage_workers.engines.protocol import ExportCall, Exported
-from tunemesh.stage_workers.graph.signatures import Signatures, unpack_signatures
-from tunemesh.stage_workers.stages import exporting
-from tunemesh.stage_workers.stages.histories import read_histories, read_records, trials_of
+from tunemesh.stage_workers.graph.signatures import Signatures
 from tunemesh.tried import Tried, conditions, timings, tried
 
 REPORT_VERSION = 1
@@ -66,6 +60,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     weight: int
     trials: int
     outcomes: dict[str, int]
+    operations: float = 0.0
+    """On floats, of one run, as its definition has them; 0 where that is not known."""
     untuned_s: float | None
     best_s: float | None
     last_error: str
@@ -184,6 +180,9 @@ class Report(JobReport, frozen=True, kw_only=True):
     """The sets of shapes, where there are several."""
     compared: list[Compared] = []
     """What else runs the model, for each set of shapes; empty where nobody asked."""
+    device_flops: float | None = None
+    """Operations on floats per second that the device can do at most, in single precision; ``None`` where
+    nobody has measured that: whoever compares does."""
 
 
 def make_report(
@@ -243,6 +242,7 @@ def _of_any(
                 id=task.id,
                 name=task.name,
                 weight=task.weight,
+                operations=task.operations,
                 trials=task.trials,
                 outcomes=task.outcomes,
                 untuned_s=task.untuned,
@@ -348,94 +348,6 @@ def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantRe
             )
         )
     return found
-
-
-def save_results(
-    store: ArtifactStore,
-    progress: JobProgress,
-    assembled: AssembleDone | None,
-    validated: ValidateDone | None,
-    folder: Path,
-) -> Report:
-    """Fetch the results of a finished job into ``folder`` (made if missing).
-
-    Raises:
-        JobFailed: the job has no results.
-        ArtifactError: a result is missing or damaged in the store.
-        TunemeshError: the folder cannot be written.
-    """
-    if assembled is None or validated is None:
-        raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
-    measured = list(histories(store, assembled))
-    signature = store.get(assembled.signature)
-    report = make_report(progress, validated, unpack_signatures(signature), measured, assembled)
-    files = {name: store.get(blob) for name, blob in assembled.files.items()}
-    files |= {"model.so": store.get(assembled.tuned), "signature.json": signature}
-    _write(report, files, folder)
-    return report
-
-
-def save_measured(
-    store: ArtifactStore, progress: JobProgress, measured: Sequence[TaskRecords], folder: Path
-) -> JobReport:
-    """Fetch what was measured for a job that has no results into ``folder`` (made if missing): the files of
-    its engines, and a report that says what failed.
-
-    Raises:
-        TunemeshError: something is missing in the store, no engine of that name is installed here or it
-            fails, or the folder cannot be written. The report is written all the same, if it can be.
-    """
-    read: list[History] = []
-    problem: TunemeshError | None = None
-    files: dict[str, bytes] = {}
-    try:
-        for records in measured:
-            read += read_histories(records.history, store)
-        ended = [(records, trials_of(records, store)) for records in measured]
-        engines = dict.fromkeys(each.task.engine for each in measured if each.task.engine is not None)
-        files = exporting.files(ended, list(engines), progress.target, store, exported_here)
-    except TunemeshError as error:
-        problem = error
-    report = make_job_report(progress, read)
-    _write(report, files, folder)
-    if problem is not None:
-        raise problem
-    return report
-
-
-def exported_here(name: str, call: ExportCall) -> Exported:
-    """What an engine writes down, asked here: there may be no worker any more.
-
-    Raises:
-        TunemeshError: it fails.
-    """
-    engine = load(name)
-    try:
-        return engine.export(call)
-    except TunemeshError:
-        raise
-    except Exception as error:  # whatever an engine raises
-        raise TunemeshError(f"engine {name} cannot write down what was measured: {error}") from error
-
-
-def _write(report: JobReport, files: Mapping[str, bytes], folder: Path) -> None:
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    for name, data in {**files, "report.json": text}.items():
-        if Path(name).name != name:
-            raise TunemeshError(
-                f"the result of job {report.job} has a file called {name!r}; it is not written"
-            )
-        write_file(folder / name, data)
-
-
-def histories(store: ArtifactStore, assembled: AssembleDone) -> Iterator[History]:
-    """Everything that was measured for a job.
-
-    Raises:
-        ArtifactError: a part of it is missing or damaged in the store.
-    """
-    for records in read_records(assembled.records, store):
-        yield from read_histories(records.history, store)
 
 
 def write_file(path: Path, data: bytes) -> None:

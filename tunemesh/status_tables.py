@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
 from tunemesh.shared.messages import JobProgress, ResourceProgress
 from tunemesh.shared.text import clip, one_line
 from tunemesh.tables import latency, seconds, target_text
@@ -96,8 +99,8 @@ def jobs_table(jobs: Sequence[JobProgress], now: float) -> Fitted:
                 target_text(job.target),
             ]
         )
-        if text := one_line(job.error or job.waiting):
-            notes.append(plain(f"{job.job}: {text}", "red" if job.error else "yellow"))
+        for text in filter(None, (job.error or job.waiting, job.note)):
+            notes.append(plain(f"{job.job}: {one_line(text)}", "red" if text == job.error else "yellow"))
     return Fitted("jobs", JOB_COLUMNS, rows, notes)
 
 
@@ -109,6 +112,30 @@ def _clock(at: float | None, now: float) -> str:
 
 
 DAY = 20 * 3600.0
+"""Seconds for which an hour says which day it was."""
+
+BARS = 8
+"""Jobs that have a bar: with more of them the table says enough."""
+
+
+def progress_bars(jobs: Sequence[JobProgress]) -> Table:
+    """A bar for each job that has not ended: of its trials while it is tuned; one that only moves while its
+    model is imported, put together or validated."""
+    made = Table.grid(padding=(0, 1))
+    made.add_column(no_wrap=True, ratio=1)
+    made.add_column(width=24)
+    made.add_column(no_wrap=True)
+    for job in [each for each in jobs if each.finished is None][:BARS]:
+        tuning = job.phase == "tuning" and job.budget > 0
+        bar = ProgressBar(
+            total=job.budget if tuning else None,
+            completed=job.trials if tuning else 0,
+            pulse=not tuning,
+            width=24,
+        )
+        said = f"{min(job.trials / job.budget, 1):.0%}" if tuning else job.phase
+        made.add_row(plain(job.job), bar, plain(said))
+    return made
 
 
 TASK_COLUMNS = (
@@ -117,7 +144,7 @@ TASK_COLUMNS = (
     Column("runs", 5),
     Column("trials", 1),
     Column("best", 1),
-    Column("by", 3),
+    Column("by", 2),
     Column("untuned", 2),
     Column("drift", 6),
     Column("outcomes", 4),
@@ -181,7 +208,7 @@ def resources_table(
                 _some([_step_text(step) for step in resource.running]) or "idle",
                 f"{sum(waits.values())}: {_some([job for job, _ in waits.most_common()])}" if waits else "-",
                 f"{resource.drift:+.0%}" if device else "",
-                target_text(resource.targets[0]) if device else ", ".join(resource.engines),
+                target_text(resource.targets[0]) if device else _some(resource.engines),
                 _some(resource.hosts),
             ]
         )

@@ -111,6 +111,8 @@ HEAVIEST = 20
 def winners_table(report: JobReport) -> Fitted:
     """One row per task: what each engine has found, and which has won; those first that take longest."""
     engines = list(dict.fromkeys(each.engine for task in report.tasks for each in task.searches))
+    columns = [Column("task", 0), Column("name", 3), Column("weight", 6), Column("untuned", 4)]
+    columns += [Column(engine, 2) for engine in engines] + [Column("winner", 1), Column("by", 1)]
     by_time = sorted(report.tasks, key=lambda task: -task.weight * (task.best_s or task.untuned_s or 0.0))
     rows = []
     for task in by_time[:HEAVIEST]:
@@ -126,15 +128,6 @@ def winners_table(report: JobReport) -> Fitted:
                 f"{task.ahead:.2f}x" if task.ahead is not None and task.engine else "-",
             ]
         )
-    columns = [
-        Column("task", 0),
-        Column("name", 4),
-        Column("runs", 5),
-        Column("untuned", 3),
-        *(Column(engine, 2) for engine in engines),
-        Column("winner", 1),
-        Column("by", 1),
-    ]
     return Fitted(f"tasks of {report.job}", columns, rows)
 
 

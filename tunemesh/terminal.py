@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +125,19 @@ def say(console: Console, text: str, style: str = "") -> None:
 def tell(text: str) -> None:
     """Print one line for people or scripts, whatever is in ``text``."""
     print(one_line(text))
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Say what goes on while something takes long, on standard error: with a sign of life on a terminal, once
+    where the output goes elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        say(console, text)
+        yield
+        return
+    with console.status(plain(text)):
+        yield
 
 
 def for_eyes(secret: str) -> str:

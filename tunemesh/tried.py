@@ -17,6 +17,7 @@ class Tried(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One trial, in the order in which they were known. Latencies are seconds."""
 
     task: str
+    """Whichever of its searches made it."""
     at: float
     """Unix time."""
     outcome: Outcome
@@ -32,8 +33,10 @@ def tried(job: str, histories: Iterable[History]) -> list[Tried]:
     found: list[Tried] = []
     for history in _own(job, histories):
         moments = _moments(timings(job, [history]), len(history.trials))
+        # The searches of a task are called ``t00``, ``t00.template``, ``t00.template.1``.
+        task = history.task.partition(".")[0]
         pairs = zip(history.trials, moments, strict=True)
-        found += [_tried(history.task, trial, at) for trial, at in pairs]
+        found += [_tried(task, trial, at) for trial, at in pairs]
     return sorted(found, key=lambda each: each.at)
 
 

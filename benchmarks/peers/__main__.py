@@ -25,10 +25,10 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import machine
-from benchmarks.peers import limits, shares, tables
+from benchmarks.peers import shares, tables
 from benchmarks.peers.networks import NETWORKS, RANGES
 from benchmarks.peers.results import Result, Version
-from tunemesh.comparing import comparison, peers
+from tunemesh.comparing import comparison, limits, peers
 from tunemesh.comparing.comparison import Raced
 from tunemesh.comparing.racing import TURNS
 from tunemesh.comparing.work import TUNED

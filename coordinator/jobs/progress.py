@@ -99,6 +99,16 @@ def progress(job: Job) -> JobProgress:
     )
 
 
+def _terms(request: Request) -> Terms:
+    return Terms(
+        engines=request.engines,
+        options=request.options,
+        seed=request.seed,
+        level=request.level,
+        settings=request.settings,
+    )
+
+
 def _task(found: Sequence[TaskLedger]) -> TaskProgress:
     """A task, of all its searches."""
     first, ahead = found[0], searches.ahead(found)
@@ -110,6 +120,7 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
         id=first.spec.id,
         name=first.spec.name,
         weight=first.spec.weight,
+        operations=first.spec.operations,
         trials=sum(each.trials for each in found),
         outcomes=dict(outcomes),
         untuned=searches.untuned(found),
@@ -152,16 +163,6 @@ def _taken(found: Sequence[TaskLedger]) -> Taken | None:
         rounds=sum(each.rounds for each in taken),
         seconds=sum(each.seconds for each in taken),
         closed=all(each.closed for each in taken),
-    )
-
-
-def _terms(request: Request) -> Terms:
-    return Terms(
-        engines=request.engines,
-        options=request.options,
-        seed=request.seed,
-        level=request.level,
-        settings=request.settings,
     )
 
 

@@ -24,7 +24,7 @@ from tunemesh.shared.messages.basics import (
 from tunemesh.shared.messages.levels import Cost, Level, Quote, Standing
 from tunemesh.shared.messages.requests import Settings
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Operations, Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -47,6 +47,17 @@ class Cancelled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was found was to be kept."""
 
 
+class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job was asked to do with its model: all that it takes to ask for the same again."""
+
+    engines: list[EngineName]
+    options: dict[str, Options] = {}
+    seed: Count = 0
+    level: Level = Level()
+    """As the request has it, but for the trials that were left to the model: then those that it was given."""
+    settings: Settings = Settings()
+
+
 class SearchProgress(Struct, frozen=True, kw_only=True):
     """What one engine has found of a task."""
 
@@ -62,17 +73,6 @@ class SearchProgress(Struct, frozen=True, kw_only=True):
     """Why it got no more trials; empty while it may get more."""
 
 
-class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a job was asked to do with its model: all that it takes to ask for the same again."""
-
-    engines: list[EngineName]
-    options: dict[str, Options] = {}
-    seed: Count = 0
-    level: Level = Level()
-    """As the request has it, but for the trials that were left to the model: then those that it was given."""
-    settings: Settings = Settings()
-
-
 class TaskProgress(Struct, frozen=True, kw_only=True):
     """One task as a client sees it; latencies in seconds."""
 
@@ -86,6 +86,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     untuned: Seconds | None
     best: Seconds | None
     """By whichever engine."""
+    operations: Operations = 0.0
+    """On floats, of one run; 0 where that is not known."""
     engine: EngineName | None = None
     """Which is ahead, and has won once the job has ended; ``None``: nothing was measured."""
     searches: list[SearchProgress] = []

@@ -117,6 +117,18 @@ def longest_sum(functions: Iterable[Any]) -> int:
     return max(found)
 
 
+def operations(module: Any) -> float:
+    """Operations on floats of one run, as TVM counts them in the definition: ``exp`` is one, a multiply-add
+    two. 0 where they depend on data."""
+    from tvm.s_tir.analysis import estimate_tir_flops
+
+    try:
+        found = float(estimate_tir_flops(module))
+    except Exception:  # whatever TVM raises: nothing depends on the number
+        return 0.0
+    return found if math.isfinite(found) and found > 0 else 0.0
+
+
 def arguments(function: Any) -> list[Argument]:
     """The parameters of a TIR function in order, each with a name of its own.
 

@@ -98,6 +98,7 @@ def _searches(
             engine=engine,
             objection="" if engine is not None else objection,
             constants=constants,
+            operations=task.operations,
             workload=workload,
             untuned=untuned,
             regions=_regions(engine, task, work.split, step, context) if known is None else 1,

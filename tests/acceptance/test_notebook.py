@@ -28,7 +28,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(
     assert "24/24 trials" in text(tuning)  # the bar
     (shown,) = [each for each in tuning.outputs if each.output_type == "execute_result"]
     assert shown.data["text/html"].startswith("<table>")
-    assert text(history).startswith("(24, {'trial': 1,")
+    assert " ".join(text(history).split()).startswith("(24, {'trial': 1, 'seconds': ")
     assert "image/png" in plot.outputs[0].data
     assert text(again) == "(True, True)"
     assert text(refusal) == "chunk must be 1 to 8, not 99\n"

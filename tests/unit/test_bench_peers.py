@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import shares, tables
-from benchmarks.peers.limits import Limits
 from benchmarks.peers.results import Result, Version
 from benchmarks.peers.shares import Share
 from tests.reports import report
+from tunemesh.comparing.limits import Limits
 from tunemesh.report import Compared
 from tunemesh.shared.errors import TunemeshError
 

@@ -17,7 +17,8 @@ from tunemesh.coordinator.jobs import measured
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.following import Following, Watcher
 from tunemesh.model_files import ModelFile
-from tunemesh.report import JobReport, read_report, save_measured
+from tunemesh.report import JobReport, read_report
+from tunemesh.results import save_measured
 from tunemesh.shared.errors import ArtifactError, BadInput
 from tunemesh.shared.messages import (
     Blob,

@@ -61,6 +61,7 @@ def test_data_that_the_code_reads_is_installed(installed: list[str]) -> None:
     exports = (path for path in (ROOT / "tunemesh/exports").iterdir() if path.is_file())
     assert data == {
         *(f"tunemesh/exports/{path.name}" for path in exports if path.suffix != ".py"),
+        "tunemesh/comparing/limits.c",
         "tunemesh/coordinator/simulation/traces/recorded.json",
         "tunemesh/py.typed",
         *(

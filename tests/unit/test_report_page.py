@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from tests.reports import report as small
-from tunemesh import cli, job_options
+from tunemesh import cli, job_options, report_commands
 from tunemesh.option_names import arguments
-from tunemesh.report import Compared, JobReport, Report, ResourceReport, TaskReport
+from tunemesh.report import Compared, JobReport, Report, ResourceReport, SearchReport, TaskReport
 from tunemesh.report_page import curves, facts, writing
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import Conditions, Judgement, Level, OutputCheck, Settings, Stage, Terms, Timing
 from tunemesh.tried import Tried
 
@@ -92,11 +94,13 @@ def full(**changes: Any) -> Report:
 @functools.cache
 def usual() -> str:
     """The page of a full report, which takes a while to draw."""
-    return page_of(full())
+    return writing.page([(Path("net"), full())])
 
 
-def page_of(report: JobReport, folder: Path = Path("net")) -> str:
-    return writing.page([(folder, report)])
+def page_of(*reports: JobReport) -> str:
+    """Without plots, which take longer than all the rest."""
+    with mock.patch.object(writing.plots, "missing", return_value=True):
+        return writing.page([(Path("net"), report) for report in reports])
 
 
 def test_what_was_asked_and_what_came_out_is_said() -> None:
@@ -107,6 +111,29 @@ def test_what_was_asked_and_what_came_out_is_said() -> None:
         "killed by SIGSEGV", "one operator is not fused", "AMD EPYC", "the trials are spent (2)",
         "Agrees with ONNX Runtime 1.31", "8 measured", "profile-cpu-0",
     ):  # fmt: skip
+        assert said in text
+
+
+def test_a_task_is_set_beside_what_the_device_can_do() -> None:
+    fast = [task(operations=2e8), task(1)]  # in 1 ms
+    assert "200 (80%)" in Read(page_of(full(tasks=fast, device_flops=250e9))).text
+    text = Read(page_of(full(tasks=fast))).text
+    assert "200" in text
+    assert "(80%)" not in text
+
+
+def test_it_is_said_whose_kernel_won_and_what_others_found() -> None:
+    searches = [
+        SearchReport(engine=engine, trials=4, best_s=best, confirmed=0, ended="")
+        for engine, best in (("template", 1e-3), ("metaschedule", 1.5e-3))
+    ]
+    tasks = [task(engine="template", ahead=1.5, searches=searches, way="direct"), task(1)]
+    text = Read(page_of(full(tasks=tasks))).text
+    for said in (
+        "template, 1.50 times ahead: direct",
+        "template 1.00 ms in 4 trials, metaschedule 1.50 ms in 4 trials",
+        "1 template (by 1.50 times), 1 untuned",
+    ):
         assert said in text
 
 
@@ -121,8 +148,7 @@ def test_a_page_needs_no_network_and_runs_no_script() -> None:
     assert page.count("var(--c1)") > 3  # colours follow the light and the dark look
 
 
-def test_where_nothing_can_be_drawn_the_numbers_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing.plots, "missing", lambda: True)
+def test_where_nothing_can_be_drawn_the_numbers_are_there() -> None:
     page = page_of(full())
     assert "<svg" not in page
     text = Read(page).text
@@ -133,7 +159,7 @@ def test_where_nothing_can_be_drawn_the_numbers_are_there(monkeypatch: pytest.Mo
         "build-cpu",
     ):
         assert said in text
-    assert "<svg" not in writing.page([(Path("a"), full()), (Path("b"), full())])
+    assert "<svg" not in page_of(full(), full())
 
 
 def test_ids_in_a_page_are_there_once_and_those_that_are_used_exist() -> None:
@@ -159,7 +185,8 @@ def test_texts_of_strangers_are_shown_and_not_obeyed() -> None:
     failed = JobReport(
         **{name: getattr(evil, name) for name in JobReport.__struct_fields__} | {"error": EVIL}
     )
-    for page in (page_of(evil, Path(EVIL.replace("/", ""))), several, page_of(failed)):
+    drawn = writing.page([(Path(EVIL.replace("/", "")), evil)])
+    for page in (drawn, several, page_of(failed)):
         read = Read(page)
         assert not {"script", "img"} & {tag for tag, _ in read.tags}
         assert not {name for _, attrs in read.tags for name in attrs if name.startswith("on")}
@@ -188,7 +215,7 @@ def test_a_page_of_a_huge_job_stays_small() -> None:
         ],
         conditions=[Conditions(device="d" * 400, versions="v" * 200)] * 50,
     )  # fmt: skip
-    size = len(page_of(huge).encode())
+    size = len(writing.page([(Path("net"), huge)]).encode())
     assert size < 500_000
 
 
@@ -210,11 +237,11 @@ def test_a_rejected_result_is_called_untuned() -> None:
 
 def test_several_jobs_stand_side_by_side() -> None:
     other = full(job="other", tasks=[task(best_s=5e-4), task(1)], latency_after_s=1e-3)
-    text = Read(writing.page([(Path("a"), full()), (Path("b"), other), (Path("c"), other)])).text
+    text = Read(page_of(full(), other, other)).text
     assert "3 jobs side by side" in text
     assert "other (2)" in text
     assert "500.0 us" in text
-    strangers = writing.page([(Path("a"), full()), (Path("b"), full(tasks=[task(name="x")]))])
+    strangers = page_of(full(), full(tasks=[task(name="x")]))
     assert "Their tasks are not the same" in strangers
     with pytest.raises(BadInput, match="at most 12 jobs"):
         writing.page([(Path("a"), full())] * 13)
@@ -319,3 +346,53 @@ def test_a_file_of_somebody_else_is_not_replaced(folder: Path, tmp_path: Path) -
 def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no result"):
         invoke(tmp_path)
+
+
+def looks() -> list[dict[str, str]]:
+    """The colours of the page: light, dark and printed."""
+    style = Path(writing.__file__).with_name("page.css").read_text()
+    return [
+        dict(re.findall(r"--(\w+): (#\w+);", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+
+
+def contrast(one: str, other: str) -> float:
+    """As the WCAG has it: 1 to 21."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("look", looks(), ids=["light", "dark", "print"])
+def test_everybody_can_read_it_in_every_look(look: dict[str, str]) -> None:
+    for text in ("ink", "muted", "good", "bad"):
+        assert contrast(look[text], look["paper"]) >= 4.5
+        assert contrast(look[text], look["card"]) >= 4.5
+    for line in (f"c{number}" for number in range(1, 7)):
+        assert contrast(look[line], look["paper"]) >= 3
+
+
+def test_a_job_of_a_mesh_is_fetched_and_what_failed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fetch(job: str, folder: Path, *_: object) -> None:
+        folder.mkdir()
+        made = full(job=job) if job == "good" else msgspec.structs.replace(full(job=job), error="it broke")
+        (folder / "report.json").write_bytes(msgspec.json.encode(made))
+        if job != "good":
+            raise JobFailed("job bad has no results: it broke")
+
+    monkeypatch.setattr(report_commands.past_jobs, "fetch", fetch)
+    monkeypatch.chdir(tmp_path)
+    mesh = ("--broker", "amqp://x", "--artifacts", "/nowhere")
+    assert invoke("good", *mesh) == "good.html\n"
+    assert invoke("bad", *mesh) == "bad.html\n"
+    assert "No result: it broke" in Path("bad.html").read_text()
+    assert invoke("good", "bad", *mesh) == "report.html\n"
+    assert [each["job"] for each in json.loads(invoke("good", "bad", "--json", *mesh))] == ["good", "bad"]

@@ -158,3 +158,13 @@ def test_later_the_pace_of_the_job_counts() -> None:
 def test_after_the_last_trial_no_time_is_promised() -> None:
     assert left(60, 60.0) is None
     assert left(0, 60.0) is None
+
+
+def test_a_bar_shows_the_trials_of_a_job_that_is_tuned_and_the_phase_of_another() -> None:
+    tuned = progress("first", "tuning", NOW, trials=16, budget=64)
+    read = progress("second", "importing", NOW)
+    ended = progress("third", "done", NOW)
+    lines = printed(status_tables.progress_bars([tuned, read, ended]), 60).splitlines()
+    assert [line.split()[0] for line in lines] == ["first", "second"]
+    assert lines[0].rstrip().endswith("25%")
+    assert lines[1].rstrip().endswith("importing")

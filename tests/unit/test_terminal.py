@@ -145,3 +145,12 @@ def test_secrets_are_for_the_eyes_of_a_person(monkeypatch: pytest.MonkeyPatch) -
     assert terminal.for_eyes("secret") == "***"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     assert terminal.for_eyes("secret") == "secret"
+
+
+def test_in_a_pipe_it_is_said_once_what_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.working(f"fetching {EVIL}"):
+        pass
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert SHOWN in err

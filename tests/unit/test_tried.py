@@ -51,6 +51,15 @@ def test_where_trials_were_lost_the_others_are_known_at_the_end() -> None:
     assert [each.at for each in tried("j", [read])] == [5.0, 5.0]
 
 
+def test_trials_of_all_searches_are_those_of_their_task() -> None:
+    timing = Timing(
+        step="j/t00.template.1/0/0/build", stage="build", resource="build-cpu", worker="w", started=1.0,
+        finished=2.0,
+    )  # fmt: skip
+    read = History(task="t00.template.1", round=0, trials=[trial(1)], timings=[timing])
+    assert [each.task for each in tried("j", [read])] == ["t00"]
+
+
 def test_what_other_jobs_tried_is_not_ours() -> None:
     theirs = history([trial(1)], step("build", 0, 2.0, job="other"))
     taken = history([trial(1)])

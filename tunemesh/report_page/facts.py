@@ -85,8 +85,12 @@ def came_out(report: JobReport) -> list[Fact]:
         found.append(("service level", f"{report.standing.verdict}: {report.standing.reason}"))
     if report.cost is not None:
         found.append(("cost", f"{report.cost:.4g}"))
-    for name, text in (("from other jobs", tables.saved(report)), ("computed", tables.ways(report))):
-        found += [(name, text)] if text else []
+    sentences = (
+        ("engines", tables.winners(report)),
+        ("from other jobs", tables.saved(report)),
+        ("computed", tables.ways(report)),
+    )
+    found += [(name, text) for name, text in sentences if text]
     if isinstance(report, Report):
         for each in report.variants:
             times = f"{latency(each.latency_before_s)} to {latency(each.latency_after_s)}"
@@ -140,12 +144,14 @@ class TaskRow:
     best: str
     untuned: str
     speedup: str
+    rate: str
+    """Operations per second of the kernel in the result, and their share of what the core can do."""
     kernel: str
     """Who made it, and how it computes the task."""
     outcomes: str
     """Of its trials, by kind."""
     note: str
-    """Who else tuned it."""
+    """What each engine has found, and who else tuned it."""
 
 
 def tasks(report: JobReport) -> list[TaskRow]:
@@ -153,7 +159,8 @@ def tasks(report: JobReport) -> list[TaskRow]:
     times = {task.id: time_of(task) for task in report.tasks}
     total = sum(task.weight * (times[task.id] or 0.0) for task in report.tasks)
     ordered = sorted(report.tasks, key=lambda task: -task.weight * (times[task.id] or 0.0))
-    return [_row(task, times[task.id], total) for task in ordered[:MOST_TASKS]]
+    most = report.device_flops if isinstance(report, Report) else None
+    return [_row(task, times[task.id], total, most) for task in ordered[:MOST_TASKS]]
 
 
 def time_of(task: TaskReport) -> float | None:
@@ -162,23 +169,47 @@ def time_of(task: TaskReport) -> float | None:
     return min(known, default=None)
 
 
-def _row(task: TaskReport, time: float | None, total: float) -> TaskRow:
+def _row(task: TaskReport, time: float | None, total: float, most: float | None) -> TaskRow:
     better = task.best_s is not None and task.untuned_s is not None and task.best_s < task.untuned_s
     failed = [f"{n} {kind}" for kind, n in sorted(task.outcomes.items()) if kind != "measured"]
     measured = task.outcomes.get("measured", 0)
-    taken = task.taken
+    taken = ""
+    if task.taken is not None:
+        taken = f"tuned at the same time by {task.taken.job or 'a job of another tenant'}"
     return TaskRow(
         task=task,
         share=task.weight * time / total if time is not None and total > 0 else None,
         best=latency(task.best_s),
         untuned=latency(task.untuned_s),
         speedup=f"{task.untuned_s / task.best_s:.3g}x" if better and task.best_s and task.untuned_s else "-",
-        kernel=task.way or ("tuned" if better else "untuned"),
+        rate=_rate(task, time, most),
+        kernel=_kernel(task, better),
         outcomes=", ".join([*([f"{measured} measured"] if measured else []), *failed]) or "-",
-        note=f"tuned at the same time by {taken.job or 'a job of another tenant'}"
-        if taken is not None
-        else "",
+        note="; ".join(filter(None, (_searches(task), taken))),
     )
+
+
+def _rate(task: TaskReport, time: float | None, most: float | None) -> str:
+    if not task.operations or not time:
+        return "-"
+    rate = task.operations / time
+    return f"{rate / 1e9:.3g}" + (f" ({rate / most:.0%})" if most else "")
+
+
+def _kernel(task: TaskReport, better: bool) -> str:
+    """Who made the kernel that is in the result, how far it is ahead, and how it computes the task."""
+    made = task.engine or ("tuned" if better else "untuned")
+    if task.engine and task.ahead is not None:
+        made += f", {task.ahead:.2f} times ahead"
+    return f"{made}: {task.way}" if task.way else made
+
+
+def _searches(task: TaskReport) -> str:
+    """What each engine has found, where several searched."""
+    if len(task.searches) < 2:
+        return ""
+    found = [f"{each.engine} {latency(each.best_s)} in {each.trials} trials" for each in task.searches]
+    return ", ".join(found)
 
 
 def endings(report: JobReport) -> list[tuple[str, int]]:
