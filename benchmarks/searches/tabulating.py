@@ -21,8 +21,9 @@ from benchmarks import machine
 from benchmarks.searches import operators, table
 from benchmarks.searches.running import SETTINGS, Bench
 from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import BuildCall
-from tunemesh.stage_workers.engines.template import compiling, schedules, tuning
+from tunemesh.stage_workers.engines.template import schedules, tuning
 from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
 from tunemesh.stage_workers.platforms.protocol import WAITED, ProfileCall
 
@@ -172,6 +173,6 @@ def part(space: Space, values: Mapping[str, Sequence[int]]) -> Space:
 
 def _compiler(architecture: str) -> str:
     """What the compiler says it is."""
-    command = [compiling.compiler(architecture) or "cc", "--version"]
+    command = [compilers.compiler(architecture) or "cc", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.partition("\n")[0]

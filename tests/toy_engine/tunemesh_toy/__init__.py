@@ -22,11 +22,14 @@ from tunemesh.stage_workers.engines.protocol import (
     Learned,
     ObjectPart,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
@@ -73,6 +76,12 @@ class ToyEngine:
         new = [tiles[index] for (index,) in genomes]
         return Proposal(search=state, schedules=[(_hash(tile), bytes([tile])) for tile in new])
 
+    def regions(self, task: TaskRef) -> int:
+        return 1
+
+    def placed(self, call: PlacedCall) -> Placed:
+        return Placed(numbers=[0] * len(call.schedules))
+
     def rank(self, call: RankCall) -> Ranking:
         return Ranking(scores=[None] * len(call.schedules))
 
@@ -84,6 +93,9 @@ class ToyEngine:
             return BuildOutcome(artifact=_compiled(call, "main", "-shared"))
         except subprocess.CalledProcessError as error:
             return BuildOutcome(outcome="build-failed", error=error.stderr)
+
+    def source(self, call: BuildCall) -> Source:
+        return Source(text=f"/* -DTILE={call.schedule[0]} */\n{_program()}", language="C")
 
     def part(self, call: PartCall) -> ObjectPart:
         return ObjectPart(code=_compiled(call, call.symbol, "-c"))
@@ -122,6 +134,9 @@ def _compiled(call: BuildCall | PartCall, symbol: str, how: str) -> bytes:
             str(output),
         ]
         command += [f"-I{tvm_ffi.libinfo.find_include_path()}", *(f"-D{n}={v}" for n, v in sizes.items())]
-        source = resources.files(__package__).joinpath("product.c").read_text()
-        subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+        subprocess.run(command, input=_program(), capture_output=True, text=True, check=True)
         return output.read_bytes()
+
+
+def _program() -> str:
+    return resources.files(__package__).joinpath("product.c").read_text()
