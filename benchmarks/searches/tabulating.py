@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -158,17 +159,19 @@ class Tabulation:
 
 
 def part(space: Space, values: Mapping[str, Sequence[int]]) -> Space:
-    """A space with these values of some knobs only.
+    """A space with these values of some knobs only, as far as there are such: templates change.
 
     Raises:
-        ValueError: there is no such knob or value.
+        ValueError: none of a knob's is left.
     """
-    known = {knob.name: knob.values for knob in space.knobs}
-    for name, wanted in values.items():
-        if missing := set(wanted) - set(known.get(name, ())):
-            raise ValueError(f"the knob {name} has no {sorted(missing)}")
-    knobs = tuple(Knob(knob.name, tuple(values.get(knob.name, knob.values))) for knob in space.knobs)
-    return Space(knobs, space.valid, space.promise)
+    knobs = []
+    for knob in space.knobs:
+        wanted = values.get(knob.name, knob.values)
+        kept = tuple(value for value in knob.values if value in wanted)
+        if not kept:
+            raise ValueError(f"the knob {knob.name} has none of {list(wanted)}")
+        knobs.append(Knob(knob.name, kept))
+    return replace(space, knobs=tuple(knobs))
 
 
 def _compiler(architecture: str) -> str:

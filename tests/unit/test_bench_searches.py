@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.searches import operators, simulating, table
+from benchmarks.searches import operators, simulating, table, tabulating
 from tunemesh.stage_workers.engines.template.space import Knob, Space
 
 
@@ -61,6 +61,15 @@ def test_a_search_on_a_table_finds_the_best_once_it_has_tried_all(tmp_path: Path
         assert len(shares) == 2
         assert shares[0] > 0.4
     assert simulating.shares(made, "hill-climb", 0, 32)[-1] == 1
+
+
+def test_a_part_of_a_space_has_some_values_of_some_knobs() -> None:
+    space = Space((Knob("a", (1, 2, 4)), Knob("b", (0, 1))), lambda values: values[0] + values[1] != 2)
+    some = tabulating.part(space, {"a": (1, 4, 8), "c": (9,)})
+    assert [knob.values for knob in some.knobs] == [(1, 4), (0, 1)]
+    assert [some.values(genome) for genome in some.all()] == [[1, 0], [4, 0], [4, 1]]
+    with pytest.raises(ValueError, match=r"the knob b has none of \[7\]"):
+        tabulating.part(space, {"b": (7,)})
 
 
 def test_shipped_tables_are_those_of_known_operators() -> None:
