@@ -60,6 +60,7 @@ from tunemesh.shared.alive import Alive
 from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
 from tunemesh.shared.messages import (
     Cancel,
+    Learn,
     Message,
     Query,
     Request,
@@ -98,7 +99,7 @@ STATUS_PREFETCH = 1_000
 """Statuses on their way; they are answered at once."""
 
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
-    topology.REQUESTS: (Request, Cancel, Query, SetStrategy),
+    topology.REQUESTS: (Request, Cancel, Query, SetStrategy, Learn),
     topology.RESULTS: (StepResult,),
     topology.LEDGER: (Ledger, StepResult, SetStrategy, Marker),
 }
@@ -122,6 +123,7 @@ class Service:
         journal: file in which all events and what follows from them are written down; none by default.
         prices: of queues, per hour; none by default.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
         metrics: what is told to Prometheus; by default nothing.
 
     Raises:
@@ -135,11 +137,14 @@ class Service:
         journal: Path | None = None,
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
+        learn_after: int = 0,
         metrics: Metrics | None = None,
     ) -> None:
-        self._core = Core(strategy, prices=prices, reserved=reserved)
+        self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after)
         self._journal = (
-            Journal(journal, strategy, prices=prices, reserved=reserved) if journal is not None else None
+            Journal(journal, strategy, prices=prices, reserved=reserved, learn_after=learn_after)
+            if journal is not None
+            else None
         )
         self._name = process_name("coordinator")
         self._marker = Marker(start="")
@@ -318,7 +323,7 @@ class Service:
                 self._give(CaughtUp())
             return
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
-        assert isinstance(message, Request | Cancel | Query | SetStrategy | StepResult | Ledger)
+        assert isinstance(message, Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger)
         if self._metrics is not None and isinstance(message, StepResult):
             self._metrics.answered(message)
         event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)

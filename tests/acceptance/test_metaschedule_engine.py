@@ -33,7 +33,7 @@ from tests.acceptance.direct import (
     update,
 )
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Candidate, Options, Trial
+from tunemesh.shared.messages import Candidate, Options, Region, Trial
 from tunemesh.shared.text import ERROR_TEXT_LIMIT
 from tunemesh.stage_workers.engines.metaschedule import (
     candidates,
@@ -43,7 +43,14 @@ from tunemesh.stage_workers.engines.metaschedule import (
     search_state,
     sketches,
 )
-from tunemesh.stage_workers.engines.protocol import ExportCall, Proposal, TaskRef, TaskTrials
+from tunemesh.stage_workers.engines.protocol import (
+    ExportCall,
+    PlacedCall,
+    Proposal,
+    TaskRef,
+    TaskTrials,
+    UpdateCall,
+)
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +125,24 @@ def test_candidates_whose_trials_come_late_are_learned_and_not_proposed_again(
     state = search_state.decode(third.search)
     assert len(state.examples) == 8
     assert state.pending == {name for each in (ahead, third) for name, _ in each.schedules}
+
+
+def test_searches_of_different_regions_never_propose_the_same(product: ExtractedTask, target: str) -> None:
+    names: list[str] = []
+    for number in range(2):
+        region = Region(number, 2)
+        call = UpdateCall(workload=product.workload, target=target, want=6, seed=1, region=region)
+        for _ in range(2):
+            proposal = ENGINE.update(call)
+            assert len(proposal.schedules) == 6
+            names += [name for name, _ in proposal.schedules]
+            schedules = [schedule for _, schedule in proposal.schedules]
+            asked = PlacedCall(workload=product.workload, target=target, schedules=schedules, regions=2)
+            assert ENGINE.placed(asked).numbers == [number] * 6
+            call = msgspec.structs.replace(
+                call, search=proposal.search, trials=pretend(proposal.schedules, failures=0.0)
+            )
+    assert len(set(names)) == len(names) == 24
 
 
 def test_an_error_of_the_search_is_not_the_end_of_the_space(

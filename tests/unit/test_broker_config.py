@@ -117,9 +117,10 @@ ENGINES = st.from_regex(r"[a-z][a-z0-9-]{0,39}", fullmatch=True)
 @pytest.mark.parametrize(
     ("resource", "engines", "queue"),
     [
-        ("build-cpu", ["metaschedule", "mock"], "build-cpu"),
-        ("build-cpu", ["metaschedule"], "build-cpu"),
-        ("model-update", ["mock", "metaschedule"], "model-update"),
+        ("build-cpu", ["metaschedule", "template", "mock"], "build-cpu"),
+        ("build-cpu", ["metaschedule", "template"], "build-cpu"),
+        ("model-update", ["mock", "template", "metaschedule"], "model-update"),
+        ("build-cpu", ["metaschedule"], "build-cpu.metaschedule"),
         ("model-update", ["mock"], "model-update.mock"),
         ("build-cpu", [], "build-cpu.mock"),
         ("build-cpu", ["toy", "mock"], "build-cpu.toy"),

@@ -16,6 +16,7 @@ from tunemesh.stage_workers.engines.metaschedule import (
     contexts,
     cost_model,
     prior,
+    regions,
     schedules,
     thread_tiles,
     transferring,
@@ -41,7 +42,7 @@ FIRST_POPULATION = 3
 """Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
 """Part of the first population that comes from the best schedules measured so far."""
-BORROWED = 3
+BORROWED = 2
 """Candidates of a first batch that come from similar tasks, at most: those that are drawn are good, too."""
 SPARE = 2
 """Times as many candidates as are wanted that a search gives, for the case that some were tried before."""
@@ -80,7 +81,11 @@ def propose(
     elif len(known) < OWN_TRIALS:
         space = "own"
     fruitless = attempt = 0
-    borrowed = {name: each for name, each in _borrowed(call, near).items() if name not in known}
+    borrowed = {
+        name: each
+        for name, each in _borrowed(call, near).items()
+        if name not in known and regions.holds(call.region, each)
+    }
     borrowed = dict(itertools.islice(borrowed.items(), max(1, min(BORROWED, want // 2))))
     drawn = want - len(borrowed)
     while len(found) < drawn and fruitless < FRUITLESS_ATTEMPTS:
@@ -138,11 +143,15 @@ def _search(
     # Without scores there is nothing to choose by, nor to evolve towards.
     effort, generations = _effort(state, options) if predictor.knows else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
-    parents = [each for each in state.best if not winograd_search.is_ours(each[2])]
+    parents = [
+        each
+        for each in state.best
+        if not winograd_search.is_ours(each[2]) and regions.holds(call.region, each[2])
+    ]
     parents = parents[: int(population * MEASURED_SHARE)]
     module, drawn, measured = workloads.load(workload), [], MEASURED_SHARE
     if targets.is_gpu(target):
-        first = contexts.make(module, target)
+        first = contexts.make(module, target, region=call.region)
         several = max(want, population // 2) if predictor.knows else want
         drawn = thread_tiles.draw(first, module, target, several, random_state)
         if not predictor.knows:
@@ -154,7 +163,7 @@ def _search(
         init_min_unmeasured=0 if drawn else population // 2,
         genetic_num_iters=generations,
     )
-    context = contexts.make(module, target, strategy, random_state, space)
+    context = contexts.make(module, target, strategy, random_state, space, call.region)
     context.pre_tuning(
         max_trials=2**31 - 1,
         # The search does not know which candidates were tried, and the parents are likely to win again.

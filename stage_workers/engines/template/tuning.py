@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tunemesh.shared.messages import Trial
+from tunemesh.shared.messages.basics import MOST_REGIONS
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
     BuildOutcome,
     ObjectPart,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     TaskRef,
     UpdateCall,
@@ -22,15 +26,21 @@ from tunemesh.stage_workers.engines.template import (
     machine,
     options,
     recognition,
+    rows,
     schedules,
     searches,
 )
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
+from tunemesh.stage_workers.engines.template.rows import Rows
 from tunemesh.stage_workers.engines.template.space import Genome, Space
+from tunemesh.stage_workers.engines.template.stages import Unknown
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
-from tunemesh.stage_workers.graph import linking, targets
+from tunemesh.stage_workers.graph import linking, targets, workloads
+
+LEAST_GENOMES = 64
+"""Genomes of a region, valid or not: in a smaller one there is nothing to search."""
 
 HINTS_EACH, HINTS = 2, 4
 """How many of what was good for one other task, or under other conditions, are tried first; and of all."""
@@ -39,8 +49,8 @@ HINTS_EACH, HINTS = 2, 4
 class Taken(NamedTuple):
     """A task that there is a template for."""
 
-    operator: Operator
-    template: Template
+    operator: Operator | Rows
+    template: Template[Any]
     machine: Machine
     space: Space
 
@@ -51,11 +61,11 @@ def objection(task: TaskRef) -> str:
         return "the template engine makes kernels for CPUs only"
     if targets.cores(task.target) > 1:
         return "the template engine makes kernels of one thread only"
-    if compiling.compiler(machine.of_target(task.target).architecture) is None:
-        return compiling.MISSING
+    if compilers.compiler(machine.of_target(task.target).architecture) is None:
+        return compilers.MISSING
     try:
         taken(task.workload, task.target)
-    except recognition.Unknown as error:
+    except Unknown as error:
         return f"no template fits: {error}"
     return ""
 
@@ -67,15 +77,23 @@ def taken(workload: bytes, target: str) -> Taken:
     Raises:
         Unknown: there is none.
     """
-    operator = recognition.recognised(workload)
+    operator = _operator(workload)
     template, why = templates.matching(operator)
     if template is None:
-        raise recognition.Unknown(why)
+        raise Unknown(why)
     made_for = machine.of_target(target)
     space = template.space(operator, made_for)
     if next(space.all(), None) is None:
-        raise recognition.Unknown("it is too small for vectors")
+        raise Unknown("it is too small for vectors")
     return Taken(operator, template, made_for, space)
+
+
+def _operator(workload: bytes) -> Operator | Rows:
+    """What a workload computes: one value of many products, or what goes row by row."""
+    function = recognition.Function(workloads.load(workload)["main"])
+    if sum(stage.reduces for stage in function.stages) > 1:
+        return rows.rows_of(function)
+    return recognition.operator_of(function)
 
 
 def update(call: UpdateCall, format: int) -> Proposal:
@@ -95,12 +113,30 @@ def update(call: UpdateCall, format: int) -> Proposal:
             if examples.format == format:
                 best = sorted(_results(task, examples.trials), key=lambda result: result[1])
                 hints += [genome for genome, _ in best[:HINTS_EACH]]
-    search = options.read(call.options).search
+    search, space = options.read(call.options).search, task.space
+    if call.region is not None:
+        space = space.within(call.region.number, call.region.of)
+        hints = [genome for genome in hints if space.is_valid(genome)]
     state, genomes = searches.propose(
-        search, task.space, call.search, results, call.want, call.seed, hints[:HINTS]
+        search, space, call.search, results, call.want, call.seed, hints[:HINTS]
     )
     proposed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
     return Proposal(search=state, schedules=proposed, format=format)
+
+
+def regions(task: TaskRef) -> int:
+    """See :meth:`stage_workers.engines.protocol.Engine.regions`."""
+    return max(1, min(MOST_REGIONS, taken(task.workload, task.target).space.size // LEAST_GENOMES))
+
+
+def placed(call: PlacedCall) -> Placed:
+    """See :meth:`stage_workers.engines.protocol.Engine.placed`.
+    What this template has not is in the first region."""
+    space = taken(call.workload, call.target).space
+    found = [schedules.genome_of(schedules.unpacked(each), space) for each in call.schedules]
+    return Placed(
+        numbers=[space.region_of(genome, call.regions) if genome is not None else 0 for genome in found]
+    )
 
 
 def _results(task: Taken, trials: Sequence[Trial]) -> list[tuple[Genome, float]]:
