@@ -119,9 +119,10 @@ class _Read:
 
     def simplified(self, target: str) -> Any:
         """Without what no change has a say in. A large model takes seconds."""
-        if target not in self._simplified:
-            self._simplified[target] = optimisation.simplified(self.module, target)
-        return self._simplified[target]
+        described = str(targets.load(target))  # one target may be written in several ways
+        if described not in self._simplified:
+            self._simplified[described] = optimisation.simplified(self.module, target)
+        return self._simplified[described]
 
     def optimised(self, target: str, changes: Changes) -> optimisation.Optimised:
         """With some changes."""

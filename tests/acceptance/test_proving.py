@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,22 @@ def test_a_change_that_is_not_right_is_taken_back(
     # What was decided at import holds.
     assembled = assemble(imported.model, target)
     assert assembled.notes == [note]
+
+
+def test_what_is_the_same_for_all_changes_is_computed_once(
+    target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In all processes that try changes together: a large model takes seconds."""
+    simplified, written = optimisation.simplified, tmp_path / "calls"
+
+    def count(module: Any, target: str) -> Any:
+        with written.open("a") as file:
+            file.write("simplified\n")
+        return simplified(module, target)
+
+    monkeypatch.setattr(optimisation, "simplified", count)
+    import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
+    assert written.read_text().splitlines() == ["simplified"] * 2  # the first one for the unchanged model
 
 
 # -- Fused functions -----------------------------------------------------------------------------------------
