@@ -14,10 +14,12 @@ from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.shared.messages import (
     AssembleDone,
     JobProgress,
+    Request,
     SearchProgress,
     Taken,
     TaskProgress,
     TaskRecords,
+    Terms,
 )
 
 LISTED = 2_000
@@ -61,7 +63,7 @@ def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
 def _short(whole: JobProgress) -> JobProgress:
     tasks = [msgspec.structs.replace(task, last_error="") for task in whole.tasks]
     error = whole.error[:ERROR_LISTED]
-    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], error=error)
+    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], terms=None, error=error)
 
 
 def progress(job: Job) -> JobProgress:
@@ -87,12 +89,23 @@ def progress(job: Job) -> JobProgress:
         visibility=ledger.request.visibility,
         priority=ledger.request.priority,
         stopped=ledger.stopped,
+        terms=_terms(ledger.request) if job.ended else None,
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,
         note=ledger.note,
         asked_by=ledger.asked_by,
         cancelled=ledger.cancelled,
+    )
+
+
+def _terms(request: Request) -> Terms:
+    return Terms(
+        engines=request.engines,
+        options=request.options,
+        seed=request.seed,
+        level=request.level,
+        settings=request.settings,
     )
 
 
@@ -107,6 +120,7 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
         id=first.spec.id,
         name=first.spec.name,
         weight=first.spec.weight,
+        operations=first.spec.operations,
         trials=sum(each.trials for each in found),
         outcomes=dict(outcomes),
         untuned=searches.untuned(found),

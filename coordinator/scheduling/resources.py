@@ -209,12 +209,11 @@ class Resources:
         """Seconds since a step was published."""
         return self._clock.read(now) - flight.since
 
-    def account(self, name: str, seconds: float, slowness: float) -> None:
-        """Add the work of a step to its queue's total. ``slowness``: as it is known now."""
+    def account(self, name: str, seconds: float, slowness: float, now: float) -> None:
+        """Add the work of a step that has ended to that of its queue. ``slowness``: as it is known now."""
         queue = self.queues.get(name)
         if queue is not None:
-            queue.steps += 1
-            queue.busy += seconds
+            queue.worked(seconds, self._clock.read(now))
             moved = round(queue.slowness, SLOWNESS_DIGITS) != round(slowness, SLOWNESS_DIGITS)
             queue.slowness = slowness
             if moved:
@@ -385,7 +384,8 @@ class Resources:
                 engines=sorted(queue.engines),
                 running=sorted(queue.flights),
                 busy=queue.busy,
-                utilisation=queue.busy / max((time - queue.first_seen) * max(queue.slots, 1), 1e-9),
+                utilisation=queue.utilisation(time),
+                hosts=sorted({worker.status.host for worker in queue.workers.values()}),
                 drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)

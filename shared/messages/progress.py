@@ -15,14 +15,16 @@ from tunemesh.shared.messages.basics import (
     JobId,
     Message,
     Name,
+    Options,
     Positive,
     Seconds,
     Sha256,
     Visibility,
 )
-from tunemesh.shared.messages.levels import Cost, Quote, Standing
+from tunemesh.shared.messages.levels import Cost, Level, Quote, Standing
+from tunemesh.shared.messages.requests import Settings
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Operations, Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -43,6 +45,17 @@ class Cancelled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When the coordinator took it."""
     keep: bool = False
     """What was found was to be kept."""
+
+
+class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job was asked to do with its model: all that it takes to ask for the same again."""
+
+    engines: list[EngineName]
+    options: dict[str, Options] = {}
+    seed: Count = 0
+    level: Level = Level()
+    """As the request has it, but for the trials that were left to the model: then those that it was given."""
+    settings: Settings = Settings()
 
 
 class SearchProgress(Struct, frozen=True, kw_only=True):
@@ -73,6 +86,8 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     untuned: Seconds | None
     best: Seconds | None
     """By whichever engine."""
+    operations: Operations = 0.0
+    """On floats, of one run; 0 where that is not known."""
     engine: EngineName | None = None
     """Which is ahead, and has won once the job has ended; ``None``: nothing was measured."""
     searches: list[SearchProgress] = []
@@ -118,6 +133,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     """What it has cost so far; ``None`` where the mesh has no prices."""
     standing: Standing | None = None
     """Once it has ended, where its service level asks for something."""
+    terms: Terms | None = None
+    """Once the job has ended: how it was asked for."""
     timings: list[Timing] = []
     """Once the job has ended: its steps that are in no history."""
     waiting: str = ""
@@ -146,10 +163,15 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     busy: Seconds
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
-    """``busy`` over slots and elapsed time."""
+    """Share of the last five minutes in which its workers were busy, steps in flight included."""
     drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
+    hosts: list[str] = []
+    """Of its live workers."""
 
+
+MOST_WAITING = 20
+"""Jobs that are named as waiting for one kind of resource."""
 
 MOST_NAMED = 10_000
 """Artifacts in one census, so that it fits into a message."""
@@ -185,6 +207,9 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     validated: ValidateDone | None = None
     measured: list[TaskRecords] = []
     """Where everything lies that was measured so far, when one job was asked for that has no results."""
+    waiting: dict[str, dict[JobId, Count]] = {}
+    """By kind of resource (``build-cpu``, ``model-update``, ``profile:<target>``) and by job: steps that are
+    due and wait for one. Of the jobs that wait with most."""
     left_out: int = 0
     """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
     rejected: str = ""

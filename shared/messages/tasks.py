@@ -43,6 +43,9 @@ class Region(Struct, frozen=True):
     """How many there are."""
 
 
+Operations = Annotated[float, Meta(ge=0, le=1e30)]
+
+
 class TaskSpec(Struct, frozen=True, kw_only=True):
     """One distinct tensor workload of a job for one target, as one engine tunes it: a search. A task that
     several engines take has a specification for each, and one for each region where it is split: they differ
@@ -62,6 +65,8 @@ class TaskSpec(Struct, frozen=True, kw_only=True):
     """Why none of them does."""
     constants: Count = 0
     """Bytes of constants of the whole model."""
+    operations: Operations = 0.0
+    """On floats, of one run; 0 where that is not known."""
     workload: Blob
     """The unscheduled workload, in the format of the target's platform: TIR for TVM's targets."""
     untuned: Blob

@@ -194,3 +194,16 @@ def test_a_range_without_a_value_is_refused(tmp_path: Path) -> None:
 def test_trials_out_of_range_are_refused(count: int) -> None:
     with pytest.raises(BadInput, match=f"trials must be between 1 and 1,000,000, or auto, not {count}"):
         tuning.trials_of(count)
+
+
+@pytest.mark.parametrize(
+    ("target", "engines", "meant"),
+    [
+        ("native", ("mock",), "mock"),
+        ("mock-2", ("mock",), "mock-2"),
+        ("native", ("mock", "metaschedule"), "native"),
+        ("native", ("metaschedule",), "native"),
+    ],
+)
+def test_the_mock_engine_has_a_target_of_its_own(target: str, engines: tuple[str, ...], meant: str) -> None:
+    assert checks.usual_target(target, engines) == meant
