@@ -1,4 +1,4 @@
-"""What was measured of a job that still runs, in the folder of its results: a file for each task.
+"""What was measured of a job that still runs, in the folder of its results: a file for each search.
 
 Whatever happens to the mesh, or to whoever listens, is then no loss. The files are JSON and need nothing
 else: :func:`database` makes of them what the engines would have written down at the end. When the results are
@@ -8,6 +8,7 @@ there, or what was measured is written as a whole, they go.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class TaskFile(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         job: its id.
         target: canonical.
-        records: of one task. The workload is inside, and all trials are: there is no history elsewhere.
+        records: of one search. The workload is inside, and all trials are: there is no history elsewhere.
     """
 
     version: int = 1
@@ -41,7 +42,7 @@ class TaskFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def keep(store: ArtifactStore, job: str, target: str, measured: Sequence[TaskRecords], folder: Path) -> None:
-    """Write down what was measured of some tasks so far, in place of what was known of them before.
+    """Write down what was measured in some searches so far, in place of what was known of them before.
 
     Raises:
         TunemeshError: something is missing in the store, or the folder cannot be written.
@@ -55,7 +56,9 @@ def keep(store: ArtifactStore, job: str, target: str, measured: Sequence[TaskRec
             trials=read_trials(records.history, store) + records.trials,
         )
         text = msgspec.json.encode(TaskFile(job=job, target=target, records=whole))
-        write_file(folder / FOLDER / f"{task.key}.json", text)
+        # By hashes: whatever an id says, it is no path. A task has several searches.
+        search = hashlib.sha256(task.id.encode()).hexdigest()[:8]
+        write_file(folder / FOLDER / f"{task.key}-{search}.json", text)
 
 
 def drop(folder: Path) -> None:

@@ -138,6 +138,16 @@ def test_what_is_measured_while_a_job_runs_is_enough_for_the_database(
     assert (written["task"], written["trials"], written["best"]) == ("a", 3, 0.2)
 
 
+def test_what_each_search_of_a_task_has_measured_is_kept(context: Context, tmp_path: Path) -> None:
+    one = records_of(context)
+    other = msgspec.structs.replace(one, task=msgspec.structs.replace(one.task, id="t00.other/../x"))
+    measured_files.keep(context.store, "job", "mock", [one, other, one], tmp_path)
+    files = list((tmp_path / "measured").iterdir())
+    assert len(files) == 2
+    kept = [msgspec.json.decode(path.read_bytes(), type=measured_files.TaskFile) for path in files]
+    assert {each.records.task.id for each in kept} == {one.task.id, "t00.other/../x"}
+
+
 def test_where_nothing_is_kept_the_database_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no folder 'measured'"):
         measured_files.database(tmp_path, tmp_path)
@@ -193,7 +203,8 @@ def test_the_folder_of_a_job_has_what_was_measured_until_it_has_the_rest(
 ) -> None:
     records = records_of(context)
     assert followed(context, tmp_path, running(), running(records)) == []
-    assert [path.name for path in (tmp_path / "job" / "measured").iterdir()] == [f"{records.task.key}.json"]
+    (path,) = (tmp_path / "job" / "measured").iterdir()
+    assert path.name.startswith(f"{records.task.key}-")
     end = JobEvent(job="job", kind="failed", at=1.0, text="x", progress=failed(), measured=[records])
     assert followed(context, tmp_path, running(records), end) == []
     assert sorted(path.name for path in (tmp_path / "job").iterdir()) == [
