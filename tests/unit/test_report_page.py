@@ -289,6 +289,10 @@ def test_the_command_asks_for_the_same_again(tmp_path: Path) -> None:
     plan = _plan(words[3:])
     assert (plan.seed, plan.engines, plan.target) == (7, ("template",), '{"kind": "llvm"}')
     assert (plan.level, plan.settings, plan.options) == (level, settings, terms.options)
+    # One engine is not all that are served.
+    alone = msgspec.structs.replace(terms, engines=["metaschedule"], options={})
+    words = shlex.split(facts.command(full(terms=alone)))
+    assert _plan(words[3:]).engines == ("metaschedule",)
 
 
 def _plan(words: list[str]) -> Any:

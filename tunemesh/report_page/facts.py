@@ -284,7 +284,7 @@ def command(report: JobReport) -> str:
     if terms is None:
         return ""
     words = ["tunemesh", "tune", report.name or "MODEL", "--target", report.target]
-    words += ["--engine", ",".join(terms.engines)] if terms.engines != ["metaschedule"] else []
+    words += ["--engine", ",".join(terms.engines)] if terms.engines else []
     for component, options in terms.options.items():
         for name, value in options.items():
             words += ["--option", f"{component}.{name}={msgspec.json.encode(value).decode()}"]
