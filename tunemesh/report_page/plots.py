@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, get_args
@@ -38,7 +39,7 @@ VARIABLES = {
 P = ParamSpec("P")
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
-OF_STAGE = dict(zip(STAGES, SERIES, strict=True))
+OF_STAGE = dict(zip(STAGES, itertools.cycle((*SERIES, MUTED)), strict=False))
 
 SHORTER = {
     r"<!--.*?-->\n?": "",
