@@ -2,7 +2,7 @@
 
 Where a message goes::
 
-    client       -> tunemesh.requests (direct: request, cancel, query, strategy) -> coordinator
+    client       -> tunemesh.requests (direct: request, cancel, query, strategy, learn) -> coordinator
     client       -> tunemesh.requests (direct: history)           -> questions (workers with a database)
     worker       -> tunemesh.answers  (topic:  answer.<key>)      -> client.<id>
     worker       -> tunemesh.results  (topic:  result.<stage>)         -> coordinator
@@ -66,6 +66,7 @@ REQUEST_KEY = "request"
 CANCEL_KEY = "cancel"
 QUERY_KEY = "query"
 STRATEGY_KEY = "strategy"
+LEARN_KEY = "learn"
 HISTORY_KEY = "history"
 """Of questions about jobs that have ended, and of what the coordinator tells those who keep them."""
 LEDGER_KEY = "ledger"
@@ -267,6 +268,7 @@ BINDINGS = (
     Binding(REQUESTS, COORDINATOR, CANCEL_KEY),
     Binding(REQUESTS, COORDINATOR, QUERY_KEY),
     Binding(REQUESTS, COORDINATOR, STRATEGY_KEY),
+    Binding(REQUESTS, COORDINATOR, LEARN_KEY),
     Binding(REQUESTS, QUESTIONS, HISTORY_KEY),
     *(Binding(EVENTS, HISTORY, event_key("*", kind)) for kind in ENDS),
     Binding(STEPS, HISTORY, HISTORY_KEY),

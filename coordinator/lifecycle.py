@@ -34,7 +34,7 @@ from tunemesh.coordinator.jobs import (
 )
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
-from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
+from tunemesh.coordinator.jobs.ledger import Foreseen, Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
@@ -210,6 +210,8 @@ class Lifecycle:
             changes["standing"] = levels.standing(job, job.ledger, usage, validated, finished)
         self.revise(job, sources, **changes)
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
+        if (took := levels.ending(job.ledger)) is not None:
+            state.endings.append(took)
         job.drop_tasks()
         job.waiting = ""
         state.held -= job.room
@@ -263,7 +265,11 @@ class Lifecycle:
             queues = [queue.name for queue in state.resources.live(need)] or [need.kind.partition(":")[0]]
             return max(prices.per_second(queue, state.prices) for queue in queues)
 
-        return rest.Mesh(state.durations, state.dispatcher, price)
+        return rest.Mesh(state.durations, state.dispatcher, price, state.endings)
+
+    def _foreseen(self, job: Job) -> Foreseen:
+        """What the end of a job is thought to take that begins now."""
+        return Foreseen(at=self._state.instant, seconds=rest.rest(job, self._mesh()).seconds)
 
     def watch_level(self, job: Job) -> None:
         """Stop the job early where its service level asks for no more."""
@@ -278,7 +284,11 @@ class Lifecycle:
         if job.ledger.enough and levels.may_go_on(job, self._state.instant, self._mesh()):
             revision = job.ledger.revision + 1
             self._save(
-                job, msgspec.structs.replace(job.ledger, revision=revision, stopped=False, enough=""), "-"
+                job,
+                msgspec.structs.replace(
+                    job.ledger, revision=revision, stopped=False, enough="", foreseen=None
+                ),
+                "-",
             )
             self._state.tell(job, "progress", "going on: ending takes less than was thought")
             self._state.log("info", "goes on: ending takes less than was thought", job=job.id)
@@ -316,6 +326,7 @@ class Lifecycle:
             enough=enough,
             cancelled=job.ledger.cancelled or cancelled,
             tasks=tasks,
+            foreseen=self._foreseen(job),
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:
@@ -349,7 +360,9 @@ class Lifecycle:
         request = job.ledger.request
         canonical = self._state.resources.canonical(request.target)
         if canonical is None:
-            job.waiting = f"no device serves target {request.target}"
+            waiting = f"no device serves target {request.target}"
+            if job.waiting != waiting:
+                job.waiting, job.changed = waiting, True
             if job.waiting_since is None:
                 job.waiting_since = self._state.now
             return False
@@ -428,6 +441,8 @@ class Lifecycle:
         decided = trials.decide(job, self._state.durations, job.waits)
         if decided is None:
             return
+        if decided.foreseen is None and all(map(states.is_ending, decided.tasks)):
+            decided = msgspec.structs.replace(decided, foreseen=self._foreseen(job))
         if decided.phase == "assembling" and (cause := verdict.nothing_measured(decided)):
             self.finish(job, "failed", cause)
             return

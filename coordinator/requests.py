@@ -8,7 +8,7 @@ import msgspec
 
 from tunemesh.coordinator import counting
 from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
-from tunemesh.coordinator.jobs import progress
+from tunemesh.coordinator.jobs import levels, progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -95,6 +95,8 @@ class Requests:
         self._orders += 1
         job = Job(ledger, self._orders, self._state.prices)
         self._state.jobs[job.id] = job
+        if (took := levels.ending(ledger)) is not None:
+            self._state.endings.append(took)
         return job
 
     def _request(self, event: Arrived, request: Request) -> None:

@@ -169,6 +169,7 @@ def up(
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
     folder: Annotated[
@@ -204,7 +205,9 @@ def up(
         options.prices_of(price),
         options.retention_of(retention),
         reserve,
+        learn_after,
         metrics_port,
+        mesh_address.imports(),
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,

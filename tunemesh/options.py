@@ -141,6 +141,16 @@ Reserved = Annotated[
 ]
 
 
+LEARN_AFTER = 5000
+LearnAfter = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="New trials after which workers learn from the records, while the mesh has nothing else to do;"
+        " 0: only when somebody asks.",
+    ),
+]
+
 RETENTION = "90"
 Retention = Annotated[str, typer.Option(help="Days for which the results of jobs are kept; none: for ever.")]
 

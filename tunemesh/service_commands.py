@@ -65,18 +65,20 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
-    target = checks.usual_target(target, engine_names(engine))
-    records = given(mesh_address.RECORDS)
+    served = _served(engine, queues[0])
+    target = checks.usual_target(target, served)
+    records, imports = given(mesh_address.RECORDS), given(mesh_address.IMPORTS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=_served(engine, queues[0]),
+        engines=served,
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
+        imports="" if imports == mesh_address.NONE else imports,
         retention=options.retention_of(retention),
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
@@ -142,6 +144,7 @@ def coordinator(
     journal: options.Journal = None,
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
@@ -155,7 +158,8 @@ def coordinator(
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
     shown = _shown(metrics_port) if metrics_port is not None else None
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve, shown).run())
+    service = Service(address.coordinator_broker, strategy, journal, prices, reserve, learn_after, shown)
+    raise typer.Exit(service.run())
 
 
 def _shown(address: str) -> Metrics:

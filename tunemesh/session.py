@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
 
@@ -29,7 +29,7 @@ from tunemesh.option_names import wrong
 from tunemesh.progress_bar import Callback, ProgressBar
 from tunemesh.report import read_report
 from tunemesh.shared.errors import BadInput, JobFailed
-from tunemesh.shared.messages import Level, Settings
+from tunemesh.shared.messages import Level, Settings, Visibility
 from tunemesh.shared.text import nearest
 from tunemesh.tuned import Tuned
 
@@ -66,6 +66,25 @@ class Model:
             BadInput: there is no such field, or the value is out of range.
         """
         return replace(self, plan=replace(self.plan, level=_changed(self.plan.level, changes, "level")))
+
+    def visibility(self, who: Visibility) -> Model:
+        """Who may use what is measured later: the job's ``tenant`` alone, or ``all``. Jobs of this interface
+        have no tenant unless :meth:`tenant` says so, and what they measure is for all.
+
+        Raises:
+            BadInput: it is neither.
+        """
+        if who not in get_args(Visibility):
+            raise BadInput(f"what is measured is for {' or '.join(get_args(Visibility))}, not {who!r}")
+        return replace(self, plan=replace(self.plan, visibility=who))
+
+    def tenant(self, name: str) -> Model:
+        """On whose account, where several share a mesh.
+
+        Raises:
+            BadInput: it cannot be the name of a tenant.
+        """
+        return replace(self, plan=replace(self.plan, tenant=name))
 
     def engines(self, *names: str) -> Model:
         """Let these tune: each searches the tasks that it takes, and the fastest kernel of a task wins.
@@ -157,8 +176,10 @@ class Model:
         """
         folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         records = mesh_address.records_in(mesh_address.data_folder()) if self.plan.address is None else ""
+        imports = mesh_address.imports() if self.plan.address is None else ""
         target = checks.usual_target(self.plan.target, self.plan.engines)
-        plan = replace(self.plan, target=target, out=folder, records=records, overwrite=overwrite)
+        plan = replace(self.plan, target=target, out=folder, records=records, imports=imports)
+        plan = replace(plan, overwrite=overwrite)
         # Signals are for the main thread.
         stop = EarlyStop() if threading.current_thread() is threading.main_thread() else None
         with ProgressBar(progress, callback) as bar:

@@ -61,6 +61,7 @@ def tune(
     plan = replace(
         job,
         records=records,
+        imports=mesh_address.imports() if address is None else "",
         out=out,
         device=device,
         strategy=strategy,

@@ -79,6 +79,8 @@ class Plan:
     """Whether results that are there already may be replaced."""
     html: bool = True
     """Whether every report gets a page for people."""
+    imports: str = ""
+    """The folder in which they keep what came of models that they have imported; empty: none."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
@@ -292,6 +294,7 @@ def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
         memory=plan.memory,
         records=plan.records,
         prices=plan.prices,
+        imports=plan.imports,
     )
     stack.enter_context(mesh)
     return of_mesh(mesh, watcher)

@@ -80,9 +80,10 @@ def first_batch(budget: int, searches: int, batch: int) -> int:
     return max(1, min(batch, math.ceil(budget / (2 * max(searches, 1)))))
 
 
-def few(each: int, searches: int) -> int:
-    """Trials of one search, where a task gets ``each`` of them and has so many searches."""
-    return max(1, each // max(searches, 1))
+def few(each: int, searches: int, place: int) -> int:
+    """Trials of one search, where a task gets ``each`` of them, whatever they bring, and has so many
+    searches: as many as others of the task, or one more for those in the first places."""
+    return each // searches + (place < each % searches)
 
 
 def grants(
@@ -102,23 +103,21 @@ def grants(
         left: trials not yet granted.
         batch: most trials per round.
         patience: see :func:`pays`.
-        only: of each task so many trials, shared out among its searches, at once, and no more unless none of
-            them could be measured; 0: as many as pay.
+        only: of each task so many trials, shared out among its searches (:func:`few`), at once, and no more
+            unless none of them could be measured: then all its searches try; 0: as many as pay.
         known: seconds of one run of the model that tasks take which are not searched.
     """
     model = model_latency(standings) + known
     of_task = Counter(each.task for each in standings)
     given: list[tuple[str, int]] = []
-    for standing in _fresh(standings):
+    if only:
+        return _few_of_each(standings, only)
+    for _, standing in _fresh(standings):
         if left <= 0:
             break
-        first = few(only, of_task[standing.task]) if only else first_batch(budget, len(standings), batch)
-        want = min(first, left)
+        want = min(first_batch(budget, len(standings), batch), left)
         given.append((standing.search, want))
         left -= want
-    if only:
-        again = [each for each in standings if each.lead is None and _has_failed(each)]
-        return given + [(each.search, few(only, of_task[each.task])) for each in again]
     # The rest waits until every search has shown something: before that there is nothing to compare.
     shown = {(s.task, s.engine) for s in standings if not (s.rounds <= 1 and s.busy)}
     if given or any((s.task, s.engine) not in shown for s in standings):
@@ -138,16 +137,30 @@ def grants(
     return given
 
 
-def _fresh(standings: Iterable[Standing]) -> list[Standing]:
-    """The searches that have not begun: the heaviest tasks first, and every task with one search before any
-    has a second one."""
+def _few_of_each(standings: Sequence[Standing], only: int) -> list[tuple[str, int]]:
+    """See ``only`` of :func:`grants`."""
+    of_task = Counter(each.task for each in standings)
+    shares = {each.search: few(only, of_task[each.task], place) for place, each in _fresh(standings)}
+    given = [(search, share) for search, share in shares.items() if share]
+    begun = Counter(each.task for each in standings if each.rounds)
+    busy = {each.task for each in standings if each.busy}
+    for each in standings:
+        if each.lead is None and begun[each.task] and each.task not in busy and may_go_on(each):
+            given = [(search, share) for search, share in given if search != each.search]
+            given.append((each.search, max(1, only // of_task[each.task])))
+    return given
+
+
+def _fresh(standings: Iterable[Standing]) -> list[tuple[int, Standing]]:
+    """The searches that have not begun, each with its place in its task: the heaviest tasks first, and every
+    task with one search before any has a second one."""
     place: Counter[str] = Counter()
     found: list[tuple[int, Standing]] = []
     for standing in standings:
         if standing.rounds == 0:
             found.append((place[standing.task], standing))
         place[standing.task] += 1
-    return [standing for _, standing in sorted(found, key=lambda each: (each[0], -each[1].weight))]
+    return sorted(found, key=lambda each: (each[0], -each[1].weight))
 
 
 def rounds_at_once(tasks: int) -> int:
@@ -202,11 +215,6 @@ def expected_gain(standing: Standing) -> float:
     optimistic = OPTIMISM * best / trials
     behind = (best - standing.lead) / trials
     return standing.weight * max(max(standing.gain, optimistic) - behind, 0.0)
-
-
-def _has_failed(standing: Standing) -> bool:
-    """Whether it deserves another attempt."""
-    return standing.best is None and standing.rounds > 0 and not standing.busy and may_go_on(standing)
 
 
 def _hopeless(standing: Standing) -> bool:

@@ -101,6 +101,13 @@ def first_ledger(spec: TaskSpec, known: Known | None, served: bool = False) -> T
     )
 
 
+class Foreseen(Struct, frozen=True, kw_only=True):
+    """What a job was thought to take when it began to end: when nothing more was to be tried."""
+
+    at: Instant
+    seconds: Seconds
+
+
 class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     """The decisions taken for one job. The coordinator publishes each revision to its own queue *before*
     it acts on it and keeps the newest unacknowledged, so that a successor decides nothing twice."""
@@ -128,6 +135,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     """Why, where the service level asks for no more."""
     note: str = ""
     """What was asked for and is not done, and why: one line for people."""
+    foreseen: Foreseen | None = None
+    """Its end; ``None`` while more is tried."""
     quote: Quote | None = None
     standing: Standing | None = None
     usage: dict[str, Usage] = {}

@@ -9,6 +9,7 @@ because that was too much, goes on."""
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Mapping
 
 from tunemesh.coordinator.jobs import allocation, forecast, prices, rounds, searches, trials
@@ -24,6 +25,12 @@ MARGIN = 0.05
 LEARNED, GUESSED = 0.35, 0.7
 """Standard deviation of the logarithm of how long the end takes: where durations of its stages were seen, and
 where they were not."""
+
+
+LEAST_SPREAD = 0.2
+"""The same, at least, where jobs have ended here."""
+LEAST_RATIO = 0.05
+"""What took less of what it was thought to take is no more than that."""
 
 
 def spent(job: Job) -> Mapping[str, Usage]:
@@ -108,9 +115,9 @@ def quote(job: Job, instant: float, mesh: Mesh, shared: Collection[str]) -> Quot
     if level.deadline is not None:
         left = ledger.accepted + level.deadline - instant
         last = rest(job, mesh)
-        sigma = LEARNED if last.learned else GUESSED
+        bias, sigma = _spread(mesh, last)
         needed = last.seconds + DELAY
-        chance = _normal(math.log(left / needed) / sigma) if left > 0 else 0.0
+        chance = _normal((math.log(left / needed) - bias) / sigma) if left > 0 else 0.0
         share = min(1.0, max(left, 0.0) / seconds) if seconds else 1.0
         seconds, device, cost = seconds * share, device * share, cost * share
     if level.device_seconds is not None:
@@ -127,6 +134,24 @@ def quote(job: Job, instant: float, mesh: Mesh, shared: Collection[str]) -> Quot
         cost=cost if job.prices else None,
         chance=chance,
     )
+
+
+def _spread(mesh: Mesh, last: Rest) -> tuple[float, float]:
+    """Mean and standard deviation of the logarithm of how long an end takes, by what it is thought to take.
+    Where enough jobs have ended here they tell."""
+    if not mesh.knows_endings:
+        return 0.0, LEARNED if last.learned else GUESSED
+    logarithms = [math.log(each) for each in mesh.endings]
+    # Few of them say little of the rare ones.
+    return statistics.mean(logarithms), max(statistics.stdev(logarithms), LEAST_SPREAD)
+
+
+def ending(ledger: Ledger) -> float | None:
+    """How long the end of a job took, by what it was thought to take; ``None`` where it has no result."""
+    foreseen, finished = ledger.foreseen, ledger.finished
+    if ledger.phase != "done" or foreseen is None or finished is None:
+        return None
+    return max((finished - foreseen.at) / (foreseen.seconds + DELAY), LEAST_RATIO)
 
 
 def _normal(value: float) -> float:

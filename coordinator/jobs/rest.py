@@ -8,7 +8,7 @@ for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from tunemesh.coordinator.jobs import forecast, rounds, steps
@@ -46,6 +46,9 @@ known."""
 BUDGET_CARE = 1.3
 """The same for what a budget is for."""
 
+ENOUGH_ENDINGS = 8
+"""Jobs that have to have ended here before what they took counts."""
+
 DELAY = 2.0
 """Seconds that looking, and sending a few steps one after the other, may take besides."""
 
@@ -75,6 +78,13 @@ class Mesh:
     load: Dispatcher
     price: Callable[[Need], float]
     """What a busy second of a worker for a need costs at most."""
+    endings: Sequence[float] = ()
+    """How long the ends of earlier jobs took, by what they were thought to take, :data:`DELAY` included."""
+
+    @property
+    def knows_endings(self) -> bool:
+        """Whether enough jobs have ended to judge by them."""
+        return len(self.endings) >= ENOUGH_ENDINGS
 
 
 def rest(job: Job, mesh: Mesh) -> Rest:
@@ -123,7 +133,11 @@ class _Estimate:
             seconds += took
             careful += (CARE if known else CARE_GUESSED) * crowd * took
             learned = learned and known
-        return self._rest(seconds, careful + DELAY, learned and crowd == 1.0)
+        careful += DELAY
+        if self._mesh.knows_endings:
+            # What did not happen here may still: the factors above stay.
+            careful = max(careful, max(self._mesh.endings) * (seconds + DELAY))
+        return self._rest(seconds, careful, learned and crowd == 1.0)
 
     def round_of(self, task: TaskLedger, batch: int) -> Rest:
         """What another round of a task takes."""

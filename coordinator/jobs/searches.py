@@ -24,6 +24,10 @@ MOST_SEARCHES = 512
 """Of a job that is split: its ledger is a message."""
 
 
+LONGEST = 50
+"""Characters of the name of a search that gets a number."""
+
+
 class Divided(NamedTuple):
     """The searches of a job that is to be split."""
 
@@ -74,8 +78,8 @@ def divided(ledgers: Sequence[TaskLedger], split: int, trials: int, most: int) -
     open_ = [each for each in ledgers if not each.closed]
     if split == 1 or not open_:
         return Divided(list(ledgers), "")
-    able = [each for each in open_ if each.spec.regions > 1]
-    unable = sorted({str(each.spec.engine) for each in open_ if each.spec.regions == 1})
+    able = [each for each in open_ if each.spec.regions > 1 and len(each.spec.id) <= LONGEST]
+    unable = sorted({str(each.spec.engine) for each in open_ if each not in able})
     fitting = min(split, trials // (LEAST_TRIALS * len(open_)), MOST_SEARCHES // len(open_), most)
     notes = []
     if able and fitting < split:
@@ -88,8 +92,10 @@ def divided(ledgers: Sequence[TaskLedger], split: int, trials: int, most: int) -
         )
     found = []
     for each in ledgers:
-        regions = min(fitting, each.spec.regions) if not each.closed else 1
+        regions = min(fitting, each.spec.regions) if each in able else 1
         found += [each] if regions < 2 else _regions(each, regions)
+    if len({each.spec.id for each in found}) < len(found):
+        return Divided(list(ledgers), "no space is split: the names of its searches are others' already")
     return Divided(found, "; ".join(notes))
 
 

@@ -65,7 +65,7 @@ def budgeted(request: Request, tasks: Sequence[TaskLedger]) -> Request:
     of_tasks = [len(each) for each in searches.by_task(tasks)]
     if level.effort != "full":
         few = CANDIDATES[level.effort]
-        trials = sum(count * allocation.few(few, count) for count in of_tasks) or few
+        trials = few * max(len(of_tasks), 1)
         return msgspec.structs.replace(
             request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
         )

@@ -17,6 +17,8 @@ from tunemesh.shared.messages import (
     Candidate,
     ImportDone,
     ImportWork,
+    LearnDone,
+    LearnWork,
     Profiled,
     ProfileDone,
     ProfileWork,
@@ -66,6 +68,8 @@ def result(step: Step, scenario: Scenario, durations: Durations) -> Result:
             return ProfileDone(profiled=profiled, untuned=UNTUNED if work.baseline else None)
         case AssembleWork():
             return AssembleDone(tuned=NOTHING, untuned=NOTHING, signature=NOTHING, files={}, records=NOTHING)
+        case LearnWork():
+            return LearnDone()
         case ValidateWork():
             return ValidateDone(latency_before=1.0, latency_after=0.1, largest_difference=0.0, equal=True)
 

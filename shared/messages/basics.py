@@ -60,7 +60,7 @@ Drift = Annotated[float, Meta(gt=-1, le=1e9)]
 Visibility = Literal["tenant", "all"]
 """Who may use what was measured for a job: its tenant, or all. That of a job without a tenant is for all."""
 
-Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
+Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate", "learn"]
 
 EngineName = Annotated[str, Meta(pattern=rf"^{_ENGINE}\Z")]
 """That of its entry point."""

@@ -21,7 +21,7 @@ Effort = Literal["instant", "quick", "full"]
 
 CANDIDATES: dict[Effort, int] = {"instant": 1, "quick": 8}
 """Candidates of each task that a job with less than full effort tries, all at once. Where several engines
-take a task they share them out, and each tries one at least."""
+take a task they share them out; one candidate is that of the first of them."""
 
 CLASS_WEIGHT: dict[Class, float] = {"gold": 4.0, "standard": 1.0, "spare": 0.25}
 """What the priority of a job is multiplied by under the strategy ``fair``."""
@@ -34,8 +34,8 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
     effort: Annotated[
         Effort,
         Meta(
-            description="instant: one candidate per task and engine, chosen by what is known of similar"
-            " tasks, is run to check what it computes, and nothing is measured but the model at the end."
+            description="instant: one candidate per task, chosen by what is known of similar tasks,"
+            " is run to check what it computes, and nothing is measured but the model at the end."
             " quick: eight candidates per task, measured. full: as many as --trials says."
         ),
     ] = "full"

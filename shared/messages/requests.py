@@ -318,3 +318,18 @@ class SetStrategy(Message, frozen=True, kw_only=True, tag="set-strategy"):
 
     def headers(self) -> Headers:
         return super().headers() | {"strategy": self.strategy}
+
+
+class Learn(Message, frozen=True, kw_only=True, tag="learn"):
+    """Let a worker learn from the records, once the mesh has nothing else to do. The coordinator holds it
+    until that is done."""
+
+    engine: EngineName
+    after: Positive = 1
+    """New trials that there must be since the last time."""
+
+    def message_id(self) -> str:
+        return f"learn/{self.engine}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"engine": self.engine}

@@ -122,7 +122,15 @@ class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):
     """As ``import`` left it."""
 
 
-Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork
+class LearnWork(Struct, frozen=True, kw_only=True, tag="learn"):
+    """Fit what is known of tasks in general to the records, while there is nothing else to do. Of no job."""
+
+    engine: EngineName
+    after: Positive = 1
+    """New trials that there must be since the last time."""
+
+
+Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork | LearnWork
 
 
 class Step(Message, frozen=True, kw_only=True, tag="step"):

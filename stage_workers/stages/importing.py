@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -26,10 +27,12 @@ from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
-from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Imported, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, Read, whole
 from tunemesh.stage_workers.stages.histories import read_records, trials_of
 from tunemesh.stage_workers.stages.known import Answer, in_records
+
+log = logging.getLogger(__name__)
 
 NOT_KNOWN = "nothing is known of it, and the job was asked to use what is known only"
 OBJECTIONS = 200
@@ -105,7 +108,7 @@ def _searches(
 
 
 def _read(step: Step, work: ImportWork, context: Context) -> Read:
-    """Import a model, or look up what this worker has made of the same one before.
+    """Import a model, or look up what this worker, or one before it, has made of the same one.
 
     Raises:
         TunemeshError: it cannot be imported, or the store fails.
@@ -131,14 +134,13 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     before = context.imported.get(key)
     if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
-    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
-        call = msgspec.structs.replace(
-            call,
-            model=store.get(work.model, limit=MODEL_BYTES),
-            files=_placed(work.files, Path(folder), context),
-            inputs=store.get(work.samples) if work.samples is not None else None,
-        )
-        imported = whole(context, platform, Platform.import_model, call, settings.import_timeout)
+    imported = context.kept.get(key) if context.kept is not None else None
+    if imported is None:
+        imported = _imported(call, platform, step, work, context)
+        if context.kept is not None:
+            context.kept.put(key, imported)
+    else:
+        log.info("%s: the model was imported here before", step.id)
     read = Read(
         imported=msgspec.structs.replace(imported, model=b"", sample=b"", objects=b""),
         model=store.put(imported.model, inline=False),
@@ -148,6 +150,21 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     if read.size <= context.imported.maxsize:
         context.imported[key] = read
     return read
+
+
+def _imported(call: ImportCall, platform: str, step: Step, work: ImportWork, context: Context) -> Imported:
+    """Raises:
+    TunemeshError: the model cannot be imported, or the store fails.
+    """
+    store = context.store
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+        call = msgspec.structs.replace(
+            call,
+            model=store.get(work.model, limit=MODEL_BYTES),
+            files=_placed(work.files, Path(folder), context),
+            inputs=store.get(work.samples) if work.samples is not None else None,
+        )
+        return whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
 
 
 def _measured_before(

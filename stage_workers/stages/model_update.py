@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     UpdateWork,
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
+from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.engines.protocol import Engine, PlacedCall, Proposal, UpdateCall
 from tunemesh.stage_workers.records.questions import Found, family_of
 from tunemesh.stage_workers.stages import known, recording
@@ -172,18 +173,24 @@ def _problem(proposal: Proposal, want: int) -> str:
 
 def leaders(trials: Sequence[Trial], rival: float | None = None) -> list[tuple[str, bytes]]:
     """Hash and schedule of those between which noise may have decided, best first; none where the best of
-    them is far ahead.
+    them is far ahead. Those that only seem to be, because the device was disturbed, are none of the best: the
+    one with the lowest latency is always among them, and is confirmed by itself where it was disturbed.
 
     Args:
         rival: the lowest latency in seconds that another engine has found of the task. With one the best is
             measured again even where it is far ahead: what is confirmed wins. What is far behind is not.
     """
     measured = {trial.candidate.hash: trial for trial in trials if math.isfinite(trial.estimate)}
+    if not measured:
+        return []
     best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:CONFIRMED]
-    lead = min([trial.estimate for trial in best[:1]] + ([rival] if rival is not None else []), default=0.0)
-    near = [trial.candidate for trial in best if trial.estimate <= NEAR * lead]
-    enough = 2 if rival is None else 1
-    return [(each.hash, each.schedule) for each in near] if len(near) >= enough else []
+    lead = min([best[0].estimate, *([rival] if rival is not None else [])])
+    near = [trial for trial in best if trial.estimate <= NEAR * lead]
+    lowest = min(measured.values(), key=lambda trial: (trial.latency, trial.candidate.hash))
+    if near and lowest not in near:
+        near = [*near[: CONFIRMED - 1], lowest]
+    enough = 1 if rival is not None or lowest.drift > THRESHOLD else 2
+    return [(each.candidate.hash, each.candidate.schedule) for each in near] if len(near) >= enough else []
 
 
 def _finished(step: Step, work: UpdateWork, format_: int) -> History:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.acceptance.conftest import Run
 from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
@@ -44,6 +46,8 @@ from tunemesh.shared.messages import (
     Work,
 )
 from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines.template import searches
+from tunemesh.stage_workers.engines.template.space import Knob, Space
 from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 from tunemesh.stage_workers.stages import Context, run_stage
 
@@ -174,13 +178,33 @@ def test_it_is_found(installed: Path) -> None:
     assert {"metaschedule", "mock", "toy"} <= set(engines.names())
 
 
+def test_its_search_serves_every_engine_that_has_knobs(installed: Path) -> None:
+    engine = engines.load("template")
+    engine.check_options({"search": "spread"})
+    with pytest.raises(BadInput, match=r"no search 'sprat'; there are random, .*, portfolio, spread"):
+        engine.check_options({"search": "sprat"})
+    space = Space((Knob("knob", tuple(range(100))),), lambda _: True)
+    _, genomes = searches.propose("spread", space, None, [], 8, 0)
+    places = sorted(place for (place,) in genomes)
+    assert min(after - before for before, after in pairwise(places)) >= 4
+
+
+def test_the_documentation_shows_the_whole_search() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    for file in ("tunemesh_toy/spread.py", "pyproject.toml"):
+        shown = (TOY / file).read_text()
+        if file == "pyproject.toml":
+            shown = shown[shown.index('[project.entry-points."tunemesh.searches"]') :].partition("\n\n")[0]
+        assert shown.strip() in text, file
+
+
 def test_it_tunes_a_task_of_a_model_beside_another_engine(
     installed: Path, target: str, tmp_path: Path
 ) -> None:
     proto = two_products()
     store = ArtifactStore(str(tmp_path / "store"))
     with Sandbox(("toy", "metaschedule"), memory=4 * 2**30) as sandbox:
-        job = Job(Context(sandbox, store, "cpu"), target, {"toy": {"largest": 32}})
+        job = Job(Context(sandbox, store, "cpu"), target, {"toy": {"largest": 32, "search": "spread"}})
         model = expect(ImportDone, job.do(ImportWork(model=store.put(proto.SerializeToString()))))
         takers: dict[str, list[str | None]] = {}
         for task in model.tasks:
@@ -195,7 +219,8 @@ def test_it_tunes_a_task_of_a_model_beside_another_engine(
             if (task.name, task.engine) != ("matmul", "metaschedule")
         }
         records, trials = tuned["matmul", "toy"]
-        assert [trial.candidate.hash for trial in trials] == ["tile-4", "tile-8", "tile-16", "tile-32"]
+        # All tiles that the option leaves, in the order of its own search.
+        assert sorted(trial.candidate.hash for trial in trials) == ["tile-16", "tile-32", "tile-4", "tile-8"]
         assert [trial.outcome for trial in trials] == ["measured"] * 4, trials
         assert min(trial.latency for trial in trials) < (records.untuned or 0)
         work = AssembleWork(model=model.model, tasks=[each for each, _ in tuned.values()])

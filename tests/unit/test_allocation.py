@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -274,9 +274,15 @@ def test_with_less_effort_a_task_gets_its_few_trials_however_many_engines_take_i
     alone = pair("a", "t", None, None, trials=0, rounds=0)
     one, two = (pair(name, "u", None, None, trials=0, rounds=0) for name in "bc")
     assert allocation.grants([alone, one, two], 24, 24, BATCH, only=8) == [("a", 8), ("b", 4), ("c", 4)]
-    assert allocation.few(1, 2) == 1
-    # Another attempt is for tasks of which nothing is known at all.
+    assert [allocation.few(8, 3, place) for place in range(3)] == [3, 3, 2]
+    # One candidate of a task is that of the first engine that takes it.
+    assert allocation.grants([alone, one, two], 3, 3, BATCH, only=1) == [("a", 1), ("b", 1)]
+    # Another attempt is for tasks of which nothing is known at all, and all engines get it.
     failed, good = pair("b", "u", None, 1.0), pair("c", "u", 1.0, 1.0)
     assert allocation.grants([failed, good], 24, 16, BATCH, only=8) == []
     lost = [pair("b", "u", None, None), pair("c", "u", None, None)]
     assert allocation.grants(lost, 24, 16, BATCH, only=8) == [("b", 4), ("c", 4)]
+    lost[1] = pair("c", "u", None, None, trials=0, rounds=0)
+    assert allocation.grants(lost, 3, 2, BATCH, only=1) == [("b", 1), ("c", 1)]
+    lost[0] = replace(lost[0], busy=True)
+    assert allocation.grants(lost, 3, 2, BATCH, only=1) == []

@@ -20,7 +20,9 @@ from tunemesh.coordinator.journal.records import Entry
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import Scenario, simulate
 from tunemesh.coordinator.simulation.scenario import Spread
-from tunemesh.shared.messages import Level, Region, StepResult, TaskSpec, UpdateDone, UpdateWork
+from tunemesh.report import make_report
+from tunemesh.shared.messages import ImportDone, Level, Region, StepResult, TaskSpec, UpdateDone, UpdateWork
+from tunemesh.stage_workers.graph.signatures import Signatures
 
 DEVICES = tuple(f"profile-cpu-{number}" for number in range(4))
 WIDE = ("model-update", "model-update", "build-cpu", "build-cpu", *DEVICES)
@@ -145,6 +147,19 @@ def test_a_job_is_split_as_far_as_that_makes_sense_and_says_so(
     assert all(text.endswith(f"; {note}") for text in quotes) or not note
 
 
+def test_the_report_says_once_what_was_not_split() -> None:
+    world = split_world(tasks=2, regions=1)
+    world.publish(request("job", 400, split=4, batch=8))
+    world.run("job")
+    job = world.core.jobs["job"]
+    assert job.ledger.validated is not None
+    assert job.ledger.assembled is not None
+    made = msgspec.structs.replace(job.ledger.assembled, notes=["another"])
+    report = make_report(progress.progress(job), job.ledger.validated, Signatures(variants=[]), [], made)
+    assert report.notes == ["2 of 2 spaces are searched as a whole: mock cannot split", "another"]
+    assert [each.regions for task in report.tasks for each in task.searches] == [1, 1]
+
+
 def test_what_is_known_is_not_split() -> None:
     ledgers = [TaskLedger(spec=_spec("t00"), closed=True), TaskLedger(spec=_spec("t01"))]
     found = searches.divided(ledgers, 4, 100, 100)
@@ -156,6 +171,25 @@ def test_no_more_searches_than_a_ledger_can_hold() -> None:
     ledgers = [TaskLedger(spec=_spec(f"t{number:03}")) for number in range(200)]
     assert len(searches.divided(ledgers, 16, 1_000_000, 100).ledgers) == 400
     assert len(searches.divided(ledgers, 16, 1_000_000, 1).ledgers) == 200
+
+
+def test_names_that_others_have_are_given_to_nobody_else() -> None:
+    ledgers = [
+        TaskLedger(spec=_spec("t00")),
+        TaskLedger(spec=msgspec.structs.replace(_spec("t01"), id="t00.1")),
+    ]
+    found = searches.divided(ledgers, 2, 100, 100)
+    assert (found.ledgers, found.note[:17]) == (ledgers, "no space is split")
+    long = TaskLedger(spec=msgspec.structs.replace(_spec("t00"), id="t" * 60))
+    assert searches.divided([long], 2, 100, 100).ledgers == [long]
+
+
+def test_a_worker_does_not_say_where_is_searched() -> None:
+    spec = msgspec.structs.replace(_spec("t00"), region=Region(0, 2))
+    done = ImportDone(model=BLOB, tasks=[spec])
+    assert done.problem(["mock"]) == (
+        "it says in which region t00 is to be searched, which is for the coordinator to say"
+    )
 
 
 def test_jobs_that_are_split_alike_share_their_regions() -> None:

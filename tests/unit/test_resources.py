@@ -269,6 +269,14 @@ def test_utilisation_is_that_of_the_last_minutes_with_what_is_under_way() -> Non
     assert len(resources.queues["profile-a"].lately) < 20
 
 
+def test_clients_are_told_which_engines_and_targets_are_served() -> None:
+    resources = Resources()
+    resources.seen(status("build-cpu.toy", "b", engines=("toy", "mock")), 0.0)
+    resources.seen(status("profile-a", "p", targets=("cpu", "native")), 0.0)
+    told = {each.queue: (each.engines, each.targets) for each in resources.progress(1.0)}
+    assert told == {"build-cpu.toy": (["mock", "toy"], []), "profile-a": ([], ["cpu", "native"])}
+
+
 def test_a_queue_that_nothing_is_left_of_is_forgotten_and_comes_back_with_a_worker() -> None:
     resources = Resources()
     assert resources.seen(status(), 0.0)

@@ -15,6 +15,7 @@ import tunemesh
 from examples import make_models
 from tests.reports import report
 from tests.unit.past import progress
+from tunemesh import tuning
 from tunemesh.exports import tuned_model
 from tunemesh.model_files import ModelFile
 from tunemesh.progress_bar import ProgressBar
@@ -86,6 +87,18 @@ def test_a_chain_says_what_inputs_mean(path: Path) -> None:
     assert chain.plan.settings.ranges == {"ids": (0, 30_000), "x": (-1, 1)}
     assert chain.plan.samples is not None
     assert np.load(io.BytesIO(chain.plan.samples))["ids"].tolist() == [0, 1, 2]
+
+
+def test_a_chain_says_whose_the_measurements_are(path: Path) -> None:
+    chain = tunemesh.model(path).tenant("gold").visibility("all")
+    assert (chain.plan.tenant, chain.plan.visibility) == ("gold", "all")
+    model = ModelFile(name="m", data=b"data")
+    request = tuning.make_request("job", model, chain.plan, None)
+    assert (request.tenant, request.visibility) == ("gold", "all")
+    with pytest.raises(BadInput, match="is for tenant or all, not 'mine'"):
+        chain.visibility("mine")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="a tenant must be letters"):
+        chain.tenant("not one")
 
 
 @pytest.mark.parametrize("number", [0, -1, 1_000_001])

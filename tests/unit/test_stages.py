@@ -292,6 +292,22 @@ def test_what_was_measured_in_a_bad_moment_may_be_among_the_best_few(context: Co
     assert [each.hash for each in named] == [candidates[0].hash, candidates[2].hash]
 
 
+def test_what_only_seems_fast_for_a_disturbance_does_not_push_the_best_out(context: Context) -> None:
+    """The reference kernel may take twice as long for a moment in which a candidate does not run."""
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 6).candidates
+    trials = [
+        msgspec.structs.replace(trials_of([each], 1e-3 + each.index * 1e-6)[0], drift=each.index and 1.0)
+        for each in candidates
+    ]
+    named = [each.hash for each in close(context, task, trials)]
+    assert named == [candidates[number].hash for number in (1, 2, 3, 0)]
+    # One that is far ahead is confirmed where it was disturbed.
+    for drift, count in ((0.0, 0), (0.2, 1)):
+        alone = msgspec.structs.replace(trials_of(candidates[:1], 0.5e-3)[0], drift=drift)
+        assert len(close(context, task, [alone, trials_of(candidates[1:2], 1e-3)[0]])) == count
+
+
 def test_a_large_search_state_goes_to_the_store(context: Context, sandbox: FakeSandbox) -> None:
     task = imported(context).tasks[0]
     sandbox.answers["update"] = [

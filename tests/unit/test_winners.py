@@ -163,7 +163,7 @@ def test_the_report_says_who_won_and_by_how_much() -> None:
     assert tables.winners(report) == (
         "tasks by the engine of the fastest kernel: 2 two (by 1.50 times), 2 untuned, 1 one (by 2.50 times)"
     )
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(width=120, file=io.StringIO())
     console.print(tables.winners_table(report))
     assert isinstance(console.file, io.StringIO)
     _, header, _, *rows = console.file.getvalue().splitlines()

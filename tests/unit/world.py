@@ -52,6 +52,8 @@ from tunemesh.shared.messages import (
     ImportWork,
     JobEvent,
     Known,
+    LearnDone,
+    LearnWork,
     Level,
     Message,
     Profiled,
@@ -141,6 +143,7 @@ class World:
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
     prices: Mapping[str, float] = field(default_factory=dict)
     reserved: float = 0.0
+    learn_after: int = 0
     regions: int = 16
     """Into how many the engine can split the space of a task."""
     tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -171,8 +174,10 @@ class World:
 
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
-        self.core = Core(self.strategy, prices=self.prices, reserved=self.reserved)
-        self.records.append(Start(self.strategy, dict(self.prices), self.reserved))
+        self.core = Core(
+            self.strategy, prices=self.prices, reserved=self.reserved, learn_after=self.learn_after
+        )
+        self.records.append(Start(self.strategy, dict(self.prices), self.reserved, self.learn_after))
         self.delivered.clear()
         self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
@@ -348,6 +353,8 @@ class World:
             case AssembleWork():
                 self.assembled_from = work
                 done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
+            case LearnWork():
+                done = LearnDone(said=["learned"])
             case ValidateWork():
                 self.compared_with = work.sample
                 done = self.validated

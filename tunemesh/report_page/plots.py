@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
-import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, get_args
@@ -38,8 +37,9 @@ VARIABLES = {
 
 P = ParamSpec("P")
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
-OF_STAGE = dict(zip(STAGES, itertools.cycle((*SERIES, MUTED)), strict=False))
+STAGES: tuple[Stage, ...] = tuple(stage for stage in get_args(Stage) if stage != "learn")
+"""Those of jobs."""
+OF_STAGE = dict(zip(STAGES, SERIES, strict=True))
 
 SHORTER = {
     r"<!--.*?-->\n?": "",

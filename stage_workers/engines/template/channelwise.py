@@ -1,94 +1,160 @@
-"""The loops of a depthwise convolution, as text of C.
+"""The loops of a depthwise convolution and of pooling, as text of C.
 
-Every channel has its own sum, so that both factors give vectors. A tile is some pixels of a row times some
-vectors of channels; what several of its pixels read is loaded once. Which columns of an image a tile would
-read beyond its ends is known beforehand: tiles at the ends of a row are functions of their own, in which
-these are left out. Rows of the image are tested.
+Every channel has its own result, so that all that is read gives vectors. A tile is some pixels of some
+lines times some vectors of channels; what several of its pixels read is loaded once. Which columns of an
+image a tile would read beyond its ends is known beforehand: tiles at the ends of a line are functions of
+their own, in which these are left out. Lines of the image are tested.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tunemesh.stage_workers.engines.template import epilogues
-from tunemesh.stage_workers.engines.template.contraction import Contraction
-from tunemesh.stage_workers.engines.template.operators import Form
-from tunemesh.stage_workers.engines.template.text import vectors
+from tunemesh.stage_workers.engines.template.operators import Form, Operand, Operator
+from tunemesh.stage_workers.engines.template.text import function, number, total, vectors
 
+User = tuple[int, int, int]
+"""A line and a row of a tile that use what is read somewhere, and where the weight for it is."""
 Place = tuple[int, tuple[int, ...]]
 """Where something is read: the distance from a tile's first pixel, and that along each window."""
 LOADS = 256
 """Places that a tile may read from: each is text of its own."""
+UNROLLED = 64
+"""Elements of a kernel up to which none of its axes is gone along by a loop."""
 
 
-class Channelwise(Contraction):
-    """One kernel; of the shape, ``columns_block`` counts tiles along the channels, and nothing is packed."""
+@dataclass(frozen=True)
+class Channels:
+    """Which axis of an operator is what.
+
+    Attributes:
+        lane: channels, which lie side by side.
+        rows: pixels. The last axis is the columns of the image, the one before the lines.
+        outer: other axes of the result.
+        taps: the kernel's.
+        image: what is summed up.
+        kernel: its factor; ``None`` for pooling.
+    """
+
+    lane: int
+    rows: tuple[int, ...]
+    outer: tuple[int, ...]
+    taps: tuple[int, ...]
+    image: Operand
+    kernel: Operand | None
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How the loops are cut.
+
+    Attributes:
+        lanes: of a vector.
+        vectors: of a tile.
+        rows: pixels of a tile in a line.
+        lines: of a tile.
+        block: tiles along the channels that are done before the next pixels; 0 for all.
+    """
+
+    lanes: int
+    vectors: int
+    rows: int
+    lines: int
+    block: int
+
+
+class Channelwise:
+    """One kernel."""
+
+    def __init__(self, operator: Operator, roles: Channels, tiling: Tiling) -> None:
+        self.operator = operator
+        self.roles = roles
+        self.tiling = tiling
+        self.extents = [axis.extent for axis in operator.axes]
+        self.columns = self.extents[roles.lane]
+        self.width = tiling.lanes * tiling.vectors
+        self.line = self.extents[roles.rows[-1]] if roles.rows else 1
+        self.lines = self.extents[roles.rows[-2]] if len(roles.rows) > 1 else 1
+        taps = list(roles.taps)
+        self.looped: list[int] = []
+        """Axes of the kernel with a loop."""
+        while taps and math.prod(self.extents[axis] for axis in taps) > UNROLLED:
+            self.looped.append(taps.pop(0))
+        self.unrolled = taps
+        self.taps = math.prod(self.extents[axis] for axis in taps)
 
     def objection(self) -> str:
-        shape = self.shape
-        if shape.rows > self.extents[self.roles.rows[-1]]:
-            return "a tile has more pixels than a row"
+        """Why this makes no kernel; empty where it does."""
+        tiling, roles = self.tiling, self.roles
+        if tiling.rows > self.line or tiling.lines > self.lines:
+            return "a tile has more pixels than there are"
         if self.columns % self.width:
             return "channels are no whole tiles"
         if any(
-            window.form.uses(self.roles.rows[-1]) and any(map(window.form.uses, self.roles.rows[:-1]))
-            for window in self.roles.still.windows
+            window.form.uses(roles.rows[-1])
+            and any(map(window.form.uses, (*roles.rows[:-1], *roles.outer, *self.looped)))
+            for window in roles.image.windows
+            if roles.rows
         ):
             return "rows and columns of the image are one dimension"
-        if shape.columns_block * self.width >= self.columns:
+        if tiling.block * self.width >= self.columns:
             return "a block is all there is"
-        return "" if len(self._places(shape.rows)) <= LOADS else "a tile reads from too many places"
+        return "" if len(self._places(tiling.rows)) <= LOADS else "a tile reads from too many places"
 
     def results_per_load(self, registers: int) -> float:
-        """Multiplications for each load of a tile, where there are so many registers."""
-        rows, count = self.shape.rows, self.shape.vectors
-        held = rows * count + self.taps * count + 2 <= registers
-        weights = self.taps * count * (1 if held else rows)
-        places = len(self._places(rows)) * count
-        line = self.extents[self.roles.rows[-1]]
-        used = line / (-(-line // rows) * rows)
-        return used * self.shape.lanes * self.taps * rows * count / (weights + places)
+        """Operations for each load of a tile, where there are so many registers."""
+        pixels, count = self.tiling.rows * self.tiling.lines, self.tiling.vectors
+        weights = 0
+        if self.roles.kernel:
+            held = pixels * count + self.taps * count + 2 <= registers
+            weights = self.taps * count * (1 if held else pixels)
+        places = len(self._places(self.tiling.rows)) * count
+        used = self.line / (-(-self.line // self.tiling.rows) * self.tiling.rows)
+        used *= self.lines / (-(-self.lines // self.tiling.lines) * self.tiling.lines)
+        return used * self.tiling.lanes * self.taps * pixels * count / (weights + places)
 
     def source(self, symbol: str) -> str:
-        parts = [vectors(self.shape.lanes), epilogues.library(self.operator.epilogue), self._finish(False)]
+        """The program whose function is called ``symbol``."""
+        parts = [vectors(self.tiling.lanes), epilogues.library(self.operator.epilogue), self._finish()]
         parts += [self._tile_of(name, start) for name, start in self._variants().items()]
         return "\n".join([*parts, self._all(symbol)])
 
-    def _starts(self) -> range:
-        """The first pixels of the tiles of a row."""
-        return range(0, self.extents[self.roles.rows[-1]], self.shape.rows)
+    # -- Where a tile reads ----------------------------------------------------------------------------------
 
     def _rows_at(self, start: int) -> int:
-        """Pixels of the tile that starts there."""
-        return min(self.shape.rows, self.extents[self.roles.rows[-1]] - start)
+        """Pixels in a line of the tile that starts there."""
+        return min(self.tiling.rows, self.line - start)
 
-    def _is_column(self, number: int) -> bool:
-        """Whether a window is one along the pixels of a row."""
-        return self.roles.still.windows[number].form.uses(self.roles.rows[-1])
+    def _is_column(self, window: int) -> bool:
+        """Whether a window is one along the pixels of a line."""
+        rows = self.roles.rows
+        return bool(rows) and self.roles.image.windows[window].form.uses(rows[-1])
 
-    def _read(self, start: int) -> dict[Place, list[tuple[int, int]]]:
+    def _read(self, start: int) -> dict[Place, list[User]]:
         """The places that the tile which starts there reads from: those that may lie within the image."""
-        windows = self.roles.still.windows
-        columns = [number for number in range(len(windows)) if self._is_column(number)]
+        windows = self.roles.image.windows
+        columns = [window for window in range(len(windows)) if self._is_column(window)]
 
-        def within(along: Sequence[int], number: int) -> bool:
-            form = windows[number].form
-            at = form.offset + start * form.strides[self.roles.rows[-1]] + along[number]
-            return 0 <= at < windows[number].length
+        def within(along: Sequence[int], window: int) -> bool:
+            form = windows[window].form
+            at = form.offset + start * form.strides[self.roles.rows[-1]] + along[window]
+            return 0 <= at < windows[window].length
 
-        places = self._places(self._rows_at(start))
         return {
             place: users
-            for place, users in places.items()
-            if all(within(place[1], number) for number in columns)
+            for place, users in self._places(self._rows_at(start)).items()
+            if all(within(place[1], window) for window in columns)
         }
 
     def _names(self) -> dict[int, str]:
         """The function for the tile that starts at each pixel: the same for those that read alike."""
         known: dict[tuple[object, ...], str] = {}
         names = {}
-        for start in self._starts():
+        for start in range(0, self.line, self.tiling.rows):
             key = self._rows_at(start), *self._read(start)
             names[start] = known.setdefault(key, f"tile_{len(known)}")
         return names
@@ -97,99 +163,160 @@ class Channelwise(Contraction):
         """Each function with the first pixel of one of its tiles."""
         return {name: start for start, name in reversed(self._names().items())}
 
-    def _places(self, rows: int) -> dict[Place, list[tuple[int, int]]]:
-        """Where a tile reads from, relative to its first pixel: the distance and that along each window; and
-        which of its pixels at which of the weights use it."""
-        still, weights = self.roles.still, self.roles.moving.form
-        column = self.roles.rows[-1]
-        places: dict[Place, list[tuple[int, int]]] = {}
-        for taps in itertools.product(*(range(self.extents[axis]) for axis in self.roles.taps)):
+    def _places(self, rows: int) -> dict[Place, list[User]]:
+        """Where a tile reads from, relative to its first pixel, and what uses it."""
+        image, kernel = self.roles.image, self.roles.kernel
+        places: dict[Place, list[User]] = {}
+        for taps in itertools.product(*(range(self.extents[axis]) for axis in self.unrolled)):
 
-            def distance(form: Form, row: int, taps: Sequence[int] = taps) -> int:
-                steps = sum(form.strides[axis] * at for axis, at in zip(self.roles.taps, taps, strict=True))
-                return steps + row * form.strides[column]
+            def distance(form: Form, line: int, row: int, taps: Sequence[int] = taps) -> int:
+                steps = sum(form.strides[axis] * at for axis, at in zip(self.unrolled, taps, strict=True))
+                return steps + self._from_first(form, line, row)
 
-            for row in range(rows):
-                at = distance(still.form, row), tuple(distance(each.form, row) for each in still.windows)
-                places.setdefault(at, []).append((row, distance(weights, 0)))
+            for line, row in itertools.product(range(self.tiling.lines), range(rows)):
+                along = tuple(distance(window.form, line, row) for window in image.windows)
+                weight = distance(kernel.form, 0, 0) if kernel else 0
+                place = distance(image.form, line, row), along
+                places.setdefault(place, []).append((line, row, weight))
         return dict(sorted(places.items()))
+
+    def _from_first(self, form: Form, line: int, row: int) -> int:
+        """How far a pixel of a tile is from its first one."""
+        rows = self.roles.rows
+        across = line * form.strides[rows[-2]] if len(rows) > 1 else 0
+        return across + (row * form.strides[rows[-1]] if rows else 0)
+
+    @property
+    def _indices(self) -> list[str]:
+        return [f"o{axis}" for axis in (*self.roles.outer, *self.roles.rows)]
+
+    def _at(self, form: Form) -> str:
+        """Where a form is at the first pixel of a tile."""
+        axes = (*self.roles.outer, *self.roles.rows)
+        return total([(form.strides[axis], f"o{axis}") for axis in axes], form.offset)
+
+    def _tap(self, form: Form) -> str:
+        """What the loops over the kernel add."""
+        return total([(form.strides[axis], f"r{axis}") for axis in self.looped])
+
+    # -- Text ------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> str:
+        """The function that computes the epilogue of a vector and writes it."""
+        loads, given = [], []
+        for at, step in enumerate(self.operator.epilogue):
+            if step.kind == "load":
+                given.append(f", const float *from{at}")
+                loads.append(f"load(from{at})" if step.form.strides[self.roles.lane] else f"all(*from{at})")
+            else:
+                loads.append("")
+        lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
+        text = "\n  ".join(lines)
+        return (
+            f"INLINE void finish(float *c, vec sum{''.join(given)}) {{\n  {text}\n  store(c, {result});\n}}\n"
+        )
+
+    def _finished(self, line: int, row: int, j: int) -> str:
+        """The call for a vector."""
+        given = []
+        for step in self.operator.epilogue:
+            if step.kind == "load":
+                at = f"p[{step.parameter}] + {self._at(step.form)} + {self._from_first(step.form, line, row)}"
+                lanes = step.form.strides[self.roles.lane]
+                given.append(f", {at}" + (f" + n + {j * self.tiling.lanes}" if lanes else ""))
+        to = self._from_first(self.operator.output, line, row) + j * self.tiling.lanes
+        return f"finish(c + n + {to}, a{line}_{row}_{j}{''.join(given)});"
+
+    def _combined(self, name: str, value: str, weight: int, j: int) -> str:
+        """The statement that takes one more value in."""
+        combine = self.operator.combine
+        if combine == "product":
+            return f"{name} += {value} * load(v + {weight} + n + {j * self.tiling.lanes});"
+        return f"{name} += {value};" if combine == "sum" else f"{name} = {combine}({name}, {value});"
 
     def _tile_of(self, name: str, start: int) -> str:
         """The function that computes such tiles as the one that starts there."""
-        rows, count, lanes = self._rows_at(start), self.shape.vectors, self.shape.lanes
-        windows = self.roles.still.windows
-        tested = [number for number in range(len(windows)) if not self._is_column(number)]
+        rows, count, lanes = self._rows_at(start), self.tiling.vectors, self.tiling.lanes
+        image = self.roles.image
+        tested = [window for window in range(len(image.windows)) if not self._is_column(window)]
+        results = list(itertools.product(range(self.tiling.lines), range(rows), range(count)))
         lines = [f"for (long n = n0; n < n1; n += {self.width}) {{"]
-        lines += [f"vec a{row}_{j} = {{}};" for row in range(rows) for j in range(count)]
+        first = f"all({number(self.operator.start)})" if self.operator.start else "{}"
+        lines += [f"vec a{line}_{row}_{j} = {first};" for line, row, j in results]
+        lines += [f"for (long r{a} = 0; r{a} < {self.extents[a]}; ++r{a}) {{" for a in self.looped]
+        lines.append(f"const float *const s = s0 + {self._tap(image.form)} + n;")
+        if self.roles.kernel:
+            lines.append(f"const float *const v = v0 + {self._tap(self.roles.kernel.form)};")
 
-        def rows_of_image(place: tuple[Place, list[tuple[int, int]]]) -> list[int]:
-            return [place[0][1][number] for number in tested]
+        def lines_of_image(place: tuple[Place, list[User]]) -> list[int]:
+            return [place[0][1][window] for window in tested]
 
-        places = sorted(self._read(start).items(), key=lambda each: (rows_of_image(each), each[0]))
-        for ats, group in itertools.groupby(places, key=rows_of_image):
+        places = sorted(self._read(start).items(), key=lambda each: (lines_of_image(each), each[0]))
+        for ats, group in itertools.groupby(places, key=lines_of_image):
             tests = [
-                f"(unsigned long)(w{number} + {at}) < {windows[number].length}"
-                for number, at in zip(tested, ats, strict=True)
+                f"(unsigned long)(w{window} + {self._tap(image.windows[window].form)} + {at}) < "
+                f"{image.windows[window].length}"
+                for window, at in zip(tested, ats, strict=True)
             ]
             lines.append(f"if ({' && '.join(tests)}) {{" if tests else "{")
             for (distance, _), users in group:
                 for j in range(count):
-                    lines.append(f"  {{ vec x = load(s + {distance} + n + {j * lanes}); IN_REGISTER(x);")
+                    lines.append(f"  {{ vec x = load(s + {distance + j * lanes}); IN_REGISTER(x);")
                     lines += [
-                        f"    a{row}_{j} += x * load(v + {weight} + n + {j * lanes});"
-                        for row, weight in users
+                        "    " + self._combined(f"a{line}_{row}_{j}", "x", weight, j)
+                        for line, row, weight in users
                     ]
                     lines.append("  }")
             lines.append("}")
-        lines += [
-            f"finish(p, c + n + {self._row(self.operator.output, f'm + {row}')} + {j * lanes}, "
-            f"a{row}_{j}, m + {row}, n + {j * lanes}{self._given});"
-            for row in range(rows)
-            for j in range(count)
-        ]
+        lines += ["}"] * len(self.looped)
+        lines += [self._finished(*each) for each in results]
         lines.append("}")
         text = "\n  ".join(lines)
-        given = "".join(f", long w{i}" for i in range(len(windows)))
+        given = "".join(f", long w{window}" for window in range(len(image.windows)))
+        where = "".join(f", long {each}" for each in self._indices)
         return (
             f"static __attribute__((noinline)) void {name}"
-            "(const float *const *restrict p, const float *restrict s, const float *restrict v, "
-            f"float *restrict c, long m, long n0, long n1{given}{self._indices}) {{\n  {text}\n}}\n"
+            "(const float *const *restrict p, const float *restrict s0, const float *restrict v0, "
+            f"float *restrict c, long n0, long n1{given}{where}) {{\n  {text}\n}}\n"
         )
 
     def _all(self, symbol: str) -> str:
         """The exported function."""
-        operator, roles = self.operator, self.roles
-        inputs, column = len(operator.parameters) - 1, self.extents[roles.rows[-1]]
-        windows, block = roles.still.windows, self.shape.columns_block * self.width or self.columns
+        operator, roles, tiling = self.operator, self.roles, self.tiling
+        inputs, rows = len(operator.parameters) - 1, roles.rows
+        block = tiling.block * self.width or self.columns
         lines = [f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};"]
         lines.append(f"float *const out = data(&given[{inputs}]);")
-        lines += [
-            f"for (long o{axis} = 0; o{axis} < {self.extents[axis]}; ++o{axis}) {{" for axis in roles.outer
-        ]
+        for axis in (*roles.outer, *rows[:-2]):
+            lines.append(f"for (long o{axis} = 0; o{axis} < {self.extents[axis]}; ++o{axis}) {{")
+        closed = len(roles.outer) + len(rows[:-2])
         lines += [
             f"for (long n0 = 0; n0 < {self.columns}; n0 += {block}) {{",
             f"const long n1 = n0 + {block} < {self.columns} ? n0 + {block} : {self.columns};",
-            f"for (long line = 0; line < {self.rows}; line += {column}) {{",
         ]
-        given = "".join(f", w{i}" for i in range(len(windows)))
+        closed += 1
+        if len(rows) > 1:
+            # The last lines are computed once more where they are no whole tile.
+            last = self.lines - tiling.lines
+            lines += [
+                f"for (long y = 0; y < {self.lines}; y += {tiling.lines}) {{",
+                f"const long o{rows[-2]} = y < {last} ? y : {last};",
+            ]
+            closed += 1
+        given = "".join(f", w{window}" for window in range(len(roles.image.windows)))
+        where = "".join(f", {each}" for each in self._indices)
         for name, group in itertools.groupby(self._names().items(), key=lambda each: each[1]):
             starts = [start for start, _ in group]
-            lines.append(f"for (long x = {starts[0]}; x <= {starts[-1]}; x += {self.shape.rows}) {{")
-            lines.append("const long m = line + x;")
+            loop = f"for (long x = {starts[0]}; x <= {starts[-1]}; x += {tiling.rows}) {{"
+            lines += [loop, f"const long o{rows[-1]} = x;"] if rows else ["{"]
             lines += [
-                f"const long w{i} = {self._outer(window.form)} + {self._row(window.form, 'm')};"
-                for i, window in enumerate(windows)
+                f"const long w{window} = {self._at(each.form)};"
+                for window, each in enumerate(roles.image.windows)
             ]
+            kernel = f"p[{roles.kernel.parameter}] + {self._at(roles.kernel.form)}" if roles.kernel else "0"
             lines += [
-                f"const float *s = p[{roles.still.parameter}] + {self._outer(roles.still.form)} + "
-                f"{self._row(roles.still.form, 'm')};",
-                f"const float *v = p[{roles.moving.parameter}] + {self._outer(roles.moving.form)};",
-                f"{name}(p, s, v, out + {self._outer(operator.output)}, m, n0, n1{given}{self._given});",
+                f"{name}(p, p[{roles.image.parameter}] + {self._at(roles.image.form)}, {kernel}, "
+                f"out + {self._at(operator.output)}, n0, n1{given}{where});",
                 "}",
             ]
-        lines += ["}"] * (2 + len(roles.outer))
-        text = "\n  ".join(lines)
-        return (
-            f"int __tvm_ffi_{symbol}(void *self, const TVMFFIAny *given, int32_t count, "
-            f"TVMFFIAny *result) {{\n  {text}\n  return 0;\n}}\n"
-        )
+        return function(symbol, [*lines, *["}"] * closed])

@@ -17,11 +17,15 @@ LIMIT = 60.0
 KEPT_BYTES = 32 * 2**20
 """Of machine code that a process remembers by the text that it came from."""
 FLAGS = (
-    "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fPIC",
+    "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fwrapv", "-fPIC",
     "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-std=gnu11", "-w", "-c", "-x", "c", "-",
 )  # fmt: skip
-"""Nothing that changes what a formula gives: the order of sums is the template's, and NaN stays NaN. With
-``-O3`` it takes a tenth longer, and kernels are as fast (four operators, 12 kernels each, gcc 12)."""
+"""Nothing that changes what a formula gives: the order of sums is the template's, and NaN stays NaN."""
+OF_GCC = ("-O1", "-fexpensive-optimizations", "-fcaller-saves")
+"""What kernels need of ``-O2``, which takes gcc 12 a third longer for kernels that are no faster (seven
+operators, two kernels each): multiply-adds, and registers that are saved only where another function is
+called."""
+OF_OTHERS = ("-O2",)
 
 _known: LRUCache[str, bytes] = LRUCache(KEPT_BYTES, getsizeof=len)
 
@@ -46,7 +50,8 @@ def compiled(source: str, machine: Machine) -> bytes:
     if found is None:
         raise CompileFailed(MISSING)
     include = {tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()}
-    command = [found, *FLAGS, *machine.flags, *(f"-I{folder}" for folder in sorted(include))]
+    level = OF_GCC if "gcc" in Path(found).resolve().name else OF_OTHERS
+    command = [found, *level, *FLAGS, *machine.flags, *(f"-I{folder}" for folder in sorted(include))]
     key = hashlib.sha256("\0".join([*command, source]).encode()).hexdigest()
     code = _known.get(key)
     if code is None:

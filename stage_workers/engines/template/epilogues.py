@@ -31,18 +31,17 @@ SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|", "not": "~"}
 LIBRARY = {
-    "exp": "expf",
-    "log": "logf",
-    "tanh": "tanhf",
-    "erf": "erff",
-    "pow": "powf",
-    "sqrt": "sqrtf",
-    "fabs": "fabsf",
-    "floor": "floorf",
-    "ceil": "ceilf",
+    "exp": "__builtin_expf",
+    "log": "__builtin_logf",
+    "tanh": "__builtin_tanhf",
+    "erf": "__builtin_erff",
+    "pow": "__builtin_powf",
+    "fabs": "__builtin_fabsf",
+    "floor": "__builtin_floorf",
+    "ceil": "__builtin_ceilf",
 }
 """Of the C library, one lane at a time."""
-FUNCTIONS = frozenset({*LIBRARY, "rsqrt", "sigmoid"})
+FUNCTIONS = frozenset({*LIBRARY, "sqrt", "rsqrt", "sigmoid"})
 FAST = {
     "fast_exp": polynomials.exp,
     "fast_log": polynomials.log,
@@ -67,7 +66,7 @@ def is_long(steps: Sequence[Step]) -> bool:
 def library(steps: Sequence[Step]) -> str:
     """The functions that go through the lanes."""
     lines = []
-    inner = {"rsqrt": "sqrt", "sigmoid": "exp"}
+    inner = {"sigmoid": "exp"}
     for name in sorted({inner.get(step.name, step.name) for step in steps} & set(LIBRARY)):
         inputs = ("x", "y") if name == "pow" else ("x",)
         given = ", ".join(f"vec {each}" for each in inputs)
@@ -118,8 +117,10 @@ def _called(code: CCode, name: str, given: list[Value]) -> Value:
         return code.emit(SINGLE, f"{name}({names[0]}, {names[1]})")
     if name == "select":
         return code.emit(SINGLE, f"blend({names[0]}, {names[1]}, {names[2]})")
+    if name == "sqrt":
+        return code.emit(SINGLE, f"root({names[0]})")
     if name == "rsqrt":
-        return code.emit(SINGLE, f"all(1.0f) / lanes_sqrt({names[0]})")
+        return code.emit(SINGLE, f"all(1.0f) / root({names[0]})")
     if name == "sigmoid":
         return code.emit(SINGLE, f"all(1.0f) / (all(1.0f) + lanes_exp(-{names[0]}))")
     return code.emit(SINGLE, f"lanes_{name}({', '.join(names)})")

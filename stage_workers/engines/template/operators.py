@@ -8,13 +8,13 @@ other indices. Nothing here is text of C, and nothing of it knows TVM's types: :
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["acc", "constant", "load", "call"]
 """A sum, a number, an element of a parameter, or a function of earlier steps."""
+Combine = Literal["product", "sum", "max", "min"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,14 @@ class Window:
     Attributes:
         form: which element of the dimension.
         length: of the dimension: only from 0 up to it there is something to read.
+        place: where that is in a line of the dimension and those in it, in elements.
+        end: of the line.
     """
 
     form: Form
     length: int
+    place: Form
+    end: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,9 @@ class Operator:
     Attributes:
         axes: spatial ones in the order of the result, then those that are summed up along.
         left: first factor.
-        right: second factor.
+        right: second factor; ``None`` where nothing is multiplied.
+        combine: how values become one: sums of products, or sums, maxima or minima of the first factor.
+        start: what that begins with.
         output: where a result goes in the output, which is the last parameter.
         epilogue: what is computed of a sum; the last step is the result.
         parameters: elements of each parameter of the function.
@@ -120,20 +126,23 @@ class Operator:
 
     axes: tuple[Axis, ...]
     left: Operand
-    right: Operand
+    right: Operand | None
     output: Form
     epilogue: tuple[Step, ...]
     parameters: tuple[int, ...]
+    combine: Combine = "product"
+    start: float = 0.0
+
+    @property
+    def factors(self) -> list[Operand]:
+        return [each for each in (self.left, self.right) if each is not None]
 
     def forms(self) -> list[Form]:
         """Of all that is read and written."""
         loads = [step.form for step in self.epilogue if step.kind == "load"]
-        windows = [window.form for each in (self.left, self.right) for window in each.windows]
-        return [self.left.form, self.right.form, self.output, *loads, *windows]
-
-    @property
-    def multiplications(self) -> int:
-        return math.prod(axis.extent for axis in self.axes)
+        windows = [window for each in self.factors for window in each.windows]
+        places = [form for window in windows for form in (window.form, window.place)]
+        return [*(each.form for each in self.factors), self.output, *loads, *places]
 
 
 def merged(operator: Operator) -> Operator:
@@ -166,7 +175,7 @@ def _joined(operator: Operator, outer: int, inner: int) -> Operator:
         return Form(tuple(kept), each.offset)
 
     def operand(each: Operand) -> Operand:
-        windows = tuple(Window(form(window.form), window.length) for window in each.windows)
+        windows = tuple(replace(w, form=form(w.form), place=form(w.place)) for w in each.windows)
         return Operand(each.parameter, form(each.form), windows, each.weight, each.size)
 
     one, other = operator.axes[outer], operator.axes[inner]
@@ -177,11 +186,11 @@ def _joined(operator: Operator, outer: int, inner: int) -> Operator:
         Step("load", parameter=step.parameter, form=form(step.form)) if step.kind == "load" else step
         for step in operator.epilogue
     )
-    return Operator(
+    return replace(
+        operator,
         axes=tuple(axes),
         left=operand(operator.left),
-        right=operand(operator.right),
+        right=None if operator.right is None else operand(operator.right),
         output=form(operator.output),
         epilogue=epilogue,
-        parameters=operator.parameters,
     )

@@ -92,3 +92,22 @@ class Space:
         """The valid genomes, in the order of their numbers."""
         genomes = itertools.product(*(range(len(knob.values)) for knob in self.knobs))
         return filter(self.is_valid, genomes)
+
+
+def tiles_worth(
+    knobs: Sequence[Knob], promise: Callable[[tuple[int, ...]], float], least: float
+) -> tuple[tuple[Knob, ...], frozenset[tuple[int, ...]]]:
+    """The values of these knobs that promise at least so much of what the best do, and the knobs with only
+    the values among them.
+
+    Args:
+        promise: of values; 0 where they make no kernel.
+    """
+    promised = {each: promise(each) for each in itertools.product(*(knob.values for knob in knobs))}
+    best = max(promised.values(), default=0.0)
+    worth = frozenset(each for each, value in promised.items() if value > 0.0 and value >= least * best)
+    kept = [{each[number] for each in worth} for number in range(len(knobs))]
+    return tuple(
+        Knob(knob.name, tuple(value for value in knob.values if value in values) or knob.values[:1])
+        for knob, values in zip(knobs, kept, strict=True)
+    ), worth

@@ -4,6 +4,7 @@ that gcc and clang have for every CPU."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tunemesh.stage_workers.graph.vector_code import INTEGER, SINGLE, TRUTH, Code, Value, single
@@ -102,8 +103,6 @@ def vectors(lanes: int) -> str:
     broadcast = ", ".join(["x"] * lanes)
     return f"""\
 #include <tvm/ffi/c_api.h>
-#include <math.h>
-#include <string.h>
 typedef float vec __attribute__((vector_size({4 * lanes})));
 typedef int ivec __attribute__((vector_size({4 * lanes})));
 typedef vec loose __attribute__((aligned(4), may_alias));
@@ -111,10 +110,15 @@ typedef vec loose __attribute__((aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline, unused))
 INLINE vec all(float x) {{ return (vec){{{broadcast}}}; }}
 INLINE vec load(const float *p) {{ return *(const loose *)p; }}
-INLINE vec part(const float *p, int count) {{ vec r = {{}}; memcpy(&r, p, 4 * count); return r; }}
+INLINE vec part(const float *p, int count) {{ vec r = {{}}; __builtin_memcpy(&r, p, 4 * count); return r; }}
 INLINE void store(float *p, vec x) {{ *(loose *)p = x; }}
-INLINE void store_part(float *p, vec x, int count) {{ memcpy(p, &x, 4 * count); }}
+INLINE void store_part(float *p, vec x, int count) {{ __builtin_memcpy(p, &x, 4 * count); }}
 INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (ivec)b)); }}
+#ifdef __clang__
+#define SHUFFLED(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLED(x, ...) __builtin_shuffle(x, (ivec){{__VA_ARGS__}})
+#endif
 #if defined __AVX__
 #define IN_REGISTER(x) __asm__("" : "+v"(x))
 #elif defined __SSE2__
@@ -130,6 +134,11 @@ INLINE vec blend(ivec m, vec a, vec b) {{ return (vec)((m & (ivec)a) | (~m & (iv
 #else
 #define OF_TWO(name, sign) INLINE vec name(vec a, vec b) {{ return blend(a sign b, a, b); }}
 #endif
+#if defined __AVX__
+INLINE vec root(vec x) {{ vec r; __asm__("vsqrtps %1, %0" : "=v"(r) : "v"(x)); return r; }}
+#else
+INLINE vec root(vec x) {{ vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(x[i]); return r; }}
+#endif
 OF_TWO(max, >)
 OF_TWO(min, <)
 INLINE float *data(const TVMFFIAny *argument) {{
@@ -139,3 +148,20 @@ INLINE float *data(const TVMFFIAny *argument) {{
   return (float *)((char *)tensor->data + tensor->byte_offset);
 }}
 """
+
+
+def function(name: str, lines: Sequence[str]) -> str:
+    """A function that is exported, in TVM-FFI's packed calling convention."""
+    text = "\n  ".join(lines)
+    return (
+        f"int __tvm_ffi_{name}(void *self, const TVMFFIAny *given, int32_t count, TVMFFIAny *result) {{\n"
+        f"  {text}\n  return 0;\n}}\n"
+    )
+
+
+def total(terms: Sequence[tuple[int, str]], offset: int = 0) -> str:
+    """A sum of multiples, in brackets."""
+    parts = [name if factor == 1 else f"{name} * {factor}" for factor, name in terms if factor]
+    if offset:
+        parts.append(str(offset))
+    return f"({' + '.join(parts)})" if parts else "0"

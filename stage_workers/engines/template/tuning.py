@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tunemesh.shared.messages import Trial
 from tunemesh.shared.messages.basics import MOST_REGIONS
@@ -26,15 +26,18 @@ from tunemesh.stage_workers.engines.template import (
     machine,
     options,
     recognition,
+    rows,
     schedules,
     searches,
 )
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
+from tunemesh.stage_workers.engines.template.rows import Rows
 from tunemesh.stage_workers.engines.template.space import Genome, Space
+from tunemesh.stage_workers.engines.template.stages import Unknown
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
-from tunemesh.stage_workers.graph import linking, targets
+from tunemesh.stage_workers.graph import linking, targets, workloads
 
 LEAST_GENOMES = 64
 """Genomes of a region, valid or not: in a smaller one there is nothing to search."""
@@ -46,8 +49,8 @@ HINTS_EACH, HINTS = 2, 4
 class Taken(NamedTuple):
     """A task that there is a template for."""
 
-    operator: Operator
-    template: Template
+    operator: Operator | Rows
+    template: Template[Any]
     machine: Machine
     space: Space
 
@@ -62,7 +65,7 @@ def objection(task: TaskRef) -> str:
         return compilers.MISSING
     try:
         taken(task.workload, task.target)
-    except recognition.Unknown as error:
+    except Unknown as error:
         return f"no template fits: {error}"
     return ""
 
@@ -74,15 +77,23 @@ def taken(workload: bytes, target: str) -> Taken:
     Raises:
         Unknown: there is none.
     """
-    operator = recognition.recognised(workload)
+    operator = _operator(workload)
     template, why = templates.matching(operator)
     if template is None:
-        raise recognition.Unknown(why)
+        raise Unknown(why)
     made_for = machine.of_target(target)
     space = template.space(operator, made_for)
     if next(space.all(), None) is None:
-        raise recognition.Unknown("it is too small for vectors")
+        raise Unknown("it is too small for vectors")
     return Taken(operator, template, made_for, space)
+
+
+def _operator(workload: bytes) -> Operator | Rows:
+    """What a workload computes: one value of many products, or what goes row by row."""
+    function = recognition.Function(workloads.load(workload)["main"])
+    if sum(stage.reduces for stage in function.stages) > 1:
+        return rows.rows_of(function)
+    return recognition.operator_of(function)
 
 
 def update(call: UpdateCall, format: int) -> Proposal:

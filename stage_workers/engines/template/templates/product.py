@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tunemesh.stage_workers.engines.template import loops
 from tunemesh.stage_workers.engines.template.contraction import Contraction, Roles, roles_of
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
@@ -17,7 +18,7 @@ class Product:
     name = "product"
 
     def objection(self, operator: Operator) -> str:
-        if operator.left.windows or operator.right.windows:
+        if any(each.windows for each in operator.factors):
             return "it is padded"
         roles = roles_of(operator)
         if isinstance(roles, str):
@@ -28,7 +29,7 @@ class Product:
         return registers.space(operator, _roles(operator), machine)
 
     def source(self, operator: Operator, values: Sequence[int], symbol: str) -> str:
-        return Contraction(operator, _roles(operator), registers.shape_of(values)).source(symbol)
+        return loops.source(Contraction(operator, _roles(operator), registers.shape_of(values)), symbol)
 
     def packs(self, operator: Operator, values: Sequence[int]) -> list[int]:
         return Contraction(operator, _roles(operator), registers.shape_of(values)).packs
@@ -45,6 +46,6 @@ def _roles(operator: Operator) -> Roles:
         roles,
         rows=() if rows is None else (rows,),
         outer=outer,
-        depth=roles.taps[0] if roles.taps else None,
+        depth=roles.taps,
         taps=(),
     )

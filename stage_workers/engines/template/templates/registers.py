@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tunemesh.stage_workers.engines.template.contraction import Contraction, Roles, Shape
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
-from tunemesh.stage_workers.engines.template.space import Knob, Space
+from tunemesh.stage_workers.engines.template.space import Knob, Space, tiles_worth
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 28)
 VECTORS = (1, 2, 3, 4)
@@ -15,8 +15,14 @@ UNROLL = (1, 2, 4, 8)
 DEPTHS = (0, 32, 64, 128, 256, 512)
 BLOCKS = (0, 1, 2, 4, 8, 16, 32)
 LANES = (4, 8, 16)
+LATENCY = 4.0
+"""Cycles after which a sum can be added to again; two vectors are added in one cycle, and two loaded."""
+FROM_CACHE = 0.1
+"""Cycles that each number or vector takes once more, since not all are in the first cache."""
 IN_ORDER = 1.5
 """How much more a kernel promises that reads a weight in order."""
+WORTH = 0.6
+"""Of what the best tile promises, others must to be a choice."""
 
 
 def up_to(values: Sequence[int], limit: int) -> tuple[int, ...]:
@@ -29,10 +35,27 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
     plain = Contraction(operator, roles, Shape(1, 1, 1))
 
     still_fits = roles.still.weight and not roles.still.windows and len(roles.rows) <= 1
-    knobs = (
+
+    def efficiency(tile: Sequence[int]) -> float:
+        """Of what the core can do; 0 where the registers do not hold it."""
+        lanes, vectors, rows = tile
+        if rows * vectors + vectors + (vectors > 1) > machine.registers:
+            return 0.0
+        width = lanes * vectors
+        share = plain.columns / (-(-plain.columns // width) * width)
+        share *= plain.line / (-(-plain.line // rows) * rows)
+        loads = rows + vectors
+        cycles = max(rows * vectors / 2, loads / 2, LATENCY) + FROM_CACHE * loads
+        return share * lanes / machine.lanes * rows * vectors / 2 / cycles
+
+    tile: tuple[Knob, ...] = (
         Knob("lanes", up_to(LANES, machine.lanes)),
         Knob("vectors", VECTORS),
-        Knob("rows", up_to(ROWS, plain.rows)),
+        Knob("rows", up_to(ROWS, plain.line)),
+    )
+    tile, worth = tiles_worth(tile, efficiency, WORTH)
+    knobs = (
+        *tile,
         Knob("unroll", up_to(UNROLL, plain.depth)),
         Knob("depth", tuple(value for value in DEPTHS if value < plain.depth)),
         Knob("columns_block", BLOCKS),
@@ -43,20 +66,12 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
     )
 
     def valid(values: Sequence[int]) -> bool:
-        shape = shape_of(values)
-        used = shape.rows * shape.vectors + shape.vectors + (shape.vectors > 1)
-        return used <= machine.registers and not Contraction(operator, roles, shape).objection()
+        return tuple(values[:3]) in worth and not Contraction(operator, roles, shape_of(values)).objection()
 
     def promise(values: Sequence[int]) -> float:
-        """Multiplications for each load, less those that are for nothing at the ends. A weight that is packed
-        is read in order."""
         shape = shape_of(values)
-        width = shape.lanes * shape.vectors
-        used = plain.columns / (-(-plain.columns // width) * width)
-        used *= plain.rows / (-(-plain.rows // shape.rows) * shape.rows)
-        if shape.pack_moving and roles.moving.weight:
-            used *= IN_ORDER
-        return used * shape.lanes * shape.rows * shape.vectors / (shape.rows + shape.vectors)
+        in_order = shape.pack_moving and roles.moving.weight
+        return efficiency(values[:3]) * (IN_ORDER if in_order else 1.0)
 
     return Space(knobs, valid, promise)
 
