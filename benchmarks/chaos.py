@@ -28,7 +28,7 @@ from benchmarks import chaos_records
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.children import Child, Children
 from tunemesh.client import Client
-from tunemesh.report import histories
+from tunemesh.results import histories
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings

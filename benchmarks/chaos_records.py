@@ -16,7 +16,7 @@ import psutil
 
 from tunemesh import record_exchange
 from tunemesh.client import Client
-from tunemesh.report import histories
+from tunemesh.results import histories
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import JobEvent

@@ -26,6 +26,7 @@ from benchmarks import markdown
 from benchmarks.deployed_child import WAYS
 from examples.make_models import MODELS
 from tunemesh import session
+from tunemesh.tuned import Tuned
 
 NAMES = ("tiny_cnn", "tiny_mlp_mixer", "tiny_residual")
 ALL = (*WAYS, "cpp")
@@ -62,7 +63,7 @@ def seconds(way: str, folder: Path, core: int) -> float:
 
 
 @contextmanager
-def exported(result: session.Tuned, ways: Sequence[str]) -> Iterator[dict[str, Path]]:
+def exported(result: Tuned, ways: Sequence[str]) -> Iterator[dict[str, Path]]:
     """Where each way finds what it runs."""
     with tempfile.TemporaryDirectory(prefix="tunemesh-deployed-") as made:
         folders = {"plain": result.folder}

@@ -32,6 +32,8 @@ def main() -> None:
             target="mock",
             level=Level(trials=TRIALS, shared=False),
             out=folder / "out",
+            overwrite=True,
+            html=False,
             engines=("mock",),
             builders=1,
             settings=Settings(chunk=1, batch=8),

@@ -79,6 +79,8 @@ def run_mesh(work: Work, run: Run, folder: Path) -> Result:
         target=experiment.target,
         level=Level(trials=run.trials, shared=False),
         out=folder / "tuned",
+        overwrite=True,
+        html=False,
         device=device,
         engines=(experiment.engine,),
         seed=run.seed,

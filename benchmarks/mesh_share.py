@@ -121,6 +121,8 @@ def _tune(mesh: LocalMesh, model: Path, seed: int) -> tuple[float, dict[str, flo
         target="native",
         level=Level(trials=TRIALS, shared=False),
         out=model.parent / "tuned",
+        overwrite=True,
+        html=False,
         seed=seed,
         settings=Settings(lookahead=0),
         address=MeshAddress(broker=mesh.url, artifacts=mesh.artifacts),

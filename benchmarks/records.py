@@ -88,7 +88,6 @@ def _trial(key: str, number: int, job: rows.Job, rng: random.Random) -> rows.Tri
         schedule=rng.randbytes(SCHEDULE),
         outcome="measured",
         latency=latency,
-        estimate=latency,
         latencies=[latency] * 3,
         drift=0.0,
         attempts=1,

@@ -42,8 +42,8 @@ STOP_TIMEOUT = 20.0
 POLL = 0.05
 """Seconds between two looks at a starting node."""
 MOST_SCHEDULERS = 2
-"""Threads that run Erlang code. Two carry more than a private mesh sends; one per core would only be
-in the way of what is tuned. They never wait busily: the start script sets ``+sbwt none``."""
+"""Threads that run Erlang code, by default. Two carry more than a private mesh sends; one per core would only
+be in the way of what is tuned. They never wait busily: the start script sets ``+sbwt none``."""
 
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="node-spawner")
 """The kernel sends the parent-death signal when the *thread* that forked ends, so all nodes are started from
@@ -57,9 +57,16 @@ class PrivateNode:
         folder: where the node keeps its data, log and passwords; created with mode 0700 if missing. Without
             one, a temporary folder is used and removed on exit.
         cpus: the cores that the node may run on; keep it off the cores of devices. ``None``: all.
+        schedulers: threads that run Erlang code, at most; no more than cores.
     """
 
-    def __init__(self, folder: Path | None = None, cpus: Collection[int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        cpus: Collection[int] | None = None,
+        schedulers: int = MOST_SCHEDULERS,
+    ) -> None:
+        self._schedulers = schedulers
         self._temporary = folder is None
         chosen = Path(tempfile.mkdtemp(prefix="tunemesh-node-")) if folder is None else folder
         self.folder = chosen.resolve()
@@ -232,7 +239,7 @@ class PrivateNode:
         """The whole environment of the children: nothing of ours leaks in, least of all RABBITMQ_*."""
         folder = self.folder
         cores = os.cpu_count() or 1 if self._cpus is None else len(self._cpus)
-        schedulers = min(MOST_SCHEDULERS, cores)
+        schedulers = min(self._schedulers, cores)
         return {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG": "C.UTF-8",

@@ -2,7 +2,7 @@
 
 Where a message goes::
 
-    client       -> tunemesh.requests (direct: request, cancel, query, strategy) -> coordinator
+    client       -> tunemesh.requests (direct: request, cancel, query, strategy, learn) -> coordinator
     client       -> tunemesh.requests (direct: history)           -> questions (workers with a database)
     worker       -> tunemesh.answers  (topic:  answer.<key>)      -> client.<id>
     worker       -> tunemesh.results  (topic:  result.<stage>)         -> coordinator
@@ -16,8 +16,8 @@ Where a message goes::
     anyone's undecodable message -> tunemesh.dead (fanout)             -> dead-letter
 
 Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve the same engines. Those of
-``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others have a
-queue that names them, as ``build-cpu.toy``: see :func:`work_queue`.
+``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others, or
+not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func:`work_queue`.
 
 All queues are classic, durable queues. Measured on RabbitMQ 3.10.8 (one node, one core of a two-core VM,
 bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries held
@@ -66,6 +66,7 @@ REQUEST_KEY = "request"
 CANCEL_KEY = "cancel"
 QUERY_KEY = "query"
 STRATEGY_KEY = "strategy"
+LEARN_KEY = "learn"
 HISTORY_KEY = "history"
 """Of questions about jobs that have ended, and of what the coordinator tells those who keep them."""
 LEDGER_KEY = "ledger"
@@ -94,7 +95,7 @@ ENDS = ("done", "failed", "cancelled")
 
 MOCK = "mock"
 """The engine that every worker serves."""
-OWN_ENGINES = frozenset({"metaschedule", MOCK})
+OWN_ENGINES = frozenset({"metaschedule", "template", MOCK})
 """Those that come with Tunemesh."""
 
 MAX_MESSAGE_BYTES = 1024 * 1024
@@ -267,6 +268,7 @@ BINDINGS = (
     Binding(REQUESTS, COORDINATOR, CANCEL_KEY),
     Binding(REQUESTS, COORDINATOR, QUERY_KEY),
     Binding(REQUESTS, COORDINATOR, STRATEGY_KEY),
+    Binding(REQUESTS, COORDINATOR, LEARN_KEY),
     Binding(REQUESTS, QUESTIONS, HISTORY_KEY),
     *(Binding(EVENTS, HISTORY, event_key("*", kind)) for kind in ENDS),
     Binding(STEPS, HISTORY, HISTORY_KEY),

@@ -39,6 +39,7 @@ from tunemesh.coordinator.events import (
 from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
+from tunemesh.coordinator.lessons import Lessons, is_lesson
 from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.mishaps import Mishaps
 from tunemesh.coordinator.requests import Requests
@@ -49,7 +50,7 @@ from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.state import State
 from tunemesh.coordinator.upkeep import Upkeep
-from tunemesh.shared.messages import Query, SetStrategy, StepResult, WorkerStatus
+from tunemesh.shared.messages import Learn, Query, SetStrategy, StepResult, WorkerStatus
 
 SETTLE = 5.0
 """Seconds to wait for workers' status after connecting, when there are jobs to recover."""
@@ -69,6 +70,7 @@ class Core:
             :class:`SetStrategy` that is held by the broker overrides it.
         prices: of queues, see :mod:`coordinator.jobs.prices`.
         reserved: see :class:`~coordinator.scheduling.dispatcher.Dispatcher`.
+        learn_after: see :class:`~coordinator.lessons.Lessons`.
         make: makes a strategy from its name.
 
     Raises:
@@ -81,10 +83,12 @@ class Core:
         make: Callable[[str], strategies.Strategy] = strategies.by_name,
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
+        learn_after: int = 0,
     ) -> None:
         make(strategy)
         self._prices = prices or {}
         self._reserved = reserved
+        self._learn_after = learn_after
         self._first_strategy = strategy
         self._make_strategy = make
         self._resources = Resources()
@@ -178,6 +182,7 @@ class Core:
         self._mishaps = Mishaps(self._state, self._lifecycle)
         self._upkeep = Upkeep(self._state, self._lifecycle, self._mishaps)
         self._requests = Requests(self._state, self._lifecycle, self._make_strategy)
+        self._lessons = Lessons(self._state, self._learn_after)
         self._results = Results(self._state, self._lifecycle, self._mishaps)
         self._settling_since = None
         self._caught_up = False
@@ -200,7 +205,7 @@ class Core:
     def _recover(self) -> None:
         """Rebuild the picture from what was delivered again, then go on."""
         stash, self._stash = self._stash, []
-        results = [event for event in stash if isinstance(event.message, StepResult)]
+        results = [event for event in stash if isinstance(event.message, StepResult) and not is_lesson(event)]
         self._results.recover(results)
         self._settling_since = None
         # Before any job goes on: whether jobs share tasks depends on the strategy.
@@ -211,7 +216,7 @@ class Core:
         for job in sorted(self._requests.in_order(), key=lambda job: not any(job.held())):
             self._lifecycle.guarded(job.id, self._results.resume, job)
         for event in stash:
-            if not isinstance(event.message, StepResult | SetStrategy):
+            if is_lesson(event) or not isinstance(event.message, StepResult | SetStrategy):
                 self._lifecycle.guarded(_job_of(event), self._arrived, event, handle=event.handle)
         self._tell_ends()
         if self.jobs:
@@ -232,6 +237,10 @@ class Core:
 
     def _arrived(self, event: Arrived) -> None:
         match event.message:
+            case StepResult() as result if is_lesson(event):
+                self._lessons.done(event.handle, result)
+            case Learn() as wanted:
+                self._lessons.asked(event, wanted)
             case StepResult() as result:
                 job = self._results.take(event.handle, result)
                 if job is not None:
@@ -296,6 +305,7 @@ class Core:
                 return
             self._lifecycle.guarded(None, self._recover)
         self._upkeep.jobs()
+        self._lifecycle.guarded(None, self._lessons.look)
 
 
 def _job_of(event: Event) -> str | None:
@@ -303,7 +313,7 @@ def _job_of(event: Event) -> str | None:
     match event:
         case Arrived(message=Ledger(request=request)):
             return request.job
-        case Arrived(message=Query() | SetStrategy()):
+        case Arrived(message=Query() | SetStrategy() | Learn()):
             return None
         case Arrived(message=message):
             return getattr(message, "job", None)

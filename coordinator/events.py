@@ -16,6 +16,7 @@ from tunemesh.shared.messages import (
     Cancel,
     Census,
     JobEvent,
+    Learn,
     Query,
     Request,
     SetStrategy,
@@ -54,7 +55,7 @@ class Arrived(Struct, frozen=True, tag=True):
     """A message was delivered and is held until an :class:`Acknowledge` or :class:`PutAside`."""
 
     handle: Handle
-    message: Request | Cancel | Query | SetStrategy | StepResult | Ledger
+    message: Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger
     reply_to: str | None = None
     correlation_id: str | None = None
     user: str = ""

@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from tunemesh.broker_config.topology import BUILD_CPU, MOCK, MODEL_UPDATE
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
 from tunemesh.coordinator.jobs import (
     forecast,
@@ -25,6 +26,7 @@ from tunemesh.coordinator.jobs import (
     prices,
     rest,
     rounds,
+    searches,
     sharing,
     states,
     trials,
@@ -32,11 +34,11 @@ from tunemesh.coordinator.jobs import (
 )
 from tunemesh.coordinator.jobs import steps as job_steps
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
-from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger, first_ledger
+from tunemesh.coordinator.jobs.ledger import Foreseen, Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import ERROR_LIMIT, State
-from tunemesh.shared.messages import Cancelled, ImportDone, Quote, StepResult, Usage, ValidateDone
+from tunemesh.shared.messages import Cancelled, ImportDone, Quote, Request, StepResult, Usage, ValidateDone
 from tunemesh.shared.text import clip
 
 MOST_HELD = 50_000
@@ -54,7 +56,7 @@ class Lifecycle:
         """Decide what can be decided, and make ready what is due."""
         if job.ended:
             return
-        if job.ledger.phase == "importing" and not self.target_is_served(job):
+        if job.ledger.phase == "importing" and not (self.target_is_served(job) and self._engines_are(job)):
             return
         if job.ledger.phase == "tuning":
             self._decide(job)
@@ -208,6 +210,8 @@ class Lifecycle:
             changes["standing"] = levels.standing(job, job.ledger, usage, validated, finished)
         self.revise(job, sources, **changes)
         job.releases.extend((job.ledger.revision, each.handle) for each in held)
+        if (took := levels.ending(job.ledger)) is not None:
+            state.endings.append(took)
         job.drop_tasks()
         job.waiting = ""
         state.held -= job.room
@@ -221,29 +225,37 @@ class Lifecycle:
         """The model is cut into tasks. Those that no engine takes stay untuned; of those that an earlier job
         has tuned there is nothing left to do."""
         known = trials.searched(job.ledger.request, done)
-        tasks = [first_ledger(spec, known.get(spec.id)) for spec in done.tasks]
+        served = {spec.key for spec in done.tasks if spec.id in known}
+        tasks = [first_ledger(spec, known.get(spec.id), spec.key in served) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
-        request = trials.budgeted(job.ledger.request, sum(not task.closed for task in tasks))
+        request = trials.budgeted(job.ledger.request, [task for task in tasks if not task.closed])
+        tasks, note = self._split(job, request, tasks)
         quote = self._quote(
             job, msgspec.structs.replace(job.ledger, phase="tuning", tasks=tasks, request=request)
         )
-        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, quote=quote, **made)
+        self.revise(job, [held], phase="tuning", tasks=tasks, request=request, quote=quote, note=note, **made)
         self._state.sharing.note(job)
-        self._state.tell(job, "progress", levels.quoted(quote))
+        self._state.tell(job, "progress", "; ".join(filter(None, (levels.quoted(quote), note))))
         if request.level.quote_only:
             self.finish(job, "cancelled", f"only a quote was asked for; {levels.quoted(quote)}")
             return
         needed = self._to_be_held(job)
         if needed > MOST_HELD:
-            text = f"its {len(tasks)} tasks would have the coordinator hold {needed:,} results at once"
-            advice = f"{MOST_HELD:,} are allowed: take larger chunks, or smaller batches"
+            text = f"its {len(tasks)} searches would have the coordinator hold {needed:,} results at once"
+            advice = f"{MOST_HELD:,} are allowed: take larger chunks, smaller batches, or fewer engines"
             self.finish(job, "failed", f"{text}; {advice}")
+
+    def _split(self, job: Job, request: Request, tasks: list[TaskLedger]) -> searches.Divided:
+        """The searches of a job that was just imported, with those that are to be split."""
+        draft = Job(msgspec.structs.replace(job.ledger, tasks=tasks, request=request), job.order, job.prices)
+        most = MOST_HELD // max(self._to_be_held(draft), 1)
+        return searches.divided(tasks, request.level.split, request.level.trials, most)
 
     def _quote(self, job: Job, ledger: Ledger) -> Quote:
         """What the job is told with its first ledger that has tasks."""
         state = self._state
         draft = Job(ledger, job.order, job.prices)
-        shared = state.sharing.known(draft, state.outside) if self._shares else 0
+        shared = state.sharing.known(draft, state.outside) if self._shares else []
         return levels.quote(draft, state.instant, self._mesh(), shared)
 
     def _mesh(self) -> rest.Mesh:
@@ -253,7 +265,11 @@ class Lifecycle:
             queues = [queue.name for queue in state.resources.live(need)] or [need.kind.partition(":")[0]]
             return max(prices.per_second(queue, state.prices) for queue in queues)
 
-        return rest.Mesh(state.durations, state.dispatcher, price)
+        return rest.Mesh(state.durations, state.dispatcher, price, state.endings)
+
+    def _foreseen(self, job: Job) -> Foreseen:
+        """What the end of a job is thought to take that begins now."""
+        return Foreseen(at=self._state.instant, seconds=rest.rest(job, self._mesh()).seconds)
 
     def watch_level(self, job: Job) -> None:
         """Stop the job early where its service level asks for no more."""
@@ -268,7 +284,11 @@ class Lifecycle:
         if job.ledger.enough and levels.may_go_on(job, self._state.instant, self._mesh()):
             revision = job.ledger.revision + 1
             self._save(
-                job, msgspec.structs.replace(job.ledger, revision=revision, stopped=False, enough=""), "-"
+                job,
+                msgspec.structs.replace(
+                    job.ledger, revision=revision, stopped=False, enough="", foreseen=None
+                ),
+                "-",
             )
             self._state.tell(job, "progress", "going on: ending takes less than was thought")
             self._state.log("info", "goes on: ending takes less than was thought", job=job.id)
@@ -306,6 +326,7 @@ class Lifecycle:
             enough=enough,
             cancelled=job.ledger.cancelled or cancelled,
             tasks=tasks,
+            foreseen=self._foreseen(job),
         )
         self._save(job, stopped, *(task.spec.id for task in tasks), "-")
         for task in tasks:
@@ -339,13 +360,30 @@ class Lifecycle:
         request = job.ledger.request
         canonical = self._state.resources.canonical(request.target)
         if canonical is None:
-            job.waiting = f"no device serves target {request.target}"
+            waiting = f"no device serves target {request.target}"
+            if job.waiting != waiting:
+                job.waiting, job.changed = waiting, True
             if job.waiting_since is None:
                 job.waiting_since = self._state.now
             return False
         job.waiting, job.waiting_since = "", None
         if canonical != request.target or not job.ledger.revision:
             self.revise(job, (), request=msgspec.structs.replace(request, target=canonical))
+        return True
+
+    def _engines_are(self, job: Job) -> bool:
+        """Whether it is known which engines tune for the job: where it names none, all that are served when
+        it begins."""
+        request = job.ledger.request
+        if request.engines:
+            return True
+        served = self._state.resources.common_engines(BUILD_CPU, MODEL_UPDATE)
+        engines = [engine for engine in served if engine != MOCK]
+        if not engines:
+            job.waiting = f"waiting for workers on {BUILD_CPU} and {MODEL_UPDATE} that serve an engine"
+            return False
+        job.waiting = ""
+        self.revise(job, (), request=msgspec.structs.replace(request, engines=engines))
         return True
 
     def guarded(
@@ -403,6 +441,8 @@ class Lifecycle:
         decided = trials.decide(job, self._state.durations, job.waits)
         if decided is None:
             return
+        if decided.foreseen is None and all(map(states.is_ending, decided.tasks)):
+            decided = msgspec.structs.replace(decided, foreseen=self._foreseen(job))
         if decided.phase == "assembling" and (cause := verdict.nothing_measured(decided)):
             self.finish(job, "failed", cause)
             return

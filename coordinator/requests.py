@@ -8,7 +8,7 @@ import msgspec
 
 from tunemesh.coordinator import counting
 from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
-from tunemesh.coordinator.jobs import progress
+from tunemesh.coordinator.jobs import levels, progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -27,6 +27,7 @@ from tunemesh.shared.messages import (
     Snapshot,
 )
 from tunemesh.shared.messages.levels import AUTO
+from tunemesh.shared.messages.progress import MOST_WAITING
 
 USER_LENGTH = 300
 """Characters of a user's name that are kept."""
@@ -94,6 +95,8 @@ class Requests:
         self._orders += 1
         job = Job(ledger, self._orders, self._state.prices)
         self._state.jobs[job.id] = job
+        if (took := levels.ending(ledger)) is not None:
+            self._state.endings.append(took)
         return job
 
     def _request(self, event: Arrived, request: Request) -> None:
@@ -199,7 +202,12 @@ class Requests:
             return
         state = self._state
         resources = state.resources.progress(state.now)
-        snapshot = Snapshot(strategy=state.dispatcher.strategy.name, jobs=[], resources=resources)
+        snapshot = Snapshot(
+            strategy=state.dispatcher.strategy.name,
+            jobs=[],
+            resources=resources,
+            waiting=state.dispatcher.waiting(MOST_WAITING),
+        )
         if census:
             snapshot = msgspec.structs.replace(snapshot, census=counting.census(state))
         elif job_id is None:
@@ -221,8 +229,10 @@ class Requests:
 
 def _same(known: Request, request: Request) -> bool:
     """Whether two requests are one. The target may have been made canonical meanwhile, and trials that were
-    left to the model may have got a number."""
+    left to the model, and engines that were left to the mesh, may have been chosen."""
     same: dict[str, object] = {"target": request.target}
+    if not request.engines:
+        same["engines"] = []
     if request.level.trials == AUTO:
         patience = request.level.patience
         same["level"] = msgspec.structs.replace(known.level, trials=AUTO, patience=patience)

@@ -54,7 +54,7 @@ class Results:
             self._learn(job, message, elapsed)
         if flight is not None:
             slowness = state.durations.slowness(timing.stage, timing.resource)
-            state.resources.account(flight.queue, seconds, slowness)
+            state.resources.account(flight.queue, seconds, slowness, state.now)
         if job is None or job.ended or not self._note(job, Held(handle, message)):
             state.out.append(Acknowledge(handle))
             return None
@@ -94,7 +94,7 @@ class Results:
 
     def _recall(self, job: Job) -> None:
         for task in job.ledger.tasks:
-            self._state.durations.recall(task.spec.key, task.pace)
+            self._state.durations.recall(task.spec.pace_key, task.pace)
 
     def resume(self, job: Job) -> None:
         """Go on with a job that was recovered."""

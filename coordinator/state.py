@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,10 @@ REJECTED_KEPT = 1000
 
 ERROR_LIMIT = 1000
 """Characters of the error of a job: its ledger and all that is told of it repeat it."""
+
+
+ENDINGS_KEPT = 30
+"""Jobs whose ends say how well those of others are foreseen."""
 
 
 @dataclass(slots=True)
@@ -74,6 +79,8 @@ class State:
     """By step in flight."""
     rejected: dict[str, str] = field(default_factory=dict)
     """By job: why its request was not accepted; the newest last."""
+    endings: deque[float] = field(default_factory=lambda: deque(maxlen=ENDINGS_KEPT))
+    """How long the ends of the latest jobs took, by what they were thought to take."""
     counted_at: float | None = None
     """When it was last told which artifacts are needed."""
     _told: tuple[float, list[ResourceProgress]] = (-1e9, [])

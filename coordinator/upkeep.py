@@ -172,7 +172,8 @@ class Upkeep:
     def _watch(self, job: Job, dead: set[Need], tell_every: float) -> None:
         """Tell how a job is doing; end it if it waits in vain."""
         state = self._state
-        if job.ledger.phase == "importing" and job.waiting_since is not None:
+        undecided = job.waiting_since is not None or not job.ledger.request.engines
+        if job.ledger.phase == "importing" and undecided:
             self._lifecycle.go_on(job)
             since = job.waiting_since
             # With the first revision after acceptance the target was served.

@@ -3,7 +3,8 @@
     python examples/publish_request.py model.onnx --trials 256 --artifacts /srv/tunemesh/artifacts
 
 Written from ``docs/wire-format.md`` alone, as a pattern for clients in other languages. Exit codes: 0 the
-tuned model was written, 1 the job did not give one, 2 bad usage, or the broker cannot be used.
+tuned model was written, 1 the job did not give one, 2 bad usage, or the broker cannot be used, 130 Ctrl-C has
+cancelled the job. ``examples/clients`` has the same in JavaScript and Java.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import random
 import re
 import signal
 import sys
@@ -24,7 +26,12 @@ from typing import Any
 import msgpack
 import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError, UnroutableError
+from pika.exceptions import (
+    AMQPError,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+    UnroutableError,
+)
 
 VERSION = 1
 REQUESTS, EVENTS = "tunemesh.requests", "tunemesh.events"
@@ -34,6 +41,10 @@ SILENCE = 5.0
 """Seconds without news after which the coordinator is asked: events sent while a client is away are lost."""
 ASK_AT_MOST = 12
 """Answers without the job that are believed in the end."""
+LAST = 10
+"""Seconds for the end of a job after Ctrl-C."""
+LATE_FILE = (0.0, 0.1, 0.4, 1.5)
+"""Seconds before each attempt to read: a network file system shows a new file up to some seconds late."""
 FINAL = ("done", "failed", "cancelled", "rejected")
 
 Map = dict[str, Any]
@@ -52,6 +63,10 @@ class Mesh:
 
     def __init__(self, url: str, job: str) -> None:
         self.job = job
+        self.connected = False
+        """Whether it ever was."""
+        self.interrupted = False
+        """Somebody has pressed Ctrl-C."""
         self._parameters = pika.URLParameters(url)
         self._parameters.socket_timeout = self._parameters.stack_timeout = 10
         self._parameters.blocked_connection_timeout = 60
@@ -65,6 +80,7 @@ class Mesh:
         self._queue = f"client.{uuid.uuid4().hex}"
         self._channel.queue_declare(self._queue, exclusive=True)
         self._channel.queue_bind(self._queue, EVENTS, f"job.{self.job}.*")
+        self.connected = True
 
     def publish(self, message: Map, correlation_id: str, expires_ms: int | None = None) -> None:
         """Publish and wait until the broker has taken responsibility."""
@@ -86,9 +102,9 @@ class Mesh:
         )
 
     def messages(self) -> Iterator[tuple[Map, str | None] | None]:
-        """What arrives, with its correlation id; ``None`` after some seconds of silence."""
+        """What arrives, with its correlation id; ``None`` four times a second while nothing does."""
         for method, properties, body in self._channel.consume(
-            self._queue, auto_ack=True, inactivity_timeout=SILENCE
+            self._queue, auto_ack=True, inactivity_timeout=0.25
         ):
             yield None if method is None else (msgpack.unpackb(body), properties.correlation_id)
 
@@ -103,30 +119,42 @@ def follow(mesh: Mesh, request: Map) -> Map:
     while True:
         try:
             mesh.connect()
-            if not published:
+            if published:
+                _ask(mesh)  # what was said in the meantime is lost
+            elif mesh.interrupted:
+                raise Problem(130, "interrupted before the request was sent")
+            else:
+                # Where the connection breaks before the confirm it is sent again, and is the same job.
                 mesh.publish(request, correlation_id=mesh.job)
                 published = True
-                print(f"{mesh.job}: published")
+                print(f"{mesh.job}: published", flush=True)
             return _until_final(mesh)
         except UnroutableError:
-            raise Problem(2, "this broker is not set up for Tunemesh: no queue takes requests") from None
+            raise Problem(2, "this broker is not set up for Tunemesh: no queue takes the message") from None
         except TimeoutError:  # the alarm
             raise
         except (AMQPError, AMQPConnectorException, OSError) as error:
-            if not published:
-                # Known jobs are not started twice, but what is wrong here would hardly mend itself.
+            if not mesh.connected or isinstance(
+                error, (ProbableAuthenticationError, ProbableAccessDeniedError)
+            ):
+                # What is wrong with a first connection hardly mends itself, and a refusal never.
                 raise Problem(2, f"cannot use the broker: {_cause(error)}") from None
             print(f"{mesh.job}: connection lost ({_cause(error)}), connecting again", file=sys.stderr)
-            time.sleep(1.0)
+            time.sleep(random.uniform(0.5, 1.5))  # not with all others at once
 
 
 def _until_final(mesh: Mesh) -> Map:
-    unknown = 0
+    unknown, heard, cancelled = 0, time.monotonic(), False
     for arrived in mesh.messages():
+        if mesh.interrupted and not cancelled:
+            mesh.publish({"type": "cancel", "version": VERSION, "job": mesh.job}, correlation_id=mesh.job)
+            cancelled = True
         if arrived is None:
-            query = {"type": "query", "version": VERSION, "job": mesh.job}
-            mesh.publish(query, correlation_id=uuid.uuid4().hex, expires_ms=60_000)
+            if time.monotonic() - heard > SILENCE:
+                _ask(mesh)
+                heard = time.monotonic()
             continue
+        heard = time.monotonic()
         message, correlation_id = arrived
         if message.get("version") != VERSION:
             raise Problem(1, f"the mesh speaks version {message.get('version')}, not {VERSION}")
@@ -135,6 +163,8 @@ def _until_final(mesh: Mesh) -> Map:
             if unknown >= ASK_AT_MOST:
                 raise Problem(1, "the mesh does not know the job any more")
             events = [_as_event(message, progress) for progress in message["jobs"]]
+            if message.get("rejected"):
+                events = [{"job": mesh.job, "kind": "rejected", "text": message["rejected"]}]
         elif message["type"] == "job-event":
             events = [message]
         else:
@@ -145,6 +175,11 @@ def _until_final(mesh: Mesh) -> Map:
                 if event["kind"] in FINAL:
                     return event
     raise Problem(1, "the queue was taken away")
+
+
+def _ask(mesh: Mesh) -> None:
+    query = {"type": "query", "version": VERSION, "job": mesh.job}
+    mesh.publish(query, correlation_id=uuid.uuid4().hex, expires_ms=60_000)
 
 
 def _as_event(snapshot: Map, progress: Map) -> Map:
@@ -203,13 +238,29 @@ def from_blob(blob: Map, store: Path | None) -> bytes:
     if data is None:
         if store is None:
             raise Problem(1, "the result lies in the artifact store: give --artifacts")
-        try:
-            data = (store / blob["sha256"][:2] / blob["sha256"]).read_bytes()
-        except OSError as error:
-            raise Problem(1, f"cannot read the result from {store}: {error.strerror}") from None
-    if len(data) != blob["size"] or hashlib.sha256(data).hexdigest() != blob["sha256"]:
+        data = _read(blob, store)
+    if not _fits(blob, data):
         raise Problem(1, f"artifact {blob['sha256'][:12]} is damaged")
     return bytes(data)
+
+
+def _read(blob: Map, store: Path) -> bytes:
+    data, why = b"", None
+    for pause in LATE_FILE:
+        time.sleep(pause)
+        try:
+            data, why = (store / blob["sha256"][:2] / blob["sha256"]).read_bytes(), None
+        except OSError as error:
+            why = error.strerror
+        if _fits(blob, data):
+            return data
+    if why is not None:
+        raise Problem(1, f"cannot read the result from {store}: {why}")
+    return data
+
+
+def _fits(blob: Map, data: bytes) -> bool:
+    return len(data) == blob["size"] and hashlib.sha256(data).hexdigest() == blob["sha256"]
 
 
 # -- The command -------------------------------------------------------------------------------------------
@@ -224,7 +275,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--target", default="native", help="as a device of the mesh serves it (native)")
     parser.add_argument("--trials", type=int, default=256, help="budget (256)")
-    parser.add_argument("--engine", default="metaschedule", help="as the mesh serves it (metaschedule)")
+    parser.add_argument("--engine", help="by default all that the mesh serves")
     parser.add_argument(
         "--artifacts", type=Path, default=environment("TUNEMESH_ARTIFACTS"), help="the store's folder"
     )
@@ -254,19 +305,32 @@ def run(chosen: argparse.Namespace) -> None:
         "model": to_blob(model, chosen.artifacts),
         "target": chosen.target,
         "level": {"trials": chosen.trials},
-        "engines": [chosen.engine],
+        "engines": [chosen.engine] if chosen.engine else [],
         "name": chosen.model.name[:200],
     }
     try:
         mesh = Mesh(chosen.broker, job)
     except (ValueError, TypeError, IndexError):
         raise Problem(2, "--broker is no URL like amqp://user:password@host:5672/tunemesh") from None
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        print(f"{job}: cancelling", file=sys.stderr)
+        mesh.interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second time: at once
+        signal.alarm(LAST)
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
         final = follow(mesh, request)
+    except TimeoutError:
+        if not mesh.interrupted:
+            raise
+        raise Problem(130, "interrupted; the job may not have heard of it") from None
     finally:
         mesh.close()
     if final["kind"] != "done":
-        raise Problem(1, f"job {job} {final['kind']}: {final.get('text') or 'no reason given'}")
+        code = 130 if mesh.interrupted and final["kind"] == "cancelled" else 1
+        raise Problem(code, f"job {job} {final['kind']}: {final.get('text') or 'no reason given'}")
     data = from_blob(final["assembled"]["tuned"], chosen.artifacts)
     try:
         chosen.out.write_bytes(data)

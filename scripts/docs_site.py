@@ -29,7 +29,7 @@ VERSION = importlib.metadata.version("tunemesh")
 SECTIONS = {
     "Begin": ["tutorial"],
     "How to": ["howto", "models", "deploy", "service", "records", "troubleshooting"],
-    "Reference": ["commands", "environment", "report", "metrics", "wire-format", "changelog"],
+    "Reference": ["commands", "python", "environment", "report", "metrics", "wire-format", "changelog"],
     "Explanation": [
         "architecture", "scheduling", "checking", "engines", "searches", "metaschedule", "onnx", "precision",
         "vector-math",
@@ -112,7 +112,9 @@ def commands() -> str:
         for each in options:
             names = ", ".join(f"`{name}`" for name in (*each.opts, *each.secondary_opts))
             given = each.default not in (None, False, (), "") and not callable(each.default)
-            lines.append(f"| {names} | {f'`{each.default}`' if given else ''} | {_cell(each.help)} |")
+            usual = f"`{each.default}`" if given else ""
+            said = each.show_default if isinstance(each.show_default, str) else usual
+            lines.append(f"| {names} | {said} | {_cell(each.help)} |")
         lines.append("")
     return "\n".join(lines)
 

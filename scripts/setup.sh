@@ -96,6 +96,13 @@ fi
 # Not needed: an allocator with which workers compile and propose faster (stage_workers/sandbox/allocator.py).
 compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || (install_packages libjemalloc2) ||
     say "going on without it, a little slower"
+# Not needed either: what the clients in other languages are tested with. Without it those tests are skipped.
+if [ -n "${CI:-}" ]; then
+    ! command -v javac >/dev/null || [ -e /usr/share/java/msgpack-core.jar ] ||
+        (install_packages librabbitmq-client-java libmsgpack-java) || say "going on without the client in Java"
+    ! command -v npm >/dev/null || npm ci --silent --prefix examples/clients/node </dev/null >&2 ||
+        say "going on without the client in JavaScript"
+fi
 say "installing Python packages into $VENV with $("$python" -V)"
 "$python" -m venv --clear "$VENV"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \

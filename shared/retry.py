@@ -6,9 +6,10 @@ import logging
 import random
 import time
 
-BACKOFF = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
-"""Seconds between two attempts; the last one repeats. Each is varied by a fifth, so that the processes of a
-mesh do not try in step."""
+BACKOFF = (0.1, 0.2, *(0.5,) * 20, 1.0, 2.0, 4.0)
+"""Seconds between two attempts; the last one repeats. A broker takes 5 to 11 s to start, and with longer
+pauses those that wait for it come seconds late. Each is varied by a fifth, so that the processes of a mesh do
+not try in step."""
 
 SAY_AGAIN = 30.0
 """Seconds between two log lines about the same thing."""

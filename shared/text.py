@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 ERROR_TEXT_LIMIT = 2000
 """Characters of an error text that are kept; the middle of a longer one is cut out."""
 
@@ -23,3 +26,9 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """``text`` on one line, printable."""
     return printable(" ".join(text.split()))
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` where a name that is known is near to what was given; else nothing."""
+    found = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""

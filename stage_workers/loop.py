@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Collection
 from concurrent import futures
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from cachetools import LRUCache
@@ -37,6 +38,7 @@ from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subsc
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages.context import Learning
 from tunemesh.stage_workers.status import StatusSender
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ MOST_WAITED = 1e6
 """Seconds that a step can have waited; a clock that is further off says nothing."""
 WARM_LOOK = 0.05
 """Seconds between two looks whether the sandbox is warm."""
-LONG: frozenset[Stage] = frozenset({"import", "assemble", "validate"})
+LONG: frozenset[Stage] = frozenset({"import", "assemble", "validate", "learn"})
 """Stages of a whole model: few steps, in which most that can go wrong with a model does."""
 TURN = 0.5
 """Seconds that the loop waits at most for an event."""
@@ -87,7 +89,7 @@ class Worker:
         self._engines = engines
         self._link = link
         self._sandbox = sandbox
-        self._context = context
+        self._context = replace(context, learning=self._learning(context.learning))
         self._status = status
         self._name = status.worker
         self._shutdown = shutdown
@@ -99,6 +101,19 @@ class Worker:
         self._standing_by = False
         self._missed_queue = False
         self._retry = Retry(log)
+
+    def _learning(self, learning: Learning | None) -> Learning | None:
+        """What ``learn`` works with, here: it is to notice what waits for this worker."""
+        return replace(learning, wanted=self._is_wanted) if learning is not None else None
+
+    def _is_wanted(self) -> bool:
+        """Whether a step waits for this worker, or it is to leave."""
+        if self._shutdown.asked:
+            return True
+        try:
+            return self._link.depth(self._queue).result(ANSWER_LIMIT).ready > 0
+        except (LookupError, LinkDown, TimeoutError, ValueError, PermissionError):
+            return False
 
     def run(self) -> None:
         """Work until asked to leave."""

@@ -11,7 +11,8 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tunemesh.broker_config import topology
@@ -32,6 +33,8 @@ from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages.context import Learning
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 from tunemesh.stage_workers.status import StatusSender
 from tunemesh.stage_workers.targets import announced_targets, check_fits
 
@@ -57,7 +60,7 @@ class WorkerConfig:
     artifacts: str
     """URL or folder of the artifact store, shared with coordinator and clients."""
     engines: tuple[str, ...] = ("metaschedule",)
-    """Engines to run, imported in advance. ``mock`` is always there."""
+    """Engines to run, imported in advance. ``mock`` is always there. What they need is there, too."""
     device: str | None = None
     """``cpu:<cores>`` or ``cuda:<number>``; for ``profile-…`` queues, and only for them."""
     targets: tuple[str, ...] = ()
@@ -78,6 +81,8 @@ class WorkerConfig:
     """Days for which artifacts of jobs that have ended are kept; ``None``: for ever."""
     shipped: bool = True
     """Whether that database gets the records that come with Tunemesh."""
+    imports: str = ""
+    """The folder in which it keeps what came of models that it has imported; empty: none."""
     temporary: bool = False
     """Whether the artifact store goes with the mesh."""
     metrics: str = ""
@@ -203,7 +208,12 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
     # The database, like the driver, is asked for when it is needed: SQLAlchemy is slow to import.
     records = Recorder(lambda: opened(config.records, config.shipped)) if config.records else None
     if device is None:
-        return Context(sandbox, store, records=records)
+        learning = Learning(
+            config.records, lambda engine: _sandbox(replace(config, engines=(engine,)), None, ())
+        )
+        kept = KeptImports(Path(config.imports)) if config.imports else None
+        learns = learning if config.records else None
+        return Context(sandbox, store, records=records, learning=learns, kept=kept)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
 
@@ -229,6 +239,8 @@ def _check(config: WorkerConfig) -> None:
     for engine in config.engines:
         if engine not in installed:
             raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
+        if config.queue == topology.BUILD_CPU and (why := engines.missing(engine)):
+            raise BadInput(f"the engine {engine!r} cannot be served here: {why}")
     if not re.fullmatch(RESOURCE_PATTERN, config.queue):
         raise BadInput(
             f"{config.queue!r} is no worker's queue; known: model-update, build-cpu, profile-<device>"

@@ -1,4 +1,4 @@
-"""``tunemesh broker``: a private node on its own, and the definitions for any other broker."""
+"""``tunemesh broker``: a private node, the definitions for any other broker, and what travels over it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tunemesh.broker_config.topology import VHOST
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
+from tunemesh.terminal import print_json
+from tunemesh.wire_schema import asyncapi
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,7 +26,9 @@ broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @broker_app.command()
 @until_terminated()
 def start(
-    folder: Annotated[Path | None, typer.Option(help="Where its data is kept.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where its data is kept.", show_default="$XDG_DATA_HOME/tunemesh/node")
+    ] = None,
 ) -> None:
     """Run a private node until Ctrl-C. On the same folder it goes on where it stopped."""
     home = folder if folder is not None else mesh_address.data_folder() / "node"
@@ -52,3 +56,9 @@ def definitions(
     if missing:
         raise BadInput(f"set the passwords of the roles in the environment first: {', '.join(missing)}")
     sys.stdout.write(definitions_json(passwords, vhost))
+
+
+@broker_app.command()
+def schema() -> None:
+    """Print the AsyncAPI document of all messages, for clients in other languages."""
+    print_json(asyncapi())

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import msgspec
 
 from tunemesh import formats
-from tunemesh.broker_config.topology import MOCK, OWN_ENGINES
+from tunemesh.broker_config.topology import MOCK
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
 from tunemesh.shared.messages import EngineName
+from tunemesh.shared.text import nearest
 from tunemesh.stage_workers import engines
 
 ONNX_FIRST_BYTE = b"\x08"
@@ -23,6 +24,9 @@ ONNX_FIRST_BYTE = b"\x08"
 
 READ_AT_MOST = 256 * 1024 * 1024
 """Bytes of a model up to which it is parsed here: it takes as much memory again, and 0.7 s per GB (Zen 5)."""
+
+NATIVE = "native"
+"""The target that is this machine's CPU."""
 
 LOOKED_AT = 4096
 """Bytes at the beginning of a file that tell whether it is a text."""
@@ -61,11 +65,14 @@ def check_engine_name(name: str) -> str:
 
 def check_engines(names: Sequence[str]) -> None:
     """Raises:
-    BadInput: one of the engines is not installed here.
+    BadInput: one of the engines is not installed here, or lacks something.
     """
     for name in names:
         if name not in _installed():
-            raise BadInput(f"there is no engine {name!r}; installed: {', '.join(_installed())}")
+            near = nearest(name, _installed())
+            raise BadInput(f"there is no engine {name!r}; installed: {', '.join(_installed())}{near}")
+        if why := engines.missing(name):
+            raise BadInput(why)
 
 
 def check_model(name: str, model: bytes, names: Sequence[str]) -> None:
@@ -116,17 +123,23 @@ def check_inputs(model: bytes, samples: bytes) -> None:
     inputs.fitting(given, tensors)
 
 
+def usual_target(target: str, names: Sequence[str]) -> str:
+    """``native``, where nobody has said otherwise, is a target of compilers: the mock engine, alone, has its
+    own."""
+    return MOCK if target == NATIVE and tuple(names) == (MOCK,) else target
+
+
 def check_target(target: str, names: Sequence[str]) -> None:
     """Raises:
     BadTarget: no engine of the job knows such a target.
     """
-    if not set(names) <= OWN_ENGINES:
+    if not set(names) <= {*engines.OWN, MOCK}:
         return  # who knows what others know
     if MOCK in names and target.startswith(MOCK):
         return
     if set(names) == {MOCK}:
         raise BadTarget(f"unknown target {target!r}: those of the mock engine start with 'mock'")
-    if target == "native":
+    if target == NATIVE:
         return
     try:
         described = msgspec.json.decode(target, type=dict[str, object])

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 import tunemesh
 from tunemesh import (
@@ -25,11 +26,12 @@ from tunemesh import (
     job_commands,
     mesh_address,
     options,
+    report_commands,
     task_commands,
     tune_commands,
 )
 from tunemesh.broker_commands import broker_app
-from tunemesh.checks import check_engines
+from tunemesh.checks import check_engines, usual_target
 from tunemesh.history_commands import jobs_app, sweep
 from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, MEMORY, keeps_apart, plan
@@ -38,25 +40,68 @@ from tunemesh.record_commands import records_app
 from tunemesh.service_commands import coordinator, worker
 from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
+from tunemesh.shared.transport.address import redacted
 from tunemesh.simulation_commands import record_trace, simulate
 from tunemesh.stopping import terminated, until_terminated
-from tunemesh.terminal import add_row, complain, print_json, table
+from tunemesh.terminal import Column, Fitted, complain, for_eyes, plain, print_json
+from tunemesh.usage import in_words
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
 
+ORDER = (
+    *("doctor", "tune", "up", "submit", "quote", "status", "watch", "cancel", "jobs", "fetch", "report"),
+    *(
+        "compare",
+        "export",
+        "records",
+        "tasks",
+        "story",
+        "strategy",
+        "sweep",
+        "worker",
+        "coordinator",
+        "broker",
+    ),
+    *("simulate", "record-trace", "bench", "zeroshot-eval"),
+)
+"""Commands as people come to need them."""
+
+
+class InOrder(TyperGroup):
+    """Lists its commands in the order of use."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=InOrder,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Autotuning of neural networks as a service, on a RabbitMQ worker mesh.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(records_app, name="records", help="What was ever measured: ask, exchange, forget.")
 app.add_typer(
     jobs_app, name="jobs", help="All jobs, also those that ended long ago; jobs show JOB tells of one."
 )
 app.add_typer(broker_app, name="broker", help="The private RabbitMQ node, and what another broker needs.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tunemesh {tunemesh.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tunemesh_(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Autotuning of neural networks as a service, on a RabbitMQ worker mesh."""
 
 
 def main() -> NoReturn:
@@ -80,7 +125,7 @@ def run() -> int:
     try:
         # Who asks a question wants its answer alone. Commands that run for long set up what they say.
         logs.setup(default="warning")
-        code = app(standalone_mode=False)
+        code = app(prog_name="tunemesh", standalone_mode=False)
     except typer.Exit as error:
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
@@ -102,7 +147,7 @@ def run() -> int:
             print(message(), file=sys.stderr)
             return BadInput.exit_code
         if message is not None:
-            return complain(message(), BadInput.exit_code)
+            return complain(in_words(message()), BadInput.exit_code)
         if isinstance(error, OSError) and error.filename is not None:
             refusal = unusable(f"cannot use {error.filename}", error)
             return complain(str(refusal), refusal.exit_code)
@@ -124,9 +169,13 @@ def up(
     strategy: options.Strategy = "interleaved",
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     builders: options.Builders = None,
     memory: options.Memory = MEMORY,
-    folder: Annotated[Path | None, typer.Option(help="Where data and logs are kept.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where data and logs are kept.", show_default="$XDG_DATA_HOME/tunemesh"),
+    ] = None,
     retention: options.Retention = options.RETENTION,
     metrics_port: options.MetricsPort = None,
     log_level: options.LogLevel = None,
@@ -136,6 +185,7 @@ def up(
     logs.setup(log_level, log_format, "up")
     engines = engine_names(engine)
     check_engines(engines)
+    target = usual_target(target, engines)
     home = folder if folder is not None else mesh_address.data_folder()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     layout = plan(device, builders, keeps_apart(strategy))
@@ -155,7 +205,9 @@ def up(
         options.prices_of(price),
         options.retention_of(retention),
         reserve,
+        learn_after,
         metrics_port,
+        mesh_address.imports(),
     ) as mesh:
         address = mesh_address.MeshAddress(
             broker=mesh.url,
@@ -169,9 +221,11 @@ def up(
         )
         note = mesh_address.leave_note(address)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
-        print(f"broker     {address.broker}")
+        # Whoever needs a password finds it in the note, which is for this user only.
+        seen = address.broker if sys.stdout.isatty() else redacted(address.broker)
+        print(f"broker     {seen}")
         print(f"artifacts  {address.artifacts}")
-        print(f"UI         {address.ui}  user monitor, password {address.monitor_password}")
+        print(f"UI         {address.ui}  user monitor, password {for_eyes(address.monitor_password)}")
         if metrics_port is not None:
             print(f"metrics    {metrics_port} of the coordinator, {mesh.node.metrics_url} of RabbitMQ")
         print(f"noted in   {note}; Ctrl-C stops the mesh and loses nothing", flush=True)
@@ -193,6 +247,7 @@ for _command in (
     job_commands.watch,
     job_commands.cancel,
     job_commands.fetch,
+    report_commands.report,
     job_commands.export,
     job_commands.strategy,
     job_commands.story,
@@ -228,9 +283,8 @@ def doctor(as_json: options.AsJson = False) -> None:
     if as_json:
         print_json(findings)
     else:
-        made = table("", ("", "what", "found", "what to do"))
-        for finding in findings:
-            advice = "" if finding.ok else finding.advice
-            add_row(made, "ok" if finding.ok else "MISSING", finding.what, finding.found, advice)
-        Console().print(made)
+        rows = [[each.what, "ok" if each.ok else "MISSING", each.found] for each in findings]
+        advice = [plain(f"{each.what}: {each.advice}", "yellow") for each in findings if not each.ok]
+        columns = [Column("what", 0), Column("state", 1), Column("found", 1)]
+        Console().print(Fitted("", columns, rows, advice))
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)

@@ -31,6 +31,7 @@ from tunemesh.shared.messages import (
     JobEvent,
     JobId,
     JobProgress,
+    Learn,
     Message,
     PastJobs,
     Query,
@@ -231,6 +232,14 @@ class Client:
         correlation_id = uuid.uuid4().hex
         self._confirmed(self._publish(wanted, topology.STRATEGY_KEY, correlation_id))
         return self._await(correlation_id, timeout)
+
+    def learn(self, engine: str, after: int) -> None:
+        """Ask for a lesson from the records, once the mesh has nothing else to do.
+
+        Raises:
+            BrokerUnavailable: the broker does not take it.
+        """
+        self._confirmed(self._publish(Learn(engine=engine, after=after), topology.LEARN_KEY))
 
     def follow(self, jobs: Collection[str], idle: float = 0.5) -> Iterator[JobEvent | None]:
         """Events of ``jobs``, whose requests were published, until all have ended; ``None`` about every

@@ -17,6 +17,7 @@ from tunemesh.comparing.peers import Peer
 from tunemesh.job_options import make_settings
 from tunemesh.model_files import ModelFile
 from tunemesh.report import Compared, read_report
+from tunemesh.report_page import writing
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.devices.devices import Device
@@ -37,7 +38,10 @@ class Comparison:
         """Compare one result; see :func:`~tunemesh.comparing.comparison.compare`."""
         from tunemesh.comparing import comparison
 
-        return comparison.compare(model, settings, folder, self.device, self.peers, note)
+        found = comparison.compare(model, settings, folder, self.device, self.peers, note)
+        if (folder / writing.PAGE).exists():
+            writing.write_beside(folder)
+        return found
 
 
 def prepare(device: str | None, names: Sequence[str] | None, note: Callable[[str], None]) -> Comparison:
@@ -81,9 +85,15 @@ def compare(
     device: options.Device = None,
     peer: options.Peers = None,
     range_: Annotated[
-        list[str] | None, typer.Option("--range", help="NAME=LEAST,ABOVE: valid values of an input.")
+        list[str] | None,
+        typer.Option(
+            "--range", help="NAME=LEAST,ABOVE: valid values of an input; by default what its uses allow."
+        ),
     ] = None,
-    inputs: Annotated[Path | None, typer.Option(help="An npz file with an array for each input.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(help="An npz file with an array for each input.", show_default="random values"),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Let a result and what else runs the model here take turns on one device, and write down in its report

@@ -12,7 +12,8 @@ import msgspec
 
 from tunemesh.broker_config import node
 from tunemesh.shared.errors import TunemeshError
-from tunemesh.stage_workers.engines.template import compiling
+from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.graph import device_code
 from tunemesh.stage_workers.sandbox import allocator
 
@@ -36,6 +37,7 @@ def examine() -> list[Finding]:
         _broker(),
         _linker(),
         _compiler(),
+        _engines(),
         _allocator(),
         _cores(),
         _gpu(),
@@ -70,8 +72,16 @@ def _linker() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = compiling.compiler(platform.machine()) or f"missing: {compiling.MISSING}"
+    found = compilers.compiler(platform.machine()) or "missing, only needed by the engine template"
     return Finding(what="C compiler", ok=True, found=found)
+
+
+def _engines() -> Finding:
+    """What workers here serve unless they are told otherwise."""
+    lacking = {name: engines.missing(name) for name in engines.OWN}
+    served = ", ".join(engines.served_by_default())
+    without = "".join(f"; not {name}: {why}" for name, why in lacking.items() if why)
+    return Finding(what="engines", ok=True, found=f"{served}{without}")
 
 
 def _allocator() -> Finding:

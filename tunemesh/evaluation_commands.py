@@ -42,16 +42,24 @@ def zeroshot_eval(
         list[str] | None, typer.Argument(help="Models to leave out in turn, by name; by default all.")
     ] = None,
     database: Annotated[
-        str | None, typer.Option(help="Of the records: a file, or the URL of a database.")
+        str | None,
+        typer.Option(
+            help="Of the records: a file, or the URL of a database; by default that of this machine."
+        ),
     ] = None,
     share: Annotated[
         list[float] | None,
-        typer.Option(help="Part of the other tasks' records to choose from, 0 to 1; may be given again."),
+        typer.Option(
+            help="Part of the other tasks' records to choose from, 0 to 1; may be given again.",
+            show_default="1",
+        ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Whose schedules they are.")] = "metaschedule",
     device: options.Device = None,
     tasks: Annotated[int, typer.Option(min=0, help="Tasks of each network, at most; 0: all.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="A file for what came of every task, in JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A file for what came of every task, in JSON.", show_default="none")
+    ] = None,
     memory: options.Memory = MEMORY,
     as_json: options.AsJson = False,
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
+from tunemesh.shared.text import nearest
 
 Kind = Literal["python", "cpp", "torch", "onnx"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -83,7 +84,9 @@ def check_kind(kind: str) -> None:
         BadInput: it is none of :data:`KINDS`.
     """
     if kind not in KINDS:
-        raise BadInput(f"there is no kind of export {kind!r}; known: {', '.join(KINDS)}")
+        raise BadInput(
+            f"there is no kind of export {kind!r}; known: {', '.join(KINDS)}{nearest(kind, KINDS)}"
+        )
 
 
 def check_target(target: str) -> None:

@@ -10,7 +10,9 @@ from tunemesh import measured_files
 from tunemesh.client import Client
 from tunemesh.early_stop import EarlyStop
 from tunemesh.model_files import ModelFile
-from tunemesh.report import Report, save_measured, save_results
+from tunemesh.report import Report
+from tunemesh.report_page import writing
+from tunemesh.results import save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable, LinkDown, TunemeshError
 from tunemesh.shared.messages import JobEvent, Request
@@ -75,6 +77,7 @@ class Following:
         out: folder of the results.
         request: the message of a job, for a model, and after jobs whose measurements serve it.
         supervise: called on every turn.
+        html: whether every report gets a page for people.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Following:
         watcher: Watcher,
         early_stop: EarlyStop | None,
         supervise: Callable[[], None],
+        html: bool = True,
     ) -> None:
         self._client = client
         self._store = store
@@ -94,6 +98,7 @@ class Following:
         self._watcher = watcher
         self._early_stop = early_stop
         self._supervise = supervise
+        self._html = html
         self._done: dict[str, list[str]] = {}
         self.open: set[str] = set()
         """Jobs that have not ended."""
@@ -123,6 +128,8 @@ class Following:
                 continue
             self._watcher.event(event)
             ending = _ending(event, self._store, self._out)
+            if ending is not None and self._html and (ending.report or ending.measured):
+                writing.write_beside(self._out / event.job)
             if ending is None:
                 self._keep(event)
             else:

@@ -8,9 +8,8 @@ from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from tunemesh import mesh_address, options, past_jobs, tables
+from tunemesh import mesh_address, options, past_jobs, status_tables, tables
 from tunemesh.client import Client, check_job_id
 from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
@@ -18,7 +17,8 @@ from tunemesh.shared.errors import BadInput, BrokerUnavailable, Unavailable
 from tunemesh.shared.given import given
 from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, Phase, past_job
 from tunemesh.shared.messages.history import MOST_PAST
-from tunemesh.terminal import add_row, print_json, say, table
+from tunemesh.shared.text import nearest, one_line
+from tunemesh.terminal import Column, Fitted, plain, print_json, say
 
 jobs_app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
@@ -31,7 +31,8 @@ Which = Annotated[
     str | None,
     typer.Option(
         "--database",
-        help="Ask this database of records (a file, or a URL) and no mesh: jobs that have ended.",
+        help="Ask this database of records (a file, or a URL) and no mesh: jobs that have ended. By default"
+        " the mesh is asked, where one is known, else the database of this machine.",
     ),
 ]
 
@@ -39,8 +40,10 @@ Which = Annotated[
 @jobs_app.callback()
 def jobs(
     context: typer.Context,
-    state: Annotated[list[str] | None, typer.Option(help=f"{', '.join(STATES)}; may be given again.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="On whose account.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(STATES)}; may be given again.", show_default="all")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="On whose account.", show_default="all")] = None,
     since: Annotated[str, typer.Option(help="Those that run, or ended since: 12h, 7d, or a date.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=MOST_PAST, help="Jobs that are shown, at most.")] = 50,
     database: Which = None,
@@ -91,7 +94,7 @@ def show(
     for name, text in _lines(past, progress):
         say(console, f"{name:<12} {text}")
     if progress is not None and progress.tasks:
-        console.print(tables.tasks_table(progress))
+        console.print(status_tables.tasks_table(progress))
 
 
 def sweep(
@@ -102,7 +105,12 @@ def sweep(
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     database: Annotated[
-        str | None, typer.Option("--database", help="Of the mesh's records: a file, or a URL.")
+        str | None,
+        typer.Option(
+            "--database",
+            help="Of the mesh's records: a file, or a URL; by default TUNEMESH_RECORDS, else that of tunemesh"
+            " up.",
+        ),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -220,7 +228,9 @@ def _phases(states: Sequence[str]) -> list[Phase]:
     every: tuple[Phase, ...] = get_args(Phase)
     for state in states:
         if state not in STATES:
-            raise BadInput(f"there is no state {state!r} of jobs; known: {', '.join(STATES)}")
+            raise BadInput(
+                f"there is no state {state!r} of jobs; known: {', '.join(STATES)}{nearest(state, STATES)}"
+            )
     running = past_jobs.RUNNING in states
     return [phase for phase in every if phase in states or (running and phase not in ENDED)]
 
@@ -230,23 +240,37 @@ def print_note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def jobs_table(found: Sequence[PastJob]) -> Table:
-    """One row per job, no more than 80 columns wide."""
-    tenants = any(each.tenant for each in found)
-    columns = ["job", *(["tenant"] if tenants else []), "state", "trials", "latency", "faster", "ended"]
-    made = table("", columns)
-    for each in found:
-        add_row(
-            made,
+COLUMNS = (
+    Column("job", 0),
+    Column("model", 6),
+    Column("tenant", 3),
+    Column("state", 1),
+    Column("trials", 5),
+    Column("latency", 2),
+    Column("faster", 1),
+    Column("ended", 4),
+    Column("target", 7),
+)
+
+
+def jobs_table(found: Sequence[PastJob]) -> Fitted:
+    """One row per job, and a line below for each that has failed."""
+    rows = [
+        [
             each.job,
-            *([each.tenant] if tenants else []),
+            each.name,
+            each.tenant,
             each.phase,
             str(each.trials),
             tables.latency(each.after),
             f"{each.before / each.after:.1f}x" if each.before and each.after else "-",
             _ended(each.finished),
-        )
-    return made
+            tables.target_text(each.target),
+        ]
+        for each in found
+    ]
+    errors = [plain(f"{each.job}: {one_line(each.error)}", "red") for each in found if each.error]
+    return Fitted("", COLUMNS, rows, errors)
 
 
 def _ended(at: float) -> str:

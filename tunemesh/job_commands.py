@@ -12,13 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, tables
-from tunemesh.client import Client, as_event, check_job_id
-from tunemesh.report import Report, read_report
-from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, BrokerUnavailable, JobFailed, Unavailable
+from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, status_tables, tables
+from tunemesh.client import Client, check_job_id
+from tunemesh.report import check_empty, read_report
+from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
-from tunemesh.terminal import print_json, say, tell
+from tunemesh.terminal import print_json, say, tell, working
 
 DATABASE = "database"
 EXPORTS = (*exporting.KINDS, DATABASE)
@@ -43,16 +42,17 @@ def status(
                 "jobs": snapshot.jobs,
                 "left_out": snapshot.left_out,
                 "resources": snapshot.resources,
+                "waiting": snapshot.waiting,
             }
         )
         return
     console = Console()
-    console.print(tables.jobs_table(snapshot.jobs, time.time()))
+    console.print(status_tables.jobs_table(snapshot.jobs, time.time()))
     if job is not None:
-        console.print(tables.tasks_table(snapshot.jobs[0]))
+        console.print(status_tables.tasks_table(snapshot.jobs[0]))
     if snapshot.left_out:
         say(console, f"{snapshot.left_out} more jobs, not listed; ask for one: tunemesh status JOB")
-    console.print(tables.resources_table(snapshot.resources))
+    console.print(status_tables.resources_table(snapshot.resources, snapshot.waiting))
 
 
 def strategy(
@@ -61,25 +61,32 @@ def strategy(
     ] = None,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show or change how the coordinator chooses who goes next. It stays so after a restart."""
     address = mesh_address.find(broker, artifacts, store=False)
     with Client(address.broker) as client:
         snapshot = client.snapshot() if name is None else client.set_strategy(name)
-    tell(snapshot.strategy)
+    if as_json:
+        print_json({"strategy": snapshot.strategy})
+    else:
+        tell(snapshot.strategy)
 
 
 def watch(
     job: Annotated[str, typer.Argument(help="The job to follow.")],
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print an object on a line for each event.")
+    ] = False,
 ) -> None:
     """Follow a job until it ends. Exit code 1 if it fails."""
     address = mesh_address.find(broker, artifacts, store=False)
     last: JobEvent | None = None
     with Client(address.broker, [job]) as client:
         _known(client, job)
-        with live.LiveView(Console()) as view:
+        with live.JsonLines() if as_json else live.LiveView(Console()) as view:
             for event in client.follow([job]):
                 if event is None:
                     view.refresh()
@@ -97,6 +104,7 @@ def cancel(
     ] = False,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Stop a job. What was found is dropped, unless --keep is given."""
     address = mesh_address.find(broker, artifacts, store=False)
@@ -107,7 +115,10 @@ def cancel(
         client.cancel(job, keep)
         for event in client.follow([job]):
             if event is not None and event.kind in FINAL_KINDS:
-                tell(f"{job}: {event.kind}" + (f": {event.text}" if event.text else ""))
+                if as_json:
+                    print_json({"job": job, "ended": event.kind, "text": event.text})
+                else:
+                    tell(f"{job}: {event.kind}" + (f": {event.text}" if event.text else ""))
                 if event.kind not in ("done", "cancelled"):
                     raise typer.Exit(JobFailed.exit_code)
 
@@ -115,12 +126,19 @@ def cancel(
 def fetch(
     job: Annotated[str, typer.Argument(help="A finished job.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuned"),
+    html: options.Html = True,
+    overwrite: options.Overwrite = False,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Get the results of a finished job, also of one that ended long ago: see tunemesh jobs."""
-    report = _save(job, out / job, mesh_address.find(broker, artifacts))
+    if not overwrite:
+        check_job_id(job)
+        check_empty(out / job)
+    address = mesh_address.find(broker, artifacts)
+    with working(f"fetching what job {job} has left"):
+        report = past_jobs.fetch(job, out / job, address, html)
     if as_json:
         print_json(report)
     else:
@@ -133,20 +151,30 @@ def export(
     to: Annotated[Path | None, typer.Option(help="Folder for it. [default: <job>-<kind>]")] = None,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a finished model as something that runs without Tunemesh: see docs/deploy.md. Or, as `database`,
     what was measured for a job that was lost on its way."""
     if kind == DATABASE:
-        print(measured_files.database(Path(job), to or Path(job)))
+        _written(measured_files.database(Path(job), to or Path(job)), as_json)
         return
     exporting.check_kind(kind)
     with tempfile.TemporaryDirectory(prefix="tunemesh-export-") as fetched:
         result = Path(job)
         if not result.is_dir() and "/" not in job:
             result = Path(fetched)
-            _save(job, result, mesh_address.find(broker, artifacts))
+            past_jobs.fetch(job, result, mesh_address.find(broker, artifacts))
         target = read_report(result).target
-        print(exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}")))
+        with working(f"writing {job} for {kind}"):
+            made = exporting.export(result, target, kind, to or Path(f"{Path(job).name}-{kind}"))
+    _written(made, as_json)
+
+
+def _written(folder: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(folder)})
+    else:
+        print(folder)
 
 
 def story(
@@ -154,6 +182,7 @@ def story(
     journal: Annotated[
         Path | None, typer.Option(help="The coordinator's journal; by default that of tunemesh up.")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Tell what happened to a job, line by line, from the coordinator's journal."""
     from tunemesh.coordinator.journal.records import read
@@ -165,12 +194,15 @@ def story(
         raise BadInput(f"there is no journal {path}; a coordinator writes one with: --journal FILE")
     older = path.with_name(path.name + ".1")
     records = chain(read(older) if older.exists() else (), read(path))
-    told = False
+    lines = []
     for line in tell_story(records, job):
-        told = True
-        tell(line)
-    if not told:
+        lines.append(line)
+        if not as_json:
+            tell(line)
+    if not lines:
         raise BadInput(f"the journal {path} knows nothing of job {job}")
+    if as_json:
+        print_json({"job": job, "story": lines})
 
 
 def _known(client: Client, job: str) -> Snapshot:
@@ -181,43 +213,5 @@ def _known(client: Client, job: str) -> Snapshot:
         JobFailed: its request was rejected lately.
     """
     snapshot = client.snapshot(job)
-    _check_known(snapshot, job)
+    past_jobs.check_known(snapshot, job)
     return snapshot
-
-
-def _check_known(snapshot: Snapshot, job: str, besides: str = "") -> None:
-    if snapshot.rejected and not snapshot.jobs:
-        raise JobFailed(f"job {job} was rejected: {snapshot.rejected}")
-    if not snapshot.jobs:
-        raise BadInput(f"the coordinator knows no job {job!r}{besides}")
-
-
-def _save(job: str, folder: Path, address: mesh_address.MeshAddress) -> Report:
-    """Write the results of a finished job to ``folder``."""
-    check_job_id(job)
-    return past_jobs.save(_told(job, address), ArtifactStore(address.artifacts), folder)
-
-
-def _told(job: str, address: mesh_address.MeshAddress) -> JobEvent:
-    """The last that is known of a job: from the coordinator, or where that has forgotten it, from the
-    history.
-
-    Raises:
-        BadInput: nobody knows it, or its results are not kept any more.
-        JobFailed: its request was rejected lately.
-        Unavailable: nobody answers who might know it.
-    """
-    try:
-        with Client(address.broker) as client:
-            snapshot = client.snapshot(job)
-            why = "" if snapshot.jobs or snapshot.rejected else client.nobody_answers()
-            if snapshot.jobs or snapshot.rejected or why:
-                _check_known(snapshot, job, f"; {why}" if why else "")
-                return as_event(snapshot)
-    except BrokerUnavailable as error:
-        # The coordinator is away; workers may be there.
-        try:
-            return past_jobs.ending(past_jobs.ask_mesh(address.broker, past_jobs.about(job)), job)
-        except Unavailable:
-            raise error from None
-    return past_jobs.ending(past_jobs.ask_mesh(address.broker, past_jobs.about(job)), job)

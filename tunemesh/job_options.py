@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -19,19 +19,14 @@ from msgspec import Struct
 from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, LiteralType, NoneType, StrType
 
 from tunemesh import options
-from tunemesh.checks import check_engine_name
+from tunemesh.checks import check_engine_name, usual_target
+from tunemesh.option_names import NONE, choices, option_name, wrong
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Level, Options, Settings, Visibility
 from tunemesh.tuning import Plan, trials_of
 
-NONE = "none"
-"""On the command line: the ``None`` of a setting that has another default."""
-
 AUTO = "auto"
 """The number of trials that the model needs."""
-
-OTHER_NAMES = {"effort": "--level"}
-"""Of fields, on the command line: people ask for a level, and a level has an effort."""
 
 JOB = "job"
 """The parameter of a command in whose place the options come."""
@@ -46,6 +41,7 @@ Told = Annotated[
         "--option",
         help="COMPONENT.NAME=VALUE for an engine or graph, such as metaschedule.population=4 or"
         " graph.layout=given; may be given again.",
+        show_default="none",
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]
@@ -59,7 +55,8 @@ Inputs = Annotated[
     Path | None,
     typer.Option(
         help="An npz file with an array for each input, as numpy.savez writes it: what the model is compared"
-        " and measured with, in place of random values."
+        " and measured with, in place of random values.",
+        show_default="random values",
     ),
 ]
 Priority = Annotated[int, typer.Option(help="1 to 100: share among the tenant's jobs under strategy fair.")]
@@ -107,11 +104,12 @@ def make_plan(
     Raises:
         BadInput: a value is malformed or out of range.
     """
+    engines = engine_names(engine)
     return Plan(
-        target=target,
+        target=usual_target(target, engines),
         level=make_level(trials, settings),
         out=Path(),
-        engines=engine_names(engine),
+        engines=engines,
         options=parse_options(option or []),
         seed=seed,
         tenant=tenant,
@@ -134,11 +132,7 @@ def make_level(trials: str, given: Mapping[str, Any]) -> Level:
             count = int(trials)
         except ValueError:
             raise BadInput(f"--trials is a number or {AUTO}, not {trials!r}") from None
-    values = _values(Level, given) | {"trials": trials_of(count)}
-    try:
-        return msgspec.convert(values, Level)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"bad service level: {error}") from None
+    return _made(Level, _values(Level, given) | {"trials": trials_of(count)})
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -149,13 +143,14 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def engine_names(given: Sequence[str] | None) -> tuple[str, ...]:
-    """Engines from options, each of which may name several with commas between them.
+    """Engines from options, each of which may name several with commas between them; none where no option
+    was given: all that are served.
 
     Raises:
         BadInput: an option names none, or what cannot be a name.
     """
     if given is None:
-        return ("metaschedule",)
+        return ()
     names = [name.strip() for text in given for name in text.split(",")]
     return tuple(dict.fromkeys(map(check_engine_name, names)))
 
@@ -192,17 +187,28 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         BadInput: a value is out of range or malformed.
     """
-    values = _values(Settings, given)
-    try:
-        return msgspec.convert(values, Settings)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"bad setting: {error}") from None
+    return _made(Settings, _values(Settings, given))
+
+
+_Made = TypeVar("_Made", Level, Settings)
+
+
+def _made(struct: type[_Made], values: Mapping[str, Any]) -> _Made:
+    """A struct of values by the names of its fields; numbers may be texts.
+
+    Raises:
+        BadInput: one is malformed or out of range.
+    """
+    if why := wrong(struct, values):
+        raise BadInput(why)
+    encoded = {each.name: each.encode_name for each in msgspec.structs.fields(struct)}
+    return msgspec.convert({encoded[name]: value for name, value in values.items()}, struct, strict=False)
 
 
 def _values(struct: type[Struct], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given of the fields of a struct, by their names on the wire."""
+    """What was given of the fields of a struct."""
     return {
-        field.encode_name: _value(field, given[field.name])
+        field.name: _value(field, given[field.name])
         for field in _fields(struct)
         if given.get(field.name) is not None
     }
@@ -217,16 +223,17 @@ def setting_parameters() -> Iterator[inspect.Parameter]:
     for field in (*_fields(Level), *_fields(Settings)):
         if field.name in ("trials", "quote_only"):
             continue
-        described = typer.Option(*_declaration(field), help=_help(field), show_default=False)
+        described = typer.Option(
+            *_declaration(field),
+            help=_help(field),
+            show_default=False,
+            metavar=_metavar(field),
+            autocompletion=_completion(choices(field.type)),
+        )
         annotation = Annotated[_type(field), described]  # type: ignore[valid-type]
         yield inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
         )
-
-
-def option_name(field: str) -> str:
-    """What a field is called on the command line."""
-    return OTHER_NAMES.get(field) or "--" + field.strip("_").replace("_", "-")
 
 
 def _fields(struct: type[Struct]) -> Sequence[Field]:
@@ -261,18 +268,37 @@ def _type(field: Field) -> Any:
     kinds = [kind for kind in _kinds(field) if not isinstance(kind, NoneType)]
     if _map(field):
         return list[str] | None
-    if _speaks_of_none(field):
-        return str | None
-    simple = {IntType: int, FloatType: float, BoolType: bool, StrType: str, LiteralType: str}
-    found = [simple[type(kind)] for kind in kinds if type(kind) in simple]
-    if len(found) != 1:
+    if not any(isinstance(kind, BoolType | IntType | FloatType | StrType | LiteralType) for kind in kinds):
         raise TypeError(f"a setting of this type cannot become an option: {field.name}")
-    return found[0] | None
+    # Numbers are texts here: what is wrong with one is said in the same words wherever it comes from.
+    return bool | None if any(isinstance(kind, BoolType) for kind in kinds) else str | None
+
+
+def _completion(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """What completes one of these texts in a shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [each for each in known if each.startswith(incomplete)]
+
+    return complete
+
+
+def _metavar(field: Field) -> str | None:
+    """What may be given, in the help text; ``None`` where its type says it."""
+    if known := choices(field.type):
+        return "|".join(known)
+    number = next((kind for kind in _kinds(field) if isinstance(kind, IntType | FloatType)), None)
+    return ("N" if isinstance(number, IntType) else "NUMBER") if number is not None else None
 
 
 def _help(field: Field) -> str:
+    """The description, and what holds where nothing is said."""
     text = str((getattr(field.type, "extra_json_schema", None) or {}).get("description", ""))
-    return text if field.default in (None, msgspec.NODEFAULT) else f"{text} [default: {field.default}]"
+    if isinstance(field.default, bool):
+        return f"{text} [default: {'yes' if field.default else 'no'}]"
+    if field.default not in (None, msgspec.NODEFAULT):
+        return f"{text} [default: {field.default}]"
+    return text if "default" in text else f"{text} [default: {'none' if _map(field) else 'no limit'}]"
 
 
 def _value(field: Field, given: Any) -> Any:
@@ -283,12 +309,7 @@ def _value(field: Field, given: Any) -> Any:
         return _named_sizes(field, given)
     if not _speaks_of_none(field):
         return given
-    if given == NONE:
-        return None
-    try:
-        return msgspec.json.decode(given)
-    except msgspec.DecodeError:
-        raise BadInput(f"{option_name(field.name)} must be a number or {NONE}, not {given!r}") from None
+    return None if given == NONE else given
 
 
 def _range(text: str) -> tuple[str, tuple[float, float]]:

@@ -10,16 +10,20 @@ import typer
 from msgspec.structs import replace
 
 from tunemesh import mesh_address, options
+from tunemesh.checks import check_engine_name
 from tunemesh.layout import MEMORY
 from tunemesh.shared.errors import BadInput, unusable
 from tunemesh.terminal import print_json
 
 if TYPE_CHECKING:
-    from tunemesh.record_learning import Lesson
     from tunemesh.stage_workers.records.database import Database
 
 Which = Annotated[
-    str | None, typer.Option("--database", help="Of the records: a file, or the URL of a database.")
+    str | None,
+    typer.Option(
+        "--database",
+        help="Of the records: a file, or the URL of a database; by default that of this machine.",
+    ),
 ]
 
 
@@ -30,14 +34,33 @@ def learn(
     ] = 1,
     to: Annotated[
         Path | None,
-        typer.Option(help="Write what was learned into this folder, too, in the engine's format."),
+        typer.Option(
+            help="Write what was learned into this folder, too, in the engine's format.",
+            show_default="nowhere else",
+        ),
     ] = None,
     memory: options.Memory = MEMORY,
     database: Which = None,
     as_json: options.AsJson = False,
+    mesh: Annotated[
+        bool, typer.Option("--mesh", help="Let a worker of a running mesh do it, once nothing else is due.")
+    ] = False,
+    broker: options.Broker = None,
 ) -> None:
     """Learn from the records how fast schedules of other tasks should be: searches begin with that."""
+    if mesh:
+        if to is not None or database is not None or as_json:
+            raise BadInput(
+                "with --mesh a worker learns from its own records: leave --to, --database and --json out"
+            )
+        from tunemesh.client import Client
+
+        with Client(mesh_address.find(broker, None, store=False).broker) as client:
+            client.learn(check_engine_name(engine), after)
+        print("asked: a worker learns once nothing else is due; the coordinator's log says what came of it")
+        return
     from tunemesh import record_learning
+    from tunemesh.stage_workers.stages.learning import told
 
     learned = []
     with existing(database) as records:
@@ -46,7 +69,7 @@ def learn(
             if to is not None and each.prior:
                 _write(to, f"{engine}-{re.sub('[^A-Za-z0-9_.-]+', '-', each.family)}.prior", each.prior)
             if not as_json:
-                _say(each)
+                print(*told(each), sep="\n")
     if not learned:
         raise BadInput(f"there are no records of the engine {engine} to learn from")
     if as_json:
@@ -59,22 +82,6 @@ def _write(folder: Path, name: str, content: bytes) -> None:
         (folder / name).write_bytes(content)
     except OSError as error:
         raise unusable(f"cannot write {folder / name}", error) from None
-
-
-def _say(lesson: Lesson) -> None:
-    who = f"{lesson.engine}, {lesson.family}"
-    if lesson.after is None:
-        print(f"{who}: nothing learned: {lesson.why}")
-        return
-    tried = [("before", lesson.before), ("now", lesson.after)]
-    known = "; ".join(
-        f"{when} rank correlation {each.correlation:.2f}, top 1 {each.top1:.2f}, top 8 {each.top8:.2f}"
-        for when, each in tried
-        if each is not None
-    )
-    print(f"{who}: learned from {lesson.trials:,} trials of {lesson.tasks:,} tasks")
-    print(f"  on {lesson.after.tasks:,} others: {known}")
-    print(f"  {'updates use it from now on' if lesson.used else 'not used: ' + lesson.why}")
 
 
 def address_of(named: str | None) -> str:

@@ -5,16 +5,31 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from tunemesh.following import Watcher
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, JobProgress, ResourceProgress
-from tunemesh.tables import estimate, failures, jobs_table, latency, left, resources_table, seconds
-from tunemesh.terminal import plain, say
+from tunemesh.status_tables import estimate, failures, jobs_table, left, progress_bars, resources_table
+from tunemesh.tables import latency, seconds
+from tunemesh.terminal import plain, print_json, say
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines of one job when the output is no terminal."""
+
+
+class JsonLines(Watcher):
+    """Prints every event as a JSON object on a line of its own. A context manager."""
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def event(self, event: JobEvent) -> None:
+        """Print it: what happened when, and how the job stands."""
+        said = {"job": event.job, "kind": event.kind, "at": event.at, "text": event.text}
+        print_json({**said, "progress": event.progress}, indent=0)
 
 
 class LiveView(Watcher):
@@ -67,7 +82,12 @@ class LiveView(Watcher):
         """Draw again."""
         if self._live is not None:
             now = time.time()
-            parts = [jobs_table(list(self._jobs.values()), now), resources_table(self._resources)]
+            jobs = list(self._jobs.values())
+            parts: list[RenderableType] = [
+                jobs_table(jobs, now),
+                progress_bars(jobs),
+                resources_table(self._resources),
+            ]
             shown = Group(plain(self._note, "dim"), *(parts if self._jobs else []))
             self._live.update(shown, refresh=True)
 

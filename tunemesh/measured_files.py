@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from tunemesh.report import exported_here, write_file
+from tunemesh.report import write_file
+from tunemesh.results import exported_here
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Blob, TaskRecords

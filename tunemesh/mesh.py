@@ -21,6 +21,7 @@ from tunemesh.layout import MEMORY, Layout, fitting
 from tunemesh.shared.errors import BrokerUnavailable, Unavailable
 from tunemesh.shared.retry import Retry
 from tunemesh.stage_workers.devices.devices import owner_of, parse_device
+from tunemesh.stage_workers.engines import served_by_default
 from tunemesh.topology_watch import TopologyWatch
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class LocalMesh:
     Args:
         layout: who runs where.
         target: what the device is to be tuned for, as the person gave it.
-        engines: those that the workers serve.
+        engines: those that the workers serve; none: those that come with Tunemesh, as far as this machine has
+            what they need.
         strategy: of the coordinator; on a single core ``sequential`` whatever it says.
         folder: keeps data and logs; a temporary one is removed at the end.
         journal: file for what the coordinator is told and answers; none by default.
@@ -54,7 +56,9 @@ class LocalMesh:
         prices: of queues, per hour; none by default.
         retention: days for which the results of jobs are kept; by default for ever.
         reserved: share of the devices of each target that is kept for jobs of class gold.
+        learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
         metrics: where the coordinator shows its metrics; by default nowhere.
+        imports: folder in which workers keep what came of models that they have imported; none by default.
 
     Raises:
         BadInput: there is no such strategy.
@@ -64,7 +68,7 @@ class LocalMesh:
         self,
         layout: Layout,
         target: str,
-        engines: Sequence[str] = ("metaschedule",),
+        engines: Sequence[str] = (),
         strategy: str = "interleaved",
         folder: Path | None = None,
         journal: Path | None = None,
@@ -73,20 +77,24 @@ class LocalMesh:
         prices: Mapping[str, float] | None = None,
         retention: float | None = None,
         reserved: float = 0.0,
+        learn_after: int = 0,
         metrics: str | None = None,
+        imports: str = "",
     ) -> None:
         self._layout = layout
         self._target = target
-        self._engines = tuple(engines)
+        self._engines = tuple(engines) or served_by_default()
         by_name(strategy)
         self._strategy = fitting(layout, strategy)
         self._prices = prices or {}
         self._reserved = reserved
+        self._learn_after = learn_after
         self._metrics = metrics
         self._temporary = folder is None
         self._journal = journal
         self._memory = memory
         self._records = records
+        self._imports = imports
         self._retention = retention
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-")) if folder is None else folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -203,6 +211,7 @@ class LocalMesh:
             coordinator += ["--price", f"{queue}={price}"]
         if self._reserved:
             coordinator += ["--reserve", str(self._reserved)]
+        coordinator += ["--learn-after", str(self._learn_after)]
         if self._metrics is not None:
             coordinator += ["--metrics-port", self._metrics]
         self._start("coordinator", "coordinator", coordinator, others)
@@ -229,6 +238,8 @@ class LocalMesh:
         if role == "worker" and self._records:
             environment[mesh_address.RECORDS] = self._records
             environment |= {name: os.environ[name] for name in (mesh_address.SHIPPED,) if name in os.environ}
+        if role == "worker" and self._imports:
+            environment[mesh_address.IMPORTS] = self._imports
         output = self.folder / "logs" / f"{name}.log"
         self._children.start(Child(name, arguments, environment, cpus, output))
 

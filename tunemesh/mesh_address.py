@@ -19,6 +19,8 @@ RECORDS = "TUNEMESH_RECORDS"
 """Where workers keep the records of what was measured: a file, or a database's URL; ``none``: nowhere."""
 SHIPPED = "TUNEMESH_SHIPPED_RECORDS"
 """``none``: workers do not add the records that come with Tunemesh to theirs."""
+IMPORTS = "TUNEMESH_IMPORTS"
+"""Folder in which workers keep what came of models that they have imported; ``none``: nowhere."""
 NONE = "none"
 
 
@@ -51,6 +53,15 @@ def records_in(folder: Path) -> str:
     """The database of records: the one that the environment names, or a file in ``folder``. Empty where the
     environment says that there is to be none."""
     named = given(RECORDS) or str(folder.absolute() / "records.sqlite")
+    return "" if named == NONE else named
+
+
+def imports() -> str:
+    """Where meshes of this machine keep what came of models that they have imported: the folder that the
+    environment names, or one for what can be made again. Empty where the environment says that there is to be
+    none."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    named = os.environ.get(IMPORTS) or str(Path(cache).absolute() / "tunemesh" / "imports")
     return "" if named == NONE else named
 
 

@@ -19,6 +19,7 @@ from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 
@@ -73,6 +74,21 @@ def from_bytes(path: Path, data: bytes, note: Callable[[str], None]) -> ModelFil
     return from_program(path.name, pytorch.load(data))
 
 
+def from_onnx(model: onnx.ModelProto) -> ModelFile:
+    """What to send of a model of the package ``onnx``.
+
+    Raises:
+        BadModel: it is too large for one file, or keeps data in other files.
+    """
+    try:
+        data = model.SerializeToString()
+    except ValueError as error:
+        raise BadModel(f"the model cannot be written as bytes: {error}; save it and give the path") from None
+    if any(each.external_data for each in model.graph.initializer):
+        raise BadModel("the model keeps data in other files: save it and give the path")
+    return ModelFile(name=f"{model.graph.name or 'model'}.onnx", data=data)
+
+
 def from_program(name: str, program: Any) -> ModelFile:
     """What to send of a program that PyTorch has exported.
 
@@ -88,15 +104,13 @@ def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: An
     """What to send of a PyTorch module, or of a program that was exported from one.
 
     Raises:
-        BadInput: it is neither, or lacks example inputs; or it cannot be converted.
+        BadInput: it lacks example inputs, or cannot be converted.
     """
     from tunemesh.stage_workers.frontends import pytorch
 
     torch = pytorch.require()
     if isinstance(module, torch.export.ExportedProgram):
         return from_program("program", module)
-    if not isinstance(module, torch.nn.Module):
-        raise BadInput(f"a model is a path, or a module of PyTorch, not a {type(module).__name__}")
     if example_inputs is None:
         raise BadInput("a module of PyTorch needs example inputs: tunemesh.model(module, (tensor, ...))")
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)

@@ -19,14 +19,19 @@ Models = Annotated[
         " engine; or YAML with a list of models."
     ),
 ]
-Target = Annotated[str, typer.Option(help="A TVM target: native, a tag such as nvidia/nvidia-h100, or JSON.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="A TVM target: native, a tag such as nvidia/nvidia-h100, or JSON. For the mock engine: mock."
+    ),
+]
 Engines = Annotated[
     list[str] | None,
     typer.Option(
         "--engine",
-        help="Who tunes, or is served: metaschedule, or mock for experiments without compilers. Several with"
-        " commas between them, or given again: a task goes to the first that takes it."
-        " [default: metaschedule]",
+        help="Who tunes, or is served: metaschedule, template, or mock for experiments without compilers."
+        " Several with commas between them, or given again: each searches the tasks that it takes, and the"
+        " fastest kernel wins. [default: all that are served; of a worker those that come with Tunemesh]",
         show_default=False,
     ),
 ]
@@ -61,12 +66,23 @@ Memory = Annotated[
     ),
 ]
 Journal = Annotated[
-    Path | None, typer.Option(help="A file for all that the coordinator is told and answers.")
+    Path | None,
+    typer.Option(help="A file for all that the coordinator is told and answers.", show_default="none"),
 ]
 Broker = Annotated[
-    str | None, typer.Option(help="amqp(s)://user:password@host:port/vhost of a running mesh.")
+    str | None,
+    typer.Option(
+        help="amqp(s)://user:password@host:port/vhost of a running mesh; by default TUNEMESH_BROKER_URL, else"
+        " that of tunemesh up."
+    ),
 ]
-Artifacts = Annotated[str | None, typer.Option(help="Its artifact store: a folder or an fsspec URL.")]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(
+        help="Its artifact store: a folder or an fsspec URL; by default TUNEMESH_ARTIFACTS, else that of"
+        " tunemesh up."
+    ),
+]
 LogLevel = Annotated[
     str | None,
     typer.Option(help="debug, info, warning or error; by default TUNEMESH_LOG_LEVEL, else info."),
@@ -91,6 +107,15 @@ Peers = Annotated[
         show_default=False,
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there already.")]
+Html = Annotated[
+    bool,
+    typer.Option(
+        "--html/--no-html",
+        envvar="TUNEMESH_HTML",
+        help="Write a page for people, report.html, beside each report.json.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Prices = Annotated[
@@ -99,6 +124,7 @@ Prices = Annotated[
         "--price",
         help="QUEUE=PRICE per hour that a worker is busy, for one queue or a kind: profile-gpu-0=2.5,"
         " build-cpu=0.05; may be given again.",
+        show_default="no prices",
     ),
 ]
 
@@ -114,6 +140,16 @@ Reserved = Annotated[
     ),
 ]
 
+
+LEARN_AFTER = 5000
+LearnAfter = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="New trials after which workers learn from the records, while the mesh has nothing else to do;"
+        " 0: only when somebody asks.",
+    ),
+]
 
 RETENTION = "90"
 Retention = Annotated[str, typer.Option(help="Days for which the results of jobs are kept; none: for ever.")]

@@ -9,11 +9,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from tunemesh.client import Client
-from tunemesh.report import Report, save_measured, save_results
+from tunemesh.client import Client, as_event, check_job_id
+from tunemesh.mesh_address import MeshAddress
+from tunemesh.report import Report
+from tunemesh.report_page import writing
+from tunemesh.results import save_measured, save_results
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, JobFailed, Unavailable
-from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, PastJobs, past_job
+from tunemesh.shared.errors import BadInput, BrokerUnavailable, JobFailed, Unavailable
+from tunemesh.shared.messages import AskHistory, JobEvent, JobProgress, PastJob, PastJobs, Snapshot, past_job
 
 NO_KEY = "0" * 32
 """The client has a key of its own."""
@@ -72,8 +75,8 @@ def merged(known: Iterable[JobProgress], past: Iterable[PastJob], asked: AskHist
     return ordered[: asked.limit]
 
 
-def save(event: JobEvent, store: ArtifactStore, folder: Path) -> Report:
-    """Fetch what a job has left into ``folder``.
+def save(event: JobEvent, store: ArtifactStore, folder: Path, html: bool = False) -> Report:
+    """Fetch what a job has left into ``folder``; with ``html`` also a page for people.
 
     Raises:
         JobFailed: it has no results; what was measured for it is in the folder.
@@ -85,9 +88,14 @@ def save(event: JobEvent, store: ArtifactStore, folder: Path) -> Report:
         raise JobFailed(f"job {event.job} has no results: {event.text or event.kind}")
     if event.measured:
         save_measured(store, progress, event.measured, folder)
+        if html:
+            writing.write_beside(folder)
         why = progress.error or progress.phase
         raise JobFailed(f"job {event.job} has no results: {why}; what was measured is in {folder}")
-    return save_results(store, progress, event.assembled, event.validated, folder)
+    report = save_results(store, progress, event.assembled, event.validated, folder)
+    if html:
+        writing.write_beside(folder)
+    return report
 
 
 def ending(found: PastJobs, job: str) -> JobEvent:
@@ -109,3 +117,49 @@ def ending(found: PastJobs, job: str) -> JobEvent:
 def day(at: float) -> str:
     """A moment for people."""
     return datetime.fromtimestamp(at).isoformat(" ", "minutes")
+
+
+def fetch(job: str, folder: Path, address: MeshAddress, html: bool = False) -> Report:
+    """Write the results of a finished job to ``folder``; with ``html`` also a page for people.
+
+    Raises:
+        JobFailed: it has none; what was measured for it is in the folder.
+    """
+    check_job_id(job)
+    return save(last_told(job, address), ArtifactStore(address.artifacts), folder, html)
+
+
+def check_known(snapshot: Snapshot, job: str, besides: str = "") -> None:
+    """Raises:
+    JobFailed: its request was rejected lately.
+    BadInput: the coordinator does not know it; ``besides`` says more.
+    """
+    if snapshot.rejected and not snapshot.jobs:
+        raise JobFailed(f"job {job} was rejected: {snapshot.rejected}")
+    if not snapshot.jobs:
+        raise BadInput(f"the coordinator knows no job {job!r}{besides}")
+
+
+def last_told(job: str, address: MeshAddress) -> JobEvent:
+    """The last that is known of a job: from the coordinator, or where that has forgotten it, from the
+    history.
+
+    Raises:
+        BadInput: nobody knows it, or its results are not kept any more.
+        JobFailed: its request was rejected lately.
+        Unavailable: nobody answers who might know it.
+    """
+    try:
+        with Client(address.broker) as client:
+            snapshot = client.snapshot(job)
+            why = "" if snapshot.jobs or snapshot.rejected else client.nobody_answers()
+            if snapshot.jobs or snapshot.rejected or why:
+                check_known(snapshot, job, f"; {why}" if why else "")
+                return as_event(snapshot)
+    except BrokerUnavailable as error:
+        # The coordinator is away; workers may be there.
+        try:
+            return ending(ask_mesh(address.broker, about(job)), job)
+        except Unavailable:
+            raise error from None
+    return ending(ask_mesh(address.broker, about(job)), job)

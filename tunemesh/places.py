@@ -11,6 +11,7 @@ from tunemesh.following import Watcher
 from tunemesh.layout import DISTURBED, Layout
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
+from tunemesh.terminal import for_eyes
 
 OWN_BROKER_LIMIT = 20.0
 """Seconds that the broker of a mesh of our own may take to answer: it shares the machine with all that has
@@ -46,9 +47,8 @@ class Place:
 
 def of_mesh(mesh: LocalMesh, watcher: Watcher) -> Place:
     """A mesh of our own, which is up."""
-    watcher.note(
-        f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {mesh.node.password('monitor')}"
-    )
+    password = for_eyes(mesh.node.password("monitor"))
+    watcher.note(f"mesh is up; RabbitMQ UI: {mesh.node.management_url} monitor {password}")
     return Place(MeshAddress(broker=mesh.url, artifacts=mesh.artifacts), mesh)
 
 

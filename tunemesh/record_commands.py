@@ -18,7 +18,7 @@ from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.stage_workers.records.questions import Filter
-from tunemesh.terminal import add_row, complain, print_json, say, table
+from tunemesh.terminal import add_row, complain, print_json, say, table, working
 
 if TYPE_CHECKING:
     pass
@@ -43,7 +43,8 @@ VisibleTo = Annotated[
     str | None,
     typer.Option(
         help="Only what this tenant may use: its own, nobody's, and what was measured for all. Empty: only"
-        " what everybody may use."
+        " what everybody may use.",
+        show_default="all",
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, help="Records that are shown, at most.")]
@@ -109,10 +110,20 @@ def best(
 @records_app.command()
 def show(
     record: Annotated[str, typer.Argument(help="The beginning of its id, as list and best have it.")],
+    source: Annotated[
+        bool,
+        typer.Option(
+            "--source",
+            help="Print its kernel instead: the program of a template, or the schedule of MetaSchedule and"
+            " the function that it makes.",
+        ),
+    ] = False,
     visible_to: VisibleTo = None,
+    memory: options.Memory = MEMORY,
     database: Which = None,
 ) -> None:
     """All that is known of one record, as JSON, with where it comes from."""
+    from tunemesh import record_exchange
     from tunemesh.stage_workers.records import queries
 
     if not re.fullmatch("[0-9a-f]{1,32}", record):
@@ -125,7 +136,14 @@ def show(
                     "several records have ids that begin" if found else "no record has an id that begins"
                 )
                 raise BadInput(f"{problem} with {record}")
+            if source:
+                workload = next(queries.by_workload(connection, found), None)
             untuned = queries.baseline(connection, found[0].task.key, visible_to)
+        if source:
+            if workload is None:
+                raise BadInput(f"the workload of record {record} is not in these records")
+            print(record_exchange.source_of(found[0], workload[0], memory).text)
+            return
         print_json(shown(found[0], records.id(), untuned))
 
 
@@ -148,6 +166,7 @@ def export(
     visible_to: VisibleTo = None,
     memory: options.Memory = MEMORY,
     database: Which = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write records down, for another mesh or another program."""
     from tunemesh import record_exchange
@@ -156,10 +175,10 @@ def export(
     which = _filter(task, operator, model, target, device, engine, tenant, since, visible_to)
     if best and form != "jsonl":
         raise BadInput("--best is for the format jsonl; others get all that was measured")
-    with existing(database) as records:
+    with existing(database) as records, working(f"writing records to {to}"):
         if form == "metaschedule":
             count = record_exchange.write_metaschedule(records, which, to, memory)
-            print(f"{count:,} trials written to {to}")
+            _counted(f"{count:,} trials written to {to}", as_json, trials=count)
             return
         if form == "t4":
             with records.reading() as connection:
@@ -168,9 +187,18 @@ def export(
                 to.write_bytes(t4.encode(found))
             except OSError as error:
                 raise unusable(f"cannot write {to}", error) from None
-            print(f"{len(found):,} trials written to {to}")
+            _counted(f"{len(found):,} trials written to {to}", as_json, trials=len(found))
             return
-        print(f"{exchange.write(records, which, to, best):,} rows written to {to}")
+        rows = exchange.write(records, which, to, best)
+        _counted(f"{rows:,} rows written to {to}", as_json, rows=rows)
+
+
+def _counted(text: str, as_json: bool, **counts: int) -> None:
+    """What was done, for people or for scripts."""
+    if as_json:
+        print_json(counts)
+    else:
+        print(text)
 
 
 @records_app.command("import")
@@ -183,6 +211,7 @@ def import_(
     tool: Annotated[str, typer.Option(help="Of T4: who wrote it.")] = "kernel-tuner",
     memory: options.Memory = MEMORY,
     database: Which = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Add the records of others. What is there already is left as it is: a second time adds nothing."""
     from tunemesh import record_exchange
@@ -191,16 +220,17 @@ def import_(
 
     if not source.exists():
         raise BadInput(f"there is no {source}")
-    with Database(address_of(database)) as records:
+    with Database(address_of(database)) as records, working(f"reading records from {source}"):
         if source.is_dir():
             trials, new, skipped = record_exchange.read_metaschedule(source, records, source.name, memory)
-            print(f"{trials:,} trials of MetaSchedule read from {source}, {new:,} new rows")
+            text = f"{trials:,} trials of MetaSchedule read from {source}, {new:,} new rows"
+            _counted(text, as_json, trials=trials, new=new, skipped=len(skipped))
             for line in skipped:
                 complain(f"skipped: {line}", 0)
             return
         if exchange.is_ours(source):
             rows, new = exchange.read(source, records)
-            print(f"{rows:,} rows read from {source}, {new:,} of them new")
+            _counted(f"{rows:,} rows read from {source}, {new:,} of them new", as_json, rows=rows, new=new)
             return
         if not (name and target):
             raise BadInput(
@@ -211,7 +241,9 @@ def import_(
             found = t4.decode(source.read_bytes(), name, target, tool)
         except OSError as error:
             raise unusable(f"cannot read {source}", error) from None
-        print(f"{len(found) - 2:,} trials of {tool} read from {source}, {records.add(found):,} new rows")
+        new = records.add(found)
+        text = f"{len(found) - 2:,} trials of {tool} read from {source}, {new:,} new rows"
+        _counted(text, as_json, trials=len(found) - 2, new=new)
 
 
 @records_app.command()
@@ -228,13 +260,15 @@ def prune(
     engine: Engine = "",
     tenant: Tenant = "",
     database: Which = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Forget old records. The fastest and those that were confirmed stay."""
     from tunemesh.stage_workers.records import queries
 
     which = _filter(task, operator, model, target, device, engine, tenant, "", None)
     with existing(database) as records, records.writing() as connection:
-        print(f"trials forgotten: {queries.prune(connection, which, time_of(older_than), keep):,}")
+        count = queries.prune(connection, which, time_of(older_than), keep)
+    _counted(f"trials forgotten: {count:,}", as_json, trials=count)
 
 
 @records_app.command()

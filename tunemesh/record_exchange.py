@@ -23,7 +23,16 @@ from tunemesh.shared.messages import (
     TaskSpec,
     Trial,
 )
-from tunemesh.stage_workers.engines.protocol import Engine, ExportCall, ReadCall, ReadTask, TaskTrials
+from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines.protocol import (
+    BuildCall,
+    Engine,
+    ExportCall,
+    ReadCall,
+    ReadTask,
+    Source,
+    TaskTrials,
+)
 from tunemesh.stage_workers.records import gathering, queries, rows
 from tunemesh.stage_workers.records.database import Database
 from tunemesh.stage_workers.records.questions import Filter, Found
@@ -181,6 +190,24 @@ def _foreign(task: ReadTask, format_: int, label: str) -> list[rows.Row]:
         *gathering.of_task(spec, task.target, task.workload),
         *gathering.of_trials(spec, task.trials, origin, format_, at=0.0),
     ]
+
+
+def source_of(found: Found, workload: bytes, memory: float) -> Source:
+    """The kernel of a record, for people to read.
+
+    Raises:
+        BadInput: its engine is not installed, or lacks something.
+        TunemeshError: it cannot make anything of the record.
+    """
+    engine = found.trial.engine
+    if engine not in engines.names():
+        raise BadInput(f"the record is of engine {engine!r}, which is not installed here")
+    with sandbox_of(engine, memory) as sandbox:
+        call = BuildCall(workload=workload, target=found.task.target, schedule=found.trial.schedule)
+        answer = sandbox.call(engine, Engine.source, call, READ_LIMIT)
+    if isinstance(answer, CallFailure):
+        raise TunemeshError(f"engine {engine}, source: {answer.kind}: {answer.text}")
+    return answer
 
 
 def sandbox_of(engine: str, memory: float) -> Sandbox:

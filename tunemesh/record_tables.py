@@ -11,10 +11,24 @@ from rich.console import Console
 from tunemesh.shared.messages import Visibility
 from tunemesh.stage_workers.records.questions import Found
 from tunemesh.tables import latency
-from tunemesh.terminal import add_row, print_json, say, table
+from tunemesh.terminal import Column, Fitted, print_json, say
 
 ID_SHOWN = 12
 """Hex digits of a record or a task in a table: enough to tell them apart."""
+
+
+COLUMNS = (
+    Column("record", 0),
+    Column("task", 3),
+    Column("operator", 2),
+    Column("latency", 1),
+    Column("untuned", 4),
+    Column("engine", 5),
+    Column("device", 8),
+    Column("model", 6),
+    Column("from", 9),
+    Column("when", 7),
+)
 
 
 class Shown(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -67,27 +81,26 @@ def print_records(
     if not found:
         say(console, "no records")
         return
-    made = table(
-        "", ("record", "task", "operator", "latency", "untuned", "engine", "device", "model", "from", "when")
-    )
+    rows = []
     for each in found:
         trial, job = each.trial, each.job
         measured = latency(each.latency) if trial.latency is not None else trial.outcome
         device = re.split(r" \(|;", each.conditions.device)[0] if each.conditions is not None else ""
-        add_row(
-            made,
-            trial.id[:ID_SHOWN],
-            trial.task[:ID_SHOWN],
-            each.task.operator,
-            measured + " confirmed" * (each.confirmed is not None),
-            latency(known.get(trial.task)),
-            trial.engine,
-            device,
-            job.model,
-            "here" if job.source == own else job.source[:ID_SHOWN],
-            datetime.fromtimestamp(trial.at).isoformat(" ", "minutes"),
+        rows.append(
+            [
+                trial.id[:ID_SHOWN],
+                trial.task[:ID_SHOWN],
+                each.task.operator,
+                measured + " confirmed" * (each.confirmed is not None),
+                latency(known.get(trial.task)),
+                trial.engine,
+                device,
+                job.model,
+                "here" if job.source == own else job.source[:ID_SHOWN],
+                datetime.fromtimestamp(trial.at).isoformat(" ", "minutes"),
+            ]
         )
-    console.print(made)
+    console.print(Fitted("", COLUMNS, rows))
 
 
 def shown(found: Found, own: str, untuned: float | None) -> Shown:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
+from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import (
     AssembleDone,
-    Blob,
+    Conditions,
     History,
     JobProgress,
     Judgement,
@@ -27,17 +26,30 @@ from tunemesh.shared.messages import (
     Quote,
     Standing,
     Taken,
-    TaskRecords,
+    TaskProgress,
+    Terms,
     Timing,
     ValidateDone,
 )
-from tunemesh.stage_workers.engines import load
-from tunemesh.stage_workers.engines.protocol import ExportCall, Exported
-from tunemesh.stage_workers.graph.signatures import Signatures, unpack_signatures
-from tunemesh.stage_workers.stages import exporting
-from tunemesh.stage_workers.stages.histories import trials_of
+from tunemesh.stage_workers.graph.signatures import Signatures
+from tunemesh.tried import Tried, conditions, timings, tried
 
 REPORT_VERSION = 1
+
+
+class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine has found of a task."""
+
+    engine: str
+    regions: int = 1
+    """Of the task's space that it searched side by side: more than one where the job was split."""
+    trials: int
+    best_s: float | None
+    """The latency of its fastest kernel; ``None``: nothing of it could be measured."""
+    confirmed: int
+    """Kernels that were measured again at the end: those that could be the fastest of the task."""
+    ended: str
+    """Why it got no more trials."""
 
 
 class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +60,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     weight: int
     trials: int
     outcomes: dict[str, int]
+    operations: float = 0.0
+    """On floats, of one run, as its definition has them; 0 where that is not known."""
     untuned_s: float | None
     best_s: float | None
     last_error: str
@@ -60,6 +74,13 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     """Why it got no more trials."""
     taken: Taken | None = None
     """What another job found of it at the same time. Its trials are not among ``trials``."""
+    engine: str | None = None
+    """Whose kernel is in the result; ``None``: that of the untuned model."""
+    ahead: float | None = None
+    """How many times as long the fastest kernel of the next engine takes; ``None`` where no other one has
+    found any."""
+    searches: list[SearchReport] = []
+    """One for each engine that takes the task."""
     way: str = ""
     """How its kernel in the result computes it, where there are several ways: ``direct``, or
     ``Winograd, tiles of 4x4``."""
@@ -118,7 +139,11 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     stopped: bool
     error: str = ""
     """What failed; empty where the job is done."""
+    accepted: float = 0.0
+    """Unix time."""
     wall_s: float
+    terms: Terms | None = None
+    """How it was asked for."""
     quote: Quote | None = None
     """What it was expected to take."""
     cost: float | None = None
@@ -129,6 +154,10 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, ResourceReport]
     timeline: list[Timing]
     """Every step of the job, in the order in which they started."""
+    tried: list[Tried] = []
+    """Every trial of the job, in the order in which they were known."""
+    conditions: list[Conditions] = []
+    """What its latencies depend on: the device, and the versions of what builds and measures."""
 
 
 class Report(JobReport, frozen=True, kw_only=True):
@@ -151,18 +180,21 @@ class Report(JobReport, frozen=True, kw_only=True):
     """The sets of shapes, where there are several."""
     compared: list[Compared] = []
     """What else runs the model, for each set of shapes; empty where nobody asked."""
+    device_flops: float | None = None
+    """Operations on floats per second that the device can do at most, in single precision; ``None`` where
+    nobody has measured that: whoever compares does."""
 
 
 def make_report(
     progress: JobProgress,
     validated: ValidateDone,
     signatures: Signatures,
-    timeline: list[Timing],
+    measured: Sequence[History],
     assembled: AssembleDone,
 ) -> Report:
     """Put together what the coordinator and the workers reported."""
     return Report(
-        **_of_any(progress, timeline, assembled.ways),
+        **_of_any(progress, measured, assembled.ways),
         latency_before_s=validated.latency_before,
         latency_after_s=validated.latency_after,
         rejected_s=validated.rejected,
@@ -170,23 +202,24 @@ def make_report(
         largest_difference=validated.largest_difference,
         outputs=validated.outputs,
         judged=validated.judged,
-        notes=assembled.notes,
+        notes=[*filter(None, [progress.note]), *assembled.notes],
         drift=validated.drift,
         variants=_variants(validated, signatures),
     )
 
 
-def make_job_report(progress: JobProgress, timeline: list[Timing]) -> JobReport:
+def make_job_report(progress: JobProgress, measured: Sequence[History]) -> JobReport:
     """The same for a job without results."""
-    return JobReport(**_of_any(progress, timeline))
+    return JobReport(**_of_any(progress, measured))
 
 
 def _of_any(
-    progress: JobProgress, timeline: list[Timing], ways: Mapping[str, str] = MappingProxyType({})
+    progress: JobProgress, measured: Sequence[History], ways: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
     """The fields of a :class:`JobReport`.
 
     Args:
+        measured: all that was measured for it.
         ways: how tasks are computed, by their ids.
     """
     wall = max((progress.finished or progress.accepted) - progress.accepted, 1e-9)
@@ -198,7 +231,9 @@ def _of_any(
         "budget": progress.budget,
         "stopped": progress.stopped,
         "error": progress.error,
+        "accepted": progress.accepted,
         "wall_s": wall,
+        "terms": progress.terms,
         "quote": progress.quote,
         "cost": progress.cost,
         "standing": progress.standing,
@@ -207,6 +242,7 @@ def _of_any(
                 id=task.id,
                 name=task.name,
                 weight=task.weight,
+                operations=task.operations,
                 trials=task.trials,
                 outcomes=task.outcomes,
                 untuned_s=task.untuned,
@@ -219,6 +255,19 @@ def _of_any(
                 rounds_ahead=task.rounds_ahead,
                 ended=task.ended,
                 taken=task.taken,
+                engine=_winner(task),
+                ahead=_ahead(task),
+                searches=[
+                    SearchReport(
+                        engine=each.engine,
+                        regions=each.regions,
+                        trials=each.trials,
+                        best_s=each.best,
+                        confirmed=each.confirmed,
+                        ended=each.ended,
+                    )
+                    for each in task.searches
+                ],
                 way=ways.get(task.id, ""),
             )
             for task in progress.tasks
@@ -227,8 +276,24 @@ def _of_any(
             queue: ResourceReport(steps=use.steps, busy_s=use.busy, utilisation=use.busy / wall)
             for queue, use in sorted(progress.usage.items())
         },
-        "timeline": sorted(timeline, key=lambda timing: timing.started),
+        "timeline": sorted(
+            [*progress.timings, *timings(progress.job, measured)], key=lambda timing: timing.started
+        ),
+        "tried": tried(progress.job, measured),
+        "conditions": conditions(progress.job, measured),
     }
+
+
+def _winner(task: TaskProgress) -> str | None:
+    """The engine whose kernel of a task is faster than all others, the untuned one too."""
+    slower = task.untuned is not None and task.best is not None and task.best >= task.untuned
+    return None if slower else task.engine
+
+
+def _ahead(task: TaskProgress) -> float | None:
+    """By how much the engine that is ahead is."""
+    others = [each.best for each in task.searches if each.engine != task.engine and each.best is not None]
+    return min(others) / task.best if others and task.best else None
 
 
 def read_report(folder: Path) -> Report:
@@ -237,17 +302,36 @@ def read_report(folder: Path) -> Report:
     Raises:
         BadInput: the folder holds none, or one of another version.
     """
+    found = read_any(folder)
+    if not isinstance(found, Report):
+        raise BadInput(f"{folder} holds no result: the job failed: {found.error}")
+    return found
+
+
+def read_any(folder: Path) -> JobReport:
+    """The report of a result, or of a job that has none.
+
+    Raises:
+        BadInput: as for :func:`read_report`, but for that.
+    """
     path = folder / "report.json"
     try:
         text = path.read_bytes()
         any_job = msgspec.json.decode(text, type=JobReport)
-        if any_job.error:
-            raise BadInput(f"{folder} holds no result: the job failed: {any_job.error}")
-        return msgspec.json.decode(text, type=Report)
+        return any_job if any_job.error else msgspec.json.decode(text, type=Report)
     except OSError as error:
         raise BadInput(f"{folder} holds no result: cannot read {path}: {error.strerror or error}") from None
     except msgspec.DecodeError as error:
         raise BadInput(f"{path} is no report of this version: {error}") from None
+
+
+def check_empty(folder: Path) -> None:
+    """Raises:
+    BadInput: the folder holds a result already, which would be lost.
+    """
+    # What a job without a result has left may be replaced by what comes of the next.
+    if (folder / "model.so").is_file():
+        raise BadInput(f"{folder} holds a result already: give another --out, or --overwrite")
 
 
 def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantReport]:
@@ -264,104 +348,6 @@ def _variants(validated: ValidateDone, signatures: Signatures) -> list[VariantRe
             )
         )
     return found
-
-
-def save_results(
-    store: ArtifactStore,
-    progress: JobProgress,
-    assembled: AssembleDone | None,
-    validated: ValidateDone | None,
-    folder: Path,
-) -> Report:
-    """Fetch the results of a finished job into ``folder`` (made if missing).
-
-    Raises:
-        JobFailed: the job has no results.
-        ArtifactError: a result is missing or damaged in the store.
-        TunemeshError: the folder cannot be written.
-    """
-    if assembled is None or validated is None:
-        raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
-    timeline = [*progress.timings, *_own_timings(progress.job, histories(store, assembled))]
-    signature = store.get(assembled.signature)
-    report = make_report(progress, validated, unpack_signatures(signature), timeline, assembled)
-    files = {name: store.get(blob) for name, blob in assembled.files.items()}
-    files |= {"model.so": store.get(assembled.tuned), "signature.json": signature}
-    _write(report, files, folder)
-    return report
-
-
-def save_measured(
-    store: ArtifactStore, progress: JobProgress, measured: Sequence[TaskRecords], folder: Path
-) -> JobReport:
-    """Fetch what was measured for a job that has no results into ``folder`` (made if missing): the files of
-    its engines, and a report that says what failed.
-
-    Raises:
-        TunemeshError: something is missing in the store, no engine of that name is installed here or it
-            fails, or the folder cannot be written. The report is written all the same, if it can be.
-    """
-    timeline, problem = list(progress.timings), None
-    files: dict[str, bytes] = {}
-    try:
-        read = [_history(store, blob) for records in measured for blob in records.history]
-        timeline += _own_timings(progress.job, read)
-        ended = [(records, trials_of(records, store)) for records in measured]
-        engines = dict.fromkeys(each.task.engine for each in measured if each.task.engine is not None)
-        files = exporting.files(ended, list(engines), progress.target, store, exported_here)
-    except TunemeshError as error:
-        problem = error
-    report = make_job_report(progress, timeline)
-    _write(report, files, folder)
-    if problem is not None:
-        raise problem
-    return report
-
-
-def exported_here(name: str, call: ExportCall) -> Exported:
-    """What an engine writes down, asked here: there may be no worker any more.
-
-    Raises:
-        TunemeshError: it fails.
-    """
-    engine = load(name)
-    try:
-        return engine.export(call)
-    except TunemeshError:
-        raise
-    except Exception as error:  # whatever an engine raises
-        raise TunemeshError(f"engine {name} cannot write down what was measured: {error}") from error
-
-
-def _own_timings(job: str, read: Iterable[History]) -> list[Timing]:
-    """Those of steps of a job. What was known before was measured by steps of other jobs."""
-    measured = [timing for history in read for timing in history.timings]
-    return [timing for timing in measured if timing.step.startswith(f"{job}/")]
-
-
-def _write(report: JobReport, files: Mapping[str, bytes], folder: Path) -> None:
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    for name, data in {**files, "report.json": text}.items():
-        if Path(name).name != name:
-            raise TunemeshError(
-                f"the result of job {report.job} has a file called {name!r}; it is not written"
-            )
-        write_file(folder / name, data)
-
-
-def histories(store: ArtifactStore, assembled: AssembleDone) -> Iterator[History]:
-    """Everything that was measured for a job.
-
-    Raises:
-        ArtifactError: a part of it is missing or damaged in the store.
-    """
-    for records in msgspec.msgpack.decode(store.get(assembled.records), type=list[TaskRecords]):
-        for blob in records.history:
-            yield _history(store, blob)
-
-
-def _history(store: ArtifactStore, blob: Blob) -> History:
-    return msgspec.msgpack.decode(store.get(blob), type=History)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunemesh import checks, mesh_address, options
+from tunemesh.broker_config.topology import BUILD_CPU
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.job_options import engine_names
 from tunemesh.layout import MEMORY
@@ -16,19 +18,27 @@ from tunemesh.shared import logs
 from tunemesh.shared.environment import keep_private
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.given import given
+from tunemesh.stage_workers import engines
 from tunemesh.stopping import until_terminated
 
 if TYPE_CHECKING:
     from tunemesh.coordinator.service.metrics import Metrics
 
+log = logging.getLogger(__name__)
+
 
 @until_terminated()
 def worker(
     queues: Annotated[list[str], typer.Argument(help="model-update, build-cpu or profile-<device>.")],
-    device: Annotated[str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu:<cores> or cuda:<n>, for profile-<device>.", show_default="none")
+    ] = None,
     target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
     engine: options.Engines = None,
-    cpus: Annotated[str | None, typer.Option(help="Cores for the work, such as 0,2-3.")] = None,
+    cpus: Annotated[
+        str | None,
+        typer.Option(help="Cores for the work, such as 0,2-3.", show_default="all that this process may use"),
+    ] = None,
     memory: options.Memory = MEMORY,
     retention: options.Retention = options.RETENTION,
     metrics_port: options.MetricsPort = None,
@@ -55,23 +65,39 @@ def worker(
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
-    records = given(mesh_address.RECORDS)
+    served = _served(engine, queues[0])
+    target = checks.usual_target(target, served)
+    records, imports = given(mesh_address.RECORDS), given(mesh_address.IMPORTS)
     config = WorkerConfig(
         broker=address.worker_broker,
         queue=queues[0],
         artifacts=address.artifacts,
-        engines=engine_names(engine),
+        engines=served,
         device=device,
         targets=(target,) if device is not None else (),
         cpus=parse_cores(cpus) if cpus is not None else None,
         memory=round(memory * GIB),
         records="" if records == mesh_address.NONE else records,
+        imports="" if imports == mesh_address.NONE else imports,
         retention=options.retention_of(retention),
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
         metrics=metrics_port or "",
     )
     raise typer.Exit(run_worker(config))
+
+
+def _served(named: list[str] | None, queue: str) -> tuple[str, ...]:
+    """Which engines a worker is to serve. What one that builds lacks for those that come with Tunemesh is
+    logged; to propose takes nothing."""
+    if names := engine_names(named):
+        return names
+    if queue != BUILD_CPU:
+        return engines.OWN
+    for name in engines.OWN:
+        if why := engines.missing(name):
+            log.warning("engine %s is not served: %s", name, why)
+    return engines.served_by_default()
 
 
 def _several(
@@ -118,6 +144,7 @@ def coordinator(
     journal: options.Journal = None,
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
+    learn_after: options.LearnAfter = options.LEARN_AFTER,
     metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
@@ -131,7 +158,8 @@ def coordinator(
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
     shown = _shown(metrics_port) if metrics_port is not None else None
-    raise typer.Exit(Service(address.coordinator_broker, strategy, journal, prices, reserve, shown).run())
+    service = Service(address.coordinator_broker, strategy, journal, prices, reserve, learn_after, shown)
+    raise typer.Exit(service.run())
 
 
 def _shown(address: str) -> Metrics:

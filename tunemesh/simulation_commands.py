@@ -19,17 +19,26 @@ if TYPE_CHECKING:
     from tunemesh.coordinator.simulation import Outcome
 
 
+SAID = "as the scenario says"
+
+
 def simulate(
     scenario: Annotated[Path | None, typer.Argument(help="A YAML file; see docs/simulation.md.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Several, with + between them, are compared.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="How many.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="Per job.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Per task.")] = None,
-    builders: Annotated[int | None, typer.Option("--build", help="Build workers.")] = None,
-    updaters: Annotated[int | None, typer.Option("--update", help="Model-update workers.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Devices.")] = None,
-    trace: Annotated[str | None, typer.Option(help="A trace file, not the one that is shipped.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same durations.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Several, with + between them, are compared.", show_default=SAID)
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="How many.", show_default=SAID)] = None,
+    tasks: Annotated[int | None, typer.Option(help="Per job.", show_default=SAID)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Per task.", show_default=SAID)] = None,
+    builders: Annotated[int | None, typer.Option("--build", help="Build workers.", show_default=SAID)] = None,
+    updaters: Annotated[
+        int | None, typer.Option("--update", help="Model-update workers.", show_default=SAID)
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices.", show_default=SAID)] = None,
+    trace: Annotated[
+        str | None, typer.Option(help="A trace file.", show_default="the one that is shipped")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same durations.", show_default=SAID)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run the real coordinator core in virtual time, without a broker or a compiler."""

@@ -1,20 +1,22 @@
-"""Jobs, tasks, resources and results as tables."""
+"""Results as tables and sentences, and numbers as people read them."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from rich.console import Console
-from rich.table import Table
 
-from tunemesh.report import Compared, JobReport, Report
-from tunemesh.shared.messages import JobProgress, Judgement, OutputCheck, Quote, ResourceProgress
+from tunemesh.report import Compared, JobReport, Report, TaskReport
+from tunemesh.shared.messages import Judgement, OutputCheck, Quote
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import shapes_text
-from tunemesh.terminal import add_row, plain, say, table
+from tunemesh.terminal import Column, Fitted, say
 
 
 def seconds(value: float | None) -> str:
@@ -33,39 +35,23 @@ def latency(value: float | None) -> str:
     """A latency for people, from seconds."""
     if value is None:
         return "-"
+    if 0 < value < 9.95e-8:
+        return f"{value * 1e9:.1f} ns"
     if value < 1e-3:
         return f"{value * 1e6:.1f} us"
     return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
 
 
-def estimate(progress: JobProgress) -> tuple[float | None, float | None]:
-    """Summed latency of all tasks before and now, in seconds, each task by its weight; ``None`` before all
-    have been measured. What the whole model takes is measured at the end."""
-    if not progress.tasks or any(task.untuned is None for task in progress.tasks):
-        return None, None
-    before = sum(task.weight * (task.untuned or 0.0) for task in progress.tasks)
-    now = sum(
-        task.weight * min(task.untuned or 0.0, task.best if task.best is not None else float("inf"))
-        for task in progress.tasks
-    )
-    return before, now
-
-
-def failures(progress: JobProgress) -> str:
-    """Failed trials by kind, most frequent first."""
-    counts: dict[str, int] = {}
-    for task in progress.tasks:
-        for outcome, count in task.outcomes.items():
-            if outcome != "measured":
-                counts[outcome] = counts.get(outcome, 0) + count
-    return ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items(), key=lambda item: -item[1])) or "-"
-
-
-def left(progress: JobProgress, now: float) -> float | None:
-    """Seconds that the remaining trials take at the rate so far."""
-    if progress.trials < 1 or progress.finished is not None or progress.stopped:
-        return None
-    return (now - progress.accepted) / progress.trials * (progress.budget - progress.trials)
+def target_text(target: str) -> str:
+    """A target in a few words: ``llvm znver5, 1 core``."""
+    try:
+        known = msgspec.json.decode(target, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return target
+    words = [known.get("kind"), known.get("tag") or known.get("mcpu") or known.get("arch")]
+    text = " ".join(str(word) for word in words if word) or target
+    cores = known.get("num-cores")
+    return f"{text}, {cores} core{'s' if cores != 1 else ''}" if cores is not None else text
 
 
 def quote_text(quote: Quote) -> str:
@@ -102,55 +88,47 @@ def ways(report: JobReport) -> str:
     return f"tasks by way: {'; '.join(f'{count} {way}' for way, count in sorted(counts.items()))}"
 
 
-def jobs_table(jobs: list[JobProgress], now: float) -> Table:
-    """One row per job, and one more where there is something to say."""
-    columns = ("job", "phase", "tasks", "trials", "best / untuned", "speed-up", "failed", "time", "left")
-    made = table("jobs", columns, expand=True)
-    for job in jobs:
-        before, after = estimate(job)
-        measured = sum(task.best is not None for task in job.tasks)
-        add_row(
-            made,
-            job.job,
-            f"{job.phase}, stopping" if job.stopped and job.phase == "tuning" else job.phase,
-            f"{measured}/{len(job.tasks)}" if job.tasks else "-",
-            f"{job.trials}/{job.budget or 'auto'}",
-            f"{latency(after)} / {latency(before)}",
-            f"{before / after:.1f}x" if before and after else "-",
-            failures(job),
-            seconds((job.finished or now) - job.accepted),
-            seconds(left(job, now)),
+def winners(report: JobReport) -> str:
+    """Which engine made the kernels of how many tasks, and how far it is ahead of the next one in the middle,
+    in a sentence; empty where one engine searched alone."""
+    if not any(len(task.searches) > 1 for task in report.tasks):
+        return ""
+    won: dict[str, list[TaskReport]] = {}
+    for task in report.tasks:
+        won.setdefault(task.engine or "untuned", []).append(task)
+    parts = []
+    for engine, tasks in sorted(won.items(), key=lambda each: -len(each[1])):
+        ahead = [task.ahead for task in tasks if task.ahead is not None]
+        by = f" (by {statistics.median(ahead):.2f} times)" if ahead and engine != "untuned" else ""
+        parts.append(f"{len(tasks)} {engine}{by}")
+    return f"tasks by the engine of the fastest kernel: {', '.join(parts)}"
+
+
+HEAVIEST = 20
+"""Tasks whose winners are listed: the report has all."""
+
+
+def winners_table(report: JobReport) -> Fitted:
+    """One row per task: what each engine has found, and which has won; those first that take longest."""
+    engines = list(dict.fromkeys(each.engine for task in report.tasks for each in task.searches))
+    columns = [Column("task", 0), Column("name", 3), Column("weight", 6), Column("untuned", 4)]
+    columns += [Column(engine, 2) for engine in engines] + [Column("winner", 1), Column("by", 1)]
+    by_time = sorted(report.tasks, key=lambda task: -task.weight * (task.best_s or task.untuned_s or 0.0))
+    rows = []
+    for task in by_time[:HEAVIEST]:
+        best = {each.engine: each.best_s for each in task.searches}
+        rows.append(
+            [
+                task.id,
+                task.name,
+                str(task.weight),
+                latency(task.untuned_s),
+                *(latency(best.get(engine)) for engine in engines),
+                task.engine or "untuned",
+                f"{task.ahead:.2f}x" if task.ahead is not None and task.engine else "-",
+            ]
         )
-        if job.waiting or job.error:
-            add_row(made, "", plain(job.error or job.waiting, "red" if job.error else "yellow"))
-    return made
-
-
-def tasks_table(job: JobProgress) -> Table:
-    """One row per task of a job, and one more where a trial has failed."""
-    columns = ("task", "name", "weight", "trials", "best", "untuned", "outcomes")
-    made = table(f"tasks of {job.job}", columns, expand=True)
-    for task in job.tasks:
-        outcomes = ", ".join(f"{n} {kind}" for kind, n in sorted(task.outcomes.items()))
-        best, untuned = latency(task.best), latency(task.untuned)
-        add_row(made, task.id, task.name, str(task.weight), str(task.trials), best, untuned, outcomes)
-        if task.last_error.strip():
-            add_row(made, "", plain(task.last_error.strip().splitlines()[-1][:200], "yellow"))
-    return made
-
-
-def resources_table(resources: list[ResourceProgress]) -> Table:
-    """One row per stage queue."""
-    made = table("resources", ("queue", "workers", "doing", "utilisation"), expand=True)
-    for resource in resources:
-        add_row(
-            made,
-            resource.queue,
-            str(len(resource.workers)),
-            ", ".join(resource.running) or "idle",
-            f"{min(resource.utilisation, 1.0):.0%}",
-        )
-    return made
+    return Fitted(f"tasks of {report.job}", columns, rows)
 
 
 NOTES = 5
@@ -164,7 +142,8 @@ LOOSE = 0.1
 def judgement(judged: Judgement) -> str:
     """Who says that a model is right, and how far off it is, in a sentence."""
     if not judged.judge:
-        return f"compared with the untuned model only, with no other framework: {judged.reason}"
+        why = f": {judged.reason}" if judged.reason else ""
+        return f"compared with the untuned model only, with no other framework{why}"
     compared = sum(each.compared for each in judged.outputs)
     loose = [each for each in judged.outputs if each.leeway > LOOSE]
     doubt = f"; rounding alone may move {loose[0].name} by {loose[0].leeway:.0%}" if loose else ""
@@ -238,31 +217,36 @@ def print_compared(console: Console, job: str, found: list[Compared]) -> None:
         say(console, f"{job}{of}: {verdict(each)}", "yellow" if lost else "")
 
 
+RESULT_COLUMNS = (
+    Column("job", 0),
+    Column("before", 1),
+    Column("after", 1),
+    Column("speed-up", 1),
+    Column("difference", 4),
+    Column("trials", 3),
+    Column("time", 2),
+)
+
+
 def print_reports(console: Console, reports: list[Report], out: Path) -> None:
     """What became of models that were tuned, and where it lies."""
-    columns = ("job", "before", "after", "speed-up", "difference", "trials", "time")
-    made = table("tuned models", columns)
+    rows = []
     for report in reports:
-        add_row(
-            made,
-            report.job,
-            latency(report.latency_before_s),
-            latency(report.latency_after_s),
-            f"{report.speedup:.1f}x",
-            f"{report.largest_difference:.1e}",
-            f"{report.trials}/{report.budget}",
-            seconds(report.wall_s),
+        rows.append(
+            [
+                report.job,
+                latency(report.latency_before_s),
+                latency(report.latency_after_s),
+                f"{report.speedup:.1f}x",
+                f"{report.largest_difference:.1e}",
+                f"{report.trials}/{report.budget}",
+                seconds(report.wall_s),
+            ]
         )
         for each in report.variants:
-            add_row(
-                made,
-                f"  {shapes_text(each.shapes)}",
-                latency(each.latency_before_s),
-                latency(each.latency_after_s),
-                f"{each.speedup:.1f}x",
-                *[""] * 3,
-            )
-    console.print(made)
+            before, after = latency(each.latency_before_s), latency(each.latency_after_s)
+            rows.append([f"  {shapes_text(each.shapes)}", before, after, f"{each.speedup:.1f}x", *[""] * 3])
+    console.print(Fitted("tuned models", RESULT_COLUMNS, rows))
     for report in reports:
         shares = ", ".join(f"{q} {r.utilisation:.0%}" for q, r in report.resources.items())
         say(console, f"{report.job}: {out / report.job}/model.so and report.json; kept busy: {shares}")
@@ -272,6 +256,9 @@ def print_reports(console: Console, reports: list[Report], out: Path) -> None:
             say(console, f"{report.job}: {found.verdict}: {found.reason}", colour)
         if report.cost is not None:
             say(console, f"{report.job}: cost {report.cost:.4g}")
+        if text := winners(report):
+            console.print(winners_table(report))
+            say(console, f"{report.job}: {text}")
         for text in filter(None, (saved(report), ways(report))):
             say(console, f"{report.job}: {text}")
         for judged in report.judged:

@@ -22,7 +22,7 @@ from tunemesh.stage_workers.options import GRAPH
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported, Platform, TargetCall
 from tunemesh.stage_workers.sandbox import allocator
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
-from tunemesh.terminal import add_row, complain, print_json, say, table
+from tunemesh.terminal import Column, Fitted, complain, print_json, say
 
 TARGET_LIMIT = 120.0
 """Seconds to find out what a target is: TVM is imported first."""
@@ -56,13 +56,19 @@ def tasks(
     models: options.Models,
     target: options.Target = "native",
     shape: Annotated[
-        list[str] | None, typer.Option(help="NAME=1,3,224,224: the shape of an input; may be given again.")
+        list[str] | None,
+        typer.Option(
+            help="NAME=1,3,224,224: the shape of an input; may be given again.", show_default="none"
+        ),
     ] = None,
     dim: Annotated[
-        list[str] | None, typer.Option(help="NAME=1,4,16: the size of a symbolic dimension, or several.")
+        list[str] | None,
+        typer.Option(help="NAME=1,4,16: the size of a symbolic dimension, or several.", show_default="none"),
     ] = None,
     option: Told = None,
-    import_timeout: Annotated[float | None, typer.Option(help="Seconds that one model may take.")] = None,
+    import_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that one model may take.", show_default="900")
+    ] = None,
     memory: options.Memory = MEMORY,
     as_json: options.AsJson = False,
 ) -> None:
@@ -151,11 +157,12 @@ def _sum(one: TaskUse, other: TaskUse) -> TaskUse:
     return TaskUse(key=one.key, name=one.name, weight=one.weight + other.weight, models=models)
 
 
-def _table(used: Sequence[TaskUse], models: int) -> object:
+def _table(used: Sequence[TaskUse], models: int) -> Fitted:
     shared = sum(len(use.models) > 1 for use in used)
     counted = f"{len(used)} distinct tasks of {models} models, {shared} of them in more than one"
-    made = table(counted, ("key", "task", "weight", "models"))
+    rows = []
     for use in used:
         names = ", ".join(f"{name} {weight}x" for name, weight in use.models.items())
-        add_row(made, use.key[:KEY_SHOWN], use.name, str(use.weight), names)
-    return made
+        rows.append([use.key[:KEY_SHOWN], use.name, str(use.weight), names])
+    columns = [Column("key", 0), Column("task", 1), Column("weight", 1), Column("models", 1)]
+    return Fitted(counted, columns, rows)

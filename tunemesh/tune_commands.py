@@ -41,6 +41,8 @@ def tune(
         typer.Option("--compare", help="Then compare each result with what else runs the model here."),
     ] = False,
     peer: options.Peers = None,
+    html: options.Html = True,
+    overwrite: options.Overwrite = False,
     quote: Annotated[
         bool, typer.Option("--quote", help="Only say what it would take: try nothing, write nothing.")
     ] = False,
@@ -59,6 +61,7 @@ def tune(
     plan = replace(
         job,
         records=records,
+        imports=mesh_address.imports() if address is None else "",
         out=out,
         device=device,
         strategy=strategy,
@@ -66,6 +69,8 @@ def tune(
         builders=builders,
         memory=memory,
         address=address,
+        html=html,
+        overwrite=overwrite,
     )
     if quote:
         if compare or peer is not None:

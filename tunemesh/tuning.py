@@ -23,6 +23,7 @@ from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
 from tunemesh.places import Place, describe, of_mesh
+from tunemesh.report import check_empty
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import (
@@ -52,8 +53,8 @@ class Plan:
     level: Level = field(default_factory=Level)
     """What is to be reached, and what it may take."""
     device: str | None = None
-    engines: tuple[str, ...] = ("metaschedule",)
-    """A task goes to the first of them that takes it."""
+    engines: tuple[str, ...] = ()
+    """Each searches the tasks that it takes. None: all that are served."""
     options: Mapping[str, Options] = field(default_factory=dict)
     """By engine, or ``graph``: what it is told."""
     seed: int = 0
@@ -74,6 +75,12 @@ class Plan:
     """A running mesh to use instead of one of our own."""
     records: str = ""
     """The database that the workers of a mesh of our own write down in what they measure; empty: none."""
+    overwrite: bool = False
+    """Whether results that are there already may be replaced."""
+    html: bool = True
+    """Whether every report gets a page for people."""
+    imports: str = ""
+    """The folder in which they keep what came of models that they have imported; empty: none."""
     folder: Path | None = None
     """Keeps data, artifacts and logs of a mesh of our own; by default a temporary one that is removed."""
 
@@ -86,8 +93,8 @@ class Plan:
             raise BadInput(f"a tenant must be letters, digits, - and _, at most 64, not {self.tenant!r}")
         if not 1 <= self.priority <= 100:
             raise BadInput(f"the priority must be between 1 and 100, not {self.priority}")
-        if not 1 <= len(self.engines) <= 8:
-            raise BadInput(f"a job has 1 to 8 engines, not {len(self.engines)}")
+        if len(self.engines) > 8:
+            raise BadInput(f"a job has at most 8 engines, not {len(self.engines)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +294,7 @@ def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
         memory=plan.memory,
         records=plan.records,
         prices=plan.prices,
+        imports=plan.imports,
     )
     stack.enter_context(mesh)
     return of_mesh(mesh, watcher)
@@ -320,6 +328,9 @@ def tune(
     models = read_models(given, plan, watcher.note)
     ids = job_ids([model.name for model in models], unique=plan.address is not None)
     _check_writable(plan.out, ids)
+    if not plan.overwrite:
+        for job in ids:
+            check_empty(plan.out / job)
     with ExitStack() as stack:
         place = _place(plan, watcher, stack)
         mesh, store = place.mesh, ArtifactStore(place.address.artifacts)
@@ -335,6 +346,7 @@ def tune(
             watcher,
             early_stop,
             place.supervise,
+            plan.html,
         )
         try:
             for wave in waves(models):

@@ -25,10 +25,10 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import machine
-from benchmarks.peers import limits, shares, tables
+from benchmarks.peers import shares, tables
 from benchmarks.peers.networks import NETWORKS, RANGES
 from benchmarks.peers.results import Result, Version
-from tunemesh.comparing import comparison, peers
+from tunemesh.comparing import comparison, limits, peers
 from tunemesh.comparing.comparison import Raced
 from tunemesh.comparing.racing import TURNS
 from tunemesh.comparing.work import TUNED
@@ -131,7 +131,7 @@ def tune(model: Path, out: Path, device: str, trials: int, minutes: float, optio
     """
     command = [sys.executable, "-m", "tunemesh", "tune", str(model), "--out", str(out), "--device", device]
     # Every run is to find its own: what an earlier one found would be a head start.
-    command += ["--trials", str(trials), "--known", "never"]
+    command += ["--trials", str(trials), "--known", "never", "--overwrite"]
     for name, (least, above) in RANGES.get(model.stem, {}).items():
         command += ["--range", f"{name}={least:g},{above:g}"]
     _tell(shlex.join([*command, *options]))

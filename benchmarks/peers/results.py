@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from benchmarks.peers.limits import Limits
 from benchmarks.peers.shares import Share
+from tunemesh.comparing.limits import Limits
 from tunemesh.report import Compared
 
 

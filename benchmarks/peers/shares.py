@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from benchmarks.peers.limits import Limits
+from tunemesh.comparing.limits import Limits
 from tunemesh.report import TaskReport, read_report
 from tunemesh.stage_workers.graph import workloads
 

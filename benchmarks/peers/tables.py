@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from benchmarks import markdown
-from benchmarks.peers.limits import Limits
 from benchmarks.peers.results import Result
+from tunemesh.comparing.limits import Limits
 from tunemesh.comparing.peers import PEERS
 from tunemesh.report import Compared
 from tunemesh.shared.text import clip

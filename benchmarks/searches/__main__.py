@@ -1,48 +1,97 @@
-"""``python -m benchmarks.searches OPERATOR --search reinforce --trials 256 --seeds 5``: a search on real
-kernels, one trial a line, and a summary of each seed."""
+"""``python -m benchmarks.searches``: searches compared, on real kernels and on tables of measured ones."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import sys
+from pathlib import Path
 
-import msgspec
-
-from benchmarks.searches import operators, running
+from benchmarks.searches import comparing, operators, simulating, summary, table, tabulating
 from tunemesh.stage_workers.engines.template import searches
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.searches", description=__doc__)
-    parser.add_argument("operator", choices=operators.NAMES)
-    parser.add_argument("--engine", default="template")
-    parser.add_argument("--search", choices=searches.NAMES)
-    parser.add_argument("--layout", choices=("given", "chosen"), default="given")
-    parser.add_argument("--trials", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--seeds", type=int, default=1)
-    _run(parser.parse_args())
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help="searches on real kernels, one trial a line; goes on where it was")
+    run.add_argument("--operators", nargs="+", choices=operators.NAMES, default=operators.NAMES)
+    run.add_argument("--makers", nargs="+", choices=comparing.MAKERS, default=comparing.MAKERS)
+    run.add_argument("--trials", type=int, default=128)
+    run.add_argument("--seconds", type=float, default=600.0, help="for one search")
+    run.add_argument("--seeds", type=int, default=1)
+    run.add_argument(
+        "--limit", type=float, default=3600.0, help="seconds in which no search is begun any more"
+    )
+    run.add_argument("--out", type=Path, required=True, help="a file that lines are added to")
+    run.set_defaults(call=_run)
+
+    tabulate = commands.add_parser(
+        "tabulate", help="measure all kernels of a part of a space, for `simulate`"
+    )
+    tabulate.add_argument("step", choices=("compile", "measure", "save"))
+    tabulate.add_argument("operator", choices=tabulating.PARTS)
+    tabulate.add_argument("--folder", type=Path, required=True, help="of kernels and measurements")
+    tabulate.add_argument("--part", default="0/1", help="of the kernels to compile: number and count")
+    tabulate.add_argument("--limit", type=float, default=3600.0, help="seconds, after which it stops")
+    tabulate.set_defaults(call=_tabulate)
+
+    simulate = commands.add_parser(
+        "simulate", help="searches on tables, one search a line; goes on where it was"
+    )
+    simulate.add_argument("--operators", nargs="+", choices=table.names(), default=table.names())
+    simulate.add_argument("--searches", nargs="+", choices=searches.OWN, default=searches.OWN)
+    simulate.add_argument("--plain", action="store_true", help="hide what the template promises")
+    simulate.add_argument("--trials", type=int, default=1024)
+    simulate.add_argument("--seeds", type=int, default=50)
+    simulate.add_argument("--limit", type=float, default=3600.0)
+    simulate.add_argument("--out", type=Path, required=True)
+    simulate.set_defaults(call=_simulate)
+
+    report = commands.add_parser("report", help="tables and plots of what `run` and `simulate` have kept")
+    report.add_argument("--real", type=Path, help="a file of `run`")
+    report.add_argument("--simulated", type=Path, help="a file of `simulate`")
+    report.add_argument("--figures", type=Path, default=Path("docs/figures"), help="a folder")
+    report.set_defaults(call=_report)
+
+    given = parser.parse_args()
+    given.call(given)
 
 
 def _run(given: argparse.Namespace) -> None:
-    bench = running.Bench(given.operator, given.layout)
-    options = {} if given.search is None else {"search": given.search}
-    for seed in range(given.seeds):
-        tried = []
-        for each in bench.run(given.engine, options, seed, given.trials, given.seconds):
-            tried.append(each)
-            about = {"operator": given.operator, "engine": given.engine, "search": given.search, "seed": seed}
-            print(msgspec.json.encode({**about, **msgspec.structs.asdict(each)}).decode(), flush=True)
-        latencies = [each.latency for each in tried if each.latency is not None]
-        if latencies:
-            print(
-                f"seed {seed}: {len(tried)} trials in {tried[-1].since:.0f} s, "
-                f"best {min(latencies) * 1e6:.1f} us, "
-                f"medians: build {statistics.median(each.build for each in tried) * 1e3:.0f} ms, "
-                f"profile {statistics.median(each.profile for each in tried) * 1e3:.0f} ms",
-                file=sys.stderr,
-            )
+    plan = comparing.Plan(given.operators, given.makers, given.seeds, given.trials, given.seconds)
+    print(f"left: {comparing.run(plan, given.out, given.limit)} searches")
+
+
+def _tabulate(given: argparse.Namespace) -> None:
+    made = tabulating.Tabulation(given.operator, given.folder)
+    if given.step == "compile":
+        number, _, count = given.part.partition("/")
+        print(f"left: {made.compile(int(number), int(count), given.limit)} of {len(made.genomes)} kernels")
+    elif given.step == "measure":
+        print(f"left: {made.measure(given.limit)} measurements")
+    else:
+        path = table.FOLDER / f"{given.operator}.npz"
+        saved = made.save(path)
+        print(f"{path}: {len(saved.latencies)} kernels, the best takes {saved.best * 1e6:.1f} us")
+
+
+def _simulate(given: argparse.Namespace) -> None:
+    left = simulating.run(
+        given.operators, given.searches, range(given.seeds), given.plain, given.trials, given.out, given.limit
+    )
+    print(f"left: {left} searches")
+
+
+def _report(given: argparse.Namespace) -> None:
+    if given.simulated is not None:
+        found = simulating.load(given.simulated)
+        print("\n".join(summary.simulated(found)))
+        summary.plot_simulated(given.figures / "searches-tables.svg", found)
+    if given.real is not None:
+        tried = comparing.load(given.real)
+        print("\n".join(summary.real(tried)))
+        over_trials, over_time = (given.figures / f"searches-{name}.svg" for name in ("trials", "seconds"))
+        summary.plot_real(over_trials, over_time, tried)
 
 
 if __name__ == "__main__":

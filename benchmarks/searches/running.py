@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import resource
 import time
 from collections.abc import Iterator
-from typing import Literal
 
 from msgspec import Struct
 
@@ -36,6 +36,8 @@ class Tried(Struct, frozen=True, kw_only=True):
         build: seconds.
         profile: seconds.
         since: seconds since the search began.
+
+    Seconds are those of a core, of this process and its compilers, so that what else runs does not count.
     """
 
     number: int
@@ -55,11 +57,11 @@ class Bench:
         task: what is tuned.
     """
 
-    def __init__(self, name: str, layout: Literal["given", "chosen"]) -> None:
+    def __init__(self, name: str) -> None:
         self.platform = platforms.load(platforms.TVM)
         self.platform.preload()
         self.target = self.platform.resolve_target(TargetCall(target="native")).canonical
-        options = AS_GIVEN if layout == "given" else {}
+        options = {} if name in operators.CHANNELS_LAST else AS_GIVEN
         call = ImportCall(model=operators.model(name), target=self.target, options=options)
         self.task: ExtractedTask = max(
             self.platform.import_model(call).tasks, key=lambda task: len(task.workload)
@@ -77,8 +79,8 @@ class Bench:
         ref = TaskRef(workload=self.task.workload, target=self.target, name="", key=self.task.key)
         if why := engine.objection(ref):
             raise ValueError(why)
-        began, state, new, number, best = time.perf_counter(), None, list[Trial](), 0, math.inf
-        while number < trials and time.perf_counter() - began < seconds:
+        began, state, new, number, best = _clock(), None, list[Trial](), 0, math.inf
+        while number < trials and _clock() - began < seconds:
             proposal = engine.update(
                 UpdateCall(
                     workload=self.task.workload,
@@ -101,11 +103,11 @@ class Bench:
                 number += 1
 
     def _tried(self, engine: Engine, candidate: Candidate, best: float, began: float) -> tuple[Trial, Tried]:
-        started = time.perf_counter()
+        started = _clock()
         built = engine.build(
             BuildCall(workload=self.task.workload, target=self.target, schedule=candidate.schedule)
         )
-        middle = time.perf_counter()
+        middle = _clock()
         if built.artifact is None:
             trial = Trial(candidate=candidate, outcome="build-failed", error=built.error)
         else:
@@ -126,7 +128,7 @@ class Bench:
                 latencies=done.latencies,
                 error=done.error,
             )
-        ended = time.perf_counter()
+        ended = _clock()
         return trial, Tried(
             number=candidate.index,
             hash=candidate.hash,
@@ -136,3 +138,9 @@ class Bench:
             profile=ended - middle,
             since=ended - began,
         )
+
+
+def _clock() -> float:
+    """Seconds of a core, in this process and those of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

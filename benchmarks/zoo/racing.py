@@ -35,7 +35,9 @@ def race(works: Mapping[str, Work], trials: int, out: Path) -> list[str]:
         msgspec.structs.replace(model_files.read(Path(work.path), print), name=name, settings=work.settings)
         for name, work in works.items()
     ]
-    plan = tuning.Plan(target="native", level=Level(trials=trials, shared=False), out=out)
+    plan = tuning.Plan(
+        target="native", level=Level(trials=trials, shared=False), out=out, overwrite=True, html=False
+    )
     judge = peers.named(["onnxruntime"])
     device = comparison.device_of(f"cpu:{max(cores_of(None))}")
     progress = _Progress()

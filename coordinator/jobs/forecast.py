@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tunemesh.coordinator.jobs import allocation, steps
+from tunemesh.coordinator.jobs import allocation, searches, steps
+from tunemesh.coordinator.jobs import trials as job_trials
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.scheduling import chunks
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
@@ -86,7 +87,8 @@ def _predict(job: Job, durations: Durations) -> Forecast:
     batch = request.settings.batch
     own = key_of(job, "-")
     open_tasks = [task for task in ledger.tasks if not task.closed]
-    keys = [task.spec.key for task in open_tasks] or [own]
+    keys = [task.spec.pace_key for task in open_tasks] or [own]
+    distinct = max(len(searches.by_task(open_tasks)), 1)
 
     def mean(stage: Stage) -> float:
         return sum(durations.seconds(stage, key) for key in keys) / len(keys)
@@ -111,8 +113,11 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         path += first
     if ledger.phase in ("importing", "tuning"):
         level = request.level
-        few = CANDIDATES.get(level.effort, 0) * len(keys)
-        budget = level.trials or few or allocation.automatic(len(keys), allocation.PATIENCE)
+        few = CANDIDATES.get(level.effort, 0) * distinct
+        budget = level.trials or few or allocation.automatic(distinct, allocation.PATIENCE)
+        if level.trials and ledger.tasks:
+            # More is tried only where it pays, which nobody knows yet.
+            budget = min(budget, max(job_trials.share(ledger), len(open_tasks)))
         trials = max(budget - sum(task.trials for task in ledger.tasks), 0)
         if ledger.stopped or not (open_tasks or ledger.phase == "importing"):
             trials = 0
@@ -121,7 +126,7 @@ def _predict(job: Job, durations: Durations) -> Forecast:
         add("model-update", (rounds + closing) * update)
         add("build", trials * build)
         add("profile", trials * profile)
-        at_once = allocation.rounds_at_once(len(keys))
+        at_once = allocation.rounds_at_once(distinct)
         chunk = min(request.settings.chunk, batch)
         path += math.ceil(rounds / at_once) * (update + chunk * (build + profile)) + update
     if ledger.phase != "validating":
@@ -135,4 +140,4 @@ def key_of(job: Job, task: str) -> str:
     """The key under which the durations of a task's steps are learned; for job-wide stages that of the
     model."""
     ledger = job.task_ledger(task)
-    return ledger.spec.key if ledger is not None else job.ledger.request.model.sha256
+    return ledger.spec.pace_key if ledger is not None else job.ledger.request.model.sha256

@@ -12,6 +12,7 @@ from typing import cast, get_args
 import msgspec
 from msgspec import Struct
 
+from tunemesh.coordinator.jobs import searches
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger, TaskLedger
 from tunemesh.coordinator.jobs.states import FINAL
 from tunemesh.coordinator.scheduling.strategies import Forecast
@@ -112,11 +113,13 @@ class Round:
     Args:
         number: from 0.
         limit: how many of its chunks are done, where the job was stopped early.
+        first: whether its search is the first one of its task.
     """
 
-    def __init__(self, number: int, limit: int | None = None) -> None:
+    def __init__(self, number: int, limit: int | None = None, first: bool = True) -> None:
         self.number = number
         self._limit = limit
+        self._first = first
         self._update: Held | None = None
         self._chunks: dict[int, Chunk] = {}
         self._back: set[int] = set()
@@ -184,7 +187,7 @@ class Round:
 
     def wants_baseline(self, chunk: int) -> bool:
         """The first chunk of a task also measures the untuned workload."""
-        return self.number == 0 and chunk == 0
+        return self.number == 0 and chunk == 0 and self._first
 
     def held(self) -> Iterator[Held]:
         """Everything of this round that is not yet acknowledged, in the order of the stages."""
@@ -221,7 +224,7 @@ class Round:
 
 
 class Task:
-    """One task of a job: its rounds by number. Only those are kept that have not given all they had."""
+    """One search of a job: its rounds by number. Only those are kept that have not given all they had."""
 
     def __init__(self) -> None:
         self._rounds: dict[int, Round] = {}
@@ -231,11 +234,12 @@ class Task:
     def rounds(self) -> Mapping[int, Round]:
         return self._rounds
 
-    def place(self, held: Held, limit: int | None) -> bool:
-        """Put a result in its place; ``limit`` is that of its round. Returns whether the place was free."""
+    def place(self, held: Held, limit: int | None, first: bool) -> bool:
+        """Put a result in its place; ``limit`` and ``first`` are those of its round. Returns whether that was
+        free."""
         number = held.message.round
         self._derived = None
-        return self._rounds.setdefault(number, Round(number, limit)).place(held)
+        return self._rounds.setdefault(number, Round(number, limit, first)).place(held)
 
     def drop(self, number: int) -> list[Held]:
         """Forget a round. Returns what was held of it."""
@@ -307,6 +311,7 @@ class Job:
         """Go on with another revision."""
         self._earlier, self._ledger = self._ledger, ledger
         self._index = {task.spec.id: task for task in ledger.tasks}
+        self._searches = {each[0].spec.key: each for each in searches.by_task(ledger.tasks)}
         self._forecast: Forecast | None = None
         self.ended = ledger.phase in FINAL
 
@@ -339,7 +344,8 @@ class Job:
         message = held.message
         ledger = self._index.get(message.task)
         limit = ledger.limits.get(message.round) if ledger is not None else None
-        return self._tasks.setdefault(message.task, Task()).place(held, limit)
+        first = ledger is None or self.searches(ledger)[0] is ledger
+        return self._tasks.setdefault(message.task, Task()).place(held, limit, first)
 
     def drop_task(self, task: str) -> list[Held]:
         """Forget a task. Returns what was held of it."""
@@ -352,6 +358,10 @@ class Job:
 
     def task_ledger(self, task: str) -> TaskLedger | None:
         return self._index.get(task)
+
+    def searches(self, task: TaskLedger) -> list[TaskLedger]:
+        """All searches of the task that one of its searches is of."""
+        return self._searches[task.spec.key]
 
     def held(self) -> Iterator[Held]:
         """All results held for this job."""

@@ -26,7 +26,8 @@ Handle = int
 
 
 class TaskLedger(Struct, frozen=True, kw_only=True):
-    """Where one task stands."""
+    """Where one search stands: an engine at work on a task. A task that several engines take has several,
+    side by side in the ledger."""
 
     spec: TaskSpec
     round: int = -1
@@ -43,10 +44,11 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     """Trials tried."""
     outcomes: dict[str, Count] = {}
     best: Seconds | None = None
-    """Best measured latency in seconds."""
+    """Best measured latency in seconds, of this search."""
     gain: Seconds = 0.0
     """Seconds of latency that the last round took off, per trial."""
     untuned: Seconds | None = None
+    """Of the task; the first of its searches measures it."""
     last_error: str = ""
     exhausted: bool = False
     """Nothing new can be proposed."""
@@ -74,8 +76,15 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     """Why it gets no more trials, for people."""
 
 
-def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
-    """A task as it begins, which may be its end."""
+def first_ledger(spec: TaskSpec, known: Known | None, served: bool = False) -> TaskLedger:
+    """A search as it begins, which may be its end.
+
+    Args:
+        known: what it begins and ends with.
+        served: what is known of another search of the task serves the job.
+    """
+    if known is None and served:
+        return TaskLedger(spec=spec, closed=True, ended="an earlier job has tuned it")
     if known is None and spec.engine is not None:
         return TaskLedger(spec=spec)
     if known is None:
@@ -90,6 +99,13 @@ def first_ledger(spec: TaskSpec, known: Known | None) -> TaskLedger:
         confirmed=known.confirmed,
         history=known.history,
     )
+
+
+class Foreseen(Struct, frozen=True, kw_only=True):
+    """What a job was thought to take when it began to end: when nothing more was to be tried."""
+
+    at: Instant
+    seconds: Seconds
 
 
 class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
@@ -117,6 +133,10 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     """Nothing new is tried any more, whatever the request says."""
     enough: str = ""
     """Why, where the service level asks for no more."""
+    note: str = ""
+    """What was asked for and is not done, and why: one line for people."""
+    foreseen: Foreseen | None = None
+    """Its end; ``None`` while more is tried."""
     quote: Quote | None = None
     standing: Standing | None = None
     usage: dict[str, Usage] = {}

@@ -9,9 +9,10 @@ because that was too much, goes on."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping
 
-from tunemesh.coordinator.jobs import allocation, forecast, prices, rounds, trials
+from tunemesh.coordinator.jobs import allocation, forecast, prices, rounds, searches, trials
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.coordinator.jobs.rest import BUDGET_CARE, DELAY, NOTHING, Mesh, Rest, another_round, rest
@@ -24,6 +25,12 @@ MARGIN = 0.05
 LEARNED, GUESSED = 0.35, 0.7
 """Standard deviation of the logarithm of how long the end takes: where durations of its stages were seen, and
 where they were not."""
+
+
+LEAST_SPREAD = 0.2
+"""The same, at least, where jobs have ended here."""
+LEAST_RATIO = 0.05
+"""What took less of what it was thought to take is no more than that."""
 
 
 def spent(job: Job) -> Mapping[str, Usage]:
@@ -82,17 +89,17 @@ def _latencies(job: Job) -> tuple[float | None, float | None]:
     """Of the model, as its tasks tell: with the best so far, and without tuning. ``None`` while one of them
     was not measured."""
     now = before = 0.0
-    for task in job.ledger.tasks:
-        found = rounds.current(job, task)
-        if found.untuned is None:
+    for first, *_ in searches.by_task(job.ledger.tasks):
+        untuned, lead = rounds.untuned(job, first), rounds.lead(job, first)
+        if untuned is None:
             return None, None
-        before += task.spec.weight * found.untuned
-        now += task.spec.weight * min(found.untuned, found.best if found.best is not None else math.inf)
+        before += first.spec.weight * untuned
+        now += first.spec.weight * min(untuned, lead if lead is not None else math.inf)
     return (now, before) if job.ledger.tasks else (None, None)
 
 
-def quote(job: Job, instant: float, mesh: Mesh, shared: int) -> Quote:
-    """What a job is told whose model was just imported. ``shared``: tasks that another one tunes."""
+def quote(job: Job, instant: float, mesh: Mesh, shared: Collection[str]) -> Quote:
+    """What a job is told whose model was just imported. ``shared``: searches that another one does."""
     ledger, level = job.ledger, job.ledger.request.level
     expected = forecast.forecast(job, mesh.durations)
     busy = max((work / max(mesh.load.slots(need), 1) for need, work in expected.work.items()), default=0.0)
@@ -101,15 +108,16 @@ def quote(job: Job, instant: float, mesh: Mesh, shared: int) -> Quote:
     device = sum(work for need, work in expected.work.items() if need.kind.startswith("profile:"))
     cost = sum(work * mesh.price(need) for need, work in expected.work.items())
     chance: float | None = None
-    # Tasks that another job tunes cost this one nothing.
-    part = 1 - shared / max(len(ledger.tasks), 1)
+    # Searches that another job does cost this one nothing.
+    part = 1 - len(shared) / max(len(ledger.tasks), 1)
+    tasks = searches.by_task(ledger.tasks)
     seconds, device, cost = seconds * max(part, 0.1), device * part, cost * part
     if level.deadline is not None:
         left = ledger.accepted + level.deadline - instant
         last = rest(job, mesh)
-        sigma = LEARNED if last.learned else GUESSED
+        bias, sigma = _spread(mesh, last)
         needed = last.seconds + DELAY
-        chance = _normal(math.log(left / needed) / sigma) if left > 0 else 0.0
+        chance = _normal((math.log(left / needed) - bias) / sigma) if left > 0 else 0.0
         share = min(1.0, max(left, 0.0) / seconds) if seconds else 1.0
         seconds, device, cost = seconds * share, device * share, cost * share
     if level.device_seconds is not None:
@@ -117,15 +125,33 @@ def quote(job: Job, instant: float, mesh: Mesh, shared: int) -> Quote:
     if level.cost is not None:
         cost = min(cost, level.cost)
     return Quote(
-        tasks=len(ledger.tasks),
-        known=sum(bool(task.closed and task.history) for task in ledger.tasks),
-        shared=shared,
+        tasks=len(tasks),
+        known=sum(any(task.closed and task.history for task in each) for each in tasks),
+        shared=sum(any(task.spec.id in shared for task in each) for each in tasks),
         trials=level.trials if any(not task.closed for task in ledger.tasks) else 0,
         seconds=seconds,
         device_seconds=device,
         cost=cost if job.prices else None,
         chance=chance,
     )
+
+
+def _spread(mesh: Mesh, last: Rest) -> tuple[float, float]:
+    """Mean and standard deviation of the logarithm of how long an end takes, by what it is thought to take.
+    Where enough jobs have ended here they tell."""
+    if not mesh.knows_endings:
+        return 0.0, LEARNED if last.learned else GUESSED
+    logarithms = [math.log(each) for each in mesh.endings]
+    # Few of them say little of the rare ones.
+    return statistics.mean(logarithms), max(statistics.stdev(logarithms), LEAST_SPREAD)
+
+
+def ending(ledger: Ledger) -> float | None:
+    """How long the end of a job took, by what it was thought to take; ``None`` where it has no result."""
+    foreseen, finished = ledger.foreseen, ledger.finished
+    if ledger.phase != "done" or foreseen is None or finished is None:
+        return None
+    return max((finished - foreseen.at) / (foreseen.seconds + DELAY), LEAST_RATIO)
 
 
 def _normal(value: float) -> float:

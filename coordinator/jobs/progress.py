@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from tunemesh.coordinator.jobs import measured, prices, rounds
+from tunemesh.coordinator.jobs import measured, prices, rounds, searches
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import TaskLedger
-from tunemesh.shared.messages import AssembleDone, JobProgress, TaskProgress, TaskRecords
+from tunemesh.shared.messages import (
+    AssembleDone,
+    JobProgress,
+    Request,
+    SearchProgress,
+    Taken,
+    TaskProgress,
+    TaskRecords,
+    Terms,
+)
 
 LISTED = 2_000
 """Tasks in a list of all jobs, with 200 to 300 bytes each, so that it stays well below a message's limit."""
@@ -53,7 +63,7 @@ def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
 def _short(whole: JobProgress) -> JobProgress:
     tasks = [msgspec.structs.replace(task, last_error="") for task in whole.tasks]
     error = whole.error[:ERROR_LISTED]
-    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], error=error)
+    return msgspec.structs.replace(whole, tasks=tasks, usage={}, timings=[], terms=None, error=error)
 
 
 def progress(job: Job) -> JobProgress:
@@ -70,26 +80,7 @@ def progress(job: Job) -> JobProgress:
         budget=ledger.request.level.trials,
         accepted=ledger.accepted,
         finished=ledger.finished,
-        tasks=[
-            TaskProgress(
-                id=task.spec.id,
-                name=task.spec.name,
-                weight=task.spec.weight,
-                trials=task.trials,
-                outcomes=task.outcomes,
-                untuned=task.untuned,
-                best=task.best,
-                last_error=task.last_error,
-                spread=_spread(task),
-                confirmed=len(task.confirmed),
-                remeasured=task.remeasured,
-                drift=task.drift,
-                rounds_ahead=task.rounds_ahead,
-                ended=task.ended,
-                taken=task.taken,
-            )
-            for task in tasks
-        ],
+        tasks=[_task(each) for each in searches.by_task(tasks)],
         usage=usage,
         cost=prices.of_usage(usage, job.prices),
         quote=ledger.quote,
@@ -98,11 +89,80 @@ def progress(job: Job) -> JobProgress:
         visibility=ledger.request.visibility,
         priority=ledger.request.priority,
         stopped=ledger.stopped,
+        terms=_terms(ledger.request) if job.ended else None,
         timings=ledger.timings if job.ended else [],
         waiting=job.waiting,
         error=ledger.error,
+        note=ledger.note,
         asked_by=ledger.asked_by,
         cancelled=ledger.cancelled,
+    )
+
+
+def _terms(request: Request) -> Terms:
+    return Terms(
+        engines=request.engines,
+        options=request.options,
+        seed=request.seed,
+        level=request.level,
+        settings=request.settings,
+    )
+
+
+def _task(found: Sequence[TaskLedger]) -> TaskProgress:
+    """A task, of all its searches."""
+    first, ahead = found[0], searches.ahead(found)
+    outcomes: Counter[str] = Counter()
+    for each in found:
+        outcomes.update(each.outcomes)
+    open_ = any(not each.closed and not each.ended for each in found)
+    return TaskProgress(
+        id=first.spec.id,
+        name=first.spec.name,
+        weight=first.spec.weight,
+        operations=first.spec.operations,
+        trials=sum(each.trials for each in found),
+        outcomes=dict(outcomes),
+        untuned=searches.untuned(found),
+        best=ahead.best if ahead is not None else None,
+        engine=ahead.spec.engine if ahead is not None else None,
+        searches=[_search(each) for each in searches.by_engine(found)],
+        last_error=next((each.last_error for each in found if each.last_error), ""),
+        spread=_spread(ahead) if ahead is not None else None,
+        confirmed=sum(len(each.confirmed) for each in found),
+        remeasured=sum(each.remeasured for each in found),
+        drift=max(each.drift for each in found),
+        rounds_ahead=sum(each.rounds_ahead for each in found),
+        ended="" if open_ else (ahead or first).ended,
+        taken=_taken(found),
+    )
+
+
+def _search(regions: Sequence[TaskLedger]) -> SearchProgress:
+    """What an engine has found of a task, in all regions that it searches."""
+    first, ahead = regions[0], searches.ahead(regions)
+    open_ = any(not each.ended for each in regions)
+    return SearchProgress(
+        engine=str(first.spec.engine),
+        regions=len(regions),
+        trials=sum(each.trials for each in regions),
+        best=ahead.best if ahead is not None else None,
+        confirmed=sum(len(each.confirmed) for each in regions),
+        ended="" if open_ else (ahead or first).ended,
+    )
+
+
+def _taken(found: Sequence[TaskLedger]) -> Taken | None:
+    """What other jobs have found of a task, with its searches together."""
+    taken = [each.taken for each in found if each.taken is not None]
+    if len(taken) < 2:
+        return taken[0] if taken else None
+    return Taken(
+        job=taken[0].job,
+        trials=sum(each.trials for each in taken),
+        rounds=sum(each.rounds for each in taken),
+        seconds=sum(each.seconds for each in taken),
+        closed=all(each.closed for each in taken),
     )
 
 

@@ -8,7 +8,7 @@ for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from tunemesh.coordinator.jobs import forecast, rounds, steps
@@ -21,6 +21,9 @@ from tunemesh.shared.messages import Stage
 
 CONFIRMED = 4
 """Candidates of a task that are confirmed at its end, at most: one chunk."""
+
+NEAR = 1.1
+"""Times the best of a task up to which what a search has found is confirmed."""
 
 CONFIRMING = 2.0
 """Times as long as another one a candidate takes that is confirmed: with all its repeats."""
@@ -42,6 +45,9 @@ known."""
 
 BUDGET_CARE = 1.3
 """The same for what a budget is for."""
+
+ENOUGH_ENDINGS = 8
+"""Jobs that have to have ended here before what they took counts."""
 
 DELAY = 2.0
 """Seconds that looking, and sending a few steps one after the other, may take besides."""
@@ -72,6 +78,13 @@ class Mesh:
     load: Dispatcher
     price: Callable[[Need], float]
     """What a busy second of a worker for a need costs at most."""
+    endings: Sequence[float] = ()
+    """How long the ends of earlier jobs took, by what they were thought to take, :data:`DELAY` included."""
+
+    @property
+    def knows_endings(self) -> bool:
+        """Whether enough jobs have ended to judge by them."""
+        return len(self.endings) >= ENOUGH_ENDINGS
 
 
 def rest(job: Job, mesh: Mesh) -> Rest:
@@ -97,7 +110,7 @@ class _Estimate:
         """Busy seconds of workers."""
         self._own = forecast.key_of(job, "-")
         begun = [task for task in job.ledger.tasks if not task.closed and task.round >= 0]
-        self._keys = [task.spec.key for task in begun or job.ledger.tasks] or [self._own]
+        self._keys = [task.spec.pace_key for task in begun or job.ledger.tasks] or [self._own]
         self._paces: dict[Stage, tuple[float, float]] = {}
 
     def made(self) -> Rest:
@@ -120,11 +133,15 @@ class _Estimate:
             seconds += took
             careful += (CARE if known else CARE_GUESSED) * crowd * took
             learned = learned and known
-        return self._rest(seconds, careful + DELAY, learned and crowd == 1.0)
+        careful += DELAY
+        if self._mesh.knows_endings:
+            # What did not happen here may still: the factors above stay.
+            careful = max(careful, max(self._mesh.endings) * (seconds + DELAY))
+        return self._rest(seconds, careful, learned and crowd == 1.0)
 
     def round_of(self, task: TaskLedger, batch: int) -> Rest:
         """What another round of a task takes."""
-        key = task.spec.key
+        key = task.spec.pace_key
         chunks = [1] * batch
         seconds = self._one("model-update", self._durations.seconds("model-update", key))
         seconds += self._built_and_measured(chunks, chunks, 1.0, waits=True)
@@ -153,9 +170,9 @@ class _Estimate:
         drained = max(self._built_and_measured(building, measuring, 1.0), max(updates, default=0.0))
         # Of what was not tried there is nothing to learn, and nothing to confirm.
         closing = [t for t in begun if not rounds.closes(t, t.round) and _tried(self._job, t)]
-        keys = [task.spec.key for task in closing]
+        keys = [task.spec.pace_key for task in closing]
         closed = self._spread("model-update", [self._durations.closing(key) for key in keys])
-        best = [min(_tried(self._job, task), CONFIRMED) for task in closing]
+        best = [min(_tried(self._job, task), CONFIRMED) for task in closing if _may_win(self._job, task)]
         return drained + closed + self._built_and_measured(best, best, CONFIRMING, waits=True)
 
     def _spend(self, tasks: Collection[TaskLedger]) -> None:
@@ -163,7 +180,7 @@ class _Estimate:
         and of what is to be built as much as may begin before anybody looks again."""
         most = self._job.ledger.request.settings.chunk * max(self._mesh.load.slots(self._need("build")), 1)
         for task in tasks:
-            key = task.spec.key
+            key = task.spec.pace_key
             building, built = _open_candidates(self._job, task)
             building, most = min(building, most), max(most - building, 0)
             self._note("model-update", [self._update_of(key)])
@@ -257,6 +274,12 @@ class _Estimate:
 def _has_some(job: Job, task: TaskLedger) -> bool:
     """Whether something of a task was tried, or will be, so that it is not just closed."""
     return task.taken is not None or (task.round >= 0 and _tried(job, task) > 0) or bool(_held(job, task))
+
+
+def _may_win(job: Job, task: TaskLedger) -> bool:
+    """Whether something of a search is worth to be confirmed: another one of its task may be far ahead."""
+    best, lead = rounds.current(job, task).best, rounds.lead(job, task)
+    return best is None or lead is None or best <= NEAR * lead
 
 
 def _held(job: Job, task: TaskLedger) -> list[int]:

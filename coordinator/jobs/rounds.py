@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from tunemesh.coordinator.jobs import searches
 from tunemesh.coordinator.jobs.job import Job, Round, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.scheduling.durations import seconds_of
@@ -82,6 +83,26 @@ def current(job: Job, task: TaskLedger) -> TaskLedger:
     """``task`` as it stands now: the ledger plus what is held of the rounds under way."""
     kept = job.task(task.spec.id)
     return kept.derived(task, lambda: _folded(task, kept))
+
+
+def lead(job: Job, task: TaskLedger, others: bool = False) -> float | None:
+    """The best latency of a task so far in seconds, whichever of its searches has found it; ``None`` before
+    one has.
+
+    Args:
+        others: leave out what ``task``, which is one of its searches, has found itself.
+    """
+    found = [
+        current(job, each).best
+        for each in job.searches(task)
+        if not (others and each.spec.id == task.spec.id)
+    ]
+    return min((best for best in found if best is not None), default=None)
+
+
+def untuned(job: Job, task: TaskLedger) -> float | None:
+    """Latency of a task without tuning in seconds; ``None`` before one of its searches has measured it."""
+    return searches.untuned(current(job, each) for each in job.searches(task))
 
 
 def _folded(task: TaskLedger, kept: Task) -> TaskLedger:

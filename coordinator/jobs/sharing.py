@@ -1,8 +1,8 @@
 """Tasks that several jobs have at the same time: who tunes one, who waits for it, and what is taken over.
 
-1. **The same** are tasks of equal workload, target, engine, options of that engine, seed, and settings but
-   for those that only say how much is tried and in which portions (:data:`OWN`). A job that is not
-   ``shared`` has no task in common with any other.
+1. **The same** are tasks of equal workload, target, engine, region, options of that engine, seed, and
+   settings but for those that only say how much is tried and in which portions (:data:`OWN`). A job that is
+   not ``shared`` has no task in common with any other.
 2. **Who begins, tunes.** A job that has not begun a task waits for the one that has, as long as that has not
    closed it. Who waits holds nothing up: his other tasks are tuned, and closed, all the same. So a task that
    was begun is always closed, whoever waits for whom, and no two jobs can wait for each other for ever.
@@ -55,7 +55,7 @@ def same_of(request: Request, spec: TaskSpec) -> Same | None:
         return None
     settings = [getattr(request.settings, name) for name in Settings.__struct_fields__ if name not in OWN]
     options = sorted(request.options.get(spec.engine, {}).items())
-    how = request.target, spec.engine, options, request.seed, settings, request.level.effort
+    how = request.target, spec.engine, options, request.seed, settings, request.level.effort, spec.region
     return Same(spec.key, msgspec.msgpack.encode(how))
 
 
@@ -128,14 +128,15 @@ class Sharing:
             and self.leader(other, its.spec.id, outside) is job
         ]
 
-    def known(self, job: Job, outside: Collection[str]) -> int:
-        """How many tasks of a job that is not noted yet another one tunes, or has just tuned."""
-        same = [same_of(job.ledger.request, task.spec) for task in job.ledger.tasks]
-        found = 0
-        for each in same:
-            others = self._jobs.get(each, {}).values() if each is not None else ()
-            tasks = [(other, other.task_ledger(name)) for other, name in others if other.id not in outside]
-            found += any(its is not None and (its.round >= 0 or total(its)) for _, its in tasks)
+    def known(self, job: Job, outside: Collection[str]) -> list[str]:
+        """The searches of a job that is not noted yet which another one does, or has just done."""
+        found = []
+        for task in job.ledger.tasks:
+            same = same_of(job.ledger.request, task.spec)
+            others = self._jobs.get(same, {}).values() if same is not None else ()
+            theirs = [other.task_ledger(name) for other, name in others if other.id not in outside]
+            if any(its is not None and (its.round >= 0 or total(its)) for its in theirs):
+                found.append(task.spec.id)
         return found
 
     def partners(self, job: Job) -> list[Job]:

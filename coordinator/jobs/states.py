@@ -68,6 +68,11 @@ def search_state(task: TaskLedger) -> SearchState:
     return "running" if task.want else "closing"
 
 
+def is_ending(task: TaskLedger) -> bool:
+    """Whether nothing more is to be tried in a search."""
+    return search_state(task) in ("closing", "closed")
+
+
 def check_move(before: Ledger, after: Ledger) -> None:
     """Whether ``after`` may be the next revision.
 

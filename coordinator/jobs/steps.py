@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from tunemesh.coordinator.jobs import rounds as job_rounds
+from tunemesh.coordinator.jobs import searches
 from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.scheduling.needs import Need
@@ -54,7 +55,7 @@ CONFIRM_CHUNK = 8
 
 
 def engines_of(job: Job, stage: Stage, task: str = "-") -> list[str]:
-    """Those that whoever does the step must serve: the task's, or for the model as a whole all of the job's.
+    """Those that whoever does the step must serve: the search's, or for the whole model all of the job's.
     None on a device: what is measured or compared is the same whoever made it."""
     if stage in ("profile", "validate"):
         return []
@@ -65,7 +66,7 @@ def engines_of(job: Job, stage: Stage, task: str = "-") -> list[str]:
 
 
 def engines_at_work(job: Job) -> Counter[str]:
-    """Engines of the job's open tasks, with the number of these; before there are tasks all of the job's."""
+    """Engines of the job's open searches, with the number of these; before there are any all of the job's."""
     open_ = [task.spec.id for task in job.ledger.tasks if not task.closed]
     return Counter(
         [engine for task in open_ for engine in engines_of(job, "build", task)] or job.ledger.request.engines
@@ -191,8 +192,8 @@ def to_be_held(job: Job, *, fitting: bool) -> int:
     """
     settings, level = job.ledger.request.settings, job.ledger.request.level
     batch = CANDIDATES.get(level.effort) or min(settings.batch, level.trials)
-    by_task = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
-    return 2 + by_task * sum(not task.closed for task in job.ledger.tasks)
+    by_search = 2 + 2 * (batch if fitting else -(-batch // settings.chunk))
+    return 2 + by_search * sum(not task.closed for task in job.ledger.tasks)
 
 
 def named(job: Job, step: str) -> str:
@@ -250,6 +251,7 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
                 samples=request.samples,
                 known=ledger.known,
                 devices=list(devices),
+                split=request.level.split,
             )
         case "assemble":
             assert ledger.model is not None
@@ -257,7 +259,12 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
                 model=ledger.model,
                 objects=ledger.objects,
                 tasks=[
-                    TaskRecords(task=t.spec, history=t.history, confirmed=t.confirmed, untuned=t.untuned)
+                    TaskRecords(
+                        task=t.spec,
+                        history=t.history,
+                        confirmed=t.confirmed,
+                        untuned=searches.untuned(job.searches(t)),
+                    )
                     for t in ledger.tasks
                 ],
             )
@@ -271,6 +278,8 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
     assert task is not None
     if ref.stage == "model-update":
         work = _update_work(task, job.task(ref.task), ref.round, chunk_size)
+        if job_rounds.closes(task, ref.round):
+            work = msgspec.structs.replace(work, rival=job_rounds.lead(job, task, others=True))
         return msgspec.structs.replace(work, devices=list(devices)) if work.state is None else work
     round_ = job.round(ref.task, ref.round)
     assert round_ is not None
@@ -279,14 +288,13 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk), keep=keep)
     built = round_.chunks[ref.chunk].built
     assert built is not None
-    known = job_rounds.current(job, task)
     return ProfileWork(
         task=task.spec,
         artifacts=[b for b in built.built if b.artifact is not None],
         baseline=round_.wants_baseline(ref.chunk),
         confirm=job_rounds.closes(task, ref.round),
-        best=known.best,
-        untuned=known.untuned,
+        best=job_rounds.lead(job, task),
+        untuned=job_rounds.untuned(job, task),
     )
 
 

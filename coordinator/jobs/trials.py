@@ -1,15 +1,15 @@
-"""Decisions about trials: which task gets how many, when a task is closed. Each makes a new ledger revision.
+"""Decisions about trials: which search gets how many, when one is closed. Each makes a new ledger revision.
 
 Pure functions from a job to the revision, or to ``None`` where there is nothing to decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from tunemesh.coordinator.jobs import allocation, steps
+from tunemesh.coordinator.jobs import allocation, searches, steps
 from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
@@ -40,9 +40,9 @@ def granted(job: Job) -> int:
 
 
 def searched(request: Request, done: ImportDone) -> Mapping[str, Known]:
-    """By task: what is known of it that serves a job, because as much was tried to find it as the job would
+    """By search: what is known of it that serves a job, because as much was tried to find it as the job would
     try, or because it is to try nothing."""
-    tuned = sum(spec.engine is not None for spec in done.tasks)
+    tuned = len({spec.key for spec in done.tasks if spec.engine is not None})
     level = request.level
     budget = level.trials if level.trials != AUTO else None
     full = level.effort == "full"
@@ -54,12 +54,18 @@ def searched(request: Request, done: ImportDone) -> Mapping[str, Known]:
     }
 
 
-def budgeted(request: Request, tasks: int) -> Request:
+def budgeted(request: Request, tasks: Sequence[TaskLedger]) -> Request:
     """``request`` with a number of trials, which may depend on how many tasks there are to tune. With less
-    than full effort every task gets the same few, whatever they bring."""
+    than full effort every task gets the same few, whatever they bring.
+
+    Args:
+        tasks: the searches that are to begin.
+    """
     level, patience = request.level, request.level.patience
+    of_tasks = [len(each) for each in searches.by_task(tasks)]
     if level.effort != "full":
-        trials = CANDIDATES[level.effort] * max(tasks, 1)
+        few = CANDIDATES[level.effort]
+        trials = few * max(len(of_tasks), 1)
         return msgspec.structs.replace(
             request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
         )
@@ -68,7 +74,7 @@ def budgeted(request: Request, tasks: int) -> Request:
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
-    trials = min(allocation.automatic(tasks, patience), most)
+    trials = min(allocation.automatic(len(of_tasks), patience), most)
     return msgspec.structs.replace(
         request, level=msgspec.structs.replace(level, trials=trials, patience=patience)
     )
@@ -94,48 +100,53 @@ def _borrowed(job: Job, waits: Collection[str]) -> int:
 
 
 def _is_tuned(task: TaskLedger) -> bool:
-    """Whether somebody tunes it for this job: it was not closed before it had begun."""
+    """Whether somebody searches for this job: it was not closed before it had begun."""
     return task.round >= 0 or not task.closed or task.taken is not None
 
 
 def standing(job: Job, task: TaskLedger) -> allocation.Standing:
-    """What the allocation needs to know of a task."""
+    """What the allocation needs to know of a search."""
     now = job_rounds.current(job, task)
     taken = task.taken
     closing = task.round >= 0 and task.want == 0
     busy = task.round >= 0 and not task.closed and (closing or not steps.is_back(job, task))
     return allocation.Standing(
-        task=task.spec.id,
+        search=task.spec.id,
+        task=task.spec.key,
+        engine=str(task.spec.engine),
+        regions=task.spec.region.of if task.spec.region is not None else 1,
         weight=task.spec.weight,
         trials=now.trials + (taken.trials if taken is not None else 0),
         rounds=task.round + 1 + (taken.rounds if taken is not None else 0),
         busy=busy,
         best=now.best,
+        lead=job_rounds.lead(job, task),
         gain=now.gain,
         exhausted=now.exhausted or task.closed or closing,
     )
 
 
 def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledger | None:
-    """Give out trials, close tasks when nothing is left to give, and move on to ``assembling`` when all are
-    closed. ``waits`` are the tasks that another job tunes: they stay as they are, and nothing waits for
+    """Give out trials, close searches when nothing is left to give, and move on to ``assembling`` when all
+    are closed. ``waits`` are those that another job does: they stay as they are, and nothing waits for
     them."""
     ledger = job.ledger
     request = ledger.request
     begun = [task for task in ledger.tasks if _is_tuned(task) and task.spec.id not in waits]
     standings = [standing(job, task) for task in begun]
-    model, patience = allocation.model_latency(standings), request.level.patience or 0.0
+    patience, known = _patience(job), _known_latency(job)
+    model = allocation.model_latency(standings) + known
     rest = left(job, waits)
     only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
     batch = request.settings.batch
-    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only))
+    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only, known))
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
     for task in ledger.tasks:
         want = given.get(task.spec.id)
         if want is None and nothing_more and not task.closed and task.spec.id not in waits:
-            task = msgspec.structs.replace(task, ended=_reason(job, task, model))
+            task = msgspec.structs.replace(task, ended=_reason(job, task, model, patience))
             if task.round < 0 and (task.taken is None or task.taken.closed):
                 tasks.append(msgspec.structs.replace(task, closed=True))
                 continue
@@ -153,13 +164,46 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     )
 
 
-def _reason(job: Job, task: TaskLedger, model: float) -> str:
+def _patience(job: Job) -> float:
+    """The share of the model's latency that one more trial has to be expected to take off.
+
+    A number of trials is meant for the whole model. Tasks that are known need none of theirs. Once the others
+    have had their own part, they get more only as long as that pays, even where no patience was asked for.
+    """
+    patience = job.ledger.request.level.patience or 0.0
+    if any(map(is_known, job.ledger.tasks)) and granted(job) >= share(job.ledger):
+        return max(patience, allocation.PATIENCE)
+    return patience
+
+
+def _known_latency(job: Job) -> float:
+    """Seconds of one run of the model that tasks take of which what is known is used."""
+    known = [task for task in job.ledger.tasks if is_known(task)]
+    return sum(task.spec.weight * task.best for task in known if task.best is not None)
+
+
+def share(ledger: Ledger) -> int:
+    """The part of a job's trials that is meant for the tasks of which nothing usable is known."""
+    level = ledger.request.level
+    if level.effort != "full":
+        return level.trials  # a number for each of those
+    found = searches.by_task(task for task in ledger.tasks if task.spec.engine is not None)
+    known = sum(any(map(is_known, each)) for each in found)
+    return level.trials * (len(found) - known) // max(len(found), 1)
+
+
+def is_known(task: TaskLedger) -> bool:
+    """Whether what an earlier job has found is used as it is."""
+    return task.closed and task.round < 0 and task.taken is None and task.best is not None
+
+
+def _reason(job: Job, task: TaskLedger, model: float, patience: float) -> str:
     """Why a task gets no more trials. ``model`` is the latency of the model in seconds."""
     if task.taken is not None and task.round < 0:
         return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
     if job.ledger.stopped:
         return job.ledger.enough or "the job was stopped early"
-    return allocation.reason(standing(job, task), model, job.ledger.request.level.patience or 0.0)
+    return allocation.reason(standing(job, task), model, patience)
 
 
 def look_ahead(
@@ -182,7 +226,7 @@ def look_ahead(
     unbuilt = 0
     able: list[tuple[float, TaskLedger]] = []
     begun = [standing(job, task) for task in ledger.tasks if task.round >= 0]
-    model, patience = allocation.model_latency(begun), request.level.patience or 0.0
+    model, patience = allocation.model_latency(begun) + _known_latency(job), _patience(job)
     for task in ledger.tasks:
         if task.closed or task.round < 0 or not task.want:
             continue
@@ -202,6 +246,7 @@ def look_ahead(
         profiling += _seconds(durations, "profile", task, left_over["build"] + left_over["profile"])
         standing_ = standing(job, task)
         pays = allocation.may_go_on(standing_) and allocation.pays(standing_, model, patience)
+        pays = pays and allocation.expected_gain(standing_) > 0
         if pays and _may_look_ahead(job, task):
             able.append((allocation.expected_gain(standing_), task))
     if not able or (shared and building):
@@ -209,9 +254,11 @@ def look_ahead(
     _, task = max(able, key=lambda each: each[0])
     # With fewer chunks than builders some of these have nothing to do now.
     until_idle = building / build_slots if unbuilt >= build_slots else 0.0
-    if max(until_idle, profiling / device_slots) > durations.seconds("model-update", task.spec.key):
+    if max(until_idle, profiling / device_slots) > durations.seconds("model-update", task.spec.pace_key):
         return None
-    batch = allocation.next_batch(request.level.trials, rest, len(ledger.tasks), request.settings.batch)
+    regions = max(each.regions for each in begun)
+    tasks_, searches_ = len(searches.by_task(ledger.tasks)) * regions, len(ledger.tasks)
+    batch = allocation.next_batch(request.level.trials, rest, tasks_, searches_, request.settings.batch)
     ahead, usage = _next_round(job, task, batch, ledger.usage, durations)
     ahead = msgspec.structs.replace(ahead, ahead=True, rounds_ahead=task.rounds_ahead + 1)
     tasks = [ahead if each is task else each for each in ledger.tasks]
@@ -222,8 +269,8 @@ def _seconds(durations: Durations, stage: Stage, task: TaskLedger, chunks: list[
     """Of work on chunks with so many candidates."""
     if not chunks:
         return 0.0
-    step = durations.seconds(stage, task.spec.key, 0)
-    return step * (len(chunks) - 1) + durations.seconds(stage, task.spec.key, sum(chunks))
+    step = durations.seconds(stage, task.spec.pace_key, 0)
+    return step * (len(chunks) - 1) + durations.seconds(stage, task.spec.pace_key, sum(chunks))
 
 
 def _may_look_ahead(job: Job, task: TaskLedger) -> bool:
@@ -249,7 +296,7 @@ def _next_round(
             break
         now = job_rounds.fold(now, number, kept.rounds[number])
         usage = job_rounds.add_usage(usage, (held.message.timing for held in kept.rounds[number].held()))
-    pace = durations.known(task.spec.key)
+    pace = durations.known(task.spec.pace_key)
     if task.round >= 0:
         # The first update has put it into a history.
         now = msgspec.structs.replace(now, rest=[], rest_of=None)

@@ -25,11 +25,13 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Start(Struct, frozen=True, tag=True):
-    """A coordinator was started, with this strategy, these prices and this share of devices for gold."""
+    """A coordinator was started, with this strategy, these prices, this share of devices for gold, and so
+    many new trials to learn from."""
 
     strategy: str
     prices: dict[str, float] = {}
     reserved: float = 0.0
+    learn_after: int = 0
 
 
 class Entry(Struct, frozen=True, tag=True):
@@ -60,6 +62,7 @@ class Journal:
         largest: int = LARGEST,
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
+        learn_after: int = 0,
     ) -> None:
         self.path = path
         self._largest = largest
@@ -68,7 +71,7 @@ class Journal:
             self._file = self.path.open("ab")
         except OSError as error:
             raise BadInput(f"cannot write the journal {path}: {error.strerror}") from None
-        self._write(Start(strategy, dict(prices or {}), reserved))
+        self._write(Start(strategy, dict(prices or {}), reserved, learn_after))
 
     def record(self, now: float, event: Event, instructions: list[Instruction]) -> None:
         """Write down one event. What was written reaches the file with the next tick.

@@ -30,7 +30,12 @@ def replay(records: Iterable[Start | Entry]) -> Iterator[Difference]:
     core: Core | None = None
     for number, record in enumerate(records):
         if isinstance(record, Start):
-            core = Core(record.strategy, prices=record.prices, reserved=record.reserved)
+            core = Core(
+                record.strategy,
+                prices=record.prices,
+                reserved=record.reserved,
+                learn_after=record.learn_after,
+            )
             continue
         if core is None:
             raise BadInput("this journal begins in the middle; replay the one before it first")

@@ -118,6 +118,14 @@ class Dispatcher:
         """Whether a step is ready or in flight."""
         return step in self._ready or self.resources.in_flight(step)
 
+    def waiting(self, most: int) -> dict[str, dict[str, int]]:
+        """Steps that are due and were not sent, by kind of resource and by job: of each kind for so many jobs
+        at most, those with most of them."""
+        found: dict[str, Counter[str]] = {}
+        for bids in self._ready.values():
+            found.setdefault(bids[0].need.kind, Counter())[bids[0].job] += 1
+        return {kind: dict(jobs.most_common(most)) for kind, jobs in sorted(found.items())}
+
     def make_ready(self, ready: Ready, *lent: Ready) -> None:
         """A step is due. Nothing happens if it is ready or in flight already.
 

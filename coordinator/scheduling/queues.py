@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import Ready
 from tunemesh.shared.messages import Class, WorkerStatus
+
+LATELY = 300.0
+"""Seconds that count as lately."""
+
+STRETCH = 10.0
+"""Seconds whose work is counted together: less is not kept apart."""
 
 DEVICE = "profile-"
 """How the names of devices' queues begin."""
@@ -79,6 +85,8 @@ class Queue:
     checked: float = 0.0
     steps: int = 0
     busy: float = 0.0
+    lately: deque[tuple[float, float]] = field(default_factory=deque)
+    """Since when, and for how many seconds, it was busy, by stretches of :data:`STRETCH` seconds."""
     slowness: float = 1.0
     """How many times as long as usual steps take on it."""
     slots: int = 0
@@ -112,6 +120,30 @@ class Queue:
     def at_work(self) -> Counter[Class]:
         """Its flights by class."""
         return Counter(flight.ready.class_ for flight in self.flights.values())
+
+    def worked(self, seconds: float, time: float) -> None:
+        """A step of so many seconds has ended."""
+        self.steps += 1
+        self.busy += seconds
+        if self.lately and time - self.lately[-1][0] < STRETCH:
+            since, sofar = self.lately.pop()
+            self.lately.append((since, sofar + seconds))
+        else:
+            self.lately.append((time, seconds))
+        self._forget(time)
+
+    def utilisation(self, time: float) -> float:
+        """Share of the last :data:`LATELY` seconds, or of those since it is known, in which its workers were
+        busy, steps in flight included."""
+        self._forget(time)
+        window = min(LATELY, time - self.first_seen)
+        under_way = sum(min(time - flight.since, window) for flight in self.flights.values())
+        worked = sum(seconds for _, seconds in self.lately) + under_way
+        return min(worked / max(window * max(self.slots, 1), 1e-9), 1.0)
+
+    def _forget(self, time: float) -> None:
+        while self.lately and time - self.lately[0][0] > LATELY:
+            self.lately.popleft()
 
     def heard(self, before: WorkerStatus | None, after: WorkerStatus | None) -> None:
         """One of its workers came, changed or went."""

@@ -209,12 +209,11 @@ class Resources:
         """Seconds since a step was published."""
         return self._clock.read(now) - flight.since
 
-    def account(self, name: str, seconds: float, slowness: float) -> None:
-        """Add the work of a step to its queue's total. ``slowness``: as it is known now."""
+    def account(self, name: str, seconds: float, slowness: float, now: float) -> None:
+        """Add the work of a step that has ended to that of its queue. ``slowness``: as it is known now."""
         queue = self.queues.get(name)
         if queue is not None:
-            queue.steps += 1
-            queue.busy += seconds
+            queue.worked(seconds, self._clock.read(now))
             moved = round(queue.slowness, SLOWNESS_DIGITS) != round(slowness, SLOWNESS_DIGITS)
             queue.slowness = slowness
             if moved:
@@ -319,6 +318,16 @@ class Resources:
         """Engines that the live workers of a kind of resource serve, in alphabetical order."""
         return sorted({engine for pool in self._pools.get(kind, ()) if pool.slots for engine in pool.engines})
 
+    def common_engines(self, one: str, other: str) -> list[str]:
+        """Engines that a model can be given to, in alphabetical order: served by workers of one kind of
+        resource, all by the same ones, and each of them by some of the ``other`` kind. Of several such sets
+        the one with most engines, and of these the one that most workers serve."""
+        others = set(self.served_engines(other))
+        pools = [(pool.engines & others, pool.slots) for pool in self._pools.get(one, ()) if pool.slots]
+        return max(
+            (sorted(engines) for engines, _ in sorted(pools, key=lambda each: -each[1])), key=len, default=[]
+        )
+
     def served_targets(self) -> list[str]:
         """Targets of all devices that are known, lost ones too, by their canonical names."""
         return sorted({queue.targets[0] for queue in self.queues.values() if queue.targets})
@@ -372,9 +381,11 @@ class Resources:
                 slots=queue.slots,
                 workers=sorted(queue.workers),
                 targets=queue.targets,
+                engines=sorted(queue.engines),
                 running=sorted(queue.flights),
                 busy=queue.busy,
-                utilisation=queue.busy / max((time - queue.first_seen) * max(queue.slots, 1), 1e-9),
+                utilisation=queue.utilisation(time),
+                hosts=sorted({worker.status.host for worker in queue.workers.values()}),
                 drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)

@@ -17,6 +17,8 @@ from tunemesh.shared.messages import (
     Candidate,
     ImportDone,
     ImportWork,
+    LearnDone,
+    LearnWork,
     Profiled,
     ProfileDone,
     ProfileWork,
@@ -29,6 +31,7 @@ from tunemesh.shared.messages import (
     ValidateDone,
     ValidateWork,
 )
+from tunemesh.shared.messages.basics import MOST_REGIONS
 
 NOTHING = Blob("0" * 64, 0, b"")
 
@@ -65,6 +68,8 @@ def result(step: Step, scenario: Scenario, durations: Durations) -> Result:
             return ProfileDone(profiled=profiled, untuned=UNTUNED if work.baseline else None)
         case AssembleWork():
             return AssembleDone(tuned=NOTHING, untuned=NOTHING, signature=NOTHING, files={}, records=NOTHING)
+        case LearnWork():
+            return LearnDone()
         case ValidateWork():
             return ValidateDone(latency_before=1.0, latency_after=0.1, largest_difference=0.0, equal=True)
 
@@ -77,6 +82,7 @@ def _spec(job: str, number: int, durations: Durations) -> TaskSpec:
         # Tasks of different jobs are different ones: they may differ in complexity.
         key=hashlib.sha256(f"{job}/{name}".encode()).hexdigest(),
         engine="mock",
+        regions=MOST_REGIONS,
         weight=durations.weight(job, name),
         workload=NOTHING,
         untuned=NOTHING,

@@ -55,14 +55,14 @@ class Durations:
         return self._spread(stage, draw, recorded[stage])
 
     def _update(self, step: Step, draw: random.Random, closing: bool) -> float:
-        task = self._tasks[step.job, step.task]
+        task = self._task(step)
         recorded = task.closing if closing else task.update[min(step.round, len(task.update) - 1)]
         return self._spread("model-update", draw, recorded) * (self._scenario.closing if closing else 1.0)
 
     def candidates(self, step: Step) -> dict[int, float]:
         """How long each candidate of a ``build`` or ``profile`` takes, by index. Each is drawn by itself, so
         that it takes as long in whatever chunk it is."""
-        task, complexity = self._tasks[step.job, step.task], self._complexity(step.job)
+        task, complexity = self._task(step), self._complexity(step.job)
         match step.work:
             case BuildWork(candidates=candidates):
                 stage, pool, indices = "build", task.build, [each.index for each in candidates]
@@ -75,6 +75,10 @@ class Durations:
             draw = self._draw(f"{step.job}/{step.task}/{step.round}/{index}/{stage}")
             found[index] = complexity * self._spread(stage, draw, draw.choice(pool))
         return found
+
+    def _task(self, step: Step) -> TraceTask:
+        """That of a step, whichever of its searches it is of."""
+        return self._tasks[step.job, step.task.partition(".")[0]]
 
     def _complexity(self, job: str) -> float:
         factors = self._scenario.complexity

@@ -12,6 +12,7 @@ from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.simulation.trace import SHIPPED
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Class
+from tunemesh.shared.messages.basics import MOST_REGIONS
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -60,6 +61,8 @@ class Scenario(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     chunk: Annotated[int, Meta(ge=1, le=8)] = 8
     confirmed: Annotated[int, Meta(ge=0, le=8)] = 0
     """Candidates of a task that are built and measured again at its end."""
+    split: Annotated[int, Meta(ge=1, le=MOST_REGIONS)] = 1
+    """Searches of each task, in different regions."""
     lookahead: Annotated[int, Meta(ge=0, le=1)] = 1
     complexity: Annotated[list[Factor], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [1.0])
     """Of the jobs: factors for the durations of model updates, builds and profiles."""

@@ -73,6 +73,8 @@ class World:
     ends: dict[str, float] = field(default_factory=dict)
     prices: Mapping[str, float] = field(default_factory=dict)
     """Of queues, as a coordinator takes them."""
+    result: Callable[[Step, Scenario, Durations], Result] = doing.result
+    """What workers make of a step."""
     dispatches: int = 0
     core_seconds: float = 0.0
     """Wall time spent in the core."""
@@ -230,7 +232,8 @@ class World:
         """What the job of this number asks for."""
         scenario = self.scenario
         trials = scenario.trials or scenario.tasks * scenario.rounds * scenario.batch
-        return Level(trials=trials, class_=scenario.classes[number % len(scenario.classes)])
+        class_ = scenario.classes[number % len(scenario.classes)]
+        return Level(trials=trials, class_=class_, split=scenario.split)
 
     # -- Workers --------------------------------------------------------------------------------------------
 
@@ -253,7 +256,7 @@ class World:
         done, worker.running = worker.running, None
         self.executed.append(done)
         self._idle[worker.queue].append(worker)
-        self._send(_result(done, doing.result(done.step, self.scenario, self.durations)))
+        self._send(_result(done, self.result(done.step, self.scenario, self.durations)))
         self._start(worker.queue)
 
     def _die(self, worker: Worker) -> None:

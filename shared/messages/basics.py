@@ -32,8 +32,11 @@ QueueName = Annotated[
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
 
-TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,40}\Z")]
+TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,60}\Z")]
 """``-`` where a message is not about a task."""
+
+MOST_REGIONS = 16
+"""Searches that one task has at most."""
 
 Name = Annotated[str, Meta(max_length=300)]
 
@@ -57,7 +60,7 @@ Drift = Annotated[float, Meta(gt=-1, le=1e9)]
 Visibility = Literal["tenant", "all"]
 """Who may use what was measured for a job: its tenant, or all. That of a job without a tenant is for all."""
 
-Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate"]
+Stage = Literal["import", "model-update", "build", "profile", "assemble", "validate", "learn"]
 
 EngineName = Annotated[str, Meta(pattern=rf"^{_ENGINE}\Z")]
 """That of its entry point."""

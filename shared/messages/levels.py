@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from tunemesh.shared.messages.basics import Count, Seconds
+from tunemesh.shared.messages.basics import MOST_REGIONS, Count, Seconds
 
 Cost = Annotated[float, Meta(ge=0, le=1e18)]
 """In whatever currency the prices of the mesh are."""
@@ -20,7 +20,8 @@ Class = Literal["gold", "standard", "spare"]
 Effort = Literal["instant", "quick", "full"]
 
 CANDIDATES: dict[Effort, int] = {"instant": 1, "quick": 8}
-"""Candidates of each task that a job with less than full effort tries, all at once."""
+"""Candidates of each task that a job with less than full effort tries, all at once. Where several engines
+take a task they share them out; one candidate is that of the first of them."""
 
 CLASS_WEIGHT: dict[Class, float] = {"gold": 4.0, "standard": 1.0, "spare": 0.25}
 """What the priority of a job is multiplied by under the strategy ``fair``."""
@@ -33,9 +34,9 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
     effort: Annotated[
         Effort,
         Meta(
-            description="instant: one candidate per task, chosen by what is known of similar tasks, is run to"
-            " check what it computes, and nothing is measured but the model at the end. quick: eight"
-            " candidates per task, measured. full: as many as --trials says."
+            description="instant: one candidate per task, chosen by what is known of similar tasks,"
+            " is run to check what it computes, and nothing is measured but the model at the end."
+            " quick: eight candidates per task, measured. full: as many as --trials says."
         ),
     ] = "full"
     trials: Annotated[int, Meta(ge=0, le=MOST_TRIALS)] = AUTO
@@ -84,6 +85,17 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = field(default="standard", name="class")
 
+    split: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=MOST_REGIONS,
+            description="Searches of each task that run side by side, each in a part of its space that the"
+            " others leave out. With more than one, a job that has several devices to itself ends sooner, and"
+            " finds a little less with as many trials.",
+        ),
+    ] = 1
+
     quote_only: bool = False
     """End after the quote: nothing is tried."""
 
@@ -94,6 +106,8 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
             return (
                 f"--level {self.effort} tries {each} of each task: leave --trials out, or take --level full"
             )
+        if self.effort != "full" and self.split > 1:
+            return f"--level {self.effort} has nothing to split: leave --split out, or take --level full"
         return ""
 
     @property

@@ -9,19 +9,22 @@ from msgspec import Meta, Struct
 from tunemesh.shared.messages.basics import (
     Count,
     Drift,
+    EngineName,
     Headers,
     Instant,
     JobId,
     Message,
     Name,
+    Options,
     Positive,
     Seconds,
     Sha256,
     Visibility,
 )
-from tunemesh.shared.messages.levels import Cost, Quote, Standing
+from tunemesh.shared.messages.levels import Cost, Level, Quote, Standing
+from tunemesh.shared.messages.requests import Settings
 from tunemesh.shared.messages.results import AssembleDone, ValidateDone
-from tunemesh.shared.messages.tasks import Taken, TaskRecords, Timing
+from tunemesh.shared.messages.tasks import Operations, Taken, TaskRecords, Timing
 
 Phase = Literal["importing", "tuning", "assembling", "validating", "done", "failed", "cancelled"]
 
@@ -44,16 +47,51 @@ class Cancelled(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was found was to be kept."""
 
 
+class Terms(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job was asked to do with its model: all that it takes to ask for the same again."""
+
+    engines: list[EngineName]
+    options: dict[str, Options] = {}
+    seed: Count = 0
+    level: Level = Level()
+    """As the request has it, but for the trials that were left to the model: then those that it was given."""
+    settings: Settings = Settings()
+
+
+class SearchProgress(Struct, frozen=True, kw_only=True):
+    """What one engine has found of a task."""
+
+    engine: EngineName
+    regions: Positive = 1
+    """Of the task's space that it searches side by side: more than one where the task is split."""
+    trials: Count
+    best: Seconds | None
+    """Its lowest latency in seconds; of those that were confirmed, if some were."""
+    confirmed: Count = 0
+    """Candidates that were measured again at the end."""
+    ended: str = ""
+    """Why it got no more trials; empty while it may get more."""
+
+
 class TaskProgress(Struct, frozen=True, kw_only=True):
     """One task as a client sees it; latencies in seconds."""
 
     id: str
+    """That of its first search."""
     name: str
     weight: Positive
     trials: Count
+    """Of all its searches, as other numbers here are."""
     outcomes: dict[str, Count]
     untuned: Seconds | None
     best: Seconds | None
+    """By whichever engine."""
+    operations: Operations = 0.0
+    """On floats, of one run; 0 where that is not known."""
+    engine: EngineName | None = None
+    """Which is ahead, and has won once the job has ended; ``None``: nothing was measured."""
+    searches: list[SearchProgress] = []
+    """One for each engine that takes the task, in the order of the job's engines."""
     last_error: str
     spread: Seconds | None = None
     """(largest - smallest) / median of the repeats in which the best candidate was confirmed."""
@@ -63,7 +101,7 @@ class TaskProgress(Struct, frozen=True, kw_only=True):
     drift: Drift = 0.0
     rounds_ahead: Count = 0
     ended: str = ""
-    """Why it got no more trials; empty while it may get more."""
+    """Why the engine that is ahead got no more trials; empty while some of them may get more."""
     taken: Taken | None = None
     """What another job has found of it, where that serves this one. Its trials are not among ``trials``."""
 
@@ -95,11 +133,15 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     """What it has cost so far; ``None`` where the mesh has no prices."""
     standing: Standing | None = None
     """Once it has ended, where its service level asks for something."""
+    terms: Terms | None = None
+    """Once the job has ended: how it was asked for."""
     timings: list[Timing] = []
     """Once the job has ended: its steps that are in no history."""
     waiting: str = ""
     """Why nothing moves, when nothing can: for example that no device serves the target."""
     error: str = ""
+    note: str = ""
+    """What was asked for and is not done, and why: one line for people."""
     asked_by: Name = ""
     """The user of the broker that asked for it, as the broker verified it; empty where it did not."""
     cancelled: Cancelled | None = None
@@ -114,15 +156,22 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Of its live workers."""
     workers: list[str]
     targets: list[str]
+    engines: list[str] = []
+    """Those that it serves; none on a device."""
     running: list[str]
     """Ids of the steps in flight."""
     busy: Seconds
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
-    """``busy`` over slots and elapsed time."""
+    """Share of the last five minutes in which its workers were busy, steps in flight included."""
     drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
+    hosts: list[str] = []
+    """Of its live workers."""
 
+
+MOST_WAITING = 20
+"""Jobs that are named as waiting for one kind of resource."""
 
 MOST_NAMED = 10_000
 """Artifacts in one census, so that it fits into a message."""
@@ -158,6 +207,9 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     validated: ValidateDone | None = None
     measured: list[TaskRecords] = []
     """Where everything lies that was measured so far, when one job was asked for that has no results."""
+    waiting: dict[str, dict[JobId, Count]] = {}
+    """By kind of resource (``build-cpu``, ``model-update``, ``profile:<target>``) and by job: steps that are
+    due and wait for one. Of the jobs that wait with most."""
     left_out: int = 0
     """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
     rejected: str = ""

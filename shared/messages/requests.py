@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import (
     NAME_LIMIT,
@@ -200,10 +200,10 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     opens it."""
     target: Annotated[str, Meta(min_length=1, max_length=2000)]
     """A TVM target: a tag, a kind, or a JSON object. Must equal the target of a device of the mesh."""
-    engines: Annotated[list[EngineName], Meta(min_length=1, max_length=8)] = field(
-        default_factory=lambda: ["metaschedule"]
-    )
-    """Who tunes. A task goes to the first of them that takes it; what none takes stays untuned."""
+    engines: Annotated[list[EngineName], Meta(max_length=8)] = []
+    """Who tunes. Each of them searches every task that it takes, and the fastest kernel of a task wins,
+    whoever made it; what none takes stays untuned. Empty: all that the workers of the mesh serve, as its
+    coordinator finds them."""
     options: Annotated[dict[str, Options], Meta(max_length=9)] = {}
     """By the name of an engine, or ``graph``: what it is told."""
     name: Annotated[str, Meta(max_length=NAME_LIMIT)] = ""
@@ -254,7 +254,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
             return f"{rounds}: take larger batches or fewer trials"
         if len(set(self.engines)) < len(self.engines):
             return "it names an engine twice"
-        if strange := set(self.options) - {*self.engines, GRAPH}:
+        if self.engines and (strange := set(self.options) - {*self.engines, GRAPH}):
             return f"it has options for {min(strange)}, which is none of its engines"
         rest = len(msgspec.msgpack.encode(self)) - len(self.model.data or b"")
         if rest > LARGEST_REQUEST:
@@ -267,7 +267,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     def headers(self) -> Headers:
         return super().headers() | {
             "job": self.job,
-            "engines": ",".join(self.engines),
+            "engines": ",".join(self.engines) or "-",
             "target": self.target,
             "trials": self.level.trials,
         }
@@ -318,3 +318,18 @@ class SetStrategy(Message, frozen=True, kw_only=True, tag="set-strategy"):
 
     def headers(self) -> Headers:
         return super().headers() | {"strategy": self.strategy}
+
+
+class Learn(Message, frozen=True, kw_only=True, tag="learn"):
+    """Let a worker learn from the records, once the mesh has nothing else to do. The coordinator holds it
+    until that is done."""
+
+    engine: EngineName
+    after: Positive = 1
+    """New trials that there must be since the last time."""
+
+    def message_id(self) -> str:
+        return f"learn/{self.engine}"
+
+    def headers(self) -> Headers:
+        return super().headers() | {"engine": self.engine}

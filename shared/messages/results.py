@@ -123,6 +123,17 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
             return "its tasks do not have different names"
         if strange := {task.engine for task in self.tasks} - {None, *engines}:
             return f"a task is for engine {sorted(map(str, strange))[0]}, which the job does not name"
+        if split := next((task.id for task in self.tasks if task.region is not None), ""):
+            return f"it says in which region {split} is to be searched, which is for the coordinator to say"
+        searches: dict[str, list[TaskSpec]] = {}
+        for task in self.tasks:
+            searches.setdefault(task.key, []).append(task)
+        for each in searches.values():
+            taken = [task.engine for task in each]
+            if len(set(taken)) < len(taken) or (None in taken and len(taken) > 1):
+                return f"the searches of {each[0].id} are not all for different engines"
+            if len({task.weight for task in each}) > 1:
+                return f"the searches of {each[0].id} do not agree on its weight"
         engines_by_id = {task.id: task.engine for task in self.tasks}
         if strange_ids := [each for each in self.known if engines_by_id.get(each) is None]:
             return f"it knows {clip(strange_ids[0], 40)}, which is no task that an engine takes"
@@ -281,13 +292,26 @@ class ValidateDone(Struct, frozen=True, kw_only=True, tag="validate"):
         return ""
 
 
+MOST_LESSONS = 50
+"""Families of devices that a message tells of."""
+
+
+class LearnDone(Struct, frozen=True, kw_only=True, tag="learn"):
+    said: Annotated[list[ErrorText], Meta(max_length=MOST_LESSONS)] = []
+    """What came of it, one line for each family of devices."""
+    learned: Count = 0
+    """Families of which something was."""
+    gave_way: bool = False
+    """Other work came before it was done: it is to be asked again."""
+
+
 class Failure(Struct, frozen=True, kw_only=True, tag="failure"):
     """The step as a whole could not be done; trying it again would not help."""
 
     error: ErrorText
 
 
-Result = ImportDone | UpdateDone | BuildDone | ProfileDone | AssembleDone | ValidateDone | Failure
+Result = ImportDone | UpdateDone | BuildDone | ProfileDone | AssembleDone | ValidateDone | LearnDone | Failure
 
 
 class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):

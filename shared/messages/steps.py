@@ -46,6 +46,8 @@ class ImportWork(Struct, frozen=True, kw_only=True, tag="import"):
     devices: list[Device] = []
     """Those that serve the target now, each kind once: what was measured on such a one before need not be
     measured again."""
+    split: Positive = 1
+    """That of the level: regions that the space of each task is to be split into."""
 
 
 class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
@@ -70,6 +72,9 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     one before is not tried again."""
     origin: Origin | None = None
     """Of ``trials``, where they were made for another job than that of the step."""
+    rival: Seconds | None = None
+    """Where the task is closed: the lowest latency in seconds that other searches of the same task have
+    found. What may be the best of all is confirmed, and what cannot is not."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
@@ -90,7 +95,8 @@ class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
     baseline: bool = False
     confirm: bool = False
     best: Seconds | None = None
-    """The lowest latency of the task so far in seconds: what is much slower is cut short."""
+    """The lowest latency of the task so far in seconds, whoever found it: what is much slower is cut
+    short."""
     untuned: Seconds | None = None
     """That of ``task.untuned``, once it was measured."""
 
@@ -116,7 +122,15 @@ class ValidateWork(Struct, frozen=True, kw_only=True, tag="validate"):
     """As ``import`` left it."""
 
 
-Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork
+class LearnWork(Struct, frozen=True, kw_only=True, tag="learn"):
+    """Fit what is known of tasks in general to the records, while there is nothing else to do. Of no job."""
+
+    engine: EngineName
+    after: Positive = 1
+    """New trials that there must be since the last time."""
+
+
+Work = ImportWork | UpdateWork | BuildWork | ProfileWork | AssembleWork | ValidateWork | LearnWork
 
 
 class Step(Message, frozen=True, kw_only=True, tag="step"):
@@ -126,7 +140,7 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
     """``job/task/round/chunk/stage``, with ``-`` where a part does not apply."""
     job: JobId
     engines: list[EngineName]
-    """Those that a worker must serve to do it: the task's, or all of the job. None where only the target
+    """Those that a worker must serve to do it: the search's, or all of the job. None where only the target
     counts: what is measured or compared is the same whoever made it."""
     target: str
     seed: int

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import (
+    MOST_REGIONS,
     Blob,
     Count,
     Drift,
@@ -33,26 +34,53 @@ Outcome = Literal[
 ]
 
 
+class Region(Struct, frozen=True):
+    """One of the disjoint parts into which the space of a task's schedules is cut."""
+
+    number: Count
+    """From 0."""
+    of: Annotated[int, Meta(ge=2, le=MOST_REGIONS)]
+    """How many there are."""
+
+
+Operations = Annotated[float, Meta(ge=0, le=1e30)]
+
+
 class TaskSpec(Struct, frozen=True, kw_only=True):
-    """One distinct tensor workload of a job for one target."""
+    """One distinct tensor workload of a job for one target, as one engine tunes it: a search. A task that
+    several engines take has a specification for each, and one for each region where it is split: they differ
+    in ``id``, ``engine`` and what is said of regions."""
 
     id: TaskId
-    """Short and unique within the job: ``t00``, ``t01``, …"""
+    """Of the search, short and unique within the job: ``t00``, ``t01``, …; with its engine where it is not
+    the first one of its task, and the number of its region from the second on: ``t00.template.1``."""
     name: str
     key: Sha256
-    """Hash of workload and target: equal keys are the same task, across jobs too."""
+    """Hash of workload and target: equal keys are the same task, in a job and across jobs."""
     weight: Positive
-    """How often the model runs it."""
+    """How often the model runs the task."""
     engine: EngineName | None = None
-    """Which of the job's engines tunes it; ``None``: none takes it, and it stays untuned."""
+    """Which of the job's engines searches; ``None``: none takes the task, and it stays untuned."""
     objection: ErrorText = ""
     """Why none of them does."""
     constants: Count = 0
     """Bytes of constants of the whole model."""
+    operations: Operations = 0.0
+    """On floats, of one run; 0 where that is not known."""
     workload: Blob
     """The unscheduled workload, in the format of the target's platform: TIR for TVM's targets."""
     untuned: Blob
     """The workload built without tuning: the baseline to beat and the reference for outputs."""
+    regions: Annotated[int, Meta(ge=1, le=MOST_REGIONS)] = 1
+    """Into how many its engine can cut the space of its schedules, so that searches in them never propose the
+    same one; 1: it cannot."""
+    region: Region | None = None
+    """Where this one search looks, of several that the task has; ``None``: everywhere."""
+
+    @property
+    def pace_key(self) -> str:
+        """What the durations of its steps are learned by: engines take different times for a task."""
+        return f"{self.key} {self.engine}"
 
 
 BUILD_FAILURES: frozenset[Outcome] = frozenset({"build-failed", "build-timed-out"})
@@ -232,7 +260,7 @@ class TaskState(Struct, frozen=True, kw_only=True):
 
 
 class Known(Struct, frozen=True, kw_only=True):
-    """What an earlier job has measured of a task."""
+    """What an earlier job has measured of a task: the best, whichever of the job's engines made it."""
 
     history: Annotated[list[Blob], Meta(min_length=1)]
     confirmed: list[Confirmed] = []
@@ -261,7 +289,7 @@ class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskRecords(Struct, frozen=True, kw_only=True):
-    """A task and where its measured schedules lie."""
+    """A search of a task, and where the schedules lie that it measured."""
 
     task: TaskSpec
     history: list[Blob]

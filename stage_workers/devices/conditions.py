@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -30,10 +32,15 @@ def conditions_of(device: Device, folder: Path = Path("/")) -> Conditions:
     return Conditions(device=described[:MOST], versions=versions())
 
 
-def versions() -> str:
-    """Of what builds and measures, where this worker is."""
+def cpu() -> str:
+    """This machine's CPU, as this process may use it."""
+    return _cpu(frozenset(os.sched_getaffinity(0)), Path("/"))
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> str:
+    """Of what builds and measures, where this worker is; of those that are installed."""
     found = []
-    for package in PACKAGES:
+    for package in packages:
         try:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:

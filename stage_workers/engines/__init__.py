@@ -4,12 +4,17 @@ of other packages. Only the sandbox's processes call :func:`load`: engine code n
 from __future__ import annotations
 
 import functools
+import platform
 from importlib import metadata
 
 from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import Engine
 
 GROUP = "tunemesh.engines"
+
+METASCHEDULE, TEMPLATE = OWN = "metaschedule", "template"
+"""Those that come with Tunemesh and make kernels: what workers serve unless they are told otherwise."""
 
 
 class BrokenEngine(BadInput):
@@ -19,6 +24,18 @@ class BrokenEngine(BadInput):
 def names() -> tuple[str, ...]:
     """Names of the engines that are installed here, whether they can be loaded or not."""
     return tuple(sorted({point.name for point in metadata.entry_points(group=GROUP)}))
+
+
+def missing(name: str) -> str:
+    """What this machine lacks to build for an engine that comes with Tunemesh, in one line; empty where it
+    lacks nothing, or nothing is known of it."""
+    lacks = name == TEMPLATE and compilers.compiler(platform.machine()) is None
+    return compilers.MISSING if lacks else ""
+
+
+def served_by_default() -> tuple[str, ...]:
+    """The engines that those who build on this machine serve unless they are told otherwise."""
+    return tuple(name for name in OWN if not missing(name))
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tunemesh.shared.messages import Options, Outcome, Trial
+from tunemesh.shared.messages import Options, Outcome, Region, Trial
 
 
 def prepack_name(number: int) -> str:
@@ -96,6 +96,7 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
             decides which of them are like it.
         prior: what is known of other tasks, as :class:`Learned` has it; ``None`` for what comes with the
             engine.
+        region: where to search, if not everywhere: see :meth:`Engine.placed`.
     """
 
     workload: bytes
@@ -110,6 +111,7 @@ class UpdateCall(Struct, frozen=True, kw_only=True):
     options: Options = {}
     similar: list[Examples] = []
     prior: bytes | None = None
+    region: Region | None = None
 
 
 class Proposal(Struct, frozen=True, kw_only=True):
@@ -126,6 +128,32 @@ class Proposal(Struct, frozen=True, kw_only=True):
     search: bytes
     schedules: list[tuple[str, bytes]]
     format: int = 1
+
+
+class PlacedCall(Struct, frozen=True, kw_only=True):
+    """Schedules of a task whose space is split.
+
+    Attributes:
+        workload: as in :class:`TaskRef`.
+        target: canonical form.
+        schedules: those of :class:`Proposal`.
+        regions: into how many, no more than :meth:`Engine.regions` says.
+    """
+
+    workload: bytes
+    target: str
+    schedules: list[bytes]
+    regions: int
+
+
+class Placed(Struct, frozen=True, kw_only=True):
+    """Where schedules are.
+
+    Attributes:
+        numbers: of their regions, from 0, in the order of the call.
+    """
+
+    numbers: list[int]
 
 
 class RankCall(Struct, frozen=True, kw_only=True):
@@ -233,6 +261,18 @@ class BuildOutcome(Struct, frozen=True, kw_only=True):
     objects: bytes = b""
     outcome: Outcome | None = None
     error: str = ""
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """A candidate as people read it.
+
+    Attributes:
+        text: a program or a schedule.
+        language: that it is written in: ``C``, ``TIR``.
+    """
+
+    text: str
+    language: str
 
 
 class PartCall(Struct, frozen=True, kw_only=True):
@@ -394,6 +434,14 @@ class Engine(Protocol):
         Deterministic: equal calls give equal proposals, in every process.
         """
 
+    def regions(self, task: TaskRef) -> int:
+        """Into how many regions the space of a task's schedules can be split; 1 where it cannot."""
+
+    def placed(self, call: PlacedCall) -> Placed:
+        """In which region each schedule is. With a :attr:`~UpdateCall.region`, :meth:`update` proposes what
+        is in that one, and nothing else: searches of other regions know nothing of it. A schedule is in the
+        same region in every process; best is what keeps schedules together that are much alike."""
+
     def rank(self, call: RankCall) -> Ranking:
         """Say how fast candidates should be, by what is known of other tasks."""
 
@@ -406,6 +454,9 @@ class Engine(Protocol):
 
     def build(self, call: BuildCall) -> BuildOutcome:
         """Make a kernel of one candidate."""
+
+    def source(self, call: BuildCall) -> Source:
+        """One candidate, for people to read."""
 
     def part(self, call: PartCall) -> Part:
         """What goes into the model for one schedule. It computes what the kernel of :meth:`build` computed,

@@ -47,10 +47,16 @@ class Optimised(Struct, frozen=True):
     groups: list[fusing.Group]
 
 
-def optimise(module: Any, target: str, changes: Changes) -> Optimised:
+def optimise(module: Any, target: str, changes: Changes, simple: Any = None) -> Optimised:
     """Fold constants, choose the layout, lower operators to TIR and fuse what can be fused.
 
     The same arguments give the same functions, in every process.
+
+    Args:
+        module: as it was read.
+        target: canonical.
+        changes: to be made.
+        simple: what :func:`simplified` gives, where that is known.
 
     Raises:
         BadModel: when TVM fails at it.
@@ -62,7 +68,7 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     fuse = [transform.FuseTIR(), transform.DeadCodeElimination()]
     try:
         with targets.load(target), tvm.transform.PassContext(opt_level=3):
-            simple = simplified(module, target)
+            simple = simplified(module, target) if simple is None else simple
             if changes.composed:
                 simple = padding.into_convolutions(composites.put_together(simple))
             if changes.attention:
@@ -91,17 +97,32 @@ def optimise(module: Any, target: str, changes: Changes) -> Optimised:
     except BadModel:
         raise
     except Exception as error:  # passes raise whatever their operators raise
-        reraise_memory_error(error)
-        raise BadModel(f"TVM cannot lower the model: {first_line(error)}") from None
+        raise _cannot_lower(error) from None
 
 
 def simplified(module: Any, target: str) -> Any:
-    """``module`` with constants folded, and without what is only needed for training."""
+    """``module`` with constants folded, and without what is only needed for training.
+
+    Raises:
+        BadModel: when TVM fails at it.
+    """
+    import tvm
     from tvm.relax import transform
 
-    simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
-    folded = transform.CanonicalizeBindings()(transform.FoldConstant()(constants.fold(simple)))
-    return reshapes.joined(folded)
+    try:
+        with targets.load(target), tvm.transform.PassContext(opt_level=3):
+            simple = precision.sum_in_single(transform.DecomposeOpsForInference()(module), target)
+            folded = transform.CanonicalizeBindings()(transform.FoldConstant()(constants.fold(simple)))
+            return reshapes.joined(folded)
+    except BadModel:
+        raise
+    except Exception as error:  # passes raise whatever their operators raise
+        raise _cannot_lower(error) from None
+
+
+def _cannot_lower(error: Exception) -> BadModel:
+    reraise_memory_error(error)
+    return BadModel(f"TVM cannot lower the model: {first_line(error)}")
 
 
 def optimise_all(modules: Sequence[Any], target: str, changes: Sequence[Changes]) -> Any:

@@ -94,11 +94,12 @@ def prove(
         BadModel: TVM cannot lower the module as it is.
     """
     plain = msgspec.structs.replace(wished, narrow=False)
-    wanted = _wanted(module, target, options, wished)
+    read = _Read(module, signature, sample, target)
+    wanted = _wanted(read, options, wished)
     changes, notes = wanted, list[str]()
-    if wanted != plain and (why := _refuted(module, signature, sample, target, wanted)):
-        changes, notes = _one_by_one(module, signature, sample, target, plain, wanted, why)
-    settled = _settled(module, target, changes)
+    if wanted != plain and (why := _refuted(read, wanted)):
+        changes, notes = _one_by_one(read, plain, wanted, why)
+    settled = _settled(read, changes)
     changes = settled.changes
     if changes.narrow and not any(map(dots.marks, models.functions(settled.module))):
         changes = msgspec.structs.replace(changes, narrow=False)
@@ -106,15 +107,37 @@ def prove(
     return Proven(changes, notes + settled.notes, settled.module)
 
 
-def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) -> Changes:
+class _Read:
+    """A model as it was read; see :func:`prove`."""
+
+    def __init__(self, module: Any, signature: Signature, sample: Sample, target: str) -> None:
+        self.module = module
+        self.signature = signature
+        self.sample = sample
+        self.target = target
+        self._simplified: dict[str, Any] = {}
+
+    def simplified(self, target: str) -> Any:
+        """Without what no change has a say in. A large model takes seconds."""
+        if target not in self._simplified:
+            self._simplified[target] = optimisation.simplified(self.module, target)
+        return self._simplified[target]
+
+    def optimised(self, target: str, changes: Changes) -> optimisation.Optimised:
+        """With some changes."""
+        return optimisation.optimise(self.module, target, changes, self.simplified(target))
+
+
+def _wanted(read: _Read, options: GraphOptions, wished: Changes) -> Changes:
     """Changes that a person asks for, and that do something, beside those of ``wished``."""
+    module, target = read.module, read.target
     if targets.is_gpu(target):
         return wished
     last = options.layout == "channels-last" and layouts.gains(module)
     wanted = msgspec.structs.replace(
         wished,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
-        attention=options.fusion == "extended" and _attends(module, target),
+        attention=options.fusion == "extended" and _attends(read),
         channels_last=last,
         blocked=options.layout == "channels-last" and (last or turning.gains(module)),
         rounded=options.products == "rounded" and products.gains(module),
@@ -126,12 +149,12 @@ def _wanted(module: Any, target: str, options: GraphOptions, wished: Changes) ->
     return wanted
 
 
-def _attends(module: Any, target: str) -> bool:
-    """Whether there is attention in a module, if its scale may be computed of constants, too."""
-    if not attention.may_gain(module):
+def _attends(read: _Read) -> bool:
+    """Whether there is attention in a model, if its scale may be computed of constants, too."""
+    if not attention.may_gain(read.module):
         return False
-    with targets.load(target):
-        return attention.gains(optimisation.simplified(module, target), target)
+    with targets.load(read.target):
+        return attention.gains(read.simplified(read.target), read.target)
 
 
 UNDONE = {
@@ -148,16 +171,14 @@ UNDONE = {
 """What a note says where a change is not made."""
 
 
-def _one_by_one(
-    module: Any, signature: Signature, sample: Sample, target: str, plain: Changes, wanted: Changes, why: str
-) -> tuple[Changes, list[str]]:
+def _one_by_one(read: _Read, plain: Changes, wanted: Changes, why: str) -> tuple[Changes, list[str]]:
     """Those of some changes that are right one after the other, where all at once are not, for the reason
     ``why``; and why the others are not made."""
     changes, notes = plain, []
     for name in (each for each in UNDONE if getattr(wanted, each)):
         for value in _values(name, wanted):
             more = msgspec.structs.replace(changes, **{name: value})
-            refuted = why if more == wanted else _refuted(module, signature, sample, target, more)
+            refuted = why if more == wanted else _refuted(read, more)
             if not refuted:
                 changes = more
                 break
@@ -176,19 +197,20 @@ def _values(name: str, wanted: Changes) -> list[int]:
     )
 
 
-def _refuted(module: Any, signature: Signature, sample: Sample, target: str, changes: Changes) -> str:
+def _refuted(read: _Read, changes: Changes) -> str:
     """Why a changed model is not what the unchanged one is, empty where it is."""
+    here = targets.here(read.target)
+    read.simplified(here)  # it is the same for all attempts, and as safe as the unchanged model
 
     def attempt() -> bytes:
-        here = targets.here(target)
-        changed = optimisation.optimise(module, here, changes).module
+        changed = read.optimised(here, changes).module
         if changes.winograd:
             changed = winograd_tasks.everywhere(changed, here)
         with objects.collected(here) as made:
             main = compilation.main_of(changed, here)
-        got = loading.flatten(main(*map(tvm.runtime.tensor, sample.arrays())))
-        names = [each.name for each in signature.outputs]
-        wanted = sample.widened(narrowing.tolerated(changes.narrow)).expected()
+        got = loading.flatten(main(*map(tvm.runtime.tensor, read.sample.arrays())))
+        names = [each.name for each in read.signature.outputs]
+        wanted = read.sample.widened(narrowing.tolerated(changes.narrow)).expected()
         found = checking.agreements(names, got, wanted, "the model as given")
         return msgspec.msgpack.encode(_Attempt(checking.first_wrong(found), made))
 
@@ -213,9 +235,10 @@ class _Attempt(Struct, frozen=True):
 # -- Functions that were fused -------------------------------------------------------------------------------
 
 
-def _settled(module: Any, target: str, changes: Changes) -> Proven:
+def _settled(read: _Read, changes: Changes) -> Proven:
     """``changes`` with functions set apart, so that there are right candidates of every fused one."""
-    optimised = optimisation.optimise(module, target, changes)
+    target = read.target
+    optimised = read.optimised(target, changes)
     notes: list[str] = []
     if targets.is_gpu(target):  # there is none here to try them on
         return Proven(changes, notes, optimised.module)
@@ -237,7 +260,7 @@ def _settled(module: Any, target: str, changes: Changes) -> Proven:
         if found == set(changes.apart):
             return Proven(changes, notes, optimised.module)
         changes = msgspec.structs.replace(changes, apart=sorted(found))
-        optimised = optimisation.optimise(module, target, changes)
+        optimised = read.optimised(target, changes)
 
 
 def _wrong(workload: Any, group: Group, target: str) -> str:

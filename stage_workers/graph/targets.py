@@ -98,6 +98,12 @@ def cores(target: str) -> int:
     return int(json.loads(target).get("num-cores", 1))
 
 
+def block_limits(target: str) -> tuple[int, int]:
+    """Threads of a block on a canonical GPU target, and bytes that they may share."""
+    attributes = load(target).attrs
+    return int(attributes["max_threads_per_block"]), int(attributes["max_shared_memory_per_block"])
+
+
 def has(target: str, feature: str) -> bool:
     """Whether a canonical CPU target has a feature, as LLVM calls it."""
     from tvm.target import codegen

@@ -58,6 +58,7 @@ def _task(task: Any, target: str) -> ExtractedTask:
         weight=int(task.weight),
         workload=workloads.pack(workload),
         untuned=untuned,
+        operations=workloads.operations(workload),
     )
 
 

@@ -52,7 +52,7 @@ def _validate(call: ValidateCall) -> Validated:
         judged = checking.agreements(names, tuned, expected, judgement.judge)
         wrong = wrong or checking.first_wrong(judged)
         judgement = msgspec.structs.replace(judgement, outputs=checking.told(judged))
-    latencies_before, latencies_after, waited = _race(before.run, after.run, call.settings)
+    latencies_before, latencies_after, waited = _race(before.run, after.run, call.settings, before.first)
     return Validated(
         before=latencies_before,
         after=latencies_after,
@@ -72,7 +72,8 @@ class _Model:
         self._device = targets.device(device)
         self._main = tvm.relax.VirtualMachine(loading.load(artifact), self._device)[function]
         self._inputs = [tvm.runtime.tensor(array, device=self._device) for array in arrays]
-        self.run()
+        self.first = self.run()
+        """Seconds of the first run, which has to warm up."""
 
     def run(self) -> float:
         """Run once; the wall time in seconds."""
@@ -87,13 +88,18 @@ class _Model:
 
 
 def _race(
-    before: Callable[[], float], after: Callable[[], float], settings: Settings
+    before: Callable[[], float], after: Callable[[], float], settings: Settings, first: float
 ) -> tuple[list[float], list[float], float]:
     """Latencies in seconds, and the share of its time that the tuned model had to wait for its core. The two
     take turns, so that whatever else slows the machine down hits both; in each they run for as long as one
     repeat of a candidate, at least once. Where it is clear which one is faster the slow one does not take
-    all turns."""
-    slow, fast = before(), after()
+    all turns.
+
+    Args:
+        first: seconds of a run of the untuned model that was not warm: it counts where that does not matter.
+    """
+    fast = after()
+    slow = first if first > max(CLEAR_SECONDS, CLEAR * fast) else before()
     turns = max(LEAST_RUNS, min(settings.repeats * 3, int(UNTUNED_SECONDS / slow)))
     runs_before, runs_after = (max(1, int(settings.min_repeat_ms / 1e3 / max(s, 1e-6))) for s in (slow, fast))
     # Some models take seconds untuned, a hundred times as long as tuned: none of their noise matters then.

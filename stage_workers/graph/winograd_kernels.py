@@ -63,22 +63,10 @@ def tiles_of(anchored: Anchored, outputs: int) -> int:
 def lanes(anchored: Anchored, target: str) -> int | None:
     """Of the longest vectors that a target has, and that channels can be cut into; ``None`` for channels that
     cannot."""
-    from tvm.target import codegen
-
-    loaded = targets.load(target)
-    wide = [("avx512f", 16), ("avx2", 8)]
-    most = next((lanes for feature, lanes in wide if codegen.target_has_features(feature, loaded)), 4)
+    _, bits = targets.vector_registers(target)
     channels = anchored.shape[3], anchored.convolved[3]
-    return next((each for each in (16, 8, 4) if each <= most and not any(c % each for c in channels)), None)
-
-
-def registers(target: str) -> int:
-    """Vectors that a core can hold."""
-    from tvm.target import codegen
-
-    loaded = targets.load(target)
-    x86 = codegen.target_has_features("sse2", loaded)
-    return 16 if x86 and not codegen.target_has_features("avx512f", loaded) else 32
+    fitting = (each for each in (16, 8, 4) if 32 * each <= bits)
+    return next((each for each in fitting if not any(c % each for c in channels)), None)
 
 
 def module(anchored: Anchored, knobs: Knobs) -> Any:

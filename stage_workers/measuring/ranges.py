@@ -99,6 +99,9 @@ def _search(
     run: Callable[[Mapping[str, Interval]], Walk], inputs: Sequence[tuple[str, str]]
 ) -> dict[str, Range]:
     wanted = {name: dtype for name, dtype in inputs if dtype.startswith(("int", "uint"))}
+    anything = {name: Interval(_least(dtype), _top(dtype), True, True) for name, dtype in wanted.items()}
+    if not run(anything).problems:
+        return _unbounded(run, wanted)
     now = {name: Interval(0, 0, True, True) for name in wanted}
     for name in wanted:
         tried = [{**now, name: Interval(base, base, True, True)} for base in BASES]
@@ -109,6 +112,16 @@ def _search(
             (_widened(run, now, name, dtype, base, usual) for base in (now[name].least, 0, 1, 2)),
             key=lambda interval: interval.most - interval.least,
         )
+    return {name: (interval.least, interval.most + 1) for name, interval in now.items()}
+
+
+def _unbounded(run: Callable[[Mapping[str, Interval]], Walk], wanted: Mapping[str, str]) -> dict[str, Range]:
+    """Ranges of integers that may have any value, as those of quantised models: it only matters how each is
+    used."""
+    now = {name: Interval(0, 0, True, True) for name in wanted}
+    for name, dtype in wanted.items():
+        uses = Walk() if dtype in BYTES else run({**now, name: Interval(0, _top(dtype), True, True)})
+        now[name] = Interval(*_by_use(uses, dtype, 0), True, True)
     return {name: (interval.least, interval.most + 1) for name, interval in now.items()}
 
 
@@ -125,7 +138,7 @@ def _widened(
     def fits(least: int, most: int) -> bool:
         return run({**now, name: Interval(least, most, True, True)}).problems <= usual
 
-    top = min(WIDEST, _largest(dtype))
+    top = _top(dtype)
     if not fits(base, base):
         return now[name]
     if not fits(base, top):
@@ -136,9 +149,15 @@ def _widened(
     return Interval(least if fits(least, most) else base, most, True, True)
 
 
-def _largest(dtype: str) -> int:
+def _top(dtype: str) -> int:
+    """The largest value of a dtype, as far as is looked."""
     bits = int(dtype.lstrip("uint"))
-    return int(2 ** (bits - (not dtype.startswith("u"))) - 1)
+    return min(WIDEST, int(2 ** (bits - (not dtype.startswith("u")))) - 1)
+
+
+def _least(dtype: str) -> int:
+    """The smallest value of a dtype."""
+    return 0 if dtype.startswith("u") else -int(2 ** (int(dtype.lstrip("int")) - 1))
 
 
 def _largest_that(holds: Callable[[int], bool], least: int, most: int) -> int:

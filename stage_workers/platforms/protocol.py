@@ -79,6 +79,7 @@ class ExtractedTask(Struct, frozen=True, kw_only=True):
         weight: how often the model runs it.
         workload: in the platform's own format.
         untuned: the kernel without tuning, which runs on the target.
+        operations: on floats, of one run; 0 where that is not known.
     """
 
     name: str
@@ -86,6 +87,7 @@ class ExtractedTask(Struct, frozen=True, kw_only=True):
     weight: int
     workload: bytes
     untuned: bytes
+    operations: float = 0.0
 
 
 class Imported(Struct, frozen=True, kw_only=True):

@@ -126,7 +126,6 @@ def of_trials(
             schedule=trial.candidate.schedule,
             outcome=trial.outcome,
             latency=trial.latency if measured else None,
-            estimate=trial.estimate if measured else None,
             latencies=trial.latencies,
             drift=trial.drift,
             attempts=trial.attempts,

@@ -75,7 +75,7 @@ def _some(connection: Connection, task: str, which: Filter, fastest: int, latest
     """The fastest and the latest trials of a task that were measured, each schedule once."""
     found = queries.fastest(connection, task, which, fastest)
     known = {each.trial.hash for each in found}
-    measured = queries.joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    measured = queries.joined(which).where(TRIALS.c.task == task, TRIALS.c.latency.is_not(None))
     newest = measured.order_by(TRIALS.c.at.desc(), TRIALS.c.id).limit(fastest + latest)
     for each in queries.answers(connection, newest):
         if each.trial.hash not in known and len(found) < fastest + latest:
@@ -142,7 +142,7 @@ def new_since(connection: Connection, engine: str, targets: Sequence[str], at: f
         TRIALS.c.engine == engine,
         TASKS.c.target.in_(targets),
         TRIALS.c.at > at,
-        TRIALS.c.estimate.is_not(None),
+        TRIALS.c.latency.is_not(None),
     )
     return int(connection.execute(asked).scalar_one())
 

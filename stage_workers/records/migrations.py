@@ -67,7 +67,15 @@ HISTORY: tuple[str, ...] = (
     "CREATE TABLE endings (id VARCHAR NOT NULL PRIMARY KEY, event {bytes} NOT NULL)",
 )
 """Who may use records, and how jobs ended."""
-STEPS: tuple[Sequence[str], ...] = (FIRST, LEARNED, HISTORY)
+MEASURED: tuple[str, ...] = (
+    "DROP INDEX trials_by_speed",
+    "DROP INDEX trials_by_conditions",
+    "ALTER TABLE trials DROP COLUMN estimate",
+    "CREATE INDEX trials_by_speed ON trials (task, latency)",
+    "CREATE INDEX trials_by_conditions ON trials (task, conditions, latency)",
+)
+"""Schedules are ranked by what was measured, and not by that without the drift of the device around it."""
+STEPS: tuple[Sequence[str], ...] = (FIRST, LEARNED, HISTORY, MEASURED)
 
 LOCK = 7_361_540_221
 """Of PostgreSQL, for as long as the schema changes: any number that others do not use."""

@@ -134,13 +134,14 @@ def tasks(connection: Connection, which: Filter) -> list[str]:
 def fastest(
     connection: Connection, task: str, which: Filter = ALL, limit: int = 1, *, done: bool = False
 ) -> list[Found]:
-    """The fastest schedules of a task, fastest first, each once; a confirmed latency counts where there is
-    one. With ``done`` only those of jobs that were."""
-    of_trials = joined(which).where(TRIALS.c.task == task, TRIALS.c.estimate.is_not(None))
+    """The fastest schedules of a task, fastest first, each once, by the fastest of its measurements, for
+    disturbances only slow down; a confirmed latency counts where there is one. With ``done`` only those of
+    jobs that were."""
+    of_trials = joined(which).where(TRIALS.c.task == task, TRIALS.c.latency.is_not(None))
     if done:
         ended = select(schema.BASELINES.c.job).where(schema.BASELINES.c.task == task)
         of_trials = of_trials.where(TRIALS.c.job.in_(ended))
-    by_speed = of_trials.order_by(TRIALS.c.estimate, TRIALS.c.id)
+    by_speed = of_trials.order_by(TRIALS.c.latency, TRIALS.c.id)
     again = of_trials.join(CONFIRMATIONS, CONFIRMATIONS.c.trial == TRIALS.c.id)
     confirmed = again.where(CONFIRMATIONS.c.task == task).order_by(CONFIRMATIONS.c.latency)
     found: dict[str, Found] = {}
@@ -201,11 +202,13 @@ def known(connection: Connection, task: str, which: Filter) -> Best | None:
 
 
 def _searched(connection: Connection, task: str, job: str, which: Filter) -> float:
-    """Trials of a task in a job, or of its tasks on average. Trials go where they pay: where a task got fewer
-    than others it had no more to give, or the job had no more to spend."""
+    """Trials of a task in a job, or of its tasks on average, by an engine. Trials go where they pay: where a
+    task got fewer than others it had no more to give, or the job had no more to spend."""
     of_task = _chosen(which).with_only_columns(func.count())
     of_task = of_task.where(TRIALS.c.task == task, TRIALS.c.job == job)
     of_job = select(func.count(), func.count(TRIALS.c.task.distinct())).where(TRIALS.c.job == job)
+    if which.engine:
+        of_job = of_job.where(TRIALS.c.engine == which.engine)
     trials, tasks = connection.execute(of_job).one()
     return max(float(connection.execute(of_task).scalar_one()), trials / max(tasks, 1))
 
@@ -302,10 +305,10 @@ def prune(connection: Connection, which: Filter, before: float, keep: int) -> in
     """
     place = func.row_number().over(
         partition_by=(TRIALS.c.task, TRIALS.c.conditions),
-        order_by=(TRIALS.c.estimate.is_(None), TRIALS.c.estimate),
+        order_by=(TRIALS.c.latency.is_(None), TRIALS.c.latency),
     )
-    ranked = select(TRIALS.c.id, place.label("place"), TRIALS.c.estimate).subquery()
-    best = select(ranked.c.id).where(ranked.c.place <= keep, ranked.c.estimate.is_not(None))
+    ranked = select(TRIALS.c.id, place.label("place"), TRIALS.c.latency).subquery()
+    best = select(ranked.c.id).where(ranked.c.place <= keep, ranked.c.latency.is_not(None))
     old = (
         _chosen(which)
         .with_only_columns(TRIALS.c.id)
@@ -333,9 +336,9 @@ def _chosen(which: Filter) -> Select[Any]:
 
 def _best_of_each(which: Filter, count: int, *conditions: ColumnElement[bool]) -> Select[Any]:
     """The fastest trials of each task, for subqueries."""
-    place = func.row_number().over(partition_by=TRIALS.c.task, order_by=(TRIALS.c.estimate, TRIALS.c.id))
+    place = func.row_number().over(partition_by=TRIALS.c.task, order_by=(TRIALS.c.latency, TRIALS.c.id))
     ranked = (
-        _chosen(which).add_columns(place.label("place")).where(TRIALS.c.estimate.is_not(None), *conditions)
+        _chosen(which).add_columns(place.label("place")).where(TRIALS.c.latency.is_not(None), *conditions)
     )
     best = ranked.subquery()
     return (

@@ -53,7 +53,7 @@ class Found(Struct, frozen=True, kw_only=True):
     @property
     def latency(self) -> float | None:
         """In seconds; the confirmed one where there is one."""
-        return self.confirmed.latency if self.confirmed is not None else self.trial.estimate
+        return self.confirmed.latency if self.confirmed is not None else self.trial.latency
 
 
 class Counts(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers.records.questions import Best, Filter, Found, Memory, Prior, Similar
 from tunemesh.stage_workers.records.rows import Row
@@ -162,7 +164,7 @@ class Recorder:
         """By key: what is known of tasks; nothing where the database does not answer soon.
 
         Args:
-            engines: who may have made it, the fastest of all.
+            engines: who may have made it: the fastest of all, and as searched as all of them have.
             conditions: id of those that it was measured under.
             since: Unix time before which it is too old.
             tenant: for whom.
@@ -251,9 +253,10 @@ class Recorder:
                 visible_to=tenant,
             )
             for key, best in database.known(tasks, which).items():
-                before = found.get(key)
-                if before is None or (best.found.latency or 0.0) < (before.found.latency or 0.0):
-                    found[key] = best
+                before = found.get(key, best)
+                faster = (best.found.latency or 0.0) < (before.found.latency or 0.0)
+                searched = best.searched + (before.searched if before is not best else 0.0)
+                found[key] = msgspec.structs.replace(best if faster else before, searched=searched)
         return found
 
     def _run(self) -> None:

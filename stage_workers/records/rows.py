@@ -88,9 +88,8 @@ class Trial(Row, frozen=True, kw_only=True, tag="trial"):
     schedule: bytes
     outcome: str
     latency: float | None
-    """Median of the repeats; none where it was not measured."""
-    estimate: float | None
-    """``latency`` without the drift of the device."""
+    """Median of the repeats, the drift of the device in it: how much of that was there while this very
+    schedule ran, nobody knows. None where it was not measured."""
     latencies: list[float]
     drift: float
     attempts: int

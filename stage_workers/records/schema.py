@@ -81,7 +81,6 @@ TRIALS = Table(
     Column("schedule", LargeBinary, nullable=False),
     _name("outcome"),
     _number("latency", nullable=True),
-    _number("estimate", nullable=True),
     Column("latencies", Text, nullable=False),
     _number("drift"),
     Column("attempts", Integer, nullable=False),
@@ -90,8 +89,8 @@ TRIALS = Table(
     _name("conditions"),
     _number("at"),
     # Of a task the fastest, and of those the ones measured under the same conditions.
-    Index("trials_by_speed", "task", "estimate"),
-    Index("trials_by_conditions", "task", "conditions", "estimate"),
+    Index("trials_by_speed", "task", "latency"),
+    Index("trials_by_conditions", "task", "conditions", "latency"),
     Index("trials_by_job", "job"),
     Index("trials_by_time", "at"),
 )

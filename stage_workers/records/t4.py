@@ -152,7 +152,6 @@ def _trial(entry: Entry, task: rows.Task, job: rows.Job, tool: str) -> rows.Tria
         schedule=schedule,
         outcome=outcome,
         latency=latency,
-        estimate=latency,
         latencies=latencies or ([latency] if latency is not None else []),
         drift=0.0,
         attempts=1,

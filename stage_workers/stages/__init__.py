@@ -8,6 +8,7 @@ from tunemesh.shared.messages import (
     BuildWork,
     Failure,
     ImportWork,
+    LearnWork,
     ProfileWork,
     Result,
     Step,
@@ -19,6 +20,7 @@ from tunemesh.stage_workers.stages.assembling import assemble
 from tunemesh.stage_workers.stages.building import build
 from tunemesh.stage_workers.stages.context import Context
 from tunemesh.stage_workers.stages.importing import import_model
+from tunemesh.stage_workers.stages.learning import learn
 from tunemesh.stage_workers.stages.model_update import update_model
 from tunemesh.stage_workers.stages.profiling import profile
 from tunemesh.stage_workers.stages.validating import validate
@@ -42,6 +44,8 @@ def run_stage(step: Step, context: Context) -> Result:
                 return profile(step, step.work, context)
             case AssembleWork():
                 return assemble(step, step.work, context)
+            case LearnWork():
+                return learn(step, step.work, context)
             case ValidateWork():
                 return validate(step, step.work, context)
     except TunemeshError as error:

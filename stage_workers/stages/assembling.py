@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from tunemesh.shared.errors import ArtifactError
-from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, TaskSpec, Trial
+from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecords, Trial
 from tunemesh.shared.messages.results import MOST_NOTES, MOST_OF_WAY
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
@@ -28,10 +29,13 @@ from tunemesh.stage_workers.stages.histories import read_histories, trials_in
 
 log = logging.getLogger(__name__)
 
+Search = tuple[TaskRecords, list[Trial]]
+"""With what it tried; those that were confirmed with the latencies of that."""
+
 
 def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
-    """Take the part of every tuned task from its engine, let the platform compile the model with them and
-    without, and let the engines write down what was measured.
+    """Take the part of every tuned task from the engine that made its fastest kernel, let the platform
+    compile the model with them and without, and let the engines write down what was measured.
 
     Raises:
         TunemeshError: an engine or the platform failed or refused, or an artifact is missing or damaged.
@@ -40,15 +44,18 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
     read = [(records, read_histories(records.history, store)) for records in work.tasks]
     batch = recording.ended(step, read, context)
     ended = [(records, trials_in(records, histories)) for records, histories in read]
-    winners = [
-        (records, best) for records, trials in ended if (best := _best(trials, records.untuned)) is not None
-    ]
-    tuned = [_tuned(records.task, best, step, context) for records, best in winners]
+    tasks: dict[str, list[Search]] = {}
+    for each in ended:
+        tasks.setdefault(each[0].task.key, []).append(each)
+    winners = {
+        searches[0][0].task.id: best for searches in tasks.values() if (best := fastest(searches)) is not None
+    }
+    tuned = {task: _tuned(best, step, context) for task, best in winners.items()}
     call = AssembleCall(
         model=store.get(work.model),
         target=step.target,
-        tasks=tuned,
-        objects=_objects(work, winners, step, context),
+        tasks=list(tuned.values()),
+        objects=_objects(work, list(winners.values()), step, context),
     )
     platform = platforms.name_of(step.target)
     assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)
@@ -69,17 +76,34 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         files={name: store.put(data, inline=False) for name, data in files.items()},
         records=store.put(msgspec.msgpack.encode(work.tasks), inline=False),
         notes=[clip(note) for note in notes],
-        ways={
-            records.task.id: clip(each.part.way, MOST_OF_WAY)
-            for (records, _), each in zip(winners, tuned, strict=True)
-            if each.part.way
-        },
+        ways={task: clip(each.part.way, MOST_OF_WAY) for task, each in tuned.items() if each.part.way},
     )
 
 
-def _objects(
-    work: AssembleWork, winners: Sequence[tuple[TaskRecords, Trial]], step: Step, context: Context
-) -> list[bytes]:
+class Winner(NamedTuple):
+    """The fastest kernel of a task."""
+
+    records: TaskRecords
+    """Of the search that found it."""
+    trial: Trial
+
+
+def fastest(searches: Sequence[Search]) -> Winner | None:
+    """The fastest kernel of a task, whichever engine made it, if it beats the untuned one. Where some were
+    confirmed it is one of these: others were measured once, each at another time.
+
+    Args:
+        searches: of the task, each with its trials.
+    """
+    found = [Winner(records, trial) for records, trials in searches for trial in trials]
+    sure = {records.task.id: {each.hash for each in records.confirmed} for records, _ in searches}
+    confirmed = [each for each in found if each.trial.candidate.hash in sure[each.records.task.id]]
+    best = min(confirmed or found, key=lambda each: each.trial.latency, default=None)
+    known = [records.untuned for records, _ in searches if records.untuned is not None]
+    return best if best is not None and best.trial.latency < min(known, default=math.inf) else None
+
+
+def _objects(work: AssembleWork, winners: Sequence[Winner], step: Step, context: Context) -> list[bytes]:
     """What was compiled before, by ``import`` and of candidates that were confirmed. What of it is lost is
     compiled again."""
     kept = [work.objects]
@@ -94,17 +118,10 @@ def _objects(
     return found
 
 
-def _best(trials: Sequence[Trial], untuned: float | None) -> Trial | None:
-    """The fastest of ``trials``, if it beats the ``untuned`` kernel (latency in seconds, where it is
-    known)."""
-    best = min(trials, key=lambda trial: trial.latency, default=None)
-    limit = math.inf if untuned is None else untuned
-    return best if best is not None and best.latency < limit else None
-
-
-def _tuned(task: TaskSpec, best: Trial, step: Step, context: Context) -> TunedTask:
+def _tuned(best: Winner, step: Step, context: Context) -> TunedTask:
+    task, trial = best.records.task, best.trial
     workload = context.store.get(task.workload)
     symbol = f"tunemesh_{task.key}"
-    call = PartCall(workload=workload, target=step.target, schedule=best.candidate.schedule, symbol=symbol)
+    call = PartCall(workload=workload, target=step.target, schedule=trial.candidate.schedule, symbol=symbol)
     part = whole(context, engine_of(task), Engine.part, call, PART_LIMIT)
-    return TunedTask(workload=workload, symbol=symbol, part=part, latency=best.latency)
+    return TunedTask(workload=workload, symbol=symbol, part=part, latency=trial.latency)

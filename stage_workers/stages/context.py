@@ -17,8 +17,9 @@ from tunemesh.stage_workers.records.questions import Best, Found, Memory, Simila
 from tunemesh.stage_workers.records.recorder import Batch
 from tunemesh.stage_workers.records.rows import Row
 from tunemesh.stage_workers.sandbox import frames
-from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 from tunemesh.stage_workers.stages.build_limits import Patience
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -101,6 +102,18 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Learning:
+    """What ``learn`` works with."""
+
+    records: str
+    """Address of the database."""
+    sandbox: Callable[[str], Sandbox]
+    """Makes one for an engine, beside that of other steps."""
+    wanted: Callable[[], bool] = lambda: False
+    """Whether a step waits for the worker, or it is to leave."""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a stage works with besides its step."""
 
@@ -118,12 +131,16 @@ class Context:
         default_factory=lambda: LRUCache(IMPORTED_KEPT, getsizeof=lambda read: read.size)
     )
     """Models that this worker has imported, by all that the outcome depends on."""
+    kept: KeptImports | None = None
+    """Models that workers of this machine have imported, which outlive them; ``None``: nothing does."""
     cache: int = 0
     """Bytes of the device's last-level cache; 0 where it has none that can be flushed."""
     conditions: Conditions | None = None
     """What latencies on the device depend on."""
     records: Records | None = None
     """``None``: nothing is recorded."""
+    learning: Learning | None = None
+    """``None``: there is nothing to learn from."""
 
     def require_device(self, step: Step) -> str:
         """The device.

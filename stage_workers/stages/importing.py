@@ -1,8 +1,9 @@
-"""``import``: from a model to its tasks, and who tunes each."""
+"""``import``: from a model to its tasks, and which engines search each."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -26,10 +27,12 @@ from tunemesh.stage_workers.engines.protocol import Engine, TaskRef
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.options import GRAPH
-from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Platform
+from tunemesh.stage_workers.platforms.protocol import ExtractedTask, ImportCall, Imported, Platform
 from tunemesh.stage_workers.stages.context import CHECK_LIMIT, Context, Read, whole
 from tunemesh.stage_workers.stages.histories import read_records, trials_of
-from tunemesh.stage_workers.stages.known import in_records
+from tunemesh.stage_workers.stages.known import Answer, in_records
+
+log = logging.getLogger(__name__)
 
 NOT_KNOWN = "nothing is known of it, and the job was asked to use what is known only"
 OBJECTIONS = 200
@@ -37,7 +40,8 @@ OBJECTIONS = 200
 
 
 def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
-    """Optimise the graph and extract the distinct tasks, named ``t00``, ``t01``, … in order of first use.
+    """Optimise the graph and extract the distinct tasks, named ``t00``, ``t01``, … in order of first use,
+    each once for every engine that takes it.
 
     Raises:
         TunemeshError: the model, the target or an option cannot be used, or the store fails.
@@ -49,23 +53,10 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
     if rest := [task for task in imported.tasks if task.key not in known]:
         known |= in_records(msgspec.structs.replace(imported, tasks=rest), work.devices, step, context)
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
-    takers = [
-        (known[task.key][0], "") if task.key in known else _taker(task, step, context)
-        for task in imported.tasks
-    ]
     tasks = [
-        TaskSpec(
-            id=f"t{number:02}",
-            name=task.name,
-            key=task.key,
-            weight=task.weight,
-            engine=engine,
-            objection=objection,
-            constants=imported.constants,
-            workload=context.store.put(task.workload, inline=False),
-            untuned=context.store.put(task.untuned, inline=False),
-        )
-        for number, (task, (engine, objection)) in enumerate(zip(imported.tasks, takers, strict=True))
+        spec
+        for number, task in enumerate(imported.tasks)
+        for spec in _searches(number, task, known.get(task.key), imported.constants, step, work, context)
     ]
     return ImportDone(
         model=read.model,
@@ -73,12 +64,51 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         sample=read.sample,
         judged=imported.judged,
         objects=read.objects,
-        known={task.id: known[task.key][1] for task in tasks if task.key in known},
+        known={
+            task.id: known[task.key].known
+            for task in tasks
+            if task.key in known and task.engine == known[task.key].engine
+        },
     )
 
 
+def _searches(
+    number: int,
+    task: ExtractedTask,
+    known: Answer | None,
+    constants: int,
+    step: Step,
+    work: ImportWork,
+    context: Context,
+) -> list[TaskSpec]:
+    """A specification for each engine that takes a task, and for the one that made what is known of it; where
+    there is none, one for nobody."""
+    takers, objection = _takers(task, step, context)
+    if known is not None:
+        takers.append(known.engine)
+    engines = [engine for engine in step.engines if engine in takers]
+    workload = context.store.put(task.workload, inline=False)
+    untuned = context.store.put(task.untuned, inline=False)
+    return [
+        TaskSpec(
+            id=f"t{number:02}.{engine}" if place else f"t{number:02}",
+            name=task.name,
+            key=task.key,
+            weight=task.weight,
+            engine=engine,
+            objection="" if engine is not None else objection,
+            constants=constants,
+            operations=task.operations,
+            workload=workload,
+            untuned=untuned,
+            regions=_regions(engine, task, work.split, step, context) if known is None else 1,
+        )
+        for place, engine in enumerate(engines or [None])
+    ]
+
+
 def _read(step: Step, work: ImportWork, context: Context) -> Read:
-    """Import a model, or look up what this worker has made of the same one before.
+    """Import a model, or look up what this worker, or one before it, has made of the same one.
 
     Raises:
         TunemeshError: it cannot be imported, or the store fails.
@@ -104,14 +134,13 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     before = context.imported.get(key)
     if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
-    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
-        call = msgspec.structs.replace(
-            call,
-            model=store.get(work.model, limit=MODEL_BYTES),
-            files=_placed(work.files, Path(folder), context),
-            inputs=store.get(work.samples) if work.samples is not None else None,
-        )
-        imported = whole(context, platform, Platform.import_model, call, settings.import_timeout)
+    imported = context.kept.get(key) if context.kept is not None else None
+    if imported is None:
+        imported = _imported(call, platform, step, work, context)
+        if context.kept is not None:
+            context.kept.put(key, imported)
+    else:
+        log.info("%s: the model was imported here before", step.id)
     read = Read(
         imported=msgspec.structs.replace(imported, model=b"", sample=b"", objects=b""),
         model=store.put(imported.model, inline=False),
@@ -123,25 +152,43 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     return read
 
 
+def _imported(call: ImportCall, platform: str, step: Step, work: ImportWork, context: Context) -> Imported:
+    """Raises:
+    TunemeshError: the model cannot be imported, or the store fails.
+    """
+    store = context.store
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+        call = msgspec.structs.replace(
+            call,
+            model=store.get(work.model, limit=MODEL_BYTES),
+            files=_placed(work.files, Path(folder), context),
+            inputs=store.get(work.samples) if work.samples is not None else None,
+        )
+        return whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
+
+
 def _measured_before(
     records: Sequence[Blob], keys: Collection[str], step: Step, context: Context
-) -> dict[str, tuple[str | None, Known]]:
-    """What earlier jobs have measured of the tasks with these keys, and by which engine, as far as this job
-    has that.
+) -> dict[str, Answer]:
+    """What earlier jobs have measured of the tasks with these keys: the best by an engine of this job. Of
+    several jobs the first one that knows a task.
 
     Raises:
         ArtifactError: something of it is missing or damaged.
     """
-    found: dict[str, tuple[str | None, Known]] = {}
+    found: dict[str, Answer] = {}
     for blob in records:
+        of_job: dict[str, Answer] = {}
         for each in read_records(blob, context.store):
             task = each.task
             if task.engine not in step.engines or task.key not in keys or task.key in found:
                 continue
             best = min((trial.latency for trial in trials_of(each, context.store)), default=math.inf)
-            if math.isfinite(best):
+            before = of_job.get(task.key)
+            if math.isfinite(best) and (before is None or best < before.known.best):
                 known = Known(history=each.history, confirmed=each.confirmed, untuned=each.untuned, best=best)
-                found[task.key] = task.engine, known
+                of_job[task.key] = Answer(str(task.engine), known)
+        found |= of_job
     return found
 
 
@@ -186,15 +233,21 @@ def check_owners(options: Mapping[str, Options], engines: list[str]) -> None:
             raise BadInput(f"there are options for {owner!r}, but the job has only {', '.join(owners)}")
 
 
-def _taker(task: ExtractedTask, step: Step, context: Context) -> tuple[str | None, str]:
-    """The first of the job's engines that takes a task; where none does, why."""
-    if step.settings.known == "only":
-        return None, NOT_KNOWN
+def _regions(engine: str | None, task: ExtractedTask, wanted: int, step: Step, context: Context) -> int:
+    """Into how many regions an engine splits the space of a task, where so many are wanted."""
+    if engine is None or wanted == 1:
+        return 1
     ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
-    objections = []
-    for engine in step.engines:
-        objection = whole(context, engine, Engine.objection, ref, CHECK_LIMIT)
-        if not objection:
-            return engine, ""
-        objections.append(objection)
-    return None, clip("; ".join(objections), OBJECTIONS)
+    return max(1, min(wanted, whole(context, engine, Engine.regions, ref, CHECK_LIMIT)))
+
+
+def _takers(task: ExtractedTask, step: Step, context: Context) -> tuple[list[str], str]:
+    """Those of the job's engines that take a task; and why the others do not."""
+    if step.settings.known == "only":
+        return [], NOT_KNOWN
+    ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
+    objections = {
+        engine: whole(context, engine, Engine.objection, ref, CHECK_LIMIT) for engine in step.engines
+    }
+    why = "; ".join(objection for objection in objections.values() if objection)
+    return [engine for engine, objection in objections.items() if not objection], clip(why, OBJECTIONS)

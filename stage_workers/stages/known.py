@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -50,8 +51,13 @@ SIMILAR = 64
 LARGEST_SCHEDULE = 32 * 1024
 """Bytes; a batch of them goes into one message."""
 
-Answer = tuple[str, Known]
-"""By which engine, and what."""
+
+class Answer(NamedTuple):
+    """What is known of a task."""
+
+    engine: str
+    """Which made it."""
+    known: Known
 
 
 def in_records(
@@ -79,7 +85,7 @@ def in_records(
     for task in imported.tasks:
         best = answers.get(task.key)
         if best is not None and _sound(best) and (known := _known(task, best, step, context)):
-            found[task.key] = best.found.trial.engine, known
+            found[task.key] = Answer(best.found.trial.engine, known)
     if found:
         log.info("%s: %d of %d tasks are known", step.id, len(found), len(imported.tasks))
     return found

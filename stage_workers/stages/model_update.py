@@ -20,8 +20,9 @@ from tunemesh.shared.messages import (
     UpdateWork,
 )
 from tunemesh.shared.messages.tasks import HASH_LENGTH
-from tunemesh.stage_workers.engines.protocol import Engine, Proposal, UpdateCall
-from tunemesh.stage_workers.records.questions import family_of
+from tunemesh.stage_workers.devices.drift import THRESHOLD
+from tunemesh.stage_workers.engines.protocol import Engine, PlacedCall, Proposal, UpdateCall
+from tunemesh.stage_workers.records.questions import Found, family_of
 from tunemesh.stage_workers.stages import known, recording
 from tunemesh.stage_workers.stages.context import UPDATE_LIMIT, Context, StageFailed, engine_of, whole
 from tunemesh.stage_workers.stages.histories import read_trials
@@ -42,7 +43,7 @@ difference is larger than the noise of a measurement."""
 
 def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
     """Give the engine its state and the trials of the last round; take its new state and the next batch. At
-    the end of a task name the best few of all trials.
+    the end of a search name the best few of all trials.
 
     Raises:
         TunemeshError: the engine failed twice or refused, or the store fails.
@@ -59,7 +60,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         proposal, chosen = _propose(step, work, context)
     else:
         search = context.store.get(work.state.search) if work.state is not None else b""
-        best = leaders(read_trials(history, context.store))
+        best = leaders(read_trials(history, context.store), work.rival)
         proposal = Proposal(search=search, schedules=best, format=before)
     candidates = [
         Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
@@ -91,11 +92,12 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, 
         seed=step.seed,
         options=step.options.get(engine, {}),
         prior=_prior(step, engine, context),
+        region=work.task.region,
     )
     begin = known.to_begin_with(work, step, context) if work.state is None else known.Beginning()
     learned = {trial.candidate.hash for trial in call.trials}
     # What was taken over from another job is in the records, too.
-    found = [each for each in begin.leaders if each.trial.hash not in learned]
+    found = _within(call, [each for each in begin.leaders if each.trial.hash not in learned], engine, context)
     before = [name for name in work.state.chosen if name not in learned] if work.state is not None else []
     call = msgspec.structs.replace(
         call,
@@ -119,6 +121,22 @@ def _propose(step: Step, work: UpdateWork, context: Context) -> tuple[Proposal, 
             call, search=proposal.search, trials=[], here=[], elsewhere=[], seen=[], similar=[], want=missing
         )
         proposal = _asked(call, engine, context)
+
+
+def _within(call: UpdateCall, found: list[Found], engine: str, context: Context) -> list[Found]:
+    """Those that are in the region of a search: others have what is elsewhere."""
+    if call.region is None or not found:
+        return found
+    asked = PlacedCall(
+        workload=call.workload,
+        target=call.target,
+        schedules=[each.trial.schedule for each in found],
+        regions=call.region.of,
+    )
+    placed = whole(context, engine, Engine.placed, asked, UPDATE_LIMIT)
+    if len(placed.numbers) != len(found):
+        raise StageFailed(f"engine {engine}, placed: {len(placed.numbers)} of {len(found)} schedules")
+    return [each for each, number in zip(found, placed.numbers, strict=True) if number == call.region.number]
 
 
 def _prior(step: Step, engine: str, context: Context) -> bytes | None:
@@ -153,13 +171,26 @@ def _problem(proposal: Proposal, want: int) -> str:
     return ""
 
 
-def leaders(trials: Sequence[Trial]) -> list[tuple[str, bytes]]:
+def leaders(trials: Sequence[Trial], rival: float | None = None) -> list[tuple[str, bytes]]:
     """Hash and schedule of those between which noise may have decided, best first; none where the best of
-    them is far ahead."""
+    them is far ahead. Those that only seem to be, because the device was disturbed, are none of the best: the
+    one with the lowest latency is always among them, and is confirmed by itself where it was disturbed.
+
+    Args:
+        rival: the lowest latency in seconds that another engine has found of the task. With one the best is
+            measured again even where it is far ahead: what is confirmed wins. What is far behind is not.
+    """
     measured = {trial.candidate.hash: trial for trial in trials if math.isfinite(trial.estimate)}
+    if not measured:
+        return []
     best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:CONFIRMED]
-    near = [trial.candidate for trial in best if trial.estimate <= NEAR * best[0].estimate]
-    return [(each.hash, each.schedule) for each in near] if len(near) > 1 else []
+    lead = min([best[0].estimate, *([rival] if rival is not None else [])])
+    near = [trial for trial in best if trial.estimate <= NEAR * lead]
+    lowest = min(measured.values(), key=lambda trial: (trial.latency, trial.candidate.hash))
+    if near and lowest not in near:
+        near = [*near[: CONFIRMED - 1], lowest]
+    enough = 1 if rival is not None or lowest.drift > THRESHOLD else 2
+    return [(each.candidate.hash, each.candidate.schedule) for each in near] if len(near) >= enough else []
 
 
 def _finished(step: Step, work: UpdateWork, format_: int) -> History:

@@ -20,7 +20,7 @@ from tunemesh.children import Child
 from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
-from tunemesh.report import histories, save_results
+from tunemesh.results import histories, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BrokerUnavailable
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings

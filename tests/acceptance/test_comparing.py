@@ -109,6 +109,9 @@ def test_tune_says_who_is_faster_and_a_peer_that_fails_does_not_stop_the_others(
     monkeypatch.setenv("COLUMNS", "400")
     assert cli.run() == 0
 
+    most = read_report(result).device_flops
+    assert most is not None
+    assert 1e9 < most < 1e12  # of one core
     found = read_report(result).compared
     assert [(each.peer, each.shapes["x"]) for each in found] == [
         ("nobody", (4, 8)), ("onnxruntime", (4, 8)), ("nobody", (2, 8)), ("onnxruntime", (2, 8)),

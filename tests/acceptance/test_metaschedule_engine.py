@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -32,7 +33,7 @@ from tests.acceptance.direct import (
     update,
 )
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Candidate, Options, Trial
+from tunemesh.shared.messages import Candidate, Options, Region, Trial
 from tunemesh.shared.text import ERROR_TEXT_LIMIT
 from tunemesh.stage_workers.engines.metaschedule import (
     candidates,
@@ -40,8 +41,16 @@ from tunemesh.stage_workers.engines.metaschedule import (
     proposing,
     schedules,
     search_state,
+    sketches,
 )
-from tunemesh.stage_workers.engines.protocol import ExportCall, Proposal, TaskRef, TaskTrials
+from tunemesh.stage_workers.engines.protocol import (
+    ExportCall,
+    PlacedCall,
+    Proposal,
+    TaskRef,
+    TaskTrials,
+    UpdateCall,
+)
 from tunemesh.stage_workers.platforms.protocol import ExtractedTask, Imported
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +125,24 @@ def test_candidates_whose_trials_come_late_are_learned_and_not_proposed_again(
     state = search_state.decode(third.search)
     assert len(state.examples) == 8
     assert state.pending == {name for each in (ahead, third) for name, _ in each.schedules}
+
+
+def test_searches_of_different_regions_never_propose_the_same(product: ExtractedTask, target: str) -> None:
+    names: list[str] = []
+    for number in range(2):
+        region = Region(number, 2)
+        call = UpdateCall(workload=product.workload, target=target, want=6, seed=1, region=region)
+        for _ in range(2):
+            proposal = ENGINE.update(call)
+            assert len(proposal.schedules) == 6
+            names += [name for name, _ in proposal.schedules]
+            schedules = [schedule for _, schedule in proposal.schedules]
+            asked = PlacedCall(workload=product.workload, target=target, schedules=schedules, regions=2)
+            assert ENGINE.placed(asked).numbers == [number] * 6
+            call = msgspec.structs.replace(
+                call, search=proposal.search, trials=pretend(proposal.schedules, failures=0.0)
+            )
+    assert len(set(names)) == len(names) == 24
 
 
 def test_an_error_of_the_search_is_not_the_end_of_the_space(
@@ -351,6 +378,19 @@ def test_a_gpu_profiles_confirms_and_has_a_reference() -> None:
     together = confirm(task, cuda, programs, "cuda:0")
     assert [each.outcome for each in together] == ["measured"] * 2
     assert min(reference(cuda, "cuda:0")) > 0
+
+
+def test_most_schedules_that_are_drawn_for_a_gpu_can_be_run(
+    cnn: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MetaSchedule's own draws: 1 of 20."""
+    target = resolve_target("nvidia/nvidia-h100")
+    task = import_model(cnn, target).tasks[1]
+    assert "conv2d" in task.name
+    made = Mock(side_effect=sketches.made)
+    monkeypatch.setattr(sketches, "made", made)
+    assert len(update(task.workload, target, None, [], 4).schedules) == 4
+    assert made.call_count <= 20
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc to compile for a GPU")

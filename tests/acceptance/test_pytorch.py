@@ -155,7 +155,7 @@ def test_open_dimensions_are_fixed_by_shapes(target: str) -> None:
     ("source", "inputs", "said"),
     [
         (torch.nn.ReLU(), None, "needs example inputs"),
-        ([1, 2], None, "a path, or a module of PyTorch, not a list"),
+        ([1, 2], None, "a model of onnx or a module of PyTorch, not builtins.list"),
         (torch.nn.Linear(3, 4), torch.zeros(2, 5), r"torch\.export cannot export the module: "),
     ],
 )

@@ -15,6 +15,7 @@ from tunemesh.stage_workers.frontends import Source, Variant
 from tunemesh.stage_workers.graph import optimisation, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.measuring import ranges
+from tunemesh.stage_workers.measuring.intervals import Walk
 from tunemesh.stage_workers.measuring.ranges import Range
 
 INT, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
@@ -145,3 +146,24 @@ def test_inputs_of_one_name_are_two_all_the_same(target: str) -> None:
     assert names[:2] == ["lv", "lv_1"]
     assert len(set(names)) == 3
     assert ranges.of_kernel(workload["main"], [("lv", "float32"), ("lv_1", "float32")]) == {}
+
+
+def test_what_nothing_bounds_is_looked_at_once_for_each_input(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Functions of quantised models have a dozen integers that may be anything, and hundreds of lines."""
+    walks: list[Walk] = []
+
+    class Counted(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            walks.append(self)
+
+    monkeypatch.setattr(ranges, "Walk", Counted)
+    names = [f"a{number}" for number in range(6)]
+    nodes = [node("Cast", [name], [f"{name}f"], to=FLOAT) for name in names]
+    nodes.append(node("Sum", [f"{name}f" for name in names], ["y"]))
+    inputs = {name: (TensorProto.INT8 if number else INT, [4]) for number, name in enumerate(names)}
+    found = of(model(nodes, inputs, (FLOAT, [4])), target)
+    assert found == {"a0": ranges.MASK} | dict.fromkeys(names[1:], (-128, 128))
+    assert len(walks) <= 1 + len(names)

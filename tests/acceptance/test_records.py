@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -30,6 +31,7 @@ from tunemesh.shared.messages import (
     Step,
     TaskSpec,
     Trial,
+    UpdateWork,
 )
 from tunemesh.stage_workers.engines.protocol import ReadCall
 from tunemesh.stage_workers.graph import canonical, workloads
@@ -41,7 +43,7 @@ from tunemesh.stage_workers.records.questions import ALL, Filter
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.records.schema import TRIALS
 from tunemesh.stage_workers.stages import Context
-from tunemesh.stage_workers.stages.known import in_records
+from tunemesh.stage_workers.stages.known import in_records, to_begin_with
 
 FOUND_BY_0_26 = {
     "conv": "58d1b822a8",
@@ -125,6 +127,92 @@ def test_what_metaschedule_has_written_is_read_as_the_same_task_and_schedules(
         "record 1",
     ]
     assert len(spoilt.tasks[0].trials) == len(task.trials) - 1
+
+
+def test_what_tune_tir_has_written_is_what_a_job_tries_first(
+    tmp_path: Path, convolution: ExtractedTask, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MetaSchedule searches and writes by itself; only its processes for builds and runs stay away."""
+    import tvm
+    from tvm.s_tir import meta_schedule
+    from tvm.s_tir.meta_schedule.testing.dummy_object import DummyBuilder, DummyRunner
+
+    # It parses all of TVM's tensor intrinsics, which takes seconds, and needs none.
+    monkeypatch.setitem(sys.modules, "tvm.s_tir.tensor_intrin", ModuleType("tvm.s_tir.tensor_intrin"))
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    written = meta_schedule.tir_integration.tune_tir(
+        workloads.load(convolution.workload),
+        tvm.target.Target(json.loads(target)),
+        str(folder),
+        max_trials_global=6,
+        num_trials_per_iter=3,
+        builder=DummyBuilder(),
+        runner=DummyRunner(),
+        measure_callbacks=[meta_schedule.measure_callback.AddToDatabase()],
+        cost_model="random",
+        space=meta_schedule.space_generator.PostOrderApply(
+            sch_rules="llvm", postprocs="llvm", mutator_probs="llvm"
+        ),
+        strategy="replay-trace",
+        num_tuning_cores=1,
+        seed=1,
+    )
+    assert len(written) == 6
+    monkeypatch.setattr(record_exchange, "sandbox_of", lambda *_: contextlib.nullcontext(FakeSandbox()))
+    database = Remembering(str(tmp_path / "records.sqlite"))
+    trials, new, skipped = record_exchange.read_metaschedule(folder, database, "theirs", 4.0)
+    assert (trials, new > trials, skipped) == (6, True, [])
+
+    blob = Blob(hashlib.sha256(convolution.workload).hexdigest(), len(convolution.workload))
+    spec = TaskSpec(
+        id="t00",
+        name=convolution.name,
+        key=convolution.key,
+        weight=1,
+        engine="metaschedule",
+        workload=blob,
+        untuned=blob,
+    )
+    context = Context(
+        FakeSandbox(), ArtifactStore(str(tmp_path / "store")), records=Recorder(lambda: database)
+    )
+    work = UpdateWork(task=spec, want=8)
+    step = Step(
+        id="second/t00/0/-/model-update",
+        job="second",
+        task="t00",
+        engines=["metaschedule"],
+        target=target,
+        seed=0,
+        settings=Settings(),
+        work=work,
+        origin=Origin(job="second", accepted=time.time()),
+    )
+    leaders = to_begin_with(work, step, context).leaders
+    assert len(leaders) == 4
+    assert {each.job.source for each in leaders} == {"metaschedule"}
+    built = direct.build(convolution.workload, target, leaders[0].trial.schedule)
+    assert built.artifact is not None, built.error
+
+
+def test_workloads_of_this_release_are_read_as_they_are_and_older_ones_translated(
+    convolution: ExtractedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tvm
+
+    there = workloads.structural_hash(workloads.load(convolution.workload))
+    text = zlib.decompress(convolution.workload)
+    older = text.replace(b'"ir.Var"', b'"tirx.Var"')
+    assert older != text
+    assert workloads.structural_hash(workloads.load(zlib.compress(older))) == there
+
+    def slow(_text: str) -> object:
+        raise AssertionError("it writes the text anew")
+
+    monkeypatch.setattr(tvm.ir, "load_json", slow)
+    workloads.load.cache_clear()
+    assert workloads.structural_hash(workloads.load(convolution.workload)) == there
 
 
 def test_what_is_no_database_of_metaschedule_is_refused() -> None:

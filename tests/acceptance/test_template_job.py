@@ -1,14 +1,26 @@
-"""A job of the template engine alone, from the command line."""
+"""Jobs of the template engine: alone from the command line, and beside MetaSchedule."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import onnx
+import pytest
 
+from tests.acceptance import direct
 from tests.acceptance.conftest import Run
-from tests.acceptance.test_toy_engine import assert_computes_the_same, two_products
+from tests.acceptance.test_toy_engine import Job, assert_computes_the_same, expect, two_products
+from tests.unit.stage_calls import FakeSandbox
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import AssembleDone, AssembleWork, ImportDone, ImportWork
+from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
+from tunemesh.stage_workers.engines.protocol import BuildCall, ObjectPart, TirPart
+from tunemesh.stage_workers.engines.template import TemplateEngine, tuning
+from tunemesh.stage_workers.engines.template.templates import all as templates
+from tunemesh.stage_workers.platforms.protocol import AssembleCall
+from tunemesh.stage_workers.stages import Context
 
 
 def test_a_job_is_tuned_by_templates_with_a_search_of_ones_choice(tunemesh: Run, tmp_path: Path) -> None:
@@ -21,7 +33,48 @@ def test_a_job_is_tuned_by_templates_with_a_search_of_ones_choice(tunemesh: Run,
     report = json.loads((out / "products" / "report.json").read_text())
     trials = {task["name"]: task["trials"] for task in report["tasks"]}
     assert trials["matmul"] > 16  # so many are random
+    assert {task["name"]: task["engine"] for task in report["tasks"]}["matmul"] == "template"
     library = out / "products" / "model.so"
     assert b"__tvm_ffi_tunemesh_" in library.read_bytes()
     assert_computes_the_same(proto, library, tmp_path)
     assert list((out / "products").rglob("*-product.c"))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_both_engines_search_a_task_and_a_wrong_template_never_wins(
+    wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wrong:
+        product = type(templates.named("product"))
+        good = product.source
+        # One of its sums has a wrong sign.
+        monkeypatch.setattr(
+            product, "source", lambda *call: re.sub(r"(a0_0) \+=", r"\1 -=", good(*call), count=1)
+        )
+    tuning.taken.cache_clear()
+    target = direct.resolve_target("native")
+    store = ArtifactStore(str(tmp_path))
+    sandbox = FakeSandbox()
+    job = Job(Context(sandbox, store, "cpu"), target, {}, ("metaschedule", "template"))
+    model = expect(ImportDone, job.do(ImportWork(model=store.put(two_products().SerializeToString()))))
+    searches = [task for task in model.tasks if task.name == "matmul"]
+    assert [(task.id, task.engine) for task in searches] == [
+        ("t00", "metaschedule"),
+        ("t00.template", "template"),
+    ]
+    (ours, trials), (theirs, others) = job.tune(searches[1], 2), job.tune(searches[0], 2)
+    assert {trial.outcome for trial in others} == {"measured"}
+    assert {trial.outcome for trial in trials} == ({"wrong-result"} if wrong else {"measured"})
+    workload = store.get(ours.task.workload)
+    for engine, found, words in (
+        (TemplateEngine(), trials, ("__tvm_ffi_main", "a0_0")),
+        (MetaScheduleEngine(), others, ("sch.", "prim_func")),
+    ):
+        call = BuildCall(workload=workload, target=target, schedule=found[0].candidate.schedule)
+        text = engine.source(call).text
+        assert all(word in text for word in words)
+    # However fast it looks: what is wrong has no latency.
+    work = AssembleWork(model=model.model, tasks=[theirs, ours] if wrong else [ours])
+    expect(AssembleDone, job.do(work))
+    (call,) = [each for each in sandbox.records if isinstance(each, AssembleCall)]
+    assert [type(task.part) for task in call.tasks] == [TirPart if wrong else ObjectPart]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.acceptance.conftest import Run
 from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     AssembleDone,
     AssembleWork,
@@ -43,6 +46,8 @@ from tunemesh.shared.messages import (
     Work,
 )
 from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines.template import searches
+from tunemesh.stage_workers.engines.template.space import Knob, Space
 from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 from tunemesh.stage_workers.stages import Context, run_stage
 
@@ -108,16 +113,23 @@ def two_products() -> onnx.ModelProto:
 class Job:
     """One job, its steps done in this process, engines and platform in a sandbox."""
 
-    def __init__(self, context: Context, target: str, options: dict[str, Options]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        target: str,
+        options: dict[str, Options],
+        engines: tuple[str, ...] = ("toy", "metaschedule"),
+    ) -> None:
         self._context = context
         self._target = target
         self._options = options
+        self._engines = engines
 
     def do(self, work: Work, number: int = 0) -> Result:
         step = Step(
             id=f"job/-/{number}/-/-",
             job="job",
-            engines=["toy", "metaschedule"],
+            engines=[*self._engines],
             target=self._target,
             seed=1,
             settings=Settings(repeats=3, min_repeat_ms=5),
@@ -127,9 +139,9 @@ class Job:
         )
         return run_stage(step, self._context)
 
-    def tune(self, task: TaskSpec) -> tuple[TaskRecords, list[Trial]]:
-        """One round of a task and its end."""
-        proposed = expect(UpdateDone, self.do(UpdateWork(task=task, want=8)))
+    def tune(self, task: TaskSpec, want: int = 8) -> tuple[TaskRecords, list[Trial]]:
+        """One round of a search and its end, beside another search that is as good."""
+        proposed = expect(UpdateDone, self.do(UpdateWork(task=task, want=want)))
         built = expect(BuildDone, self.do(BuildWork(task=task, candidates=proposed.candidates))).built
         work = ProfileWork(task=task, artifacts=built, baseline=True)
         profiled = expect(ProfileDone, self.do(work))
@@ -137,7 +149,10 @@ class Job:
             Trial(candidate=each, outcome=one.outcome, latencies=one.latencies, error=one.error)
             for each, one in zip(proposed.candidates, profiled.profiled, strict=True)
         ]
-        close = UpdateWork(task=task, want=0, state=proposed.state, trials=trials)
+        rival = min(trial.latency for trial in trials)
+        close = UpdateWork(
+            task=task, want=0, state=proposed.state, trials=trials, rival=rival if rival < inf else 1.0
+        )
         closed = expect(UpdateDone, self.do(close, 1))
         leaders = {each.hash for each in closed.candidates}
         artifacts = [
@@ -163,21 +178,49 @@ def test_it_is_found(installed: Path) -> None:
     assert {"metaschedule", "mock", "toy"} <= set(engines.names())
 
 
+def test_its_search_serves_every_engine_that_has_knobs(installed: Path) -> None:
+    engine = engines.load("template")
+    engine.check_options({"search": "spread"})
+    with pytest.raises(BadInput, match=r"no search 'sprat'; there are random, .*, portfolio, spread"):
+        engine.check_options({"search": "sprat"})
+    space = Space((Knob("knob", tuple(range(100))),), lambda _: True)
+    _, genomes = searches.propose("spread", space, None, [], 8, 0)
+    places = sorted(place for (place,) in genomes)
+    assert min(after - before for before, after in pairwise(places)) >= 4
+
+
+def test_the_documentation_shows_the_whole_search() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
+    for file in ("tunemesh_toy/spread.py", "pyproject.toml"):
+        shown = (TOY / file).read_text()
+        if file == "pyproject.toml":
+            shown = shown[shown.index('[project.entry-points."tunemesh.searches"]') :].partition("\n\n")[0]
+        assert shown.strip() in text, file
+
+
 def test_it_tunes_a_task_of_a_model_beside_another_engine(
     installed: Path, target: str, tmp_path: Path
 ) -> None:
     proto = two_products()
     store = ArtifactStore(str(tmp_path / "store"))
     with Sandbox(("toy", "metaschedule"), memory=4 * 2**30) as sandbox:
-        job = Job(Context(sandbox, store, "cpu"), target, {"toy": {"largest": 32}})
+        job = Job(Context(sandbox, store, "cpu"), target, {"toy": {"largest": 32, "search": "spread"}})
         model = expect(ImportDone, job.do(ImportWork(model=store.put(proto.SerializeToString()))))
-        takers = {task.name: task.engine for task in model.tasks}
-        assert takers.pop("matmul") == "toy"
+        takers: dict[str, list[str | None]] = {}
+        for task in model.tasks:
+            takers.setdefault(task.name, []).append(task.engine)
+        assert takers.pop("matmul") == ["toy", "metaschedule"]
         assert len(takers) >= 2
-        assert set(takers.values()) == {"metaschedule"}
-        tuned = {task.name: job.tune(task) for task in model.tasks}
-        records, trials = tuned["matmul"]
-        assert [trial.candidate.hash for trial in trials] == ["tile-4", "tile-8", "tile-16", "tile-32"]
+        assert all(each == ["metaschedule"] for each in takers.values())
+        # Its product is in the model where nobody else has one that is as fast.
+        tuned = {
+            (task.name, task.engine): job.tune(task)
+            for task in model.tasks
+            if (task.name, task.engine) != ("matmul", "metaschedule")
+        }
+        records, trials = tuned["matmul", "toy"]
+        # All tiles that the option leaves, in the order of its own search.
+        assert sorted(trial.candidate.hash for trial in trials) == ["tile-16", "tile-32", "tile-4", "tile-8"]
         assert [trial.outcome for trial in trials] == ["measured"] * 4, trials
         assert min(trial.latency for trial in trials) < (records.untuned or 0)
         work = AssembleWork(model=model.model, tasks=[each for each, _ in tuned.values()])
@@ -201,11 +244,13 @@ def test_it_is_an_engine_of_the_command_line(installed: Path, tunemesh: Run, tmp
     done = tunemesh("tune", tmp_path / "products.onnx", *arguments, "--option", "toy.largest=32", timeout=300)
     assert done.returncode == 0, done.stderr
     report = json.loads((out / "products" / "report.json").read_text())
-    trials = {task["name"]: task["trials"] for task in report["tasks"]}
-    assert trials.pop("matmul") == 4  # as many tiles as the option leaves
-    assert max(trials.values()) > 4
+    searches = {task["name"]: task["searches"] for task in report["tasks"]}
+    toy, other = searches.pop("matmul")
+    assert (toy["engine"], toy["trials"]) == ("toy", 4)  # as many tiles as the option leaves
+    assert (other["engine"], other["trials"] > 4) == ("metaschedule", True)
+    assert [[each["engine"] for each in found] for found in searches.values()] == [["metaschedule"]] * 2
+    assert "tasks by the engine of the fastest kernel: " in done.stdout
     library = out / "products" / "model.so"
-    assert b"__tvm_ffi_tunemesh_" in library.read_bytes()
     assert_computes_the_same(proto, library, tmp_path)
 
 

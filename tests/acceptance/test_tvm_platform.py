@@ -231,6 +231,12 @@ def test_import_counts_the_constants_of_the_model(target: str) -> None:
     assert 0.9 * 4 * weights < given.constants <= 4 * weights
 
 
+def test_import_counts_the_operations_of_every_task(product: ExtractedTask, imported: Imported) -> None:
+    # A product of 64 x 64 matrices: a multiplication and an addition for each pair.
+    assert product.operations == 2 * 64**3
+    assert all(task.operations > 0 for task in imported.tasks)
+
+
 def test_the_tuned_model_computes_what_it_computed_before(
     cnn: bytes,
     imported: Imported,

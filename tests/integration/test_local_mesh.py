@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pika
 import psutil
 import pytest
 
+from tests.integration import clients
 from tunemesh import topology_watch
 from tunemesh.broker_config.node import installed
 from tunemesh.broker_config.topology import BUILD_CPU, COORDINATOR, LEDGER, LEDGER_KEY, QUEUES
@@ -99,6 +101,13 @@ def test_what_happens_to_a_mesh(mesh: LocalMesh) -> None:
         channel.confirm_delivery()
         channel.basic_publish(LEDGER, LEDGER_KEY, b"?", mandatory=True)
 
+    # Clients in other languages follow their jobs meanwhile.
+    followers = [
+        (subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT), log)
+        for command, log in commands_and_logs(mesh)
+    ]
+    assert until(mesh, lambda: all(": accepted;" in Path(log.name).read_text() for _, log in followers), 15.0)
+
     # A node that somebody kills, however often, comes back.
     for _ in range(6):
         assert until(mesh, lambda: mesh.node.pid is not None, 10.0)
@@ -112,6 +121,27 @@ def test_what_happens_to_a_mesh(mesh: LocalMesh) -> None:
         mesh,
         lambda: (mesh.folder / "logs" / "build-0.log").read_text().count("waiting for steps") > before,
     )
+
+    assert until(mesh, lambda: all(process.poll() is not None for process, _ in followers))
+    for process, log in followers:
+        log.close()
+        said = Path(log.name).read_text()
+        assert process.returncode == 0, said
+        assert "connection lost" in said
+        assert Path(log.name).with_suffix(".so").read_bytes()
+
+
+def commands_and_logs(mesh: LocalMesh) -> Iterator[tuple[list[str], IO[str]]]:
+    """One for each client in another language that can run here, for a job that takes some seconds."""
+    model = mesh.folder / "model.yaml"
+    model.write_text("tasks: [{name: conv1, durations: {profile: 0.05}}]")
+    classes = mesh.folder / "classes"
+    classes.mkdir()
+    for name, command in (("node", clients.javascript()), ("java", clients.java(classes))):
+        if command is not None:
+            place = ["--broker", mesh.url, "--artifacts", mesh.artifacts, "--out", f"{mesh.folder / name}.so"]
+            limits = ["--target", "mock", "--engine", "mock", "--trials", "64", "--timeout", "60"]
+            yield [*command, str(model), *place, *limits], (mesh.folder / f"{name}.log").open("w")
 
 
 def test_a_node_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:

@@ -69,8 +69,10 @@ def test_every_trial_is_recorded_once_whatever_happens(
                 _knows(child.pid, str(records)) for child in psutil.Process(pid).children(recursive=True)
             )
 
-        # Workers are killed in the middle of it, again and again.
-        done = _followed(client, mesh, store, "killed", kill=["model-update-0", "build-0"])
+        # Workers are killed in the middle of it, again and again; each task is searched twice at once.
+        done = _followed(client, mesh, store, "killed", kill=["model-update-0", "build-0"], split=2)
+        assert done.progress is not None
+        assert [each.regions for task in done.progress.tasks for each in task.searches] == [2, 2]
         assert _trials(records, "killed") == _told(done) == TRIALS
         assert done.assembled is not None
         assert not done.assembled.notes
@@ -97,6 +99,11 @@ def test_every_trial_is_recorded_once_whatever_happens(
         assert synced["killed"].new == 0
         assert _trials(records, "locked") == _told(done) == TRIALS
         assert {each.new for each in record_exchange.sync(client, store, database)} == {0}
+
+        # Somebody asks for a lesson: a worker learns from them, now that there is nothing else to do.
+        client.learn("mock", 1)
+        logs = [*(mesh.folder / "logs").glob("model-update-*.log")]
+        _await(mesh, lambda: any("mock learns nothing from the records" in each.read_text() for each in logs))
 
         assert len(_history(mesh, database, 3)) == 3
         # Everything in the store is old. What is removed while a job runs that makes much of it again is
@@ -144,6 +151,14 @@ def _history(mesh: LocalMesh, database: Database, count: int) -> list[PastJob]:
         time.sleep(0.1)
 
 
+def _await(mesh: LocalMesh, come_about: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not come_about():
+        assert time.monotonic() < deadline
+        mesh.supervise()
+        time.sleep(0.1)
+
+
 def _knows(pid: int, secret: str) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return secret.encode() in Path(f"/proc/{pid}/environ").read_bytes()
@@ -158,10 +173,11 @@ def _followed(
     kill: list[str] | None = None,
     known: Literal["first", "never"] = "never",
     meanwhile: Callable[[], object] | None = None,
+    split: int = 1,
 ) -> JobEvent:
     """Tune, and return the last event; the workers of these names are killed twice a second meanwhile."""
     settings = Settings(batch=8, repeats=1, known=known)
-    level = Level(trials=TRIALS)
+    level = Level(trials=TRIALS, split=split)
     wanted = tuning.Plan(target="mock", level=level, out=Path(), engines=("mock",), settings=settings)
     client.submit(tuning.make_request(job, tuning.ModelFile(name="model.yaml", data=MODEL), wanted, store))
     last, killed, at = None, 0, time.monotonic() + 1.0

@@ -14,7 +14,8 @@ from tunemesh.broker_config.node import installed
 from tunemesh.client import Client
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
-from tunemesh.report import JobReport, histories, save_results
+from tunemesh.report import JobReport
+from tunemesh.results import histories, save_results
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings
 from tunemesh.tables import saved

@@ -12,6 +12,7 @@ from msgspec import inspect
 SAMPLES = {
     "job": ["job", "good", "bad", "other"],
     "build-cpu": ["build-cpu", "model-update", "profile-cpu-0", "profile-x", "build-cpu.toy"],
+    "0-9a-f]{32}": ["0" * 32, "1" * 32],
     "0-9a-f": ["0" * 64, "1" * 64, "f" * 64],
 }
 TEXTS = ["", "x", "mock2", "t00", "../../etc/passwd", "\x1b[2J", "{}", "é" * 50, "e" * 1500]

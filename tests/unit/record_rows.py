@@ -38,7 +38,6 @@ def trial(
         schedule=b"schedule %d" % number,
         outcome="measured" if latency is not None else "build-failed",
         latency=latency,
-        estimate=latency,
         latencies=[latency] * 3 if latency is not None else [],
         drift=0.0,
         attempts=1,

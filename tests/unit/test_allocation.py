@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -21,7 +21,16 @@ def standing(
     name: str, weight: int = 1, best: float | None = 1.0, trials: int = 8, gain: float = 0.0
 ) -> Standing:
     return Standing(
-        task=name, weight=weight, trials=trials, rounds=1, busy=False, best=best, gain=gain, exhausted=False
+        search=name,
+        task=name,
+        weight=weight,
+        trials=trials,
+        rounds=1,
+        busy=False,
+        best=best,
+        lead=best,
+        gain=gain,
+        exhausted=False,
     )
 
 
@@ -40,12 +49,14 @@ class Tuning:
         """Trials of each task until nothing more is granted."""
         tasks = [
             Standing(
+                search=str(number),
                 task=str(number),
                 weight=1,
                 trials=0,
                 rounds=0,
                 busy=False,
                 best=None,
+                lead=None,
                 gain=0.0,
                 exhausted=False,
             )
@@ -62,12 +73,14 @@ class Tuning:
                 latencies[number] *= 1 - self.drop / 2**before.rounds
                 saved = (before.best or latencies[number]) - latencies[number]
                 tasks[number] = Standing(
+                    search=name,
                     task=name,
                     weight=1,
                     trials=before.trials + want,
                     rounds=before.rounds + 1,
                     busy=False,
                     best=latencies[number],
+                    lead=latencies[number],
                     gain=saved / want,
                     exhausted=False,
                 )
@@ -186,3 +199,90 @@ def test_where_a_number_of_trials_was_asked_for_they_are_spent() -> None:
 def test_trials_left_to_the_model_need_patience() -> None:
     assert automatic(patience=0).problem() == "without patience there has to be a number of trials"
     assert automatic().problem() == ""
+
+
+# -- Several searches of a task -----------------------------------------------------------------------------
+
+
+def pair(
+    name: str, task: str, best: float | None, lead: float | None, trials: int = 8, rounds: int = 1
+) -> Standing:
+    return Standing(
+        search=name, task=task, weight=1, trials=trials, rounds=rounds, busy=False, best=best, lead=lead,
+        gain=0.0, exhausted=False,
+    )  # fmt: skip
+
+
+@given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=4), st.integers(1, 500))
+def test_of_a_task_the_search_that_is_ahead_is_expected_to_gain_most(bests: list[float], trials: int) -> None:
+    found = [pair(str(n), "t", best, min(bests), trials) for n, best in enumerate(bests)]
+    gains = [allocation.expected_gain(each) for each in found]
+    assert max(gains) == gains[bests.index(min(bests))] > 0
+    # What as many trials again would not bring to the best gets nothing.
+    assert [gain > 0 for gain in gains] == [(1 - allocation.OPTIMISM) * best < min(bests) for best in bests]
+    assert allocation.model_latency(found) == min(bests)
+
+
+@given(
+    st.lists(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=3), min_size=1, max_size=12),
+    st.integers(1, 2000),
+)
+def test_every_trial_of_the_budget_is_spent_by_searches_that_may_win(
+    tasks: list[list[float]], budget: int
+) -> None:
+    """Every search finds its latency at once: those that are far behind get a first batch and no more."""
+    names = [(f"{t}/{n}", t) for t, bests in enumerate(tasks) for n, _ in enumerate(bests)]
+    latency = {f"{t}/{n}": best for t, bests in enumerate(tasks) for n, best in enumerate(bests)}
+    trials, rounds = dict.fromkeys(latency, 0), dict.fromkeys(latency, 0)
+    left = budget
+    first: list[str] = []
+    while True:
+        found = []
+        for name, t in names:
+            begun = [latency[other] for other, its in names if its == t and rounds[other]]
+            best = latency[name] if rounds[name] else None
+            found.append(pair(name, str(t), best, min(begun, default=None), trials[name], rounds[name]))
+        given_now = allocation.grants(found, budget, left, BATCH)
+        if not given_now:
+            break
+        first = first or [name for name, _ in given_now]
+        for name, want in given_now:
+            left -= want
+            trials[name] += want
+            rounds[name] += 1
+    assert left == 0
+    # Every task has begun before any has a second search.
+    assert len({name.partition("/")[0] for name in first[: len(tasks)]}) == min(len(tasks), len(first))
+    whole = allocation.first_batch(budget, len(names), BATCH)
+    for name, t in names:
+        if (1 - allocation.OPTIMISM) * latency[name] >= min(tasks[t]):
+            assert trials[name] <= whole
+
+
+def test_a_search_that_has_found_nothing_is_given_up_after_some_attempts() -> None:
+    ahead, failed = pair("a", "t", 1.0, 1.0), pair("b", "t", None, 1.0, trials=8)
+    assert allocation.may_go_on(failed)
+    assert allocation.expected_gain(failed) == pytest.approx(allocation.expected_gain(ahead))
+    again = pair("b", "t", None, 1.0, trials=24, rounds=3)
+    assert not allocation.may_go_on(again)
+    assert allocation.reason(again, 1.0, 0.0) == "nothing could be measured in 3 rounds"
+    behind = pair("b", "t", 2.0, 1.0)
+    assert allocation.reason(behind, 1.0, 0.0) == "another engine is too far ahead"
+
+
+def test_with_less_effort_a_task_gets_its_few_trials_however_many_engines_take_it() -> None:
+    alone = pair("a", "t", None, None, trials=0, rounds=0)
+    one, two = (pair(name, "u", None, None, trials=0, rounds=0) for name in "bc")
+    assert allocation.grants([alone, one, two], 24, 24, BATCH, only=8) == [("a", 8), ("b", 4), ("c", 4)]
+    assert [allocation.few(8, 3, place) for place in range(3)] == [3, 3, 2]
+    # One candidate of a task is that of the first engine that takes it.
+    assert allocation.grants([alone, one, two], 3, 3, BATCH, only=1) == [("a", 1), ("b", 1)]
+    # Another attempt is for tasks of which nothing is known at all, and all engines get it.
+    failed, good = pair("b", "u", None, 1.0), pair("c", "u", 1.0, 1.0)
+    assert allocation.grants([failed, good], 24, 16, BATCH, only=8) == []
+    lost = [pair("b", "u", None, None), pair("c", "u", None, None)]
+    assert allocation.grants(lost, 24, 16, BATCH, only=8) == [("b", 4), ("c", 4)]
+    lost[1] = pair("c", "u", None, None, trials=0, rounds=0)
+    assert allocation.grants(lost, 3, 2, BATCH, only=1) == [("b", 1), ("c", 1)]
+    lost[0] = replace(lost[0], busy=True)
+    assert allocation.grants(lost, 3, 2, BATCH, only=1) == []

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import shares, tables
-from benchmarks.peers.limits import Limits
 from benchmarks.peers.results import Result, Version
 from benchmarks.peers.shares import Share
 from tests.reports import report
+from tunemesh.comparing.limits import Limits
 from tunemesh.report import Compared
 from tunemesh.shared.errors import TunemeshError
 
@@ -115,7 +115,9 @@ def test_tuning_is_stopped_like_a_person_does_it(
         command.tune(*arguments)
     given = (tmp_path / "started").read_text()
     assert given.startswith("-m tunemesh tune dlrm.onnx ")
-    assert given.endswith("--device cpu:0 --trials 7 --known never --range sparse=0,1000 --seed 3")
+    assert given.endswith(
+        "--device cpu:0 --trials 7 --known never --overwrite --range sparse=0,1000 --seed 3"
+    )
 
 
 def test_tasks_without_a_line_in_the_database_have_no_shares(tmp_path: Path) -> None:

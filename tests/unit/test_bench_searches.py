@@ -1,11 +1,15 @@
-"""The operators that searches are compared on."""
+"""What searches are compared on: operators, and tables of kernels that were measured."""
 
 from __future__ import annotations
+
+import math
+from pathlib import Path
 
 import onnx
 import pytest
 
-from benchmarks.searches import operators
+from benchmarks.searches import operators, simulating, table
+from tunemesh.stage_workers.engines.template.space import Knob, Space
 
 
 @pytest.mark.parametrize("name", operators.NAMES)
@@ -21,3 +25,49 @@ def test_every_operator_is_one_node_with_the_shapes_of_its_name(name: str) -> No
     else:
         _, size, out, _, stride, _ = operators.CONVOLUTIONS[name]
         assert shape == [1, out, size // stride, size // stride]
+
+
+def world(folder: Path) -> table.Table:
+    """A table of a small space, of which a part is invalid and one kernel failed."""
+    knobs = tuple(Knob(name, (1, 2, 4, 8)) for name in "abc")
+    space = Space(knobs, lambda values: values[0] <= values[1], lambda values: float(values[2]))
+    latencies = {genome: 1e-3 / (1 + sum(genome)) for genome in space.all()}
+    latencies[0, 0, 0] = math.inf
+    about = table.About(
+        operator="small", template="product", knobs=[(knob.name, list(knob.values)) for knob in knobs],
+        revision="", cpu="", compiler="", measured="2026-01-01",
+    )  # fmt: skip
+    table.save(folder / "small.npz", about, space, latencies)
+    return table.load(folder / "small.npz")
+
+
+def test_a_table_is_a_space_whose_valid_genomes_were_measured(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    assert made.about.operator == "small"
+    assert set(made.space.all()) == set(made.latencies)
+    assert len(made.latencies) == 10 * 4
+    assert made.best == pytest.approx(1e-4)
+    assert math.isinf(made.latencies[0, 0, 0])
+    assert made.space.promise(made.space.values((0, 1, 3))) == 8
+    assert not made.space.is_valid((1, 0, 0))
+
+
+def test_a_search_on_a_table_finds_the_best_once_it_has_tried_all(tmp_path: Path) -> None:
+    made = world(tmp_path)
+    for name in ("random", "roulette"):
+        assert len(list(simulating.latencies(made, name, 0))) == 40
+        shares = simulating.shares(made, name, 0, 40)
+        assert shares == sorted(shares)
+        assert len(shares) == 2
+        assert shares[0] > 0.4
+    assert simulating.shares(made, "hill-climb", 0, 32)[-1] == 1
+
+
+def test_shipped_tables_are_those_of_known_operators() -> None:
+    assert operators.WOODPECKER in table.names()
+    for name in table.names():
+        made = table.load(table.FOLDER / f"{name}.npz")
+        assert made.about.operator == name
+        assert name in operators.NAMES
+        assert len(made.latencies) > 1000
+        assert made.best == min(made.latencies.values()) > 1e-6

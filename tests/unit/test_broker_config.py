@@ -117,9 +117,10 @@ ENGINES = st.from_regex(r"[a-z][a-z0-9-]{0,39}", fullmatch=True)
 @pytest.mark.parametrize(
     ("resource", "engines", "queue"),
     [
-        ("build-cpu", ["metaschedule", "mock"], "build-cpu"),
-        ("build-cpu", ["metaschedule"], "build-cpu"),
-        ("model-update", ["mock", "metaschedule"], "model-update"),
+        ("build-cpu", ["metaschedule", "template", "mock"], "build-cpu"),
+        ("build-cpu", ["metaschedule", "template"], "build-cpu"),
+        ("model-update", ["mock", "template", "metaschedule"], "model-update"),
+        ("build-cpu", ["metaschedule"], "build-cpu.metaschedule"),
         ("model-update", ["mock"], "model-update.mock"),
         ("build-cpu", [], "build-cpu.mock"),
         ("build-cpu", ["toy", "mock"], "build-cpu.toy"),
@@ -285,3 +286,12 @@ def test_a_missing_server_is_reported_with_the_command_that_installs_it(
     monkeypatch.setattr("tunemesh.broker_config.node.os.access", lambda *_: False)
     with pytest.raises(BadInput, match=r"apt-get install .*rabbitmq-server"):
         PrivateNode(tmp_path).start()
+
+
+@pytest.mark.parametrize(("asked", "threads"), [({}, 2), ({"schedulers": 8}, 3), ({"schedulers": 1}, 1)])
+def test_a_node_has_as_many_threads_as_are_asked_for_and_no_more_than_cores(
+    tmp_path: Path, asked: dict[str, int], threads: int
+) -> None:
+    node = PrivateNode(tmp_path, cpus={0, 1, 2}, **asked)
+    environment = node._environment(load_credentials(tmp_path, keep_ports=False))
+    assert f" +S {threads}:{threads}" in environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]

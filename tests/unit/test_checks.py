@@ -126,7 +126,7 @@ def test_what_the_coordinator_would_reject_is_said_at_once(
         ({"target": "x" * 2001}, "a target has 1 to 2,000 characters, not 2,001"),
         ({"tenant": "no spaces"}, "a tenant must be letters"),
         ({"priority": 0}, "the priority must be between 1 and 100"),
-        ({"engines": ()}, "a job has 1 to 8 engines"),
+        ({"engines": tuple("abcdefghi")}, "a job has at most 8 engines, not 9"),
     ],
 )
 def test_a_plan_out_of_range_is_refused(fields: dict[str, object], said: str) -> None:
@@ -194,3 +194,16 @@ def test_a_range_without_a_value_is_refused(tmp_path: Path) -> None:
 def test_trials_out_of_range_are_refused(count: int) -> None:
     with pytest.raises(BadInput, match=f"trials must be between 1 and 1,000,000, or auto, not {count}"):
         tuning.trials_of(count)
+
+
+@pytest.mark.parametrize(
+    ("target", "engines", "meant"),
+    [
+        ("native", ("mock",), "mock"),
+        ("mock-2", ("mock",), "mock-2"),
+        ("native", ("mock", "metaschedule"), "native"),
+        ("native", ("metaschedule",), "native"),
+    ],
+)
+def test_the_mock_engine_has_a_target_of_its_own(target: str, engines: tuple[str, ...], meant: str) -> None:
+    assert checks.usual_target(target, engines) == meant

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from tunemesh import cli
+import tunemesh
+from tunemesh import cli, usage
 from tunemesh.shared.errors import BadInput
 
 
@@ -52,3 +55,82 @@ def test_only_a_wrong_path_is_final(
     monkeypatch.setattr(cli.logs, "setup", lambda *_, **__: None)  # this is not the process of a command
     assert cli.run() == code
     assert f"cannot use /a/file: {os.strerror(number)}" in capsys.readouterr().err
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands with their names."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+    yield path, group
+
+
+ALL = list(commands(typer.main.get_command(cli.app)))
+
+
+def test_every_command_has_its_place_in_the_order_of_use() -> None:
+    assert {path[0] for path, _ in ALL if path} == set(cli.ORDER)
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_help_text_tells_what_holds_where_nothing_is_said(path: tuple[str, ...], command: Any) -> None:
+    silent = [
+        option.opts[-1]
+        for option in command.params
+        if option.param_type_name == "option" and not option.required
+        and (not option.is_flag or option.secondary_opts)
+        and not (option.show_default and (option.default is not None or isinstance(option.show_default, str)))
+        and "default" not in (option.help or "")
+    ]  # fmt: skip
+    assert silent == []
+
+
+def test_the_version_and_help_are_said() -> None:
+    assert CliRunner().invoke(cli.app, ["--version"]).output == f"tunemesh {tunemesh.__version__}\n"
+    for path in ([], ["jobs"], ["records", "list"], ["tune"]):
+        said = CliRunner().invoke(cli.app, [*path, "-h"])
+        assert said.exit_code == 0
+        assert "Usage: " in said.output
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("tunemesh sta", {"status"}),
+        ("tunemesh tune --math ex", {"exact"}),
+        ("tunemesh tune --mat", {"--math"}),
+    ],
+)
+def test_a_shell_can_complete(words: str, found: set[str]) -> None:
+    variables = {
+        "_TUNEMESH_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    ended = CliRunner().invoke(cli.app, [], env=variables, prog_name="tunemesh")
+    assert set(ended.output.split()) == found
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "Invalid value for '--limit': Input should be greater than or equal to 1",
+            "--limit must be at least 1",
+        ),
+        (
+            "Invalid value for '--limit' / '-l': Input should be a valid integer, unable",
+            "-l must be a whole number",
+        ),
+        ("Invalid value for '--size': Input should be a valid number", "--size must be a number"),
+        (
+            "Invalid value for '--visibility': Value error, 'al' is not one of 'tenant', 'all'.",
+            "--visibility must be tenant or all, not 'al'; did you mean all?",
+        ),
+        ("Missing argument 'models'.", "Missing argument 'models'."),
+        ("Invalid value for 'models': something else", "Invalid value for 'models': something else"),
+    ],
+)
+def test_complaints_are_in_the_words_of_a_person(said: str, words: str) -> None:
+    assert usage.in_words(said) == words

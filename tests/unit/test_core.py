@@ -354,6 +354,19 @@ def test_a_target_that_no_device_serves_fails_the_job_and_names_what_there_is() 
     assert "no device serves target mock" in world.ledger("job").error
 
 
+def test_whoever_follows_a_job_is_told_soon_that_no_device_serves_its_target() -> None:
+    world = World()
+    world.publish(msgspec.structs.replace(request(), target="cuda"))
+    for _ in range(10):
+        world.pass_time(0.5)
+        world.deliver()
+    [told] = [event for event in world.events if event.kind == "progress"]
+    assert told.text == "no device serves target cuda"
+    assert told.progress is not None
+    assert told.progress.waiting == told.text
+    assert [each.targets for each in told.resources if each.targets] == [["mock"]]
+
+
 def test_a_lost_device_gives_its_step_to_another_of_the_same_target() -> None:
     world = World(queues=("model-update", "build-cpu", "profile-cpu-0", "profile-cpu-1"))
     world.publish(request(trials=30, batch=8, chunk=2))

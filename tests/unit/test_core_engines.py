@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.world import World, request
-from tunemesh.coordinator.events import Dispatch, Tick, WorkerSeen
-from tunemesh.shared.messages import Request, Serves
+from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tick, WorkerSeen
+from tunemesh.coordinator.jobs import searches
+from tunemesh.shared.messages import ProfileWork, Request, Serves, UpdateWork
 
 STRATEGIES = ["sequential", "uncontrolled", "interleaved", "fair:a=3", "predictive"]
 MIXED = ("model-update", "model-update.toy", "build-cpu", "build-cpu.toy", "profile-cpu-0")
@@ -57,9 +58,170 @@ def test_every_job_ends_and_its_steps_went_only_to_workers_of_their_engines(
         else:
             assert set(each.step.engines) <= serving[each.queue], each.step.id
     builds = {(each.step.job, *each.step.engines) for each in sent if each.step.id.endswith("/build")}
-    assert builds == {("a", "mock"), ("b", "toy"), ("c", "mock"), ("c", "toy")} - (
-        {("c", "toy")} if tasks == 1 else set()
+    assert builds == {("a", "mock"), ("b", "toy"), ("c", "mock"), ("c", "toy")}
+    ledger = world.ledger("c")
+    assert sum(task.trials for task in ledger.tasks) == ledger.request.level.trials
+    assert [len(each) for each in searches.by_task(ledger.tasks)] == [2] * tasks
+
+
+def test_the_best_of_a_task_is_what_was_confirmed_whichever_engine_made_it() -> None:
+    world = World(tasks=3, queues=MIXED, slowness={"mock": 100.0}, rng=random.Random(1))
+    world.publish(with_engines(request(trials=240, batch=8, chunk=4), "mock", "toy"))
+    world.run("job")
+    ledger = world.ledger("job")
+    for slow, fast in searches.by_task(ledger.tasks):
+        assert (slow.spec.id, fast.spec.id) == (slow.spec.id, f"{slow.spec.id}.toy")
+        assert (slow.spec.engine, fast.spec.engine) == ("mock", "toy")
+        assert (slow.best or 0.0) > 10 * (fast.best or 100.0)
+        assert searches.ahead([slow, fast]) is fast
+        # The slow engine gets what shows that it is slow, and hardly more.
+        assert slow.ended == "another engine is too far ahead"
+        assert slow.trials < fast.trials
+    told = world.events[-1].progress
+    assert told is not None
+    assert [task.id for task in told.tasks] == ["t00", "t01", "t02"]
+    for task, (slow, fast) in zip(told.tasks, searches.by_task(ledger.tasks), strict=True):
+        assert (task.engine, task.best, task.trials) == ("toy", fast.best, slow.trials + fast.trials)
+        assert [(each.engine, each.trials, each.best) for each in task.searches] == [
+            ("mock", slow.trials, slow.best),
+            ("toy", fast.trials, fast.best),
+        ]
+    # The untuned kernel of a task was measured once, and all its searches are assembled with it.
+    sent = [each.step for each in world.log if isinstance(each, Dispatch)]
+    baselines = [step.task for step in sent if isinstance(step.work, ProfileWork) and step.work.baseline]
+    assert sorted(baselines) == ["t00", "t01", "t02"]
+    assert world.assembled_from is not None
+    assert [each.untuned for each in world.assembled_from.tasks] == [100.0] * 6
+
+
+def test_the_searches_of_a_task_know_of_each_other() -> None:
+    world = World(tasks=1, queues=MIXED, rng=random.Random(3))
+    world.publish(with_engines(request(trials=64, batch=8, chunk=8), "mock", "toy"))
+    world.run("job")
+    mock, toy = world.ledger("job").tasks
+    sent = [each.step for each in world.log if isinstance(each, Dispatch)]
+    closing = [step for step in sent if isinstance(step.work, UpdateWork) and not step.work.want]
+    rivals = {step.task: step.work.rival for step in closing if isinstance(step.work, UpdateWork)}
+    assert set(rivals) == {mock.spec.id, toy.spec.id}
+    assert all(rival is not None and 1.0 <= rival < 12.0 for rival in rivals.values())
+    later = [step.work for step in sent if isinstance(step.work, ProfileWork) and step.round > 0]
+    least = {step.task: step.work.best for step in sent if isinstance(step.work, ProfileWork)}
+    assert least["t00"] == pytest.approx(least["t00.toy"], rel=1.0)
+    assert all(work.untuned == 100.0 for work in later)
+
+
+def test_a_request_without_engines_has_all_that_are_served() -> None:
+    world = World(tasks=1, queues=("model-update", "build-cpu", "profile-cpu-0"))
+    asked = with_engines(request(trials=8, batch=4))
+    world.publish(asked)
+    for _ in range(100):
+        world.turn()
+    waiting = "waiting for workers on build-cpu and model-update that serve an engine"
+    assert world.core.jobs["job"].waiting == waiting
+    late = World(queues=("model-update.toy", "build-cpu.other+toy", "build-cpu.toy")).workers
+    world.workers += late
+    world.run("job")
+    ledger = world.ledger("job")
+    # ``other`` could build, and nobody could propose.
+    assert (ledger.phase, ledger.request.engines) == ("done", ["toy"])
+    world.publish(asked)
+    world.settle()
+    assert [event.kind for event in world.events if event.kind == "rejected"] == []
+
+
+def test_what_follows_from_a_request_for_all_engines() -> None:
+    world = World(tasks=1, queues=MIXED)
+    world.settle()
+    asked = with_engines(request(trials=8, batch=4))
+    save, _ = world.does(Arrived(10**6, asked))
+    assert isinstance(save, Save)
+    chosen = msgspec.structs.replace(
+        save.ledger, revision=2, request=msgspec.structs.replace(asked, engines=["toy"])
     )
+    served = msgspec.structs.replace(save.ledger, revision=1)
+    assert world.does(Arrived(10**6 + 1, save.ledger)) == [
+        Acknowledge(10**6),
+        Save(served),
+        Save(chosen),
+    ]
+    assert world.does(Arrived(10**6 + 2, served)) == [Acknowledge(10**6 + 1)]
+    acknowledged, sent = world.does(Arrived(10**6 + 3, chosen))
+    assert acknowledged == Acknowledge(10**6 + 2)
+    assert isinstance(sent, Dispatch)
+    assert (sent.queue, sent.step.engines) == ("build-cpu.toy", ["toy"])
+
+
+def test_both_searches_of_a_task_begin_at_once() -> None:
+    world = World(tasks=1, queues=MIXED)
+    world.settle()
+    world.publish(with_engines(request(trials=8, batch=4), "mock", "toy"))
+    while not any(isinstance(each, Dispatch) for each in world.log):
+        world.deliver()
+    (builder,) = [each for each in world.workers if each.queue == "build-cpu.toy"]
+    assert world.work(builder)
+    assert world.work(builder)
+    world.log.clear()
+    while world.deliver():
+        pass
+    sent = [each for each in world.log if isinstance(each, Dispatch)]
+    ledger = world.ledger("job")
+    assert [(each.queue, each.step.id) for each in sent] == [
+        ("model-update", "job/t00/0/-/model-update"),
+        ("model-update.toy", "job/t00.toy/0/-/model-update"),
+    ]
+    # As many chunks as workers build for the engine: each has something to do.
+    assert [each.step.work for each in sent] == [
+        UpdateWork(task=task.spec, want=2, chunk_size=size)
+        for task, size in zip(ledger.tasks, (1, 2), strict=True)
+    ]
+
+
+def test_engines_are_chosen_so_that_one_worker_serves_them_all() -> None:
+    queues = ("model-update.a+b", "model-update.c", "build-cpu.a", "build-cpu.b+c", "profile-cpu-0")
+    world = World(tasks=2, queues=queues)
+    world.publish(with_engines(request(trials=12, batch=4)))
+    world.run("job")
+    assert (world.ledger("job").phase, world.ledger("job").request.engines) == ("done", ["b", "c"])
+
+
+@pytest.mark.parametrize(("effort", "each"), [("instant", [1, 0]), ("quick", [4, 4])])
+def test_with_less_effort_the_engines_share_the_few_trials_of_a_task(effort: str, each: list[int]) -> None:
+    world = World(tasks=2, queues=MIXED)
+    world.publish(with_engines(request(trials=0, effort=effort), "mock", "toy"))
+    world.run("job")
+    ledger = world.ledger("job")
+    assert [[task.trials for task in found] for found in searches.by_task(ledger.tasks)] == [each, each]
+    assert ledger.quote is not None
+    assert (ledger.quote.tasks, ledger.quote.trials) == (2, 2 * sum(each))
+
+
+def test_what_is_known_of_a_task_serves_whichever_engine_made_it() -> None:
+    world = World(tasks=2, queues=MIXED)
+    world.publish(with_engines(request("first", trials=12), "mock", "toy"))
+    world.run("first")
+    second = with_engines(request("second", trials=12), "mock", "toy")
+    world.publish(msgspec.structs.replace(second, known=["first"]))
+    world.run("second")
+    ledger = world.ledger("second")
+    known, other, *tuned = ledger.tasks
+    assert (known.best, known.trials, other.trials, other.best) == (0.25, 0, 0, None)
+    assert known.ended == other.ended == "an earlier job has tuned it"
+    assert all(task.trials for task in tuned)
+    assert ledger.quote is not None
+    assert (ledger.quote.tasks, ledger.quote.known) == (2, 1)
+
+
+def test_jobs_share_the_searches_that_both_have() -> None:
+    world = World(tasks=2, queues=MIXED)
+    world.publish(with_engines(request("one", trials=40, batch=8, shared=True), "toy"))
+    world.publish(with_engines(request("both", trials=40, batch=8, shared=True), "mock", "toy"))
+    world.run("one", "both")
+    for mock, toy in searches.by_task(world.ledger("both").tasks):
+        assert mock.taken is None
+        assert mock.trials > 0
+        assert toy.taken is not None
+        assert toy.taken.job == "one"
+    assert world.ledger("both").phase == "done"
 
 
 def test_a_job_whose_engine_nobody_serves_waits_and_says_what_is_served() -> None:

@@ -332,7 +332,7 @@ def test_a_job_that_needs_more_than_can_ever_be_held_fails_at_once(monkeypatch: 
     world = World(tasks=4)
     world.publish(request(trials=40, batch=8, chunk=1))
     world.run("job")
-    said = "its 4 tasks would have the coordinator hold 74 results at once; 60 are allowed: "
+    said = "its 4 searches would have the coordinator hold 74 results at once; 60 are allowed: "
     assert world.ledger("job").error.startswith(said)
 
 

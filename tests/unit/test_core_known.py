@@ -50,6 +50,42 @@ def test_tasks_that_are_known_begin_closed_and_the_others_get_all_trials(world: 
     assert world.profiled["second/t00"] == []
 
 
+def with_trials(asked: Request, trials: int, **level: object) -> Request:
+    return msgspec.structs.replace(asked, level=msgspec.structs.replace(asked.level, trials=trials, **level))
+
+
+def test_trials_that_known_tasks_do_not_need_are_only_spent_where_they_pay() -> None:
+    world = World(tasks=18)
+    world.publish(request("first", 18, batch=1))
+    world.run("first")
+    world.publish(with_trials(after(*["first"] * 17), 1000))
+    world.run("second")
+    ledger = world.ledger("second")
+    *_, last = ledger.tasks
+    assert [task.trials for task in ledger.tasks[:-1]] == [0] * 17
+    # An eighteenth of them is its own. A third of the model's latency is, for which 400 trials would pay.
+    assert 1000 // 18 <= last.trials <= 200
+    assert last.ended == "one more trial is expected to take less than 0.050% off the model's latency"
+    assert ledger.quote is not None
+    assert ledger.quote.trials == 1000
+
+
+def test_whoever_asks_for_less_patience_gets_that() -> None:
+    world = World(tasks=18)
+    world.publish(request("first", 18, batch=1))
+    world.run("first")
+    world.publish(with_trials(after(*["first"] * 17), 1000, patience=0.01))
+    world.run("second")
+    assert world.ledger("second").tasks[-1].trials < 50
+
+
+def test_a_job_that_knows_nothing_spends_all_its_trials() -> None:
+    world = World(tasks=2)
+    world.publish(request("job", 900))
+    world.run("job")
+    assert sum(task.trials for task in world.ledger("job").tasks) == 900
+
+
 def test_a_job_whose_tasks_are_all_known_is_assembled_at_once(world: World) -> None:
     world.publish(after("first", "first"))
     world.run("second")

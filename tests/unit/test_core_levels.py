@@ -20,7 +20,7 @@ from tests.unit.world import FakeWorker, World, request
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Tell
 from tunemesh.coordinator.jobs import levels, prices, progress, sharing
 from tunemesh.coordinator.jobs.job import Job
-from tunemesh.coordinator.jobs.rest import Mesh, Rest
+from tunemesh.coordinator.jobs.rest import DELAY, Mesh, Rest
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import world as simulation
 from tunemesh.coordinator.simulation.scenario import Scenario, load_scenario
@@ -382,6 +382,56 @@ def test_a_job_that_was_stopped_by_its_client_does_not_go_on() -> None:
     world.run("job")
     assert world.ledger("job").stopped
     assert not any("going on" in event.text for event in world.events)
+
+
+def ended(world: World, jobs: int) -> None:
+    for number in range(jobs):
+        world.publish(request(f"past{number}", 8, batch=8))
+        world.run(f"past{number}")
+
+
+def test_how_well_ends_are_foreseen_is_known_from_the_jobs_that_ended_whoever_coordinates() -> None:
+    world = World(tasks=1)
+    ended(world, 3)
+    endings = list(world.core.state.endings)
+    assert len(endings) == 3
+    for number in range(3):
+        ledger = world.ledger(f"past{number}")
+        assert ledger.foreseen is not None
+        assert ledger.finished is not None
+        took = ledger.finished - ledger.foreseen.at
+        assert endings[number] == pytest.approx(max(took / (ledger.foreseen.seconds + DELAY), 0.05))
+    world.start_coordinator()
+    world.settle()
+    assert sorted(world.core.state.endings) == pytest.approx(sorted(endings), abs=0.01)
+
+
+@pytest.mark.parametrize(("past", "sure"), [([0.5, 0.6] * 5, True), ([9.0, 11.0] * 5, False), ([9.0], True)])
+def test_what_ends_took_before_decides_what_is_promised(past: list[float], sure: bool) -> None:
+    world = World(tasks=2)
+    world.settle()
+    world.core.state.endings.extend(past)
+    world.publish(request(trials=40, deadline=25.0, quote_only=True))
+    world.run("job")
+    quote = world.ledger("job").quote
+    assert quote is not None
+    assert quote.chance is not None
+    assert (quote.chance > 0.9) == sure
+
+
+def test_where_ends_took_longer_than_thought_jobs_stop_sooner() -> None:
+    counts = []
+    for past in ([], [6.0] * 8):
+        world = World(tasks=2)
+        world.settle()
+        world.core.state.endings.extend(past)
+        world.publish(request(trials=400, batch=8, chunk=2, deadline=40.0))
+        world.run("job")
+        standing = world.ledger("job").standing
+        assert standing is not None
+        assert standing.verdict == "met"
+        counts.append(trials(world.ledger("job")))
+    assert 0 < counts[1] < counts[0]
 
 
 KINDS = ("deadline", "tight", "impossible", "device", "cost", "speedup", "far", "both")

@@ -21,7 +21,7 @@ from tunemesh import record_exchange
 from tunemesh.client import Client
 from tunemesh.coordinator.jobs import sharing
 from tunemesh.coordinator.jobs.ledger import Ledger
-from tunemesh.report import histories
+from tunemesh.results import histories
 from tunemesh.shared.messages import Cancel, Request
 from tunemesh.stage_workers.records.database import Database
 

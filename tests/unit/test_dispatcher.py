@@ -44,6 +44,18 @@ def dispatcher(strategy: str = "interleaved") -> Dispatcher:
     return Dispatcher(by_name(strategy), Resources())
 
 
+def test_it_is_known_who_waits_for_what() -> None:
+    one = dispatcher()
+    one.resources.seen(status("build-cpu", engines=("a",)), 0.0)
+    for number in range(3):
+        one.make_ready(step(number, NEEDS[0]))
+    one.make_ready(step(3, NEEDS[0], job="other"))
+    one.make_ready(step(4, Need("model-update"), job="other"))
+    assert one.waiting(20) == {"build-cpu": {"j": 3, "other": 1}, "model-update": {"other": 1}}
+    assert [send.step for send in one.fill(1.0)] == [step(0, NEEDS[0]).step]
+    assert one.waiting(1) == {"build-cpu": {"j": 2}, "model-update": {"other": 1}}
+
+
 @pytest.mark.parametrize("strategy", CONTROLLED)
 def test_what_is_urgent_goes_first_and_is_charged_like_others(strategy: str) -> None:
     one = dispatcher(strategy)

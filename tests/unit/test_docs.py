@@ -13,6 +13,7 @@ PAGES = sorted(
     [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
+        ROOT / "examples" / "clients" / "README.md",
         *ROOT.glob("d*/README.md"),
         *ROOT.glob("deploy/*/README.md"),
     ]

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tunemesh import job_commands
+from tunemesh import job_commands, past_jobs
 from tunemesh.shared.errors import BadInput, JobFailed, TunemeshError
 from tunemesh.shared.messages import Snapshot
 
@@ -52,6 +52,7 @@ def test_a_rejected_job_can_be_asked_for(
     command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = Snapshot(strategy="s", jobs=[], resources=[], rejected="it names an engine twice")
+    monkeypatch.setattr(past_jobs, "Client", client_that_knows(snapshot))
     monkeypatch.setattr(job_commands, "Client", client_that_knows(snapshot))
     error = refusal(command, "job-1")
     assert str(error) == "job job-1 was rejected: it names an engine twice"
@@ -63,6 +64,7 @@ def test_a_job_that_nobody_knows_is_bad_input(
     command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = Snapshot(strategy="s", jobs=[], resources=[])
+    monkeypatch.setattr(past_jobs, "Client", client_that_knows(snapshot))
     monkeypatch.setattr(job_commands, "Client", client_that_knows(snapshot))
     error = refusal(command, "job-1")
     asks_the_history = command in (job_commands.fetch, export)

@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     AssembleWork,
     BuildDone,
     BuildWork,
+    Candidate,
     Confirmed,
     Device,
     History,
@@ -27,6 +28,7 @@ from tunemesh.shared.messages import (
     ImportWork,
     Known,
     Origin,
+    Region,
     Result,
     Settings,
     TaskRecords,
@@ -36,9 +38,11 @@ from tunemesh.shared.messages import (
     UpdateWork,
     Work,
 )
-from tunemesh.stage_workers.engines.protocol import BuildOutcome, UpdateCall
+from tunemesh.stage_workers.engines.mock import MockEngine
+from tunemesh.stage_workers.engines.protocol import BuildOutcome, PlacedCall, UpdateCall
 from tunemesh.stage_workers.records import memory
 from tunemesh.stage_workers.records.memory import Remembering
+from tunemesh.stage_workers.records.questions import Best
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
 from tunemesh.stage_workers.stages.known import to_begin_with
@@ -84,8 +88,13 @@ def tune(
     confirmed: bool = False,
     cut_short: bool = False,
     fastest: float = 0.1,
+    disturbed: int = 0,
 ) -> dict[str, Trial]:
-    """A job, with all that its workers do; the best of each task by the id of the task."""
+    """A job, with all that its workers do; the best of each task by the id of the task.
+
+    Args:
+        disturbed: so many of the slowest were measured while the reference kernel took twice as long.
+    """
     best = {}
     ended = []
     for task in imported(context, origin, settings=replace(SETTINGS, known="never")).tasks:
@@ -95,7 +104,7 @@ def tune(
                 candidate=each,
                 outcome="measured",
                 latencies=[fastest + 0.01 * each.index] * 3,
-                drift=drift,
+                drift=1.0 if each.index >= trials - disturbed else drift,
                 cut_short=cut_short,
                 conditions=HERE.id,
             )
@@ -202,6 +211,17 @@ def test_what_was_cut_short_is_known_where_it_is_slower_than_untuned(recording: 
     assert imported(recording).known == {}  # another job has found what may be faster
 
 
+def test_what_only_seemed_fast_for_a_disturbance_is_not_taken_for_the_best(recording: Context) -> None:
+    """Without the drift of the device the last two of four would have taken half of what they did."""
+    best = tune(recording, disturbed=2)
+    known = imported(recording).known
+    assert {name: each.best for name, each in known.items()} == pytest.approx({"t00": 0.1, "t01": 0.1})
+    (history,) = (
+        msgspec.msgpack.decode(recording.store.get(each), type=History) for each in known["t00"].history
+    )
+    assert [each.candidate.hash for each in history.trials] == [best["t00"].candidate.hash]
+
+
 def test_that_nothing_faster_than_untuned_was_found_is_known(recording: Context) -> None:
     tune(recording, cut_short=True, fastest=1.5)
     known = imported(recording).known["t00"]
@@ -219,6 +239,29 @@ def test_it_says_how_much_was_tried_to_find_it(recording: Context) -> None:
     assert imported(recording).known["t00"].best == pytest.approx(0.1)
 
 
+def test_the_fastest_of_all_engines_is_known_and_their_trials_count_together(
+    recording: Context, database: Remembering
+) -> None:
+    from sqlalchemy import text
+
+    tune(recording, trials=6)
+    task = imported(recording).tasks[0].key
+    with database.writing() as connection:
+        # The fastest and another one are those of a second engine.
+        some = "(SELECT id FROM trials WHERE task = :task ORDER BY estimate LIMIT 2)"
+        connection.execute(text(f"UPDATE trials SET engine = 'other' WHERE id IN {some}"), {"task": task})
+    assert recording.records is not None
+
+    def asked(*engines: str) -> Best:
+        assert recording.records is not None
+        return recording.records.best([task], engines, HERE.id, 0.0, "")[task]
+
+    assert asked("other").found.trial.engine == "other"
+    assert asked("mock").found.trial.engine == "mock"
+    assert asked("mock", "other").found == asked("other", "mock").found == asked("other").found
+    assert asked("mock", "other").searched == asked("mock").searched + asked("other").searched >= 6
+
+
 def test_a_task_that_had_no_more_to_try_counts_as_searched_as_the_others_of_its_job(
     recording: Context, database: Remembering
 ) -> None:
@@ -227,7 +270,7 @@ def test_a_task_that_had_no_more_to_try_counts_as_searched_as_the_others_of_its_
     tune(recording, trials=8)
     task = imported(recording).tasks[1]
     with database.writing() as connection:
-        some = "(SELECT id FROM trials WHERE task = :task AND estimate > 0.11)"
+        some = "(SELECT id FROM trials WHERE task = :task AND latency > 0.11)"
         connection.execute(text(f"DELETE FROM trials WHERE id IN {some}"), {"task": task.key})
     known = imported(recording).known
     assert (known["t00"].searched, known["t01"].searched) == (8.0, 5.0)
@@ -338,6 +381,31 @@ def test_the_best_from_elsewhere_are_measured_here_first(recording: Context) -> 
     assert not again.problem(8, 0, 0, 8)
     # With the same seed the engine would propose the same eight: half of the round is new.
     assert len(set(hashes) & tried(recording)) >= 4
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_several_regions_each_begins_with_what_was_found_in_it(recording: Context, count: int) -> None:
+    tune(recording, trials=8)
+    begun: list[list[Candidate]] = []
+    for number in range(count):
+        second = replace(FIRST, job="second", accepted=FIRST.accepted + 1)
+        task = imported(recording, second, devices=()).tasks[0]
+        work = UpdateWork(task=replace(task, region=Region(number, count)), want=8)
+        begun.append(expect(UpdateDone, done(work, recording, second)).candidates)
+    assert [len(candidates) for candidates in begun] == [8] * count
+    everything = [each.hash for candidates in begun for each in candidates]
+    assert len(set(everything)) == len(everything)
+    task = imported(recording, devices=()).tasks[0]
+    for number, candidates in enumerate(begun):
+        asked = PlacedCall(
+            workload=recording.store.get(task.workload),
+            target="mock",
+            schedules=[each.schedule for each in candidates],
+            regions=count,
+        )
+        assert set(MockEngine().placed(asked).numbers) == {number}
+    # What is known is tried again, wherever it is.
+    assert len(set(everything) & tried(recording)) >= 4
 
 
 def tried(context: Context) -> set[str]:

@@ -15,6 +15,7 @@ from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import (
     Blob,
+    Failure,
     ImportDone,
     ImportWork,
     Serves,
@@ -30,6 +31,7 @@ from tunemesh.stage_workers.loop import Worker, waited
 from tunemesh.stage_workers.sandbox.sandbox import Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages.context import Learning
 from tunemesh.stage_workers.status import StatusSender
 
 STEP = Step(
@@ -92,16 +94,15 @@ def _done(value: Any) -> Future[Any]:
     return future
 
 
-def run(store: ArtifactStore, engines: list[str]) -> FakeLink:
+def run(store: ArtifactStore, engines: list[str], learning: Learning | None = None) -> FakeLink:
     """A worker that leaves after its first step."""
     step = msgspec.structs.replace(STEP, work=ImportWork(model=store.put(b"model")))
     link = FakeLink(codec.encode(step))
     sandbox = cast(Sandbox, ReadySandbox())
     shutdown = Shutdown(1.0)
     status = StatusSender(cast(Link, link), "w", "build-cpu", Serves(engines=["mock"]), 60.0)
-    worker = Worker(
-        "build-cpu", engines, cast(Link, link), sandbox, Context(sandbox, store), status, shutdown
-    )
+    context = Context(sandbox, store, learning=learning)
+    worker = Worker("build-cpu", engines, cast(Link, link), sandbox, context, status, shutdown)
     settle = link.ack
 
     def ack(delivery: Delivery) -> None:
@@ -111,6 +112,23 @@ def run(store: ArtifactStore, engines: list[str]) -> FakeLink:
     link.ack = ack  # type: ignore[method-assign]
     worker.run()
     return link
+
+
+@pytest.mark.parametrize(("depth", "wanted"), [(0, False), (1, True)])
+def test_whoever_learns_knows_whether_a_step_waits(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, depth: int, wanted: bool
+) -> None:
+    seen: list[bool] = []
+
+    def look(_step: Step, context: Context) -> Failure:
+        assert context.learning is not None
+        seen.append(context.learning.wanted())
+        return Failure(error="it only looked")
+
+    monkeypatch.setattr(FakeLink, "depth", lambda *_: _done(QueueDepth(depth, 0)))
+    monkeypatch.setattr(loop, "run_stage", look)
+    run(ArtifactStore(str(tmp_path)), ["mock"], Learning("records", lambda _: cast(Sandbox, ReadySandbox())))
+    assert seen == [wanted]
 
 
 def test_want_of_memory_in_the_worker_itself_is_no_failure_of_the_step(

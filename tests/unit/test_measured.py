@@ -17,7 +17,8 @@ from tunemesh.coordinator.jobs import measured
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.following import Following, Watcher
 from tunemesh.model_files import ModelFile
-from tunemesh.report import JobReport, read_report, save_measured
+from tunemesh.report import JobReport, read_report
+from tunemesh.results import save_measured
 from tunemesh.shared.errors import ArtifactError, BadInput
 from tunemesh.shared.messages import (
     Blob,
@@ -195,7 +196,11 @@ def test_the_folder_of_a_job_has_what_was_measured_until_it_has_the_rest(
     assert [path.name for path in (tmp_path / "job" / "measured").iterdir()] == [f"{records.task.key}.json"]
     end = JobEvent(job="job", kind="failed", at=1.0, text="x", progress=failed(), measured=[records])
     assert followed(context, tmp_path, running(records), end) == []
-    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == ["records.json", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "job").iterdir()) == [
+        "records.json",
+        "report.html",
+        "report.json",
+    ]
 
 
 def test_that_it_cannot_be_written_down_is_said_once_and_disturbs_nothing(

@@ -19,6 +19,7 @@ from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.questions import Filter, Memory, Prior, family_of
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.stages import learning
 
 TASK = "a" * 64
 OTHER = Origin(job="other", accepted=500.0, model="bert.onnx")
@@ -192,7 +193,7 @@ def learned(content: bytes, before: float | None, after: float) -> Learned:
 @pytest.fixture
 def tasks(database: Remembering) -> Sequence[str]:
     """Tasks of which something was measured, one of them held out."""
-    keys = [f"{number:08x}{'0' * 56}" for number in range(record_learning.HELD_OUT)]
+    keys = [f"{number:08x}{'0' * 56}" for number in range(learning.HELD_OUT)]
     database.add([task(key=key) for key in keys])
     database.add([trial(number, 1e-3, key=key) for key in keys for number in range(2)])
     return keys
@@ -200,7 +201,7 @@ def tasks(database: Remembering) -> Sequence[str]:
 
 def lessons(
     database: Remembering, teacher: Teacher, monkeypatch: pytest.MonkeyPatch, after: int = 1
-) -> list[record_learning.Lesson]:
+) -> list[learning.Lesson]:
     monkeypatch.setattr(record_learning, "sandbox_of", lambda *_: teacher)
     return list(record_learning.learn(database, "mock", after, 1.0))
 

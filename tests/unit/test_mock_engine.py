@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunemesh.shared.errors import BadInput, BadModel
-from tunemesh.shared.messages import Candidate, Settings, Trial
+from tunemesh.shared.messages import Candidate, Region, Settings, Trial
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.mock import MockEngine
 from tunemesh.stage_workers.engines.protocol import (
@@ -16,6 +16,7 @@ from tunemesh.stage_workers.engines.protocol import (
     BuildOutcome,
     ExportCall,
     ObjectPart,
+    PlacedCall,
     Proposal,
     TaskRef,
     TaskTrials,
@@ -239,3 +240,29 @@ def test_a_model_can_ask_to_be_found_unequal_and_to_fail_in_a_stage() -> None:
     with pytest.raises(RuntimeError, match="as the model asks"):
         validated(failing, [])
     assert validated(imported("{tasks: [{name: a}], equal: false}"), []).wrong
+
+
+@given(st.integers(2, 16), st.integers(1, 300), st.integers(0, 5))
+def test_regions_are_disjoint_and_leave_nothing_out(count: int, space: int, seed: int) -> None:
+    task = only_task(f"space: {space}")
+    found: list[tuple[str, bytes]] = []
+    for number in range(count):
+        search: bytes | None = None
+        while True:
+            call = UpdateCall(
+                workload=task.workload,
+                target="mock",
+                search=search,
+                want=64,
+                seed=seed,
+                region=Region(number, count),
+            )
+            proposal = ENGINE.update(call)
+            if not proposal.schedules:
+                break
+            search = proposal.search
+            schedules = [schedule for _, schedule in proposal.schedules]
+            asked = PlacedCall(workload=task.workload, target="mock", schedules=schedules, regions=count)
+            assert set(ENGINE.placed(asked).numbers) == {number}
+            found += proposal.schedules
+    assert len({name for name, _ in found}) == len(found) == space

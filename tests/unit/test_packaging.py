@@ -12,8 +12,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
+
+from tests.reports import report
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("broker_config", "coordinator", "shared", "stage_workers")
@@ -46,7 +49,7 @@ def test_one_name_is_installed(installed: list[str]) -> None:
 
 def test_every_module_of_the_folders_is_installed(installed: list[str]) -> None:
     expected = {f"tunemesh/{path.name}" for path in (ROOT / "tunemesh").glob("*.py")}
-    for part in ("comparing", "exports"):
+    for part in ("comparing", "exports", "report_page"):
         expected |= {f"tunemesh/{part}/{path.name}" for path in (ROOT / "tunemesh" / part).glob("*.py")}
     for part in PARTS:
         expected |= {f"tunemesh/{path.relative_to(ROOT)}" for path in (ROOT / part).rglob("*.py")}
@@ -58,8 +61,13 @@ def test_data_that_the_code_reads_is_installed(installed: list[str]) -> None:
     exports = (path for path in (ROOT / "tunemesh/exports").iterdir() if path.is_file())
     assert data == {
         *(f"tunemesh/exports/{path.name}" for path in exports if path.suffix != ".py"),
+        "tunemesh/comparing/limits.c",
         "tunemesh/coordinator/simulation/traces/recorded.json",
         "tunemesh/py.typed",
+        *(
+            f"tunemesh/report_page/{name}"
+            for name in ("base.html.j2", "page.css", "page.html.j2", "several.html.j2")
+        ),
         "tunemesh/stage_workers/engines/metaschedule/prior.ubj",
         "tunemesh/stage_workers/records/shipped.jsonl.gz",
     }
@@ -124,6 +132,19 @@ def test_clients_and_coordinator_need_only_what_is_installed_for_them(
     assert client("import numpy").returncode == 1
     done = client("import tunemesh.cli, tunemesh.client, tunemesh.coordinator.service.service")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_client_has_the_page_of_a_report_without_plots_and_the_interface_for_running_meshes(
+    client: Callable[[str], subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_bytes(msgspec.json.encode(report("llvm")))
+    done = client(
+        "import pathlib, tunemesh; from tunemesh.report_page import writing; tunemesh.connect;"
+        f"folder = pathlib.Path({str(tmp_path)!r}); writing.write_page(folder);"
+        "print(tunemesh.load(folder)._repr_html_()[:7])"
+    )
+    assert done.stdout == "<table>\n", done.stderr
+    assert "tunemesh[plots]" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ import pytest
 from tests.unit.record_rows import ELSEWHERE, HERE, ORIGIN, around, confirmation, trial
 from tests.unit.test_memory import Teacher, learned
 from tests.unit.test_record_queries import KERNEL_TUNER
-from tunemesh import cli, mesh_address, record_learning
+from tunemesh import cli, mesh_address, record_exchange, record_learning
 from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.engines.protocol import BuildCall, Source
 from tunemesh.stage_workers.records import rows
 from tunemesh.stage_workers.records.database import Database
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 
 NOW = time.time()
 
@@ -107,6 +109,32 @@ def test_one_record_is_shown_as_a_whole(records: Path, said: Said, monkeypatch: 
     code, _, err = said(monkeypatch, "show", "x")
     assert code == 2
     assert "is no id of a record" in err
+
+
+def test_the_kernel_of_a_record_is_printed(
+    records: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sandbox:
+        def __enter__(self) -> Sandbox:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def call(self, engine: str, method: object, call: BuildCall, limit: float) -> object:
+            if call.schedule == b"schedule 1":
+                return CallFailure("raised", "no such knob")
+            return Source(text=f"{engine} {call.workload!r} {call.target} {call.schedule!r}", language="C")
+
+    monkeypatch.setattr(record_exchange, "sandbox_of", lambda *_: Sandbox())
+    code, _, error = said(monkeypatch, "show", trial(3).id, "--source")
+    assert "is not in these records" in error
+    Database(str(records)).add([rows.Workload(id="w" * 32, task="a" * 64, data=b"a")])
+    code, out, _ = said(monkeypatch, "show", trial(3).id, "--source")
+    assert (code, out.strip()) == (0, "mock b'a' mock b'schedule 3'")
+    code, out, error = said(monkeypatch, "show", trial(1).id, "--source")
+    assert (code, out) == (1, "")
+    assert "engine mock, source: raised: no such knob" in error
 
 
 def test_statistics(records: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tunemesh.coordinator.scheduling import resources as module
 from tunemesh.coordinator.scheduling.clock import LONGEST, Clock
 from tunemesh.coordinator.scheduling.needs import Need
+from tunemesh.coordinator.scheduling.queues import LATELY
 from tunemesh.coordinator.scheduling.resources import FORGET_AFTER, MISSING_AFTER, WORKER_SILENT, Resources
 from tunemesh.coordinator.scheduling.strategies import Ready
 from tunemesh.shared.messages import ResourceProgress, Serves, WorkerStatus
@@ -121,8 +122,8 @@ def test_the_fastest_idle_queue_comes_first_whatever_else_it_serves() -> None:
     for queue, engines in (("build-cpu", ("metaschedule", "mock")), ("build-cpu.toy", ("toy", "mock"))):
         resources.seen(status(queue, queue, engines), 0.0)
     for fast, slow in (("build-cpu", "build-cpu.toy"), ("build-cpu.toy", "build-cpu")):
-        resources.account(fast, 1.0, 0.5)
-        resources.account(slow, 1.0, 2.0)
+        resources.account(fast, 1.0, 0.5, 0.0)
+        resources.account(slow, 1.0, 2.0, 0.0)
         assert name(resources, build("mock")) == fast
     resources.start(ready(), "build-cpu.toy", 1.0)
     assert name(resources, build("mock")) == "build-cpu"
@@ -221,7 +222,7 @@ def test_utilisation_is_sound_after_a_jump() -> None:
     resources.seen(status("profile-a", "w", targets=("cpu",)), 1e6)
     for second in range(1, 11):
         resources.seen(status("profile-a", "w", targets=("cpu",)), 1e6 + second)
-    resources.account("profile-a", 5.0, 1.0)
+    resources.account("profile-a", 5.0, 1.0, 1e6 + 10)
     assert resources.progress(10.0) == [
         ResourceProgress(
             queue="profile-a",
@@ -231,8 +232,49 @@ def test_utilisation_is_sound_after_a_jump() -> None:
             running=[],
             busy=5.0,
             utilisation=0.5,
+            hosts=[status().host],
         )
     ]
+
+
+def test_utilisation_is_that_of_the_last_minutes_with_what_is_under_way() -> None:
+    resources = Resources()
+
+    def utilisation(now: float) -> float:
+        resources.seen(status("profile-a", "w", targets=("cpu",)), now)
+        return resources.progress(now)[0].utilisation
+
+    def pass_time(until: float) -> None:
+        nonlocal now
+        while now < until:
+            now += 2.0
+            utilisation(now)
+
+    now = 0.0
+    utilisation(now)
+    pass_time(600.0)
+    assert utilisation(now) == 0.0
+    resources.start(ready("j/t/0/0/profile", DEVICE), "profile-a", now)
+    pass_time(630.0)
+    assert utilisation(now) == pytest.approx(30 / LATELY)
+    resources.end("j/t/0/0/profile")
+    resources.account("profile-a", 30.0, 1.0, now)
+    assert utilisation(now) == pytest.approx(30 / LATELY)
+    pass_time(now + LATELY + 2)
+    assert utilisation(now) == 0.0
+    for _ in range(60):
+        pass_time(now + 2)
+        resources.account("profile-a", 2.0, 1.0, now)
+    assert utilisation(now) == pytest.approx(120 / LATELY)
+    assert len(resources.queues["profile-a"].lately) < 20
+
+
+def test_clients_are_told_which_engines_and_targets_are_served() -> None:
+    resources = Resources()
+    resources.seen(status("build-cpu.toy", "b", engines=("toy", "mock")), 0.0)
+    resources.seen(status("profile-a", "p", targets=("cpu", "native")), 0.0)
+    told = {each.queue: (each.engines, each.targets) for each in resources.progress(1.0)}
+    assert told == {"build-cpu.toy": (["mock", "toy"], []), "profile-a": ([], ["cpu", "native"])}
 
 
 def test_a_queue_that_nothing_is_left_of_is_forgotten_and_comes_back_with_a_worker() -> None:

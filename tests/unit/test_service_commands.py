@@ -71,16 +71,17 @@ def test_a_coordinator_is_told_prices_and_what_is_reserved(monkeypatch: pytest.M
 
     monkeypatch.setattr(service, "Service", Told)
     options = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--price", "profile=2.5", "--reserve", "0.25"]
+    options += ["--learn-after", "70"]
     assert CliRunner().invoke(cli.app, ["coordinator", *options], catch_exceptions=False).exit_code == 0
-    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, None]
+    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, 70, None]
 
 
 def test_a_mesh_of_ones_own_passes_them_on(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[list[str]] = []
-    mesh = LocalMesh(plan(None), "mock", ["mock"], prices={"profile": 2.5}, reserved=0.25)
+    mesh = LocalMesh(plan(None), "mock", ["mock"], prices={"profile": 2.5}, reserved=0.25, learn_after=70)
     monkeypatch.setattr(mesh, "_start", lambda _name, _role, arguments, _cpus: begun.append(arguments))
     mesh._start_children()
-    assert begun[0][-4:] == ["--price", "profile=2.5", "--reserve", "0.25"]
+    assert begun[0][-6:] == ["--price", "profile=2.5", "--reserve", "0.25", "--learn-after", "70"]
 
 
 def test_a_node_that_ends_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,13 @@ import subprocess
 
 import pytest
 
-from tunemesh import doctor
+from tunemesh import checks, doctor, service_commands
+from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.template import compiling
 from tunemesh.stage_workers.engines.template.machine import Machine
+from tunemesh.stage_workers.worker import WorkerConfig, run_worker
 
 HERE = Machine(16, 4, platform.machine(), ())
 
@@ -46,18 +50,31 @@ def test_a_compiler_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPat
         compiling.compiled("int a;", HERE)
 
 
-def test_a_missing_compiler_is_said_and_needs_no_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_said_and_needs_no_repair(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(compiling.CompileFailed, match="install gcc or clang"):
         compiling.compiled("int a;", HERE)
-    (finding,) = [each for each in doctor.examine() if each.what == "C compiler"]
-    assert finding.ok
-    assert finding.found == f"missing: {compiling.MISSING}"
+    findings = {each.what: each for each in doctor.examine()}
+    assert findings["C compiler"].ok
+    assert findings["C compiler"].found == "missing, only needed by the engine template"
+    assert findings["engines"].found == f"metaschedule; not template: {compilers.MISSING}"
+    # Workers serve what they can, and say what they cannot.
+    assert service_commands._served(None, "build-cpu") == engines.served_by_default() == ("metaschedule",)
+    assert f"engine template is not served: {compilers.MISSING}" in caplog.text
+    assert service_commands._served(["template"], "build-cpu") == ("template",)
+    # To propose takes no compiler: the images of those who do have none.
+    assert service_commands._served(None, "model-update") == ("metaschedule", "template")
+    config = WorkerConfig(broker="", queue="build-cpu", artifacts="", engines=("template",))
+    for refuse in (lambda: checks.check_engines(["template"]), lambda: run_worker(config)):
+        with pytest.raises(BadInput, match="install gcc or clang"):
+            refuse()
 
 
 def test_other_architectures_have_compilers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    assert compiling.compiler("riscv64") == "/usr/bin/riscv64-linux-gnu-gcc"
+    assert compilers.compiler("riscv64") == "/usr/bin/riscv64-linux-gnu-gcc"
     monkeypatch.setenv("CC", "clang-19")
-    assert compiling.compiler(platform.machine()) == "/usr/bin/clang-19"
+    assert compilers.compiler(platform.machine()) == "/usr/bin/clang-19"

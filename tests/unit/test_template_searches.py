@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import random
 import statistics
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +18,11 @@ from hypothesis import strategies as st
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.engines.template import TemplateEngine, searches
-from tunemesh.stage_workers.engines.template.searches import reinforce
+from tunemesh.stage_workers.engines.template.searches import portfolio, reinforce
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
 from tunemesh.stage_workers.engines.template.space import Genome, Knob, Space
 
-LEARNING = [name for name in searches.NAMES if name != "random"]
+LEARNING = [name for name in searches.OWN if name != "random"]
 
 spaces = st.builds(
     lambda counts, modulus: Space(
@@ -59,7 +65,7 @@ def rounds(
     return proposed
 
 
-@pytest.mark.parametrize("name", searches.NAMES)
+@pytest.mark.parametrize("name", searches.OWN)
 @settings(max_examples=8, deadline=None)
 @given(space=spaces, want=st.integers(1, 20), seed=st.integers(0, 5))
 def test_every_proposal_is_valid_and_new_until_there_is_none_left(
@@ -78,11 +84,44 @@ def test_every_proposal_is_valid_and_new_until_there_is_none_left(
         results = [(genome, latency(genome)) for genome in genomes]
 
 
-@pytest.mark.parametrize("name", searches.NAMES)
-def test_equal_calls_give_equal_proposals(name: str) -> None:
-    first, again = (rounds(name, wide(), slope, 5) for _ in range(2))
-    assert first == again
-    assert rounds(name, wide(), slope, 1, seed=1) != first[:1]
+@pytest.mark.parametrize("name", searches.OWN)
+@settings(max_examples=4, deadline=None)
+@given(space=spaces, want=st.integers(1, 20), seed=st.integers(0, 5), order=st.randoms())
+def test_same_seed_and_same_results_give_the_same_proposals_in_whatever_order_they_come(
+    name: str, space: Space, want: int, seed: int, order: random.Random
+) -> None:
+    state, results = None, list[tuple[Genome, float]]()
+    for _ in range(4):
+        mixed = order.sample(results, len(results))
+        first, again = (searches.propose(name, space, state, each, want, seed) for each in (results, mixed))
+        assert first == again
+        state, genomes = first
+        results = [(genome, 1e-3 + 1e-4 * sum(genome)) for genome in genomes]
+
+
+@pytest.mark.parametrize("name", searches.OWN)
+def test_another_seed_gives_other_proposals(name: str) -> None:
+    assert rounds(name, wide(), slope, 1, seed=1) != rounds(name, wide(), slope, 1)
+
+
+def test_other_processes_propose_the_same() -> None:
+    names = [name for name in searches.OWN if name != "portfolio"]  # which is made of the others
+    here = repr([rounds(name, wide(), slope, 4) for name in names])
+    program = (
+        "from tests.unit.test_template_searches import rounds, slope, wide\n"
+        f"print([rounds(name, wide(), slope, 4) for name in {names}])"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    there = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert there.stdout.strip() == here
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -94,7 +133,7 @@ def test_what_a_search_that_learns_proposes_in_the_end_is_faster_than_chance(nam
     assert last(name) < 0.95 * last("random")
 
 
-@pytest.mark.parametrize("name", searches.NAMES)
+@pytest.mark.parametrize("name", searches.OWN)
 def test_what_is_known_of_a_thousand_trials_is_some_kilobytes(name: str) -> None:
     space = wide()
     state, results = None, list[tuple[Genome, float]]()
@@ -131,7 +170,7 @@ def test_what_others_have_tried_is_not_proposed_again_and_hints_come_first() -> 
 
 
 def test_where_everything_fails_the_search_goes_on() -> None:
-    for name in searches.NAMES:
+    for name in searches.OWN:
         proposed = rounds(name, wide(), lambda _: math.inf, 6)
         assert [len(batch) for batch in proposed] == [16] * 6
 
@@ -149,6 +188,24 @@ def test_the_policy_learns_which_values_are_fast() -> None:
     assert idle.max() - idle.min() < 0.5
 
 
+def test_the_portfolio_gives_most_trials_to_the_search_that_gains() -> None:
+    space, arms = wide(), list(portfolio.ARMS)
+    genomes = random.Random(0).sample(list(space.all()), 20 * len(arms))
+    tried = [
+        Tried(
+            genome,
+            1e-4 if arms[number % len(arms)] == "roulette" else 1e-3 + 1e-6 * number,
+            number // 16,
+            maker,
+        )
+        for number, genome in enumerate(genomes)
+        for maker in (arms[number % len(arms)],)
+    ]
+    made = Counter(maker for maker, _ in portfolio.propose(History(space, tried), 32, random.Random(0)))
+    assert made.total() == 32
+    assert made.most_common(1)[0][0] == "roulette"
+
+
 @pytest.mark.parametrize("name", LEARNING)
 def test_searches_begin_with_what_promises_much(name: str) -> None:
     plain = wide()
@@ -159,12 +216,41 @@ def test_searches_begin_with_what_promises_much(name: str) -> None:
 
 def test_every_search_can_be_asked_for_and_no_other() -> None:
     engine = TemplateEngine()
-    for name in searches.NAMES:
+    for name in searches.OWN:
         engine.check_options({"search": name})
     with pytest.raises(BadInput, match=r"there is no search 'luck'; there are random, .*portfolio"):
         engine.check_options({"search": "luck"})
     with pytest.raises(BadInput, match="template has no option 'knobs'"):
         engine.check_options({"knobs": "9"})
+
+
+def test_a_search_of_another_package_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "others.py").write_text("def again(history, want, chance):\n    return [(0, 0)] * want\n")
+    about = tmp_path / "others-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: others\nVersion: 1\n")
+    points = ["again = others:again", "gone = others:gone", "text = others:__name__", "random = others:again"]
+    (about / "entry_points.txt").write_text("\n".join([f"[{searches.GROUP}]", *points]))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert searches.names() == (*searches.OWN, "again", "gone", "text")
+    space = Space((Knob("a", (0, 1)), Knob("b", (0, 1))), lambda _: True)
+    # Its first genome is fine.
+    state, genomes = searches.propose("again", space, None, [], 1, 0)
+    assert genomes == [(0, 0)]
+    for known, want in ((state, 1), (None, 2)):
+        with pytest.raises(
+            ValueError, match=r"the search 'again' proposed \(0, 0\), which is invalid, not new"
+        ):
+            searches.propose("again", space, known, [], want, 0)
+    with pytest.raises(
+        BadInput, match=r"'gone' \(others:gone\) cannot be loaded: AttributeError: module 'oth"
+    ):
+        searches.check("gone")
+    with pytest.raises(BadInput, match=r"'text' \(others:__name__\) is no function"):
+        searches.check("text")
+    # A name of Tunemesh's own cannot be taken.
+    assert searches.load("random") is searches.SINGLE["random"]
+    searches.load.cache_clear()
 
 
 def test_genomes_have_numbers() -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from tunemesh import live, tables, terminal
+from tunemesh import live, status_tables, tables, terminal
 from tunemesh.report import Report, ResourceReport, VariantReport
 from tunemesh.shared.messages import JobEvent, JobProgress, Judgement, ResourceProgress, TaskProgress
 
@@ -67,9 +67,9 @@ def shown(console: Console) -> str:
 
 
 def test_tables_show_texts_as_they_are(console: Console) -> None:
-    console.print(tables.jobs_table([job()], 0.0))
-    console.print(tables.tasks_table(job()))
-    console.print(tables.resources_table([resource()]))
+    console.print(status_tables.jobs_table([job()], 0.0))
+    console.print(status_tables.tasks_table(job()))
+    console.print(status_tables.resources_table([resource()]))
     text = shown(console)
     assert text.count(SHOWN) >= 6
 
@@ -129,3 +129,28 @@ def test_json_is_printable_and_says_the_same(capsys: pytest.CaptureFixture[str])
     assert json.loads(printed) == value
     assert printed.replace("\n", "").isprintable()
     assert "\u00e4" in printed
+
+
+def test_events_are_objects_on_lines_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with live.JsonLines() as view:
+        view.event(JobEvent(job="j", kind="progress", at=1.0, text=EVIL, progress=job()))
+        view.event(JobEvent(job="j", kind="done", at=2.0))
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["text"], first["progress"]["name"]) == (EVIL, EVIL)
+    assert second == {"job": "j", "kind": "done", "at": 2.0, "text": "", "progress": None}
+
+
+def test_secrets_are_for_the_eyes_of_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    assert terminal.for_eyes("secret") == "***"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert terminal.for_eyes("secret") == "secret"
+
+
+def test_in_a_pipe_it_is_said_once_what_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.working(f"fetching {EVIL}"):
+        pass
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert SHOWN in err

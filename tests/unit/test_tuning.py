@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from tests.unit.past import progress
 from tunemesh import following, places, tune_commands, tuning
 from tunemesh.client import Client
-from tunemesh.report import write_file
+from tunemesh.report import check_empty, write_file
 from tunemesh.shared.errors import BadInput, LinkDown, TunemeshError
 from tunemesh.shared.messages import JobEvent, Quote, Request
 
@@ -211,3 +211,25 @@ def test_the_visibility_of_records_goes_into_the_request(
     submitted(monkeypatch, tmp_path, [None])
     submitted(monkeypatch, tmp_path, [None], "--tenant", "gold", "--visibility", "all")
     assert [each.visibility for each in sent] == ["tenant", "all"]
+
+
+def test_a_result_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
+    check_empty(tmp_path)
+    (tmp_path / "report.json").write_text("{}")  # of a job that had no result
+    check_empty(tmp_path)
+    (tmp_path / "model.so").write_bytes(b"so")
+    with pytest.raises(BadInput, match="holds a result already: give another --out, or --overwrite"):
+        check_empty(tmp_path)
+
+
+def test_before_anything_starts_it_is_seen_that_a_result_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = tmp_path / "m.yaml", tmp_path / "out" / "m"
+    model.write_text("{tasks: [{name: a}]}")
+    folder.mkdir(parents=True)
+    (folder / "model.so").touch()
+    monkeypatch.setattr(tuning, "LocalMesh", lambda *_, **__: pytest.fail("a mesh was started"))
+    plan = tuning.Plan(target="mock", out=tmp_path / "out", engines=("mock",))
+    with pytest.raises(BadInput, match="holds a result already"):
+        tuning.tune([model], plan, following.Watcher())

@@ -104,7 +104,7 @@ def test_a_minimal_request_gets_the_documented_defaults() -> None:
     request = decoded(REQUEST, Request)
     assert request == Request(
         job="job-1", model=Blob("0" * 64, 100_000), target="native", level=Level(trials=64),
-        engines=["metaschedule"],
+        engines=[],
         options={}, name="", tenant="", priority=10, seed=0,
         settings=Settings(
             batch=32, chunk=8, repeats=3, min_repeat_ms=50, cache_flush=None, build_timeout=20.0,
@@ -163,7 +163,7 @@ def test_a_request_is_a_map_with_type_and_version() -> None:
         "job": "job-1",
         "model": {"sha256": "1" * 64, "size": 2, "data": data},
         "target": "t",
-        "engines": ["metaschedule"],
+        "engines": [],
         "files": {},
         "options": {},
         "name": "",

@@ -52,11 +52,14 @@ from tunemesh.shared.messages import (
     ImportWork,
     JobEvent,
     Known,
+    LearnDone,
+    LearnWork,
     Level,
     Message,
     Profiled,
     ProfileDone,
     ProfileWork,
+    Region,
     Request,
     Result,
     Serves,
@@ -140,8 +143,13 @@ class World:
     queues: tuple[str, ...] = ("model-update", "build-cpu", "profile-cpu-0")
     prices: Mapping[str, float] = field(default_factory=dict)
     reserved: float = 0.0
+    learn_after: int = 0
+    regions: int = 16
+    """Into how many the engine can split the space of a task."""
     tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """By job: which tasks its model has; by default the first ``tasks``."""
+    """By job: which tasks its model has; by default the first ``tasks``. Each engine of a job takes all."""
+    slowness: Mapping[str, float] = field(default_factory=dict)
+    """By engine: how many times as long as others' its kernels take."""
 
     def __post_init__(self) -> None:
         self.now = 1000.0
@@ -166,8 +174,10 @@ class World:
 
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
-        self.core = Core(self.strategy, prices=self.prices, reserved=self.reserved)
-        self.records.append(Start(self.strategy, dict(self.prices), self.reserved))
+        self.core = Core(
+            self.strategy, prices=self.prices, reserved=self.reserved, learn_after=self.learn_after
+        )
+        self.records.append(Start(self.strategy, dict(self.prices), self.reserved, self.learn_after))
         self.delivered.clear()
         self.give(Connected(wall=self.now + 1e6 - self.behind))
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
@@ -298,15 +308,17 @@ class World:
             case ImportWork():
                 specs = [
                     TaskSpec(
-                        id=f"t{place:02}",
+                        id=f"t{place:02}.{engine}" if which else f"t{place:02}",
                         name=f"task {i}",
                         key=f"{i:064x}",
                         weight=i + 1,
-                        engine=step.engines[i % len(step.engines)],
+                        engine=engine,
                         workload=BLOB,
                         untuned=BLOB,
+                        regions=min(self.regions, work.split),
                     )
                     for place, i in enumerate(self.tasks_of.get(step.job, range(self.tasks)))
+                    for which, engine in enumerate(step.engines)
                 ]
                 # As many tasks are known as there are records.
                 known = {spec.id: KNOWN for spec, _ in zip(specs, work.known, strict=False)}
@@ -333,6 +345,7 @@ class World:
                     if not work.confirm:
                         self.profiled[f"{step.job}/{step.task}"].append((step.round, built.index))
                     latency = 1.0 + _number(step.id, built.index) % 1000 / 100
+                    latency *= self.slowness.get(str(work.task.engine), 1.0)
                     profiled.append(
                         Profiled(index=built.index, seconds=0.1, outcome="measured", latencies=[latency])
                     )
@@ -340,6 +353,8 @@ class World:
             case AssembleWork():
                 self.assembled_from = work
                 done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
+            case LearnWork():
+                done = LearnDone(said=["learned"])
             case ValidateWork():
                 self.compared_with = work.sample
                 done = self.validated
@@ -348,14 +363,16 @@ class World:
         )
 
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
-        """Like an engine: numbers the schedules, knows from its state how many there were."""
+        """Like an engine: numbers the schedules, knows from its state how many there were. Of several
+        regions each has every so-manieth."""
+        region = work.task.region or Region(0, 1)
         known = int(work.state.search.data or b"0") if work.state else 0
         history = [*(work.state.history if work.state else work.recall)]
         if not work.state:
             tried = [name for blob in work.recall for name in (blob.data or b"").decode().split()]
             tried += [trial.candidate.hash for trial in work.trials]
-            known = max([known, *(int(name.rpartition("/")[2]) + 1 for name in tried)])
-        count = min(work.want, self.space - known)
+            known = max([known, *(int(name.rpartition("/")[2]) // region.of + 1 for name in tried)])
+        count = max(min(work.want, len(range(region.number, self.space, region.of)) - known), 0)
         data = str(known + count).encode()
         if work.trials:
             learned = "\n".join(trial.candidate.hash for trial in work.trials).encode()
@@ -366,7 +383,10 @@ class World:
             count = min(2, known)  # to be confirmed
         return UpdateDone(
             state=state,
-            candidates=[Candidate(i, f"{work.task.key[-4:]}/{first + i}", b"") for i in range(count)],
+            candidates=[
+                Candidate(i, f"{work.task.key[-4:]}/{(first + i) * region.of + region.number}", b"")
+                for i in range(count)
+            ],
             learned=work.learns,
             chunk_size=work.chunk_size,
             exhausted=0 < work.want > count,

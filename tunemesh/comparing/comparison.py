@@ -17,6 +17,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from tunemesh import checks
+from tunemesh.comparing import limits
 from tunemesh.comparing.peers import Peer
 from tunemesh.comparing.racing import TURNS, Race, race
 from tunemesh.comparing.work import TUNED, Work
@@ -91,9 +92,24 @@ def compare(
     for signature in signatures_of(folder).variants:
         raced = race_of(model, settings, {TUNED: folder}, signature, device, peers, note, turns)
         found += [entry(peer, signature.shapes, raced) for peer in peers]
-    report = msgspec.structs.replace(report, compared=found)
+    report = msgspec.structs.replace(report, compared=found, device_flops=_flops(device, note))
     write_file(folder / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=2))
     return found
+
+
+def _flops(device: Device, note: Callable[[str], None]) -> float | None:
+    """Operations on floats per second that the device can do at most; ``None`` where that cannot be
+    measured."""
+    cores = sorted(device.cores or ())
+    try:
+        lock = lock_device(device)
+        try:
+            return len(cores) * limits.flops_of_core(cores[0])
+        finally:
+            lock.release()
+    except TunemeshError as error:
+        note(f"how near the result comes to what the device can do is not known: {error}")
+        return None
 
 
 def signatures_of(folder: Path) -> Signatures:

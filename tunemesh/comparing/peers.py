@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.text import nearest
 
 
 class Peer(Struct, frozen=True, kw_only=True):
@@ -62,7 +63,8 @@ def named(names: Sequence[str]) -> list[Peer]:
     wanted = dict.fromkeys(name.strip() for text in names for name in text.split(","))
     known = {peer.name: peer for peer in PEERS}
     if unknown := next((name for name in wanted if name not in known), None):
-        raise BadInput(f"there is no peer {unknown!r} to compare with; known: {', '.join(NAMES)}")
+        near = nearest(unknown, NAMES)
+        raise BadInput(f"there is no peer {unknown!r} to compare with; known: {', '.join(NAMES)}{near}")
     found = [known[name] for name in wanted]
     if missing := next((peer for peer in found if not peer.installed), None):
         raise BadInput(missing.missing)

@@ -18,6 +18,7 @@ from msgspec import Struct
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Class
+from tunemesh.shared.text import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +153,9 @@ def by_name(text: str) -> Strategy:
         "uncontrolled": Uncontrolled,
     }
     if name not in simple:
-        known = ", ".join(sorted([*simple, "fair"]))
-        raise BadInput(f"unknown strategy {text!r}; there are: {known}")
+        known = sorted([*simple, "fair"])
+        near = nearest(name, known)
+        raise BadInput(f"unknown strategy {text!r}; there are: {', '.join(known)}{near}")
     if colon:
         raise BadInput(f"strategy {name} takes nothing behind a colon; only fair does: fair:gold=3,free=1")
     return simple[name]()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from tunemesh.shared.messages import Options
+from tunemesh.shared.messages.basics import MOST_REGIONS
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.metaschedule import options
 from tunemesh.stage_workers.engines.protocol import (
@@ -17,11 +18,14 @@ from tunemesh.stage_workers.engines.protocol import (
     Learned,
     Part,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
@@ -54,6 +58,16 @@ class MetaScheduleEngine:
 
         return msgspec.structs.replace(updating.update(call), format=self.format)
 
+    def regions(self, task: TaskRef) -> int:
+        return MOST_REGIONS
+
+    def placed(self, call: PlacedCall) -> Placed:
+        from tunemesh.stage_workers.engines.metaschedule import regions
+        from tunemesh.stage_workers.graph import workloads
+
+        module = workloads.load(call.workload)
+        return Placed(numbers=regions.placed(module, call.target, call.schedules, call.regions))
+
     def rank(self, call: RankCall) -> Ranking:
         from tunemesh.stage_workers.engines.metaschedule import ranking
 
@@ -68,6 +82,12 @@ class MetaScheduleEngine:
         from tunemesh.stage_workers.engines.metaschedule import building
 
         return building.build(call)
+
+    def source(self, call: BuildCall) -> Source:
+        """The steps of its schedule, and the workload that they make."""
+        from tunemesh.stage_workers.engines.metaschedule import building
+
+        return building.source(call)
 
     def part(self, call: PartCall) -> Part:
         from tunemesh.stage_workers.engines.metaschedule import building

@@ -6,7 +6,7 @@ from typing import Any
 
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.metaschedule import schedules, winograd_search
-from tunemesh.stage_workers.engines.protocol import BuildCall, BuildOutcome, PartCall, TirPart
+from tunemesh.stage_workers.engines.protocol import BuildCall, BuildOutcome, PartCall, Source, TirPart
 from tunemesh.stage_workers.graph import compilation, objects, prepacking, workloads
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
 
@@ -28,6 +28,17 @@ def part(call: PartCall) -> TirPart:
     return TirPart(
         module=workloads.pack(_module(call)), way=winograd_search.way(call.workload, call.schedule)
     )
+
+
+def source(call: BuildCall) -> Source:
+    """What a candidate is, for people: see :meth:`stage_workers.engines.protocol.Engine.source`."""
+    module = _module(call).script()
+    if winograd_search.is_ours(call.schedule):
+        return Source(
+            text=f"# {winograd_search.way(call.workload, call.schedule)}\n{module}\n", language="TIR"
+        )
+    steps = schedules.replay(call.workload, call.target, call.schedule).trace
+    return Source(text=f"{steps}\n\n{module}\n", language="TIR")
 
 
 def _module(call: BuildCall | PartCall) -> Any:

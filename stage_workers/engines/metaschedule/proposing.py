@@ -16,7 +16,9 @@ from tunemesh.stage_workers.engines.metaschedule import (
     contexts,
     cost_model,
     prior,
+    regions,
     schedules,
+    thread_tiles,
     transferring,
     winograd_search,
 )
@@ -40,10 +42,12 @@ FIRST_POPULATION = 3
 """Schedules to weigh per candidate by the prior alone."""
 MEASURED_SHARE = 0.2
 """Part of the first population that comes from the best schedules measured so far."""
-BORROWED = 3
+BORROWED = 2
 """Candidates of a first batch that come from similar tasks, at most: those that are drawn are good, too."""
 SPARE = 2
 """Times as many candidates as are wanted that a search gives, for the case that some were tried before."""
+SLOW = 1e6
+"""Seconds: of a schedule that nobody has measured."""
 FRUITLESS_ATTEMPTS = 3
 """Attempts in a row that bring nothing new before the space counts as exhausted."""
 
@@ -77,7 +81,11 @@ def propose(
     elif len(known) < OWN_TRIALS:
         space = "own"
     fruitless = attempt = 0
-    borrowed = {name: each for name, each in _borrowed(call, near).items() if name not in known}
+    borrowed = {
+        name: each
+        for name, each in _borrowed(call, near).items()
+        if name not in known and regions.holds(call.region, each)
+    }
     borrowed = dict(itertools.islice(borrowed.items(), max(1, min(BORROWED, want // 2))))
     drawn = want - len(borrowed)
     while len(found) < drawn and fruitless < FRUITLESS_ATTEMPTS:
@@ -135,20 +143,32 @@ def _search(
     # Without scores there is nothing to choose by, nor to evolve towards.
     effort, generations = _effort(state, options) if predictor.knows else (1, 0)
     population = max(LEAST_POPULATION, want * effort)
-    parents = [each for each in state.best if not winograd_search.is_ours(each[2])]
+    parents = [
+        each
+        for each in state.best
+        if not winograd_search.is_ours(each[2]) and regions.holds(call.region, each[2])
+    ]
     parents = parents[: int(population * MEASURED_SHARE)]
+    module, drawn, measured = workloads.load(workload), [], MEASURED_SHARE
+    if targets.is_gpu(target):
+        first = contexts.make(module, target, region=call.region)
+        several = max(want, population // 2) if predictor.knows else want
+        drawn = thread_tiles.draw(first, module, target, several, random_state)
+        if not predictor.knows:
+            return drawn
+        measured = 1.0  # what was drawn goes the way of what was measured
     strategy = meta_schedule.search_strategy.EvolutionarySearch(
         population_size=population,
-        init_measured_ratio=MEASURED_SHARE,
-        init_min_unmeasured=population // 2,
+        init_measured_ratio=measured,
+        init_min_unmeasured=0 if drawn else population // 2,
         genetic_num_iters=generations,
     )
-    context = contexts.make(workloads.load(workload), target, strategy, random_state, space)
+    context = contexts.make(module, target, strategy, random_state, space, call.region)
     context.pre_tuning(
         max_trials=2**31 - 1,
         # The search does not know which candidates were tried, and the parents are likely to win again.
         num_trials_per_iter=SPARE * want + len(parents),
-        database=_database(parents, workload, target),
+        database=_database(parents, workload, target, drawn),
         cost_model=predictor.cost_model(),
     )
     return [candidate.sch for candidate in context.generate_measure_candidates() or []]
@@ -168,17 +188,21 @@ def _effort(state: SearchState, options: SearchOptions) -> tuple[int, int]:
     )
 
 
-def _database(parents: list[tuple[float, str, bytes]], workload: bytes, target: str) -> Any:
+def _database(
+    parents: list[tuple[float, str, bytes]], workload: bytes, target: str, drawn: Sequence[Any] = ()
+) -> Any:
+    """What a search begins with: what was measured, and schedules that were drawn, which count as slower."""
     from tvm.s_tir import meta_schedule
 
     database = meta_schedule.database.MemoryDatabase()
     committed = database.commit_workload(workloads.load(workload))
     recalled = candidates.recall(workload, target, [schedule for _, _, schedule in parents])
-    for (latency, _, _), parent in zip(parents, recalled, strict=True):
-        if parent is not None:
-            database.commit_tuning_record(
-                meta_schedule.database.TuningRecord(parent.trace, committed, [latency], targets.load(target))
-            )
+    traces = [
+        (parent.trace, latency) for (latency, *_), parent in zip(parents, recalled, strict=True) if parent
+    ]
+    for trace, latency in [*traces, *((each.trace, SLOW) for each in drawn)]:
+        record = meta_schedule.database.TuningRecord(trace, committed, [latency], targets.load(target))
+        database.commit_tuning_record(record)
     return database
 
 

@@ -14,50 +14,12 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tunemesh.stage_workers.engines.metaschedule import contexts, schedules, tiles
+from tunemesh.stage_workers.engines.metaschedule import contexts, schedules, sketches, tiles
+from tunemesh.stage_workers.engines.metaschedule.sketches import Sketch
 from tunemesh.stage_workers.graph import workloads
-from tunemesh.stage_workers.graph.errors import reraise_memory_error
 
-STEPS = frozenset(
-    {
-        "Split", "Fuse", "Reorder", "SampleCategorical", "SampleComputeLocation", "CacheRead", "CacheWrite",
-        "ComputeAt", "ReverseComputeAt", "RFactor", "Tensorize", "DecomposeReduction",
-    }
-)  # fmt: skip
-"""Instructions that make a sketch what it is. The others find blocks and inline them, which depends on what
-is fused behind, or mark one loop each, which depends on how many axes there are."""
-TILE = "SamplePerfectTile"
-"""One for each axis: tasks with more axes have more of them, the innermost last."""
-END = "EnterPostproc"
 LARGER = 1.5
 """How much worse a tile is that is larger than it was, beside one that is smaller."""
-
-
-class Sketch(NamedTuple):
-    """A trace without what postprocessors do.
-
-    Attributes:
-        instructions: each a list of kind, inputs, attributes and outputs, as TVM writes them.
-        decisions: by the number of the instruction.
-    """
-
-    instructions: list[Any]
-    decisions: dict[int, Any]
-
-    @property
-    def tiles(self) -> list[int]:
-        """Numbers of the instructions that cut an axis into tiles."""
-        return [number for number, each in enumerate(self.instructions) if each[0] == TILE]
-
-    @property
-    def steps(self) -> list[int]:
-        """Numbers of the other instructions that matter."""
-        drawn = {str(name) for number in self.tiles for name in self.instructions[number][3]}
-        return [
-            number
-            for number, each in enumerate(self.instructions)
-            if each[0] in STEPS and not drawn.intersection(map(str, each[1]))
-        ]
 
 
 class Fit(NamedTuple):
@@ -84,7 +46,7 @@ class Space:
         self._module = workloads.load(workload)
         self._generator = contexts.make(self._module, target).space_generator
         found = self._generator.generate_design_space(self._module)
-        self._sketches = [_sketch(each.trace.simplified(True)) for each in found]
+        self._sketches = [sketches.of_trace(each.trace) for each in found]
 
     @property
     def has_own(self) -> bool:
@@ -95,7 +57,7 @@ class Space:
         """What is most like a schedule of another task; ``None`` where there is nothing. Where a rule of our
         own applies, tiles that MetaSchedule drew for a task to which it does not are no use."""
         try:
-            given = _plain(schedules.unpack(schedule))
+            given = sketches.of_json(schedules.unpack(schedule))
         except (ValueError, KeyError, TypeError, zlib.error):
             return None
         if given.tiles and self.has_own:
@@ -108,36 +70,8 @@ class Space:
             return None
         chosen = min(alike, key=lambda each: _distance(each, given))
         decisions, strain = _decided(chosen, given)
-        scheduled = self._made(chosen, decisions)
+        scheduled = sketches.made(chosen, decisions, self._module, self._generator.postprocs)
         return None if scheduled is None else Fit(scheduled, strain + _distance(chosen, given))
-
-    def _made(self, sketch: Sketch, decisions: dict[int, Any]) -> Any:
-        from tvm.s_tir import Schedule
-        from tvm.s_tir.schedule import Trace
-
-        scheduled = Schedule(self._module)
-        trace = [sketch.instructions, [[number, each] for number, each in sorted(decisions.items())]]
-        try:
-            Trace.apply_json_to_schedule(trace, scheduled)
-            scheduled.enter_postproc()
-            if not all(each.apply(scheduled) for each in self._generator.postprocs):
-                return None
-        except (RuntimeError, ValueError, TypeError) as error:
-            reraise_memory_error(error)
-            return None  # a place that this task does not have, for example
-        return scheduled
-
-
-def _sketch(trace: Any) -> Sketch:
-    return _plain(schedules.plain(trace.as_json()))
-
-
-def _plain(trace: Any) -> Sketch:
-    """A trace of TVM's JSON, up to its postprocessors."""
-    instructions, decisions = trace
-    kinds = [each[0] for each in instructions]
-    end = kinds.index(END) if END in kinds else len(kinds)
-    return Sketch(instructions[:end], {number: each for number, each in decisions if number < end})
 
 
 def _kinds(sketch: Sketch) -> list[str]:

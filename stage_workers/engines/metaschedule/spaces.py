@@ -36,15 +36,19 @@ def uses_tensor_cores(module: Any, target: str) -> bool:
     return any(a.dtype in TENSOR_CORE_DTYPES for a in workloads.arguments(module["main"]))
 
 
-def generator(module: Any, target: str, space: Space = "all") -> Any:
-    """A fresh space generator. Its rules may need what :func:`require` registers."""
+def generator(module: Any, target: str, space: Space = "all", checks: Sequence[Any] = ()) -> Any:
+    """A fresh space generator. Its rules may need what :func:`require` registers.
+
+    Args:
+        checks: postprocessors that come before those that there are.
+    """
     from tvm.s_tir import meta_schedule
 
     name = rules(module, target)
     instructions = dots.marks(module["main"])
     return meta_schedule.space_generator.PostOrderApply(
         sch_rules=_schedule_rules(name, module, target, space, instructions),
-        postprocs=_postprocessors(name, instructions),
+        postprocs=_postprocessors(name, instructions, checks),
         mutator_probs=name,
     )
 
@@ -103,12 +107,15 @@ def _unrolling_less(rule: Any) -> Any:
     return unroll(rule.max_jobs_per_core, rule.max_vectorize_extent, UNROLL_STEPS, rule.unroll_explicit)
 
 
-def _postprocessors(name: str, instructions: Sequence[str]) -> Any:
-    """MetaSchedule's postprocessors of that name, and what puts instructions in their place."""
+def _postprocessors(name: str, instructions: Sequence[str], checks: Sequence[Any]) -> Any:
+    """Those of MetaSchedule of that name, after ``checks``, and what puts instructions in their place."""
     from tvm.s_tir.meta_schedule import postproc
 
-    if not instructions:
+    if not instructions and not checks:
         return name
-    # Not RewriteLayout: weights lie as the instructions take them.
-    found = [each for each in postproc.Postproc.create(name) if not isinstance(each, postproc.RewriteLayout)]
-    return [*found, postproc.RewriteTensorize(vectorize_init_loop=True)]
+    found = postproc.Postproc.create(name)
+    if instructions:
+        # Not RewriteLayout: weights lie as the instructions take them.
+        found = [each for each in found if not isinstance(each, postproc.RewriteLayout)]
+        found.append(postproc.RewriteTensorize(vectorize_init_loop=True))
+    return [*checks, *found]

@@ -14,6 +14,7 @@ from tunemesh.stage_workers.engines.metaschedule import (
     candidates,
     options,
     proposing,
+    regions,
     search_state,
     spaces,
     transferring,
@@ -42,7 +43,7 @@ def update(call: UpdateCall) -> Proposal:
     _learn(state, call.trials, call.workload, call.target)
     proposed = []
     if call.want:
-        space = winograd_search.space(module, call.target)
+        space = regions.by_winograd(winograd_search.space(module, call.target), call.region)
         near = transferring.nearest(call)
         expected = transferring.winograd_ratio(near)
         first = ways.by_winograd(state, space.keys(), call.want, expected)

@@ -78,7 +78,7 @@ def _settings(anchored: Anchored, target: str, outputs: int) -> Iterator[Knobs]:
     lanes = winograd_kernels.lanes(anchored, target)
     if lanes is None:
         return
-    registers = winograd_kernels.registers(target)
+    registers, _ = targets.vector_registers(target)
     count, planes = winograd_kernels.tiles_of(anchored, outputs), winograd.inputs_of(outputs) ** 2
     for vectors in range(1, MOST_VECTORS + 1):
         if columns % (vectors * lanes):

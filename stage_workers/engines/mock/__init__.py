@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
+from tunemesh.shared.messages.basics import MOST_REGIONS
 from tunemesh.stage_workers import options as given
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.engines.mock import landscape
@@ -28,11 +29,14 @@ from tunemesh.stage_workers.engines.protocol import (
     ObjectPart,
     Part,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     TaskTrials,
     UpdateCall,
@@ -91,13 +95,27 @@ class MockEngine:
         while len(schedules) < call.want and proposed < work.task.space:
             schedule = Schedule(proposed, _permuted(proposed, work.task.space, call.seed))
             name = _hash(work, schedule.point)
-            if _digest(name) not in known:
+            outside = call.region is not None and (
+                _region(schedule.point, work.task.space, call.region.of) != call.region.number
+            )
+            if not outside and _digest(name) not in known:
                 schedules.append((name, msgspec.msgpack.encode(schedule)))
             proposed += 1
         return Proposal(
             search=msgspec.msgpack.encode(Search(proposed, measured)),
             schedules=schedules,
             format=self.format,
+        )
+
+    def regions(self, task: TaskRef) -> int:
+        """As many as there may be: points are cut into ranges."""
+        return MOST_REGIONS
+
+    def placed(self, call: PlacedCall) -> Placed:
+        """By their points."""
+        found = [landscape.read_candidate(call.workload, each) for each in call.schedules]
+        return Placed(
+            numbers=[_region(chosen.point, work.task.space, call.regions) for work, chosen in found]
         )
 
     def rank(self, call: RankCall) -> Ranking:
@@ -117,6 +135,11 @@ class MockEngine:
             error = f"mock compiler: no code for candidate {chosen.index}"
             return BuildOutcome(outcome="build-failed", error=error)
         return BuildOutcome(artifact=call.schedule)
+
+    def source(self, call: BuildCall) -> Source:
+        """Which candidate it is."""
+        _, chosen = landscape.read_candidate(call.workload, call.schedule)
+        return Source(text=f"candidate {chosen.index}, point {chosen.point}", language="mock")
 
     def part(self, call: PartCall) -> Part:
         """The schedule itself."""
@@ -140,6 +163,11 @@ def _record(each: TaskTrials) -> dict[str, object]:
 
 def _hash(work: Workload, point: int) -> str:
     return hashlib.sha256(f"{work.seed}/{work.task.name}/{point}".encode()).hexdigest()
+
+
+def _region(point: int, space: int, count: int) -> int:
+    """The number of the region, of so many, that has a point."""
+    return point * count // space
 
 
 def _digest(name: str) -> bytes:

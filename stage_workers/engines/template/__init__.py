@@ -15,11 +15,14 @@ from tunemesh.stage_workers.engines.protocol import (
     Learned,
     Part,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
@@ -54,6 +57,16 @@ class TemplateEngine:
 
         return tuning.update(call, self.format)
 
+    def regions(self, task: TaskRef) -> int:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.regions(task)
+
+    def placed(self, call: PlacedCall) -> Placed:
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return tuning.placed(call)
+
     def rank(self, call: RankCall) -> Ranking:
         """It knows nothing of tasks that it has not measured."""
         return Ranking(scores=[None] * len(call.schedules))
@@ -65,6 +78,12 @@ class TemplateEngine:
         from tunemesh.stage_workers.engines.template import tuning
 
         return tuning.build(call)
+
+    def source(self, call: BuildCall) -> Source:
+        """Its program."""
+        from tunemesh.stage_workers.engines.template import tuning
+
+        return Source(text=tuning.source(call.workload, call.target, call.schedule), language="C")
 
     def part(self, call: PartCall) -> Part:
         from tunemesh.stage_workers.engines.template import tuning

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from cachetools import LRUCache
 
+from tunemesh.stage_workers.engines.compilers import MISSING, compiler
 from tunemesh.stage_workers.engines.template.machine import Machine
 
 LIMIT = 60.0
@@ -28,7 +26,6 @@ OF_GCC = ("-O1", "-fexpensive-optimizations", "-fcaller-saves")
 operators, two kernels each): multiply-adds, and registers that are saved only where another function is
 called."""
 OF_OTHERS = ("-O2",)
-MISSING = "the template engine needs a compiler of C: install gcc or clang"
 
 _known: LRUCache[str, bytes] = LRUCache(KEPT_BYTES, getsizeof=len)
 
@@ -39,15 +36,6 @@ class CompileFailed(Exception):
 
 class CompileTimedOut(CompileFailed):
     """It took too long."""
-
-
-def compiler(architecture: str) -> str | None:
-    """The command of the compiler for an architecture, as targets have it; ``None`` where there is none.
-    ``CC`` says which to take for this machine's own."""
-    if architecture != platform.machine():
-        return shutil.which(f"{architecture}-linux-gnu-gcc")
-    names = [name for name in (os.environ.get("CC"), "gcc", "clang", "cc") if name]
-    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def compiled(source: str, machine: Machine) -> bytes:

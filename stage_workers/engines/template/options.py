@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import options as given
 
@@ -29,6 +28,5 @@ def read(options: Options) -> TemplateOptions:
     from tunemesh.stage_workers.engines.template import searches
 
     known = given.read(NAME, options, TemplateOptions)
-    if known.search not in searches.NAMES:
-        raise BadInput(f"there is no search {known.search!r}; there are {', '.join(searches.NAMES)}")
+    searches.check(known.search)
     return known

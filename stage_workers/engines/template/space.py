@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Genome = tuple[int, ...]
 """Which value each knob has, by number."""
+
+LEADING = 4
+"""Times as many values as there are regions that decide in which of these a genome is."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,25 @@ class Space:
             rank, index = divmod(rank, len(knob.values))
             indices.append(index)
         return tuple(reversed(indices))
+
+    def region_of(self, genome: Genome, count: int) -> int:
+        """In which of so many regions a genome is: by the first knobs that together have many values."""
+        number, values = 0, 1
+        for knob, index in zip(self.knobs, genome, strict=True):
+            number = number * len(knob.values) + index
+            values *= len(knob.values)
+            if values >= LEADING * count:
+                break
+        return number % count
+
+    def within(self, number: int, count: int) -> Space:
+        """The same knobs, of which only a region is valid."""
+
+        def valid(values: Sequence[int]) -> bool:
+            genome = tuple(knob.values.index(value) for knob, value in zip(self.knobs, values, strict=True))
+            return self.region_of(genome, count) == number and self.valid(values)
+
+        return replace(self, valid=valid)
 
     def all(self) -> Iterator[Genome]:
         """The valid genomes, in the order of their numbers."""

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tunemesh.shared.messages import Trial
+from tunemesh.shared.messages.basics import MOST_REGIONS
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
     BuildOutcome,
     ObjectPart,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     TaskRef,
     UpdateCall,
@@ -35,6 +39,9 @@ from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
 from tunemesh.stage_workers.graph import linking, targets, workloads
 
+LEAST_GENOMES = 64
+"""Genomes of a region, valid or not: in a smaller one there is nothing to search."""
+
 HINTS_EACH, HINTS = 2, 4
 """How many of what was good for one other task, or under other conditions, are tried first; and of all."""
 
@@ -54,8 +61,8 @@ def objection(task: TaskRef) -> str:
         return "the template engine makes kernels for CPUs only"
     if targets.cores(task.target) > 1:
         return "the template engine makes kernels of one thread only"
-    if compiling.compiler(machine.of_target(task.target).architecture) is None:
-        return compiling.MISSING
+    if compilers.compiler(machine.of_target(task.target).architecture) is None:
+        return compilers.MISSING
     try:
         taken(task.workload, task.target)
     except Unknown as error:
@@ -106,12 +113,30 @@ def update(call: UpdateCall, format: int) -> Proposal:
             if examples.format == format:
                 best = sorted(_results(task, examples.trials), key=lambda result: result[1])
                 hints += [genome for genome, _ in best[:HINTS_EACH]]
-    search = options.read(call.options).search
+    search, space = options.read(call.options).search, task.space
+    if call.region is not None:
+        space = space.within(call.region.number, call.region.of)
+        hints = [genome for genome in hints if space.is_valid(genome)]
     state, genomes = searches.propose(
-        search, task.space, call.search, results, call.want, call.seed, hints[:HINTS]
+        search, space, call.search, results, call.want, call.seed, hints[:HINTS]
     )
     proposed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
     return Proposal(search=state, schedules=proposed, format=format)
+
+
+def regions(task: TaskRef) -> int:
+    """See :meth:`stage_workers.engines.protocol.Engine.regions`."""
+    return max(1, min(MOST_REGIONS, taken(task.workload, task.target).space.size // LEAST_GENOMES))
+
+
+def placed(call: PlacedCall) -> Placed:
+    """See :meth:`stage_workers.engines.protocol.Engine.placed`.
+    What this template has not is in the first region."""
+    space = taken(call.workload, call.target).space
+    found = [schedules.genome_of(schedules.unpacked(each), space) for each in call.schedules]
+    return Placed(
+        numbers=[space.region_of(genome, call.regions) if genome is not None else 0 for genome in found]
+    )
 
 
 def _results(task: Taken, trials: Sequence[Trial]) -> list[tuple[Genome, float]]:

@@ -22,22 +22,32 @@ from tunemesh.stage_workers.engines.protocol import (
     Learned,
     ObjectPart,
     PartCall,
+    Placed,
+    PlacedCall,
     Proposal,
     RankCall,
     Ranking,
     ReadCall,
     ReadRecords,
+    Source,
     TaskRef,
     UpdateCall,
 )
+from tunemesh.stage_workers.engines.template import searches
+from tunemesh.stage_workers.engines.template.space import Knob, Space
 from tunemesh.stage_workers.graph import workloads
 
 TILES = (4, 8, 16, 32, 64)
 
 
 class ToyOptions(Struct):
+    """Attributes:
+    largest: tile that is tried.
+    search: how tiles are searched, by the name of a search.
+    """
+
     largest: int = 64
-    """Tile that is tried."""
+    search: str = "random"
 
 
 class ToyEngine:
@@ -51,12 +61,26 @@ class ToyEngine:
         return "" if taken else "toy tunes products of two matrices only"
 
     def check_options(self, given: Options) -> None:
-        options.read(self.name, given, ToyOptions)
+        searches.check(options.read(self.name, given, ToyOptions).search)
 
     def update(self, call: UpdateCall) -> Proposal:
-        tried, largest = call.search or b"", options.read(self.name, call.options, ToyOptions).largest
-        new = bytes(tile for tile in TILES if tile not in tried and tile <= largest)[: call.want]
-        return Proposal(search=tried + new, schedules=[(f"tile-{tile}", bytes([tile])) for tile in new])
+        asked = options.read(self.name, call.options, ToyOptions)
+        tiles = [tile for tile in TILES if tile <= asked.largest]
+        space = Space((Knob("tile", tuple(tiles)),), lambda _: True)
+        results = [((tiles.index(trial.candidate.schedule[0]),), trial.estimate) for trial in call.trials]
+        # That earlier jobs have tried them is all that is known of these.
+        results += [
+            ((index,), searches.WAITING) for index, tile in enumerate(tiles) if _hash(tile) in call.seen
+        ]
+        state, genomes = searches.propose(asked.search, space, call.search, results, call.want, call.seed)
+        new = [tiles[index] for (index,) in genomes]
+        return Proposal(search=state, schedules=[(_hash(tile), bytes([tile])) for tile in new])
+
+    def regions(self, task: TaskRef) -> int:
+        return 1
+
+    def placed(self, call: PlacedCall) -> Placed:
+        return Placed(numbers=[0] * len(call.schedules))
 
     def rank(self, call: RankCall) -> Ranking:
         return Ranking(scores=[None] * len(call.schedules))
@@ -70,6 +94,9 @@ class ToyEngine:
         except subprocess.CalledProcessError as error:
             return BuildOutcome(outcome="build-failed", error=error.stderr)
 
+    def source(self, call: BuildCall) -> Source:
+        return Source(text=f"/* -DTILE={call.schedule[0]} */\n{_program()}", language="C")
+
     def part(self, call: PartCall) -> ObjectPart:
         return ObjectPart(code=_compiled(call, call.symbol, "-c"))
 
@@ -78,6 +105,10 @@ class ToyEngine:
 
     def read(self, call: ReadCall) -> ReadRecords:
         raise BadInput("the toy engine reads no records of others")
+
+
+def _hash(tile: int) -> str:
+    return f"tile-{tile}"
 
 
 def _shapes(workload: bytes) -> list[tuple[int, ...]]:
@@ -103,6 +134,9 @@ def _compiled(call: BuildCall | PartCall, symbol: str, how: str) -> bytes:
             str(output),
         ]
         command += [f"-I{tvm_ffi.libinfo.find_include_path()}", *(f"-D{n}={v}" for n, v in sizes.items())]
-        source = resources.files(__package__).joinpath("product.c").read_text()
-        subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+        subprocess.run(command, input=_program(), capture_output=True, text=True, check=True)
         return output.read_bytes()
+
+
+def _program() -> str:
+    return resources.files(__package__).joinpath("product.c").read_text()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import random
 
 from tunemesh.stage_workers.engines.template.searches.history import History
-from tunemesh.stage_workers.engines.template.searches.picking import Picks
+from tunemesh.stage_workers.engines.template.searches.picking import FIRST, Picks
 from tunemesh.stage_workers.engines.template.space import Genome
 
-FIRST = 16
-"""Random ones to begin with."""
 RESTARTS = 0.1
 """Of all, that are random later."""
 STEPS = 24

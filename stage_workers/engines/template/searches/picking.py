@@ -8,6 +8,8 @@ import random
 from tunemesh.stage_workers.engines.template.searches.history import History
 from tunemesh.stage_workers.engines.template.space import Genome
 
+FIRST = 16
+"""Trials that a search begins with before it learns from them."""
 HEATS = 8
 """Random genomes of which one is begun with."""
 DRAWS = 3000
@@ -29,6 +31,7 @@ class Picks:
         self.chance = chance
         self.genomes: list[Genome] = []
         self._taken = {each.genome for each in history.tried}
+        self._left: list[Genome] | None = None
 
     @property
     def missing(self) -> int:
@@ -49,14 +52,16 @@ class Picks:
 
     def draw(self) -> Genome | None:
         """A random one that is new; ``None`` where there is none, or it is not found."""
-        for _ in range(DRAWS):
+        for _ in range(DRAWS if self._left is None else 0):
             genome = self.space.genome(self.chance.randrange(self.space.size))
             if self.is_new(genome):
                 return genome
         if self.space.size > ENUMERATED:
             return None
-        left = [genome for genome in self.space.all() if genome not in self._taken]
-        return self.chance.choice(left) if left else None
+        # They are hard to find: looked for once, and not again.
+        known = self.space.all() if self._left is None else self._left
+        self._left = [genome for genome in known if genome not in self._taken]
+        return self.chance.choice(self._left) if self._left else None
 
     def fill(self) -> list[Genome]:
         """All, with random ones for what is missing."""

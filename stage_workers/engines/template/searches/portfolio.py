@@ -15,7 +15,7 @@ from tunemesh.stage_workers.engines.template.searches import (
     three_parents,
 )
 from tunemesh.stage_workers.engines.template.searches.history import History, Tried
-from tunemesh.stage_workers.engines.template.searches.picking import Picks
+from tunemesh.stage_workers.engines.template.searches.picking import FIRST, Picks
 from tunemesh.stage_workers.engines.template.space import Genome
 
 Propose = Callable[[History, int, random.Random], list[Genome]]
@@ -27,8 +27,6 @@ ARMS: dict[str, Propose] = {
     "three-parents": three_parents.propose,
     "roulette": roulette.propose,
 }
-FIRST = 16
-"""Random ones to begin with."""
 BEST = 0.1
 """The part of all trials that is a success to be among."""
 RECENT = 48

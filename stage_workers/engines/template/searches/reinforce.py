@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunemesh.stage_workers.engines.template.searches.history import History
-from tunemesh.stage_workers.engines.template.searches.picking import Picks, speeds
+from tunemesh.stage_workers.engines.template.searches.picking import FIRST, Picks, speeds
 from tunemesh.stage_workers.engines.template.space import Genome
 
 Logits = list[NDArray[np.float64]]
@@ -19,8 +19,6 @@ Logits = list[NDArray[np.float64]]
 RATE = 0.25
 """Of learning, for each trial."""
 ENTROPY = 0.01
-FIRST = 16
-"""Random ones to begin with."""
 DRAWS = 200
 """Of the policy for each that is wanted."""
 
@@ -44,20 +42,19 @@ def learned(history: History) -> Logits:
     logits = [np.zeros(len(knob.values)) for knob in history.space.knobs]
     for _, batch in itertools.groupby(history.known, key=lambda each: each.round):
         trials = list(batch)
-        if len(trials) < 2:
-            continue
         rewards = np.array(speeds([each.latency for each in trials]))
         spread = rewards.std()
         if spread == 0:
             continue
-        for trial, gain in zip(trials, (rewards - rewards.mean()) / spread, strict=True):
-            for logit, gene in zip(logits, trial.genome, strict=True):
-                policy = _softmax(logit)
-                step = -policy * gain
-                step[gene] += gain
-                surprise = -np.log(policy)
-                bonus = policy * (surprise - (policy * surprise).sum())
-                logit += RATE * step + ENTROPY * bonus
+        gains = (rewards - rewards.mean()) / spread
+        genes = np.array([each.genome for each in trials])
+        for knob, logit in enumerate(logits):
+            policy = _softmax(logit)
+            # The gains add up to nothing, so that what the policy expects cancels out.
+            step = np.bincount(genes[:, knob], gains, len(logit))
+            surprise = -np.log(policy)
+            bonus = policy * (surprise - (policy * surprise).sum())
+            logit += RATE * step + ENTROPY * len(trials) * bonus
     return logits
 
 

@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunemesh.stage_workers.engines.template.searches.history import History
-from tunemesh.stage_workers.engines.template.searches.picking import Picks
+from tunemesh.stage_workers.engines.template.searches.picking import FIRST, Picks
 from tunemesh.stage_workers.engines.template.space import Genome, Space
 
-FIRST = 16
-"""Random ones to begin with."""
 RANDOM = 0.1
 """Of all, that are random later, so that the model learns of the rest, too."""
 POOL = 400

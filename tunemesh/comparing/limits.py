@@ -1,4 +1,5 @@
-"""What a core can do at most, measured: ``python -m benchmarks.peers.limits`` prints it as JSON.
+"""What a core can do at most, measured: ``python -m tunemesh.comparing.limits`` prints it as JSON, with
+``flops`` behind it only how many operations it does.
 
 Bytes are those that a kernel asks for; what a cache fetches besides before it writes is not counted, as in
 the STREAM benchmark.
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -56,33 +58,59 @@ def of_core(core: int) -> Limits:
     Raises:
         TunemeshError: it cannot be measured; says why.
     """
-    command = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "benchmarks.peers.limits"]
+    return msgspec.json.decode(_measured(core), type=Limits)
+
+
+def flops_of_core(core: int) -> float:
+    """The same of its operations only, which takes less than a second.
+
+    Raises:
+        TunemeshError: as for :func:`of_core`.
+    """
+    return msgspec.json.decode(_measured(core, "flops"), type=float)
+
+
+def _measured(core: int, *what: str) -> bytes:
+    command = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "tunemesh.comparing.limits", *what]
     done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason is known"]
         raise TunemeshError(f"cannot measure core {core}, which needs a C compiler (cc): {words[-1]}")
-    return msgspec.json.decode(done.stdout, type=Limits)
+    return done.stdout
 
 
 def measure() -> Limits:
     """The best of a few repeats, each."""
+    with _kernels() as kernels:
+        arrays = [np.ones(ELEMENTS, np.float32) for _ in range(3)]
+        a, b, c = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
+        count, scale, size = ctypes.c_long(ELEMENTS), ctypes.c_float(0.5), arrays[0].nbytes
+        return Limits(
+            flops=_flops(kernels),
+            triad=3 * size / _least(lambda: kernels.triad(count, a, b, c, scale)),
+            copy=2 * size / _least(lambda: kernels.copy(count, a, b)),
+        )
+
+
+def measure_flops() -> float:
+    """Operations alone."""
+    with _kernels() as kernels:
+        return _flops(kernels)
+
+
+@contextmanager
+def _kernels() -> Iterator[ctypes.CDLL]:
     with tempfile.TemporaryDirectory(prefix="tunemesh-limits-") as folder:
         library = Path(folder, "limits.so")
         subprocess.run([*COMMAND, str(SOURCE), "-o", str(library)], check=True, timeout=LIMIT)
-        kernels = ctypes.CDLL(str(library))
-    arrays = [np.ones(ELEMENTS, np.float32) for _ in range(3)]
-    a, b, c = (ctypes.c_void_p(array.ctypes.data) for array in arrays)
-    count, scale = ctypes.c_long(ELEMENTS), ctypes.c_float(0.5)
+        yield ctypes.CDLL(str(library))
+
+
+def _flops(kernels: ctypes.CDLL) -> float:
     kernels.multiply_add.restype = ctypes.c_double
     sink, one, half = ctypes.c_float(), ctypes.c_float(0.999), ctypes.c_float(0.001)
-    done = kernels.multiply_add(ctypes.c_long(1), one, half, ctypes.byref(sink)) * ROUNDS
-    size = arrays[0].nbytes
-    return Limits(
-        flops=done
-        / _least(lambda: kernels.multiply_add(ctypes.c_long(ROUNDS), one, half, ctypes.byref(sink))),
-        triad=3 * size / _least(lambda: kernels.triad(count, a, b, c, scale)),
-        copy=2 * size / _least(lambda: kernels.copy(count, a, b)),
-    )
+    done: float = kernels.multiply_add(ctypes.c_long(1), one, half, ctypes.byref(sink)) * ROUNDS
+    return done / _least(lambda: kernels.multiply_add(ctypes.c_long(ROUNDS), one, half, ctypes.byref(sink)))
 
 
 def _least(run: Callable[[], object]) -> float:
@@ -95,4 +123,4 @@ def _least(run: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    print(msgspec.json.encode(measure()).decode())
+    print(msgspec.json.encode(measure_flops() if sys.argv[1:] == ["flops"] else measure()).decode())

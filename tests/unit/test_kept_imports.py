@@ -1,0 +1,97 @@
+"""What came of models that were imported, in a folder: the next worker begins with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.stage_calls import MODEL, FakeSandbox, expect, step
+from tunemesh import mesh_address
+from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.messages import ImportDone, ImportWork
+from tunemesh.stage_workers.platforms.protocol import Imported
+from tunemesh.stage_workers.stages import Context, kept_imports, run_stage
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
+
+IMPORTED = Imported(model=b"weights" * 100, tasks=[], constants=3, sample=b"sample")
+
+
+def test_the_next_mesh_does_not_import_a_model_again(sandbox: FakeSandbox, tmp_path: Path) -> None:
+    def imported(mesh: str, kept: KeptImports | None) -> ImportDone:
+        store = ArtifactStore(str(tmp_path / mesh))
+        context = Context(sandbox, store, kept=kept)
+        return expect(ImportDone, run_stage(step(ImportWork(model=store.put(MODEL))), context))
+
+    folder = tmp_path / "imports"
+    first = imported("first", KeptImports(folder))
+    assert imported("second", KeptImports(folder)) == first
+    reads = [name for name, _ in sandbox.calls if name == "import_model"]
+    assert len(reads) == 1
+    # Its store has all that the others of the mesh need.
+    assert ArtifactStore(str(tmp_path / "second")).get(first.model)
+    # Another machine, or another release, proves for itself; and without a folder nothing is kept.
+    for number, kept in enumerate((KeptImports(folder, "elsewhere"), None), start=2):
+        imported("third", kept)
+        assert sum(name == "import_model" for name, _ in sandbox.calls) == number
+
+
+def test_what_is_damaged_is_not_used(tmp_path: Path) -> None:
+    kept = KeptImports(tmp_path / "imports")
+    assert kept.get("key") is None
+    kept.put("key", IMPORTED)
+    assert kept.get("key") == IMPORTED
+    (file,) = (tmp_path / "imports").iterdir()
+    data = bytearray(file.read_bytes())
+    for spoiled in (data[:-1], data[:5], b"", bytes(data[:-9]) + b"w" + bytes(data[-8:])):
+        file.write_bytes(spoiled)
+        assert kept.get("key") is None
+
+
+def test_what_was_used_last_stays(tmp_path: Path) -> None:
+    kept = KeptImports(tmp_path, most=2500)
+    seen: set[Path] = set()
+    for number, key in enumerate(("a", "b", "c")):
+        kept.put(key, IMPORTED)
+        (newest,) = set(tmp_path.iterdir()) - seen
+        seen.add(newest)
+        os.utime(newest, (number, number))
+    assert kept.get("a")  # used now
+    kept.put("d", IMPORTED)
+    assert [key for key in "abcd" if kept.get(key)] == ["a", "c", "d"]
+    kept.put("large", Imported(model=bytes(3000), tasks=[]))
+    assert kept.get("large") is None
+
+
+def test_a_folder_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    kept = KeptImports(tmp_path / "file" / "imports")
+    kept.put("key", IMPORTED)
+    assert "cannot be kept" in caplog.text
+    assert kept.get("key") is None
+
+
+def test_code_that_changes_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "tunemesh"
+    for folder in ("stage_workers", "shared"):
+        (package / folder).mkdir(parents=True)
+    code = package / "stage_workers" / "frontend.py"
+    code.write_text("a = 1")
+    monkeypatch.setattr(kept_imports.tunemesh, "__file__", str(package / "__init__.py"))
+    here = kept_imports._here.__wrapped__
+    before = here()
+    assert here() == before
+    code.write_text("a = 22")
+    assert here() != before
+
+
+def test_the_folder_is_one_for_what_can_be_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert mesh_address.imports() == "/somewhere/tunemesh/imports"
+    monkeypatch.setenv(mesh_address.IMPORTS, "/mine")
+    assert mesh_address.imports() == "/mine"
+    monkeypatch.setenv(mesh_address.IMPORTS, "none")
+    assert mesh_address.imports() == ""
