@@ -17,7 +17,7 @@ BLOCKS = (0, 1, 2, 4, 8, 16, 32)
 LANES = (4, 8, 16)
 LATENCY = 4.0
 """Cycles after which a sum can be added to again; two vectors are added in one cycle, and two loaded."""
-FROM_CACHE = 0.1
+FROM_CACHE = 0.25
 """Cycles that each number or vector takes once more, since not all are in the first cache."""
 CALL = 20.0
 """Cycles that a tile takes beside its sum."""
