@@ -18,7 +18,7 @@ from tunemesh.shared.messages import AssembleDone, AssembleWork, ImportDone, Imp
 from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
 from tunemesh.stage_workers.engines.protocol import BuildCall, ObjectPart, TirPart
 from tunemesh.stage_workers.engines.template import TemplateEngine, tuning
-from tunemesh.stage_workers.engines.template.templates import all as templates
+from tunemesh.stage_workers.engines.template.templates.product import Product
 from tunemesh.stage_workers.platforms.protocol import AssembleCall
 from tunemesh.stage_workers.stages import Context
 
@@ -45,11 +45,10 @@ def test_both_engines_search_a_task_and_a_wrong_template_never_wins(
     wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if wrong:
-        product = type(templates.named("product"))
-        good = product.source
+        good = Product.source
         # One of its sums has a wrong sign.
         monkeypatch.setattr(
-            product, "source", lambda *call: re.sub(r"(a0_0) \+=", r"\1 -=", good(*call), count=1)
+            Product, "source", lambda *call: re.sub(r"(a0_0) \+=", r"\1 -=", good(*call), count=1)
         )
     tuning.taken.cache_clear()
     target = direct.resolve_target("native")

@@ -17,8 +17,10 @@ BLOCKS = (0, 1, 2, 4, 8, 16, 32)
 LANES = (4, 8, 16)
 LATENCY = 4.0
 """Cycles after which a sum can be added to again; two vectors are added in one cycle, and two loaded."""
-FROM_CACHE = 0.1
+FROM_CACHE = 0.25
 """Cycles that each number or vector takes once more, since not all are in the first cache."""
+CALL = 20.0
+"""Cycles that a tile takes beside its sum."""
 IN_ORDER = 1.5
 """How much more a kernel promises that reads a weight in order."""
 WORTH = 0.6
@@ -36,6 +38,11 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
 
     still_fits = roles.still.weight and not roles.still.windows and len(roles.rows) <= 1
 
+    def cycles(rows: int, vectors: int) -> float:
+        """For a step of the sum."""
+        loads = rows + vectors
+        return max(rows * vectors / 2, loads / 2, LATENCY) + FROM_CACHE * loads
+
     def efficiency(tile: Sequence[int]) -> float:
         """Of what the core can do; 0 where the registers do not hold it."""
         lanes, vectors, rows = tile
@@ -44,9 +51,7 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
         width = lanes * vectors
         share = plain.columns / (-(-plain.columns // width) * width)
         share *= plain.line / (-(-plain.line // rows) * rows)
-        loads = rows + vectors
-        cycles = max(rows * vectors / 2, loads / 2, LATENCY) + FROM_CACHE * loads
-        return share * lanes / machine.lanes * rows * vectors / 2 / cycles
+        return share * lanes / machine.lanes * rows * vectors / 2 / cycles(rows, vectors)
 
     tile: tuple[Knob, ...] = (
         Knob("lanes", up_to(LANES, machine.lanes)),
@@ -70,8 +75,12 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
 
     def promise(values: Sequence[int]) -> float:
         shape = shape_of(values)
+        kernel = Contraction(operator, roles, shape)
+        # Sums that are not complete are written and read again.
+        moved = 0 if kernel.whole else 2 * shape.rows * shape.vectors
+        busy = kernel.piece * kernel.taps * cycles(shape.rows, shape.vectors)
         in_order = shape.pack_moving and roles.moving.weight
-        return efficiency(values[:3]) * (IN_ORDER if in_order else 1.0)
+        return efficiency(values[:3]) * busy / (busy + CALL + moved) * (IN_ORDER if in_order else 1.0)
 
     return Space(knobs, valid, promise)
 
