@@ -248,7 +248,7 @@ def test_the_fastest_of_all_engines_is_known_and_their_trials_count_together(
     task = imported(recording).tasks[0].key
     with database.writing() as connection:
         # The fastest and another one are those of a second engine.
-        some = "(SELECT id FROM trials WHERE task = :task ORDER BY estimate LIMIT 2)"
+        some = "(SELECT id FROM trials WHERE task = :task ORDER BY latency LIMIT 2)"
         connection.execute(text(f"UPDATE trials SET engine = 'other' WHERE id IN {some}"), {"task": task})
     assert recording.records is not None
 
