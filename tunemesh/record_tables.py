@@ -97,7 +97,8 @@ def print_records(
                 device,
                 job.model,
                 "here" if job.source == own else job.source[:ID_SHOWN],
-                datetime.fromtimestamp(trial.at).isoformat(" ", "minutes"),
+                # Of what another program has measured nobody knows when.
+                datetime.fromtimestamp(trial.at).isoformat(" ", "minutes") if trial.at else "-",
             ]
         )
     console.print(Fitted("", COLUMNS, rows))

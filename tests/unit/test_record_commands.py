@@ -96,6 +96,15 @@ def test_the_latest_first(records: Path, said: Said, monkeypatch: pytest.MonkeyP
     assert out == "no records\n"
 
 
+def test_when_another_program_has_measured_nobody_knows(
+    records: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Database(str(records)).add([trial(4, 1e-4, at=0.0)])
+    _, out, _ = said(monkeypatch, "best")
+    (row,) = [line for line in out.splitlines() if "100.0 us" in line]
+    assert "1970" not in row
+
+
 def test_one_record_is_shown_as_a_whole(records: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = trial(2, None)
     _, out, _ = said(monkeypatch, "show", shown.id[:12])
