@@ -125,9 +125,9 @@ def test_what_happens_to_a_mesh(mesh: LocalMesh) -> None:
     assert until(mesh, lambda: all(process.poll() is not None for process, _ in followers))
     for process, log in followers:
         log.close()
-        said = Path(log.name).read_text()
-        assert process.returncode == 0, said
-        assert "connection lost" in said
+        told = Path(log.name).read_text()
+        assert process.returncode == 0, told
+        assert "connection lost" in told
         assert Path(log.name).with_suffix(".so").read_bytes()
 
 
