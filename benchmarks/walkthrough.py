@@ -62,6 +62,7 @@ class Shell:
         if not command.endswith(" &"):
             return self._printed(command)
         log = self._folder / "log"
+        log.touch()  # the shell opens it in a process of its own
         self._printed(f"{command.removesuffix(' &')} > {log} 2>&1 &")
         deadline = time.monotonic() + LIMIT
         while UP not in log.read_text() or not log.read_text().endswith("nothing\n"):

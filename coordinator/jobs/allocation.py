@@ -58,6 +58,11 @@ FIRST = 8
 as long as the best of 30."""
 
 
+IN_TIME = 4
+"""Trials that a search gets first where time, or what a job may take of a device, can end it: every task is
+to have something before any has much."""
+
+
 def automatic(tasks: int, patience: float) -> int:
     """Trials for a model with so many tasks: a few for each, and as many more as pay by the optimistic guess,
     whichever tasks they go to."""
@@ -94,6 +99,7 @@ def grants(
     patience: float = 0.0,
     only: int = 0,
     known: float = 0.0,
+    first: int | None = None,
 ) -> list[tuple[str, int]]:
     """The rounds to start now, as (search, trials).
 
@@ -106,6 +112,7 @@ def grants(
         only: of each task so many trials, shared out among its searches (:func:`few`), at once, and no more
             unless none of them could be measured: then all its searches try; 0: as many as pay.
         known: seconds of one run of the model that tasks take which are not searched.
+        first: most trials of the first round of a search; by default as many as of others.
     """
     model = model_latency(standings) + known
     of_task = Counter(each.task for each in standings)
@@ -115,7 +122,7 @@ def grants(
     for _, standing in _fresh(standings):
         if left <= 0:
             break
-        want = min(first_batch(budget, len(standings), batch), left)
+        want = min(first_batch(budget, len(standings), batch), left, first or batch)
         given.append((standing.search, want))
         left -= want
     # The rest waits until every search has shown something: before that there is nothing to compare.

@@ -160,19 +160,23 @@ class _Estimate:
         running = [StepRef.parse(step) for step in self._mesh.load.running(self._job.id)]
         building: list[int] = []
         measuring: list[int] = []
+        tried: dict[str, int] = {}
         for task in begun:
             of_task = [ref for ref in running if ref.task == task.spec.id]
-            for size, stage in _under_way(self._job, task, of_task):
+            found = _under_way(self._job, task, of_task)
+            # What was proposed and not begun is left out, and not confirmed either.
+            tried[task.spec.id] = _measured(self._job, task) + sum(size for size, _ in found)
+            for size, stage in found:
                 measuring.append(size)
                 if stage == "build":
                     building.append(size)
         updates = [self._update(ref) for ref in running if ref.stage == "model-update"]
         drained = max(self._built_and_measured(building, measuring, 1.0), max(updates, default=0.0))
         # Of what was not tried there is nothing to learn, and nothing to confirm.
-        closing = [t for t in begun if not rounds.closes(t, t.round) and _tried(self._job, t)]
+        closing = [t for t in begun if not rounds.closes(t, t.round) and tried[t.spec.id]]
         keys = [task.spec.pace_key for task in closing]
         closed = self._spread("model-update", [self._durations.closing(key) for key in keys])
-        best = [min(_tried(self._job, task), CONFIRMED) for task in closing if _may_win(self._job, task)]
+        best = [min(tried[task.spec.id], CONFIRMED) for task in closing if _may_win(self._job, task)]
         return drained + closed + self._built_and_measured(best, best, CONFIRMING, waits=True)
 
     def _spend(self, tasks: Collection[TaskLedger]) -> None:
@@ -287,15 +291,20 @@ def _held(job: Job, task: TaskLedger) -> list[int]:
 
 
 def _tried(job: Job, task: TaskLedger) -> int:
-    """Candidates of a task that are measured, or are being built."""
-    now = rounds.current(job, task)
+    """Candidates of a task that are measured, or are to be."""
     under_way = sum(
         len(round_.candidates(chunk))
         for round_ in (job.task(task.spec.id).rounds[number] for number in _held(job, task))
         for chunk in round_.chunks
         if chunk not in round_.back
     )
-    return now.outcomes.get("measured", 0) + under_way + (CONFIRMED if task.taken is not None else 0)
+    return _measured(job, task) + under_way
+
+
+def _measured(job: Job, task: TaskLedger) -> int:
+    """Candidates of a task that are measured, or were by another job."""
+    now = rounds.current(job, task)
+    return now.outcomes.get("measured", 0) + (CONFIRMED if task.taken is not None else 0)
 
 
 def _under_way(job: Job, task: TaskLedger, running: Collection[StepRef]) -> list[tuple[int, Stage]]:

@@ -14,7 +14,7 @@ from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.shared.messages import ImportDone, Known, Request, Stage, Timing, Usage
+from tunemesh.shared.messages import ImportDone, Known, Level, Request, Stage, Timing, Usage
 from tunemesh.shared.messages.levels import AUTO, CANDIDATES, MOST_TRIALS
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
@@ -139,7 +139,9 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     rest = left(job, waits)
     only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
     batch = request.settings.batch
-    given = dict(allocation.grants(standings, request.level.trials, rest, batch, patience, only, known))
+    first = allocation.IN_TIME if _may_be_cut(request.level) else None
+    granted_ = allocation.grants(standings, request.level.trials, rest, batch, patience, only, known, first)
+    given = dict(granted_)
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
@@ -162,6 +164,11 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     return msgspec.structs.replace(
         ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage, phase=phase
     )
+
+
+def _may_be_cut(level: Level) -> bool:
+    """Whether something else than the number of trials can end the search."""
+    return any(limit is not None for limit in (level.deadline, level.device_seconds, level.cost))
 
 
 def _patience(job: Job) -> float:
