@@ -247,7 +247,8 @@ def test_a_standing_mesh_takes_lists_cancels_and_returns_jobs(
             assert time.monotonic() < deadline
 
     # The other runs of this test have left records on the same mesh.
-    common = ("--engine", "mock", "--target", "mock", "--known", "never")
+    # Nor do they share: what a job takes over from another one is in its records, and no trial of its own.
+    common = ("--engine", "mock", "--target", "mock", "--known", "never", "--no-shared")
     (short,) = there("submit", mock_model, *common, "--trials", 12).stdout.split()
     long, kept = (there("submit", mock_model, *common, "--trials", 100_000).stdout.strip() for _ in range(2))
     assert there("watch", short).returncode == 0

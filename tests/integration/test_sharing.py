@@ -91,7 +91,8 @@ def test_jobs_that_share_and_what_they_are_promised(mesh: LocalMesh, tmp_path: P
         kills = iter([mesh.pids["coordinator"]])
 
         def kill(event: JobEvent) -> None:
-            if event.progress is not None and event.progress.trials and (pid := next(kills, None)):
+            tuning = event.progress is not None and event.progress.phase == "tuning"
+            if tuning and (pid := next(kills, None)):
                 os.kill(pid, signal.SIGKILL)
 
         endings = follow(client, mesh, ["one", "two"], kill)
