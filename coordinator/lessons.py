@@ -97,7 +97,7 @@ class Lessons:
         """Send the next one, where there is nothing else to do."""
         state = self._state
         self._note_ends()
-        if any(not job.ended for job in state.jobs.values()):
+        if state.active:
             self._busy_at = state.now
             return
         if state.now - self._busy_at < QUIET:

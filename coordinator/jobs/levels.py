@@ -47,7 +47,7 @@ def enough(job: Job, instant: float, mesh: Mesh, more: Rest = NOTHING) -> str:
         return f"its tasks take {now * 1e3:.3f} ms, which is what was asked for"
     if level.speedup is not None and now and before and before / now >= level.speedup * (1 + MARGIN):
         return f"its tasks are {before / now:.1f} times as fast, which is what was asked for"
-    if level.deadline is None and level.device_seconds is None and level.cost is None:
+    if not level.has_limit:
         return ""
     last, usage = rest(job, mesh), spent(job)
     if level.deadline is not None:

@@ -277,7 +277,7 @@ class _Estimate:
 
 def _has_some(job: Job, task: TaskLedger) -> bool:
     """Whether something of a task was tried, or will be, so that it is not just closed."""
-    return task.taken is not None or (task.round >= 0 and _tried(job, task) > 0) or bool(_held(job, task))
+    return task.taken is not None or (task.round >= 0 and _measured(job, task) > 0) or bool(_held(job, task))
 
 
 def _may_win(job: Job, task: TaskLedger) -> bool:
@@ -288,17 +288,6 @@ def _may_win(job: Job, task: TaskLedger) -> bool:
 
 def _held(job: Job, task: TaskLedger) -> list[int]:
     return rounds.open_rounds(task, job.task(task.spec.id))
-
-
-def _tried(job: Job, task: TaskLedger) -> int:
-    """Candidates of a task that are measured, or are to be."""
-    under_way = sum(
-        len(round_.candidates(chunk))
-        for round_ in (job.task(task.spec.id).rounds[number] for number in _held(job, task))
-        for chunk in round_.chunks
-        if chunk not in round_.back
-    )
-    return _measured(job, task) + under_way
 
 
 def _measured(job: Job, task: TaskLedger) -> int:

@@ -14,7 +14,7 @@ from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Ledger, TaskLedger
 from tunemesh.coordinator.scheduling.durations import Durations
-from tunemesh.shared.messages import ImportDone, Known, Level, Request, Stage, Timing, Usage
+from tunemesh.shared.messages import ImportDone, Known, Request, Stage, Timing, Usage
 from tunemesh.shared.messages.levels import AUTO, CANDIDATES, MOST_TRIALS
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 
@@ -62,10 +62,9 @@ def budgeted(request: Request, tasks: Sequence[TaskLedger]) -> Request:
         tasks: the searches that are to begin.
     """
     level, patience = request.level, request.level.patience
-    of_tasks = [len(each) for each in searches.by_task(tasks)]
+    distinct = len(searches.by_task(tasks))
     if level.effort != "full":
-        few = CANDIDATES[level.effort]
-        trials = few * max(len(of_tasks), 1)
+        trials = CANDIDATES[level.effort] * max(distinct, 1)
         return msgspec.structs.replace(
             request, level=msgspec.structs.replace(level, trials=trials, patience=0.0)
         )
@@ -74,7 +73,7 @@ def budgeted(request: Request, tasks: Sequence[TaskLedger]) -> Request:
     if patience is None:
         patience = allocation.PATIENCE
     most = min(MOST_TRIALS, MOST_ROUNDS * request.settings.batch)
-    trials = min(allocation.automatic(len(of_tasks), patience), most)
+    trials = min(allocation.automatic(distinct, patience), most)
     return msgspec.structs.replace(
         request, level=msgspec.structs.replace(level, trials=trials, patience=patience)
     )
@@ -139,9 +138,11 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     rest = left(job, waits)
     only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
     batch = request.settings.batch
-    first = allocation.IN_TIME if _may_be_cut(request.level) else None
-    granted_ = allocation.grants(standings, request.level.trials, rest, batch, patience, only, known, first)
-    given = dict(granted_)
+    # Something else than the number of trials may end the search.
+    first = allocation.IN_TIME if request.level.has_limit else None
+    given = dict(
+        allocation.grants(standings, request.level.trials, rest, batch, patience, only, known, first)
+    )
     nothing_more = not given and not any(s.busy for s in standings)
     tasks: list[TaskLedger] = []
     usage = ledger.usage
@@ -164,11 +165,6 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     return msgspec.structs.replace(
         ledger, revision=ledger.revision + 1, tasks=tasks, usage=usage, phase=phase
     )
-
-
-def _may_be_cut(level: Level) -> bool:
-    """Whether something else than the number of trials can end the search."""
-    return any(limit is not None for limit in (level.deadline, level.device_seconds, level.cost))
 
 
 def _patience(job: Job) -> float:

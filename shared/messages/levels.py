@@ -113,8 +113,12 @@ class Level(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def has_goal(self) -> bool:
         """Whether there is something to be met, beside a number of trials."""
-        limits = (self.latency_s, self.speedup, self.deadline, self.device_seconds, self.cost)
-        return any(limit is not None for limit in limits)
+        return self.has_limit or self.latency_s is not None or self.speedup is not None
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether time, or what the job takes of the mesh, may end it, whatever it has found."""
+        return any(limit is not None for limit in (self.deadline, self.device_seconds, self.cost))
 
 
 class Quote(Struct, frozen=True, kw_only=True, omit_defaults=True):

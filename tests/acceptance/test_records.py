@@ -84,21 +84,26 @@ def written_by_metaschedule(
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".json"}
 
 
-@pytest.fixture
-def recorded(
-    tmp_path: Path, convolution: ExtractedTask, target: str, first_round: tuple[bytes, list[Trial]]
-) -> Database:
-    """What a worker has written of a round."""
-    blob = Blob(hashlib.sha256(convolution.workload).hexdigest(), len(convolution.workload))
-    spec = TaskSpec(
+def spec_of(task: ExtractedTask) -> TaskSpec:
+    """A task as a job has it."""
+    blob = Blob(hashlib.sha256(task.workload).hexdigest(), len(task.workload))
+    return TaskSpec(
         id="t00",
-        name=convolution.name,
-        key=convolution.key,
+        name=task.name,
+        key=task.key,
         weight=1,
         engine="metaschedule",
         workload=blob,
         untuned=blob,
     )
+
+
+@pytest.fixture
+def recorded(
+    tmp_path: Path, convolution: ExtractedTask, target: str, first_round: tuple[bytes, list[Trial]]
+) -> Database:
+    """What a worker has written of a round."""
+    spec = spec_of(convolution)
     database = Database(str(tmp_path / "records.sqlite"))
     named = gathering.of_task(spec, target, convolution.workload)
     trials = gathering.of_trials(spec, first_round[1], ORIGIN, 1, 100.0)
@@ -164,16 +169,7 @@ def test_what_tune_tir_has_written_is_what_a_job_tries_first(
     trials, new, skipped = record_exchange.read_metaschedule(folder, database, "theirs", 4.0)
     assert (trials, new > trials, skipped) == (6, True, [])
 
-    blob = Blob(hashlib.sha256(convolution.workload).hexdigest(), len(convolution.workload))
-    spec = TaskSpec(
-        id="t00",
-        name=convolution.name,
-        key=convolution.key,
-        weight=1,
-        engine="metaschedule",
-        workload=blob,
-        untuned=blob,
-    )
+    spec = spec_of(convolution)
     context = Context(
         FakeSandbox(), ArtifactStore(str(tmp_path / "store")), records=Recorder(lambda: database)
     )

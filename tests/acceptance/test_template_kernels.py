@@ -113,14 +113,13 @@ def convolution(kernel: int, stride: int, pad: int, depthwise: bool = False, cha
     return [a, b, te.compute(c.shape, lambda *at: te.max(c(*at), tirx.const(0.0, "float32")))]
 
 
-def channels_first(kernel: int, stride: int, pad: int) -> list[Any]:
+def padded_image(a: Any, pad: int) -> Any:
+    """An image, channels first, with zeros around it."""
     from tvm import te, tirx
 
-    size, channels, out = 9, 6, 11
-    ends = (size + 2 * pad - kernel) // stride + 1
-    a, b = placeholder(2, channels, size, size), placeholder(out, channels, kernel, kernel)
-    padded = te.compute(
-        (2, channels, size + 2 * pad, size + 2 * pad),
+    batch, channels, size, _ = (int(each) for each in a.shape)
+    return te.compute(
+        (batch, channels, size + 2 * pad, size + 2 * pad),
         lambda n, c, y, x: tirx.if_then_else(
             tirx.all(y >= pad, y < size + pad, x >= pad, x < size + pad),
             a[n, c, y - pad, x - pad],
@@ -128,6 +127,15 @@ def channels_first(kernel: int, stride: int, pad: int) -> list[Any]:
         ),
         name="padded",
     )
+
+
+def channels_first(kernel: int, stride: int, pad: int) -> list[Any]:
+    from tvm import te
+
+    size, channels, out = 9, 6, 11
+    ends = (size + 2 * pad - kernel) // stride + 1
+    a, b = placeholder(2, channels, size, size), placeholder(out, channels, kernel, kernel)
+    padded = padded_image(a, pad)
     rc, ry, rx = (
         te.reduce_axis((0, end), name=name)
         for name, end in (("rc", channels), ("ry", kernel), ("rx", kernel))
@@ -242,19 +250,12 @@ def cut_rows() -> list[Any]:
 
 def first_layer(kernel: int, stride: int, pad: int) -> list[Any]:
     """A convolution that takes channels first and gives them last."""
-    from tvm import te, tirx
+    from tvm import te
 
     size, channels, out = 11, 3, 24
     ends = (size + 2 * pad - kernel) // stride + 1
     a, b = placeholder(1, channels, size, size), placeholder(kernel, kernel, channels, out)
-    padded = te.compute(
-        (1, channels, size + 2 * pad, size + 2 * pad),
-        lambda n, c, y, x: tirx.if_then_else(
-            tirx.all(y >= pad, y < size + pad, x >= pad, x < size + pad),
-            a[n, c, y - pad, x - pad],
-            tirx.const(0.0, "float32"),
-        ),
-    )
+    padded = padded_image(a, pad)
     ry, rx, rc = (te.reduce_axis((0, end), name="r") for end in (kernel, kernel, channels))
     c = te.compute(
         (1, ends, ends, out),

@@ -500,12 +500,7 @@ def test_whatever_is_killed_every_job_ends_with_every_trial_counted_once(
         if switch is not None and turn == switch[0]:
             world.publish(SetStrategy(strategy=switch[1], at=1.0))
         while moments and moments[0][0] <= turn:
-            _, victim = moments.pop(0)
-            if victim == 4:
-                world.start_coordinator()
-            else:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+            world.strike(moments.pop(0)[1])
     world.run(*jobs)
     for job, count in jobs.items():
         assert world.ledger(job).phase == "done"
@@ -551,11 +546,8 @@ def test_a_job_that_is_stopped_early_keeps_whatever_was_measured(
             _, victim = moments.pop(0)
             if victim == -1:
                 world.publish(Cancel(job="job", keep=True))
-            elif victim >= len(world.workers):
-                world.start_coordinator()
             else:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+                world.strike(victim)
     world.run("job")
     ledger = world.ledger("job")
     measured = {(task, *each) for task, done in world.profiled.items() for each in done}

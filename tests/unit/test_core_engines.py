@@ -42,12 +42,7 @@ def test_every_job_ends_and_its_steps_went_only_to_workers_of_their_engines(
         turn += 1
         world.turn()
         while moments and moments[0][0] <= turn:
-            _, victim = moments.pop(0)
-            if victim == len(MIXED):
-                world.start_coordinator()
-            else:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+            world.strike(moments.pop(0)[1])
     world.run(*jobs)
     assert {job: world.ledger(job).phase for job in jobs} == dict.fromkeys(jobs, "done")
     serving = {worker.queue: set(worker.engines) for worker in world.workers}

@@ -203,11 +203,8 @@ def test_no_job_is_disturbed_whenever_somebody_asks(
         if turn == 150:
             world.publish(request("b", 24, batch=4, chunk=2))
         for moment, victim in kills:
-            if moment == turn and victim >= len(world.workers):
-                world.start_coordinator()
-            elif moment == turn:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+            if moment == turn:
+                world.strike(victim)
     world.run("a", "b")
     for _ in range(150):
         world.turn()

@@ -321,11 +321,8 @@ def test_whatever_is_killed_the_verdict_is_true(
     for turn in range(max([moment for moment, _ in kills], default=0) + 1):
         world.turn()
         for moment, victim in kills:
-            if moment == turn and victim >= len(world.workers):
-                world.start_coordinator()
-            elif moment == turn:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+            if moment == turn:
+                world.strike(victim)
     world.run("a", "b")
     for job in ("a", "b"):
         ledger = world.ledger(job)

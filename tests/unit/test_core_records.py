@@ -63,12 +63,7 @@ def test_whatever_is_killed_every_trial_is_recorded_once(seed: int, tmp_path: Pa
             if turn == stops.get(name):
                 world.publish(Cancel(job=name, keep=rng.random() < 0.5))
         if rng.random() < KILLED:
-            victim = rng.randrange(len(world.workers) + 1)
-            if victim == len(world.workers):
-                world.start_coordinator()
-            else:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+            world.strike(rng.randrange(len(world.workers) + 1))
         if rng.random() < TROUBLED:
             world.trouble(rng.choice(["", "away", "locked", "full"]))
         if turn == TURNS // 2:

@@ -386,11 +386,8 @@ def endings(world: World, ends: list[tuple[int, str, str]], kills: list[tuple[in
             elif moment == turn and how == "fail":
                 failing.add(job)
         for moment, victim in kills:
-            if moment == turn and victim >= len(world.workers):
-                world.start_coordinator()
-            elif moment == turn:
-                world.kill(world.workers[victim])
-                world.revive(world.workers[victim])
+            if moment == turn:
+                world.strike(victim)
 
 
 def _spec() -> TaskSpec:

@@ -278,6 +278,14 @@ class World:
         worker.alive = True
         worker.name = f"{worker.queue}@host:{next(self.ids) + 1000}"
 
+    def strike(self, victim: int) -> None:
+        """Kill the worker with a number, and start it again; beyond the workers it is the coordinator."""
+        if victim >= len(self.workers):
+            self.start_coordinator()
+        else:
+            self.kill(self.workers[victim])
+            self.revive(self.workers[victim])
+
     def work(self, worker: FakeWorker) -> bool:
         """Take a step, or finish the one in hand."""
         if not worker.alive:
