@@ -18,7 +18,6 @@ from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 from tunemesh.terminal import print_json
-from tunemesh.wire_schema import asyncapi
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -61,4 +60,6 @@ def definitions(
 @broker_app.command()
 def schema() -> None:
     """Print the AsyncAPI document of all messages, for clients in other languages."""
+    from tunemesh.wire_schema import asyncapi
+
     print_json(asyncapi())

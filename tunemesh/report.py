@@ -284,6 +284,14 @@ def _of_any(
     }
 
 
+def won(report: JobReport) -> dict[str, list[TaskReport]]:
+    """The tasks by the engine whose kernel the model has; by ``untuned`` those that no engine made faster."""
+    found: dict[str, list[TaskReport]] = {}
+    for task in report.tasks:
+        found.setdefault(task.engine or "untuned", []).append(task)
+    return found
+
+
 def _winner(task: TaskProgress) -> str | None:
     """The engine whose kernel of a task is faster than all others, the untuned one too."""
     slower = task.untuned is not None and task.best is not None and task.best >= task.untuned

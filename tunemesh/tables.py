@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from tunemesh.report import Compared, JobReport, Report, TaskReport
+from tunemesh.report import Compared, JobReport, Report, won
 from tunemesh.shared.messages import Judgement, OutputCheck, Quote
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import shapes_text
@@ -93,11 +93,8 @@ def winners(report: JobReport) -> str:
     in a sentence; empty where one engine searched alone."""
     if not any(len(task.searches) > 1 for task in report.tasks):
         return ""
-    won: dict[str, list[TaskReport]] = {}
-    for task in report.tasks:
-        won.setdefault(task.engine or "untuned", []).append(task)
     parts = []
-    for engine, tasks in sorted(won.items(), key=lambda each: -len(each[1])):
+    for engine, tasks in sorted(won(report).items(), key=lambda each: -len(each[1])):
         ahead = [task.ahead for task in tasks if task.ahead is not None]
         by = f" (by {statistics.median(ahead):.2f} times)" if ahead and engine != "untuned" else ""
         parts.append(f"{len(tasks)} {engine}{by}")

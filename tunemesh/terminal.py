@@ -27,9 +27,9 @@ def plain(text: str, style: str = "") -> Text:
     return Text(printable(text), style=style)
 
 
-def table(title: str, columns: Iterable[str], *, expand: bool = False) -> Table:
+def table(title: str, columns: Iterable[str]) -> Table:
     """An empty table."""
-    made = Table(title=plain(title) if title else None, title_justify="left", expand=expand)
+    made = Table(title=plain(title) if title else None, title_justify="left")
     for name in columns:
         made.add_column(plain(name), overflow="fold")
     return made

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tunemesh import exporting
-from tunemesh.report import Report, TaskReport
+from tunemesh.report import Report, TaskReport, won
 from tunemesh.report_page import curves, facts, writing
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.text import clip, printable
@@ -49,10 +49,7 @@ class Tuned:
     def winners(self) -> dict[str, list[TaskReport]]:
         """The tasks by the engine whose kernel the model has; by ``untuned`` those that no engine made
         faster. ``ahead`` of each says how many times as long the next engine's kernel takes."""
-        found: dict[str, list[TaskReport]] = {}
-        for task in self.report.tasks:
-            found.setdefault(task.engine or "untuned", []).append(task)
-        return found
+        return won(self.report)
 
     @property
     def records(self) -> list[dict[str, Any]]:

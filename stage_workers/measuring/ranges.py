@@ -99,6 +99,8 @@ def _search(
     run: Callable[[Mapping[str, Interval]], Walk], inputs: Sequence[tuple[str, str]]
 ) -> dict[str, Range]:
     wanted = {name: dtype for name, dtype in inputs if dtype.startswith(("int", "uint"))}
+    if not wanted:
+        return {}
     anything = {name: Interval(_least(dtype), _top(dtype), True, True) for name, dtype in wanted.items()}
     if not run(anything).problems:
         return _unbounded(run, wanted)

@@ -34,11 +34,6 @@ MOST_RESOURCES = 60
 MOST_CONDITIONS = 8
 
 
-def is_result(report: JobReport) -> bool:
-    """Whether the job has a result that was measured."""
-    return isinstance(report, Report)
-
-
 def headline(report: JobReport) -> str:
     """What came of the job, in one sentence."""
     if not isinstance(report, Report):

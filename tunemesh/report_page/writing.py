@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 import tunemesh
@@ -71,6 +70,8 @@ def page(found: Sequence[tuple[Path, JobReport]]) -> str:
     """
     if len(found) > MOST_JOBS:
         raise BadInput(f"a page has at most {MOST_JOBS} jobs side by side, not {len(found)}")
+    import jinja2  # not where a command only asks whether there is a page
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
