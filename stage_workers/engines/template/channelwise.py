@@ -8,6 +8,7 @@ their own, in which these are left out. Lines of the image are tested.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -165,26 +166,12 @@ class Channelwise:
 
     def _places(self, rows: int) -> dict[Place, list[User]]:
         """Where a tile reads from, relative to its first pixel, and what uses it."""
-        image, kernel = self.roles.image, self.roles.kernel
-        places: dict[Place, list[User]] = {}
-        for taps in itertools.product(*(range(self.extents[axis]) for axis in self.unrolled)):
-
-            def distance(form: Form, line: int, row: int, taps: Sequence[int] = taps) -> int:
-                steps = sum(form.strides[axis] * at for axis, at in zip(self.unrolled, taps, strict=True))
-                return steps + self._from_first(form, line, row)
-
-            for line, row in itertools.product(range(self.tiling.lines), range(rows)):
-                along = tuple(distance(window.form, line, row) for window in image.windows)
-                weight = distance(kernel.form, 0, 0) if kernel else 0
-                place = distance(image.form, line, row), along
-                places.setdefault(place, []).append((line, row, weight))
-        return dict(sorted(places.items()))
+        unrolled = tuple((axis, self.extents[axis]) for axis in self.unrolled)
+        return _places(self.roles, unrolled, self.tiling.lines, rows)
 
     def _from_first(self, form: Form, line: int, row: int) -> int:
         """How far a pixel of a tile is from its first one."""
-        rows = self.roles.rows
-        across = line * form.strides[rows[-2]] if len(rows) > 1 else 0
-        return across + (row * form.strides[rows[-1]] if rows else 0)
+        return _from_first(self.roles, form, line, row)
 
     @property
     def _indices(self) -> list[str]:
@@ -320,3 +307,32 @@ class Channelwise:
                 "}",
             ]
         return function(symbol, [*lines, *["}"] * closed])
+
+
+@functools.lru_cache(maxsize=256)
+def _places(
+    roles: Channels, unrolled: tuple[tuple[int, int], ...], lines: int, rows: int
+) -> dict[Place, list[User]]:
+    """See :meth:`Channelwise._places`, which many tilings of an operator have in common.
+
+    Args:
+        unrolled: axes of the kernel that are written out, each with its extent.
+    """
+    places: dict[Place, list[User]] = {}
+    for taps in itertools.product(*(range(extent) for _, extent in unrolled)):
+
+        def distance(form: Form, line: int, row: int, taps: Sequence[int] = taps) -> int:
+            steps = sum(form.strides[axis] * at for (axis, _), at in zip(unrolled, taps, strict=True))
+            return steps + _from_first(roles, form, line, row)
+
+        for line, row in itertools.product(range(lines), range(rows)):
+            along = tuple(distance(window.form, line, row) for window in roles.image.windows)
+            weight = distance(roles.kernel.form, 0, 0) if roles.kernel else 0
+            places.setdefault((distance(roles.image.form, line, row), along), []).append((line, row, weight))
+    return dict(sorted(places.items()))
+
+
+def _from_first(roles: Channels, form: Form, line: int, row: int) -> int:
+    rows = roles.rows
+    across = line * form.strides[rows[-2]] if len(rows) > 1 else 0
+    return across + (row * form.strides[rows[-1]] if rows else 0)

@@ -27,6 +27,7 @@ class Channel:
         roles = _known(operator)
         rows = operator.axes[roles.rows[-1]].extent if roles.rows else 1
         lines = operator.axes[roles.rows[-2]].extent if len(roles.rows) > 1 else 1
+        columns = operator.axes[roles.lane].extent
 
         def promised(tile: Sequence[int]) -> float:
             """Results for each load. Weights are loaded once where the registers hold them."""
@@ -48,9 +49,10 @@ class Channel:
         knobs = (*tile, Knob("columns_block", BLOCKS))
 
         def valid(values: Sequence[int]) -> bool:
-            return (
-                tuple(values[:4]) in worth and not Channelwise(operator, roles, Tiling(*values)).objection()
-            )
+            # What a block adds to the objections to a tile: that it is all there is.
+            lanes, vectors, *_, block = values
+            tile = tuple(values[:4])
+            return tile in worth and known(tile) > 0 and block * lanes * vectors < columns
 
         def promise(values: Sequence[int]) -> float:
             return known(tuple(values[:4]))
