@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
@@ -111,7 +110,8 @@ def test_all_searches_search_its_knobs(search: str, target: str) -> None:
             for i, each in enumerate(proposal.schedules)
         ]
         call = msgspec.structs.replace(call, search=proposal.search, trials=trials)
-        assert ENGINE.update(call) == (proposal := ENGINE.update(call))
+        proposal = ENGINE.update(call)
+        assert ENGINE.update(call) == proposal
 
 
 def test_a_pipeline_with_a_mistake_never_wins(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,12 +149,15 @@ def test_a_model_has_kernels_of_templates_and_of_halide(target: str, monkeypatch
 
 
 def test_what_halide_refuses_is_the_candidates_outcome(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunemesh.stage_workers.engines.halide import scheduling
+    import halide as hl
 
-    # A loop of the output that there is not.
-    monkeypatch.setattr(
-        scheduling.Plan, "_sum", lambda self, pipeline, inner: pipeline.total.compute_at(pipeline.output, "x")
-    )
+    from tunemesh.stage_workers.engines.halide import pipelines, scheduling
+
+    def nowhere(_: scheduling.Plan, pipeline: pipelines.Pipeline, __: object) -> None:
+        """At a loop of the output that there is not."""
+        pipeline.total.compute_at(pipeline.output, hl.Var("x"))
+
+    monkeypatch.setattr(scheduling.Plan, "_sum", nowhere)
     task = task_of(product(20, 48, 32), [], False, target)
     ((_, schedule),) = first_round(task, target, 1)
     built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))

@@ -1,12 +1,13 @@
-"""The engine that schedules pipelines of Halide: the tasks of sums that the engine halide knows, too, written
-down in another language, whose compiler makes the loops. TVM and Halide are imported when a method needs them,
-so that naming the engine costs nothing."""
+"""The engine that schedules pipelines of Halide: tasks of sums, as the template engine has them, in another
+language, whose compiler makes the loops. TVM and Halide are imported when a method needs them, so that naming
+the engine costs nothing."""
 
 from __future__ import annotations
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.engines.halide import options
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
     BuildOutcome,
@@ -27,7 +28,6 @@ from tunemesh.stage_workers.engines.protocol import (
     TaskRef,
     UpdateCall,
 )
-from tunemesh.stage_workers.engines.halide import options
 
 
 class HalideEngine:

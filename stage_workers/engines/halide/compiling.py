@@ -45,8 +45,9 @@ HERE void *halide_malloc(void *context, size_t size) { return aligned_alloc(128,
 HERE void halide_free(void *context, void *memory) { free(memory); }
 HERE int halide_error_out_of_memory(void *context) { return -1; }
 HERE int halide_do_par_for(void *context, halide_task_t task, int from, int count, uint8_t *closure) {
-  for (int i = from; i < from + count; ++i) { int failed = task(context, i, closure); if (failed) return failed; }
-  return 0;
+  int failed = 0;
+  for (int i = from; i < from + count && !failed; ++i) failed = task(context, i, closure);
+  return failed;
 }
 """
 """What is left of Halide's runtime: memory, and loops that an autoscheduler would have run in parallel."""

@@ -13,8 +13,8 @@ from tunemesh.stage_workers.engines.template import epilogues
 from tunemesh.stage_workers.engines.template.operators import Operator
 
 INLINE, TILE, BAND, LINE, ROOT, AHEAD = range(6)
-"""Where a factor is computed: where it is used; for each tile; for all tiles of the innermost loop; for a line
-of tiles; before all else; or when the model is put together, which only weights can be."""
+"""Where a factor is computed: where it is used; for each tile; for all tiles of the innermost loop; for a
+line of tiles; before all else; or when the model is put together, which only weights can be."""
 PARTLY_UNROLLED = 8
 """Steps of a kernel's axis up to which it may stand in a row as a whole."""
 
@@ -92,7 +92,7 @@ class Plan:
         shape, roles = self.shape, self.roles
         if any(length > self.extent(axis) for axis, length in self.tile.items()):
             return "a tile is larger than the result"
-        if shape.lines > 1 and len(roles.rows) < 2 or shape.rows > 1 and not roles.rows:
+        if (shape.lines > 1 and len(roles.rows) < 2) or (shape.rows > 1 and not roles.rows):
             return "there are no such rows"
         if shape.columns_block * self.width >= self.extent(roles.lane):
             return "a block is all there is"
@@ -118,7 +118,7 @@ class Plan:
                 return "only weights are packed"
             if place in (ROOT, TILE, BAND) and factor.may_be_packed:
                 return "a weight is packed ahead, which costs nothing"
-            if place == BAND and not roles.rows or place == LINE and len(roles.rows) < 2:
+            if (place == BAND and not roles.rows) or (place == LINE and len(roles.rows) < 2):
                 return "there is no such loop"
         return ""
 
@@ -151,9 +151,11 @@ class Plan:
             tail = hl.TailStrategy.ShiftInwards
             output.split(pipeline.places[axis], around[axis], inside[axis], length, tail)
         lane, rows = around[roles.lane], [around[axis] for axis in roles.rows]
-        last = roles.rows[-1] if roles.rows else None
-        for axis, count in ((last, shape.rows_block), (roles.lane, shape.columns_block)):
-            if axis is not None and count:
+        for axis, count in (
+            *((a, shape.rows_block) for a in roles.rows[-1:]),
+            (roles.lane, shape.columns_block),
+        ):
+            if count:
                 block = hl.Var(f"b{axis}")
                 output.split(around[axis], block, around[axis], count, hl.TailStrategy.GuardWithIf)
                 blocks.append(block)

@@ -9,6 +9,7 @@ import halide as hl
 import msgspec
 
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.halide import (
     autoschedulers,
     compiling,
@@ -65,8 +66,11 @@ def objection(task: TaskRef) -> str:
         return "the engine halide makes kernels for CPUs only"
     if targets.cores(task.target) > 1:
         return "the engine halide makes kernels of one thread only"
-    if not compiling.supported(machine.of_target(task.target)):
+    made_for = machine.of_target(task.target)
+    if not compiling.supported(made_for):
         return "the engine halide makes kernels for x86 and 64-bit ARM only"
+    if compilers.compiler(made_for.architecture) is None:
+        return compilers.MISSING
     try:
         taken(task.workload, task.target)
     except Unknown as error:
