@@ -78,7 +78,6 @@ def run(program: Program, inputs: Sequence[Array], shape: Sequence[int], folder:
     source = BEFORE + program.text + AFTER.replace("CALL", call)
     command = [
         "g++",
-        "-O1",
         "-w",
         "-ffp-contract=off",
         "-shared",
