@@ -10,8 +10,8 @@ Where a message goes::
     coordinator  -> tunemesh.steps    (direct: name of the queue) -> model-update, build-cpu, profile-<device>
                                                                      (for further engines: see below)
     worker       -> tunemesh.status   (fanout)    -> coordinator.<id>, monitor.<id>
-    coordinator  -> tunemesh.events   (topic:  job.<id>.<kind>)        -> client.<id>, monitor.<id>; ends of
-                                                                     jobs -> history (workers with a database)
+    coordinator  -> tunemesh.events   (topic:  job.<tenant>.<id>.<kind>)  -> <client>.<number>, monitor.<id>;
+                                                          ends of jobs -> history (workers with a database)
     coordinator  -> tunemesh.steps    (direct: history), a census      -> history
     anyone's undecodable message -> tunemesh.dead (fanout)             -> dead-letter
 
@@ -49,6 +49,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tunemesh.shared.accounts import tenant_key
 from tunemesh.shared.messages import Stage
 
 VHOST = "tunemesh"
@@ -215,9 +216,17 @@ def result_key(stage: Stage) -> str:
     return f"result.{stage}"
 
 
-def event_key(job: str, kind: str) -> str:
-    """Routing key of an event on :data:`EVENTS`. ``*`` as ``kind`` gives the binding key for one job."""
-    return f"job.{job}.{kind}"
+def job_queue(tenant: str, job: str) -> str:
+    """Name of the queue of one job: ``job.<tenant>.<id>``, with ``-`` for a job of no tenant. No part can have
+    a dot in it."""
+    return f"job.{tenant_key(tenant)}.{job}"
+
+
+def event_key(tenant: str, job: str, kind: str) -> str:
+    """Routing key of an event on :data:`EVENTS`: ``job.<tenant>.<id>.<kind>``, with ``-`` for a job of no
+    tenant. ``*`` as ``kind`` gives the binding key for one job, and as ``tenant`` too, for those who may
+    follow the jobs of all."""
+    return f"{job_queue(tenant, job)}.{kind}"
 
 
 def answer_key(key: str) -> str:
@@ -270,7 +279,7 @@ BINDINGS = (
     Binding(REQUESTS, COORDINATOR, STRATEGY_KEY),
     Binding(REQUESTS, COORDINATOR, LEARN_KEY),
     Binding(REQUESTS, QUESTIONS, HISTORY_KEY),
-    *(Binding(EVENTS, HISTORY, event_key("*", kind)) for kind in ENDS),
+    *(Binding(EVENTS, HISTORY, event_key("*", "*", kind)) for kind in ENDS),
     Binding(STEPS, HISTORY, HISTORY_KEY),
     Binding(RESULTS, COORDINATOR, "result.#"),
     Binding(LEDGER, COORDINATOR, LEDGER_KEY),
