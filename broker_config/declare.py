@@ -18,7 +18,9 @@ class Declarer(Protocol):
     with a new channel after it has raised. A lost connection raises what the implementation raises for that.
     """
 
-    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, Argument], durable: bool
+    ) -> None:
         """``exchange.declare``, neither auto-delete nor internal; nothing happens if it exists like this.
 
         Raises:
@@ -83,7 +85,7 @@ def ensure_topology(broker: Declarer) -> None:
 
 def _declare(broker: Declarer) -> None:
     for exchange in EXCHANGES:
-        broker.declare_exchange(exchange.name, exchange.kind, durable=True)
+        broker.declare_exchange(exchange.name, exchange.kind, exchange.arguments, durable=True)
     for queue in QUEUES:
         broker.declare_queue(queue.name, queue.arguments, durable=True)
     for binding in BINDINGS:

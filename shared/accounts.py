@@ -42,6 +42,11 @@ class Account(Struct, frozen=True):
         return self.tenant if self.role == "client" else None
 
     @property
+    def may_ask(self) -> bool:
+        """Whether it may send what clients send."""
+        return self.role not in ("worker", "monitor")
+
+    @property
     def own_queues(self) -> str:
         """What names of its own queues begin with, before a dot."""
         return self.user if self.role in ("client", "operator") else "operator"
@@ -55,11 +60,9 @@ def account_of(user: str, own: str = "") -> Account | None:
         own: the user that whoever asks is logged in as. Who shares it has all of its rights on the broker
             anyway, and is an operator: so a mesh may do with one user of any name.
     """
-    if user and user == own:
-        return Account(user, "operator")
     match = _ACCOUNT.fullmatch(user)
     if match is None:
-        return None
+        return Account(user, "operator") if user and user == own else None
     if (tenant := match["tenant"]) is not None:
         return Account(user, "client", tenant)
     role = match["named"] or match["plain"]

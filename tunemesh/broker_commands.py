@@ -12,8 +12,8 @@ import typer
 from tunemesh import mesh_address
 from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.broker_config.node import PrivateNode
-from tunemesh.broker_config.roles import ROLES
 from tunemesh.broker_config.topology import VHOST
+from tunemesh.shared.accounts import ROLES
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated

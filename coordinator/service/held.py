@@ -11,6 +11,7 @@ from functools import partial
 from tunemesh.broker_config import topology
 from tunemesh.coordinator.jobs.ledger import Handle
 from tunemesh.coordinator.service.outbox import Outbox
+from tunemesh.shared.accounts import account_of
 from tunemesh.shared.transport.link import Delivery, Outgoing
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,15 @@ class _Held:
 
 
 class HeldDeliveries:
-    """By handle. ``now`` is in seconds of a clock that never jumps."""
+    """By handle. ``now`` is in seconds of a clock that never jumps.
 
-    def __init__(self, outbox: Outbox) -> None:
+    Args:
+        user: as which the coordinator is logged in.
+    """
+
+    def __init__(self, outbox: Outbox, user: str) -> None:
         self._outbox = outbox
+        self._user = user
         self._handles = itertools.count(1)
         self._held: dict[Handle, _Held] = {}
         self._copies: dict[str, Handle] = {}
@@ -67,7 +73,7 @@ class HeldDeliveries:
         """Dead-letter a delivery, if it is held."""
         held = self._held.pop(handle, None)
         if held is not None:
-            self._outbox.put_aside(held.delivery, reason, "senseless", answers_to(held.delivery))
+            self._outbox.put_aside(held.delivery, reason, "senseless", answers_to(held.delivery, self._user))
 
     def refresh(self, now: float) -> None:
         """Publish anew what has been held for long, so that no consumer timeout strikes."""
@@ -106,10 +112,15 @@ class HeldDeliveries:
         held.refreshing = False
 
 
-def answers_to(delivery: Delivery) -> str | None:
-    """The queue for answers, where a client may name it: the coordinator could publish into any."""
-    reply_to = delivery.reply_to
-    if reply_to is not None and not topology.is_reply_queue(reply_to):
-        log.warning("a client asks for answers in %r, which is no queue of a client: not answered", reply_to)
-        return None
-    return reply_to
+def answers_to(delivery: Delivery, user: str) -> str | None:
+    """The queue for answers, where a client may name it: the coordinator could publish into any.
+
+    Args:
+        user: as which the coordinator is logged in.
+    """
+    account, reply_to = account_of(delivery.user, user), delivery.reply_to
+    if reply_to is None or (account is not None and topology.is_own_queue(account, reply_to)):
+        return reply_to
+    whose = f"no queue of {delivery.user[:100]}'s" if delivery.user else "nobody's that is known"
+    log.warning("somebody asks for answers in %r, which is %s: not answered", reply_to[:300], whose)
+    return None

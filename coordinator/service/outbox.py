@@ -54,7 +54,8 @@ class Outbox:
     def tell(self, event: JobEvent) -> None:
         """Tell whoever listens to the job. It may be lost, unless it is the end: that waits for the
         history."""
-        key = topology.event_key(event.job, event.kind)
+        tenant = event.progress.tenant if event.progress is not None else ""
+        key = topology.event_key(tenant, event.job, event.kind)
         life = None if event.kind in topology.ENDS else LIFE
         self._tell(event, topology.EVENTS, key, event.job, life)
 

@@ -91,7 +91,7 @@ class Link:
         self._refused: str | None = None
         self._connection: Connection | None = None
         self._main: Channel | None = None
-        self._confirms = Confirms(name, getattr(self._parameters.credentials, "username", ""))
+        self._confirms = Confirms(name, self.user)
         self._operations = Operations(name, refusals)
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
@@ -99,6 +99,11 @@ class Link:
         self._gathering: int | None = None
         """The thread that hands over what it asks for at once."""
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
+
+    @property
+    def user(self) -> str:
+        """Who is logged in."""
+        return str(getattr(self._parameters.credentials, "username", ""))
 
     # -- For the owner, from any thread ---------------------------------------------------------------------
 
@@ -210,11 +215,19 @@ class Link:
 
         self._call(cancel)
 
-    def declare_exchange(self, name: str, kind: str, durable: bool = True) -> Future[None]:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, Any] | None = None, durable: bool = True
+    ) -> Future[None]:
         """Create an exchange. Fails with ``PermissionError``, or ``ValueError`` when it exists otherwise."""
         return self._operate(
             f"declare exchange {name}",
-            lambda c, f: c.exchange_declare(name, kind, durable=durable, callback=lambda _: finish(f, None)),
+            lambda c, f: c.exchange_declare(
+                name,
+                kind,
+                durable=durable,
+                arguments=dict(arguments or {}),
+                callback=lambda _: finish(f, None),
+            ),
         )
 
     def declare_queue(
@@ -374,7 +387,7 @@ class Link:
         if subscription.bindings is None:
             consume(subscription.queue)
             return
-        own = f"{subscription.queue}.{uuid.uuid4().hex[:12]}"
+        own = f"{subscription.queue}.{uuid.uuid4().hex[: subscription.digits]}"
         self._own_queues[subscription.queue] = own
 
         def bind(bindings: deque[tuple[str, str]]) -> None:
