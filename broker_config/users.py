@@ -125,11 +125,12 @@ class Management:
     """
 
     def __init__(self, url: str, password: str, vhost: str) -> None:
+        parts, host, port = urlsplit(""), None, None
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
-            host = port = None
+            host = None
         if parts.scheme not in ("http", "https") or not host:
             raise BadInput(
                 "--management is the address of RabbitMQ's management API, such as https://broker:15671"

@@ -115,7 +115,7 @@ def _account(user: str) -> Account:
     if account is None:
         raise BadInput(
             f"{user!r} is no name of a user: client.TENANT.NAME, operator.NAME, worker.NAME, coordinator.NAME"
-            " or monitor.NAME, each part of letters, digits, - and _, at most 64, with a letter or digit first"
+            " or monitor.NAME, each part of letters, digits, - and _, at most 64, a letter or digit first"
         )
     if account.role == "admin":
         raise BadInput("admin may do everything with the broker, and is the broker's own to add")
@@ -160,6 +160,10 @@ def _password(user: str, file: Path | None) -> str:
 
 
 def _asked(what: str) -> str:
-    if not sys.stdin.isatty():
+    if not _terminal():
         raise BadInput(f"nobody can be asked for the {what} here: give it in a file (see --help)")
     return getpass.getpass(f"{what}: ")
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty()
