@@ -65,6 +65,15 @@ class Arrived(Struct, frozen=True, tag=True):
     operator, who may speak for any, or one of the mesh's own."""
 
 
+class Garbled(Struct, frozen=True, tag=True):
+    """A message of a client was delivered that cannot be read, and is held until a :class:`PutAside`."""
+
+    handle: Handle
+    reason: str
+    tenant: str | None = None
+    """See :class:`Arrived`."""
+
+
 class WorkerSeen(Struct, frozen=True, tag=True):
     """A worker told how it is."""
 
@@ -117,6 +126,7 @@ Event = (
     Connected
     | CaughtUp
     | Arrived
+    | Garbled
     | WorkerSeen
     | QueueSeen
     | QueueMissing
