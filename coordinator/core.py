@@ -149,8 +149,8 @@ class Core:
                 self._resources.checked(queue, ready, consumers, state.now)
             case QueueMissing(queue, cause, refused):
                 self._upkeep.queue_missing(queue, cause, refused)
-            case Unreadable(step, reason):
-                if self._resources.in_flight(step):
+            case Unreadable(step, reason, nonce):
+                if self._resources.in_flight(step) and self._results.holds(step, nonce):
                     self._mishaps.senseless(step, "a worker", reason)
             case Tick():
                 self._tick()
@@ -160,8 +160,9 @@ class Core:
                 self._save_failed(job_id, cause)
             case CaughtUp():
                 self._caught_up = True
-            case Connected(wall):
+            case Connected(wall, seed):
                 self._forget()
+                self._state.seed = seed
                 self._state.now = self._settling_since = state.now
                 self._state.epoch = wall - state.now
 

@@ -45,6 +45,8 @@ class Connected(Struct, frozen=True, tag=True):
     wall: float
     """What the clock on the wall shows, in seconds since the Unix epoch. Until the next connection all
     instants that people are told follow from it and from ``now``, which never jumps."""
+    seed: str = ""
+    """Drawn at random: the secrets of jobs follow from it."""
 
 
 class CaughtUp(Struct, frozen=True, tag=True):
@@ -102,6 +104,8 @@ class Unreadable(Struct, frozen=True, tag=True):
 
     step: str
     reason: str
+    nonce: str = ""
+    """What it gave for that of the step."""
 
 
 class DispatchFailed(Struct, frozen=True, tag=True):

@@ -9,7 +9,7 @@ import msgspec
 from tunemesh.coordinator import counting
 from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save
 from tunemesh.coordinator.gate import Gate
-from tunemesh.coordinator.jobs import levels, progress
+from tunemesh.coordinator.jobs import levels, nonces, progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -150,6 +150,7 @@ class Requests:
             revision=0,
             phase="importing",
             accepted=state.instant,
+            secret=nonces.secret_of(state.seed, request.job, state.instant),
             asked_by=event.user[:USER_LENGTH],
             known=[each for each in records if each is not None],
         )

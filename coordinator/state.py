@@ -67,6 +67,8 @@ class State:
     """Seconds of a clock that never jumps; only differences count."""
     epoch: float = 0.0
     """Unix time when that clock showed 0, as it was when the coordinator connected."""
+    seed: str = ""
+    """The secrets of jobs follow from it."""
     jobs: dict[str, Job] = field(default_factory=dict)
     out: list[Instruction] = field(default_factory=list)
     active: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -361,7 +362,7 @@ class Service:
 
     def _begin(self) -> None:
         """Start afresh. When the marker comes back, everything that was waiting is here."""
-        self._give(Connected(wall=time.time()))
+        self._give(Connected(wall=time.time(), seed=secrets.token_hex(32)))
         self._marker = Marker(start=uuid.uuid4().hex)
         self._outbox.to_itself(self._marker)
 
