@@ -47,7 +47,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from tunemesh.shared.messages import Stage
 
@@ -115,6 +115,13 @@ OWN_QUEUE_MESSAGES = 10_000
 
 Argument = str | int | bool
 
+QueueType = Literal["classic", "quorum"]
+QUEUE_TYPES: tuple[QueueType, ...] = get_args(QueueType)
+
+NO_LIMIT = 2**31 - 1
+"""Deliveries after which a quorum queue drops a message: 4.x says 20 where it is not told otherwise, and 3.x
+does not take a word for none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -126,10 +133,20 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue with the optional arguments that it is declared with."""
+    """A durable queue with the optional arguments that it is declared with, whatever its type."""
 
     name: str
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    exclusive: bool = False
+    """It has one consumer at a time, which says so. Quorum queues do not listen to that: those have a single
+    active one."""
+
+    def declared(self, kind: QueueType) -> dict[str, Argument]:
+        """All arguments of the queue as one of this type."""
+        if kind == "classic":
+            return {"x-queue-type": kind, **self.arguments}
+        alone = {"x-single-active-consumer": True} if self.exclusive else {}
+        return {"x-queue-type": kind, "x-delivery-limit": NO_LIMIT, **alone, **self.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +167,7 @@ class Policy:
     definition: Mapping[str, Argument]
 
 
-_WORKING: Mapping[str, Argument] = {"x-queue-type": "classic", "x-dead-letter-exchange": DEAD}
+_WORKING: Mapping[str, Argument] = {"x-dead-letter-exchange": DEAD}
 
 
 def stage_queue(name: str) -> Queue:
@@ -162,7 +179,7 @@ def stage_queue(name: str) -> Queue:
     """
     if not re.fullmatch(STAGE_QUEUE_PATTERN, name):
         raise ValueError(f"{name!r} is not the name of a stage queue ({STAGE_QUEUE_PATTERN})")
-    return Queue(name, _WORKING)
+    return Queue(name, _WORKING, exclusive=name.startswith("profile-"))
 
 
 def stage_binding(name: str) -> Binding:
@@ -239,22 +256,20 @@ EXCHANGES = (
 QUEUES = (
     # Without a dead-letter exchange: all that the broker itself would put there are expired queries, which
     # interest nobody. Bad messages are put there by the coordinator, with the reason.
-    Queue(COORDINATOR, {"x-queue-type": "classic", "x-single-active-consumer": True}),
+    Queue(COORDINATOR, {"x-single-active-consumer": True}),
     stage_queue(MODEL_UPDATE),
     stage_queue(BUILD_CPU),
     Queue(
         HISTORY,
         {
-            "x-queue-type": "classic",
             "x-max-length": HISTORY_MESSAGES,
             "x-max-length-bytes": HISTORY_BYTES,
         },
     ),
-    Queue(QUESTIONS, {"x-queue-type": "classic", "x-message-ttl": QUESTION_SECONDS * 1000}),
+    Queue(QUESTIONS, {"x-message-ttl": QUESTION_SECONDS * 1000}),
     Queue(
         DEAD_LETTER,
         {
-            "x-queue-type": "classic",
             "x-max-length": DEAD_LETTERS,
             "x-max-length-bytes": DEAD_LETTER_BYTES,
             "x-message-ttl": DEAD_LETTER_SECONDS * 1000,
