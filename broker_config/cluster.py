@@ -26,8 +26,8 @@ from tunemesh.broker_config.node import (
     epmd_binary,
     spawn,
 )
-from tunemesh.broker_config.roles import ROLES, Role
 from tunemesh.broker_config.topology import VHOST, QueueType
+from tunemesh.shared.accounts import ROLES, Role
 from tunemesh.shared.errors import BrokerUnavailable
 
 TOOL_LIMIT = 60.0

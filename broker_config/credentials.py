@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tunemesh.broker_config.roles import ROLES, Role
+from tunemesh.shared.accounts import ROLES, Role
 from tunemesh.shared.errors import BadInput
 
 PORTS = range(15_000, 32_768)
@@ -44,9 +44,12 @@ def load_credentials(folder: Path, keep_ports: bool) -> Credentials:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {path}: {error}; remove the folder to begin anew") from None
         taken = (known.amqp_port, known.management_port, known.metrics_port, known.dist_port, known.epmd_port)
-        if keep_ports or all(_is_free(port) for port in taken):
+        ports = {} if keep_ports or all(_is_free(port) for port in taken) else _free_ports()
+        # Of roles that came later.
+        lacking = {role: secrets.token_urlsafe(24) for role in ROLES if role not in known.passwords}
+        if not ports and not lacking:
             return known
-        credentials = msgspec.structs.replace(known, **_free_ports())
+        credentials = msgspec.structs.replace(known, passwords=known.passwords | lacking, **ports)
     else:
         credentials = Credentials(
             cookie=secrets.token_hex(20),

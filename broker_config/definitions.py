@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tunemesh.broker_config.roles import RIGHTS, ROLES, Role
+from tunemesh.broker_config.roles import Rights, TopicRight, rights_of
 from tunemesh.broker_config.topology import (
     BINDINGS,
     CONSUMER_TIMEOUT,
@@ -20,11 +20,12 @@ from tunemesh.broker_config.topology import (
     VHOST,
     QueueType,
 )
+from tunemesh.shared.accounts import ROLES, Account, Role
 
 CLUSTERED = """\
 cluster_partition_handling = pause_minority
 cluster_formation.peer_discovery_backend = classic_config
-# Bytes of the log of all quorum queues until it is written to a file of each. The memory of a node grows by as much.
+# Bytes of the log of quorum queues before it is written to a file of each; as much stays in memory.
 raft.wal_max_size_bytes = 67108864
 """
 
@@ -49,38 +50,10 @@ def definitions(
     missing = [role for role in ROLES if not passwords.get(role)]
     if missing:
         raise ValueError(f"no password for {', '.join(missing)}")
-    return {
-        "users": [
-            {
-                "name": role,
-                "password_hash": password_hash(passwords[role]),
-                "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": list(RIGHTS[role].tags),
-            }
-            for role in ROLES
-        ],
-        "vhosts": [{"name": vhost}],
-        "permissions": [
-            {
-                "user": role,
-                "vhost": vhost,
-                "configure": RIGHTS[role].configure,
-                "write": RIGHTS[role].write,
-                "read": RIGHTS[role].read,
-            }
-            for role in ROLES
-        ],
-        "topic_permissions": [
-            {
-                "user": role,
-                "vhost": vhost,
-                "exchange": topic.exchange,
-                "write": topic.write,
-                "read": topic.read,
-            }
-            for role in ROLES
-            for topic in RIGHTS[role].topics
-        ],
+    made: dict[str, Any] = {"users": [], "vhosts": [{"name": vhost}]}
+    for role in ROLES:
+        add_user(made, Account(role, role), password_hash(passwords[role]), vhost)
+    return made | {
         "exchanges": [
             {
                 "name": exchange.name,
@@ -89,7 +62,7 @@ def definitions(
                 "durable": True,
                 "auto_delete": False,
                 "internal": False,
-                "arguments": {},
+                "arguments": dict(exchange.arguments),
             }
             for exchange in EXCHANGES
         ],
@@ -126,6 +99,52 @@ def definitions(
             for policy in POLICIES
         ],
     }
+
+
+def add_user(definitions: dict[str, Any], account: Account, hashed: str, vhost: str) -> None:
+    """Put a user with its rights into what will be ``definitions.json``, in place of one of that name.
+
+    Args:
+        hashed: see :func:`password_hash`.
+    """
+    remove_user(definitions, account.user)
+    rights = rights_of(account)
+    user = {
+        "name": account.user,
+        "password_hash": hashed,
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": list(rights.tags),
+        "limits": dict(rights.limits),
+    }
+    definitions.setdefault("users", []).append(user)
+    place = {"user": account.user, "vhost": vhost}
+    definitions.setdefault("permissions", []).append(place | permission(rights))
+    definitions.setdefault("topic_permissions", []).extend(
+        place | topic_permission(topic) for topic in rights.topics
+    )
+
+
+def remove_user(definitions: dict[str, Any], user: str) -> bool:
+    """Take a user with its rights out of definitions. Returns whether it was there."""
+    users = definitions.get("users", [])
+    known = [each for each in users if each.get("name") != user]
+    if known == users:
+        return False
+    definitions["users"] = known
+    for kind in ("permissions", "topic_permissions"):
+        rights = definitions.get(kind, [])
+        definitions[kind] = [each for each in rights if each.get("user") != user]
+    return True
+
+
+def permission(rights: Rights) -> dict[str, str]:
+    """As the management API, and definitions, have it."""
+    return {"configure": rights.configure, "write": rights.write, "read": rights.read}
+
+
+def topic_permission(topic: TopicRight) -> dict[str, str]:
+    """The same for the keys of an exchange."""
+    return {"exchange": topic.exchange, "write": topic.write, "read": topic.read}
 
 
 def definitions_json(passwords: Mapping[Role, str], vhost: str = VHOST, kind: QueueType = "classic") -> str:

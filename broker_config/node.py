@@ -32,8 +32,8 @@ import msgspec
 
 from tunemesh.broker_config.credentials import Credentials, load_credentials, write_private
 from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
-from tunemesh.broker_config.roles import Role
 from tunemesh.broker_config.topology import VHOST
+from tunemesh.shared.accounts import Role
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
 LOOPBACK = "127.0.0.1"

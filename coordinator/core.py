@@ -239,7 +239,7 @@ class Core:
         match event.message:
             case StepResult() as result if is_lesson(event):
                 self._lessons.done(event.handle, result)
-            case Learn() as wanted:
+            case Learn() as wanted if event.tenant is None:
                 self._lessons.asked(event, wanted)
             case StepResult() as result:
                 job = self._results.take(event.handle, result)

@@ -60,6 +60,9 @@ class Arrived(Struct, frozen=True, tag=True):
     correlation_id: str | None = None
     user: str = ""
     """Who sent it, as the broker verified it; empty where it did not."""
+    tenant: str | None = None
+    """The only tenant for which the sender may speak, empty for none: it is a client. ``None``: it is an
+    operator, who may speak for any, or one of the mesh's own."""
 
 
 class WorkerSeen(Struct, frozen=True, tag=True):

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, PutAside, Tell
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Held, Job
@@ -25,6 +27,9 @@ RESOURCES_FRESH = 0.5
 
 REJECTED_KEPT = 1000
 """Rejected requests that can be asked about."""
+
+OTHERS = "-"
+"""In place of the id of a step that is another tenant's."""
 
 ERROR_LIMIT = 1000
 """Characters of the error of a job: its ledger and all that is told of it repeat it."""
@@ -77,8 +82,8 @@ class State:
     """Stage queues that are not there, and why they cannot be made."""
     trouble: dict[str, Trouble] = field(default_factory=dict)
     """By step in flight."""
-    rejected: dict[str, str] = field(default_factory=dict)
-    """By job: why its request was not accepted; the newest last."""
+    rejected: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By job and tenant: why its request was not accepted; the newest last."""
     endings: deque[float] = field(default_factory=lambda: deque(maxlen=ENDINGS_KEPT))
     """How long the ends of the latest jobs took, by what they were thought to take."""
     counted_at: float | None = None
@@ -108,10 +113,10 @@ class State:
         for step in [step for step in self.trouble if step.startswith(f"{job}/")]:
             del self.trouble[step]
 
-    def remember_rejected(self, job: str, text: str) -> None:
+    def remember_rejected(self, job: str, tenant: str, text: str) -> None:
         """Note why a request was not accepted, for whoever asks later."""
-        self.rejected.pop(job, None)
-        self.rejected[job] = text
+        self.rejected.pop((job, tenant), None)
+        self.rejected[job, tenant] = text
         if len(self.rejected) > REJECTED_KEPT:
             del self.rejected[next(iter(self.rejected))]
 
@@ -124,12 +129,28 @@ class State:
             at=self.instant,
             text=text,
             progress=progress.progress(job),
-            resources=self._resources(),
+            resources=self.shown(self._resources(), job.ledger.request.tenant),
             assembled=progress.result(job),
             validated=job.ledger.validated,
             measured=progress.kept(job) if job.ended else list(records),
         )
         self.out.append(Tell(event))
+
+    def shown(self, resources: Sequence[ResourceProgress], tenant: str) -> list[ResourceProgress]:
+        """The same for users of a tenant, who are not told what others have running."""
+        return [
+            each
+            if all(self.is_of(step, tenant) for step in each.running)
+            else msgspec.structs.replace(
+                each, running=[step if self.is_of(step, tenant) else OTHERS for step in each.running]
+            )
+            for each in resources
+        ]
+
+    def is_of(self, step: str, tenant: str) -> bool:
+        """Whether a step belongs to a job of a tenant."""
+        job = self.jobs.get(step.partition("/")[0])
+        return job is not None and job.ledger.request.tenant == tenant
 
     def _resources(self) -> list[ResourceProgress]:
         at, told = self._told

@@ -14,6 +14,7 @@ import msgspec
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import Account, account_of
 from tunemesh.shared.errors import (
     BadInput,
     BadMessage,
@@ -39,6 +40,7 @@ from tunemesh.shared.messages import (
     SetStrategy,
     Snapshot,
 )
+from tunemesh.shared.transport.address import user_of
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
 from tunemesh.shared.transport.names import process_name
 
@@ -69,8 +71,6 @@ UNANSWERED = 60.0
 UNKNOWN = 12
 """Answers in a row that do not know a job, after which it counts as rejected. A coordinator that has just
 started may not have heard of it yet."""
-
-QUEUE = "client.own"
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,12 @@ class Client:
         for job in jobs:
             check_job_id(job)
         self._connect_limit = connect_limit
-        bindings = tuple((topology.EVENTS, topology.event_key(job, "*")) for job in jobs)
+        self._account = _account(url)
+        tenant = self._account.bound_to
+        bindings = tuple(
+            (topology.EVENTS, topology.event_key("*" if tenant is None else tenant, job, "*")) for job in jobs
+        )
+        self._queue = self._account.own_queues
         self._answer_key = uuid.uuid4().hex
         if history:
             bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
@@ -118,7 +123,7 @@ class Client:
             url,
             process_name("client"),
             properties={"role": "client"},
-            subscriptions=[Subscription(QUEUE, bindings=bindings)],
+            subscriptions=[Subscription(self._queue, bindings=bindings, digits=topology.OWN_QUEUE_DIGITS)],
         )
 
     def __enter__(self) -> Client:
@@ -137,7 +142,7 @@ class Client:
             BadMessage: it is too large; its model belongs into the artifact store.
             BrokerUnavailable: the broker has no place for it.
         """
-        self._confirmed(self._publish(request, topology.REQUEST_KEY, request.job))
+        self._confirmed(self._publish(request, self._key(topology.REQUEST), request.job))
 
     def answers(self, jobs: Collection[str], timeout: float = ANSWER_LIMIT) -> dict[str, JobEvent]:
         """What the coordinator said first of ``jobs``, whose requests were published: that they are accepted,
@@ -153,7 +158,7 @@ class Client:
 
     def cancel(self, job: str, keep: bool = False) -> None:
         """Ask for a job to be stopped; with ``keep`` it ends with the best that was found so far."""
-        self._confirmed(self._publish(Cancel(job=job, keep=keep), topology.CANCEL_KEY))
+        self._confirmed(self._publish(Cancel(job=job, keep=keep), self._key(topology.CANCEL)))
 
     def snapshot(self, job: str | None = None, timeout: float = 10.0) -> Snapshot:
         """How the mesh is doing, or one job of it.
@@ -170,7 +175,7 @@ class Client:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(census=True), topology.QUERY_KEY, correlation_id)
+        self._publish(Query(census=True), self._key(topology.QUERY), correlation_id)
         found = self._await(correlation_id, timeout).census
         if found is None:
             raise TunemeshError("the coordinator is of another version: it does not say what jobs need")
@@ -196,7 +201,7 @@ class Client:
             Unavailable: none answers in ``timeout`` seconds, or its database is away.
         """
         asked = msgspec.structs.replace(asked, answer=self._answer_key)
-        self._confirmed(self._publish(asked, topology.HISTORY_KEY))
+        self._confirmed(self._publish(asked, self._key(topology.QUESTION)))
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             message, _ = self._next(left)
@@ -286,19 +291,22 @@ class Client:
 
     def _ask(self, job: str | None) -> str:
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(job=job), topology.QUERY_KEY, correlation_id)
+        self._publish(Query(job=job), self._key(topology.QUERY), correlation_id)
         return correlation_id
+
+    def _key(self, kind: str) -> str:
+        return topology.client_key(kind, self._account.tenant)
 
     def _publish(self, message: Message, key: str, correlation_id: str | None = None) -> Future[None]:
         outgoing = Outgoing(
-            exchange=topology.REQUESTS,
+            exchange=topology.CLIENTS,
             key=key,
             body=codec.encode(message),
             message_id=f"{message.message_id()}/{uuid.uuid4().hex[:8]}",
             type=message.type_name,
             headers=message.headers(),
             correlation_id=correlation_id,
-            reply_to=self._link.own_queue(QUEUE),
+            reply_to=self._link.own_queue(self._queue),
             signed=True,
             expires=60.0 if isinstance(message, Query | AskHistory) else None,
         )
@@ -324,6 +332,12 @@ class Client:
             return codec.decode(event.body, JobEvent, Snapshot, PastJobs), event.correlation_id
         except BadMessage as error:
             raise TunemeshError(f"the mesh sent something unreadable: {error}") from None
+
+
+def _account(url: str) -> Account:
+    """Who is to log in. One whose name says no role is taken for an operator: the coordinator may know it."""
+    user = user_of(url)
+    return account_of(user) or Account(user, "operator")
 
 
 def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -> JobEvent:

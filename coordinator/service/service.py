@@ -51,11 +51,13 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.coordinator.journal.records import Journal
+from tunemesh.coordinator.service.desks import Desks
 from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import account_of
 from tunemesh.shared.alive import Alive
 from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
 from tunemesh.shared.messages import (
@@ -99,9 +101,9 @@ STATUS_PREFETCH = 1_000
 """Statuses on their way; they are answered at once."""
 
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
-    topology.REQUESTS: (Request, Cancel, Query, SetStrategy, Learn),
+    topology.CLIENTS: (Request, Cancel, Query, SetStrategy, Learn),
     topology.RESULTS: (StepResult,),
-    topology.LEDGER: (Ledger, StepResult, SetStrategy, Marker),
+    topology.LEDGER: (Ledger, StepResult, SetStrategy, Learn, Tenants, Marker),
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
 
@@ -166,7 +168,8 @@ class Service:
         self._alive = Alive()
         self._metrics = metrics
         self._outbox = Outbox(self._link)
-        self._held = HeldDeliveries(self._outbox)
+        self._held = HeldDeliveries(self._outbox, self._link.user)
+        self._desks = Desks(self._link, self._outbox, self._held)
         self._url = url
 
     def run(self) -> int:
@@ -224,9 +227,10 @@ class Service:
     def take(self, event: object) -> None:
         """Deal with an event of the link, or a :class:`Tick`. Whatever it is, the coordinator goes on."""
         match event:
-            case Up(epoch):
+            case Up(epoch) as up:
                 self._outbox.epoch, self._active = epoch, False
                 self._held.clear()
+                self._desks.connected(up)
                 self._begin()
             case Down(reason):
                 log.warning("connection lost: %s", reason)
@@ -241,7 +245,7 @@ class Service:
         while True:
             try:
                 with Declarations(self._url, process_name("coordinator set-up"), None) as declarations:
-                    ensure_topology(declarations)
+                    self._outbox.kind = ensure_topology(declarations)
                 return
             except (BrokerUnavailable, LinkDown) as error:
                 time.sleep(retry.failed(str(error)))
@@ -306,10 +310,19 @@ class Service:
             # Until now another coordinator may have been the active one. It then took the marker.
             self._active = True
             self._begin()
+            self._desks.open()
         if self._metrics is not None:
             self._metrics.delivered(delivery.redelivered)
         if self._held.takes(delivery, time.monotonic()):
             return
+        account = account_of(delivery.user, self._link.user)
+        asked = delivery.exchange == topology.CLIENTS
+        if asked and (account is None or not account.may_ask):
+            self._put_aside(delivery, _no_account(delivery.user))
+            return
+        tenant = account.bound_to if asked and account is not None else None
+        if tenant is not None:
+            self._desks.heard_of(tenant)
         try:
             message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
         except BadMessage as error:
@@ -323,10 +336,14 @@ class Service:
                 self._give(CaughtUp())
             return
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
+        if isinstance(message, Tenants):
+            self._desks.remembered(handle, message)
+            return
         assert isinstance(message, Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger)
         if self._metrics is not None and isinstance(message, StepResult):
             self._metrics.answered(message)
-        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)
+        answers = answers_to(delivery, self._link.user)
+        event = Arrived(handle, message, answers, delivery.correlation_id, delivery.user, tenant)
         self._give(event)
 
     def _begin(self) -> None:
@@ -338,7 +355,7 @@ class Service:
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
         if self._metrics is not None:
             self._metrics.put_aside()
-        self._outbox.put_aside(delivery, reason, "undecodable", answers_to(delivery))
+        self._outbox.put_aside(delivery, reason, "undecodable", answers_to(delivery, self._link.user))
 
     def _check_queues(self) -> None:
         for name in list(self._core.resources.queues):
@@ -398,3 +415,13 @@ class Service:
                 outbox.answer(event, reply_to, correlation_id or event.job)
             case Answer(reply_to, correlation_id, snapshot):
                 outbox.answer(snapshot, reply_to, correlation_id)
+
+
+def _no_account(user: str) -> str:
+    """Why what a client sends is not taken."""
+    if not user:
+        return "it does not say who sends it: set its property user_id to the user that is logged in"
+    return (
+        f"user {user[:100]} has no role here: users are called client.TENANT.NAME or operator.NAME"
+        " (tunemesh broker user add)"
+    )

@@ -13,9 +13,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from tunemesh.shared.accounts import NAME_PATTERN
 from tunemesh.shared.text import ERROR_TEXT_LIMIT
 
 WIRE_VERSION = 1
+
+TenantName = Annotated[str, Meta(pattern=rf"^{NAME_PATTERN}\Z")]
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 

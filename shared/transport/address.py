@@ -65,6 +65,15 @@ def parameters_for(url: str, name: str, properties: Mapping[str, str | int]) -> 
     return found
 
 
+def user_of(url: str) -> str:
+    """Who logs in with ``url``.
+
+    Raises:
+        BadInput: it is no broker URL.
+    """
+    return str(getattr(parameters_for(url, "", {})[0].credentials, "username", ""))
+
+
 def redacted(url: str) -> str:
     """``url`` without its password, whatever that is made of."""
     return re.sub(r"(//[^:/@]*):.*@", r"\1:***@", url)

@@ -4,9 +4,9 @@ A :class:`Link` runs a :class:`~shared.transport.connection.Connection` of pika'
 heartbeats go out whatever the rest of the process does. The owner reads *events* from a queue (:class:`Up`,
 :class:`Down`, :class:`Delivery`) and calls methods that may be called from any thread.
 
-- Every lost connection, and every channel that the server closes, is answered by a reconnect, to the next host
-  where there are several, and with backoff when all of them have been tried. The subscriptions are made again
-  and :class:`Up` is sent again.
+- Every lost connection, and every channel that the server closes, is answered by a reconnect: to the next
+  host where there are several, with backoff when all have been tried. The subscriptions are made again and
+  :class:`Up` is sent again.
 - A delivery belongs to the connection that brought it (its ``epoch``). Acknowledging it later is a no-op: the
   broker has requeued it by then.
 - ``publish`` is confirmed and mandatory. Its future fails with :class:`LinkDown` or :class:`Unroutable`.
@@ -58,8 +58,8 @@ class Link:
     """A named connection.
 
     Args:
-        url: ``amqp://`` or ``amqps://`` with user, password and virtual host, and one host or several nodes of
-            a cluster, separated by commas. The first to be tried is drawn, so that a cluster has them evenly.
+        url: ``amqp://`` or ``amqps://`` with user, password and virtual host, and one host or the nodes of a
+            cluster, separated by commas. Which is tried first is drawn, so that each gets its share.
         name: shown in the management UI.
         properties: further client properties shown there (role, device, …).
         subscriptions: consumed from whenever the connection stands.
@@ -98,7 +98,7 @@ class Link:
         self._refused: str | None = None
         self._connection: Connection | None = None
         self._main: Channel | None = None
-        self._confirms = Confirms(name, getattr(self._hosts[0].credentials, "username", ""))
+        self._confirms = Confirms(name, self.user)
         self._operations = Operations(name, refusals)
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
@@ -106,6 +106,11 @@ class Link:
         self._gathering: int | None = None
         """The thread that hands over what it asks for at once."""
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
+
+    @property
+    def user(self) -> str:
+        """Who is logged in."""
+        return str(getattr(self._hosts[0].credentials, "username", ""))
 
     # -- For the owner, from any thread ---------------------------------------------------------------------
 
@@ -217,11 +222,19 @@ class Link:
 
         self._call(cancel)
 
-    def declare_exchange(self, name: str, kind: str, durable: bool = True) -> Future[None]:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, Any] | None = None, durable: bool = True
+    ) -> Future[None]:
         """Create an exchange. Fails with ``PermissionError``, or ``ValueError`` when it exists otherwise."""
         return self._operate(
             f"declare exchange {name}",
-            lambda c, f: c.exchange_declare(name, kind, durable=durable, callback=lambda _: finish(f, None)),
+            lambda c, f: c.exchange_declare(
+                name,
+                kind,
+                durable=durable,
+                arguments=dict(arguments or {}),
+                callback=lambda _: finish(f, None),
+            ),
         )
 
     def declare_queue(
@@ -390,7 +403,7 @@ class Link:
         if subscription.bindings is None:
             consume(subscription.queue)
             return
-        own = f"{subscription.queue}.{uuid.uuid4().hex[:12]}"
+        own = f"{subscription.queue}.{uuid.uuid4().hex[: subscription.digits]}"
         self._own_queues[subscription.queue] = own
 
         def bind(bindings: deque[tuple[str, str]]) -> None:

@@ -55,7 +55,7 @@ def tell(link: Link, message: Message, exchange: str, key: str) -> None:
 
 def end(link: Link, job: str) -> None:
     event = ended(job)
-    tell(link, event, topology.EVENTS, topology.event_key(job, event.kind))
+    tell(link, event, topology.EVENTS, topology.event_key("", job, event.kind))
 
 
 def until(true: Callable[[], bool]) -> None:

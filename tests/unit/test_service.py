@@ -23,7 +23,7 @@ from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.coordinator.service.service import Service
 from tunemesh.shared import codec
 from tunemesh.shared.messages import Message, Query
-from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Up
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription, Up
 
 BYTES = b"\xff\xfe"
 LEDGER = Ledger(request=request(), revision=0, phase="importing", accepted=0.0)
@@ -37,7 +37,11 @@ class FakeLink:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.acknowledged: list[int] = []
         self.published: list[Outgoing] = []
+        self.user = "coordinator"
         self.refuses = "nothing"
+        self.consumed: list[str] = []
+        self.declared: list[str] = []
+        self.bound: list[tuple[str, str, str]] = []
         self.sent_together: list[int] = []
         """How many messages were published, each time that they are handed over at once."""
 
@@ -63,6 +67,21 @@ class FakeLink:
         else:
             self.published.append(message)
             done.set_result(None)
+        return done
+
+    def consume(self, _up: Up, subscription: Subscription) -> None:
+        self.consumed.append(subscription.queue)
+
+    def declare_queue(self, name: str, _arguments: object) -> Future[None]:
+        return self._noted(self.declared, name)
+
+    def bind(self, queue: str, exchange: str, key: str) -> Future[None]:
+        return self._noted(self.bound, (queue, exchange, key))
+
+    def _noted(self, where: list[Any], what: object) -> Future[None]:
+        done: Future[None] = Future()
+        where.append(what)
+        done.set_result(None)
         return done
 
     def of_type(self, kind: type[Message]) -> list[Any]:
@@ -106,11 +125,12 @@ def delivery(**fields: Any) -> Delivery:
         "epoch": 0,
         "tag": 1,
         "queue": topology.COORDINATOR,
-        "exchange": topology.REQUESTS,
-        "key": "request",
+        "exchange": topology.CLIENTS,
+        "key": "request.-",
+        "user": "client",
         "body": b"no request",
         "message_id": "m",
-        "reply_to": "client.1",
+        "reply_to": "client.001",
         "correlation_id": "c",
         "sent_at": None,
     }
@@ -224,7 +244,7 @@ def test_an_instruction_that_cannot_be_done_leaves_the_others(
 
 def test_what_is_held_for_long_is_published_anew_until_that_has_worked() -> None:
     link = FakeLink()
-    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    held = HeldDeliveries(Outbox(link), "coordinator")  # type: ignore[arg-type]
     handle = held.hold(delivery(tag=2, body=b"body"), "request", now=0.0)
     held.refresh(REFRESH - 1)
     assert link.published == []
@@ -245,7 +265,7 @@ def test_what_is_held_for_long_is_published_anew_until_that_has_worked() -> None
 
 def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too() -> None:
     link = FakeLink()
-    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    held = HeldDeliveries(Outbox(link), "coordinator")  # type: ignore[arg-type]
     handle = held.hold(delivery(tag=2), "request", now=0.0)
     held.refresh(REFRESH + 1)
     held.release(handle)
