@@ -70,6 +70,7 @@ class Mesh:
         self.database = None if records else chaos_records.SQLite(folder, self.workers)
         self.records = records or getattr(self.database, "address", "")
         (self.cluster or self.node).start()  # type: ignore[union-attr]
+        core = min(os.sched_getaffinity(0))
         for name, role, arguments in (
             ("coordinator", "coordinator", ["coordinator"]),
             ("build-0", "worker", ["worker", "build-cpu", "--engine", "mock"]),
@@ -78,7 +79,10 @@ class Mesh:
             (
                 "profile-0",
                 "worker",
-                ["worker", "profile-cpu-0", "--engine", "mock", "--device", "cpu:0", "--target", "mock"],
+                [
+                    *("worker", f"profile-cpu-{core}", "--engine", "mock"),
+                    *("--device", f"cpu:{core}", "--target", "mock"),
+                ],
             ),
         ):
             environment = {
@@ -369,7 +373,7 @@ def _wave(
 
 
 @contextlib.contextmanager
-def connected(mesh: Mesh, jobs: list[str]) -> Iterator[Client]:
+def connected(mesh: Mesh, jobs: list[str], role: Role = "client") -> Iterator[Client]:
     """A client that follows ``jobs``, once there is a broker.
 
     Raises:
@@ -377,7 +381,7 @@ def connected(mesh: Mesh, jobs: list[str]) -> Iterator[Client]:
     """
     deadline = time.monotonic() + LIMIT
     while True:
-        client = Client(mesh.url("client"), jobs)
+        client = Client(mesh.url(role), jobs)
         try:
             client.__enter__()
             break

@@ -25,9 +25,11 @@ Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve
 ``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others, or
 not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func:`work_queue`.
 
-All queues are classic, durable queues. Measured on RabbitMQ 3.10.8 (one node, one core of a two-core VM,
-bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries held
-unacknowledged on ``coordinator`` meanwhile):
+All queues are durable, and of one type: classic on a single node, quorum on a cluster, where each has copies
+on three nodes. Whoever sets the broker up chooses (:func:`~broker_config.definitions.definitions`); the
+coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node, one
+core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries
+held unacknowledged on ``coordinator`` meanwhile):
 
 ===================================================  =====================  =======================
 what                                                 classic                quorum
@@ -37,15 +39,18 @@ idle gap between steps, one in flight: median (p95)  2.5 ms (3.3 ms)        3.4 
 worker busy with steps of 50 ms                      94.9 %                 93.1 %
 ready after SIGKILL, all confirmed messages there    3.8 s, 3,200 of 3,200  3.8 s, 1,700 of 1,700
 next consumer has all held deliveries                3,000 in 0.4 s         1,500 in 0.1 s
-unacknowledged deliveries with unlimited prefetch    unlimited              **stops at 2,000**
+unacknowledged deliveries with unlimited prefetch    unlimited              stops at 2,000
+the same with a prefetch of 65,535                   65,535                 65,535
 ===================================================  =====================  =======================
 
-The last line decides for ``coordinator``: a quorum queue reads "no prefetch limit" as 2,000 (also in 4.x,
-rabbitmq-server issue 14485), so that the coordinator, which holds what waits, would go deaf. It would also
-count deliveries and, from 4.0 on, drop what 20 dead coordinators had held. Stage queues are classic for the
-same reason: a delivery limit would take a step away from a job after its workers were killed often enough.
-Classic queues count no deliveries, so there is no delivery limit. What quorum queues give, copies on other
-nodes of a cluster, is not there: confirmed messages survive the death of the node, not the loss of its disk.
+What a quorum queue needs that a classic one does not:
+
+- A prefetch: "no limit" it reads as 2,000 (also in 4.x, rabbitmq-server issue 14485), and the coordinator,
+  which holds what waits, would go deaf.
+- No limit of deliveries (:data:`NO_LIMIT`): what 20 dead coordinators have held would be dropped from 4.0 on,
+  and a step whose workers were killed as often. Whether a step is given up is for the coordinator to say.
+- Copies of what is held for long: it keeps a log of all that came after (``coordinator.service.held``).
+- A single active consumer for a device, since it does not listen to one that says it is the only one.
 """
 
 from __future__ import annotations
