@@ -19,12 +19,13 @@ from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.messages import Stage
-
-CONFIRMED = 4
-"""Candidates of a task that are confirmed at its end, at most: one chunk."""
+from tunemesh.shared.messages.levels import CONFIRMED
 
 NEAR = 1.1
 """Times the best of a task up to which what a search has found is confirmed."""
+
+MANY = 4
+"""Candidates that another job has measured of a task, at least: as many as are confirmed."""
 
 USUALLY = 3.0
 """Candidates of a search that are confirmed, where none was closed yet: 2 to 3.8 in the mean of 23 jobs."""
@@ -146,6 +147,7 @@ class _Estimate:
         self._work: dict[Stage, float] = {}
         """Busy seconds of workers."""
         self._own = forecast.key_of(job, "-")
+        self._confirmed = CONFIRMED[job.ledger.request.level.effort]
         begun = [task for task in job.ledger.tasks if not task.closed and task.round >= 0]
         self._keys = [task.spec.pace_key for task in begun or job.ledger.tasks] or [self._own]
         self._paces: dict[Stage, tuple[float, float]] = {}
@@ -206,7 +208,7 @@ class _Estimate:
         closing: list[TaskLedger] = []
         confirming: list[tuple[TaskLedger, float, Stage]] = []
         usually = self._durations.confirmed
-        most = min(usually, CONFIRMED) if usually is not None else USUALLY
+        most = min(usually if usually is not None else USUALLY, self._confirmed)
         for task in begun:
             of_task = [ref for ref in running if ref.task == task.spec.id]
             found = _under_way(self._job, task, of_task)
@@ -224,7 +226,8 @@ class _Estimate:
             closing.append(task)
             if _may_win(self._job, task):
                 confirming.append((task, min(tried, most), "build"))
-        updates = [self._update(ref) for ref in running if ref.stage == "model-update"]
+        # They have begun: half of each is left, in the mean.
+        updates = [self._update(ref) / 2 for ref in running if ref.stage == "model-update"]
         drained = max(self._built_and_measured(building, measured), max(updates, default=0.0))
         keys = [task.spec.pace_key for task in closing]
         closed = self._spread("model-update", [self._durations.closing(key) for key in keys])
@@ -248,9 +251,9 @@ class _Estimate:
             building, built = _open_candidates(self._job, task)
             building, most = min(building, most), max(most - building, 0)
             self._note("model-update", [self._update_of(key)])
-            self._note("build", [self._chunk("build", building + CONFIRMED)])
-            again = CONFIRMED * measuring(self._job, task, self._durations)
-            again = max(again, CONFIRMING * self._chunk("profile", CONFIRMED))
+            self._note("build", [self._chunk("build", building + self._confirmed)])
+            again = self._confirmed * measuring(self._job, task, self._durations)
+            again = max(again, CONFIRMING * self._chunk("profile", self._confirmed))
             self._note("profile", [self._chunk("profile", building + built), again])
 
     def _update(self, ref: StepRef) -> float:
@@ -395,7 +398,7 @@ def _held(job: Job, task: TaskLedger) -> list[int]:
 def _measured(job: Job, task: TaskLedger) -> int:
     """Candidates of a task that are measured, or were by another job."""
     now = rounds.current(job, task)
-    return now.outcomes.get("measured", 0) + (CONFIRMED if task.taken is not None else 0)
+    return now.outcomes.get("measured", 0) + (MANY if task.taken is not None else 0)
 
 
 def _under_way(job: Job, task: TaskLedger, running: Collection[StepRef]) -> list[tuple[int, Stage]]:

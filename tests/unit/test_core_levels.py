@@ -121,6 +121,18 @@ def test_instant_measures_nothing_but_the_model() -> None:
     given = {type(step.work): step.settings for step in steps}
     assert (given[ProfileWork].repeats, given[ProfileWork].min_repeat_ms) == (1, 0)
     assert given[ValidateWork] == request(batch=8, chunk=2).settings
+    # Nothing is measured again; so what is built goes into the model.
+    assert [step.work.keep for step in steps if isinstance(step.work, BuildWork)] == [True]
+    assert sum(isinstance(step.work, ProfileWork) for step in steps) == 1
+
+
+@pytest.mark.parametrize(("effort", "names"), [("instant", 0), ("quick", 2), ("full", 4)])
+def test_the_less_effort_the_fewer_candidates_are_confirmed(effort: str, names: int) -> None:
+    world = World(tasks=2)
+    run(world, trials=16 if effort == "full" else 0, effort=effort)
+    steps = [each.step for each in world.log if isinstance(each, Dispatch)]
+    closing = [step.work for step in steps if isinstance(step.work, UpdateWork) and not step.work.want]
+    assert [work.names for work in closing] == [names] * 2
 
 
 def test_jobs_of_different_effort_share_no_tasks() -> None:
