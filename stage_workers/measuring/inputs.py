@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tunemesh.shared.errors import BadInput
-from tunemesh.stage_workers.measuring.comparison import Array, is_float, numpy_dtype
+from tunemesh.stage_workers.measuring.comparison import Array, blocks, is_float, numpy_dtype
 from tunemesh.stage_workers.measuring.ranges import Range
 
 SIGNED: Range = (-1.0, 1.0)
@@ -52,12 +53,16 @@ def random(
 
 def _array(shape: tuple[int, ...], dtype: str, within: Range, generator: np.random.Generator) -> Array:
     least, above = within
-    if is_float(dtype):
-        return generator.uniform(least, above, shape).astype(numpy_dtype(dtype))
     kind = np.uint64 if least >= 0 else np.int64
-    return generator.integers(int(np.ceil(least)), int(np.ceil(above)), shape, kind).astype(
-        numpy_dtype(dtype)
-    )
+    made = np.empty(math.prod(shape), numpy_dtype(dtype))
+    for block in blocks(made.size):
+        size = block.stop - block.start
+        made[block] = (
+            generator.uniform(least, above, size)
+            if is_float(dtype)
+            else generator.integers(int(np.ceil(least)), int(np.ceil(above)), size, kind)
+        ).astype(made.dtype)
+    return made.reshape(shape)
 
 
 def check_ranges(tensors: Sequence[tuple[str, tuple[int, ...], str]], ranges: Mapping[str, Range]) -> None:
