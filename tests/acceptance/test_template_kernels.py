@@ -299,7 +299,7 @@ OPERATORS: dict[str, tuple[Callable[[], list[Any]], list[int], bool]] = {
 }
 
 
-def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str) -> ExtractedTask:
+def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, tiles: int = 0) -> ExtractedTask:
     import tvm
     from tvm import te
 
@@ -308,6 +308,8 @@ def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str) -> 
     function = te.create_prim_func(tensors)
     if weights:
         function = function.with_attr(workloads.WEIGHTS, weights)
+    if tiles:
+        function = function.with_attr(workloads.WINOGRAD, tiles)
     if fast:
         function = fast_math.mark(tvm.IRModule({"main": function}), target)["main"]
     module = workloads.of_function(function)
@@ -338,6 +340,86 @@ def test_kernels_compute_what_the_task_says(name: str, target: str) -> None:
         assert built.artifact is not None, built.error
         profiled = direct.profile(task, target, built.artifact)
         assert profiled.outcome == "measured", (schedule, profiled.error)
+
+
+def winograd(
+    size: tuple[int, int, int, int], out: int, pads: tuple[int, int, int, int], after: Any = None
+) -> list[Any]:
+    """A convolution of 3x3, channels last; ``pads`` are top, left, bottom, right."""
+    from tvm import te, topi
+
+    images, high, wide, channels = size
+    top, left, bottom, right = pads
+    a, b = placeholder(*size), placeholder(3, 3, channels, out)
+    padded = topi.nn.pad(a, (0, top, left, 0), (0, bottom, right, 0), 0.0) if any(pads) else a
+    ry, rx, rc = (te.reduce_axis((0, end), name="r") for end in (3, 3, channels))
+    c = te.compute(
+        (images, high + top + bottom - 2, wide + left + right - 2, out),
+        lambda n, y, x, o: te.sum(padded[n, y + ry, x + rx, rc] * b[ry, rx, rc, o], axis=[ry, rx, rc]),
+    )
+    if after is None:
+        return [a, b, c]
+    bias, other = placeholder(out), placeholder(*c.shape)
+    return [a, b, bias, other, te.compute(c.shape, lambda *at: after(c(*at) + bias[at[-1]], other(*at)))]
+
+
+def rectified(value: Any, other: Any) -> Any:
+    from tvm import te, tirx
+
+    return te.max(value + other, tirx.const(0.0, "float32"))
+
+
+WINOGRAD: dict[str, Callable[[], list[Any]]] = {
+    "whole tiles": lambda: winograd((1, 12, 12, 16), 32, (1, 1, 1, 1)),
+    "images, odd sides, a residual": lambda: winograd((2, 13, 9, 32), 24, (1, 1, 1, 1), rectified),
+    "channels that are no whole vectors": lambda: winograd((1, 11, 14, 20), 36, (1, 1, 1, 1)),
+    "uneven padding": lambda: winograd((1, 9, 15, 16), 16, (2, 0, 1, 2)),
+    "no padding": lambda: winograd((1, 12, 13, 16), 20, (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograds_algorithm_computes_the_convolution(name: str, target: str) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+    from tunemesh.stage_workers.graph import winograd as algorithm
+
+    task = task_of(WINOGRAD[name](), [1], True, target, tiles=6)
+    taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    assert taken.template.name == "winograd"
+    genomes = [genome for genome in taken.space.all() if chance.random() < 0.2]
+    of_size = {size: [g for g in genomes if taken.space.values(g)[0] == size] for size in algorithm.POINTS}
+    tried = [chance.choice(some) for some in of_size.values() if some]
+    assert len(tried) > 1
+    for genome in tried:
+        _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+        built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+        assert built.artifact is not None, built.error
+        profiled = direct.profile(task, target, built.artifact)
+        assert profiled.outcome == "measured", (schedule, profiled.error)
+
+
+@pytest.mark.parametrize(
+    ("made", "tiles", "largest"),
+    [
+        (lambda: winograd((1, 12, 12, 16), 32, (1, 1, 1, 1)), 4, 4),  # the model bears no larger ones
+        (lambda: winograd((1, 12, 12, 16), 32, (1, 1, 1, 1)), 0, 0),
+        (
+            lambda: winograd((1, 3, 3, 256), 256, (1, 1, 1, 1)),
+            6,
+            0,
+        ),  # it would read its weights, and little else
+        (lambda: convolution(3, 2, 1), 6, 0),
+        (lambda: convolution(3, 1, 1, depthwise=True), 6, 0),
+    ],
+)
+def test_winograds_algorithm_is_used_where_it_may_be_and_pays(
+    made: Callable[[], list[Any]], tiles: int, largest: int, target: str
+) -> None:
+    from tunemesh.stage_workers.engines.template import tuning
+
+    taken = tuning.taken(task_of(made(), [1], False, target, tiles=tiles).workload, target)
+    knobs = {knob.name: knob.values for knob in taken.space.knobs}
+    assert max(knobs.get("outputs", (0,))) == largest
 
 
 def two_layers() -> Any:

@@ -119,6 +119,7 @@ class Operator:
         right: second factor; ``None`` where nothing is multiplied.
         combine: how values become one: sums of products, or sums, maxima or minima of the first factor.
         start: what that begins with.
+        winograd: outputs of a tile of that algorithm in each direction, at most; 0: it must not be used.
         output: where a result goes in the output, which is the last parameter.
         epilogue: what is computed of a sum; the last step is the result.
         parameters: elements of each parameter of the function.
@@ -132,6 +133,7 @@ class Operator:
     parameters: tuple[int, ...]
     combine: Combine = "product"
     start: float = 0.0
+    winograd: int = 0
 
     @property
     def factors(self) -> list[Operand]:

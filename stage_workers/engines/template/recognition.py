@@ -48,6 +48,7 @@ class Function:
         arguments: what is known of its parameters.
         weights: numbers of those that are constant in the model.
         fast: whether functions such as exp are computed as arithmetic.
+        winograd: see :class:`~.operators.Operator`.
         stages: its blocks.
         writers: the block that writes each tensor, by its hash.
         output: the number of the parameter that is written.
@@ -61,6 +62,7 @@ class Function:
         self._parameters = list(function.params)
         self.weights = workloads.weights_of(function)
         self.fast = fast_math.is_marked(function)
+        self.winograd = workloads.winograd_of(function)
         self.stages = stages_of(function)
         self.writers = {hash(stage.store.buffer): stage for stage in self.stages}
         if len(self.writers) != len(self.stages):
@@ -127,7 +129,7 @@ class _Products:
         output, epilogue = self._tail()
         operator = Operator(
             axes=(), left=Operand(0, Form(()), (), False, 0), right=None, output=output, epilogue=epilogue,
-            parameters=self.function.sizes,
+            parameters=self.function.sizes, winograd=self.function.winograd,
         )  # fmt: skip
         combine, value = total.reduction()
         if factors := _factors(value):
