@@ -42,7 +42,7 @@ class Roles:
 def known(operator: Operator) -> tuple[Operator, Roles] | str:
     """Which axis is what, in an operator that may have an axis more; or why the algorithm does not apply."""
     lanes = [axis for axis, stride in enumerate(operator.output.strides) if stride == 1]
-    if operator.right is None or len(lanes) != 1:
+    if not operator.is_plain or operator.right is None or len(lanes) != 1:
         return "it is no convolution with channels last"
     operator = _parted(operator)
     (lane,), (image, weights) = lanes, operator.factors
