@@ -422,6 +422,77 @@ def test_winograds_algorithm_is_used_where_it_may_be_and_pays(
     assert max(knobs.get("outputs", (0,))) == largest
 
 
+def small(dtype: str, lanes: int, image: tuple[int, ...], out: int, after: Any, **given: Any) -> list[Any]:
+    """What an instruction computes: a convolution of 3x3 if there is padding given, or a product."""
+    from tvm import te
+
+    from tunemesh.stage_workers.graph import dots
+
+    dot = next(each for each in dots.ALL.values() if (each.data, each.lanes) == (dtype, lanes))
+    a = te.placeholder(image, dtype, name="x")
+    taps = (3, 3) if given else ()
+    shape = (out // lanes, *taps, image[-1] // dot.group, lanes, dot.group)
+    b = te.placeholder(shape, dot.weights, name="w")
+    if given:
+        made = dots.convolution(a, b, dilation=(1, 1), dot=dot, **given)
+    else:
+        made = dots.product(a, b, dot)
+    total, other = te.placeholder((out,), dot.total), placeholder(*(int(each) for each in made.shape))
+    return [
+        a,
+        b,
+        total,
+        other,
+        te.compute(made.shape, lambda *at: after(made(*at), total[at[-1]], other(*at))),
+    ]
+
+
+def requantised(value: Any, total: Any, other: Any) -> Any:
+    from tvm import te, tirx
+
+    scaled = tirx.nearbyint((value - total).astype("float32") * tirx.const(1e-3, "float32") + other)
+    low, high = tirx.const(0.0, "float32"), tirx.const(255.0, "float32")
+    return te.min(te.max(scaled, low), high).astype("int32").astype("uint8")
+
+
+def halved(value: Any, bias: Any, other: Any) -> Any:
+    """GELU, to bfloat16."""
+    return gelu(value + bias, other).astype("bfloat16")
+
+
+SMALL: dict[str, Callable[[], list[Any]]] = {
+    "bf16, GELU": lambda: small("bfloat16", 16, (17, 32), 48, halved),
+    "bf16, residual": lambda: small(
+        "bfloat16", 8, (1, 9, 7, 16), 24, lambda value, bias, other: rectified(value + bias, other),
+        strides=(1, 1), padding=(1, 1, 1, 1),
+    ),
+    "int8, from 8 bits to 8 bits": lambda: small(
+        "uint8", 16, (1, 9, 9, 16), 32, requantised, strides=(2, 2), padding=(1, 1, 1, 1), pad_value=100
+    ),
+    "int8, exact": lambda: small(
+        "uint8", 8, (2, 5, 64), 40, lambda value, total, other: value - total
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", [[1], []], ids=["weights", "none"])
+@pytest.mark.parametrize("name", SMALL)
+def test_instructions_for_small_numbers_compute_the_sums(name: str, weights: list[int], target: str) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+    from tunemesh.stage_workers.graph import dots
+
+    if not all(each.runs_on(target) for each in dots.ALL.values()):
+        pytest.skip("this CPU has no avx512_bf16 and avx512_vnni")
+    task = task_of(SMALL[name](), weights, True, target)
+    taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    genome = chance.choice(list(taken.space.all()))
+    _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+    built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+    assert built.artifact is not None, built.error
+    profiled = direct.profile(task, target, built.artifact)
+    assert profiled.outcome == "measured", (schedule, profiled.error)
+
+
 def two_layers() -> Any:
     """A convolution with weights, and a product of what it gives."""
     import onnx
