@@ -57,9 +57,9 @@ class Requests:
                 self._request(event, request)
             case Cancel() as cancel:
                 self._cancel(event, cancel)
-            case Query(job=job_id, census=census):
+            case Query(job=job_id, census=census, skip=skip):
                 self._state.out.append(Acknowledge(event.handle))
-                self._answer(event, job_id, census)
+                self._answer(event, job_id, census, skip)
             case SetStrategy() as wanted:
                 self._strategy(event, wanted)
 
@@ -197,7 +197,7 @@ class Requests:
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 
-    def _answer(self, event: Arrived, job_id: str | None, census: bool = False) -> None:
+    def _answer(self, event: Arrived, job_id: str | None, census: bool = False, skip: int = 0) -> None:
         if event.reply_to is None:
             return
         state = self._state
@@ -211,8 +211,8 @@ class Requests:
         if census:
             snapshot = msgspec.structs.replace(snapshot, census=counting.census(state))
         elif job_id is None:
-            listed = progress.listed(state.jobs.values(), len(resources))
-            left_out = len(state.jobs) - len(listed)
+            listed = progress.listed(state.jobs.values(), len(resources), skip)
+            left_out = max(len(state.jobs) - skip - len(listed), 0)
             snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
         elif (job := state.jobs.get(job_id)) is not None:
             snapshot = msgspec.structs.replace(

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 import tunemesh
 from tunemesh import (
     compare_commands,
+    dashboard_commands,
     evaluation_commands,
     job_commands,
     mesh_address,
@@ -50,7 +51,20 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
 
 ORDER = (
-    *("doctor", "tune", "up", "submit", "quote", "status", "watch", "cancel", "jobs", "fetch", "report"),
+    *(
+        "doctor",
+        "tune",
+        "up",
+        "submit",
+        "quote",
+        "status",
+        "watch",
+        "dashboard",
+        "cancel",
+        "jobs",
+        "fetch",
+        "report",
+    ),
     *(
         "compare",
         "export",
@@ -245,6 +259,7 @@ for _command in (
     evaluation_commands.zeroshot_eval,
     job_commands.status,
     job_commands.watch,
+    dashboard_commands.dashboard,
     job_commands.cancel,
     job_commands.fetch,
     report_commands.report,
