@@ -76,6 +76,7 @@ from tunemesh.shared.transport.names import process_name
 if TYPE_CHECKING:
     # Imported where it is asked for alone.
     from tunemesh.coordinator.service.metrics import Metrics
+    from tunemesh.coordinator.service.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class Service:
         reserved: share of the devices of each target that is kept for jobs of class gold.
         learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
         metrics: what is told to Prometheus; by default nothing.
+        traces: what is told to OpenTelemetry; by default nothing.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -139,6 +141,7 @@ class Service:
         reserved: float = 0.0,
         learn_after: int = 0,
         metrics: Metrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after)
         self._journal = (
@@ -165,6 +168,7 @@ class Service:
         )
         self._alive = Alive()
         self._metrics = metrics
+        self._traces = traces
         self._outbox = Outbox(self._link)
         self._held = HeldDeliveries(self._outbox)
         self._url = url
@@ -204,6 +208,8 @@ class Service:
         self._link.close()
         if self._journal is not None:
             self._journal.close()
+        if self._traces is not None:
+            self._traces.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
 
@@ -279,6 +285,8 @@ class Service:
         finally:
             if self._metrics is not None:
                 self._metrics.decided(instructions)
+            if self._traces is not None:
+                self._traces.decided(instructions)
             if self._journal is not None:
                 self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
@@ -326,6 +334,8 @@ class Service:
         assert isinstance(message, Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger)
         if self._metrics is not None and isinstance(message, StepResult):
             self._metrics.answered(message)
+        if self._traces is not None and isinstance(message, StepResult):
+            self._traces.answered(message)
         event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)
         self._give(event)
 
