@@ -28,7 +28,7 @@ VERSION = importlib.metadata.version("tunemesh")
 
 SECTIONS = {
     "Begin": ["tutorial"],
-    "How to": ["howto", "models", "deploy", "service", "records", "troubleshooting"],
+    "How to": ["howto", "models", "deploy", "service", "records", "security", "troubleshooting"],
     "Reference": ["commands", "python", "environment", "report", "metrics", "wire-format", "changelog"],
     "Explanation": [
         "architecture", "scheduling", "checking", "engines", "searches", "metaschedule", "onnx", "precision",
