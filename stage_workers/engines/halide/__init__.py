@@ -7,6 +7,7 @@ from __future__ import annotations
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers import platforms
+from tunemesh.stage_workers.engines.halide import options
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
     BuildOutcome,
@@ -27,7 +28,6 @@ from tunemesh.stage_workers.engines.protocol import (
     TaskRef,
     UpdateCall,
 )
-from tunemesh.stage_workers.engines.halide import options
 
 
 class HalideEngine:

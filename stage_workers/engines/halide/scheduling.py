@@ -92,7 +92,7 @@ class Plan:
         shape, roles = self.shape, self.roles
         if any(length > self.extent(axis) for axis, length in self.tile.items()):
             return "a tile is larger than the result"
-        if shape.lines > 1 and len(roles.rows) < 2 or shape.rows > 1 and not roles.rows:
+        if (shape.lines > 1 and len(roles.rows) < 2) or (shape.rows > 1 and not roles.rows):
             return "there are no such rows"
         if shape.columns_block * self.width >= self.extent(roles.lane):
             return "a block is all there is"
@@ -118,7 +118,7 @@ class Plan:
                 return "only weights are packed"
             if place in (ROOT, TILE, BAND) and factor.may_be_packed:
                 return "a weight is packed ahead, which costs nothing"
-            if place == BAND and not roles.rows or place == LINE and len(roles.rows) < 2:
+            if (place == BAND and not roles.rows) or (place == LINE and len(roles.rows) < 2):
                 return "there is no such loop"
         return ""
 
