@@ -149,6 +149,14 @@ INLINE vec root(vec x) {{ vec r; __asm__("vsqrtps %1, %0" : "=v"(r) : "v"(x)); r
 #else
 INLINE vec root(vec x) {{ vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(x[i]); return r; }}
 #endif
+#if defined __AVX512F__
+INLINE vec nearest(vec x) {{ vec r; __asm__("vrndscaleps $4, %1, %0" : "=v"(r) : "v"(x)); return r; }}
+#elif defined __AVX__
+INLINE vec nearest(vec x) {{ vec r; __asm__("vroundps $4, %1, %0" : "=x"(r) : "x"(x)); return r; }}
+#else
+INLINE vec nearest(vec x) {{
+  vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_nearbyintf(x[i]); return r; }}
+#endif
 OF_TWO(max, >)
 OF_TWO(min, <)
 {DATA}"""
