@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance import cuda_emulator, direct
 from tests.acceptance.test_metaschedule_engine import matrix_product
-from tests.acceptance.test_template_kernels import OPERATORS, placeholder, product, task_of
+from tests.acceptance.test_template_kernels import OPERATORS, SMALL, placeholder, product, task_of
 from tunemesh.shared.messages import Candidate, Trial
 from tunemesh.stage_workers.engines.protocol import BuildCall, ExportCall, TaskRef, TaskTrials, UpdateCall
 from tunemesh.stage_workers.engines.template import TemplateEngine
@@ -144,13 +144,20 @@ def test_without_a_compiler_for_cuda_it_says_so_in_one_line(
     assert built.outcome == "build-failed"
 
 
-def test_what_sums_nothing_up_is_left_to_others(target: str) -> None:
+def test_what_no_template_knows_is_left_to_others(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from tvm import te
 
+    monkeypatch.setattr(compiling, "compiler", lambda: "nvcc")
     a = placeholder(16, 64)
-    workload = workload_of([a, te.compute((64, 16), lambda i, j: a[j, i])], False, target)
-    why = ENGINE.objection(TaskRef(workload=workload, target=target, name="", key=""))
-    assert why == "no template fits: it sums nothing up" or not compiling.compiler()
+    turned = workload_of([a, te.compute((64, 16), lambda i, j: a[j, i])], False, target)
+    small = [workload_of(SMALL[name](), True, target) for name in ("bf16, GELU", "int8, exact")]
+    why = [
+        ENGINE.objection(TaskRef(workload=each, target=target, name="", key="")) for each in (turned, *small)
+    ]
+    assert why == [
+        "no template fits: it sums nothing up",
+        *["no template fits: it is not in single precision"] * 2,
+    ]
 
 
 @needs_compiler

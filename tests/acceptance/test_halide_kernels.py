@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from tests.acceptance import direct
+from tests.acceptance.test_cuda_templates import workload_of
 from tests.acceptance.test_template_kernels import (
     OPERATORS,
+    SMALL,
     placeholder,
     product,
     softmax,
@@ -193,8 +195,13 @@ def test_what_it_has_no_pipeline_for_is_left_to_others(target: str) -> None:
     a = placeholder(16, 64)
     turned = task_of([a, te.compute((64, 16), lambda i, j: a[j, i])], [], False, target)
     rows = task_of(softmax(5, 20), [], False, target)
+    small = [workload_of(SMALL[name](), True, target) for name in ("bf16, GELU", "int8, exact")]
     why = [
-        ENGINE.objection(TaskRef(workload=each.workload, target=target, name="", key=""))
-        for each in (turned, rows)
+        ENGINE.objection(TaskRef(workload=each, target=target, name="", key=""))
+        for each in (turned.workload, rows.workload, *small)
     ]
-    assert why == ["no pipeline fits: it sums nothing up", "no pipeline fits: it sums up in several places"]
+    assert why == [
+        "no pipeline fits: it sums nothing up",
+        "no pipeline fits: it sums up in several places",
+        *["no pipeline fits: it is not in single precision"] * 2,
+    ]

@@ -36,6 +36,14 @@ def product() -> Operator:
     )
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, found: object) -> None:
+    """Halide's package is what ``found`` says."""
+    real = util.find_spec
+    monkeypatch.setattr(
+        util, "find_spec", lambda name, *more: found if name == "halide" else real(name, *more)
+    )
+
+
 @pytest.fixture
 def space() -> Space:
     operator = product()
@@ -43,7 +51,7 @@ def space() -> Space:
 
 
 def test_without_its_package_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
+    pretend(monkeypatch, None)
     findings = {each.what: each for each in doctor.examine()}
     assert findings["engines"].ok
     assert f"not halide: {engines.NO_HALIDE}" in findings["engines"].found
@@ -57,7 +65,7 @@ def test_without_its_package_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPa
 
 
 def test_it_is_served_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(util, "find_spec", lambda name: object())
+    pretend(monkeypatch, object())
     assert "halide" not in engines.served_by_default()
     assert service_commands._served(["metaschedule,halide"], "build-cpu") == ("metaschedule", "halide")
     found = {each.what: each.found for each in doctor.examine()}["engines"]

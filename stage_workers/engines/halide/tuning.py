@@ -11,6 +11,7 @@ import msgspec
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.halide import (
+    arithmetic,
     autoschedulers,
     compiling,
     options,
@@ -86,6 +87,10 @@ def taken(workload: bytes, target: str) -> Taken:
         Unknown: there is no pipeline for it.
     """
     operator = recognition.operator_of(recognition.Function(workloads.load(workload)["main"]))
+    if not operator.is_plain:
+        raise Unknown("it is not in single precision")
+    if why := arithmetic.objection(operator.epilogue):
+        raise Unknown(why)
     roles = roles_of(operator)
     made_for = machine.of_target(target)
     space = spaces.space_of(operator, roles, made_for)

@@ -31,6 +31,7 @@ from tunemesh.stage_workers.engines.template import (
 from tunemesh.stage_workers.engines.template.cuda import compiling as cuda_compiling
 from tunemesh.stage_workers.engines.template.cuda import gpu
 from tunemesh.stage_workers.engines.template.cuda import templates as cuda_templates
+from tunemesh.stage_workers.engines.template.cuda import text as cuda_text
 from tunemesh.stage_workers.engines.template.cuda.gpu import Gpu
 from tunemesh.stage_workers.engines.template.cuda.templates import GpuTemplate
 from tunemesh.stage_workers.engines.template.machine import Machine
@@ -106,6 +107,13 @@ def taken_by_gpu(workload: bytes, target: str) -> TakenByGpu:
         Unknown: no tile fits, or nothing is known of it.
     """
     operator, made_for = _operator(workload), gpu.of_target(target)
+    if isinstance(operator, Operator) and not operator.is_plain:
+        raise Unknown("it is not in single precision")
+    passes = (
+        [operator.epilogue] if isinstance(operator, Operator) else [each.steps for each in operator.passes]
+    )
+    if why := next(filter(None, map(cuda_text.objection, passes)), ""):
+        raise Unknown(why)
     template = cuda_templates.matching(operator)
     space = template.space(operator, made_for)
     if next(space.all(), None) is None:

@@ -18,12 +18,16 @@ INTEGERS = 2**31
 """Indices are below it."""
 FUNCTIONS = {
     "exp": "expf", "log": "logf", "tanh": "tanhf", "erf": "erff", "pow": "powf", "fabs": "fabsf",
-    "floor": "floorf", "ceil": "ceilf", "sqrt": "sqrtf", "fast_exp": "expf", "fast_log": "logf",
-    "fast_tanh": "tanhf", "fast_erf": "erff",
+    "floor": "floorf", "ceil": "ceilf", "sqrt": "sqrtf", "nearbyint": "nearbyintf", "fast_exp": "expf",
+    "fast_log": "logf", "fast_tanh": "tanhf", "fast_erf": "erff",
 }  # fmt: skip
 SIGMOID = ("sigmoid", "fast_sigmoid")
 LOGIC = {"and": "&&", "or": "||"}
 POWER = "fast_pow"
+
+
+OTHERS = {*SIGMOID, *LOGIC, "not", "max", "min", "select", "rsqrt", "fast_one_plus_erf"}
+"""Steps that are written down in a way of their own."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class Program:
     grid: tuple[int, int, int]
     threads: int
     shared: int
+
+
+def objection(steps: Sequence[Step]) -> str:
+    """Why these steps cannot be computed; empty where they can."""
+    known = {*FUNCTIONS, *epilogues.SYMBOLS, *epilogues.RELATIONS, *OTHERS}
+    names = {step.name for step in steps if step.kind == "call"}
+    unknown = sorted(name for name in names - known if not name.startswith(POWER))
+    return f"it ends in {unknown[0]}" if unknown else ""
 
 
 def number(value: float) -> str:
