@@ -72,6 +72,8 @@ def objection(task: TaskRef) -> str:
         return "the engine halide makes kernels for x86 and 64-bit ARM only"
     if compilers.compiler(made_for.architecture) is None:
         return compilers.MISSING
+    if not compiling.has_temporary_files():
+        return "Halide makes temporary files in /tmp, which this worker's cage does not allow"
     try:
         taken(task.workload, task.target)
     except Unknown as error:
