@@ -57,7 +57,7 @@ if ctypes.CDLL(None, use_errno=True).ptrace(16, int(victim), 0, 0): raise OSErro
 """,
     "stop its worker": "import os, signal; os.kill(int(victim), signal.SIGCONT)",
     "read a file of the person": "open(home + '/.ssh').read()",
-    "list what others have in the folder for temporary files": "import os; os.listdir(os.path.dirname(home))",
+    "list what others have in the folder for temporary files": "import os; os.listdir(home)",
     "write a file": "open(home + '/written', 'w')",
     "connect to the broker": "import socket; socket.create_connection(('127.0.0.1', int(port)), 2)",
     "send a datagram": """
