@@ -249,6 +249,16 @@ def test_a_child_finds_nothing_that_the_one_before_it_has_left(hostile: Hostile)
     assert hostile.attempt("import os; result = sorted(os.listdir('.'))") == "['tmp']"
 
 
+def test_the_folder_for_temporary_files_of_a_cage_is_empty_again_too(hostile: Hostile) -> None:
+    if hostile.mode != "namespaces":
+        pytest.skip("it is everybody's")
+    # Some compilers make temporary files in /tmp, whatever they are told.
+    leave = "import os, tempfile; os.chmod(tempfile.mkdtemp('left', dir='/tmp'), 0)"
+    assert hostile.attempt(leave) == DONE
+    hostile.sandbox.renew()
+    assert hostile.attempt("import os; result = [n for n in os.listdir('/tmp') if 'left' in n]") == "[]"
+
+
 def test_a_child_cannot_end_the_process_that_the_next_one_comes_from(hostile: Hostile) -> None:
     if hostile.mode == "bare" or landlock.version() < 6:
         pytest.skip("needs Landlock 6")
