@@ -22,9 +22,7 @@ from tunemesh.stage_workers.engines.template.cuda import compiling
 ENGINE = TemplateEngine()
 EMULATED = {
     "product": "cuda-product",
-    "one row": "cuda-product",
     "SiLU": "cuda-product",
-    "batched": "cuda-product",
     "1x1, channels first": "cuda-product",
     "3x3, channels first, stride 2": "cuda-product",
     "depthwise": "cuda-points",
