@@ -310,7 +310,7 @@ def _all_jobs(
 def connected(mesh: Mesh, jobs: list[str]) -> Client:
     deadline = time.monotonic() + LIMIT
     while True:
-        client = Client(mesh.node.url("client"), jobs)
+        client = Client(mesh.node.url("operator"), jobs)
         try:
             return client.__enter__()
         except TunemeshError:
