@@ -27,9 +27,9 @@ not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func
 
 All queues are durable, and of one type: classic on a single node, quorum on a cluster, where each has copies
 on three nodes. Whoever sets the broker up chooses (:func:`~broker_config.definitions.definitions`); the
-coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node, one
-core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries
-held unacknowledged on ``coordinator`` meanwhile):
+coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node,
+one core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum)
+deliveries held unacknowledged on ``coordinator`` meanwhile):
 
 ===================================================  =====================  =======================
 what                                                 classic                quorum
@@ -60,7 +60,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from tunemesh.shared.accounts import Account, tenant_key
+from tunemesh.shared.accounts import NO_TENANT, Account, tenant_key
 from tunemesh.shared.messages import Stage
 
 VHOST = "tunemesh"
@@ -123,6 +123,7 @@ HISTORY_MESSAGES = 10_000
 HISTORY_BYTES = 256 * 1024 * 1024
 """Of ends of jobs that nobody has written down, on a mesh whose workers have no database: the oldest go."""
 QUESTION_SECONDS = 30
+QUESTION_MESSAGES = 1_000
 DEAD_LETTERS = 1000
 DEAD_LETTER_BYTES = 128 * 1024 * 1024
 DEAD_LETTER_SECONDS = 7 * 24 * 3600
@@ -283,6 +284,15 @@ def client_key(kind: str, tenant: str) -> str:
     return f"{kind}.{tenant_key(tenant)}"
 
 
+def tenant_in(key: str) -> str | None:
+    """For whom something was asked, by its :func:`client_key`, which the broker lets nobody else use;
+    ``None``: it is an operator's."""
+    kind, _, tenant = key.partition(".")
+    if kind not in (REQUEST, CANCEL, QUERY):
+        return None
+    return "" if tenant == NO_TENANT else tenant
+
+
 def requests_queue(tenant: str) -> Queue:
     """The queue of what users of a tenant ask: ``requests.acme``."""
     return Queue(f"{REQUESTS}.{tenant}", _ASKED)
@@ -363,4 +373,5 @@ POLICIES = (
             "overflow": "drop-head",
         },
     ),
+    Policy("questions", rf"^{QUESTIONS}$", {"max-length": QUESTION_MESSAGES, "overflow": "drop-head"}),
 )

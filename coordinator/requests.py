@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from tunemesh.coordinator import counting
-from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
-from tunemesh.coordinator.jobs import levels, progress
+from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save
+from tunemesh.coordinator.gate import Gate
+from tunemesh.coordinator.jobs import levels, nonces, progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -20,7 +21,6 @@ from tunemesh.shared.messages import (
     Cancel,
     Cancelled,
     EventKind,
-    JobEvent,
     Learn,
     Query,
     Request,
@@ -44,8 +44,11 @@ class Requests:
         make: makes a strategy from its name.
     """
 
-    def __init__(self, state: State, lifecycle: Lifecycle, make: Callable[[str], Strategy]) -> None:
+    def __init__(
+        self, state: State, lifecycle: Lifecycle, gate: Gate, make: Callable[[str], Strategy]
+    ) -> None:
         self._state = state
+        self._gate = gate
         self._lifecycle = lifecycle
         self._make_strategy = make
         self._orders = 0
@@ -53,11 +56,14 @@ class Requests:
 
     def arrived(self, event: Arrived) -> None:
         """A message of a client."""
+        if self._gate.refuses(event):
+            return
         match event.message:
             case SetStrategy() | Learn() if event.tenant is not None:
                 what = "the strategy" if isinstance(event.message, SetStrategy) else "when to learn"
+                text = f"{what} is for operators to say, and {event.user} is none"
                 self._state.out.append(Acknowledge(event.handle))
-                self._refuse(event, "unknown", f"{what} is for operators to say, and {event.user} is none")
+                self._state.refuse(event, "unknown", text)
             case Request() as request:
                 self._request(event, request)
             case Cancel() as cancel:
@@ -65,7 +71,7 @@ class Requests:
             case Query(census=True) if event.tenant is not None:
                 self._state.out.append(Acknowledge(event.handle))
                 text = f"what all jobs need is for operators to ask, and {event.user} is none"
-                self._refuse(event, "unknown", text)
+                self._state.refuse(event, "unknown", text)
             case Query(job=job_id, census=census):
                 self._state.out.append(Acknowledge(event.handle))
                 self._answer(event, job_id, census)
@@ -125,13 +131,15 @@ class Requests:
                 kind: EventKind = phase if phase in ("done", "failed", "cancelled") else "accepted"
                 state.tell(known, kind, known.ledger.error or f"job {request.job} is known already")
             else:
-                self._refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
+                self._state.refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
             return
         records = [self._records_of(job_id, request) for job_id in request.known]
         why = request.problem()
         if not why and None in records:
             name = request.known[records.index(None)]
             why = f"it is to take what job {name} measured, which is not done, or not known here"
+        if not why and event.tenant is not None:
+            why = self._gate.why_not(request)
         if not why and request.level.cost is not None and not state.prices:
             why = "it names a cost, and this mesh has no prices; its coordinator takes them: --price"
         if why:
@@ -142,6 +150,7 @@ class Requests:
             revision=0,
             phase="importing",
             accepted=state.instant,
+            secret=nonces.secret_of(state.seed, request.job, state.instant),
             asked_by=event.user[:USER_LENGTH],
             known=[each for each in records if each is not None],
         )
@@ -164,22 +173,15 @@ class Requests:
         """Not to accept a request, and to know why when somebody asks."""
         state = self._state
         state.out.append(Acknowledge(event.handle))
-        self._refuse(event, job, why)
+        self._state.refuse(event, job, why)
         state.remember_rejected(job, tenant, why)
         state.log("info", f"rejected: {why}", job=job)
-
-    def _refuse(self, event: Arrived, job: str, text: str) -> None:
-        """Only to the one who asked: other listeners may follow another job of this id."""
-        if event.reply_to:
-            rejected = JobEvent(job=job, kind="rejected", at=self._state.instant, text=text)
-            correlation_id = event.correlation_id if job == "unknown" else job
-            self._state.out.append(Tell(rejected, event.reply_to, correlation_id))
 
     def _cancel(self, event: Arrived, cancel: Cancel) -> None:
         handle, job = event.handle, self._state.jobs.get(cancel.job)
         if job is not None and _is_anothers(job, event):
             self._state.out.append(Acknowledge(handle))
-            self._refuse(event, job.id, f"job {job.id} belongs to another tenant")
+            self._state.refuse(event, job.id, f"job {job.id} belongs to another tenant")
             return
         if job is not None and job.ended and job.saved < job.ledger.revision:
             # Its end is on its way; if that is lost, a successor has to know of this.
@@ -211,7 +213,7 @@ class Requests:
                 raise BadInput(f"{held[0].strategy} was set later, by the clock of whoever set it")
         except BadInput as error:
             state.out.append(Acknowledge(event.handle))
-            self._refuse(event, "unknown", str(error))
+            self._state.refuse(event, "unknown", str(error))
             return
         if held is not None:
             state.out.append(Acknowledge(held[1]))

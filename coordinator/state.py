@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tunemesh.coordinator.events import Acknowledge, Instruction, Level, Log, PutAside, Tell
+from tunemesh.coordinator.events import Acknowledge, Arrived, Instruction, Level, Log, PutAside, Tell
 from tunemesh.coordinator.jobs import progress
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.jobs.sharing import Sharing
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
@@ -60,10 +61,14 @@ class State:
     dispatcher: Dispatcher
     prices: Mapping[str, float] = field(default_factory=dict)
     """See :mod:`coordinator.jobs.prices`."""
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    """See :mod:`coordinator.jobs.limits`."""
     now: float = 0.0
     """Seconds of a clock that never jumps; only differences count."""
     epoch: float = 0.0
     """Unix time when that clock showed 0, as it was when the coordinator connected."""
+    seed: str = ""
+    """The secrets of jobs follow from it."""
     jobs: dict[str, Job] = field(default_factory=dict)
     out: list[Instruction] = field(default_factory=list)
     active: int = 0
@@ -72,6 +77,8 @@ class State:
     """Deliveries that have to be held at most for all jobs that are let in, about."""
     outside: dict[str, int] = field(default_factory=dict)
     """Jobs that are not let in yet, and what has to be held for them. The first one goes first."""
+    queued: dict[str, None] = field(default_factory=dict)
+    """Jobs that wait until others of their tenant have ended. The first one goes first."""
     sharing: Sharing = field(default_factory=Sharing)
     """Which jobs have which tasks."""
     awake: dict[str, None] = field(default_factory=dict)
@@ -110,8 +117,16 @@ class State:
     def is_over(self, job: str) -> None:
         """The job needs no answers any more."""
         self.outside.pop(job, None)
+        self.queued.pop(job, None)
         for step in [step for step in self.trouble if step.startswith(f"{job}/")]:
             del self.trouble[step]
+
+    def refuse(self, event: Arrived, job: str, text: str) -> None:
+        """Tell only the one who asked: other listeners may follow another job of this id."""
+        if event.reply_to:
+            rejected = JobEvent(job=job, kind="rejected", at=self.instant, text=text)
+            correlation_id = event.correlation_id if job == "unknown" else job
+            self.out.append(Tell(rejected, event.reply_to, correlation_id))
 
     def remember_rejected(self, job: str, tenant: str, text: str) -> None:
         """Note why a request was not accepted, for whoever asks later."""

@@ -18,8 +18,10 @@ from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 from tunemesh.terminal import print_json
+from tunemesh.user_commands import user_app
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+broker_app.add_typer(user_app, name="user", help="Who may use a broker, and for which tenant.")
 
 
 @broker_app.command()

@@ -119,6 +119,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     revision: Count
     phase: Phase
     accepted: Instant
+    secret: Annotated[str, Meta(max_length=64)] = ""
+    """The nonces of its steps follow from it."""
     finished: Instant | None = None
     model: Blob | None = None
     sample: Blob | None = None

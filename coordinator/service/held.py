@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import traceback
 import uuid
 from dataclasses import dataclass
 from functools import partial
@@ -86,8 +87,14 @@ class HeldDeliveries:
     def put_aside(self, handle: Handle, reason: str) -> None:
         """Dead-letter a delivery, if it is held."""
         held = self._held.pop(handle, None)
-        if held is not None:
-            self._outbox.put_aside(held.delivery, reason, "senseless", answers_to(held.delivery, self._user))
+        if held is None:
+            return
+        kind = "undecodable" if held.kind == "undecodable" else "senseless"
+        try:
+            self._outbox.put_aside(held.delivery, reason, kind, answers_to(held.delivery, self._user))
+        except Exception:  # it cannot even be sent, and must not come again, and again
+            log.error("a message is dropped: %s", traceback.format_exc())
+            self._outbox.acknowledge(held.delivery)
 
     def refresh(self, now: float) -> None:
         """Publish anew what has been held for long, so that no consumer timeout strikes; and where the broker

@@ -80,7 +80,8 @@ class Outbox:
         # One that nobody takes is in the log, and must not be held for ever.
         self.publish(letter, lambda: self._link.ack(delivery), lambda: self._link.ack(delivery))
         if delivery.exchange == topology.RESULTS and kind == "undecodable":
-            self._link.events.put(Unreadable(delivery.message_id.removesuffix("/result"), reason))
+            step, _, nonce = delivery.message_id.removesuffix("/result").rpartition("/")
+            self._link.events.put(Unreadable(step, reason, nonce))
         if reply_to is not None:
             rejected = JobEvent(job="unknown", kind="rejected", at=time.time(), text=reason[:500])
             self.answer(rejected, reply_to, delivery.correlation_id)

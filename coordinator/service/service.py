@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -38,6 +39,7 @@ from tunemesh.coordinator.events import (
     Dispatch,
     DispatchFailed,
     Event,
+    Garbled,
     Instruction,
     Log,
     Purge,
@@ -52,6 +54,7 @@ from tunemesh.coordinator.events import (
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.journal.records import Journal
 from tunemesh.coordinator.service.desks import Desks
 from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
@@ -126,6 +129,7 @@ class Service:
         prices: of queues, per hour; none by default.
         reserved: share of the devices of each target that is kept for jobs of class gold.
         learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
+        limits: of tenants; by default what every tenant has.
         metrics: what is told to Prometheus; by default nothing.
 
     Raises:
@@ -140,11 +144,14 @@ class Service:
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
         learn_after: int = 0,
+        limits: Mapping[str, Limits] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after)
+        self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after, limits=limits)
         self._journal = (
-            Journal(journal, strategy, prices=prices, reserved=reserved, learn_after=learn_after)
+            Journal(
+                journal, strategy, prices=prices, reserved=reserved, learn_after=learn_after, limits=limits
+            )
             if journal is not None
             else None
         )
@@ -318,7 +325,7 @@ class Service:
         account = account_of(delivery.user, self._link.user)
         asked = delivery.exchange == topology.CLIENTS
         if asked and (account is None or not account.may_ask):
-            self._put_aside(delivery, _no_account(delivery.user))
+            self._garbled(delivery, _no_account(delivery.user), topology.tenant_in(delivery.key))
             return
         tenant = account.bound_to if asked and account is not None else None
         if tenant is not None:
@@ -326,6 +333,9 @@ class Service:
         try:
             message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
         except BadMessage as error:
+            if asked:
+                self._garbled(delivery, str(error), tenant)
+                return
             self._put_aside(delivery, str(error))
             if delivery.exchange == topology.LEDGER and delivery.correlation_id:
                 self._give(SaveFailed(delivery.correlation_id, f"its ledger cannot be read: {error}"))
@@ -346,9 +356,13 @@ class Service:
         event = Arrived(handle, message, answers, delivery.correlation_id, delivery.user, tenant)
         self._give(event)
 
+    def _garbled(self, delivery: Delivery, reason: str, tenant: str | None) -> None:
+        """Put aside what a client has sent, when the core says so."""
+        self._give(Garbled(self._held.hold(delivery, "undecodable", time.monotonic()), reason, tenant))
+
     def _begin(self) -> None:
         """Start afresh. When the marker comes back, everything that was waiting is here."""
-        self._give(Connected(wall=time.time()))
+        self._give(Connected(wall=time.time(), seed=secrets.token_hex(32)))
         self._marker = Marker(start=uuid.uuid4().hex)
         self._outbox.to_itself(self._marker)
 

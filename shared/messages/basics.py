@@ -35,6 +35,9 @@ QueueName = Annotated[
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
 
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]
+"""Of a step: known to whoever was given it, and to the coordinator."""
+
 TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,60}\Z")]
 """``-`` where a message is not about a task."""
 

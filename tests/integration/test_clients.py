@@ -322,10 +322,10 @@ def test_a_request_that_finds_no_queue_is_an_error(
 ) -> None:
     with pika.BlockingConnection(pika.URLParameters(node.url("admin"))) as admin:
         channel = admin.channel()
-        channel.queue_unbind(REQUESTS, NEWCOMERS)
+        channel.queue_unbind(REQUESTS, NEWCOMERS, routing_key="")
         try:
             code, said, complained = Client(command, road, node, keys, tmp_path).end()
         finally:
-            channel.queue_bind(REQUESTS, NEWCOMERS)
+            channel.queue_bind(REQUESTS, NEWCOMERS, routing_key="")
     assert (code, said) == (2, "")
     assert complained == ("error: this broker is not set up for Tunemesh: no queue takes the message\n")

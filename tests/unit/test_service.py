@@ -16,7 +16,7 @@ from tests.unit.world import request
 from tunemesh.broker_config import topology
 from tunemesh.coordinator.core import Core
 from tunemesh.coordinator.events import Acknowledge, Instruction, Save, SaveFailed, Tick
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.coordinator.service import service as service_module
 from tunemesh.coordinator.service.held import REFRESH, HeldDeliveries
 from tunemesh.coordinator.service.outbox import Outbox
@@ -328,3 +328,118 @@ def test_every_start_has_a_marker_of_its_own(link: FakeLink) -> None:
         service.take(Up(2))
     sent = [marker.start for marker in link.of_type(Marker)]
     assert len(set(sent)) == len(sent) == 4
+
+
+def sent_by(user: str, tag: int, message: Message | None = None, **fields: Any) -> Delivery:
+    tenant = user.split(".")[1] if user.count(".") == 2 else "-"
+    usual: dict[str, Any] = {"user": user, "key": f"query.{tenant}", "reply_to": f"{user}.001"}
+    body = codec.encode(message if message is not None else Query())
+    return delivery(**(usual | {"tag": tag, "body": body} | fields))
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        ("", "it does not say who sends it: set its property user_id to the user that is logged in"),
+        ("guest", "user guest has no role here: users are called client.TENANT.NAME"),
+        ("worker", "user worker has no role here"),
+        ("client.acme", "user client.acme has no role here"),
+    ],
+)
+def test_what_nobody_known_sends_is_put_aside(
+    service: Service, link: FakeLink, user: str, reason: str
+) -> None:
+    service.take(sent_by(user, 2, reply_to="client.001"))
+    (letter,) = link.published
+    assert letter.exchange == topology.DEAD
+    assert str(letter.headers["reason"]).startswith(reason)
+    assert link.acknowledged == [2]
+
+
+@pytest.mark.parametrize(
+    ("user", "reply_to", "answered"),
+    [
+        ("client", "client.001", True),
+        ("client.acme.ann", "client.acme.ann.f0e", True),
+        ("operator.eve", "operator.eve.123", True),
+        ("coordinator", "operator.123", True),
+        ("client.acme.ann", "client.acme.bob.f0e", False),
+        ("client.acme.ann", "client.001", False),
+        ("client", "client.acme.ann.f0e", False),
+        ("client", "build-cpu", False),
+        ("client", "coordinator", False),
+    ],
+)
+def test_answers_go_to_queues_of_the_one_who_asks(
+    service: Service, link: FakeLink, user: str, reply_to: str, answered: bool
+) -> None:
+    service.take(sent_by(user, 2, reply_to=reply_to))
+    service.take(sent_by(user, 3, reply_to=reply_to, body=b"garbage"))
+    assert [each.key for each in link.published if each.exchange == ""] == [reply_to] * (2 * answered)
+    assert link.acknowledged == [2, 3]
+
+
+def test_the_tenant_of_a_job_is_that_of_the_user(service: Service, link: FakeLink) -> None:
+    service.take(sent_by("client.acme.ann", 2, request()))
+    (ledger,) = link.of_type(Ledger)
+    assert (ledger.request.tenant, ledger.asked_by) == ("acme", "client.acme.ann")
+    keys = [each.key for each in link.published if each.exchange == topology.EVENTS]
+    assert keys == ["job.acme.job.accepted"]
+
+
+def noted(link: FakeLink) -> list[list[str]]:
+    return [each.names for each in link.of_type(Tenants)]
+
+
+def back(link: FakeLink, tag: int, names: list[str]) -> Delivery:
+    body = codec.encode(Tenants(names=names))
+    return delivery(tag=tag, exchange=topology.LEDGER, key="ledger", user="", reply_to=None, body=body)
+
+
+def test_each_tenant_gets_a_queue_once_it_is_noted_that_there_is_one(
+    service: Service, link: FakeLink
+) -> None:
+    assert link.consumed == ["requests"]
+    for tag, user in enumerate(["client.acme.ann", "client.acme.bob", "client", "operator.eve"], 2):
+        service.take(sent_by(user, tag))
+    assert noted(link) == [["acme"]]
+    assert link.consumed == ["requests"]
+    service.take(back(link, 10, ["acme"]))
+    assert link.declared == ["requests.acme"]
+    assert link.bound == [
+        ("requests.acme", topology.CLIENTS, f"{kind}.acme") for kind in ("request", "cancel", "query")
+    ]
+    assert link.consumed == ["requests", "requests.acme"]
+    service.take(sent_by("client.zeta.eve", 11))
+    assert noted(link)[1:] == [["acme", "zeta"]]
+    assert 10 not in link.acknowledged
+    service.take(back(link, 12, ["acme", "zeta"]))
+    assert link.consumed == ["requests", "requests.acme", "requests.zeta"]
+    assert link.acknowledged[-1] == 10  # the newer one says the same
+
+
+def test_a_successor_reads_the_same_queues(service: Service, link: FakeLink) -> None:
+    service.take(back(link, 10, ["acme"]))
+    link.consumed.clear()
+    service.take(Up(2))
+    service.take(delivery(tag=11, body=b"", exchange="nobody's"))
+    service.take(back(link, 12, ["acme"]))
+    assert link.consumed == ["requests", "requests.acme"]
+    assert 12 not in link.acknowledged
+
+
+def test_what_two_coordinators_have_noted_is_put_together(service: Service, link: FakeLink) -> None:
+    service.take(back(link, 10, ["acme"]))
+    service.take(back(link, 11, ["zeta"]))
+    assert link.consumed == ["requests", "requests.acme", "requests.zeta"]
+    assert noted(link) == [["acme", "zeta"]]
+    assert link.acknowledged == []
+    service.take(back(link, 12, ["acme", "zeta"]))
+    assert link.acknowledged == [10, 11]
+
+
+def test_one_that_stands_by_reads_no_requests(link: FakeLink) -> None:
+    service = Service("amqp://a:b@127.0.0.1:1/x")
+    service.take(Up(1))
+    service.take(Tick())
+    assert link.consumed == []
