@@ -6,6 +6,7 @@ import os
 import random
 import secrets
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -67,10 +68,19 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def free_port() -> int:
+    """A loopback port on which nothing listens."""
+    return next(_free())
+
+
+def _free() -> Iterator[int]:
+    candidates = random.SystemRandom().sample(PORTS, 200)
+    return (port for port in candidates if _is_free(port))
+
+
 def _free_ports() -> dict[str, int]:
     """Five different loopback ports on which nothing listens."""
-    candidates = random.SystemRandom().sample(PORTS, 200)
-    free = (port for port in candidates if _is_free(port))
+    free = _free()
     return {
         name: next(free)
         for name in ("amqp_port", "management_port", "metrics_port", "dist_port", "epmd_port")

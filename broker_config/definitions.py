@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tunemesh.broker_config.roles import Rights, TopicRight, rights_of
@@ -18,8 +18,16 @@ from tunemesh.broker_config.topology import (
     POLICIES,
     QUEUES,
     VHOST,
+    QueueType,
 )
 from tunemesh.shared.accounts import ROLES, Account, Role
+
+CLUSTERED = """\
+cluster_partition_handling = pause_minority
+cluster_formation.peer_discovery_backend = classic_config
+# Bytes of the log of quorum queues before it is written to a file of each; as much stays in memory.
+raft.wal_max_size_bytes = 67108864
+"""
 
 
 class Listener(NamedTuple):
@@ -29,7 +37,9 @@ class Listener(NamedTuple):
     port: int
 
 
-def definitions(passwords: Mapping[Role, str], vhost: str = VHOST) -> dict[str, Any]:
+def definitions(
+    passwords: Mapping[Role, str], vhost: str = VHOST, kind: QueueType = "classic"
+) -> dict[str, Any]:
     """The content of ``definitions.json``: users, rights and topology.
 
     The same arguments give the same value, except for the salt of each password hash.
@@ -62,7 +72,7 @@ def definitions(passwords: Mapping[Role, str], vhost: str = VHOST) -> dict[str, 
                 "vhost": vhost,
                 "durable": True,
                 "auto_delete": False,
-                "arguments": dict(queue.arguments),
+                "arguments": queue.declared(kind),
             }
             for queue in QUEUES
         ],
@@ -137,9 +147,9 @@ def topic_permission(topic: TopicRight) -> dict[str, str]:
     return {"exchange": topic.exchange, "write": topic.write, "read": topic.read}
 
 
-def definitions_json(passwords: Mapping[Role, str], vhost: str = VHOST) -> str:
+def definitions_json(passwords: Mapping[Role, str], vhost: str = VHOST, kind: QueueType = "classic") -> str:
     """:func:`definitions` as the text of the file."""
-    return json.dumps(definitions(passwords, vhost), indent=2) + "\n"
+    return json.dumps(definitions(passwords, vhost, kind), indent=2) + "\n"
 
 
 def password_hash(password: str) -> str:
@@ -149,30 +159,46 @@ def password_hash(password: str) -> str:
 
 
 def rabbitmq_conf(
-    definitions_file: str, amqp: Listener, management: Listener, metrics: Listener | None = None
+    definitions_file: str | None,
+    amqp: Listener,
+    management: Listener,
+    metrics: Listener | None = None,
+    peers: Sequence[str] = (),
 ) -> str:
     """The text of ``rabbitmq.conf``.
 
     Args:
         definitions_file: where the node finds its definitions, read at every boot; what exists is kept.
+            ``None``: they are imported by hand.
         amqp: where clients, workers and the coordinator connect, without TLS.
         management: where the management UI listens, without TLS.
         metrics: where Prometheus may ask, on a node that has the plugin for it.
+        peers: names of all nodes of its cluster.
     """
     shown = (
         f"prometheus.tcp.ip = {metrics.ip}\nprometheus.tcp.port = {metrics.port}\n"
         if metrics is not None
         else ""
     )
+    imported = (
+        f"definitions.import_backend = local_filesystem\ndefinitions.local.path = {definitions_file}\n"
+        if definitions_file is not None
+        else ""
+    )
+    formation = "".join(
+        f"cluster_formation.classic_config.nodes.{number} = {peer}\n"
+        for number, peer in enumerate(peers, start=1)
+    )
+    if peers:
+        # Of a cluster that is cut in two, the smaller part waits until it sees the other one again.
+        formation = f"{CLUSTERED}{formation}"
     return f"""\
 # Written by Tunemesh (broker_config/definitions.py).
 listeners.tcp.default = {amqp.ip}:{amqp.port}
 management.tcp.ip = {management.ip}
 management.tcp.port = {management.port}
 {shown}
-definitions.import_backend = local_filesystem
-definitions.local.path = {definitions_file}
-
+{imported}{formation}
 # Bytes of a body; more belongs into the artifact store.
 max_message_size = {MAX_MESSAGE_BYTES}
 # Milliseconds. The coordinator holds deliveries on purpose and renews them; a worker holds one per step.

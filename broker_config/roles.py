@@ -119,9 +119,9 @@ _OF_ROLES: Mapping[str, Rights] = {
         ),
     ),
     # Declares the queues that come with workers and with tenants, and its own; replies to clients' queues
-    # through the default exchange.
+    # through the default exchange. Declares ``coordinator``, too, which is there, and so learns its type.
     "coordinator": Rights(
-        configure=rf"^({_WORKERS_QUEUES}|{_TENANTS_QUEUES}|coordinator\..+)$",
+        configure=rf"^({_WORKERS_QUEUES}|{_TENANTS_QUEUES}|coordinator(\..+)?)$",
         write=(
             rf"^(tunemesh\.(ledger|steps|events|dead)|amq\.default"
             rf"|{_WORKERS_QUEUES}|{_TENANTS_QUEUES}|coordinator\..+)$"

@@ -25,9 +25,11 @@ Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve
 ``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others, or
 not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func:`work_queue`.
 
-All queues are classic, durable queues. Measured on RabbitMQ 3.10.8 (one node, one core of a two-core VM,
-bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries held
-unacknowledged on ``coordinator`` meanwhile):
+All queues are durable, and of one type: classic on a single node, quorum on a cluster, where each has copies
+on three nodes. Whoever sets the broker up chooses (:func:`~broker_config.definitions.definitions`); the
+coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node,
+one core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum)
+deliveries held unacknowledged on ``coordinator`` meanwhile):
 
 ===================================================  =====================  =======================
 what                                                 classic                quorum
@@ -37,15 +39,18 @@ idle gap between steps, one in flight: median (p95)  2.5 ms (3.3 ms)        3.4 
 worker busy with steps of 50 ms                      94.9 %                 93.1 %
 ready after SIGKILL, all confirmed messages there    3.8 s, 3,200 of 3,200  3.8 s, 1,700 of 1,700
 next consumer has all held deliveries                3,000 in 0.4 s         1,500 in 0.1 s
-unacknowledged deliveries with unlimited prefetch    unlimited              **stops at 2,000**
+unacknowledged deliveries with unlimited prefetch    unlimited              stops at 2,000
+the same with a prefetch of 65,535                   65,535                 65,535
 ===================================================  =====================  =======================
 
-The last line decides for ``coordinator``: a quorum queue reads "no prefetch limit" as 2,000 (also in 4.x,
-rabbitmq-server issue 14485), so that the coordinator, which holds what waits, would go deaf. It would also
-count deliveries and, from 4.0 on, drop what 20 dead coordinators had held. Stage queues are classic for the
-same reason: a delivery limit would take a step away from a job after its workers were killed often enough.
-Classic queues count no deliveries, so there is no delivery limit. What quorum queues give, copies on other
-nodes of a cluster, is not there: confirmed messages survive the death of the node, not the loss of its disk.
+What a quorum queue needs that a classic one does not:
+
+- A prefetch: "no limit" it reads as 2,000 (also in 4.x, rabbitmq-server issue 14485), and the coordinator,
+  which holds what waits, would go deaf.
+- No limit of deliveries (:data:`NO_LIMIT`): what 20 dead coordinators have held would be dropped from 4.0 on,
+  and a step whose workers were killed as often. Whether a step is given up is for the coordinator to say.
+- Copies of what is held for long: it keeps a log of all that came after (``coordinator.service.held``).
+- A single active consumer for a device, since it does not listen to one that says it is the only one.
 """
 
 from __future__ import annotations
@@ -53,7 +58,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from tunemesh.shared.accounts import NO_TENANT, Account, tenant_key
 from tunemesh.shared.messages import Stage
@@ -132,6 +137,13 @@ REQUESTS_BYTES = 256 * 1024 * 1024
 
 Argument = str | int | bool
 
+QueueType = Literal["classic", "quorum"]
+QUEUE_TYPES: tuple[QueueType, ...] = get_args(QueueType)
+
+NO_LIMIT = 2**31 - 1
+"""Deliveries after which a quorum queue drops a message: 4.x says 20 where it is not told otherwise, and 3.x
+does not take a word for none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -144,10 +156,20 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue with the optional arguments that it is declared with."""
+    """A durable queue with the optional arguments that it is declared with, whatever its type."""
 
     name: str
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    exclusive: bool = False
+    """It has one consumer at a time, which says so. Quorum queues do not listen to that: those have a single
+    active one."""
+
+    def declared(self, kind: QueueType) -> dict[str, Argument]:
+        """All arguments of the queue as one of this type."""
+        if kind == "classic":
+            return {"x-queue-type": kind, **self.arguments}
+        alone = {"x-single-active-consumer": True} if self.exclusive else {}
+        return {"x-queue-type": kind, "x-delivery-limit": NO_LIMIT, **alone, **self.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +191,11 @@ class Policy:
 
 
 _ASKED: Mapping[str, Argument] = {
-    "x-queue-type": "classic",
     "x-max-length": REQUESTS_MESSAGES,
     "x-max-length-bytes": REQUESTS_BYTES,
     "x-overflow": "reject-publish",
 }
-_WORKING: Mapping[str, Argument] = {"x-queue-type": "classic", "x-dead-letter-exchange": DEAD}
+_WORKING: Mapping[str, Argument] = {"x-dead-letter-exchange": DEAD}
 
 
 def stage_queue(name: str) -> Queue:
@@ -186,7 +207,7 @@ def stage_queue(name: str) -> Queue:
     """
     if not re.fullmatch(STAGE_QUEUE_PATTERN, name):
         raise ValueError(f"{name!r} is not the name of a stage queue ({STAGE_QUEUE_PATTERN})")
-    return Queue(name, _WORKING)
+    return Queue(name, _WORKING, exclusive=name.startswith("profile-"))
 
 
 def stage_binding(name: str) -> Binding:
@@ -303,23 +324,21 @@ EXCHANGES = (
 QUEUES = (
     # Without dead-letter exchanges: all that the broker itself would put there are expired queries, which
     # interest nobody. Bad messages are put there by the coordinator, with the reason.
-    Queue(COORDINATOR, {"x-queue-type": "classic", "x-single-active-consumer": True}),
+    Queue(COORDINATOR, {"x-single-active-consumer": True}),
     Queue(REQUESTS, _ASKED),
     stage_queue(MODEL_UPDATE),
     stage_queue(BUILD_CPU),
     Queue(
         HISTORY,
         {
-            "x-queue-type": "classic",
             "x-max-length": HISTORY_MESSAGES,
             "x-max-length-bytes": HISTORY_BYTES,
         },
     ),
-    Queue(QUESTIONS, {"x-queue-type": "classic", "x-message-ttl": QUESTION_SECONDS * 1000}),
+    Queue(QUESTIONS, {"x-message-ttl": QUESTION_SECONDS * 1000}),
     Queue(
         DEAD_LETTER,
         {
-            "x-queue-type": "classic",
             "x-max-length": DEAD_LETTERS,
             "x-max-length-bytes": DEAD_LETTER_BYTES,
             "x-message-ttl": DEAD_LETTER_SECONDS * 1000,

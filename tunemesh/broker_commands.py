@@ -12,7 +12,7 @@ import typer
 from tunemesh import mesh_address
 from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.broker_config.node import PrivateNode
-from tunemesh.broker_config.topology import VHOST
+from tunemesh.broker_config.topology import VHOST, QueueType
 from tunemesh.shared.accounts import ROLES
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.given import given
@@ -45,6 +45,9 @@ def start(
 @broker_app.command()
 def definitions(
     vhost: Annotated[str, typer.Option(help="Virtual host.")] = VHOST,
+    queues: Annotated[
+        QueueType, typer.Option(help="Type of the queues: quorum on a cluster, with copies on three nodes.")
+    ] = "classic",
 ) -> None:
     """Print definitions.json for another broker: load it with `rabbitmqctl import_definitions`.
 
@@ -56,7 +59,7 @@ def definitions(
     missing = [names[role] for role, password in passwords.items() if not password]
     if missing:
         raise BadInput(f"set the passwords of the roles in the environment first: {', '.join(missing)}")
-    sys.stdout.write(definitions_json(passwords, vhost))
+    sys.stdout.write(definitions_json(passwords, vhost, queues))
 
 
 @broker_app.command()

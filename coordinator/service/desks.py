@@ -77,7 +77,7 @@ class Desks:
 
     def _make(self, tenant: str) -> None:
         queue = topology.requests_queue(tenant)
-        made = [self._link.declare_queue(queue.name, queue.arguments)]
+        made = [self._link.declare_queue(queue.name, queue.declared(self._outbox.kind))]
         made += [
             self._link.bind(each.queue, each.exchange, each.key)
             for each in topology.requests_bindings(tenant)

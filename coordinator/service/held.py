@@ -21,12 +21,24 @@ REFRESH = 600.0
 """Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds
 one for 30 minutes."""
 
+LOG = 64 * 1024 * 1024
+"""Bytes that a node may keep on disk for what it still has to remember. A quorum queue keeps all that came
+after the oldest message that is held: 20 KB pass with every step."""
+
+PART = 4
+"""How much of what passes may be copies: a fourth. So the log has at most four times what is held."""
+
+AT_ONCE = 8 * 1024 * 1024
+"""Bytes that are published anew at a time."""
+
 
 @dataclass(slots=True)
 class _Held:
     delivery: Delivery
     kind: str
     since: float
+    passed: int
+    """Bytes that had come before."""
     refreshing: bool = False
 
 
@@ -44,6 +56,8 @@ class HeldDeliveries:
         self._held: dict[Handle, _Held] = {}
         self._copies: dict[str, Handle] = {}
         """By message id: copies on their way."""
+        self._passed = 0
+        """Bytes that came."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -56,7 +70,7 @@ class HeldDeliveries:
     def hold(self, delivery: Delivery, kind: str, now: float) -> Handle:
         """Keep a delivery until it is settled. ``kind`` is the type of its message."""
         handle = next(self._handles)
-        self._held[handle] = _Held(delivery, kind, now)
+        self._take(handle, delivery, kind, now)
         return handle
 
     def forget(self, delivery: Delivery) -> None:
@@ -83,10 +97,20 @@ class HeldDeliveries:
             self._outbox.acknowledge(held.delivery)
 
     def refresh(self, now: float) -> None:
-        """Publish anew what has been held for long, so that no consumer timeout strikes."""
+        """Publish anew what has been held for long, so that no consumer timeout strikes; and where the broker
+        keeps a log, what much has come after."""
+        most: float = float("inf")
+        if self._outbox.kind == "quorum":
+            most = max(LOG, PART * sum(len(held.delivery.body) for held in self._held.values()))
+        bytes_left = AT_ONCE
         for handle, held in self._held.items():
-            if held.refreshing or now - held.since < REFRESH:
+            if held.delivery.queue != topology.COORDINATOR:
+                continue  # what clients ask is held for seconds, and comes again from where it was
+            if held.refreshing or (now - held.since < REFRESH and self._passed - held.passed < most):
                 continue
+            if bytes_left < 0:
+                return
+            bytes_left -= len(held.delivery.body)
             held.refreshing = True
             name = uuid.uuid4().hex
             self._copies[name] = handle
@@ -110,8 +134,12 @@ class HeldDeliveries:
         held = self._held.get(handle)
         self._outbox.acknowledge(delivery if held is None else held.delivery)
         if held is not None:
-            self._held[handle] = _Held(delivery, held.kind, now)
+            self._take(handle, delivery, held.kind, now)
         return True
+
+    def _take(self, handle: Handle, delivery: Delivery, kind: str, now: float) -> None:
+        self._passed += len(delivery.body)
+        self._held[handle] = _Held(delivery, kind, now, self._passed)
 
     def _not_refreshed(self, name: str, held: _Held) -> None:
         """To be tried again."""

@@ -34,6 +34,8 @@ class Outbox:
         """The connection over which to publish. What was decided about deliveries of one connection must not
         go out over the next: by then another coordinator may have them."""
         self._link = link
+        self.kind: topology.QueueType = "classic"
+        """Of the queues that it declares."""
 
     def dispatch(self, queue: str, step: Step) -> None:
         """Send a step to a stage queue."""
@@ -95,7 +97,7 @@ class Outbox:
                 cause = f"it cannot be declared: {error}"
                 self._link.events.put(QueueMissing(queue, cause, refused=True))
 
-        self._link.declare_queue(wanted.name, wanted.arguments).add_done_callback(refused)
+        self._link.declare_queue(wanted.name, wanted.declared(self.kind)).add_done_callback(refused)
         self._link.bind(binding.queue, binding.exchange, binding.key).add_done_callback(refused)
 
     def purge(self, queue: str) -> None:

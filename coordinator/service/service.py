@@ -252,7 +252,7 @@ class Service:
         while True:
             try:
                 with Declarations(self._url, process_name("coordinator set-up"), None) as declarations:
-                    ensure_topology(declarations)
+                    self._outbox.kind = ensure_topology(declarations)
                 return
             except (BrokerUnavailable, LinkDown) as error:
                 time.sleep(retry.failed(str(error)))

@@ -99,8 +99,19 @@ def test_the_broker_dead_letters_nothing_that_coordinators_did_not_read() -> Non
 
 def test_no_queue_drops_what_was_delivered_often() -> None:
     for queue in (*topology.QUEUES, topology.stage_queue("profile-gpu-0")):
-        assert queue.arguments["x-queue-type"] == "classic"
-        assert "x-delivery-limit" not in queue.arguments
+        classic, quorum = queue.declared("classic"), queue.declared("quorum")
+        assert classic["x-queue-type"] == "classic"
+        assert "x-delivery-limit" not in classic  # they do not count
+        assert quorum["x-queue-type"] == "quorum"
+        assert quorum["x-delivery-limit"] == 2**31 - 1  # a word for none is not taken by every version
+
+
+def test_a_device_has_one_worker_whatever_the_type_of_its_queue() -> None:
+    """Quorum queues do not listen to a consumer that says it is the only one."""
+    device, builds = topology.stage_queue("profile-gpu-0"), topology.stage_queue("build-cpu")
+    assert device.declared("quorum")["x-single-active-consumer"] is True
+    assert "x-single-active-consumer" not in device.declared("classic")
+    assert "x-single-active-consumer" not in builds.declared("quorum")
 
 
 @given(st.text(alphabet="abz019-A_.\n", max_size=70))
@@ -255,7 +266,9 @@ def test_what_makes_no_name_of_a_queue_is_refused(resource: str, engines: list[s
 def test_only_the_admin_may_change_the_fixed_topology() -> None:
     fixed = [exchange.name for exchange in topology.EXCHANGES] + [queue.name for queue in topology.QUEUES]
     for role in ROLES:
-        assert all(may(role, "configure", name) == (role == "admin") for name in fixed)
+        changed = {name for name in fixed if may(role, "configure", name)}
+        # The coordinator looks of what type its queue is.
+        assert changed == {"admin": set(fixed), "coordinator": {topology.COORDINATOR}}.get(role, set())
 
 
 def test_definitions_are_the_same_but_for_the_salt() -> None:
@@ -301,6 +314,8 @@ class FakeBroker:
         self.names, self.configure = names, configure
         self.bound: list[tuple[str, str, str]] = []
         self.differing = ""
+        self.types: dict[str, topology.Argument] = {}
+        """Of the queues."""
 
     def _declare(self, name: str) -> None:
         if not self.configure:
@@ -318,6 +333,8 @@ class FakeBroker:
     def declare_queue(self, name: str, arguments: Mapping[str, topology.Argument], durable: bool) -> None:
         assert durable
         self._declare(name)
+        if self.types.setdefault(name, arguments["x-queue-type"]) != arguments["x-queue-type"]:
+            raise ValueError(f"queue {name} has other arguments")
 
     def bind(self, queue: str, exchange: str, key: str) -> None:
         self.bound.append((exchange, queue, key))
@@ -343,6 +360,13 @@ def test_others_only_look() -> None:
     broker = FakeBroker(set(EVERYTHING), configure=False)
     ensure_topology(broker)
     assert broker.bound == []
+
+
+@pytest.mark.parametrize("kind", topology.QUEUE_TYPES)
+def test_what_is_declared_later_is_of_the_type_that_the_broker_was_set_up_with(kind: str) -> None:
+    broker = FakeBroker(set(EVERYTHING), configure=True)
+    broker.types = {queue.name: kind for queue in topology.QUEUES}
+    assert ensure_topology(broker) == kind
 
 
 def test_what_is_missing_is_named_with_the_remedy() -> None:
@@ -384,5 +408,5 @@ def test_a_node_has_as_many_threads_as_are_asked_for_and_no_more_than_cores(
     tmp_path: Path, asked: dict[str, int], threads: int
 ) -> None:
     node = PrivateNode(tmp_path, cpus={0, 1, 2}, **asked)
-    environment = node._environment(load_credentials(tmp_path, keep_ports=False))
-    assert f" +S {threads}:{threads}" in environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+    node._identity = load_credentials(tmp_path, keep_ports=False)
+    assert f" +S {threads}:{threads}" in node.environment()["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]

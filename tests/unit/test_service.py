@@ -275,6 +275,51 @@ def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too() -> Non
     assert len(held) == 0
 
 
+def test_a_broker_with_a_log_does_not_have_to_keep_all_that_came_after_something_that_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tunemesh.coordinator.service.held.LOG", 1000)
+    link = FakeLink()
+    outbox = Outbox(link)  # type: ignore[arg-type]
+    outbox.kind = "quorum"
+    held = HeldDeliveries(outbox, "coordinator")
+    held.hold(delivery(tag=0, body=b"old"), "ledger", now=0.0)
+    for tag in range(1, 101):  # 10,000 bytes pass
+        held.release(held.hold(delivery(tag=tag, body=b"x" * 100), "step-result", now=0.0))
+        before = len(link.published)
+        held.refresh(0.0)
+        for copy in link.published[before:]:
+            assert copy.body == b"old"
+            again = delivery(
+                tag=1000 + tag, exchange=topology.LEDGER, body=b"old", message_id=copy.message_id
+            )
+            assert held.takes(again, 0.0)
+    assert len(link.published) == 10
+
+
+def test_copies_are_a_part_of_what_passes_however_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunemesh.coordinator.service.held.LOG", 1000)
+    link = FakeLink()
+    outbox = Outbox(link)  # type: ignore[arg-type]
+    outbox.kind = "quorum"
+    held = HeldDeliveries(outbox, "coordinator")
+    for tag in range(100):
+        held.hold(delivery(tag=tag, body=b"x" * 100), "ledger", now=0.0)
+    passed = 0
+    for tag in range(100, 2100):
+        held.release(held.hold(delivery(tag=tag, body=b"y" * 100), "step-result", now=0.0))
+        passed += 100
+        before = len(link.published)
+        held.refresh(0.0)
+        for number, copy in enumerate(link.published[before:], start=1):
+            taken = delivery(
+                tag=-number - before, exchange=topology.LEDGER, body=copy.body, message_id=copy.message_id
+            )
+            assert held.takes(taken, 0.0)
+    copied = sum(len(copy.body) for copy in link.published)
+    assert 0 < copied <= passed / 3  # a fourth of all
+
+
 def test_every_start_has_a_marker_of_its_own(link: FakeLink) -> None:
     """Also two on one connection, and one of a process that has the number of a dead one."""
     for _ in range(2):
@@ -398,3 +443,12 @@ def test_one_that_stands_by_reads_no_requests(link: FakeLink) -> None:
     service.take(Up(1))
     service.take(Tick())
     assert link.consumed == []
+
+
+def test_what_waits_at_a_desk_is_not_published_anew() -> None:
+    """A copy of it would come back as the coordinator's own, with nobody's name."""
+    link = FakeLink()
+    held = HeldDeliveries(Outbox(link), "coordinator")  # type: ignore[arg-type]
+    held.hold(delivery(tag=2, body=codec.encode(request()), queue="requests.acme"), "request", now=0.0)
+    held.refresh(REFRESH + 1)
+    assert link.published == []
