@@ -18,7 +18,16 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 
-from tunemesh.broker_config.topology import CLIENTS, EVENTS, REQUESTS, VHOST, client_key, event_key
+from tunemesh.broker_config.topology import (
+    CLIENTS,
+    COORDINATOR,
+    EVENTS,
+    REQUESTS,
+    VHOST,
+    client_key,
+    event_key,
+    requests_queue,
+)
 from tunemesh.broker_config.users import Management
 from tunemesh.client import Client
 from tunemesh.shared.accounts import Account, account_of
@@ -57,6 +66,11 @@ def coordinator(node: Broker) -> Iterator[None]:
     yield
     process.terminate()
     process.wait(20)
+    # What it held waits for a successor, which other tests are not.
+    with channel(node.url("admin")) as admin:
+        admin.queue_purge(COORDINATOR)
+        for tenant in ("acme", "zeta"):
+            admin.queue_delete(requests_queue(tenant).name)
 
 
 @contextlib.contextmanager
