@@ -21,7 +21,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,8 @@ class PrivateNode:
         self._lock: IO[str] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._spread = False
+        """Whether it still has cores that it has until it is ready."""
 
     def __enter__(self) -> PrivateNode:
         try:
@@ -153,8 +155,11 @@ class PrivateNode:
         """The password of a role, for the management API."""
         return self.credentials.passwords[role]
 
-    def start(self) -> None:
+    def start(self, also: Collection[int] = ()) -> None:
         """Start the node and return at once; :meth:`wait_ready` says when it can be used.
+
+        Args:
+            also: cores that it may use besides until then.
 
         Raises:
             BadInput: RabbitMQ is not installed, or another process has a node on this folder.
@@ -170,9 +175,14 @@ class PrivateNode:
         environment = self.environment()
         if self._member is None:
             self._epmd = self._spawn(
-                [epmd, "-port", str(self._identity.epmd_port), "-address", LOOPBACK], environment, "epmd.out"
+                [epmd, "-port", str(self._identity.epmd_port), "-address", LOOPBACK],
+                environment,
+                "epmd.out",
+                self._cpus,
             )
-        self._server = self._spawn([server], environment, "server.out")
+        self._spread = self._cpus is not None and not set(also) <= set(self._cpus)
+        cpus = None if self._cpus is None else {*self._cpus, *also}
+        self._server = self._spawn([server], environment, "server.out", cpus)
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Wait until the node accepts AMQP connections and everything from the definitions exists.
@@ -196,6 +206,20 @@ class PrivateNode:
                     f"the private RabbitMQ node is not ready after {timeout:g} s: {self.last_words()}"
                 )
             time.sleep(POLL)
+        self._gather()
+
+    def _gather(self) -> None:
+        """Take a node that has started off the cores that it had for that alone."""
+        if not self._spread or self._cpus is None or self._server is None:
+            return
+        done: set[int] = set()
+        # A thread that begins meanwhile has the cores of the one that began it.
+        while new := set(_threads(self._server.pid)) - done:
+            for thread in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, self._cpus)
+            done |= new
+        self._spread = False
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End the node in an orderly way, within ``timeout`` seconds, else by SIGKILL. The folder stays."""
@@ -299,9 +323,15 @@ class PrivateNode:
             ),
         }
 
-    def _spawn(self, command: list[str], environment: dict[str, str], output: str) -> subprocess.Popen[bytes]:
-        if self._cpus is not None:
-            command = ["taskset", "--cpu-list", ",".join(str(cpu) for cpu in sorted(self._cpus)), *command]
+    def _spawn(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        output: str,
+        cpus: Collection[int] | None,
+    ) -> subprocess.Popen[bytes]:
+        if cpus is not None:
+            command = ["taskset", "--cpu-list", ",".join(str(cpu) for cpu in sorted(cpus)), *command]
         return spawn(command, environment, self.folder, output)
 
     def last_words(self) -> str:
@@ -339,6 +369,15 @@ def command_line_tool(name: str) -> str:
     """One of RabbitMQ's own commands, as ``rabbitmqctl``, beside :func:`server_binary`: the wrapper in
     /usr/sbin wants to become user ``rabbitmq``."""
     return str(Path(server_binary()).with_name(name))
+
+
+def _threads(pid: int) -> Iterator[int]:
+    """Those of a process and of all that it has started."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            yield int(task.name)
+            for child in (task / "children").read_text().split():
+                yield from _threads(int(child))
 
 
 def server_binary() -> str:

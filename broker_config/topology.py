@@ -27,9 +27,9 @@ not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func
 
 All queues are durable, and of one type: classic on a single node, quorum on a cluster, where each has copies
 on three nodes. Whoever sets the broker up chooses (:func:`~broker_config.definitions.definitions`); the
-coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node,
-one core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum)
-deliveries held unacknowledged on ``coordinator`` meanwhile):
+coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node, a
+core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries
+held unacknowledged on ``coordinator`` meanwhile):
 
 ===================================================  =====================  =======================
 what                                                 classic                quorum

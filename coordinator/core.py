@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tunemesh.broker_config.topology import BUILD_CPU, MODEL_UPDATE
 from tunemesh.coordinator.events import (
     Arrived,
     CaughtUp,
@@ -279,7 +280,9 @@ class Core:
         elif not known:
             state.log("info", f"worker seen on {status.queue}", worker=status.worker)
         if new:
-            state.out.append(Declare(status.queue))
+            # The others are always there.
+            if status.queue not in (BUILD_CPU, MODEL_UPDATE):
+                state.out.append(Declare(status.queue))
             if status.serves.targets and self._settling_since is None:
                 for job in list(self.jobs.values()):
                     if job.ledger.phase == "importing":

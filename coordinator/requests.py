@@ -72,9 +72,9 @@ class Requests:
                 self._state.out.append(Acknowledge(event.handle))
                 text = f"what all jobs need is for operators to ask, and {event.user} is none"
                 self._state.refuse(event, "unknown", text)
-            case Query(job=job_id, census=census):
+            case Query(job=job_id, census=census, skip=skip):
                 self._state.out.append(Acknowledge(event.handle))
-                self._answer(event, job_id, census)
+                self._answer(event, job_id, census, skip)
             case SetStrategy() as wanted:
                 self._strategy(event, wanted)
 
@@ -224,7 +224,7 @@ class Requests:
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 
-    def _answer(self, event: Arrived, job_id: str | None, census: bool = False) -> None:
+    def _answer(self, event: Arrived, job_id: str | None, census: bool = False, skip: int = 0) -> None:
         if event.reply_to is None:
             return
         state, tenant = self._state, event.tenant
@@ -248,8 +248,9 @@ class Requests:
         if census:
             snapshot = msgspec.structs.replace(snapshot, census=counting.census(state))
         elif job_id is None:
-            listed = progress.listed(jobs, len(resources))
-            snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=len(jobs) - len(listed))
+            listed = progress.listed(jobs, len(resources), skip)
+            left_out = max(len(jobs) - skip - len(listed), 0)
+            snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
         elif (job := state.jobs.get(job_id)) is None:
             snapshot = msgspec.structs.replace(snapshot, rejected=self._why_rejected(job_id, tenant))
         elif _is_anothers(job, event):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tunemesh.coordinator.events import Acknowledge, Arrived
-from tunemesh.coordinator.jobs import forecast, nonces, rounds, steps
+from tunemesh.coordinator.jobs import forecast, nonces, rest, rounds, steps
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -73,20 +73,35 @@ class Results:
         """Learn how long steps take."""
         durations, timing, key = self._state.durations, message.timing, forecast.key_of(job, message.task)
         each: list[float] = []
+        task = job.task_ledger(message.task)
+        if task is not None and rounds.closes(task, message.round):
+            self._learn_closing(job, task, message)
+            return
         match message.result:
-            case UpdateDone(learned=learned, candidates=candidates):
-                task = job.task_ledger(message.task)
-                if task is not None and rounds.closes(task, message.round):
-                    if learned:
-                        durations.learn_closing(timing)
-                    return
-                if not candidates:
-                    return  # its round was left out, or there was nothing to try
+            case UpdateDone(candidates=[]):
+                return  # its round was left out, or there was nothing to try
+            case AssembleDone() | ValidateDone():
+                reckoned = rest.reckoned(job, timing.stage, durations)
+                durations.learn_again(timing.stage, seconds_of(timing), reckoned)
             case BuildDone(built=built):
                 each = [one.seconds for one in built]
             case ProfileDone(profiled=profiled, untuned=None, untuned_error=""):
                 each = [one.seconds for one in profiled]
         durations.learn(timing, key, elapsed, each)
+
+    def _learn_closing(self, job: Job, task: TaskLedger, message: StepResult) -> None:
+        """The same for the last round of a search, which proposes nothing new, and does again what was
+        done."""
+        durations, timing = self._state.durations, message.timing
+        seconds, key = seconds_of(timing) / max(timing.size, 1), task.spec.pace_key
+        match message.result:
+            case UpdateDone(learned=learned, candidates=candidates):
+                if learned:
+                    durations.learn_closing(timing, len(candidates))
+            case BuildDone(built=built) if built and durations.seen("build", key):
+                durations.learn_again("build", seconds, durations.seconds("build", key))
+            case ProfileDone(profiled=profiled) if profiled:
+                durations.learn_again("profile", seconds, rest.repeated(job, task, durations))
 
     def recover(self, results: Iterable[Arrived]) -> None:
         """Put what was delivered again in its place. Proposals come first: what has no proposal is of no use

@@ -83,9 +83,9 @@ class Upkeep:
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
                 guarded(flight.ready.job, self._mishaps.vanished, flight.ready.step, flight.queue)
             guarded(None, self._leave_lost_devices)
-            for job in list(state.jobs.values()):
-                if not job.ended and job.ledger.request.level.has_goal:
-                    guarded(job.id, self._watch_level, job)
+        for job in list(state.jobs.values()):
+            if not job.ended and job.ledger.request.level.has_goal:
+                guarded(job.id, self._watch_level, job)
         guarded(None, self._lifecycle.let_begin)
         guarded(None, self._lifecycle.let_in)
         if state.look_again:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tunemesh import mesh_address
+from tunemesh import mesh_address, options
 from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.topology import VHOST, QueueType
@@ -30,13 +30,17 @@ def start(
     folder: Annotated[
         Path | None, typer.Option(help="Where its data is kept.", show_default="$XDG_DATA_HOME/tunemesh/node")
     ] = None,
+    as_json: options.OneLine = False,
 ) -> None:
     """Run a private node until Ctrl-C. On the same folder it goes on where it stopped."""
     home = folder if folder is not None else mesh_address.data_folder() / "node"
     with PrivateNode(home) as node:
-        for role in ROLES:
-            print(f"{role:12} {node.url(role)}")
-        print(f"{'UI':12} {node.management_url}", flush=True)
+        places: dict[str, str] = {role: node.url(role) for role in ROLES}
+        places["UI"] = node.management_url
+        if as_json:
+            print_json(places, indent=0)
+        else:
+            print("\n".join(f"{name:12} {url}" for name, url in places.items()), flush=True)
         while node.pid is not None:
             time.sleep(0.5)
         raise BrokerUnavailable(f"the private RabbitMQ node has ended: {node.last_words()}")

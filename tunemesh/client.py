@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Literal
 
 import msgspec
 
@@ -41,7 +42,7 @@ from tunemesh.shared.messages import (
     Snapshot,
 )
 from tunemesh.shared.transport.address import user_of
-from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
+from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
 PUBLISH_LIMIT = 30.0
@@ -95,6 +96,8 @@ class Client:
         jobs: ids of the jobs whose events are wanted; their requests may be published later.
         connect_limit: seconds until a broker that does not answer is an error.
         history: whether :meth:`past_jobs` is to be used, for which :meth:`nobody_answers` has said nothing.
+        everything: whether the events of all jobs are wanted.
+        role: *client*, or *monitor*, who may listen and no more.
 
     Raises:
         BadInput: what is given cannot be the id of a job.
@@ -106,23 +109,26 @@ class Client:
         jobs: Collection[str] = (),
         connect_limit: float = CONNECT_LIMIT,
         history: bool = False,
+        everything: bool = False,
+        role: Literal["client", "monitor"] = "client",
     ) -> None:
         for job in jobs:
             check_job_id(job)
         self._connect_limit = connect_limit
         self._account = _account(url)
-        tenant = self._account.bound_to
-        bindings = tuple(
-            (topology.EVENTS, topology.event_key("*" if tenant is None else tenant, job, "*")) for job in jobs
-        )
-        self._queue = self._account.own_queues
+        tenant = "*" if self._account.bound_to is None else self._account.bound_to
+        wanted = ("*",) if everything else jobs
+        bindings = tuple((topology.EVENTS, topology.event_key(tenant, job, "*")) for job in wanted)
         self._answer_key = uuid.uuid4().hex
         if history:
             bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
+        self._queue = "monitor.own" if role == "monitor" else self._account.own_queues
+        self.away = ""
+        """Why there is no connection at this moment, as far as :meth:`hear` knows; empty while there is."""
         self._link = Link(
             url,
-            process_name("client"),
-            properties={"role": "client"},
+            process_name(role),
+            properties={"role": role},
             subscriptions=[Subscription(self._queue, bindings=bindings, digits=topology.OWN_QUEUE_DIGITS)],
         )
 
@@ -166,7 +172,7 @@ class Client:
         Raises:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        return self._await(self._ask(job), timeout)
+        return self._await(self.ask(job), timeout)
 
     def census(self, timeout: float = 10.0) -> Census:
         """Which artifacts jobs need.
@@ -280,7 +286,7 @@ class Client:
             silent = [job for job, since in heard.items() if now - since > SILENCE]
             for job in silent:
                 heard[job] = now
-                asked[self._ask(job)] = job
+                asked[self.ask(job)] = job
             if message is None:
                 yield None
 
@@ -289,9 +295,19 @@ class Client:
         message, _ = self._next(0.0)
         return message if isinstance(message, JobEvent) else None
 
-    def _ask(self, job: str | None) -> str:
+    def hear(self, timeout: float) -> tuple[Message | None, str | None]:
+        """The next message and what it answers, if it comes in ``timeout`` seconds.
+
+        Raises:
+            BrokerRefused: this user lacks a right.
+        """
+        return self._next(timeout)
+
+    def ask(self, job: str | None = None, skip: int = 0) -> str:
+        """Ask for a snapshot, and return at once. :meth:`hear` will have it, as the answer to what this
+        returns."""
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(job=job), self._key(topology.QUERY), correlation_id)
+        self._publish(Query(job=job, skip=skip), self._key(topology.QUERY), correlation_id)
         return correlation_id
 
     def _key(self, kind: str) -> str:
@@ -326,6 +342,8 @@ class Client:
     def _next(self, timeout: float) -> tuple[Message | None, str | None]:
         event = self._link.next(timeout)
         if not isinstance(event, Delivery):
+            if isinstance(event, Up | Down):
+                self.away = event.reason if isinstance(event, Down) else ""
             return None, None
         self._link.ack(event)
         try:

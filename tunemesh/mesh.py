@@ -110,8 +110,9 @@ class LocalMesh:
         try:
             checks.check_workers()
             self._check_device()
-            # Children connect as soon as the broker listens; their own start takes as long as its.
-            self.node.start()
+            # Children connect as soon as the broker listens; their own start takes as long as its. Until
+            # then nothing is measured.
+            self.node.start(also=self._layout.device_cpus)
             self._start_children()
             self._wait_for_node()
             self._watch = TopologyWatch(self.node.url("admin"))

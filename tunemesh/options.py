@@ -120,6 +120,10 @@ Html = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogsAsJson = Annotated[
+    bool, typer.Option("--json", help="Log an object per line: short for --log-format json.")
+]
+OneLine = Annotated[bool, typer.Option("--json", help="Print JSON, on one line, once it runs.")]
 
 Prices = Annotated[
     list[str] | None,

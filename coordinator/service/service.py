@@ -81,6 +81,7 @@ from tunemesh.shared.transport.names import process_name
 if TYPE_CHECKING:
     # Imported where it is asked for alone.
     from tunemesh.coordinator.service.metrics import Metrics
+    from tunemesh.coordinator.service.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class Service:
         learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
         limits: of tenants; by default what every tenant has.
         metrics: what is told to Prometheus; by default nothing.
+        traces: what is told to OpenTelemetry; by default nothing.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -146,6 +148,7 @@ class Service:
         learn_after: int = 0,
         limits: Mapping[str, Limits] | None = None,
         metrics: Metrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after, limits=limits)
         self._journal = (
@@ -174,6 +177,7 @@ class Service:
         )
         self._alive = Alive()
         self._metrics = metrics
+        self._traces = traces
         self._outbox = Outbox(self._link)
         self._held = HeldDeliveries(self._outbox, self._link.user)
         self._desks = Desks(self._link, self._outbox, self._held)
@@ -214,6 +218,8 @@ class Service:
         self._link.close()
         if self._journal is not None:
             self._journal.close()
+        if self._traces is not None:
+            self._traces.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
 
@@ -290,6 +296,8 @@ class Service:
         finally:
             if self._metrics is not None:
                 self._metrics.decided(instructions)
+            if self._traces is not None:
+                self._traces.decided(instructions)
             if self._journal is not None:
                 self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
@@ -352,6 +360,8 @@ class Service:
         assert isinstance(message, Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger)
         if self._metrics is not None and isinstance(message, StepResult):
             self._metrics.answered(message)
+        if self._traces is not None and isinstance(message, StepResult):
+            self._traces.answered(message)
         answers = answers_to(delivery, self._link.user)
         event = Arrived(handle, message, answers, delivery.correlation_id, delivery.user, tenant)
         self._give(event)

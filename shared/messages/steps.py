@@ -76,6 +76,8 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     rival: Seconds | None = None
     """Where the task is closed: the lowest latency in seconds that other searches of the same task have
     found. What may be the best of all is confirmed, and what cannot is not."""
+    names: Count = 4
+    """Where the task is closed: candidates that are named at most."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):

@@ -406,7 +406,7 @@ class World:
         state = TaskState(search=Blob(hashlib.sha256(data).hexdigest(), len(data), data), history=history)
         first = known if work.want else 0
         if not work.want:
-            count = min(2, known)  # to be confirmed
+            count = min(2, known, work.names)  # to be confirmed
         return UpdateDone(
             state=state,
             candidates=[
