@@ -218,6 +218,7 @@ def up(
             monitor_password=mesh.node.password("monitor"),
             journal=str(journal.resolve()),
             records=records,
+            retention=retention,
         )
         note = mesh_address.leave_note(address)
         print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
