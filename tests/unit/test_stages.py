@@ -106,11 +106,11 @@ def test_every_engine_that_takes_a_task_searches_it(context: Context, sandbox: F
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
-    sandbox.answers["objection"] = ["", "no mock", "too large", "no mock"]
+    sandbox.answers["objection"] = ["", "too large", "no mock", "no mock"]
     first, other = expect(ImportDone, run_stage(work, context)).tasks
     assert (first.id, first.engine, first.objection) == ("t00", "metaschedule", "")
     assert (other.id, other.engine, other.objection) == ("t01", None, "too large; no mock")
-    sandbox.answers["objection"] = ["", "", "too large", ""]
+    sandbox.answers["objection"] = ["", "too large", "", ""]
     done = expect(ImportDone, run_stage(work, context))
     assert [(task.id, task.engine) for task in done.tasks] == [
         ("t00", "metaschedule"),
