@@ -10,6 +10,7 @@ Over 400 lines: whatever is decided ends in one place that saves it.
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,6 +23,7 @@ from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
 from tunemesh.coordinator.jobs import (
     forecast,
     levels,
+    limits,
     measured,
     prices,
     rest,
@@ -56,7 +58,9 @@ class Lifecycle:
         """Decide what can be decided, and make ready what is due."""
         if job.ended:
             return
-        if job.ledger.phase == "importing" and not (self.target_is_served(job) and self._engines_are(job)):
+        if job.ledger.phase == "importing" and not (
+            self._has_turn(job) and self.target_is_served(job) and self._engines_are(job)
+        ):
             return
         if job.ledger.phase == "tuning":
             self._decide(job)
@@ -109,6 +113,25 @@ class Lifecycle:
         job.room = needed
         state.held += needed
         return True
+
+    def _has_turn(self, job: Job) -> bool:
+        """Whether the job may begin, as far as others of its tenant go."""
+        state, request = self._state, job.ledger.request
+        if job.ledger.revision or limits.limits_of(state.limits, request.tenant).jobs is None:
+            return True
+        before = itertools.takewhile(lambda each: each != job.id, state.queued)
+        earlier = any(state.jobs[each].ledger.request.tenant == request.tenant for each in before)
+        if earlier or not limits.has_turn(job, state.jobs, state.limits):
+            state.queued.setdefault(job.id)
+            return False
+        state.queued.pop(job.id, None)
+        return True
+
+    def let_begin(self) -> None:
+        """Let jobs begin that waited for others of their tenant, in their order."""
+        state = self._state
+        for job in list(state.queued):
+            self.guarded(job, self.go_on, state.jobs[job])
 
     def let_in(self) -> None:
         """Let jobs in that waited outside, in their order, as far as there is room."""
@@ -231,6 +254,7 @@ class Lifecycle:
         tasks = [first_ledger(spec, known.get(spec.id), spec.key in served) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, [task for task in tasks if not task.closed])
+        request = limits.capped(request, self._state.limits)
         tasks, note = self._split(job, request, tasks)
         quote = self._quote(
             job, msgspec.structs.replace(job.ledger, phase="tuning", tasks=tasks, request=request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tunemesh.coordinator.events import Acknowledge, Arrived
-from tunemesh.coordinator.jobs import forecast, rest, rounds, steps
+from tunemesh.coordinator.jobs import forecast, nonces, rest, rounds, steps
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -41,7 +41,10 @@ class Results:
         """Note a result. Returns its job, or ``None`` when the result is of no use any more."""
         state = self._state
         job = state.jobs.get(message.job)
-        why = message.problem() or (self._problem(job, message) if job is not None else "")
+        why = message.problem()
+        if not why and job is not None:
+            forged = not self.holds(message.timing.step, message.nonce)
+            why = "it does not have the nonce of its step" if forged else self._problem(job, message)
         if why:
             self._senseless(handle, message, why)
             return None
@@ -60,6 +63,11 @@ class Results:
             return None
         job.changed = True
         return job
+
+    def holds(self, step: str, nonce: str) -> bool:
+        """Whether whoever gives a nonce was given the step: others may not answer for it."""
+        job = self._state.jobs.get(step.partition("/")[0])
+        return job is not None and nonce == nonces.nonce_of(job.ledger.secret, step)
 
     def _learn(self, job: Job, message: StepResult, elapsed: float | None) -> None:
         """Learn how long steps take."""
@@ -127,7 +135,7 @@ class Results:
 
     def _senseless(self, handle: Handle, message: StepResult, why: str) -> None:
         """Set the result aside. The step that it claims to be for is done again, or the one whose id it
-        carries, if that is another one: whichever its worker can have had. A liar about all of this only
+        carries, if that is another one: whichever its worker had, by the nonce. A liar about all of this only
         keeps its own step from being answered, which is noticed in time."""
         state, timing = self._state, message.timing
         state.put_aside(handle, f"a senseless result of {timing.worker}: {why}")
@@ -139,7 +147,7 @@ class Results:
             step_id(message.job, message.task, None, None, stage),
         )
         for step in dict.fromkeys((timing.step, *claimed)):
-            if state.resources.queue_of(step) == timing.resource:
+            if state.resources.queue_of(step) == timing.resource and self.holds(step, message.nonce):
                 self._mishaps.senseless(step, timing.worker, why)
 
     def _problem(self, job: Job, message: StepResult) -> str:

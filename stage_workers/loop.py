@@ -327,7 +327,13 @@ def waited(sent_at: float | None, received: float) -> float:
 
 def _result(step: Step, timing: Timing, result: Result) -> StepResult:
     return StepResult(
-        job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=result
+        job=step.job,
+        task=step.task,
+        round=step.round,
+        chunk=step.chunk,
+        timing=timing,
+        result=result,
+        nonce=step.nonce,
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from tunemesh.coordinator.jobs import nonces, searches
 from tunemesh.coordinator.jobs import rounds as job_rounds
-from tunemesh.coordinator.jobs import searches
 from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.scheduling.needs import Need
@@ -228,6 +228,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
         origin=job.ledger.origin,
+        nonce=nonces.nonce_of(job.ledger.secret, ref.id),
         attempt=attempt,
     )
 

@@ -11,6 +11,7 @@ from tunemesh.shared.messages.basics import (
     Headers,
     JobId,
     Message,
+    Nonce,
     Options,
     Positive,
     Seconds,
@@ -155,6 +156,8 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
     """Those of the request."""
     origin: Origin | None = None
     """What the records of what is measured say of the job."""
+    nonce: Nonce = ""
+    """To be given back with the result: nobody else can answer for this step."""
     attempt: Count = 0
     """How often it was sent before. Not part of the id: the same step again gives the same result."""
 

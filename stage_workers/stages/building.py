@@ -10,7 +10,7 @@ from tunemesh.shared.messages.tasks import BUILD_FAILURES
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages.context import Context, engine_of
+from tunemesh.stage_workers.stages.context import Context, engine_of, told
 from tunemesh.stage_workers.stages.kept_imports import Kernel, kernel_key
 
 
@@ -42,7 +42,7 @@ def _build(
             index=candidate.index,
             seconds=seconds,
             outcome="build-timed-out" if answer.kind == "timed-out" else "build-failed",
-            error=clip(answer.text),
+            error=clip(told(answer)),
         )
     if answer.artifact is None:
         return Built(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -175,7 +176,8 @@ def _imported(step: Step, work: ImportWork, context: Context) -> Imported:
     TunemeshError: the model cannot be imported, or the store fails.
     """
     store = context.store
-    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-", dir=context.given) as folder:
+        os.chmod(folder, 0o755)  # who reads it may be another user
         call = msgspec.structs.replace(
             _call(step),
             model=store.get(work.model, limit=MODEL_BYTES),
@@ -224,6 +226,7 @@ def _placed(files: Mapping[str, Blob], folder: Path, context: Context) -> dict[s
     for number, (name, blob) in enumerate(files.items()):
         path = folder / str(number)
         context.store.save(blob, path)
+        path.chmod(0o444)
         placed[name] = str(path)
     return placed
 

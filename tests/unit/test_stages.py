@@ -203,6 +203,17 @@ def test_a_crash_in_import_is_tried_once_more_and_then_named(context: Context, s
     assert "import model: crashed: killed by SIGSEGV" in expect(Failure, result).error
 
 
+def test_an_import_that_needs_more_memory_says_which_option_gives_it(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    sandbox.answers["import_model"] = [CallFailure("out-of-memory", "exceeded 4 GiB of memory")] * 2
+    result = run_stage(step(ImportWork(model=context.store.put(MODEL))), context)
+    assert expect(Failure, result).error.endswith(
+        "import model: out-of-memory: exceeded 4 GiB of memory; give more with --memory, where its worker is"
+        " started"
+    )
+
+
 def test_a_job_says_how_long_its_import_may_take(context: Context, sandbox: FakeSandbox) -> None:
     work = ImportWork(model=context.store.put(MODEL))
     expect(ImportDone, run_stage(step(work, settings=Settings(import_timeout=7.0)), context))
