@@ -303,6 +303,16 @@ def test_functions_are_looked_at_in_one_process_as_long_as_none_crashes(
         assert len(set(processes)) == 1
 
 
+def test_an_untuned_model_that_was_compiled_before_is_taken_as_it_is(target: str) -> None:
+    imported = import_model(two_products(), target)
+    image = random(16, 32)
+    first = assemble(imported.model, target)
+    again = assemble(imported.model, target, untuned=first.untuned)
+    assert again.untuned is first.untuned
+    assert np.array_equal(run(again.tuned, image), run(first.tuned, image))
+    assert np.allclose(run(first.untuned, image), run(again.tuned, image), rtol=1e-4, atol=1e-4)
+
+
 # -- What is no task -----------------------------------------------------------------------------------------
 
 
