@@ -268,4 +268,21 @@ PRECISION = [
     ),
 ]
 
-CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED]
+# Importers and passes of the graph took these for something else.
+ALIKE = [
+    # It reads what it writes, like a factor.
+    case(
+        "product_over_an_axis",
+        "(float[3,7] x) => (float[3,1] y) {y = ReduceProd (x, axes)}",
+        opset=18,
+        axes=[1],
+    ),
+    case(
+        "half_samples_of_a_grid",
+        "(float16[1,2,5,5] x, float16[1,4,4,2] g) => (float16[1,2,4,4] y) {y = GridSample (x, g)}",
+        opset=20,
+    ),
+    case("half_local_response_norm", "(float16[1,8,5,5] x) => (float16[1,8,5,5] y) {y = LRN <size = 3> (x)}"),
+]
+
+CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED, *ALIKE]

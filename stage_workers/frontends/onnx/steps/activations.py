@@ -31,7 +31,7 @@ def _is_nan(value: Array | None) -> bool:
 def hard_sigmoid(node: Node, graph: Graph) -> New:
     """``HardSigmoid``: a line between 0 and 1."""
     new = Expansion(graph, node)
-    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
+    alpha, beta = node.attributes.get("alpha", _single(0.2)), node.attributes.get("beta", 0.5)
     _hard_sigmoid(new, node.inputs[0], alpha, beta, node.outputs[0])
     return new.nodes
 
@@ -46,7 +46,7 @@ def hard_swish(node: Node, graph: Graph) -> New:
     """``HardSwish``: x times a line between 0 and 1."""
     new = Expansion(graph, node)
     x = node.inputs[0]
-    new("Mul", x, _hard_sigmoid(new, x, 1 / 6, 0.5), to=node.outputs[0])
+    new("Mul", x, _hard_sigmoid(new, x, _single(1 / 6), 0.5), to=node.outputs[0])
     return new.nodes
 
 
@@ -57,7 +57,7 @@ def leaky_relu(node: Node, graph: Graph) -> New:
     dtype = graph.dtype(x)
     if dtype.kind in "iu":
         return None
-    slope = node.input(1) or new.constant(node.attributes.get("alpha", 0.01), dtype)
+    slope = node.input(1) or new.constant(node.attributes.get("alpha", _single(0.01)), dtype)
     zero = new.constant(0, dtype)
     below = new("Mul", new("Min", x, zero), slope)
     new("Add", new("Max", x, zero), below, to=node.outputs[0])
@@ -117,14 +117,19 @@ def thresholded_relu(node: Node, graph: Graph) -> New:
 
 
 def in_single(node: Node, graph: Graph) -> New:
-    """A function that TVM has not got in half precision, or not exactly enough: in single precision."""
+    """What TVM has not got in half precision, or not exactly enough: in single precision."""
     dtype = graph.dtype(node.inputs[0])
-    if dtype != np.float16:
+    if dtype.itemsize >= 4:
         return None
     new = Expansion(graph, node)
-    wide = new(node.op, new.cast(node.inputs[0], np.float32), **node.attributes)
-    new.cast(wide, dtype, to=node.outputs[0])
+    wide = [new.cast(each, np.float32) if graph.dtype(each) == dtype else each for each in node.inputs]
+    new.cast(new(node.op, *wide, **node.attributes), dtype, to=node.outputs[0])
     return new.nodes
+
+
+def _single(value: float) -> float:
+    """What an attribute has where a model says nothing: attributes are in single precision."""
+    return float(np.float32(value))
 
 
 def _is_single(node: Node, graph: Graph) -> bool:
@@ -145,6 +150,22 @@ STEPS: dict[str, Any] = {
     "Selu": selu,
     "ThresholdedRelu": thresholded_relu,
     **dict.fromkeys(
-        ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan"), in_single
+        (
+            "Acos",
+            "Acosh",
+            "Asin",
+            "Asinh",
+            "Atan",
+            "Atanh",
+            "Cos",
+            "Cosh",
+            "GridSample",
+            "LRN",
+            "MeanVarianceNormalization",
+            "Sin",
+            "Sinh",
+            "Tan",
+        ),
+        in_single,
     ),
 }
