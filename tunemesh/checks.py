@@ -139,7 +139,7 @@ def check_target(target: str, names: Sequence[str]) -> None:
     """Raises:
     BadTarget: no engine of the job knows such a target.
     """
-    if not set(names) <= {*engines.OWN, MOCK}:
+    if not set(names) <= {*engines.OWN, *engines.EXTRAS, MOCK}:
         return  # who knows what others know
     if MOCK in names and target.startswith(MOCK):
         return

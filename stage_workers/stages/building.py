@@ -11,6 +11,7 @@ from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context, engine_of, told
+from tunemesh.stage_workers.stages.kept_imports import Kernel, kernel_key
 
 
 def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
@@ -51,6 +52,9 @@ def _build(
             outcome=answer.outcome if answer.outcome in BUILD_FAILURES else "build-failed",
             error=clip(answer.error or "the engine gave neither artifact nor reason"),
         )
+    if keep and context.kept is not None:
+        # One of these is what is known of the task from now on.
+        context.kept.put(kernel_key(engine, call), Kernel(answer.objects))
     return Built(
         index=candidate.index,
         seconds=seconds,

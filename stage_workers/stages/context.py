@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from cachetools import LRUCache
@@ -141,6 +142,8 @@ class Context:
     """``None``: nothing is recorded."""
     learning: Learning | None = None
     """``None``: there is nothing to learn from."""
+    given: Path | None = None
+    """A folder of which the sandbox's children can read what is put there; ``None``: they read as we do."""
 
     def require_device(self, step: Step) -> str:
         """The device.
