@@ -272,6 +272,25 @@ PRECISION = [
 
 # Importers and passes of the graph took these for something else.
 ALIKE = [
+    # As PyTorch's exporter writes a whole number divided by another.
+    case(
+        "truth_compared",
+        """(int64[4,9] x, bool[9] z) => (int64[4,9] y, bool[9] w) {
+            negative = Less (x, zero)
+            differ = Equal (negative, always)
+            rest = Mod (x, three)
+            some = Cast <to = 9> (rest)
+            less = And (differ, some)
+            one = Cast <to = 7> (less)
+            quotient = Div (x, three)
+            y = Sub (quotient, one)
+            v = Not (z)
+            w = Equal (z, v)
+        }""",
+        zero=0,
+        three=3,
+        always=np.bool_(True),
+    ),
     # It reads what it writes, like a factor.
     case(
         "product_over_an_axis",
