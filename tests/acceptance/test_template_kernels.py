@@ -466,6 +466,9 @@ SMALL: dict[str, Callable[[], list[Any]]] = {
         "bfloat16", 8, (1, 9, 7, 16), 24, lambda value, bias, other: rectified(value + bias, other),
         strides=(1, 1), padding=(1, 1, 1, 1),
     ),
+    "bf16, Winograd": lambda: small(
+        "bfloat16", 16, (1, 23, 20, 16), 32, halved, strides=(1, 1), padding=(1, 1, 1, 1)
+    ),
     "int8, from 8 bits to 8 bits": lambda: small(
         "uint8", 16, (1, 9, 9, 16), 32, requantised, strides=(2, 2), padding=(1, 1, 1, 1), pad_value=100
     ),
@@ -483,8 +486,9 @@ def test_instructions_for_small_numbers_compute_the_sums(name: str, weights: lis
 
     if not all(each.runs_on(target) for each in dots.ALL.values()):
         pytest.skip("this CPU has no avx512_bf16 and avx512_vnni")
-    task = task_of(SMALL[name](), weights, True, target)
+    task = task_of(SMALL[name](), weights, True, target, tiles=4)
     taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    assert (taken.template.name == "winograd") == ("Winograd" in name and bool(weights))
     genome = chance.choice(list(taken.space.all()))
     _, schedule = schedules.packed(taken.template.name, taken.space, genome)
     built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))

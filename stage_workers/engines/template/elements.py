@@ -37,7 +37,11 @@ CASTS = {
     ("bfloat16", FLOAT): "(vec)({} << 16)",
 }
 """From one dtype to another."""
-ROUNDED = """\
+BFLOAT16 = """\
+typedef unsigned uvec __attribute__((vector_size(4 * LANES)));
+INLINE float single_bfloat16(unsigned short x) {
+  const unsigned bits = (unsigned)x << 16; float r; __builtin_memcpy(&r, &bits, sizeof r); return r;
+}
 INLINE ivec rounded(vec x) {
   const ivec bits = (ivec)x;
   const ivec near = (ivec)(((uvec)bits + 0x7fff + (((uvec)bits >> 16) & 1)) >> 16);
@@ -45,7 +49,7 @@ INLINE ivec rounded(vec x) {
   return (nan & (((ivec)((uvec)bits >> 16)) | 64)) | (~nan & near);
 }
 """
-"""To bfloat16, to the nearest, and of two that are as near the even one."""
+"""Rounded to the nearest, and of two that are as near to the even one."""
 
 
 def text(dtypes: Iterable[str], dot: str) -> str:
@@ -53,7 +57,7 @@ def text(dtypes: Iterable[str], dot: str) -> str:
     known = sorted(set(dtypes) - {FLOAT})
     parts = [_moves(dtype) for dtype in known]
     if "bfloat16" in known:
-        parts.append("typedef unsigned uvec __attribute__((vector_size(4 * LANES)));\n" + ROUNDED)
+        parts.append(BFLOAT16)
     if dot:
         kind = ACCUMULATORS["int32" if dot == "int8" else FLOAT]
         parts.append(
@@ -93,6 +97,14 @@ def load(dtype: str, parameter: int, place: str, lanes: str = "", count: str = "
     if not lanes:
         return f"all_{dtype}({at})"
     return f"part_{dtype}({at} + {lanes}, {count})" if count else f"load_{dtype}({at} + {lanes})"
+
+
+def single(dtype: str, place: str, count: int = 0) -> str:
+    """A vector of what lies at a place, or some lanes of it, in single precision."""
+    if dtype == FLOAT:
+        return f"part({place}, {count})" if count else f"load({place})"
+    value = f"part_{dtype}({place}, {count})" if count else f"load_{dtype}({place})"
+    return CASTS[dtype, FLOAT].format(value)
 
 
 def store(dtype: str, to: str, value: str, count: str = "") -> str:
