@@ -41,7 +41,7 @@ def mark(module: Any, target: str, outputs: int) -> Any:
 
 def _applies(function: Any, target: str) -> bool:
     if any(dots.named(name)[0] in dots.BFLOAT16 for name in dots.marks(function)):
-        # What rounds its factors to bfloat16 bears the algorithm's rounding in single precision. Whether there
+        # What rounds its factors to bfloat16 bears the rounding of single precision. Whether there
         # is a stride is seen by who knows the algorithm for it.
         return any(list(each.shape[1:3]) == [winograd.TAPS] * 2 for each in workloads.arguments(function))
     anchored = anchors.find(function)

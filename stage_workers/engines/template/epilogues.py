@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunemesh.stage_workers.engines.template import elements
-from tunemesh.stage_workers.engines.template.operators import Step
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Step
 from tunemesh.stage_workers.engines.template.text import CCode
 from tunemesh.stage_workers.graph import polynomials
 from tunemesh.stage_workers.graph.vector_code import INTEGER, SINGLE, TRUTH, Value
@@ -82,8 +82,15 @@ def library(steps: Sequence[Step]) -> str:
     return "".join(lines)
 
 
+def rounds(steps: Sequence[Step]) -> bool:
+    """Whether an epilogue ends in rounding to bfloat16, which is part of writing the result."""
+    last = steps[-1]
+    return last.name == CAST and last.dtype == "bfloat16" and steps[last.arguments[0]].dtype == FLOAT
+
+
 def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[str], str]:
-    """The lines that compute an epilogue, and the name of what they give.
+    """The lines that compute an epilogue, and the name of what they give: before it is rounded, where
+    :func:`rounds` says so.
 
     Args:
         sums: the name of the sums.
@@ -91,7 +98,8 @@ def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[s
     """
     code = CCode()
     values: list[Value] = []
-    for step, loaded in zip(steps, loads, strict=True):
+    done = len(steps) - 1 if rounds(steps) else len(steps)
+    for step, loaded in zip(steps[:done], loads[:done], strict=True):
         kind = elements.VECTORS[step.dtype]
         if step.kind == "acc":
             value = code.value(kind, sums)
@@ -108,7 +116,7 @@ def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[s
         else:
             value = _called(code, step.name, [values[number] for number in step.arguments])
         values.append(value)
-    return code.lines, values[-1].name
+    return code.lines, values[-1 if done == len(steps) else steps[-1].arguments[0]].name
 
 
 def _called(code: CCode, name: str, given: list[Value]) -> Value:

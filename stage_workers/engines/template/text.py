@@ -107,6 +107,9 @@ typedef float vec __attribute__((vector_size({4 * lanes})));
 typedef int ivec __attribute__((vector_size({4 * lanes})));
 typedef vec loose __attribute__((aligned(4), may_alias));
 #define LANES {lanes}
+#define JOINED(begin, lanes, end) begin##lanes##end
+#define WITH(begin, lanes, end) JOINED(begin, lanes, end)
+#define OF_LANES(begin, end) WITH(begin, LANES, end)
 #define INLINE static inline __attribute__((always_inline, unused))
 INLINE vec all(float x) {{ return (vec){{{broadcast}}}; }}
 INLINE vec load(const float *p) {{ return *(const loose *)p; }}

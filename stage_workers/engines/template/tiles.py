@@ -90,7 +90,8 @@ class Tile:
         lines, result = epilogues.body(kernel.operator.epilogue, "sum", loads)
         name, more = ("finish_part", ", int count") if partly else ("finish", "")
         text = "\n  ".join(lines)
-        write = elements.store(kernel.operator.dtype, "c", result, "count" if partly else "")
+        operator, count = kernel.operator, "count" if partly else ""
+        write = elements.store(operator.dtype, "c", result, count, rounds=epilogues.rounds(operator.epilogue))
         return (
             f"INLINE void {name}(const float *const *restrict p, {self.to}c, {self.sum} sum, "
             f"long i, long n{self._where}{more}) {{\n  {text}\n  {write}\n}}\n"
@@ -206,7 +207,7 @@ class Tile:
 
     def _added(self, row: int, j: int, value: str) -> str:
         if self.kernel.operator.dot:
-            return f"a{row}_{j} = dot(a{row}_{j}, all(x), {value});"
+            return f"DOT(a{row}_{j}, x, {value});"
         return f"a{row}_{j} += x * {value};"
 
     def _depth_loop(self, rows: int, count: int, columns: int) -> list[str]:
@@ -219,13 +220,18 @@ class Tile:
         # What is left at the ends is run seldom, and compiled as long.
         unroll = kernel.shape.unroll if kernel.is_usual(rows, columns) else 1
 
+        dot = kernel.operator.dot
+
         def steps(times: int) -> list[str]:
             lines = []
             for u in range(times):
                 for j in range(count):
                     lines.append(f"  const vec v{u}_{j} = load(u + {u * wide + j * self.lanes});")
                 for row in range(rows):
-                    lines.append(f"  {{ const float x = q[{u * apart + row * next_row}];")
+                    value = f"q[{u * apart + row * next_row}]"
+                    lines.append(
+                        f"  {{ const vec x = all({value});" if dot else f"  {{ const float x = {value};"
+                    )
                     lines += [f"    {self._added(row, j, f'v{u}_{j}')}" for j in range(count)]
                     lines.append("  }")
             return [*lines, f"  u += {times * wide};", f"  q += {times * apart};"]

@@ -218,7 +218,8 @@ class Convolved:
         lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
         name, more = ("finish_part", ", int count") if partly else ("finish", "")
         place = f"out + {self._at(self.operator.output)} + n"
-        write = elements.store(self.operator.dtype, place, result, "count" if partly else "")
+        count, rounds = "count" if partly else "", epilogues.rounds(self.operator.epilogue)
+        write = elements.store(self.operator.dtype, place, result, count, rounds=rounds)
         return _text(
             f"INLINE void {name}(const float *const *restrict p, {self._out}, vec sum, "
             f"long n{self._where}{more})",
