@@ -47,7 +47,10 @@ class CValue(Value):
         right = self.code.operand(other, self.kind)
         if how == "one":  # neither is NaN
             return self.code.emit(TRUTH, f"({self.name} < {right}) | ({self.name} > {right})")
-        return self.code.emit(TRUTH, f"{self.name} {COMPARISONS[how]} {right}")
+        truth = self.code.emit(TRUTH, f"{self.name} {COMPARISONS[how]} {right}")
+        assert isinstance(self.code, CCode)
+        self.code.compared[truth.name] = COMPARISONS[how], self.name, right
+        return truth
 
     def _cast(self, how: str, kind: str) -> Value:
         if how == "bitcast":
@@ -58,10 +61,17 @@ class CValue(Value):
 
 @dataclass
 class CCode(Code):
-    """The body of a function of C over vectors of any number of lanes."""
+    """The body of a function of C over vectors of any number of lanes.
+
+    Attributes:
+        names: what the names of its values begin with.
+        compared: which numbers a truth compares, and how, by its name.
+    """
 
     lanes: int = 0
     lines: list[str] = field(default_factory=list)
+    names: str = "t"
+    compared: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def value(self, kind: str, name: str) -> Value:
         """What has a name already."""
@@ -75,10 +85,15 @@ class CCode(Code):
 
     def select(self, condition: Value, one: Value | float, other: Value | float) -> Value:
         left, right = self.operand(one, SINGLE), self.operand(other, SINGLE)
+        # Where a number is beyond another, that one: also where either is NaN, it is the same.
+        if self.compared.get(condition.name) == (">", right, left):
+            return self.emit(SINGLE, f"min({left}, {right})")
+        if self.compared.get(condition.name) == ("<", right, left):
+            return self.emit(SINGLE, f"max({left}, {right})")
         return self.emit(SINGLE, f"blend({condition.name}, {left}, {right})")
 
     def emit(self, kind: str, operation: str) -> Value:
-        name = f"t{len(self.lines)}"
+        name = f"{self.names}{len(self.lines)}"
         self.lines.append(f"const {TYPES[kind]} {name} = {operation};")
         return CValue(self, kind, name)
 
