@@ -609,7 +609,7 @@ def test_without_a_compiler_it_says_so_in_one_line(target: str, monkeypatch: pyt
     task = task_of(product(20, 48, 32), [], False, target)
     monkeypatch.setenv("PATH", "/nonexistent")
     why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
-    assert why == "the template engine needs a compiler of C: install gcc or clang"
+    assert why == "there is no compiler of C on this machine: install gcc or clang"
 
 
 def test_what_earlier_jobs_have_measured_is_known(target: str) -> None:

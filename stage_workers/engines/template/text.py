@@ -25,6 +25,16 @@ OPERATIONS = {
 }
 COMPARISONS = {"olt": "<", "slt": "<", "ogt": ">", "sgt": ">", "oeq": "==", "eq": "==", "ne": "!="}
 
+DATA = """\
+static inline __attribute__((always_inline, unused)) float *data(const TVMFFIAny *argument) {
+  const DLTensor *tensor = argument->type_index == kTVMFFITensor
+      ? (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject))
+      : (const DLTensor *)argument->v_ptr;
+  return (float *)((char *)tensor->data + tensor->byte_offset);
+}
+"""
+"""What is in a tensor that a function is given."""
+
 
 @dataclass(frozen=True)
 class CValue(Value):
@@ -167,13 +177,7 @@ INLINE vec nearest(vec x) {{
 #endif
 OF_TWO(max, >)
 OF_TWO(min, <)
-INLINE float *data(const TVMFFIAny *argument) {{
-  const DLTensor *tensor = argument->type_index == kTVMFFITensor
-      ? (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject))
-      : (const DLTensor *)argument->v_ptr;
-  return (float *)((char *)tensor->data + tensor->byte_offset);
-}}
-"""
+{DATA}"""
 
 
 def function(name: str, lines: Sequence[str]) -> str:
