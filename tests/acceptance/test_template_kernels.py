@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -640,9 +641,34 @@ def test_what_no_template_knows_is_left_to_others(target: str) -> None:
     task = task_of([a, te.compute((64, 16), lambda i, j: a[j, i])], [], False, target)
     why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
     assert why.startswith("no template fits: ")
-    cores = target.replace('"num-cores": 1', '"num-cores": 4')
-    why = ENGINE.objection(TaskRef(workload=task.workload, target=cores, name="", key=""))
-    assert why == "the template engine makes kernels of one thread only"
+
+
+def several() -> list[Any]:
+    return winograd((2, 13, 9, 16), 24, (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["3x3", "batched", "depthwise", "softmax", "one row", "Winograd"])
+def test_threads_share_a_kernel_where_there_are_several_cores(
+    name: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+
+    monkeypatch.setenv("TVM_NUM_THREADS", "3")  # whatever this machine has
+    cores = target.replace('"num-cores": 1', '"num-cores": 3')
+    made, weights, fast = OPERATORS.get(name, (several, [1], False))
+    task = task_of(made(), weights, fast, cores, tiles=4)
+    taken, chance = tuning.taken(task.workload, cores), random.Random(name)
+    _, schedule = schedules.packed(
+        taken.template.name, taken.space, chance.choice(list(itertools.islice(taken.space.all(), 500)))
+    )
+    built = ENGINE.build(BuildCall(workload=task.workload, target=cores, schedule=schedule))
+    assert built.artifact is not None, built.error
+    assert b"TVMBackendParallelLaunch" in built.artifact
+    profiled = direct.profile(task, cores, built.artifact)
+    assert profiled.outcome == "measured", (schedule, profiled.error)
+    alone = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+    assert alone.artifact is not None
+    assert b"TVMBackendParallelLaunch" not in alone.artifact
 
 
 @pytest.mark.parametrize(("cpu", "lanes"), [("haswell", 8), ("x86-64", 4)])

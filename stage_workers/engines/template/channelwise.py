@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tunemesh.stage_workers.engines.template import epilogues
 from tunemesh.stage_workers.engines.template.operators import Form, Operand, Operator
-from tunemesh.stage_workers.engines.template.text import function, number, total, vectors
+from tunemesh.stage_workers.engines.template.text import number, shared, total, vectors
 
 User = tuple[int, int, int]
 """A line and a row of a tile that use what is read somewhere, and where the weight for it is."""
@@ -277,17 +277,22 @@ class Channelwise:
         for axis in (*roles.outer, *rows[:-2]):
             lines.append(f"for (long o{axis} = 0; o{axis} < {self.extents[axis]}; ++o{axis}) {{")
         closed = len(roles.outer) + len(rows[:-2])
+        # Threads share tiles of lines, or of channels where there are no lines.
+        wide = self.columns // self.width
+        first, end = "0", str(self.columns)
+        if len(rows) < 2:
+            first, end = f"BEGIN({wide}) * {self.width}", f"END({wide}) * {self.width}"
         lines += [
-            f"for (long n0 = 0; n0 < {self.columns}; n0 += {block}) {{",
-            f"const long n1 = n0 + {block} < {self.columns} ? n0 + {block} : {self.columns};",
+            f"for (long n0 = {first}; n0 < {end}; n0 += {block}) {{",
+            f"const long n1 = n0 + {block} < {end} ? n0 + {block} : {end};",
         ]
         closed += 1
         if len(rows) > 1:
             # The last lines are computed once more where they are no whole tile.
-            last = self.lines - tiling.lines
+            last, count = self.lines - tiling.lines, -(-self.lines // tiling.lines)
             lines += [
-                f"for (long y = 0; y < {self.lines}; y += {tiling.lines}) {{",
-                f"const long o{rows[-2]} = y < {last} ? y : {last};",
+                f"for (long y = BEGIN({count}); y < END({count}); ++y) {{",
+                f"const long o{rows[-2]} = y * {tiling.lines} < {last} ? y * {tiling.lines} : {last};",
             ]
             closed += 1
         given = "".join(f", w{window}" for window in range(len(roles.image.windows)))
@@ -306,7 +311,7 @@ class Channelwise:
                 f"out + {self._at(operator.output)}, n0, n1{given}{where});",
                 "}",
             ]
-        return function(symbol, [*lines, *["}"] * closed])
+        return shared(symbol, [*lines, *["}"] * closed])
 
 
 @functools.lru_cache(maxsize=256)

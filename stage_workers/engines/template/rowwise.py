@@ -12,7 +12,7 @@ from tunemesh.stage_workers.engines.template import epilogues
 from tunemesh.stage_workers.engines.template.contraction import STACK
 from tunemesh.stage_workers.engines.template.operators import Form
 from tunemesh.stage_workers.engines.template.rows import Rows
-from tunemesh.stage_workers.engines.template.text import function, number, total, vectors
+from tunemesh.stage_workers.engines.template.text import number, shared, total, vectors
 
 
 @dataclass(frozen=True)
@@ -255,10 +255,12 @@ class Rowwise:
             lines.append(f"for (long o{axis} = 0; o{axis} < {task.axes[axis].extent}; ++o{axis}) {{")
         if axes:
             # The last rows are done once more where they are too few.
-            last = self.line - cut.rows
+            last, count = self.line - cut.rows, -(-self.line // cut.rows)
             lines += [
-                f"for (long i = 0; i < {self.line}; i += {cut.rows}) {{",
-                f"const long o{axes - 1} = i < {last} ? i : {last};",
+                f"for (long i = BEGIN({count}); i < END({count}); ++i) {{",
+                f"const long o{axes - 1} = i * {cut.rows} < {last} ? i * {cut.rows} : {last};",
             ]
+        else:
+            lines.append("if (BEGIN(1) < END(1))")
         where = "".join(f", o{axis}" for axis in range(axes))
-        return function(symbol, [*lines, f"rows(p, out{where});", *["}"] * axes])
+        return shared(symbol, [*lines, f"rows(p, out{where});", *["}"] * axes])

@@ -177,16 +177,57 @@ INLINE vec nearest(vec x) {{
 #endif
 OF_TWO(max, >)
 OF_TWO(min, <)
-{DATA}"""
+{DATA}{THREADS}"""
+
+
+THREADS = """\
+#ifdef THREADS
+struct group { void *handle; int32_t count; };
+typedef int launch(int (*)(int, struct group *, void *), void *, int);
+__attribute__((weak)) launch *__TVMBackendParallelLaunch;
+#define BEGIN(count) ((count) * task / tasks)
+#define END(count) ((count) * (task + 1) / tasks)
+#else
+#define BEGIN(count) 0
+#define END(count) (count)
+#endif
+"""
+"""How a kernel is shared among threads, where it is compiled for several cores: each takes a part of what is
+counted. TVM's runtime, which has the threads, sets the pointer to what starts them when it loads a module."""
 
 
 def function(name: str, lines: Sequence[str]) -> str:
     """A function that is exported, in TVM-FFI's packed calling convention."""
     text = "\n  ".join(lines)
-    return (
-        f"int __tvm_ffi_{name}(void *self, const TVMFFIAny *given, int32_t count, TVMFFIAny *result) {{\n"
-        f"  {text}\n  return 0;\n}}\n"
-    )
+    return f"{_head(name)} {{\n  {text}\n  return 0;\n}}\n"
+
+
+def shared(name: str, lines: Sequence[str]) -> str:
+    """The same of a function that is shared among threads: a loop in ``lines`` goes from ``BEGIN`` to ``END``
+    of how much there is, see :data:`THREADS`."""
+    text = "\n  ".join(lines)
+    return f"""\
+#ifdef THREADS
+static int share(const TVMFFIAny *given, long task, long tasks)
+#else
+{_head(name)}
+#endif
+{{
+  {text}
+  return 0;
+}}
+#ifdef THREADS
+static int launched(int task, struct group *group, void *given) {{ return share(given, task, group->count); }}
+{_head(name)} {{
+  if (!__TVMBackendParallelLaunch) return share(given, 0, 1);
+  return __TVMBackendParallelLaunch(launched, (void *)given, 0);
+}}
+#endif
+"""
+
+
+def _head(name: str) -> str:
+    return f"int __tvm_ffi_{name}(void *self, const TVMFFIAny *given, int32_t count, TVMFFIAny *result)"
 
 
 def total(terms: Sequence[tuple[int, str]], offset: int = 0) -> str:

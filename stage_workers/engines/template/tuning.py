@@ -51,8 +51,6 @@ def objection(task: TaskRef) -> str:
     """See :meth:`stage_workers.engines.protocol.Engine.objection`."""
     if targets.is_gpu(task.target):
         return "the template engine makes kernels for CPUs only"
-    if targets.cores(task.target) > 1:
-        return "the template engine makes kernels of one thread only"
     if compilers.compiler(machine.of_target(task.target).architecture) is None:
         return compilers.MISSING
     try:

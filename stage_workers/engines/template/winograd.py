@@ -15,7 +15,7 @@ from itertools import product
 from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
 from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.operators import FLOAT, Form, Operator
-from tunemesh.stage_workers.engines.template.text import CCode, function, total, vectors
+from tunemesh.stage_workers.engines.template.text import CCode, function, shared, total, vectors
 from tunemesh.stage_workers.engines.template.winograd_roles import BY_ROWS, FUSED, Roles, Shape
 from tunemesh.stage_workers.graph import winograd
 from tunemesh.stage_workers.graph.vector_code import SINGLE, Value
@@ -268,7 +268,7 @@ class Convolved:
     def _main(self, symbol: str) -> str:
         """The exported function."""
         shape, roles = self.shape, self.roles
-        inputs = len(self.operator.parameters) - 1
+        inputs, blocks = len(self.operator.parameters) - 1, -(-self.tiles // self.block)
         image, form = roles.image.parameter, roles.image.form
         corner = [(form.strides[axis], f"o{axis}") for axis in roles.images]
         corner += [(form.strides[axis], name) for axis, name in ((roles.down, "y"), (roles.across, "x"))]
@@ -298,7 +298,8 @@ class Convolved:
             f"float *const v = aligned_alloc(64, {-(-self.room // 64) * 64});",
             "if (!v) return -1;",
             f"float *const m = v + {self.planes * self.input_plane};",
-            f"for (long first = 0; first < {self.tiles}; first += {self.block}) {{",
+            f"for (long block = BEGIN({blocks}); block < END({blocks}); ++block) {{",
+            f"const long first = block * {self.block};",
             f"const long count = {self.tiles} - first < {self.block} ? {self.tiles} - first : {self.block};",
             # What is multiplied beside the last tiles are these once more.
             f"for (long t = 0; t < (count + {shape.rows - 1}) / {shape.rows} * {shape.rows}; ++t) {{",
@@ -314,7 +315,7 @@ class Convolved:
         else:
             lines += [planes, f"{rows} {columns}" if shape.order == BY_ROWS else f"{columns} {rows}", call]
             lines += outputs("0", str(self.columns))
-        return function(symbol, [*lines, "}", "free(v);"])
+        return shared(symbol, [*lines, "}", "free(v);"])
 
     def _corner(self, tile: str) -> list[str]:
         """The first output of a tile."""

@@ -70,7 +70,7 @@ class Winograd:
             held = made.shape.rows * made.shape.vectors
             if held + made.shape.vectors + (made.shape.vectors > 1) > machine.registers or made.objection():
                 return 0.0
-            return 1e6 / winograd_costs.cycles(made.work, made.shape.knobs, 1)
+            return 1e6 / winograd_costs.cycles(made.work, made.shape.knobs, machine.cores)
 
         def of_tile(tile: tuple[int, ...]) -> float:
             return max(promised((*tile, groups, BY_COLUMNS, 1)) for groups in GROUPS)
