@@ -461,12 +461,22 @@ def halved(value: Any, bias: Any, other: Any) -> Any:
     return gelu(value + bias, other).astype("bfloat16")
 
 
+def rounded(tensors: list[Any]) -> list[Any]:
+    """The same with a result in bfloat16."""
+    from tvm import te
+
+    *given, last = tensors
+    return [*given, te.compute(last.shape, lambda *at: last(*at).astype("bfloat16"))]
+
+
 SMALL: dict[str, Callable[[], list[Any]]] = {
     "bf16, GELU": lambda: small("bfloat16", 16, (17, 32), 48, halved),
     "bf16, residual": lambda: small(
         "bfloat16", 8, (1, 9, 7, 16), 24, lambda value, bias, other: rectified(value + bias, other),
         strides=(1, 1), padding=(1, 1, 1, 1),
     ),
+    "bf16 of rows": lambda: rounded(layer_norm(7, 52)),
+    "bf16 of a depthwise one": lambda: rounded(convolution(3, 1, 1, True, 24)),
     "bf16, Winograd": lambda: small(
         "bfloat16", 16, (1, 23, 20, 16), 32, halved, strides=(1, 1), padding=(1, 1, 1, 1)
     ),

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunemesh.stage_workers.engines.template import epilogues
+from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.operators import Form, Operand, Operator
 from tunemesh.stage_workers.engines.template.text import number, shared, total, vectors
 
@@ -120,7 +120,10 @@ class Channelwise:
 
     def source(self, symbol: str) -> str:
         """The program whose function is called ``symbol``."""
-        parts = [vectors(self.tiling.lanes), epilogues.library(self.operator.epilogue), self._finish()]
+        epilogue = self.operator.epilogue
+        dtypes = {self.operator.dtype, *(step.dtype for step in epilogue)}
+        parts = [vectors(self.tiling.lanes), elements.text(dtypes, ""), epilogues.library(epilogue)]
+        parts.append(self._finish())
         parts += [self._tile_of(name, start) for name, start in self._variants().items()]
         return "\n".join([*parts, self._all(symbol)])
 
@@ -193,24 +196,32 @@ class Channelwise:
         loads, given = [], []
         for at, step in enumerate(self.operator.epilogue):
             if step.kind == "load":
-                given.append(f", const float *from{at}")
-                loads.append(f"load(from{at})" if step.form.strides[self.roles.lane] else f"all(*from{at})")
+                given.append(f", const float *p{at}, long at{at}")
+                lanes = "0" if step.form.strides[self.roles.lane] else ""
+                loads.append(elements.load(step.dtype, f"p{at}", f"at{at}", lanes))
             else:
                 loads.append("")
         lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
-        text = "\n  ".join(lines)
-        return (
-            f"INLINE void finish(float *c, vec sum{''.join(given)}) {{\n  {text}\n  store(c, {result});\n}}\n"
+        write = elements.store(
+            self.operator.dtype, "c", result, rounds=epilogues.rounds(self.operator.epilogue)
         )
+        text = "\n  ".join([*lines, write])
+        return f"INLINE void finish({self._to} *c, vec sum{''.join(given)}) {{\n  {text}\n}}\n"
+
+    @property
+    def _to(self) -> str:
+        """The type of results."""
+        return elements.TYPES[self.operator.dtype]
 
     def _finished(self, line: int, row: int, j: int) -> str:
         """The call for a vector."""
         given = []
         for step in self.operator.epilogue:
             if step.kind == "load":
-                at = f"p[{step.parameter}] + {self._at(step.form)} + {self._from_first(step.form, line, row)}"
+                at = f"{self._at(step.form)} + {self._from_first(step.form, line, row)}"
                 lanes = step.form.strides[self.roles.lane]
-                given.append(f", {at}" + (f" + n + {j * self.tiling.lanes}" if lanes else ""))
+                more = f" + n + {j * self.tiling.lanes}" if lanes else ""
+                given.append(f", p[{step.parameter}], {at}{more}")
         to = self._from_first(self.operator.output, line, row) + j * self.tiling.lanes
         return f"finish(c + n + {to}, a{line}_{row}_{j}{''.join(given)});"
 
@@ -264,7 +275,7 @@ class Channelwise:
         return (
             f"static __attribute__((noinline)) void {name}"
             "(const float *const *restrict p, const float *restrict s0, const float *restrict v0, "
-            f"float *restrict c, long n0, long n1{given}{where}) {{\n  {text}\n}}\n"
+            f"{self._to} *restrict c, long n0, long n1{given}{where}) {{\n  {text}\n}}\n"
         )
 
     def _all(self, symbol: str) -> str:
@@ -273,7 +284,7 @@ class Channelwise:
         inputs, rows = len(operator.parameters) - 1, roles.rows
         block = tiling.block * self.width or self.columns
         lines = [f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};"]
-        lines.append(f"float *const out = data(&given[{inputs}]);")
+        lines.append(f"{self._to} *const out = ({self._to} *)data(&given[{inputs}]);")
         for axis in (*roles.outer, *rows[:-2]):
             lines.append(f"for (long o{axis} = 0; o{axis} < {self.extents[axis]}; ++o{axis}) {{")
         closed = len(roles.outer) + len(rows[:-2])

@@ -113,15 +113,15 @@ def _moves(dtype: str) -> str:
     )
 
 
-def load(dtype: str, parameter: int, place: str, lanes: str = "", count: str = "") -> str:
-    """What is read from a parameter: a vector that begins at ``lanes`` behind a place, or ``count`` of its
-    lanes; or one number for all lanes."""
+def load(dtype: str, parameter: str, place: str, lanes: str = "", count: str = "") -> str:
+    """What is read from a parameter, by its name in the program: a vector that begins at ``lanes`` behind a
+    place, or ``count`` of its lanes; or one number for all lanes."""
     if dtype == FLOAT:
-        at = f"p[{parameter}] + {place}"
+        at = f"{parameter} + {place}"
         if not lanes:
             return f"all(*({at}))"
         return f"part({at} + {lanes}, {count})" if count else f"load({at} + {lanes})"
-    at = f"(const {TYPES[dtype]} *)p[{parameter}] + {place}"
+    at = f"(const {TYPES[dtype]} *){parameter} + {place}"
     if not lanes:
         return f"all_{dtype}({at})"
     return f"part_{dtype}({at} + {lanes}, {count})" if count else f"load_{dtype}({at} + {lanes})"

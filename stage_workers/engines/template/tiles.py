@@ -90,7 +90,7 @@ class Tile:
                 continue
             place = f"{self.at(step.form)} + {row} * {self.kernel.next_row(step.form)}"
             lanes = column if step.form.strides[self.roles.lane] else ""
-            loads.append(elements.load(step.dtype, step.parameter, place, lanes, count))
+            loads.append(elements.load(step.dtype, f"p[{step.parameter}]", place, lanes, count))
         return loads
 
     def _store(self, to: str, value: str, count: str) -> str:

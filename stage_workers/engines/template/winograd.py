@@ -214,7 +214,7 @@ class Convolved:
                 continue
             lanes = "n" if step.form.strides[self.roles.lane] else ""
             count = "count" if partly else ""
-            loads.append(elements.load(step.dtype, step.parameter, self._at(step.form), lanes, count))
+            loads.append(elements.load(step.dtype, f"p[{step.parameter}]", self._at(step.form), lanes, count))
         lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
         name, more = ("finish_part", ", int count") if partly else ("finish", "")
         place = f"out + {self._at(self.operator.output)} + n"
