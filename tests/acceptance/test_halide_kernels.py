@@ -11,8 +11,10 @@ import pytest
 from tests.acceptance import direct
 from tests.acceptance.test_template_kernels import (
     OPERATORS,
+    halved,
     placeholder,
     product,
+    small,
     softmax,
     task_of,
     two_layers,
@@ -189,8 +191,13 @@ def test_what_it_has_no_pipeline_for_is_left_to_others(target: str) -> None:
     a = placeholder(16, 64)
     turned = task_of([a, te.compute((64, 16), lambda i, j: a[j, i])], [], False, target)
     rows = task_of(softmax(5, 20), [], False, target)
+    halves = task_of(small("bfloat16", 16, (5, 32), 48, halved), [1], False, target)
     why = [
         ENGINE.objection(TaskRef(workload=each.workload, target=target, name="", key=""))
-        for each in (turned, rows)
+        for each in (turned, rows, halves)
     ]
-    assert why == ["no pipeline fits: it sums nothing up", "no pipeline fits: it sums up in several places"]
+    assert why == [
+        "no pipeline fits: it sums nothing up",
+        "no pipeline fits: it sums up in several places",
+        "no pipeline fits: it is not in single precision",
+    ]

@@ -82,6 +82,8 @@ def taken(workload: bytes, target: str) -> Taken:
         Unknown: there is no pipeline for it.
     """
     operator = recognition.operator_of(recognition.Function(workloads.load(workload)["main"]))
+    if not operator.is_plain:
+        raise Unknown("it is not in single precision")
     roles = roles_of(operator)
     made_for = machine.of_target(target)
     space = spaces.space_of(operator, roles, made_for)

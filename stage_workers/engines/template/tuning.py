@@ -26,6 +26,7 @@ from tunemesh.stage_workers.engines.template import (
     recognition,
     rows,
     schedules,
+    winograd_roles,
 )
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
@@ -50,8 +51,6 @@ def objection(task: TaskRef) -> str:
     """See :meth:`stage_workers.engines.protocol.Engine.objection`."""
     if targets.is_gpu(task.target):
         return "the template engine makes kernels for CPUs only"
-    if targets.cores(task.target) > 1:
-        return "the template engine makes kernels of one thread only"
     if compilers.compiler(machine.of_target(task.target).architecture) is None:
         return compilers.MISSING
     try:
@@ -118,7 +117,16 @@ def build(call: BuildCall) -> BuildOutcome:
 def part(call: PartCall) -> ObjectPart:
     """See :meth:`stage_workers.engines.protocol.Engine.part`."""
     code, packs = _code(call, call.symbol)
-    return ObjectPart(code=code, packs=packs)
+    return ObjectPart(code=code, packs=packs, way=_way(call))
+
+
+def _way(call: PartCall) -> str:
+    """How a kernel computes a convolution that could be computed in several ways."""
+    operator = taken(call.workload, call.target).operator
+    if isinstance(operator, Rows) or not operator.winograd or isinstance(winograd_roles.known(operator), str):
+        return ""
+    outputs = schedules.unpacked(call.schedule).knobs.get("outputs")
+    return f"Winograd, tiles of {outputs}x{outputs}" if outputs else "direct"
 
 
 def source(workload: bytes, target: str, schedule: bytes, symbol: str = "main") -> str:
