@@ -27,7 +27,7 @@ from tunemesh.dashboard.kept import Answer
 from tunemesh.dashboard.listing import PAGE, Wanted, course, listing
 from tunemesh.dashboard.server import Dashboard
 from tunemesh.mesh_address import MeshAddress
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, BrokerRefused
 from tunemesh.shared.messages import JobEvent, Snapshot
 
 NOW = 10_000.0
@@ -458,6 +458,12 @@ def test_what_waits_can_be_read_in_every_look(look: dict[str, str]) -> None:
 # -- The command ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard_commands, "check_login", lambda url: None)
+
+
+@pytest.mark.usefixtures("login")
 def test_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.Dashboard, "run", lambda self: None)
     monkeypatch.setenv("TUNEMESH_DASHBOARD_TOKEN", TOKEN)
@@ -469,6 +475,7 @@ def test_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["url"] == f"http://127.0.0.1:{told['port']}/?token={TOKEN}"
 
 
+@pytest.mark.usefixtures("login")
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -482,6 +489,7 @@ def test_where_nobody_can_listen_is_said(words: list[str], says: str) -> None:
         CliRunner().invoke(cli.app, ["dashboard", "--broker", "amqp://x", *words], catch_exceptions=False)
 
 
+@pytest.mark.usefixtures("login")
 def test_a_port_that_is_taken_a_short_token_and_what_is_missing_are_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -498,6 +506,21 @@ def test_a_port_that_is_taken_a_short_token_and_what_is_missing_are_said(
         pytest.raises(BadInput, match="which is not installed: pip install"),
     ):
         CliRunner().invoke(cli.app, words[:3], catch_exceptions=False)
+
+
+def test_a_login_is_tried_before_anything_is_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mesh = mesh_of(1, lets="monitor")
+    monkeypatch.setattr(dashboard_commands, "Client", mesh.client)
+    dashboard_commands.check_login("amqp://x")
+    mesh.lets = "nothing"
+    with pytest.raises(BrokerRefused, match="lacks a right"):
+        dashboard_commands.check_login("amqp://x")
+    mesh.lets = "client"
+    mesh.goes()
+    dashboard_commands.check_login("amqp://x")
+    assert "the page waits for it" in capsys.readouterr().err
 
 
 def test_addresses_of_this_machine_alone_are_told_from_others() -> None:
