@@ -132,7 +132,7 @@ def test_what_was_measured_is_known_of_jobs_that_somebody_looks_at(board: Board)
     board.event(msgspec.structs.replace(event, progress=changed), NOW)
     detail = board.detail("net-0002")
     assert detail is not None
-    assert (detail.asked, detail.progress.trials) == (True, 77)
+    assert (detail.asked, detail.progress.trials) == (NOW, 77)
     assert board.detail("no-such") is None
 
 
