@@ -296,6 +296,8 @@ def test_who_has_no_token_sees_nothing(served: Served) -> None:
     first = served.ask(f"/jobs/net-0002?token={TOKEN}&a=b", Cookie=None)
     assert (first.status, first.headers["location"]) == (303, "/jobs/net-0002?a=b")
     assert "HttpOnly" in first.headers["set-cookie"]
+    # What other programs of this machine have left in the browser does not matter.
+    assert served.ask("/", Cookie=f'a={{"b": [1, "c"]}}; d; =e; {served.cookie}').status == 200
 
 
 def test_a_name_of_a_stranger_that_leads_here_is_refused(served: Served) -> None:
