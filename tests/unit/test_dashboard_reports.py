@@ -1,4 +1,4 @@
-"""The report of a job as it grows, from what lies in the store."""
+"""The report of a job as it grows, and what outlives jobs: from the store, workers and records."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import pytest
 
 from tests.unit.fake_mesh import job
 from tests.unit.past import blob, ended
+from tests.unit.past import progress as progress_of
+from tests.unit.record_rows import around, trial
 from tunemesh.dashboard import growing
 from tunemesh.dashboard.board import Detail
 from tunemesh.dashboard.growing import Reports
+from tunemesh.dashboard.kept import Kept, PastRow, RecordRow
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.report_page import plots
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import ArtifactError
+from tunemesh.shared.errors import ArtifactError, Unavailable
 from tunemesh.shared.messages import (
     Blob,
     Candidate,
@@ -29,7 +32,9 @@ from tunemesh.shared.messages import (
     TaskSpec,
     Timing,
     Trial,
+    past_job,
 )
+from tunemesh.stage_workers.records.database import Database
 
 ID = "net-0000"
 
@@ -119,3 +124,42 @@ def test_a_job_that_the_coordinator_has_forgotten_is_asked_of_workers(
     assert (found.progress.phase, bool(found.asked)) == ("failed", True)
     monkeypatch.setattr(growing.past_jobs, "ask_mesh", lambda *_: PastJobs())
     assert reports.past("net-1") is None
+
+
+# -- What outlives jobs --------------------------------------------------------------------------------------
+
+
+def test_the_fastest_of_each_task_is_read_from_the_records(tmp_path: Path) -> None:
+    place = tmp_path / "records.sqlite"
+    with Database(str(place)) as database:
+        database.add([*around(), trial(0, 3e-3), trial(1, 1e-3), trial(2, None)])
+    with mock.patch.dict("os.environ", {"TUNEMESH_RECORDS": ""}):
+        kept = Kept(MeshAddress(broker="amqp://x", artifacts="", records=str(place)))
+    (row,) = kept.records("", "").rows
+    assert isinstance(row, RecordRow)
+    assert (row.name, row.latency, row.engine, row.model) == (
+        "fused_conv2d_add",
+        "1.00 ms",
+        "mock",
+        "net.onnx",
+    )
+    assert kept.records("dense", "").rows == []
+    assert "3 trials of 1 tasks" in kept.records("", "").summary
+    with mock.patch.dict("os.environ", {"TUNEMESH_RECORDS": str(tmp_path / "none.sqlite")}):
+        nothing = Kept(MeshAddress(broker="amqp://x", artifacts=""))
+    assert "There are no records" in nothing.records("", "").note
+
+
+def test_jobs_that_have_ended_are_found_by_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [past_job(progress_of("net-1", "failed", error="out of memory")), past_job(progress_of("net-2"))]
+    monkeypatch.setattr(growing.past_jobs, "ask_mesh", lambda *_: PastJobs(jobs=jobs, more=True))
+    kept = Kept(MeshAddress(broker="amqp://x", artifacts=""))
+    assert [row.job for row in kept.jobs("", "all").rows if isinstance(row, PastRow)] == ["net-1", "net-2"]
+    assert [row.job for row in kept.jobs("memory NET", "").rows if isinstance(row, PastRow)] == ["net-1"]
+    assert "Older ones" in kept.jobs("", "").note
+
+    def away(*_: object) -> PastJobs:
+        raise Unavailable("this mesh keeps no history: nobody answers")
+
+    monkeypatch.setattr(growing.past_jobs, "ask_mesh", away)
+    assert kept.jobs("", "").note == "this mesh keeps no history: nobody answers"
