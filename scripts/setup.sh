@@ -33,6 +33,8 @@ missing_packages() {
         echo rabbitmq-server
     # Kernels are linked with ld itself; a compiler is not needed.
     command -v ld >/dev/null || command -v gcc >/dev/null || echo binutils
+    # What holds models, compilers and kernels in; without it Landlock does, or nothing does and workers say so.
+    command -v bwrap >/dev/null || echo bubblewrap
     # Tests start one of their own; without it they are skipped, but not where everything is tested.
     [ -z "${CI:-}" ] || command -v postgres >/dev/null ||
         compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql

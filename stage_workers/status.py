@@ -35,6 +35,7 @@ class StatusSender:
         interval: float,
         cpus: Collection[int] = (),
         drift: Drift | None = None,
+        cage: str = "",
     ) -> None:
         self.worker = worker
         self.step: str | None = None
@@ -47,6 +48,7 @@ class StatusSender:
         self._interval = interval
         self._cpus = sorted(cpus)
         self._drift = drift
+        self._cage = cage
         self._alive = Alive()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
@@ -96,6 +98,7 @@ class StatusSender:
             leaving=leaving,
             cpus=self._cpus,
             drift=self._drift.now if self._drift is not None else 0.0,
+            cage=self._cage,
         )
         return self._link.publish(
             Outgoing(

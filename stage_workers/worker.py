@@ -159,6 +159,7 @@ def _sandbox(config: WorkerConfig, device: Device | None, held: tuple[int, ...])
         cpus=device.cores if device is not None and device.cores else config.cpus,
         environment=device.environment if device is not None else allocator.environment(),
         held=held,
+        gpu=device is not None and not device.inside.startswith("cpu"),
     )
 
 
@@ -179,12 +180,13 @@ def _work(
         if device is not None:
             check_fits(device, targets[0])
         log.info(
-            "%s: started; queue %s, engines %s, device %s, target %s",
+            "%s: started; queue %s, engines %s, device %s, target %s, cage: %s",
             name,
             queue,
             ", ".join(config.served),
             config.device or "none",
             targets[0] if targets else "any",
+            sandbox.cage,
             extra={"worker": name},
         )
         serves = Serves(
@@ -193,7 +195,9 @@ def _work(
             device=_announced(context),
         )
         cpus = _work_cores(config, device)
-        status = StatusSender(link, name, queue, serves, config.status_interval, cpus, context.drift)
+        status = StatusSender(
+            link, name, queue, serves, config.status_interval, cpus, context.drift, sandbox.cage
+        )
         if historian is not None:
             historian.start()
         metrics = _shown(config.metrics) if config.metrics else None
@@ -213,7 +217,7 @@ def _context(config: WorkerConfig, store: ArtifactStore, device: Device | None, 
         )
         kept = KeptImports(Path(config.imports)) if config.imports else None
         learns = learning if config.records else None
-        return Context(sandbox, store, records=records, learning=learns, kept=kept)
+        return Context(sandbox, store, given=sandbox.given, records=records, learning=learns, kept=kept)
     conditions = _persist(lambda: conditions_of(device), Unavailable)
     return Context(sandbox, store, device.inside, cache=device.cache, conditions=conditions, records=records)
 

@@ -12,14 +12,16 @@ import typer
 from tunemesh import mesh_address, options
 from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.broker_config.node import PrivateNode
-from tunemesh.broker_config.roles import ROLES
-from tunemesh.broker_config.topology import VHOST
+from tunemesh.broker_config.topology import VHOST, QueueType
+from tunemesh.shared.accounts import ROLES
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 from tunemesh.terminal import print_json
+from tunemesh.user_commands import user_app
 
 broker_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+broker_app.add_typer(user_app, name="user", help="Who may use a broker, and for which tenant.")
 
 
 @broker_app.command()
@@ -47,6 +49,9 @@ def start(
 @broker_app.command()
 def definitions(
     vhost: Annotated[str, typer.Option(help="Virtual host.")] = VHOST,
+    queues: Annotated[
+        QueueType, typer.Option(help="Type of the queues: quorum on a cluster, with copies on three nodes.")
+    ] = "classic",
 ) -> None:
     """Print definitions.json for another broker: load it with `rabbitmqctl import_definitions`.
 
@@ -58,7 +63,7 @@ def definitions(
     missing = [names[role] for role, password in passwords.items() if not password]
     if missing:
         raise BadInput(f"set the passwords of the roles in the environment first: {', '.join(missing)}")
-    sys.stdout.write(definitions_json(passwords, vhost))
+    sys.stdout.write(definitions_json(passwords, vhost, queues))
 
 
 @broker_app.command()

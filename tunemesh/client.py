@@ -15,6 +15,7 @@ import msgspec
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import Account, account_of
 from tunemesh.shared.errors import (
     BadInput,
     BadMessage,
@@ -40,6 +41,7 @@ from tunemesh.shared.messages import (
     SetStrategy,
     Snapshot,
 )
+from tunemesh.shared.transport.address import user_of
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
@@ -116,19 +118,21 @@ class Client:
         for job in jobs:
             check_job_id(job)
         self._connect_limit = connect_limit
+        self._account = _account(url)
+        tenant = "*" if self._account.bound_to is None else self._account.bound_to
         wanted = ("*",) if everything else jobs
-        bindings = tuple((topology.EVENTS, topology.event_key(job, "*")) for job in wanted)
+        bindings = tuple((topology.EVENTS, topology.event_key(tenant, job, "*")) for job in wanted)
         self._answer_key = uuid.uuid4().hex
         if history:
             bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
-        self._queue = f"{role}.own"
+        self._queue = "monitor.own" if role == "monitor" else self._account.own_queues
         self.away = ""
         """Why there is no connection at this moment, as far as :meth:`hear` knows; empty while there is."""
         self._link = Link(
             url,
             process_name(role),
             properties={"role": role},
-            subscriptions=[Subscription(self._queue, bindings=bindings)],
+            subscriptions=[Subscription(self._queue, bindings=bindings, digits=topology.OWN_QUEUE_DIGITS)],
         )
 
     def __enter__(self) -> Client:
@@ -147,7 +151,7 @@ class Client:
             BadMessage: it is too large; its model belongs into the artifact store.
             BrokerUnavailable: the broker has no place for it.
         """
-        self._confirmed(self._publish(request, topology.REQUEST_KEY, request.job))
+        self._confirmed(self._publish(request, self._key(topology.REQUEST), request.job))
 
     def answers(self, jobs: Collection[str], timeout: float = ANSWER_LIMIT) -> dict[str, JobEvent]:
         """What the coordinator said first of ``jobs``, whose requests were published: that they are accepted,
@@ -163,7 +167,7 @@ class Client:
 
     def cancel(self, job: str, keep: bool = False) -> None:
         """Ask for a job to be stopped; with ``keep`` it ends with the best that was found so far."""
-        self._confirmed(self._publish(Cancel(job=job, keep=keep), topology.CANCEL_KEY))
+        self._confirmed(self._publish(Cancel(job=job, keep=keep), self._key(topology.CANCEL)))
 
     def snapshot(self, job: str | None = None, timeout: float = 10.0) -> Snapshot:
         """How the mesh is doing, or one job of it.
@@ -180,7 +184,7 @@ class Client:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(census=True), topology.QUERY_KEY, correlation_id)
+        self._publish(Query(census=True), self._key(topology.QUERY), correlation_id)
         found = self._await(correlation_id, timeout).census
         if found is None:
             raise TunemeshError("the coordinator is of another version: it does not say what jobs need")
@@ -206,7 +210,7 @@ class Client:
             Unavailable: none answers in ``timeout`` seconds, or its database is away.
         """
         asked = msgspec.structs.replace(asked, answer=self._answer_key)
-        self._confirmed(self._publish(asked, topology.HISTORY_KEY))
+        self._confirmed(self._publish(asked, self._key(topology.QUESTION)))
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             message, _ = self._next(left)
@@ -306,12 +310,15 @@ class Client:
         """Ask for a snapshot, and return at once. :meth:`hear` will have it, as the answer to what this
         returns."""
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(job=job, skip=skip), topology.QUERY_KEY, correlation_id)
+        self._publish(Query(job=job, skip=skip), self._key(topology.QUERY), correlation_id)
         return correlation_id
+
+    def _key(self, kind: str) -> str:
+        return topology.client_key(kind, self._account.tenant)
 
     def _publish(self, message: Message, key: str, correlation_id: str | None = None) -> Future[None]:
         outgoing = Outgoing(
-            exchange=topology.REQUESTS,
+            exchange=topology.CLIENTS,
             key=key,
             body=codec.encode(message),
             message_id=f"{message.message_id()}/{uuid.uuid4().hex[:8]}",
@@ -346,6 +353,12 @@ class Client:
             return codec.decode(event.body, JobEvent, Snapshot, PastJobs), event.correlation_id
         except BadMessage as error:
             raise TunemeshError(f"the mesh sent something unreadable: {error}") from None
+
+
+def _account(url: str) -> Account:
+    """Who is to log in. One whose name says no role is taken for an operator: the coordinator may know it."""
+    user = user_of(url)
+    return account_of(user) or Account(user, "operator")
 
 
 def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -> JobEvent:

@@ -11,11 +11,12 @@ import sys
 import msgspec
 
 from tunemesh.broker_config import node
+from tunemesh.shared import environment as environments
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers import engines
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.graph import device_code
-from tunemesh.stage_workers.sandbox import allocator
+from tunemesh.stage_workers.sandbox import allocator, cage
 
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "xgboost-cpu", "onnx", "onnxruntime", "pika", "msgspec", "numpy")
 
@@ -35,6 +36,7 @@ def examine() -> list[Finding]:
         _python(),
         *map(_package, PACKAGES),
         _broker(),
+        _cage(),
         _linker(),
         _compiler(),
         _engines(),
@@ -65,6 +67,18 @@ def _broker() -> Finding:
         return Finding(what="RabbitMQ", ok=False, found="missing", advice=str(error))
 
 
+def _cage() -> Finding:
+    """What holds models, compilers and kernels in when this user starts workers."""
+    environment = environments.for_child()
+    try:
+        chosen = cage.choose(environment, gpu=False, memory=2**30, size=2**29)
+    except TunemeshError as error:
+        return Finding(what="cage", ok=False, found="none", advice=str(error))
+    chosen.groups.remove()
+    advice = "leave out TUNEMESH_CAGE=bare where strangers send models"
+    return Finding(what="cage", ok=chosen.mode != "bare", found=str(chosen), advice=advice)
+
+
 def _linker() -> Finding:
     found = shutil.which("ld") or shutil.which("gcc")
     advice = "sudo apt-get install --no-install-recommends binutils"
@@ -77,11 +91,12 @@ def _compiler() -> Finding:
 
 
 def _engines() -> Finding:
-    """What workers here serve unless they are told otherwise."""
-    lacking = {name: engines.missing(name) for name in engines.OWN}
+    """What workers here serve unless they are told otherwise, and what else they could."""
+    lacking = {name: engines.missing(name) for name in (*engines.OWN, *engines.EXTRAS)}
     served = ", ".join(engines.served_by_default())
+    more = "".join(f"; {name} where it is named" for name in engines.EXTRAS if not lacking[name])
     without = "".join(f"; not {name}: {why}" for name, why in lacking.items() if why)
-    return Finding(what="engines", ok=True, found=f"{served}{without}")
+    return Finding(what="engines", ok=True, found=f"{served}{more}{without}")
 
 
 def _allocator() -> Finding:

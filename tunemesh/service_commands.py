@@ -150,6 +150,7 @@ def coordinator(
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
     learn_after: options.LearnAfter = options.LEARN_AFTER,
+    limit: options.Limits = None,
     metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
@@ -163,9 +164,18 @@ def coordinator(
     logs.setup(log_level, "json" if as_json else log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
+    limits = options.limits_of(limit)
     shown = _shown(metrics_port) if metrics_port is not None else None
     service = Service(
-        address.coordinator_broker, strategy, journal, prices, reserve, learn_after, shown, _traces()
+        address.coordinator_broker,
+        strategy,
+        journal,
+        prices,
+        reserve,
+        learn_after,
+        limits,
+        shown,
+        _traces(),
     )
     raise typer.Exit(service.run())
 

@@ -178,6 +178,7 @@ RESOURCE_COLUMNS = (
     Column("drift", 3),
     Column("serves", 6),
     Column("host", 5),
+    Column("cage", 7),
 )
 NAMED = 3
 """Steps, jobs and machines that are named in a cell."""
@@ -205,6 +206,7 @@ def resources_table(
                 f"{resource.drift:+.0%}" if device else "",
                 target_text(resource.targets[0]) if device else _some(resource.engines),
                 _some(resource.hosts),
+                _some(sorted({cage.partition(",")[0] for cage in resource.cages})),
             ]
         )
     return Fitted("resources, busy in the last 5 minutes", RESOURCE_COLUMNS, rows)

@@ -387,6 +387,7 @@ class Resources:
                 utilisation=queue.utilisation(time),
                 hosts=sorted({worker.status.host for worker in queue.workers.values()}),
                 drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
+                cages=sorted({worker.status.cage for worker in queue.workers.values()} - {""}),
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)
         ]

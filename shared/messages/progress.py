@@ -168,6 +168,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """How much slower than usual the device's reference kernel ran last."""
     hosts: list[str] = []
     """Of its live workers."""
+    cages: list[str] = []
+    """What holds engines, models and kernels on them, in words."""
 
 
 MOST_WAITING = 20

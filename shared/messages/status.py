@@ -47,6 +47,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
     """Cores of ``host`` that its work runs on, where that is limited; work on shared cores is shared out."""
     drift: Drift = 0.0
     """How much slower than usual the device's reference kernel ran last."""
+    cage: Annotated[str, Meta(max_length=200)] = ""
+    """What holds engines, models and kernels in there, in words; ``bare``: nothing."""
 
     def problem(self) -> str:
         """Why it makes no sense, in one line; nothing if it does."""

@@ -6,8 +6,9 @@ server and child are tied by ``PR_SET_PDEATHSIG``, which the kernel delivers wha
 fork server uses its last moment to kill the child's group, and with it what the child has started.
 
 On the control socket the sandbox sends the child's socket (as a file descriptor); the fork server answers
-with the child's process id, and with its wait status once it has ended. Before all that it sends what it
-imports: 0 for the first engine, -1 for the second, and minus their number when it has imported them all.
+with the child's process id and a descriptor of the child, for the id may mean nothing outside of its
+namespace; and with its wait status once it has ended. Before all that it sends what it imports: 0 for the
+first engine, -1 for the second, and minus their number when it has imported them all.
 """
 
 from __future__ import annotations
@@ -34,30 +35,41 @@ from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.engines.protocol import Engine
 from tunemesh.stage_workers.graph.errors import is_memory_error
 from tunemesh.stage_workers.platforms.protocol import Platform
-from tunemesh.stage_workers.sandbox import allocator, frames
+from tunemesh.stage_workers.sandbox import allocator, confinement, frames
+from tunemesh.stage_workers.sandbox.confinement import Confinement, Settled
 from tunemesh.stage_workers.sandbox.withholding import withhold
 
 PR_SET_PDEATHSIG = 1
 NUMBER = struct.Struct("<q")
+TEMPORARY = "tmp"
+"""Of the working folder, where temporary files go."""
 _child: list[int] = []
 """Process id of the present child, for the signal handler."""
 _scratch: list[str] = []
 """The folder that nobody needs once the worker is gone, for the same."""
+_alone: list[bool] = []
+"""Whether whatever can be killed is ours, for the same."""
 
 
 class ForkserverSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a fork server is told on its command line."""
 
-    parent: int
-    """Process id of the worker."""
+    parent: int | None
+    """Process id of the worker; ``None`` where it is not seen from here."""
     control: int
     """File descriptor of the control socket."""
     preload: list[str]
     """Engines to import before the first fork."""
     platforms: list[str]
     """Platforms, likewise."""
+    folder: str
+    """The sandbox's folder, which nobody needs once the worker is gone."""
     scratch: str
     """The working folder: empty, and theirs alone."""
+    confinement: Confinement
+    """What they give up."""
+    alone: bool
+    """Whether all that this process can signal is its own: in a namespace, or of a user of their own."""
     memory: int
     """Bytes of data that a child may allocate."""
     cpus: list[int] | None
@@ -68,9 +80,13 @@ def main(argument: str) -> None:
     """Run a fork server until its worker goes away."""
     settings = msgspec.json.decode(argument, type=ForkserverSettings)
     allocator.not_for_children()
-    _scratch.append(settings.scratch)
+    _scratch.append(settings.folder)
+    _alone.append(settings.alone)
     signal.signal(signal.SIGTERM, _orphaned)
-    _die_with(settings.parent, signal.SIGTERM)
+    # A change of the user would undo what is asked of the kernel before it.
+    settled = confinement.settle(settings.confinement)
+    if settings.parent is not None:
+        _die_with(settings.parent, signal.SIGTERM)
     if settings.cpus is not None:
         os.sched_setaffinity(0, settings.cpus)
     # Thread pools in the libraries (OpenMP, TVM) would count the machine's cores, not ours.
@@ -87,7 +103,7 @@ def main(argument: str) -> None:
             _prepare(platforms.load, name)
         gc.collect()
         gc.freeze()
-        while _fork_child(control, settings):
+        while _fork_child(control, settings, settled):
             pass
 
 
@@ -98,13 +114,14 @@ def _prepare(load: Callable[[str], Engine | Platform], name: str) -> None:
         traceback.print_exc()
 
 
-def _fork_child(control: socket.socket, settings: ForkserverSettings) -> bool:
+def _fork_child(control: socket.socket, settings: ForkserverSettings, settled: Settled) -> bool:
     """Fork one child and wait for its end. ``False`` when the worker is gone."""
     request, descriptors, _, _ = socket.recv_fds(control, 1, 1)
     if not request:
         return False
     forkserver = os.getpid()
     _child.clear()
+    _tidy(settings.scratch)
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -112,7 +129,7 @@ def _fork_child(control: socket.socket, settings: ForkserverSettings) -> bool:
         try:
             control.close()
             with socket.socket(fileno=descriptors[0]) as worker:
-                _limit_child(forkserver, settings)
+                _limit_child(forkserver, settings, settled)
                 _serve(worker, settings.memory)
             status = 0
         except BaseException:  # a defect of ours: the sandbox passes on what was printed
@@ -122,19 +139,55 @@ def _fork_child(control: socket.socket, settings: ForkserverSettings) -> bool:
     os.close(descriptors[0])
     os.setpgid(pid, pid)
     _child.append(pid)
-    control.sendall(NUMBER.pack(pid))
+    itself = os.pidfd_open(pid)
+    try:
+        socket.send_fds(control, [NUMBER.pack(pid)], [itself])
+    finally:
+        os.close(itself)
     # The child's group ends with it, before its id can belong to somebody else: a linker, for example.
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
+    _kill_strays()
     _child.clear()
     _, status = os.waitpid(pid, 0)
     control.sendall(NUMBER.pack(status))
     return True
 
 
-def _limit_child(forkserver: int, settings: ForkserverSettings) -> None:
-    """What sets a child apart: its death signal, its group, its limits."""
+def _tidy(scratch: str) -> None:
+    """Remove what a child has left: temporary files of one that was killed, or things meant for the next one.
+
+    Raises:
+        OSError: it cannot be removed, so that this fork server must not be used again.
+    """
+    for entry in os.scandir(scratch):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, onerror=_open_up)
+        else:
+            os.unlink(entry.path)
+    os.mkdir(os.path.join(scratch, TEMPORARY))
+
+
+def _open_up(remove: Callable[..., object], path: str, _error: object) -> None:
+    """A folder that its owner has locked itself out of."""
+    os.chmod(os.path.dirname(path), 0o700)
+    os.chmod(path, 0o700)
+    if remove in (os.rmdir, os.unlink):
+        remove(path)
+    else:
+        shutil.rmtree(path)
+
+
+def _kill_strays() -> None:
+    """End what has left the child's group."""
+    if any(_alone):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(-1, signal.SIGKILL)
+
+
+def _limit_child(forkserver: int, settings: ForkserverSettings, settled: Settled) -> None:
+    """What sets a child apart: its death signal, its group, its limits, and what it gives up."""
     _die_with(forkserver, signal.SIGKILL)
     os.setpgid(0, 0)
     # RLIMIT_DATA, not RLIMIT_AS: CUDA reserves address space by the terabyte and never writes to it.
@@ -145,6 +198,7 @@ def _limit_child(forkserver: int, settings: ForkserverSettings) -> None:
     # If the machine runs out of memory after all, this one goes first; not every container lets us say so.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("900")
+    confinement.enter(settled)
 
 
 def _serve(worker: socket.socket, memory: int) -> None:
@@ -205,6 +259,7 @@ def _orphaned(_number: int, _frame: FrameType | None) -> None:
     for pid in _child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+    _kill_strays()
     for folder in _scratch:
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

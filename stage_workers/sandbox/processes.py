@@ -27,8 +27,8 @@ import msgspec
 
 import tunemesh
 from tunemesh.shared import environment as environments
-from tunemesh.stage_workers.sandbox import frames
-from tunemesh.stage_workers.sandbox.forkserver import NUMBER, ForkserverSettings
+from tunemesh.stage_workers.sandbox import cage, frames
+from tunemesh.stage_workers.sandbox.forkserver import NUMBER, TEMPORARY, ForkserverSettings
 
 GONE_LIMIT = 10.0
 """Seconds until a killed process is really gone; a driver may hold it for a while."""
@@ -36,6 +36,8 @@ PREFIX = "tunemesh-scratch-"
 """Of the names of working folders."""
 UNLOCKED_LIMIT = 60.0
 """Seconds after which a working folder that nobody has locked has no owner."""
+LEAST_SCRATCH = 64 * 2**20
+"""Bytes of temporary files that children may have in any case; else half of the memory."""
 TAIL = 600
 """Characters of the processes' output that go into an error text."""
 
@@ -73,6 +75,10 @@ class Processes:
         cpus: cores for all of them.
         environment: added to what they get of this process's environment.
         held: file descriptors that stay open as long as any of them lives.
+        gpu: whether they measure on a GPU.
+
+    Raises:
+        BadInput: no cage works here, or not the one that was asked for.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Processes:
         cpus: Sequence[int] | None,
         environment: Mapping[str, str],
         held: Sequence[int],
+        gpu: bool,
     ) -> None:
         self.child: Child | None = None
         self.ordered = 0.0
@@ -95,17 +102,22 @@ class Processes:
         self._memory = memory
         self._cpus = None if cpus is None else list(cpus)
         self._held = tuple(held)
+        self._size = max(memory // 2, LEAST_SCRATCH)
+        self.cage = cage.choose(environments.for_child(environment), gpu=gpu, memory=memory, size=self._size)
         self._output = tempfile.TemporaryFile(prefix="tunemesh-sandbox-", buffering=0)  # noqa: SIM115
         # The processes share our file position: appending is what keeps them right after a truncation.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_RDWR | os.O_APPEND)
         sweep(Path(tempfile.gettempdir()))
         self._scratch = tempfile.mkdtemp(prefix=PREFIX)
-        self._temporary = os.path.join(self._scratch, "tmp")
-        os.mkdir(self._temporary)
         self._owned: int | None = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._owned, fcntl.LOCK_EX)
-        own = {"HOME": self._scratch, "TMPDIR": self._temporary}
+        folder = Path(self._scratch)
+        self.given = folder / "given"
+        """A folder of which children can read what this process puts there."""
+        self._work = folder / "work"
+        own = {"HOME": str(self._work), "TMPDIR": str(self._work / TEMPORARY)}
         self._environment = environments.for_child({**environment, **own})
+        self.cage.prepare(folder)
         self._importing: str | None = None
         """The engine that the fork server imports now."""
         self._forkserver: subprocess.Popen[bytes] | None = None
@@ -127,24 +139,28 @@ class Processes:
                 raise Abandoned
             ours, theirs = socket.socketpair()
             settings = ForkserverSettings(
-                parent=os.getpid(),
+                parent=None if self.cage.mode == "namespaces" else os.getpid(),
                 control=theirs.fileno(),
                 preload=self._preload,
                 platforms=self._platforms,
-                scratch=self._scratch,
+                folder=self._scratch,
+                scratch=str(self._work),
+                confinement=self.cage.confinement(Path(self._scratch), self._size),
+                alone=self.cage.mode == "namespaces" or self.cage.user is not None,
                 memory=self._memory,
                 cpus=self._cpus,
             )
             root = str(Path(tunemesh.__file__).resolve().parents[1])
             self._control, self._importing = ours, None
+            program = [sys.executable, "-P", "-u", "-c", _CODE, msgspec.json.encode(settings).decode(), root]
             with theirs:
                 self._forkserver = subprocess.Popen(
-                    [sys.executable, "-P", "-u", "-c", _CODE, msgspec.json.encode(settings).decode(), root],
+                    self.cage.command(program, Path(self._scratch), self._size),
                     stdin=subprocess.DEVNULL,
                     stdout=self._output,
                     stderr=self._output,
                     env=self._environment,
-                    cwd=self._scratch,
+                    cwd=self._work,
                     pass_fds=(theirs.fileno(), *self._held),
                     start_new_session=True,  # Ctrl-C at the terminal is for the worker
                 )
@@ -155,7 +171,6 @@ class Processes:
         self.kill()
         with self._lock:
             self._bury()
-        self.tidy()
         self.start()
 
     def abort(self) -> None:
@@ -173,6 +188,7 @@ class Processes:
             os.close(self._owned)
             self._owned = None
         shutil.rmtree(self._scratch, ignore_errors=True)
+        self.cage.groups.remove()
 
     def kill(self) -> None:
         """SIGKILL to everything; the kernel passes it on from the fork server to its child."""
@@ -187,15 +203,12 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)
 
-    def tidy(self) -> None:
-        """Remove the temporary files of a child that is gone: who is killed leaves them. Raises OSError."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        os.makedirs(self._temporary, exist_ok=True)
-
     def _bury(self) -> None:
         if self._forkserver is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._forkserver.wait(GONE_LIMIT)
+        if self._control is not None:
+            _await_end(self._control)
         self._close_child()
         if self._control is not None:
             self._control.close()
@@ -239,27 +252,31 @@ class Processes:
         while child.pid is None:
             if not readable(control, deadline):
                 return None
-            try:
-                data = frames.receive_exactly(control, NUMBER.size)
-            except OSError:
-                data = None
+            data, descriptors = b"", list[int]()
+            with contextlib.suppress(OSError):
+                data, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 1)
+            number = _named(descriptors)
             if self.aborted.is_set():
                 raise Abandoned
-            if data is None:
+            if len(data) < NUMBER.size:
                 raise Gone
+            if number is not None:
+                if number <= 0:  # it has ended before it was of any use
+                    raise Gone
+                child.pid = number
+                continue
             number = int(NUMBER.unpack(data)[0])
             if number > 0:
-                child.pid = number
-            else:
-                self._importing = self._preload[-number] if -number < len(self._preload) else None
+                raise Gone
+            self._importing = self._preload[-number] if -number < len(self._preload) else None
         return child
 
     def leave_out(self) -> str | None:
         """The engine whose import has ended the fork server, if that is what did. It is not imported in
         advance any more, so that the others can be. Call it after :meth:`forkserver_end`."""
-        name, forkserver = self._importing, self._forkserver
+        name = self._importing
         # SIGKILL comes from outside: the kernel's, for want of memory, or a person's.
-        if name is None or forkserver is None or forkserver.returncode in (None, -signal.SIGKILL):
+        if name is None or self._return_code() in (None, -signal.SIGKILL):
             return None
         self._preload.remove(name)
         self._importing = None
@@ -291,13 +308,19 @@ class Processes:
             return "it could not be started"
         with contextlib.suppress(subprocess.TimeoutExpired):
             forkserver.wait(1.0)
-        code = forkserver.returncode
+        code = self._return_code()
         if code is None:
             how = "it does not answer"
         else:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         said = self.tail()
         return f"{how}: {said}" if said else how
+
+    def _return_code(self) -> int | None:
+        """The fork server's, a signal as a negative number; ``None`` while it runs."""
+        code = self._forkserver.returncode if self._forkserver is not None else None
+        # Bubblewrap says it as a shell does.
+        return 128 - code if code is not None and code > 128 and self.cage.mode == "namespaces" else code
 
     def forget_output(self) -> None:
         """What was written until now belongs to no later call."""
@@ -323,6 +346,26 @@ def sweep(folder: Path) -> None:
                     shutil.rmtree(each, ignore_errors=True)
             finally:
                 os.close(descriptor)
+
+
+def _named(descriptors: Sequence[int]) -> int | None:
+    """The process that a descriptor stands for, by the number that it has here: 0 or less when it is gone,
+    ``None`` without a descriptor."""
+    for descriptor in descriptors:
+        try:
+            text = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        finally:
+            os.close(descriptor)
+        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pid:")), 0)
+    return None
+
+
+def _await_end(control: socket.socket) -> None:
+    """Return when nobody has the other end of a socket any more: a namespace ends after its first process."""
+    deadline = time.monotonic() + GONE_LIMIT
+    with contextlib.suppress(OSError):
+        while readable(control, deadline) and control.recv(1024):
+            pass
 
 
 def readable(peer: socket.socket, deadline: float) -> bool:

@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -75,6 +76,10 @@ class Sandbox:
         environment: added to the little that children get of this process's environment
             (:mod:`shared.environment`).
         held: file descriptors (device locks) that stay open as long as any of the processes lives.
+        gpu: whether children measure on a GPU, whose device files they get.
+
+    Raises:
+        BadInput: no cage works here, or not the one that was asked for (:mod:`stage_workers.sandbox.cage`).
     """
 
     def __init__(
@@ -86,10 +91,11 @@ class Sandbox:
         cpus: Collection[int] | None = None,
         environment: Mapping[str, str] | None = None,
         held: Sequence[int] = (),
+        gpu: bool = False,
     ) -> None:
         self._memory = memory
         cores = None if cpus is None else sorted(cpus)
-        self._processes = Processes(preload, platforms, memory, cores, environment or {}, held)
+        self._processes = Processes(preload, platforms, memory, cores, environment or {}, held, gpu)
         self._retry = Retry(log)
         self._again_at = 0.0
         """When to look at the processes again after they had to be started anew (monotonic)."""
@@ -100,6 +106,16 @@ class Sandbox:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def cage(self) -> str:
+        """What holds its children, for people."""
+        return str(self._processes.cage)
+
+    @property
+    def given(self) -> Path:
+        """A folder of which children can read what this process puts there."""
+        return self._processes.given
 
     @property
     def child_pid(self) -> int | None:
@@ -290,7 +306,6 @@ class Sandbox:
             raise Abandoned
         try:
             if processes.child is None and processes.running:
-                processes.tidy()
                 processes.order_child()
             else:  # its fork server is gone too, or cannot get rid of it
                 processes.restart()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from cachetools import LRUCache
@@ -141,6 +142,8 @@ class Context:
     """``None``: nothing is recorded."""
     learning: Learning | None = None
     """``None``: there is nothing to learn from."""
+    given: Path | None = None
+    """A folder of which the sandbox's children can read what is put there; ``None``: they read as we do."""
 
     def require_device(self, step: Step) -> str:
         """The device.
@@ -178,11 +181,15 @@ def whole(context: Context, callee: str, method: Callable[[Any, C], T], record: 
     answer = insist(context.sandbox, callee, method, record, limit)
     if isinstance(answer, CallFailure):
         who = f"{frames.protocol_of(method).lower()} {callee}"
-        advice = (
-            "; give more with --memory, where its worker is started" if answer.kind == "out-of-memory" else ""
-        )
-        raise StageFailed(f"{who}, {method.__name__.replace('_', ' ')}: {answer.kind}: {answer.text}{advice}")
+        raise StageFailed(f"{who}, {method.__name__.replace('_', ' ')}: {answer.kind}: {told(answer)}")
     return answer
+
+
+def told(failure: CallFailure) -> str:
+    """Why a call failed, and what can be done about it."""
+    if failure.kind != "out-of-memory":
+        return failure.text
+    return f"{failure.text}; give more with --memory, where its worker is started"
 
 
 def engine_of(task: TaskSpec) -> str:

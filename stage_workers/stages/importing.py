@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     before = context.imported.get(key)
     if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
-    imported = context.kept.get(key) if context.kept is not None else None
+    imported = context.kept.get(key, Imported) if context.kept is not None else None
     if imported is None:
         imported = _imported(call, platform, step, work, context)
         if context.kept is not None:
@@ -157,7 +158,8 @@ def _imported(call: ImportCall, platform: str, step: Step, work: ImportWork, con
     TunemeshError: the model cannot be imported, or the store fails.
     """
     store = context.store
-    with tempfile.TemporaryDirectory(prefix="tunemesh-model-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tunemesh-model-", dir=context.given) as folder:
+        os.chmod(folder, 0o755)  # who reads it may be another user
         call = msgspec.structs.replace(
             call,
             model=store.get(work.model, limit=MODEL_BYTES),
@@ -205,6 +207,7 @@ def _placed(files: Mapping[str, Blob], folder: Path, context: Context) -> dict[s
     for number, (name, blob) in enumerate(files.items()):
         path = folder / str(number)
         context.store.save(blob, path)
+        path.chmod(0o444)
         placed[name] = str(path)
     return placed
 

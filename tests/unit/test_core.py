@@ -203,7 +203,7 @@ def test_everything_is_acknowledged_in_the_end_but_the_last_ledger() -> None:
 
 
 def test_nothing_is_dispatched_before_the_ledger_is_back() -> None:
-    world = World()
+    world = World(seed="")
     world.settle()
     asked = request()
     save, told = world.does(Arrived(10**6, asked))
@@ -287,6 +287,7 @@ def test_a_step_that_fails_as_a_whole_fails_its_job_and_no_other() -> None:
                 chunk=message.chunk,
                 timing=message.timing,
                 result=Failure(error="artifact is damaged"),
+                nonce=message.nonce,
             )
         return message
 
@@ -315,6 +316,7 @@ def test_when_no_candidate_can_be_built_the_job_fails_with_the_last_error() -> N
                 chunk=message.chunk,
                 timing=message.timing,
                 result=BuildDone(built=broken),
+                nonce=message.nonce,
             )
         return message
 
