@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from benchmarks import lines
 from benchmarks.markdown import table
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Candidate, Settings, Trial
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin nothing new after that")
     parser.add_argument("--out", type=Path, default=Path("build/transfer.jsonl"))
     arguments = parser.parse_args()
-    done = _read(arguments.out)
+    done = lines.read(arguments.out, Ran)
     known = {(each.pair, each.seed) for each in done}
     wanted = [
         (pair, seed)
@@ -124,20 +125,13 @@ def main() -> None:
         ) as pool:
             for ran in pool.imap_unordered(_runs, jobs):
                 done += ran
-                arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                with arguments.out.open("ab") as file:
-                    file.writelines(msgspec.json.encode(each) + b"\n" for each in ran)
+                lines.add(arguments.out, ran)
     if done:
         print("\n".join(_table(done)))
 
 
 def _pinned(cores: Any) -> None:
     os.sched_setaffinity(0, {cores.get()})
-
-
-def _read(path: Path) -> list[Ran]:
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return [msgspec.json.decode(line, type=Ran) for line in lines]
 
 
 def _pairs(records: str, names: Sequence[str], kept: Path) -> dict[str, Pair]:

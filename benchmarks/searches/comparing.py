@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
+from benchmarks import lines
 from benchmarks.searches.running import Bench, Tried
 from tunemesh.shared.messages import Options
 from tunemesh.stage_workers.engines.template import searches
@@ -69,9 +69,7 @@ class Plan:
 
 def load(path: Path) -> list[Trials]:
     """The searches in a file of :func:`run`."""
-    if not path.exists():
-        return []
-    return [msgspec.json.decode(line, type=Trials) for line in path.read_bytes().splitlines()]
+    return lines.read(path, Trials)
 
 
 def run(plan: Plan, out: Path, limit: float) -> int:
@@ -92,10 +90,7 @@ def run(plan: Plan, out: Path, limit: float) -> int:
         options: Options = {"search": maker} if engine == TEMPLATE else {}
         tried = list(benches[operator].run(engine, options, seed, plan.trials, plan.seconds))
         _summarise(operator, maker, seed, tried)
-        with out.open("ab") as file:
-            file.write(
-                msgspec.json.encode(Trials(operator=operator, maker=maker, seed=seed, trials=tried)) + b"\n"
-            )
+        lines.add(out, [Trials(operator=operator, maker=maker, seed=seed, trials=tried)])
         longest = max(longest, time.monotonic() - started)
     return 0
 

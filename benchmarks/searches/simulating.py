@@ -9,9 +9,9 @@ from dataclasses import replace
 from itertools import accumulate, islice
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
+from benchmarks import lines
 from benchmarks.searches import table
 from benchmarks.searches.running import BATCH
 from benchmarks.searches.table import Table
@@ -63,9 +63,7 @@ def hidden(world: Table) -> Table:
 
 def load(path: Path) -> list[Simulated]:
     """What is in a file of :func:`run`."""
-    if not path.exists():
-        return []
-    return [msgspec.json.decode(line, type=Simulated) for line in path.read_bytes().splitlines()]
+    return lines.read(path, Simulated)
 
 
 def run(
@@ -90,7 +88,5 @@ def run(
         if time.monotonic() > until:
             return len(left) - number
         found = shares(worlds[operator], name, seed, trials)
-        with out.open("ab") as file:
-            entry = Simulated(operator=operator, search=name, seed=seed, plain=plain, shares=found)
-            file.write(msgspec.json.encode(entry) + b"\n")
+        lines.add(out, [Simulated(operator=operator, search=name, seed=seed, plain=plain, shares=found)])
     return 0

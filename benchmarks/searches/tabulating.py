@@ -11,14 +11,13 @@ import statistics
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
-from benchmarks import machine
+from benchmarks import lines, machine
 from benchmarks.searches import operators, table
 from benchmarks.searches.running import SETTINGS, Bench
 from tunemesh.stage_workers import engines
@@ -99,13 +98,10 @@ class Tabulation:
             # In turns, so that no kernel has a bad moment for itself.
             counts = range(1, TIMES)
             wanted = [genome for count in counts for genome in fastest if len(known[genome]) <= count]
-        with self._log.open("ab") as log:
-            for done, genome in enumerate(wanted):
-                if time.monotonic() > until:
-                    return len(wanted) - done
-                entry = Measured(self.space.rank(genome), self._latency(genome))
-                log.write(msgspec.json.encode(entry) + b"\n")
-                log.flush()
+        for done, genome in enumerate(wanted):
+            if time.monotonic() > until:
+                return len(wanted) - done
+            lines.add(self._log, [Measured(self.space.rank(genome), self._latency(genome))])
         return 0
 
     def save(self, path: Path) -> table.Table:
@@ -132,9 +128,7 @@ class Tabulation:
 
     def _known(self) -> dict[Genome, list[float]]:
         known: dict[Genome, list[float]] = defaultdict(list)
-        lines: Iterable[bytes] = self._log.read_bytes().splitlines() if self._log.exists() else ()
-        for line in lines:
-            entry = msgspec.json.decode(line, type=Measured)
+        for entry in lines.read(self._log, Measured):
             known[self.space.genome(entry.rank)].append(math.inf if entry.latency is None else entry.latency)
         return known
 

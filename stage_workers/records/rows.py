@@ -144,7 +144,6 @@ class Result(Row, frozen=True, kw_only=True, tag="result"):
 AnyRow = Task | Workload | Conditions | Job | Trial | Confirmation | Baseline | Result
 KINDS: tuple[type[Row], ...] = (Task, Workload, Conditions, Job, Trial, Confirmation, Baseline, Result)
 """In an order in which each comes after those that it names."""
-BY_TABLE: dict[str, type[Row]] = {kind.table: kind for kind in KINDS}
 
 
 def made_id(*parts: object) -> str:

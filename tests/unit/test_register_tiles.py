@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunemesh.stage_workers.engines.metaschedule import tiles
+from tunemesh.stage_workers.engines.metaschedule.factors import divisors
 from tunemesh.stage_workers.engines.metaschedule.tiles import Registers, Tile
 
 WIDE, NARROW = Registers(32, 512), Registers(16, 256)
@@ -50,15 +51,15 @@ def test_there_is_always_a_tile_and_all_divide_the_result(
             assert total % count == 0
             assert last % count == 0 or count % last == 0
             assert count * tile.vectors + tile.vectors + 1 < registers.count
-    windows = tiles.of_windows({1: tiles.divisors(last)}, vectors)
+    windows = tiles.of_windows({1: divisors(last)}, vectors)
     assert windows
     assert all(tile.height * count * tile.vectors <= 16 for tile in windows for count in tile.rows)
 
 
 def test_a_tile_is_no_higher_than_it_must_be_where_inputs_are_not_shared() -> None:
-    rows = {height: tiles.divisors(56) for height in (1, 2)}
+    rows = {height: divisors(56) for height in (1, 2)}
     assert {tile.height for tile in tiles.of_products(WIDE, rows, 4)} == {1}
-    rows = {height: tiles.divisors(4) for height in (1, 2, 4)}
+    rows = {height: divisors(4) for height in (1, 2, 4)}
     assert Tile(2, (4,), 2) in tiles.of_products(WIDE, rows, 2)
 
 

@@ -14,7 +14,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tunemesh.stage_workers.engines.metaschedule import contexts, schedules, sketches, tiles
+from tunemesh.stage_workers.engines.metaschedule import contexts, schedules, sketches
+from tunemesh.stage_workers.engines.metaschedule.factors import divisors
 from tunemesh.stage_workers.engines.metaschedule.sketches import Sketch
 from tunemesh.stage_workers.graph import workloads
 
@@ -138,7 +139,7 @@ def perfect_tile(present: Sequence[int], wanted: Sequence[int]) -> list[int]:
     left = math.prod(present)
     inner = []
     for each in reversed(wanted[1 : len(present)]):
-        factor = min(tiles.divisors(left), key=lambda factor: _apart(factor, each))
+        factor = min(divisors(left), key=lambda factor: _apart(factor, each))
         inner.append(factor)
         left //= factor
     return [left, *reversed(inner)]

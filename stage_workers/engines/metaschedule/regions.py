@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunemesh.shared.messages import Region
-from tunemesh.stage_workers.engines.metaschedule import schedules, winograd_search
+from tunemesh.stage_workers.engines.metaschedule import schedules, sketches, winograd_search
+from tunemesh.stage_workers.engines.metaschedule.factors import tilings
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
-END = "EnterPostproc"
-TILE, CHOICE = "SamplePerfectTile", "SampleCategorical"
+CHOICE = "SampleCategorical"
 VALUES = 8
 """Times as many values as there are regions that leading decisions have, where there are so many."""
 
@@ -77,18 +77,16 @@ def _dealt(space: Mapping[str, Knobs], name: str, count: int) -> int:
 
 
 def _number(trace: Any, count: int) -> int:
-    instructions, decisions = trace
-    kinds = [each[0] for each in instructions]
-    end = kinds.index(END) if END in kinds else len(kinds)
+    sketch = sketches.of_json(trace)
     leading, values = [], 1
-    for number, decision in sorted(decisions, key=lambda each: int(each[0])):
-        if number >= end or values >= VALUES * count:
+    for number, decision in sorted(sketch.decisions.items()):
+        if values >= VALUES * count:
             break
-        many = _values(instructions[number], decision)
+        many = _values(sketch.instructions[number], decision)
         if many > 1:
             values *= many
             leading.append([number, decision])
-    text = json.dumps([instructions[:end], leading], separators=(",", ":"))
+    text = json.dumps([sketch.instructions, leading], separators=(",", ":"))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % count
 
 
@@ -97,19 +95,6 @@ def _values(instruction: Any, decision: Any) -> int:
     kind, _, attributes, _ = instruction
     if kind == CHOICE:
         return len(attributes[0])
-    if kind != TILE:
+    if kind != sketches.TILE:
         return 1
-    return _tilings(math.prod(int(each) for each in decision), len(decision))
-
-
-def _tilings(extent: int, levels: int) -> int:
-    """In how many ways an axis can be cut into tiles of tiles."""
-    found, factor = 1, 2
-    while extent > 1:
-        power = 0
-        while extent % factor == 0:
-            extent //= factor
-            power += 1
-        found *= math.comb(power + levels - 1, levels - 1)
-        factor = factor + 1 if factor * factor <= extent else max(extent, 2)
-    return found
+    return tilings(math.prod(int(each) for each in decision), len(decision))

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tunemesh.stage_workers.engines.metaschedule import blocks, tiles
+from tunemesh.stage_workers.engines.metaschedule.factors import divisors
 from tunemesh.stage_workers.engines.metaschedule.tiles import Registers, Tile
 from tunemesh.stage_workers.graph import targets, workloads
 
@@ -169,8 +170,8 @@ def _sketches(schedule: Any, reduction: _Reduction, registers: Registers, cores:
     if reduction.together or len(extents) == 1:
         rows = {1: tiles.row_tiles(extents)}
     else:
-        heights = tiles.divisors(extents[-2])[: tiles.HEIGHTS]
-        rows = {height: tiles.divisors(extents[-1]) for height in heights}
+        heights = divisors(extents[-2])[: tiles.HEIGHTS]
+        rows = {height: divisors(extents[-1]) for height in heights}
     if reduction.windows:
         found = [(tile, True) for tile in tiles.of_windows(rows, vectors)]
     else:

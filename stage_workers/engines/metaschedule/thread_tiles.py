@@ -9,7 +9,6 @@ then is anything applied. MetaSchedule's own check still has the last word.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import random
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tunemesh.stage_workers.engines.metaschedule import blocks, sketches
+from tunemesh.stage_workers.engines.metaschedule.factors import primes
 from tunemesh.stage_workers.engines.metaschedule.sketches import Sketch
 from tunemesh.stage_workers.graph import targets
 
@@ -233,18 +233,7 @@ def perfect_tile(extent: int, parts: int, innermost: int, chance: random.Random)
     """Factors of an extent, the last one not larger than ``innermost``: every prime goes to one of them."""
     while True:
         factors = [1] * parts
-        for prime in _primes(extent):
+        for prime in primes(extent):
             factors[chance.randrange(parts)] *= prime
         if factors[-1] <= innermost:
             return factors
-
-
-@functools.cache
-def _primes(number: int) -> list[int]:
-    found, prime = [], 2
-    while number > 1:
-        while number % prime == 0:
-            found.append(prime)
-            number //= prime
-        prime += 1
-    return found

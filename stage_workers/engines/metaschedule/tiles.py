@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from tunemesh.stage_workers.engines.metaschedule.factors import divisors
+
 ENOUGH = 0.5
 """Part of the largest tile that there is: smaller ones are not tried."""
 MOST_VECTORS = 8
@@ -100,11 +102,6 @@ def row_tiles(extents: Sequence[int]) -> list[int]:
     alike on each: parts of the last axis, or so many times all of it."""
     last, total = extents[-1], math.prod(extents)
     return [count for count in divisors(total) if last % count == 0 or count % last == 0]
-
-
-def divisors(number: int) -> list[int]:
-    """Of a number, from 1 on."""
-    return [each for each in range(1, number + 1) if number % each == 0]
 
 
 def _large(found: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
