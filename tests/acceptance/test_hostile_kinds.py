@@ -20,9 +20,10 @@ ONCE = {
     "an input of 5e+18",
 }
 OF_EACH_KIND = {
-    "Tile 1e+12", "[-1] of type 1", "branches 20 deep", "JSON 100000 deep", "which does not say that it is external",
-    "Identity 9e+18 times", "com.microsoft.PyOp", "cut 3", "calls tirx.call_extern", "points to 1000000000",
-    "a pickle", "an archive that grows", "inputs that are objects", "a vector of 2^31",
+    "Tile 1e+12", "[-1] of type 1", "branches 20 deep", "JSON 100000 deep",
+    "which does not say that it is external", "Identity 9e+18 times", "com.microsoft.PyOp", "cut 3",
+    "calls tirx.call_extern", "points to 1000000000", "a pickle", "an archive that grows",
+    "inputs that are objects", "a vector of 2^31",
 }  # fmt: skip
 
 
