@@ -4,6 +4,9 @@ Thirty mock jobs on a broker, a coordinator, and workers with their fork servers
 killed at any moment, 300 times; in between the broker is away for two minutes. Jobs share tasks, three by
 three, some are cancelled, and the database of records is away, locked, full and slow now and then. Every job
 must end, with every trial counted once and recorded once, and in the end the mesh must take a new job.
+
+With ``--nodes 3`` the broker is a cluster of as many nodes. One after the other is lost with its disk
+and replaced by an empty one, ``--losses`` times. Jobs come in waves until the last one is back.
 """
 
 from __future__ import annotations
@@ -18,17 +21,19 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from benchmarks import chaos_records
+from benchmarks import chaos_nodes, chaos_records
+from tunemesh.broker_config.cluster import PrivateCluster
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.children import Child, Children
 from tunemesh.client import Client
 from tunemesh.results import histories
+from tunemesh.shared.accounts import Role
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings
@@ -53,16 +58,19 @@ class Mesh:
 
     Args:
         records: address of the database; by default one of SQLite in ``folder``.
+        nodes: of the broker.
     """
 
-    def __init__(self, folder: Path, records: str = "") -> None:
-        self.node = PrivateNode(folder / "node")
+    def __init__(self, folder: Path, records: str = "", nodes: int = 1) -> None:
+        self.cluster = PrivateCluster(folder / "cluster", nodes) if nodes > 1 else None
+        self.node = PrivateNode(folder / "node") if self.cluster is None else None
         self.artifacts = str(folder / "artifacts")
         self.children = Children()
         self.away_until = 0.0
         self.database = None if records else chaos_records.SQLite(folder, self.workers)
         self.records = records or getattr(self.database, "address", "")
-        self.node.start()
+        (self.cluster or self.node).start()  # type: ignore[union-attr]
+        core = min(os.sched_getaffinity(0))
         for name, role, arguments in (
             ("coordinator", "coordinator", ["coordinator"]),
             ("build-0", "worker", ["worker", "build-cpu", "--engine", "mock"]),
@@ -71,16 +79,25 @@ class Mesh:
             (
                 "profile-0",
                 "worker",
-                ["worker", "profile-cpu-0", "--engine", "mock", "--device", "cpu:0", "--target", "mock"],
+                [
+                    *("worker", f"profile-cpu-{core}", "--engine", "mock"),
+                    *("--device", f"cpu:{core}", "--target", "mock"),
+                ],
             ),
         ):
             environment = {
-                "TUNEMESH_BROKER_URL": self.node.url(role),  # type: ignore[arg-type]
+                "TUNEMESH_BROKER_URL": self.url(role),  # type: ignore[arg-type]
                 "TUNEMESH_ARTIFACTS": self.artifacts,
             }
             if role == "worker":
                 environment["TUNEMESH_RECORDS"] = self.records
             self.children.start(Child(name, arguments, environment, log=folder / f"{name}.log"))
+
+    def url(self, role: Role) -> str:
+        """The address of the broker, with all its nodes."""
+        broker = self.cluster or self.node
+        assert broker is not None
+        return broker.url(role)
 
     def workers(self) -> list[int]:
         """Process ids of those who write records."""
@@ -88,7 +105,7 @@ class Mesh:
 
     def supervise(self) -> None:
         """Start again what has ended."""
-        if self.node.pid is None and time.monotonic() >= self.away_until:
+        if self.node is not None and self.node.pid is None and time.monotonic() >= self.away_until:
             self.node.start()
         self.children.supervise()
 
@@ -101,13 +118,16 @@ class Mesh:
             except psutil.Error:
                 continue
             found |= {f"{name}/{number}": each.pid for number, each in enumerate(below)}
-        if self.node.pid is not None:
+        if self.node is not None and self.node.pid is not None:
             found["broker"] = self.node.pid
         return found
 
     def stop(self) -> None:
         self.children.stop()
-        self.node.kill()
+        if self.cluster is not None:
+            self.cluster.close()
+        if self.node is not None:
+            self.node.kill()
 
 
 def kill_them(
@@ -118,7 +138,7 @@ def kill_them(
         if end.is_set():
             return
         time.sleep(rng.uniform(0.1, 0.8))
-        if number == kills // 2 and away:
+        if number == kills // 2 and away and mesh.node is not None:
             mesh.away_until = time.monotonic() + away
             mesh.node.kill()
             killed["broker, and away"] += 1
@@ -199,50 +219,75 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=30)
     parser.add_argument("--away", type=float, default=120.0, help="seconds without a broker, half way")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1, help="of the broker; several are a cluster")
+    parser.add_argument("--losses", type=int, default=30, help="of nodes of a cluster, with their disks")
     parser.add_argument("--records", default="", help="database of PostgreSQL, without troubles of its own")
     parser.add_argument("--folder", type=Path, help="keeps data and logs; a temporary one by default")
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="tunemesh-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    found = run(folder, chosen.kills, chosen.jobs, chosen.away, chosen.seed, chosen.records)
+    losses = chosen.losses if chosen.nodes > 1 else 0
+    found = run(
+        folder,
+        chosen.kills,
+        chosen.jobs,
+        chosen.away,
+        chosen.seed,
+        chosen.records,
+        nodes=chosen.nodes,
+        losses=losses,
+    )
     print(json.dumps(found, indent=2))
     return 1 if found["wrong"] else 0
 
 
 def run(
-    folder: Path, kills: int, jobs: int, away: float = 0.0, seed: int = 1, records: str = ""
+    folder: Path,
+    kills: int,
+    jobs: int,
+    away: float = 0.0,
+    seed: int = 1,
+    records: str = "",
+    nodes: int = 1,
+    losses: int = 0,
 ) -> dict[str, Any]:
     """Jobs on a mesh of which processes are killed. What happened, and what is ``wrong`` with it, by job.
 
     Args:
         away: seconds without a broker, half way.
         records: address of the database; by default one of SQLite, with troubles of its own.
+        nodes: of the broker.
+        losses: of nodes, if there are several. ``jobs`` are then those of a wave.
     """
     rng = random.Random(seed)
     began = time.monotonic()
-    mesh = Mesh(folder, records)
+    mesh = Mesh(folder, records, nodes)
     killed: Counter[str] = Counter()
     troubles: Counter[str] = Counter()
     end = threading.Event()
     # The mesh is still starting.
-    killer = threading.Thread(target=kill_them, args=(mesh, rng, kills, away, killed, end), daemon=True)
-    killer.start()
+    problems: dict[str, str] = {}
+    killers = [threading.Thread(target=kill_them, args=(mesh, rng, kills, away, killed, end), daemon=True)]
+    if mesh.cluster is not None:
+        given = mesh.cluster, random.Random(seed), losses, killed, problems, end
+        killers.append(threading.Thread(target=chaos_nodes.lose_them, args=given, daemon=True))
+    for killer in killers:
+        killer.start()
     calm = threading.Event()
     troubling = threading.Thread(target=_trouble, args=(mesh, seed, troubles, calm), daemon=True)
     troubling.start()
-    problems: dict[str, str] = {}
     try:
-        figures = _all_jobs(mesh, jobs, rng, killer, problems, began, lambda: _calmed(calm, troubling))
+        figures = _all_jobs(mesh, jobs, rng, killers, problems, began, lambda: _calmed(calm, troubling))
     finally:
         end.set()
-        killer.join(10.0)
+        for killer in killers:
+            killer.join(10.0)
         _calmed(calm, troubling)
         mesh.stop()
     return {
         "kills": killed.total(),
         "by process": dict(killed.most_common()),
         "troubles of the database": dict(troubles.most_common()),
-        "jobs": jobs,
         **figures,
         "wrong": problems,
         "seconds": round(time.monotonic() - began),
@@ -263,15 +308,13 @@ def _all_jobs(
     mesh: Mesh,
     count: int,
     rng: random.Random,
-    killer: threading.Thread,
+    killers: list[threading.Thread],
     problems: dict[str, str],
     began: float,
     calmed: Callable[[], None],
 ) -> dict[str, int]:
     """All jobs, then one more; what is wrong goes into ``problems``. Figures of what there was."""
     store = ArtifactStore(mesh.artifacts)
-    jobs = [f"job{number}" for number in range(count)]
-    cancelled = {job: rng.uniform(0.0, 2.0 * count) for job in jobs if rng.random() < CANCELLED}
     stop = threading.Event()
 
     def supervise() -> None:
@@ -280,21 +323,25 @@ def _all_jobs(
 
     supervisor = threading.Thread(target=supervise, daemon=True)
     supervisor.start()
+    ended: dict[str, JobEvent] = {}
     try:
-        client = connected(mesh, [*jobs, "last"])
-        for number, job in enumerate(jobs):
-            submit(client, store, job, number)
-        ended = follow(client, store, jobs, problems, began, cancelled)
-        killer.join(LIMIT)
+        while True:
+            ended |= _wave(mesh, store, count, len(ended), rng, problems, began)
+            if mesh.cluster is None or problems or not any(killer.is_alive() for killer in killers):
+                break
+        for killer in killers:
+            killer.join(LIMIT)
         calmed()
-        submit(client, store, "last", 3000)
-        ended |= follow(client, store, ["last"], problems, time.monotonic(), {})
-        figures, wrong = chaos_records.compared(client, store, mesh.records, ended)
+        with connected(mesh, ["last"]) as client:
+            submit(client, store, "last", 30_000)
+            ended |= follow(client, store, ["last"], problems, time.monotonic(), {})
+            figures, wrong = chaos_records.compared(client, store, mesh.records, ended)
         problems.update(wrong)
     finally:
         stop.set()
         supervisor.join(30.0)
     return {
+        "jobs": len(ended),
         "cancelled": sum(event.kind == "cancelled" for event in ended.values()),
         "trials": sum(event.progress.trials for event in ended.values() if event.progress is not None),
         "tasks taken over": sum(
@@ -307,16 +354,45 @@ def _all_jobs(
     }
 
 
-def connected(mesh: Mesh, jobs: list[str]) -> Client:
+def _wave(
+    mesh: Mesh,
+    store: ArtifactStore,
+    count: int,
+    first: int,
+    rng: random.Random,
+    problems: dict[str, str],
+    began: float,
+) -> dict[str, JobEvent]:
+    """``count`` jobs, numbered from ``first``, until all have ended. The last event of each."""
+    jobs = [f"job{first + number}" for number in range(count)]
+    cancelled = {job: rng.uniform(0.0, 2.0 * count) for job in jobs if rng.random() < CANCELLED}
+    with connected(mesh, jobs) as client:
+        for number, job in enumerate(jobs):
+            submit(client, store, job, first + number)
+        return follow(client, store, jobs, problems, began, cancelled)
+
+
+@contextlib.contextmanager
+def connected(mesh: Mesh, jobs: list[str], role: Role = "client") -> Iterator[Client]:
+    """A client that follows ``jobs``, once there is a broker.
+
+    Raises:
+        TunemeshError: there is none within :data:`LIMIT`.
+    """
     deadline = time.monotonic() + LIMIT
     while True:
-        client = Client(mesh.node.url("client"), jobs)
+        client = Client(mesh.url(role), jobs)
         try:
-            return client.__enter__()
+            client.__enter__()
+            break
         except TunemeshError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+    try:
+        yield client
+    finally:
+        client.__exit__(None, None, None)
 
 
 def follow(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tunemesh.terminal import print_json
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -29,6 +32,10 @@ def bench(
     render_only: Annotated[
         bool, typer.Option("--render-only", help="Make the report from what is there; run nothing.")
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print where the report is as JSON; what goes on, on standard error."),
+    ] = False,
 ) -> None:
     """Run an experiment unattended, going on where it was stopped, and render its report."""
     # matplotlib takes a second to import, which a usage error need not.
@@ -42,7 +49,12 @@ def bench(
     job = Bench(load_results(folder) if render_only else loaded, experiment.resolve(), folder.resolve())
     failed = False
     if not render_only:
-        rows = job.run_all(tell=lambda text: print(text, flush=True), only=only or (), retry=retry)
+        said = sys.stderr if as_json else sys.stdout
+        rows = job.run_all(tell=lambda text: print(text, file=said, flush=True), only=only or (), retry=retry)
         failed = any(row["status"] != "done" for row in rows)
-    print(f"report: {render(job)}")
+    made = render(job)
+    if as_json:
+        print_json({"report": str(made), "failed": failed})
+    else:
+        print(f"report: {made}")
     raise typer.Exit(1 if failed else 0)

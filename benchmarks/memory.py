@@ -8,6 +8,7 @@ nothing and alone; once with known results first and shared tasks, from an empty
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from benchmarks import markdown
-from tunemesh import layout, model_files, tuning
+from tunemesh import layout, mesh_address, model_files, tuning
 from tunemesh.client import Client
 from tunemesh.mesh import LocalMesh
 from tunemesh.model_files import ModelFile
@@ -113,6 +114,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of which job has which model")
     parser.add_argument("--models", type=Path, nargs="+", help="files; by default mock models")
     given = parser.parse_args()
+    # Without what comes with Tunemesh: the database is to be empty.
+    os.environ[mesh_address.SHIPPED] = "none"
     target, engine = ("native", "metaschedule") if given.models else ("mock", "mock")
     models = [model_files.read(path, print) for path in given.models] if given.models else mock_models()
     chosen = random.Random(given.seed).choices(models, k=given.jobs)

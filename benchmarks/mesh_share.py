@@ -93,7 +93,7 @@ def _tap(url: str, device_queue: str) -> Link:
     """Gets a copy of every message; ``url`` is the broker's, as *admin*."""
     stages = (topology.MODEL_UPDATE, topology.BUILD_CPU, device_queue)
     bindings = (
-        (topology.REQUESTS, topology.REQUEST_KEY),
+        (topology.NEWCOMERS, ""),
         (topology.RESULTS, "result.#"),
         (topology.LEDGER, topology.LEDGER_KEY),
         *((topology.STEPS, stage) for stage in stages),

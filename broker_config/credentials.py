@@ -6,11 +6,12 @@ import os
 import random
 import secrets
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from tunemesh.broker_config.roles import ROLES, Role
+from tunemesh.shared.accounts import ROLES, Role
 from tunemesh.shared.errors import BadInput
 
 PORTS = range(15_000, 32_768)
@@ -43,9 +44,12 @@ def load_credentials(folder: Path, keep_ports: bool) -> Credentials:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"cannot read {path}: {error}; remove the folder to begin anew") from None
         taken = (known.amqp_port, known.management_port, known.metrics_port, known.dist_port, known.epmd_port)
-        if keep_ports or all(_is_free(port) for port in taken):
+        ports = {} if keep_ports or all(_is_free(port) for port in taken) else _free_ports()
+        # Of roles that came later.
+        lacking = {role: secrets.token_urlsafe(24) for role in ROLES if role not in known.passwords}
+        if not ports and not lacking:
             return known
-        credentials = msgspec.structs.replace(known, **_free_ports())
+        credentials = msgspec.structs.replace(known, passwords=known.passwords | lacking, **ports)
     else:
         credentials = Credentials(
             cookie=secrets.token_hex(20),
@@ -64,10 +68,19 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def free_port() -> int:
+    """A loopback port on which nothing listens."""
+    return next(_free())
+
+
+def _free() -> Iterator[int]:
+    candidates = random.SystemRandom().sample(PORTS, 200)
+    return (port for port in candidates if _is_free(port))
+
+
 def _free_ports() -> dict[str, int]:
     """Five different loopback ports on which nothing listens."""
-    candidates = random.SystemRandom().sample(PORTS, 200)
-    free = (port for port in candidates if _is_free(port))
+    free = _free()
     return {
         name: next(free)
         for name in ("amqp_port", "management_port", "metrics_port", "dist_port", "epmd_port")

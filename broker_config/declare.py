@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tunemesh.broker_config.topology import BINDINGS, EXCHANGES, QUEUES, Argument
+from tunemesh.broker_config.topology import (
+    BINDINGS,
+    COORDINATOR,
+    EXCHANGES,
+    QUEUE_TYPES,
+    QUEUES,
+    Argument,
+    QueueType,
+)
 from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
 FIX = "run `tunemesh broker definitions` and load its output with `rabbitmqctl import_definitions`"
@@ -18,7 +26,9 @@ class Declarer(Protocol):
     with a new channel after it has raised. A lost connection raises what the implementation raises for that.
     """
 
-    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, Argument], durable: bool
+    ) -> None:
         """``exchange.declare``, neither auto-delete nor internal; nothing happens if it exists like this.
 
         Raises:
@@ -60,8 +70,9 @@ class Declarer(Protocol):
         """
 
 
-def ensure_topology(broker: Declarer) -> None:
-    """Declare the topology where the user may, else check that it is there.
+def ensure_topology(broker: Declarer) -> QueueType:
+    """Declare the topology where the user may, else check that it is there. Returns the type of its queues:
+    whoever set the broker up has chosen it, and what is declared later is of the same.
 
     Only an administrator may declare all of it; workers, clients and the coordinator of a configured broker
     check. Bindings cannot be checked: a missing one shows as :class:`~shared.errors.Unroutable` on
@@ -71,21 +82,42 @@ def ensure_topology(broker: Declarer) -> None:
         BrokerUnavailable: something is missing that this user may not declare; somebody else may.
         BrokerRefused: something exists with other properties.
     """
+    kind: QueueType = "classic"
     try:
-        _declare(broker)
+        kind = _queue_type(broker)
+        _declare(broker, kind)
     except PermissionError:
         _check(broker)
     except ValueError as error:
         raise BrokerRefused(
             f"the broker's topology is not Tunemesh's ({error}); delete what differs, then {FIX}"
         ) from error
+    return kind
 
 
-def _declare(broker: Declarer) -> None:
+def _queue_type(broker: Declarer) -> QueueType:
+    """A broker tells nobody of what type a queue is, but refuses to declare one that exists as another."""
+    *others, last = QUEUE_TYPES
+    try:
+        broker.exists_queue(COORDINATOR)
+    except LookupError:
+        return QUEUE_TYPES[0]
+    queue = next(queue for queue in QUEUES if queue.name == COORDINATOR)
+    for kind in others:
+        try:
+            broker.declare_queue(queue.name, queue.declared(kind), durable=True)
+        except ValueError:
+            continue
+        return kind
+    broker.declare_queue(queue.name, queue.declared(last), durable=True)
+    return last
+
+
+def _declare(broker: Declarer, kind: QueueType) -> None:
     for exchange in EXCHANGES:
-        broker.declare_exchange(exchange.name, exchange.kind, durable=True)
+        broker.declare_exchange(exchange.name, exchange.kind, exchange.arguments, durable=True)
     for queue in QUEUES:
-        broker.declare_queue(queue.name, queue.arguments, durable=True)
+        broker.declare_queue(queue.name, queue.declared(kind), durable=True)
     for binding in BINDINGS:
         broker.bind(binding.queue, binding.exchange, binding.key)
 

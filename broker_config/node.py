@@ -21,16 +21,19 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+import msgspec
+
 from tunemesh.broker_config.credentials import Credentials, load_credentials, write_private
 from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
-from tunemesh.broker_config.roles import Role
 from tunemesh.broker_config.topology import VHOST
+from tunemesh.shared.accounts import Role
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
 
 LOOPBACK = "127.0.0.1"
@@ -50,6 +53,20 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="node-spawner")
 one thread that lives as long as the process."""
 
 
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a node shares with the others of its cluster. Their definitions are given to the cluster as a
+    whole: what one node declared alone would have no copies."""
+
+    name: str
+    peers: tuple[str, ...]
+    """Names of all nodes, in the order in which they are tried."""
+    epmd_port: int
+    """Of the port mapper that all of them share, and that somebody else runs."""
+    cookie: str
+    passwords: dict[Role, str]
+
+
 class PrivateNode:
     """One RabbitMQ node as a child process. Use it as a context manager: ``with PrivateNode() as node:``.
 
@@ -58,6 +75,7 @@ class PrivateNode:
             one, a temporary folder is used and removed on exit.
         cpus: the cores that the node may run on; keep it off the cores of devices. ``None``: all.
         schedulers: threads that run Erlang code, at most; no more than cores.
+        member: of which cluster, if any (:mod:`broker_config.cluster`).
     """
 
     def __init__(
@@ -65,8 +83,10 @@ class PrivateNode:
         folder: Path | None = None,
         cpus: Collection[int] | None = None,
         schedulers: int = MOST_SCHEDULERS,
+        member: Membership | None = None,
     ) -> None:
         self._schedulers = schedulers
+        self._member = member
         self._temporary = folder is None
         chosen = Path(tempfile.mkdtemp(prefix="tunemesh-node-")) if folder is None else folder
         self.folder = chosen.resolve()
@@ -75,6 +95,8 @@ class PrivateNode:
         self._lock: IO[str] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._spread = False
+        """Whether it still has cores that it has until it is ready."""
 
     def __enter__(self) -> PrivateNode:
         try:
@@ -133,8 +155,11 @@ class PrivateNode:
         """The password of a role, for the management API."""
         return self.credentials.passwords[role]
 
-    def start(self) -> None:
+    def start(self, also: Collection[int] = ()) -> None:
         """Start the node and return at once; :meth:`wait_ready` says when it can be used.
+
+        Args:
+            also: cores that it may use besides until then.
 
         Raises:
             BadInput: RabbitMQ is not installed, or another process has a node on this folder.
@@ -142,16 +167,22 @@ class PrivateNode:
         if self.pid is not None:
             return
         self.kill()  # what is left of a node that ended by itself: its port mapper, and our lock
-        server, epmd = server_binary(), _epmd_binary()
+        server, epmd = server_binary(), epmd_binary()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
-        self._identity = load_credentials(self.folder, keep_ports=self._identity is not None)
+        self._identity = self._load_identity()
         self._write_configuration(self._identity)
-        environment = self._environment(self._identity)
-        self._epmd = self._spawn(
-            [epmd, "-port", str(self._identity.epmd_port), "-address", LOOPBACK], environment, "epmd.out"
-        )
-        self._server = self._spawn([server], environment, "server.out")
+        environment = self.environment()
+        if self._member is None:
+            self._epmd = self._spawn(
+                [epmd, "-port", str(self._identity.epmd_port), "-address", LOOPBACK],
+                environment,
+                "epmd.out",
+                self._cpus,
+            )
+        self._spread = self._cpus is not None and not set(also) <= set(self._cpus)
+        cpus = None if self._cpus is None else {*self._cpus, *also}
+        self._server = self._spawn([server], environment, "server.out", cpus)
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Wait until the node accepts AMQP connections and everything from the definitions exists.
@@ -175,6 +206,20 @@ class PrivateNode:
                     f"the private RabbitMQ node is not ready after {timeout:g} s: {self.last_words()}"
                 )
             time.sleep(POLL)
+        self._gather()
+
+    def _gather(self) -> None:
+        """Take a node that has started off the cores that it had for that alone."""
+        if not self._spread or self._cpus is None or self._server is None:
+            return
+        done: set[int] = set()
+        # A thread that begins meanwhile has the cores of the one that began it.
+        while new := set(_threads(self._server.pid)) - done:
+            for thread in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, self._cpus)
+            done |= new
+        self._spread = False
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """End the node in an orderly way, within ``timeout`` seconds, else by SIGKILL. The folder stays."""
@@ -201,6 +246,14 @@ class PrivateNode:
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _load_identity(self) -> Credentials:
+        own, member = load_credentials(self.folder, keep_ports=self._identity is not None), self._member
+        if member is None:
+            return own
+        return msgspec.structs.replace(
+            own, cookie=member.cookie, passwords=member.passwords, epmd_port=member.epmd_port
+        )
+
     def _take_lock(self) -> None:
         lock = open(self.folder / "lock", "a+")  # noqa: SIM115 - held as long as the node runs
         try:
@@ -219,11 +272,14 @@ class PrivateNode:
         self._lock = lock
 
     def _write_configuration(self, credentials: Credentials) -> None:
-        write_private(self.folder / "definitions.json", definitions_json(credentials.passwords))
+        own = self.folder / "definitions.json"
+        if self._member is None:
+            write_private(own, definitions_json(credentials.passwords))
         write_private(
             self.folder / "rabbitmq.conf",
             rabbitmq_conf(
-                definitions_file=str(self.folder / "definitions.json"),
+                definitions_file=str(own) if self._member is None else None,
+                peers=self._member.peers if self._member is not None else (),
                 amqp=Listener(LOOPBACK, credentials.amqp_port),
                 management=Listener(LOOPBACK, credentials.management_port),
                 metrics=Listener(LOOPBACK, credentials.metrics_port),
@@ -235,9 +291,10 @@ class PrivateNode:
             write_private(cookie, credentials.cookie)
             cookie.chmod(0o400)
 
-    def _environment(self, credentials: Credentials) -> dict[str, str]:
-        """The whole environment of the children: nothing of ours leaks in, least of all RABBITMQ_*."""
-        folder = self.folder
+    def environment(self) -> dict[str, str]:
+        """The whole environment of the children, and of RabbitMQ's own commands for this node: nothing of
+        ours leaks in, least of all RABBITMQ_*."""
+        folder, credentials = self.folder, self.credentials
         cores = os.cpu_count() or 1 if self._cpus is None else len(self._cpus)
         schedulers = min(self._schedulers, cores)
         return {
@@ -247,7 +304,7 @@ class PrivateNode:
             "ERL_EPMD_PORT": str(credentials.epmd_port),
             "ERL_EPMD_ADDRESS": LOOPBACK,
             "ERL_CRASH_DUMP": "/dev/null",
-            "RABBITMQ_NODENAME": "tunemesh@localhost",
+            "RABBITMQ_NODENAME": self._member.name if self._member is not None else "tunemesh@localhost",
             "RABBITMQ_DIST_PORT": str(credentials.dist_port),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
@@ -266,25 +323,16 @@ class PrivateNode:
             ),
         }
 
-    def _spawn(self, command: list[str], environment: dict[str, str], output: str) -> subprocess.Popen[bytes]:
-        prefix = ["setpriv", "--pdeathsig", "KILL", "--"]
-        if self._cpus is not None:
-            prefix += ["taskset", "--cpu-list", ",".join(str(cpu) for cpu in sorted(self._cpus))]
-
-        def spawn() -> subprocess.Popen[bytes]:
-            with open(self.folder / output, "wb") as sink:
-                return subprocess.Popen(
-                    prefix + command,
-                    env=environment,
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=sink,
-                    stderr=subprocess.STDOUT,
-                    # Ctrl-C at the terminal is for us, who then stop the node in order.
-                    start_new_session=True,
-                )
-
-        return _spawner.submit(spawn).result()
+    def _spawn(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        output: str,
+        cpus: Collection[int] | None,
+    ) -> subprocess.Popen[bytes]:
+        if cpus is not None:
+            command = ["taskset", "--cpu-list", ",".join(str(cpu) for cpu in sorted(cpus)), *command]
+        return spawn(command, environment, self.folder, output)
 
     def last_words(self) -> str:
         """The last lines of its log that say something, as one line, and where the rest is."""
@@ -294,6 +342,42 @@ class PrivateNode:
                 lines += [line.strip() for line in name.read_text(errors="replace").splitlines()]
         telling = [line for line in lines if line.strip("=#[]()/\\ ")]
         return f"{' | '.join(telling[-6:])[-1500:] or 'it wrote no log'} (log: {self.log})"
+
+
+def spawn(
+    command: list[str], environment: dict[str, str], folder: Path, output: str
+) -> subprocess.Popen[bytes]:
+    """Start a child that dies with this process; what it prints goes to the file ``output`` of its folder."""
+
+    def begin() -> subprocess.Popen[bytes]:
+        with open(folder / output, "wb") as sink:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", *command],
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C at the terminal is for us, who then stop the node in order.
+                start_new_session=True,
+            )
+
+    return _spawner.submit(begin).result()
+
+
+def command_line_tool(name: str) -> str:
+    """One of RabbitMQ's own commands, as ``rabbitmqctl``, beside :func:`server_binary`: the wrapper in
+    /usr/sbin wants to become user ``rabbitmq``."""
+    return str(Path(server_binary()).with_name(name))
+
+
+def _threads(pid: int) -> Iterator[int]:
+    """Those of a process and of all that it has started."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            yield int(task.name)
+            for child in (task / "children").read_text().split():
+                yield from _threads(int(child))
 
 
 def server_binary() -> str:
@@ -308,7 +392,7 @@ def server_binary() -> str:
     raise BadInput(f"RabbitMQ is not installed on this machine; {INSTALL_HINT}")
 
 
-def _epmd_binary() -> str:
+def epmd_binary() -> str:
     """Erlang's port mapper."""
     found = shutil.which("epmd")
     if found is not None:
@@ -321,7 +405,7 @@ def _epmd_binary() -> str:
 def installed() -> bool:
     """Whether this machine has what a private node needs."""
     try:
-        server_binary(), _epmd_binary()
+        server_binary(), epmd_binary()
     except BadInput:
         return False
     return True

@@ -2,26 +2,34 @@
 
 Where a message goes::
 
-    client       -> tunemesh.requests (direct: request, cancel, query, strategy, learn) -> coordinator
-    client       -> tunemesh.requests (direct: history)           -> questions (workers with a database)
-    worker       -> tunemesh.answers  (topic:  answer.<key>)      -> client.<id>
+    client       -> tunemesh.clients  (topic:  request|cancel|query.<tenant>) -> requests.<tenant>; of tenants
+                    that have none yet, by way of tunemesh.newcomers -> requests
+    client       -> tunemesh.clients  (topic:  history.<tenant>)  -> questions (workers with a database)
+    operator     -> tunemesh.clients  (topic:  strategy, learn)   -> coordinator
+    worker       -> tunemesh.answers  (topic:  answer.<key>)      -> <user>.<number>
     worker       -> tunemesh.results  (topic:  result.<stage>)         -> coordinator
     coordinator  -> tunemesh.ledger   (direct: ledger)                 -> coordinator
     coordinator  -> tunemesh.steps    (direct: name of the queue) -> model-update, build-cpu, profile-<device>
                                                                      (for further engines: see below)
     worker       -> tunemesh.status   (fanout)    -> coordinator.<id>, monitor.<id>
-    coordinator  -> tunemesh.events   (topic:  job.<id>.<kind>)        -> client.<id>, monitor.<id>; ends of
-                                                                     jobs -> history (workers with a database)
+    coordinator  -> tunemesh.events   (topic:  job.<tenant>.<id>.<kind>) -> <user>.<number>, monitor.<id>;
+                                                         ends of jobs -> history (workers with a database)
     coordinator  -> tunemesh.steps    (direct: history), a census      -> history
     anyone's undecodable message -> tunemesh.dead (fanout)             -> dead-letter
+
+Every tenant has a queue for what its clients ask, which the coordinator makes when it hears of the tenant:
+the broker then deals out the queues in turn, a few messages of each, and who floods one fills no other. A
+client's routing key names its tenant, and its rights let it use no other key.
 
 Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve the same engines. Those of
 ``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others, or
 not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func:`work_queue`.
 
-All queues are classic, durable queues. Measured on RabbitMQ 3.10.8 (one node, one core of a two-core VM,
-bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries held
-unacknowledged on ``coordinator`` meanwhile):
+All queues are durable, and of one type: classic on a single node, quorum on a cluster, where each has copies
+on three nodes. Whoever sets the broker up chooses (:func:`~broker_config.definitions.definitions`); the
+coordinator sees which it is, and declares what it adds as the same. Measured on RabbitMQ 3.10.8 (one node, a
+core of a two-core VM, bodies of 20 KB, persistent, confirmed; 3,000 (classic) or 1,500 (quorum) deliveries
+held unacknowledged on ``coordinator`` meanwhile):
 
 ===================================================  =====================  =======================
 what                                                 classic                quorum
@@ -31,15 +39,18 @@ idle gap between steps, one in flight: median (p95)  2.5 ms (3.3 ms)        3.4 
 worker busy with steps of 50 ms                      94.9 %                 93.1 %
 ready after SIGKILL, all confirmed messages there    3.8 s, 3,200 of 3,200  3.8 s, 1,700 of 1,700
 next consumer has all held deliveries                3,000 in 0.4 s         1,500 in 0.1 s
-unacknowledged deliveries with unlimited prefetch    unlimited              **stops at 2,000**
+unacknowledged deliveries with unlimited prefetch    unlimited              stops at 2,000
+the same with a prefetch of 65,535                   65,535                 65,535
 ===================================================  =====================  =======================
 
-The last line decides for ``coordinator``: a quorum queue reads "no prefetch limit" as 2,000 (also in 4.x,
-rabbitmq-server issue 14485), so that the coordinator, which holds what waits, would go deaf. It would also
-count deliveries and, from 4.0 on, drop what 20 dead coordinators had held. Stage queues are classic for the
-same reason: a delivery limit would take a step away from a job after its workers were killed often enough.
-Classic queues count no deliveries, so there is no delivery limit. What quorum queues give, copies on other
-nodes of a cluster, is not there: confirmed messages survive the death of the node, not the loss of its disk.
+What a quorum queue needs that a classic one does not:
+
+- A prefetch: "no limit" it reads as 2,000 (also in 4.x, rabbitmq-server issue 14485), and the coordinator,
+  which holds what waits, would go deaf.
+- No limit of deliveries (:data:`NO_LIMIT`): what 20 dead coordinators have held would be dropped from 4.0 on,
+  and a step whose workers were killed as often. Whether a step is given up is for the coordinator to say.
+- Copies of what is held for long: it keeps a log of all that came after (``coordinator.service.held``).
+- A single active consumer for a device, since it does not listen to one that says it is the only one.
 """
 
 from __future__ import annotations
@@ -47,13 +58,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from tunemesh.shared.accounts import NO_TENANT, Account, tenant_key
 from tunemesh.shared.messages import Stage
 
 VHOST = "tunemesh"
 
-REQUESTS = "tunemesh.requests"
+CLIENTS = "tunemesh.clients"
+NEWCOMERS = "tunemesh.newcomers"
+"""What clients send whose tenants have no queue yet."""
 RESULTS = "tunemesh.results"
 LEDGER = "tunemesh.ledger"
 STEPS = "tunemesh.steps"
@@ -62,16 +76,17 @@ EVENTS = "tunemesh.events"
 ANSWERS = "tunemesh.answers"
 DEAD = "tunemesh.dead"
 
-REQUEST_KEY = "request"
-CANCEL_KEY = "cancel"
-QUERY_KEY = "query"
+REQUEST, CANCEL, QUERY, QUESTION = "request", "cancel", "query", "history"
+"""What clients ask: the first part of a routing key, see :func:`client_key`."""
 STRATEGY_KEY = "strategy"
 LEARN_KEY = "learn"
 HISTORY_KEY = "history"
-"""Of questions about jobs that have ended, and of what the coordinator tells those who keep them."""
+"""Of what the coordinator tells those who keep the ends of jobs."""
 LEDGER_KEY = "ledger"
 
 COORDINATOR = "coordinator"
+REQUESTS = "requests"
+"""What clients ask whose tenants have no queue of their own, or who belong to none."""
 BUILD_CPU = "build-cpu"
 MODEL_UPDATE = "model-update"
 DEAD_LETTER = "dead-letter"
@@ -80,9 +95,9 @@ HISTORY = "history"
 QUESTIONS = "questions"
 """About jobs that have ended, for workers with a database."""
 
-REPLY_QUEUE_PATTERN = r"client\.[!-~]+"
-REPLY_QUEUE_LENGTH = 255
-"""Characters that a routing key may have."""
+OWN_QUEUE_DIGITS = 3
+"""Hexadecimal digits behind the name of a user in the names of its queues. So few, since that limits how many
+queues a user can declare, and nothing else in a broker does: 4,096."""
 DEVICE_QUEUE_PATTERN = r"profile-[a-z0-9][a-z0-9-]{0,62}"
 _ENGINE = r"[a-z][a-z0-9-]{0,39}"
 ENGINE_QUEUE_PATTERN = rf"(model-update|build-cpu)\.{_ENGINE}(\+{_ENGINE}){{0,4}}"
@@ -108,12 +123,26 @@ HISTORY_MESSAGES = 10_000
 HISTORY_BYTES = 256 * 1024 * 1024
 """Of ends of jobs that nobody has written down, on a mesh whose workers have no database: the oldest go."""
 QUESTION_SECONDS = 30
+QUESTION_MESSAGES = 1_000
 DEAD_LETTERS = 1000
 DEAD_LETTER_BYTES = 128 * 1024 * 1024
 DEAD_LETTER_SECONDS = 7 * 24 * 3600
 OWN_QUEUE_MESSAGES = 10_000
+OWN_QUEUE_BYTES = 64 * 1024 * 1024
+OWN_QUEUE_SECONDS = 600
+"""After which a queue of a user that nobody reads is gone, where it was not exclusive."""
+REQUESTS_MESSAGES = 10_000
+REQUESTS_BYTES = 256 * 1024 * 1024
+"""Of what one tenant asks, until a coordinator reads it; more is refused."""
 
 Argument = str | int | bool
+
+QueueType = Literal["classic", "quorum"]
+QUEUE_TYPES: tuple[QueueType, ...] = get_args(QueueType)
+
+NO_LIMIT = 2**31 - 1
+"""Deliveries after which a quorum queue drops a message: 4.x says 20 where it is not told otherwise, and 3.x
+does not take a word for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +151,25 @@ class Exchange:
 
     name: str
     kind: Literal["direct", "topic", "fanout"]
+    arguments: Mapping[str, Argument] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue with the optional arguments that it is declared with."""
+    """A durable queue with the optional arguments that it is declared with, whatever its type."""
 
     name: str
     arguments: Mapping[str, Argument] = field(default_factory=dict)
+    exclusive: bool = False
+    """It has one consumer at a time, which says so. Quorum queues do not listen to that: those have a single
+    active one."""
+
+    def declared(self, kind: QueueType) -> dict[str, Argument]:
+        """All arguments of the queue as one of this type."""
+        if kind == "classic":
+            return {"x-queue-type": kind, **self.arguments}
+        alone = {"x-single-active-consumer": True} if self.exclusive else {}
+        return {"x-queue-type": kind, "x-delivery-limit": NO_LIMIT, **alone, **self.arguments}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +190,12 @@ class Policy:
     definition: Mapping[str, Argument]
 
 
-_WORKING: Mapping[str, Argument] = {"x-queue-type": "classic", "x-dead-letter-exchange": DEAD}
+_ASKED: Mapping[str, Argument] = {
+    "x-max-length": REQUESTS_MESSAGES,
+    "x-max-length-bytes": REQUESTS_BYTES,
+    "x-overflow": "reject-publish",
+}
+_WORKING: Mapping[str, Argument] = {"x-dead-letter-exchange": DEAD}
 
 
 def stage_queue(name: str) -> Queue:
@@ -162,7 +207,7 @@ def stage_queue(name: str) -> Queue:
     """
     if not re.fullmatch(STAGE_QUEUE_PATTERN, name):
         raise ValueError(f"{name!r} is not the name of a stage queue ({STAGE_QUEUE_PATTERN})")
-    return Queue(name, _WORKING)
+    return Queue(name, _WORKING, exclusive=name.startswith("profile-"))
 
 
 def stage_binding(name: str) -> Binding:
@@ -179,14 +224,20 @@ def device_queue(device: str) -> str:
     return stage_queue(f"profile-{device}").name
 
 
-def is_reply_queue(name: str) -> bool:
-    """Whether an answer may go into the queue of this name: only into one that is a client's own.
+def is_own_queue(account: Account, name: str) -> bool:
+    """Whether a queue of this name is one of those that a client or operator may declare for itself, and so
+    whether answers to it may go there.
 
     Whoever sends a message names the queue for its answer, and the coordinator publishes it through the
     default exchange, which reaches every queue. A right cannot say which: the broker looks at routing keys of
     topic exchanges only.
     """
-    return re.fullmatch(REPLY_QUEUE_PATTERN, name) is not None and len(name) <= REPLY_QUEUE_LENGTH
+    return re.fullmatch(own_queue_pattern(account), name) is not None
+
+
+def own_queue_pattern(account: Account) -> str:
+    """Of the names of a user's own queues: ``client.acme.ann.1f0``, for example."""
+    return rf"{re.escape(account.own_queues)}\.[0-9a-f]{{{OWN_QUEUE_DIGITS}}}"
 
 
 def work_queue(resource: str, engines: Collection[str]) -> str:
@@ -215,9 +266,42 @@ def result_key(stage: Stage) -> str:
     return f"result.{stage}"
 
 
-def event_key(job: str, kind: str) -> str:
-    """Routing key of an event on :data:`EVENTS`. ``*`` as ``kind`` gives the binding key for one job."""
-    return f"job.{job}.{kind}"
+def job_queue(tenant: str, job: str) -> str:
+    """Name of the queue of one job: ``job.<tenant>.<id>``, with ``-`` for a job of no tenant. No part can
+    have a dot in it."""
+    return f"job.{tenant_key(tenant)}.{job}"
+
+
+def event_key(tenant: str, job: str, kind: str) -> str:
+    """Routing key of an event on :data:`EVENTS`: ``job.<tenant>.<id>.<kind>``, with ``-`` for a job of no
+    tenant. ``*`` as ``kind`` gives the binding key for one job, and as ``tenant`` too, for those who may
+    follow the jobs of all."""
+    return f"{job_queue(tenant, job)}.{kind}"
+
+
+def client_key(kind: str, tenant: str) -> str:
+    """Routing key on :data:`CLIENTS` of what a user of a tenant asks."""
+    return f"{kind}.{tenant_key(tenant)}"
+
+
+def tenant_in(key: str) -> str | None:
+    """For whom something was asked, by its :func:`client_key`, which the broker lets nobody else use;
+    ``None``: it is an operator's."""
+    kind, _, tenant = key.partition(".")
+    if kind not in (REQUEST, CANCEL, QUERY):
+        return None
+    return "" if tenant == NO_TENANT else tenant
+
+
+def requests_queue(tenant: str) -> Queue:
+    """The queue of what users of a tenant ask: ``requests.acme``."""
+    return Queue(f"{REQUESTS}.{tenant}", _ASKED)
+
+
+def requests_bindings(tenant: str) -> tuple[Binding, ...]:
+    """How that reaches :func:`requests_queue`."""
+    queue = requests_queue(tenant).name
+    return tuple(Binding(CLIENTS, queue, client_key(kind, tenant)) for kind in (REQUEST, CANCEL, QUERY))
 
 
 def answer_key(key: str) -> str:
@@ -226,7 +310,8 @@ def answer_key(key: str) -> str:
 
 
 EXCHANGES = (
-    Exchange(REQUESTS, "direct"),
+    Exchange(CLIENTS, "topic", {"alternate-exchange": NEWCOMERS}),
+    Exchange(NEWCOMERS, "fanout"),
     Exchange(RESULTS, "topic"),
     Exchange(LEDGER, "direct"),
     Exchange(STEPS, "direct"),
@@ -237,24 +322,23 @@ EXCHANGES = (
 )
 
 QUEUES = (
-    # Without a dead-letter exchange: all that the broker itself would put there are expired queries, which
+    # Without dead-letter exchanges: all that the broker itself would put there are expired queries, which
     # interest nobody. Bad messages are put there by the coordinator, with the reason.
-    Queue(COORDINATOR, {"x-queue-type": "classic", "x-single-active-consumer": True}),
+    Queue(COORDINATOR, {"x-single-active-consumer": True}),
+    Queue(REQUESTS, _ASKED),
     stage_queue(MODEL_UPDATE),
     stage_queue(BUILD_CPU),
     Queue(
         HISTORY,
         {
-            "x-queue-type": "classic",
             "x-max-length": HISTORY_MESSAGES,
             "x-max-length-bytes": HISTORY_BYTES,
         },
     ),
-    Queue(QUESTIONS, {"x-queue-type": "classic", "x-message-ttl": QUESTION_SECONDS * 1000}),
+    Queue(QUESTIONS, {"x-message-ttl": QUESTION_SECONDS * 1000}),
     Queue(
         DEAD_LETTER,
         {
-            "x-queue-type": "classic",
             "x-max-length": DEAD_LETTERS,
             "x-max-length-bytes": DEAD_LETTER_BYTES,
             "x-message-ttl": DEAD_LETTER_SECONDS * 1000,
@@ -264,13 +348,11 @@ QUEUES = (
 """Queues that always exist; those of devices and of further engines come with their workers."""
 
 BINDINGS = (
-    Binding(REQUESTS, COORDINATOR, REQUEST_KEY),
-    Binding(REQUESTS, COORDINATOR, CANCEL_KEY),
-    Binding(REQUESTS, COORDINATOR, QUERY_KEY),
-    Binding(REQUESTS, COORDINATOR, STRATEGY_KEY),
-    Binding(REQUESTS, COORDINATOR, LEARN_KEY),
-    Binding(REQUESTS, QUESTIONS, HISTORY_KEY),
-    *(Binding(EVENTS, HISTORY, event_key("*", kind)) for kind in ENDS),
+    Binding(NEWCOMERS, REQUESTS),
+    Binding(CLIENTS, COORDINATOR, STRATEGY_KEY),
+    Binding(CLIENTS, COORDINATOR, LEARN_KEY),
+    Binding(CLIENTS, QUESTIONS, f"{QUESTION}.*"),
+    *(Binding(EVENTS, HISTORY, event_key("*", "*", kind)) for kind in ENDS),
     Binding(STEPS, HISTORY, HISTORY_KEY),
     Binding(RESULTS, COORDINATOR, "result.#"),
     Binding(LEDGER, COORDINATOR, LEDGER_KEY),
@@ -283,7 +365,13 @@ POLICIES = (
     # A client or monitor that stops reading must not fill the broker; the oldest news goes first.
     Policy(
         "own-queues",
-        r"^(client|coordinator|monitor)\.",
-        {"max-length": OWN_QUEUE_MESSAGES, "overflow": "drop-head"},
+        r"^(client|operator|coordinator|monitor)\.",
+        {
+            "max-length": OWN_QUEUE_MESSAGES,
+            "max-length-bytes": OWN_QUEUE_BYTES,
+            "expires": OWN_QUEUE_SECONDS * 1000,
+            "overflow": "drop-head",
+        },
     ),
+    Policy("questions", rf"^{QUESTIONS}$", {"max-length": QUESTION_MESSAGES, "overflow": "drop-head"}),
 )

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from tunemesh.broker_config.topology import BUILD_CPU, MODEL_UPDATE
 from tunemesh.coordinator.events import (
     Arrived,
     CaughtUp,
@@ -28,6 +29,7 @@ from tunemesh.coordinator.events import (
     Declare,
     DispatchFailed,
     Event,
+    Garbled,
     Instruction,
     QueueMissing,
     QueueSeen,
@@ -36,9 +38,11 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
+from tunemesh.coordinator.gate import Gate
 from tunemesh.coordinator.jobs import steps
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.lessons import Lessons, is_lesson
 from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.mishaps import Mishaps
@@ -71,6 +75,7 @@ class Core:
         prices: of queues, see :mod:`coordinator.jobs.prices`.
         reserved: see :class:`~coordinator.scheduling.dispatcher.Dispatcher`.
         learn_after: see :class:`~coordinator.lessons.Lessons`.
+        limits: of tenants, see :mod:`coordinator.jobs.limits`.
         make: makes a strategy from its name.
 
     Raises:
@@ -84,11 +89,13 @@ class Core:
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
         learn_after: int = 0,
+        limits: Mapping[str, Limits] | None = None,
     ) -> None:
         make(strategy)
         self._prices = prices or {}
         self._reserved = reserved
         self._learn_after = learn_after
+        self._limits = limits or {}
         self._first_strategy = strategy
         self._make_strategy = make
         self._resources = Resources()
@@ -133,6 +140,8 @@ class Core:
                 self._settle(event)
             case Arrived():
                 self._arrived(event)
+            case Garbled():
+                self._gate.garbled(event)
             case WorkerSeen(status):
                 self._worker_seen(status)
             case QueueSeen(queue, ready, consumers):
@@ -141,8 +150,8 @@ class Core:
                 self._resources.checked(queue, ready, consumers, state.now)
             case QueueMissing(queue, cause, refused):
                 self._upkeep.queue_missing(queue, cause, refused)
-            case Unreadable(step, reason):
-                if self._resources.in_flight(step):
+            case Unreadable(step, reason, nonce):
+                if self._resources.in_flight(step) and self._results.holds(step, nonce):
                     self._mishaps.senseless(step, "a worker", reason)
             case Tick():
                 self._tick()
@@ -152,8 +161,9 @@ class Core:
                 self._save_failed(job_id, cause)
             case CaughtUp():
                 self._caught_up = True
-            case Connected(wall):
+            case Connected(wall, seed):
                 self._forget()
+                self._state.seed = seed
                 self._state.now = self._settling_since = state.now
                 self._state.epoch = wall - state.now
 
@@ -177,11 +187,12 @@ class Core:
     def _forget(self) -> None:
         self._resources.drop_flights()
         dispatcher = Dispatcher(self._make_strategy(self._first_strategy), self._resources, self._reserved)
-        self._state = State(self._resources, Durations(), dispatcher, self._prices)
+        self._state = State(self._resources, Durations(), dispatcher, self._prices, self._limits)
+        self._gate = Gate(self._state)
         self._lifecycle = Lifecycle(self._state)
         self._mishaps = Mishaps(self._state, self._lifecycle)
         self._upkeep = Upkeep(self._state, self._lifecycle, self._mishaps)
-        self._requests = Requests(self._state, self._lifecycle, self._make_strategy)
+        self._requests = Requests(self._state, self._lifecycle, self._gate, self._make_strategy)
         self._lessons = Lessons(self._state, self._learn_after)
         self._results = Results(self._state, self._lifecycle, self._mishaps)
         self._settling_since = None
@@ -239,7 +250,7 @@ class Core:
         match event.message:
             case StepResult() as result if is_lesson(event):
                 self._lessons.done(event.handle, result)
-            case Learn() as wanted:
+            case Learn() as wanted if event.tenant is None:
                 self._lessons.asked(event, wanted)
             case StepResult() as result:
                 job = self._results.take(event.handle, result)
@@ -269,7 +280,9 @@ class Core:
         elif not known:
             state.log("info", f"worker seen on {status.queue}", worker=status.worker)
         if new:
-            state.out.append(Declare(status.queue))
+            # The others are always there.
+            if status.queue not in (BUILD_CPU, MODEL_UPDATE):
+                state.out.append(Declare(status.queue))
             if status.serves.targets and self._settling_since is None:
                 for job in list(self.jobs.values()):
                     if job.ledger.phase == "importing":
@@ -300,6 +313,7 @@ class Core:
 
     def _tick(self) -> None:
         self._lifecycle.guarded(None, self._upkeep.workers)
+        self._lifecycle.guarded(None, self._gate.tick)
         if self._settling_since is not None:
             if not self._settled():
                 return

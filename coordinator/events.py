@@ -45,6 +45,8 @@ class Connected(Struct, frozen=True, tag=True):
     wall: float
     """What the clock on the wall shows, in seconds since the Unix epoch. Until the next connection all
     instants that people are told follow from it and from ``now``, which never jumps."""
+    seed: str = ""
+    """Drawn at random: the secrets of jobs follow from it."""
 
 
 class CaughtUp(Struct, frozen=True, tag=True):
@@ -60,6 +62,18 @@ class Arrived(Struct, frozen=True, tag=True):
     correlation_id: str | None = None
     user: str = ""
     """Who sent it, as the broker verified it; empty where it did not."""
+    tenant: str | None = None
+    """The only tenant for which the sender may speak, empty for none: it is a client. ``None``: it is an
+    operator, who may speak for any, or one of the mesh's own."""
+
+
+class Garbled(Struct, frozen=True, tag=True):
+    """A message of a client was delivered that cannot be read, and is held until a :class:`PutAside`."""
+
+    handle: Handle
+    reason: str
+    tenant: str | None = None
+    """See :class:`Arrived`."""
 
 
 class WorkerSeen(Struct, frozen=True, tag=True):
@@ -90,6 +104,8 @@ class Unreadable(Struct, frozen=True, tag=True):
 
     step: str
     reason: str
+    nonce: str = ""
+    """What it gave for that of the step."""
 
 
 class DispatchFailed(Struct, frozen=True, tag=True):
@@ -114,6 +130,7 @@ Event = (
     Connected
     | CaughtUp
     | Arrived
+    | Garbled
     | WorkerSeen
     | QueueSeen
     | QueueMissing

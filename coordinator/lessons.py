@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch
+from tunemesh.coordinator.jobs import nonces
 from tunemesh.coordinator.jobs.ledger import Handle
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.state import State
@@ -73,6 +74,8 @@ class Lessons:
         """A worker has answered."""
         state = self._state
         state.out.append(Acknowledge(handle))
+        if message.nonce != self._nonce():
+            return  # of another coordinator's lesson, or nobody's
         engine, self._sent = self._sent, None
         asked = self._asked.get(engine or "")
         match message.result:
@@ -116,8 +119,11 @@ class Lessons:
                 self._forget(engine)
             elif queue := state.resources.idle(Need.of("model-update", [engine])):
                 self._sent, self._sent_at = engine, state.now
-                state.out.append(Dispatch(queue.name, _step(asked.wanted)))
+                state.out.append(Dispatch(queue.name, _step(asked.wanted, self._nonce())))
                 return
+
+    def _nonce(self) -> str:
+        return nonces.nonce_of(self._state.seed, STEP)
 
     def _note_ends(self) -> None:
         """Ask for a lesson of each engine that jobs had which have ended since."""
@@ -131,7 +137,7 @@ class Lessons:
         self._ended = set(ended)
 
 
-def _step(wanted: Learn) -> Step:
+def _step(wanted: Learn, nonce: str) -> Step:
     return Step(
         id=STEP,
         job=JOB,
@@ -140,6 +146,7 @@ def _step(wanted: Learn) -> Step:
         seed=0,
         settings=Settings(),
         work=LearnWork(engine=wanted.engine, after=wanted.after),
+        nonce=nonce,
     )
 
 

@@ -10,6 +10,7 @@ Over 400 lines: whatever is decided ends in one place that saves it.
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,6 +23,7 @@ from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
 from tunemesh.coordinator.jobs import (
     forecast,
     levels,
+    limits,
     measured,
     prices,
     rest,
@@ -56,7 +58,9 @@ class Lifecycle:
         """Decide what can be decided, and make ready what is due."""
         if job.ended:
             return
-        if job.ledger.phase == "importing" and not (self.target_is_served(job) and self._engines_are(job)):
+        if job.ledger.phase == "importing" and not (
+            self._has_turn(job) and self.target_is_served(job) and self._engines_are(job)
+        ):
             return
         if job.ledger.phase == "tuning":
             self._decide(job)
@@ -70,7 +74,9 @@ class Lifecycle:
         if task is None or job.ledger.phase != "tuning":
             self.go_on(job)
             return
-        if job_steps.is_back(job, task):
+        # What is to be confirmed is not begun where there is no time for it.
+        hurries = job.ledger.request.level.deadline is not None and states.is_ending(task)
+        if hurries or job_steps.is_back(job, task):
             self._decide(job)
         elif job.ledger.request.settings.lookahead:
             self._look_ahead(job)
@@ -107,6 +113,25 @@ class Lifecycle:
         job.room = needed
         state.held += needed
         return True
+
+    def _has_turn(self, job: Job) -> bool:
+        """Whether the job may begin, as far as others of its tenant go."""
+        state, request = self._state, job.ledger.request
+        if job.ledger.revision or limits.limits_of(state.limits, request.tenant).jobs is None:
+            return True
+        before = itertools.takewhile(lambda each: each != job.id, state.queued)
+        earlier = any(state.jobs[each].ledger.request.tenant == request.tenant for each in before)
+        if earlier or not limits.has_turn(job, state.jobs, state.limits):
+            state.queued.setdefault(job.id)
+            return False
+        state.queued.pop(job.id, None)
+        return True
+
+    def let_begin(self) -> None:
+        """Let jobs begin that waited for others of their tenant, in their order."""
+        state = self._state
+        for job in list(state.queued):
+            self.guarded(job, self.go_on, state.jobs[job])
 
     def let_in(self) -> None:
         """Let jobs in that waited outside, in their order, as far as there is room."""
@@ -229,6 +254,7 @@ class Lifecycle:
         tasks = [first_ledger(spec, known.get(spec.id), spec.key in served) for spec in done.tasks]
         made = {"model": done.model, "sample": done.sample, "objects": done.objects}
         request = trials.budgeted(job.ledger.request, [task for task in tasks if not task.closed])
+        request = limits.capped(request, self._state.limits)
         tasks, note = self._split(job, request, tasks)
         quote = self._quote(
             job, msgspec.structs.replace(job.ledger, phase="tuning", tasks=tasks, request=request)
@@ -273,10 +299,32 @@ class Lifecycle:
 
     def watch_level(self, job: Job) -> None:
         """Stop the job early where its service level asks for no more."""
-        if not job.ledger.request.level.has_goal or not self.can_stop(job):
+        if not job.ledger.request.level.has_goal:
             return
-        if why := levels.enough(job, self._state.instant, self._mesh()):
+        if self.can_stop(job) and (why := levels.enough(job, self._state.instant, self._mesh())):
             self.stop(job, why)
+        self._close_in_time(job)
+
+    def _close_in_time(self, job: Job) -> None:
+        """Where a job has no more time to confirm, its tasks are closed with what is known of them."""
+        ledger = job.ledger
+        if ledger.phase != "tuning" or not all(map(states.is_ending, ledger.tasks)):
+            return
+        if not levels.must_assemble(job, self._state.instant, self._mesh()):
+            return
+        running = [StepRef.parse(step) for step in self._state.dispatcher.running(job.id)]
+        late = [
+            task.spec.id
+            for task in ledger.tasks
+            if not task.closed and rounds.confirms_in_vain(task, job.round(task.spec.id, task.round), running)
+        ]
+        if not late:
+            return
+        for task in late:
+            self._close(job, task)
+        self._state.dispatcher.withdraw(job.id)
+        text = f"no time was left to measure the best of {len(late)} searches again"
+        self._state.log("info", text, job=job.id)
 
     def _go_on_after_all(self, job: Job) -> None:
         """A job that has stopped for its service level, and has more left than it needs to end, tries
@@ -426,11 +474,8 @@ class Lifecycle:
 
     def _decide(self, job: Job) -> None:
         for task in job.ledger.tasks:
-            if states.search_state(task) != "closing" or not job_steps.is_back(job, task):
-                continue
-            self._save(job, trials.close(job, task), task.spec.id)
-            released = [(job.ledger.revision, held.handle) for held in job.drop_task(task.spec.id)]
-            job.releases.extend(released)
+            if states.search_state(task) == "closing" and job_steps.is_back(job, task):
+                self._close(job, task.spec.id)
         self.watch_level(job)
         self._go_on_after_all(job)
         job.waits = {}
@@ -447,6 +492,12 @@ class Lifecycle:
             self.finish(job, "failed", cause)
             return
         self._save_tasks(job, decided)
+
+    def _close(self, job: Job, name: str) -> None:
+        task = job.task_ledger(name)
+        assert task is not None
+        self._save(job, trials.close(job, task), name)
+        job.releases.extend((job.ledger.revision, held.handle) for held in job.drop_task(name))
 
     # -- Tasks that others have, too ------------------------------------------------------------------------
 

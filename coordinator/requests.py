@@ -7,8 +7,9 @@ from collections.abc import Callable
 import msgspec
 
 from tunemesh.coordinator import counting
-from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save, Tell
-from tunemesh.coordinator.jobs import levels, progress
+from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Save
+from tunemesh.coordinator.gate import Gate
+from tunemesh.coordinator.jobs import levels, nonces, progress
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Handle, Ledger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -20,7 +21,7 @@ from tunemesh.shared.messages import (
     Cancel,
     Cancelled,
     EventKind,
-    JobEvent,
+    Learn,
     Query,
     Request,
     SetStrategy,
@@ -43,8 +44,11 @@ class Requests:
         make: makes a strategy from its name.
     """
 
-    def __init__(self, state: State, lifecycle: Lifecycle, make: Callable[[str], Strategy]) -> None:
+    def __init__(
+        self, state: State, lifecycle: Lifecycle, gate: Gate, make: Callable[[str], Strategy]
+    ) -> None:
         self._state = state
+        self._gate = gate
         self._lifecycle = lifecycle
         self._make_strategy = make
         self._orders = 0
@@ -52,14 +56,25 @@ class Requests:
 
     def arrived(self, event: Arrived) -> None:
         """A message of a client."""
+        if self._gate.refuses(event):
+            return
         match event.message:
+            case SetStrategy() | Learn() if event.tenant is not None:
+                what = "the strategy" if isinstance(event.message, SetStrategy) else "when to learn"
+                text = f"{what} is for operators to say, and {event.user} is none"
+                self._state.out.append(Acknowledge(event.handle))
+                self._state.refuse(event, "unknown", text)
             case Request() as request:
                 self._request(event, request)
             case Cancel() as cancel:
                 self._cancel(event, cancel)
-            case Query(job=job_id, census=census):
+            case Query(census=True) if event.tenant is not None:
                 self._state.out.append(Acknowledge(event.handle))
-                self._answer(event, job_id, census)
+                text = f"what all jobs need is for operators to ask, and {event.user} is none"
+                self._state.refuse(event, "unknown", text)
+            case Query(job=job_id, census=census, skip=skip):
+                self._state.out.append(Acknowledge(event.handle))
+                self._answer(event, job_id, census, skip)
             case SetStrategy() as wanted:
                 self._strategy(event, wanted)
 
@@ -101,6 +116,13 @@ class Requests:
 
     def _request(self, event: Arrived, request: Request) -> None:
         state = self._state
+        if event.tenant is not None:
+            if request.tenant not in ("", event.tenant):
+                whose = f"tenant {event.tenant}" if event.tenant else "no tenant"
+                why = f"it names tenant {request.tenant}, and user {event.user} belongs to {whose}"
+                self._reject(event, request.job, event.tenant, why)
+                return
+            request = msgspec.structs.replace(request, tenant=event.tenant)
         known = state.jobs.get(request.job)
         if known is not None:
             state.out.append(Acknowledge(event.handle))
@@ -109,26 +131,26 @@ class Requests:
                 kind: EventKind = phase if phase in ("done", "failed", "cancelled") else "accepted"
                 state.tell(known, kind, known.ledger.error or f"job {request.job} is known already")
             else:
-                self._refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
+                self._state.refuse(event, request.job, f"job id {request.job!r} is taken; choose a new one")
             return
         records = [self._records_of(job_id, request) for job_id in request.known]
         why = request.problem()
         if not why and None in records:
             name = request.known[records.index(None)]
             why = f"it is to take what job {name} measured, which is not done, or not known here"
+        if not why and event.tenant is not None:
+            why = self._gate.why_not(request)
         if not why and request.level.cost is not None and not state.prices:
             why = "it names a cost, and this mesh has no prices; its coordinator takes them: --price"
         if why:
-            state.out.append(Acknowledge(event.handle))
-            self._refuse(event, request.job, why)
-            state.remember_rejected(request.job, why)
-            state.log("info", f"rejected: {why}", job=request.job)
+            self._reject(event, request.job, request.tenant, why)
             return
         ledger = Ledger(
             request=request,
             revision=0,
             phase="importing",
             accepted=state.instant,
+            secret=nonces.secret_of(state.seed, request.job, state.instant),
             asked_by=event.user[:USER_LENGTH],
             known=[each for each in records if each is not None],
         )
@@ -147,15 +169,20 @@ class Requests:
             return None
         return job.ledger.assembled.records if job.ledger.assembled is not None else None
 
-    def _refuse(self, event: Arrived, job: str, text: str) -> None:
-        """Only to the one who asked: other listeners may follow another job of this id."""
-        if event.reply_to:
-            rejected = JobEvent(job=job, kind="rejected", at=self._state.instant, text=text)
-            correlation_id = event.correlation_id if job == "unknown" else job
-            self._state.out.append(Tell(rejected, event.reply_to, correlation_id))
+    def _reject(self, event: Arrived, job: str, tenant: str, why: str) -> None:
+        """Not to accept a request, and to know why when somebody asks."""
+        state = self._state
+        state.out.append(Acknowledge(event.handle))
+        self._state.refuse(event, job, why)
+        state.remember_rejected(job, tenant, why)
+        state.log("info", f"rejected: {why}", job=job)
 
     def _cancel(self, event: Arrived, cancel: Cancel) -> None:
         handle, job = event.handle, self._state.jobs.get(cancel.job)
+        if job is not None and _is_anothers(job, event):
+            self._state.out.append(Acknowledge(handle))
+            self._state.refuse(event, job.id, f"job {job.id} belongs to another tenant")
+            return
         if job is not None and job.ended and job.saved < job.ledger.revision:
             # Its end is on its way; if that is lost, a successor has to know of this.
             job.releases.append((job.ledger.revision, handle))
@@ -186,7 +213,7 @@ class Requests:
                 raise BadInput(f"{held[0].strategy} was set later, by the clock of whoever set it")
         except BadInput as error:
             state.out.append(Acknowledge(event.handle))
-            self._refuse(event, "unknown", str(error))
+            self._state.refuse(event, "unknown", str(error))
             return
         if held is not None:
             state.out.append(Acknowledge(held[1]))
@@ -197,10 +224,10 @@ class Requests:
         state.log("info", f"strategy {strategy.name}")
         self._answer(event, None)
 
-    def _answer(self, event: Arrived, job_id: str | None, census: bool = False) -> None:
+    def _answer(self, event: Arrived, job_id: str | None, census: bool = False, skip: int = 0) -> None:
         if event.reply_to is None:
             return
-        state = self._state
+        state, tenant = self._state, event.tenant
         resources = state.resources.progress(state.now)
         snapshot = Snapshot(
             strategy=state.dispatcher.strategy.name,
@@ -208,13 +235,27 @@ class Requests:
             resources=resources,
             waiting=state.dispatcher.waiting(MOST_WAITING),
         )
+        jobs = list(state.jobs.values())
+        if tenant is not None:
+            jobs = [job for job in jobs if job.ledger.request.tenant == tenant]
+            snapshot = msgspec.structs.replace(
+                snapshot,
+                # Its shares name the others.
+                strategy=snapshot.strategy.partition(":")[0],
+                resources=state.shown(resources, tenant),
+                waiting=state.dispatcher.waiting(MOST_WAITING, {job.id for job in jobs}),
+            )
         if census:
             snapshot = msgspec.structs.replace(snapshot, census=counting.census(state))
         elif job_id is None:
-            listed = progress.listed(state.jobs.values(), len(resources))
-            left_out = len(state.jobs) - len(listed)
+            listed = progress.listed(jobs, len(resources), skip)
+            left_out = max(len(jobs) - skip - len(listed), 0)
             snapshot = msgspec.structs.replace(snapshot, jobs=listed, left_out=left_out)
-        elif (job := state.jobs.get(job_id)) is not None:
+        elif (job := state.jobs.get(job_id)) is None:
+            snapshot = msgspec.structs.replace(snapshot, rejected=self._why_rejected(job_id, tenant))
+        elif _is_anothers(job, event):
+            snapshot = msgspec.structs.replace(snapshot, rejected=f"job {job.id} belongs to another tenant")
+        else:
             snapshot = msgspec.structs.replace(
                 snapshot,
                 jobs=[progress.progress(job)],
@@ -222,9 +263,19 @@ class Requests:
                 validated=job.ledger.validated,
                 measured=progress.kept(job),
             )
-        else:
-            snapshot = msgspec.structs.replace(snapshot, rejected=state.rejected.get(job_id, ""))
         state.out.append(Answer(event.reply_to, event.correlation_id, snapshot))
+
+    def _why_rejected(self, job: str, tenant: str | None) -> str:
+        """Why a request was rejected that a tenant has sent, or anybody."""
+        rejected = self._state.rejected
+        if tenant is not None:
+            return rejected.get((job, tenant), "")
+        return next((why for (named, _), why in reversed(rejected.items()) if named == job), "")
+
+
+def _is_anothers(job: Job, event: Arrived) -> bool:
+    """Whether a job is none of the sender's business."""
+    return event.tenant is not None and event.tenant != job.ledger.request.tenant
 
 
 def _same(known: Request, request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tunemesh.coordinator.events import Acknowledge, Arrived
-from tunemesh.coordinator.jobs import forecast, rounds, steps
+from tunemesh.coordinator.jobs import forecast, nonces, rest, rounds, steps
 from tunemesh.coordinator.jobs.job import Held, Job
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
@@ -41,7 +41,10 @@ class Results:
         """Note a result. Returns its job, or ``None`` when the result is of no use any more."""
         state = self._state
         job = state.jobs.get(message.job)
-        why = message.problem() or (self._problem(job, message) if job is not None else "")
+        why = message.problem()
+        if not why and job is not None:
+            forged = not self.holds(message.timing.step, message.nonce)
+            why = "it does not have the nonce of its step" if forged else self._problem(job, message)
         if why:
             self._senseless(handle, message, why)
             return None
@@ -61,24 +64,44 @@ class Results:
         job.changed = True
         return job
 
+    def holds(self, step: str, nonce: str) -> bool:
+        """Whether whoever gives a nonce was given the step: others may not answer for it."""
+        job = self._state.jobs.get(step.partition("/")[0])
+        return job is not None and nonce == nonces.nonce_of(job.ledger.secret, step)
+
     def _learn(self, job: Job, message: StepResult, elapsed: float | None) -> None:
         """Learn how long steps take."""
         durations, timing, key = self._state.durations, message.timing, forecast.key_of(job, message.task)
         each: list[float] = []
+        task = job.task_ledger(message.task)
+        if task is not None and rounds.closes(task, message.round):
+            self._learn_closing(job, task, message)
+            return
         match message.result:
-            case UpdateDone(learned=learned, candidates=candidates):
-                task = job.task_ledger(message.task)
-                if task is not None and rounds.closes(task, message.round):
-                    if learned:
-                        durations.learn_closing(timing)
-                    return
-                if not candidates:
-                    return  # its round was left out, or there was nothing to try
+            case UpdateDone(candidates=[]):
+                return  # its round was left out, or there was nothing to try
+            case AssembleDone() | ValidateDone():
+                reckoned = rest.reckoned(job, timing.stage, durations)
+                durations.learn_again(timing.stage, seconds_of(timing), reckoned)
             case BuildDone(built=built):
                 each = [one.seconds for one in built]
             case ProfileDone(profiled=profiled, untuned=None, untuned_error=""):
                 each = [one.seconds for one in profiled]
         durations.learn(timing, key, elapsed, each)
+
+    def _learn_closing(self, job: Job, task: TaskLedger, message: StepResult) -> None:
+        """The same for the last round of a search, which proposes nothing new, and does again what was
+        done."""
+        durations, timing = self._state.durations, message.timing
+        seconds, key = seconds_of(timing) / max(timing.size, 1), task.spec.pace_key
+        match message.result:
+            case UpdateDone(learned=learned, candidates=candidates):
+                if learned:
+                    durations.learn_closing(timing, len(candidates))
+            case BuildDone(built=built) if built and durations.seen("build", key):
+                durations.learn_again("build", seconds, durations.seconds("build", key))
+            case ProfileDone(profiled=profiled) if profiled:
+                durations.learn_again("profile", seconds, rest.repeated(job, task, durations))
 
     def recover(self, results: Iterable[Arrived]) -> None:
         """Put what was delivered again in its place. Proposals come first: what has no proposal is of no use
@@ -112,7 +135,7 @@ class Results:
 
     def _senseless(self, handle: Handle, message: StepResult, why: str) -> None:
         """Set the result aside. The step that it claims to be for is done again, or the one whose id it
-        carries, if that is another one: whichever its worker can have had. A liar about all of this only
+        carries, if that is another one: whichever its worker had, by the nonce. A liar about all of this only
         keeps its own step from being answered, which is noticed in time."""
         state, timing = self._state, message.timing
         state.put_aside(handle, f"a senseless result of {timing.worker}: {why}")
@@ -124,7 +147,7 @@ class Results:
             step_id(message.job, message.task, None, None, stage),
         )
         for step in dict.fromkeys((timing.step, *claimed)):
-            if state.resources.queue_of(step) == timing.resource:
+            if state.resources.queue_of(step) == timing.resource and self.holds(step, message.nonce):
                 self._mishaps.senseless(step, timing.worker, why)
 
     def _problem(self, job: Job, message: StepResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tunemesh.coordinator import counting
 from tunemesh.coordinator.events import Acknowledge, Count, Declare, Purge
-from tunemesh.coordinator.jobs import measured
+from tunemesh.coordinator.jobs import limits, measured
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.mishaps import Mishaps
@@ -83,9 +83,10 @@ class Upkeep:
                 state.log("warning", f"lost in {flight.queue}: to be sent again", step=flight.ready.step)
                 guarded(flight.ready.job, self._mishaps.vanished, flight.ready.step, flight.queue)
             guarded(None, self._leave_lost_devices)
-            for job in list(state.jobs.values()):
-                if not job.ended and job.ledger.request.level.has_goal:
-                    guarded(job.id, self._watch_level, job)
+        for job in list(state.jobs.values()):
+            if not job.ended and job.ledger.request.level.has_goal:
+                guarded(job.id, self._watch_level, job)
+        guarded(None, self._lifecycle.let_begin)
         guarded(None, self._lifecycle.let_in)
         if state.look_again:
             state.look_again = False
@@ -173,7 +174,9 @@ class Upkeep:
         """Tell how a job is doing; end it if it waits in vain."""
         state = self._state
         undecided = job.waiting_since is not None or not job.ledger.request.engines
-        if job.ledger.phase == "importing" and undecided:
+        if job.id in state.queued:
+            self._wait_for_turn(job)
+        elif job.ledger.phase == "importing" and undecided:
             self._lifecycle.go_on(job)
             since = job.waiting_since
             # With the first revision after acceptance the target was served.
@@ -192,6 +195,13 @@ class Upkeep:
                 state.log("info", reason or "goes on", job=job.id)
         if job.changed and state.now - job.told >= tell_every:
             state.tell(job, "progress", job.waiting)
+
+    def _wait_for_turn(self, job: Job) -> None:
+        tenant = job.ledger.request.tenant
+        most = limits.limits_of(self._state.limits, tenant).jobs
+        reason = f"waiting for another job of {limits.whose(tenant)} to end: {most} are worked on at once"
+        if reason != job.waiting:
+            job.waiting, job.changed = reason, True
 
     def _why_waiting(self, job: Job, dead: set[Need]) -> str:
         """What the job needs and nobody does: where workers are missing, and where an engine is."""

@@ -15,6 +15,7 @@ import hashlib
 import os
 import random
 import re
+import secrets
 import signal
 import sys
 import time
@@ -34,7 +35,7 @@ from pika.exceptions import (
 )
 
 VERSION = 1
-REQUESTS, EVENTS = "tunemesh.requests", "tunemesh.events"
+CLIENTS, EVENTS = "tunemesh.clients", "tunemesh.events"
 INLINE_LIMIT = 65_536
 """Bytes up to which a model travels inside the request."""
 SILENCE = 5.0
@@ -68,6 +69,10 @@ class Mesh:
         self.interrupted = False
         """Somebody has pressed Ctrl-C."""
         self._parameters = pika.URLParameters(url)
+        self._user = self._parameters.credentials.username
+        # Users of a tenant are called client.<tenant>.<name>; jobs of nobody in particular have a dash.
+        parts = self._user.split(".")
+        self._tenant = parts[1] if len(parts) == 3 and parts[0] == "client" else "-"
         self._parameters.socket_timeout = self._parameters.stack_timeout = 10
         self._parameters.blocked_connection_timeout = 60
         self._parameters.client_properties = {"connection_name": f"publish_request {job}"}
@@ -77,16 +82,16 @@ class Mesh:
         self._connection = pika.BlockingConnection(self._parameters)
         self._channel = self._connection.channel()
         self._channel.confirm_delivery()
-        self._queue = f"client.{uuid.uuid4().hex}"
+        self._queue = f"{self._user}.{secrets.token_hex(2)[:3]}"  # a user may declare no others
         self._channel.queue_declare(self._queue, exclusive=True)
-        self._channel.queue_bind(self._queue, EVENTS, f"job.{self.job}.*")
+        self._channel.queue_bind(self._queue, EVENTS, f"job.{self._tenant}.{self.job}.*")
         self.connected = True
 
     def publish(self, message: Map, correlation_id: str, expires_ms: int | None = None) -> None:
         """Publish and wait until the broker has taken responsibility."""
         self._channel.basic_publish(
-            REQUESTS,
-            message["type"],  # of these three messages the routing key is the same word
+            CLIENTS,
+            f"{message['type']}.{self._tenant}",
             msgpack.packb(message),
             pika.BasicProperties(
                 content_type="application/msgpack",
@@ -94,6 +99,7 @@ class Mesh:
                 message_id=f"{self.job}/{message['type']}/{uuid.uuid4().hex[:8]}",
                 correlation_id=correlation_id,
                 reply_to=self._queue,
+                user_id=self._user,  # the broker refuses any other
                 delivery_mode=2 if expires_ms is None else 1,
                 expiration=None if expires_ms is None else str(expires_ms),
                 headers={"version": VERSION, "job": self.job, "sent-at-ms": int(time.time() * 1000)},

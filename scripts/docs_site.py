@@ -28,7 +28,9 @@ VERSION = importlib.metadata.version("tunemesh")
 
 SECTIONS = {
     "Begin": ["tutorial"],
-    "How to": ["howto", "models", "deploy", "service", "records", "security", "troubleshooting"],
+    "How to": [
+        "howto", "watching", "models", "deploy", "service", "operations", "security", "records", "troubleshooting",
+    ],
     "Reference": ["commands", "python", "environment", "report", "metrics", "wire-format", "changelog"],
     "Explanation": [
         "architecture", "scheduling", "checking", "engines", "searches", "metaschedule", "onnx", "precision",

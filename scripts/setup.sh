@@ -100,6 +100,9 @@ compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || (install_packages libjema
     say "going on without it, a little slower"
 # Not needed either: what the clients in other languages are tested with. Without it those tests are skipped.
 if [ -n "${CI:-}" ]; then
+    # The browser that looks at the dashboard.
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null ||
+        (install_packages chromium) || say "going on without a browser"
     ! command -v javac >/dev/null || [ -e /usr/share/java/msgpack-core.jar ] ||
         (install_packages librabbitmq-client-java libmsgpack-java) || say "going on without the client in Java"
     ! command -v npm >/dev/null || npm ci --silent --prefix examples/clients/node </dev/null >&2 ||

@@ -11,8 +11,11 @@ import logging
 import threading
 import time
 
+import msgspec
+
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import account_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadMessage, LinkDown, TunemeshError
 from tunemesh.shared.messages import AskHistory, Census, JobEvent, PastJobs
@@ -194,7 +197,15 @@ class Historian:
             self._put_aside(delivery, str(error))
             return
         self._link.ack(delivery)
-        found = self._found(asked)
+        account = account_of(delivery.user, self._link.user)
+        if account is None or not account.may_ask:
+            found = PastJobs(error="the question does not say who asks: set its property user_id")
+        elif account.bound_to is not None and asked.tenant not in (None, account.bound_to):
+            found = PastJobs(error=f"jobs of tenant {asked.tenant or '-'} are none of user {account.user}'s")
+        elif account.bound_to is not None:
+            found = self._found(msgspec.structs.replace(asked, tenant=account.bound_to))
+        else:
+            found = self._found(asked)
         try:
             body = codec.encode(found)
         except BadMessage as error:

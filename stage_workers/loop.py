@@ -58,6 +58,10 @@ LONG: frozenset[Stage] = frozenset({"import", "assemble", "validate", "learn"})
 """Stages of a whole model: few steps, in which most that can go wrong with a model does."""
 TURN = 0.5
 """Seconds that the loop waits at most for an event."""
+LOOK_SOON = 0.05
+"""The same for the first look after a queue was not there; each further one comes twice as late."""
+MANY_MISSES = 6
+"""Looks in vain after which that is worth a warning."""
 ANSWER_LIMIT = 10.0
 """Seconds that the broker may take to answer whether a queue is there."""
 
@@ -99,7 +103,8 @@ class Worker:
         self._look_at = 0.0
         """When to look for the queue again (monotonic); infinite while it is consumed from."""
         self._standing_by = False
-        self._missed_queue = False
+        self._misses = 0
+        """Looks at a queue that is not there, one after the other."""
         self._retry = Retry(log)
 
     def _learning(self, learning: Learning | None) -> Learning | None:
@@ -172,15 +177,17 @@ class Worker:
             return
         self._link.consume(up, Subscription(self._queue, prefetch=1, exclusive=has_device))
         self._look_at = float("inf")
-        self._status.serving, self._standing_by, self._missed_queue = True, False, False
+        self._status.serving, self._standing_by, self._misses = True, False, 0
         self._status.send()
         log.info("%s: waiting for steps", self._name, extra={"worker": self._name})
 
     def _announce_without_queue(self) -> None:
         """The coordinator declares the queue of a worker that it hears of."""
         self._status.send()
-        if not self._missed_queue:
-            self._missed_queue = True
+        # It does so at once, where it is there.
+        self._look_at = time.monotonic() + min(LOOK_SOON * 2**self._misses, LOOK_AGAIN)
+        self._misses = min(self._misses + 1, MANY_MISSES)
+        if self._misses == MANY_MISSES - 1:
             log.warning(
                 "%s: queue %s is not there; waiting for the coordinator to declare it",
                 self._name,
@@ -320,7 +327,13 @@ def waited(sent_at: float | None, received: float) -> float:
 
 def _result(step: Step, timing: Timing, result: Result) -> StepResult:
     return StepResult(
-        job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=result
+        job=step.job,
+        task=step.task,
+        round=step.round,
+        chunk=step.chunk,
+        timing=timing,
+        result=result,
+        nonce=step.nonce,
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
 from tunemesh.broker_config.node import PrivateNode, installed
-from tunemesh.broker_config.roles import ROLES, Role
 from tunemesh.broker_config.topology import VHOST
+from tunemesh.shared.accounts import ROLES, Role
 
 # What comes with Tunemesh would change what tests of meshes count.
 os.environ.setdefault("TUNEMESH_SHIPPED_RECORDS", "none")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -109,18 +110,23 @@ def check_inputs(model: bytes, samples: bytes) -> None:
     graph = onnx.load_model_from_string(model).graph
     weights = {weight.name for weight in graph.initializer}
     wanted = {value.name: value.type.tensor_type for value in graph.input if value.name not in weights}
-    tensors = []
-    for name, kind in wanted.items():
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
-        declared = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
-        found = given[name].shape if name in given else ()
-        # Where the model leaves a size open, it is that of the array.
-        known = kind.HasField("shape") and len(found) == len(declared)
-        sizes = [size or one for size, one in zip(declared, found, strict=False)] if known else found
-        if kind.HasField("shape") and not known:
-            sizes = [size or 1 for size in declared]
-        tensors.append((name, tuple(sizes), dtype))
-    inputs.fitting(given, tensors)
+    for each in list(inputs.sets(given).values()) or [given]:
+        inputs.fitting(each, [_as_given(name, kind, each) for name, kind in wanted.items()])
+
+
+def _as_given(name: str, kind: Any, given: Mapping[str, Any]) -> tuple[str, tuple[int, ...], str]:
+    """Name, shape and dtype of an input of an ONNX model; where the model leaves a size open, it is that of
+    the array that was given for it."""
+    import onnx
+
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    declared = [dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim]
+    found = given[name].shape if name in given else ()
+    known = kind.HasField("shape") and len(found) == len(declared)
+    sizes = [size or one for size, one in zip(declared, found, strict=False)] if known else found
+    if kind.HasField("shape") and not known:
+        sizes = [size or 1 for size in declared]
+    return name, tuple(sizes), dtype
 
 
 def usual_target(target: str, names: Sequence[str]) -> str:
@@ -133,7 +139,7 @@ def check_target(target: str, names: Sequence[str]) -> None:
     """Raises:
     BadTarget: no engine of the job knows such a target.
     """
-    if not set(names) <= {*engines.OWN, MOCK}:
+    if not set(names) <= {*engines.OWN, *engines.EXTRAS, MOCK}:
         return  # who knows what others know
     if MOCK in names and target.startswith(MOCK):
         return

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 import tunemesh
 from tunemesh import (
     compare_commands,
+    dashboard_commands,
     evaluation_commands,
     job_commands,
     mesh_address,
@@ -50,7 +51,20 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
 
 ORDER = (
-    *("doctor", "tune", "up", "submit", "quote", "status", "watch", "cancel", "jobs", "fetch", "report"),
+    *(
+        "doctor",
+        "tune",
+        "up",
+        "submit",
+        "quote",
+        "status",
+        "watch",
+        "dashboard",
+        "cancel",
+        "jobs",
+        "fetch",
+        "report",
+    ),
     *(
         "compare",
         "export",
@@ -180,6 +194,7 @@ def up(
     metrics_port: options.MetricsPort = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
+    as_json: options.OneLine = False,
 ) -> None:
     """Start a mesh on this machine and keep it running; submit, status and the others find it."""
     logs.setup(log_level, log_format, "up")
@@ -220,15 +235,30 @@ def up(
             records=records,
         )
         note = mesh_address.leave_note(address)
-        print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
         # Whoever needs a password finds it in the note, which is for this user only.
         seen = address.broker if sys.stdout.isatty() else redacted(address.broker)
-        print(f"broker     {seen}")
-        print(f"artifacts  {address.artifacts}")
-        print(f"UI         {address.ui}  user monitor, password {for_eyes(address.monitor_password)}")
-        if metrics_port is not None:
-            print(f"metrics    {metrics_port} of the coordinator, {mesh.node.metrics_url} of RabbitMQ")
-        print(f"noted in   {note}; Ctrl-C stops the mesh and loses nothing", flush=True)
+        if as_json:
+            places = {"broker": seen, "artifacts": address.artifacts, "ui": address.ui, "note": str(note)}
+            if metrics_port is not None:
+                places |= {"metrics": metrics_port, "broker_metrics": mesh.node.metrics_url}
+            print_json(
+                {
+                    "device": layout.device_queue,
+                    "target": target,
+                    "builders": layout.builders,
+                    **places,
+                },
+                indent=0,
+            )
+        else:
+            print(f"mesh is up: {layout.device_queue} for target {target}, {layout.builders} build worker(s)")
+            print(f"broker     {seen}")
+            print(f"artifacts  {address.artifacts}")
+            print(f"UI         {address.ui}  user monitor, password {for_eyes(address.monitor_password)}")
+            if metrics_port is not None:
+                print(f"metrics    {metrics_port} of the coordinator, {mesh.node.metrics_url} of RabbitMQ")
+            print("watch it   tunemesh dashboard")
+            print(f"noted in   {note}; Ctrl-C stops the mesh and loses nothing", flush=True)
         try:
             while True:
                 mesh.supervise()
@@ -245,6 +275,7 @@ for _command in (
     evaluation_commands.zeroshot_eval,
     job_commands.status,
     job_commands.watch,
+    dashboard_commands.dashboard,
     job_commands.cancel,
     job_commands.fetch,
     report_commands.report,

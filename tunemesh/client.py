@@ -9,11 +9,13 @@ import uuid
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Literal
 
 import msgspec
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import Account, account_of
 from tunemesh.shared.errors import (
     BadInput,
     BadMessage,
@@ -39,7 +41,8 @@ from tunemesh.shared.messages import (
     SetStrategy,
     Snapshot,
 )
-from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription
+from tunemesh.shared.transport.address import user_of
+from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
 PUBLISH_LIMIT = 30.0
@@ -70,8 +73,6 @@ UNKNOWN = 12
 """Answers in a row that do not know a job, after which it counts as rejected. A coordinator that has just
 started may not have heard of it yet."""
 
-QUEUE = "client.own"
-
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +96,8 @@ class Client:
         jobs: ids of the jobs whose events are wanted; their requests may be published later.
         connect_limit: seconds until a broker that does not answer is an error.
         history: whether :meth:`past_jobs` is to be used, for which :meth:`nobody_answers` has said nothing.
+        everything: whether the events of all jobs are wanted.
+        role: *client*, or *monitor*, who may listen and no more.
 
     Raises:
         BadInput: what is given cannot be the id of a job.
@@ -106,19 +109,27 @@ class Client:
         jobs: Collection[str] = (),
         connect_limit: float = CONNECT_LIMIT,
         history: bool = False,
+        everything: bool = False,
+        role: Literal["client", "monitor"] = "client",
     ) -> None:
         for job in jobs:
             check_job_id(job)
         self._connect_limit = connect_limit
-        bindings = tuple((topology.EVENTS, topology.event_key(job, "*")) for job in jobs)
+        self._account = _account(url)
+        tenant = "*" if self._account.bound_to is None else self._account.bound_to
+        wanted = ("*",) if everything else jobs
+        bindings = tuple((topology.EVENTS, topology.event_key(tenant, job, "*")) for job in wanted)
         self._answer_key = uuid.uuid4().hex
         if history:
             bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
+        self._queue = "monitor.own" if role == "monitor" else self._account.own_queues
+        self.away = ""
+        """Why there is no connection at this moment, as far as :meth:`hear` knows; empty while there is."""
         self._link = Link(
             url,
-            process_name("client"),
-            properties={"role": "client"},
-            subscriptions=[Subscription(QUEUE, bindings=bindings)],
+            process_name(role),
+            properties={"role": role},
+            subscriptions=[Subscription(self._queue, bindings=bindings, digits=topology.OWN_QUEUE_DIGITS)],
         )
 
     def __enter__(self) -> Client:
@@ -137,7 +148,7 @@ class Client:
             BadMessage: it is too large; its model belongs into the artifact store.
             BrokerUnavailable: the broker has no place for it.
         """
-        self._confirmed(self._publish(request, topology.REQUEST_KEY, request.job))
+        self._confirmed(self._publish(request, self._key(topology.REQUEST), request.job))
 
     def answers(self, jobs: Collection[str], timeout: float = ANSWER_LIMIT) -> dict[str, JobEvent]:
         """What the coordinator said first of ``jobs``, whose requests were published: that they are accepted,
@@ -153,7 +164,7 @@ class Client:
 
     def cancel(self, job: str, keep: bool = False) -> None:
         """Ask for a job to be stopped; with ``keep`` it ends with the best that was found so far."""
-        self._confirmed(self._publish(Cancel(job=job, keep=keep), topology.CANCEL_KEY))
+        self._confirmed(self._publish(Cancel(job=job, keep=keep), self._key(topology.CANCEL)))
 
     def snapshot(self, job: str | None = None, timeout: float = 10.0) -> Snapshot:
         """How the mesh is doing, or one job of it.
@@ -161,7 +172,7 @@ class Client:
         Raises:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        return self._await(self._ask(job), timeout)
+        return self._await(self.ask(job), timeout)
 
     def census(self, timeout: float = 10.0) -> Census:
         """Which artifacts jobs need.
@@ -170,7 +181,7 @@ class Client:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(census=True), topology.QUERY_KEY, correlation_id)
+        self._publish(Query(census=True), self._key(topology.QUERY), correlation_id)
         found = self._await(correlation_id, timeout).census
         if found is None:
             raise TunemeshError("the coordinator is of another version: it does not say what jobs need")
@@ -196,7 +207,7 @@ class Client:
             Unavailable: none answers in ``timeout`` seconds, or its database is away.
         """
         asked = msgspec.structs.replace(asked, answer=self._answer_key)
-        self._confirmed(self._publish(asked, topology.HISTORY_KEY))
+        self._confirmed(self._publish(asked, self._key(topology.QUESTION)))
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             message, _ = self._next(left)
@@ -275,7 +286,7 @@ class Client:
             silent = [job for job, since in heard.items() if now - since > SILENCE]
             for job in silent:
                 heard[job] = now
-                asked[self._ask(job)] = job
+                asked[self.ask(job)] = job
             if message is None:
                 yield None
 
@@ -284,21 +295,34 @@ class Client:
         message, _ = self._next(0.0)
         return message if isinstance(message, JobEvent) else None
 
-    def _ask(self, job: str | None) -> str:
+    def hear(self, timeout: float) -> tuple[Message | None, str | None]:
+        """The next message and what it answers, if it comes in ``timeout`` seconds.
+
+        Raises:
+            BrokerRefused: this user lacks a right.
+        """
+        return self._next(timeout)
+
+    def ask(self, job: str | None = None, skip: int = 0) -> str:
+        """Ask for a snapshot, and return at once. :meth:`hear` will have it, as the answer to what this
+        returns."""
         correlation_id = uuid.uuid4().hex
-        self._publish(Query(job=job), topology.QUERY_KEY, correlation_id)
+        self._publish(Query(job=job, skip=skip), self._key(topology.QUERY), correlation_id)
         return correlation_id
+
+    def _key(self, kind: str) -> str:
+        return topology.client_key(kind, self._account.tenant)
 
     def _publish(self, message: Message, key: str, correlation_id: str | None = None) -> Future[None]:
         outgoing = Outgoing(
-            exchange=topology.REQUESTS,
+            exchange=topology.CLIENTS,
             key=key,
             body=codec.encode(message),
             message_id=f"{message.message_id()}/{uuid.uuid4().hex[:8]}",
             type=message.type_name,
             headers=message.headers(),
             correlation_id=correlation_id,
-            reply_to=self._link.own_queue(QUEUE),
+            reply_to=self._link.own_queue(self._queue),
             signed=True,
             expires=60.0 if isinstance(message, Query | AskHistory) else None,
         )
@@ -318,12 +342,20 @@ class Client:
     def _next(self, timeout: float) -> tuple[Message | None, str | None]:
         event = self._link.next(timeout)
         if not isinstance(event, Delivery):
+            if isinstance(event, Up | Down):
+                self.away = event.reason if isinstance(event, Down) else ""
             return None, None
         self._link.ack(event)
         try:
             return codec.decode(event.body, JobEvent, Snapshot, PastJobs), event.correlation_id
         except BadMessage as error:
             raise TunemeshError(f"the mesh sent something unreadable: {error}") from None
+
+
+def _account(url: str) -> Account:
+    """Who is to log in. One whose name says no role is taken for an operator: the coordinator may know it."""
+    user = user_of(url)
+    return account_of(user) or Account(user, "operator")
 
 
 def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -> JobEvent:

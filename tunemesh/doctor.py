@@ -91,11 +91,12 @@ def _compiler() -> Finding:
 
 
 def _engines() -> Finding:
-    """What workers here serve unless they are told otherwise."""
-    lacking = {name: engines.missing(name) for name in engines.OWN}
+    """What workers here serve unless they are told otherwise, and what else they could."""
+    lacking = {name: engines.missing(name) for name in (*engines.OWN, *engines.EXTRAS)}
     served = ", ".join(engines.served_by_default())
+    more = "".join(f"; {name} where it is named" for name in engines.EXTRAS if not lacking[name])
     without = "".join(f"; not {name}: {why}" for name, why in lacking.items() if why)
-    return Finding(what="engines", ok=True, found=f"{served}{without}")
+    return Finding(what="engines", ok=True, found=f"{served}{more}{without}")
 
 
 def _allocator() -> Finding:

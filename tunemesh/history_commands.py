@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tunemesh import mesh_address, options, past_jobs, status_tables, tables
 from tunemesh.client import Client, check_job_id
+from tunemesh.completion import job_argument
 from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, BrokerUnavailable, Unavailable
@@ -79,7 +80,7 @@ def jobs(
 
 @jobs_app.command()
 def show(
-    job: Annotated[str, typer.Argument(help="The job, running or not.")],
+    job: Annotated[str, job_argument("The job, running or not.")],
     database: Which = None,
     broker: options.Broker = None,
     as_json: options.AsJson = False,

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, status_tables, tables
 from tunemesh.client import Client, check_job_id
+from tunemesh.completion import job_argument
 from tunemesh.report import check_empty, read_report
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Snapshot
@@ -24,7 +25,7 @@ EXPORTS = (*exporting.KINDS, DATABASE)
 
 
 def status(
-    job: Annotated[str | None, typer.Argument(help="One job; all by default.")] = None,
+    job: Annotated[str | None, job_argument("One job; all by default.")] = None,
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     as_json: options.AsJson = False,
@@ -74,7 +75,7 @@ def strategy(
 
 
 def watch(
-    job: Annotated[str, typer.Argument(help="The job to follow.")],
+    job: Annotated[str, job_argument("The job to follow.")],
     broker: options.Broker = None,
     artifacts: options.Artifacts = None,
     as_json: Annotated[
@@ -98,7 +99,7 @@ def watch(
 
 
 def cancel(
-    job: Annotated[str, typer.Argument(help="The job to stop.")],
+    job: Annotated[str, job_argument("The job to stop.")],
     keep: Annotated[
         bool, typer.Option("--keep", help="Try nothing new, and end with the best so far.")
     ] = False,
@@ -124,7 +125,7 @@ def cancel(
 
 
 def fetch(
-    job: Annotated[str, typer.Argument(help="A finished job.")],
+    job: Annotated[str, job_argument("A finished job.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("tuned"),
     html: options.Html = True,
     overwrite: options.Overwrite = False,
@@ -146,7 +147,7 @@ def fetch(
 
 
 def export(
-    job: Annotated[str, typer.Argument(help="A folder that tune or fetch has written, or a finished job.")],
+    job: Annotated[str, job_argument("A folder that tune or fetch has written, or a finished job.")],
     kind: Annotated[str, typer.Option("--as", help=f"What for: {', '.join(EXPORTS)}.")],
     to: Annotated[Path | None, typer.Option(help="Folder for it. [default: <job>-<kind>]")] = None,
     broker: options.Broker = None,
@@ -178,7 +179,7 @@ def _written(folder: Path, as_json: bool) -> None:
 
 
 def story(
-    job: Annotated[str, typer.Argument(help="The job to tell of.")],
+    job: Annotated[str, job_argument("The job to tell of.")],
     journal: Annotated[
         Path | None, typer.Option(help="The coordinator's journal; by default that of tunemesh up.")
     ] = None,

@@ -14,10 +14,10 @@ from types import TracebackType
 from tunemesh import checks, mesh_address
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.node import PrivateNode
-from tunemesh.broker_config.roles import Role
 from tunemesh.children import Child, Children, worker_arguments
 from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.layout import MEMORY, Layout, fitting
+from tunemesh.shared.accounts import Role
 from tunemesh.shared.errors import BrokerUnavailable, Unavailable
 from tunemesh.shared.retry import Retry
 from tunemesh.stage_workers.devices.devices import owner_of, parse_device
@@ -110,8 +110,9 @@ class LocalMesh:
         try:
             checks.check_workers()
             self._check_device()
-            # Children connect as soon as the broker listens; their own start takes as long as its.
-            self.node.start()
+            # Children connect as soon as the broker listens; their own start takes as long as its. Until
+            # then nothing is measured.
+            self.node.start(also=self._layout.device_cpus)
             self._start_children()
             self._wait_for_node()
             self._watch = TopologyWatch(self.node.url("admin"))
@@ -129,7 +130,7 @@ class LocalMesh:
     @property
     def url(self) -> str:
         """The broker, for clients."""
-        return self.node.url("client")
+        return self.node.url("operator")
 
     @property
     def artifacts(self) -> str:

@@ -7,7 +7,7 @@ person's own process.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from tunemesh import formats
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
+from tunemesh.stage_workers.frontends.shapes import Variant
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +35,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
         files: what it keeps in other files, by the name that it has for each.
         samples: inputs and what its framework makes of them, where that could be found out here: see
             :func:`~stage_workers.frontends.pytorch.samples`.
+        samples_for: makes the same for other sets of shapes, where they can be made.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     origin: str = ""
     files: dict[str, Path] = {}
     samples: bytes | None = None
+    samples_for: Callable[[Sequence[Variant]], bytes | None] | None = None
 
 
 Given = Path | ModelFile
@@ -95,9 +98,16 @@ def from_program(name: str, program: Any) -> ModelFile:
     Raises:
         BadModel: it cannot be converted.
     """
+    from tunemesh.stage_workers import frontends
     from tunemesh.stage_workers.frontends import pytorch
 
-    return ModelFile(name=name, data=pytorch.convert(program), samples=pytorch.samples(program))
+    data = pytorch.convert(program)
+
+    def samples_for(variants: Sequence[Variant]) -> bytes | None:
+        signatures = [frontends.read(frontends.Source(data), each)[1] for each in variants]
+        return pytorch.samples(program, [{i.name: i.shape for i in each.inputs} for each in signatures])
+
+    return ModelFile(name=name, data=data, samples=pytorch.samples(program), samples_for=samples_for)
 
 
 def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: Any = None) -> ModelFile:

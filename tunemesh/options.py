@@ -6,11 +6,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunemesh.shared.errors import BadInput
+
+if TYPE_CHECKING:
+    from tunemesh.coordinator.jobs.limits import Limits as TenantLimits
 
 Models = Annotated[
     list[Path],
@@ -117,6 +120,10 @@ Html = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogsAsJson = Annotated[
+    bool, typer.Option("--json", help="Log an object per line: short for --log-format json.")
+]
+OneLine = Annotated[bool, typer.Option("--json", help="Print JSON, on one line, once it runs.")]
 
 Prices = Annotated[
     list[str] | None,
@@ -125,6 +132,16 @@ Prices = Annotated[
         help="QUEUE=PRICE per hour that a worker is busy, for one queue or a kind: profile-gpu-0=2.5,"
         " build-cpu=0.05; may be given again.",
         show_default="no prices",
+    ),
+]
+
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help="[TENANT:]NAME=NUMBER, or none: what every tenant may have, or one: jobs at a time, jobs"
+        " waiting, trials and model-mb of a job, requests and queries a second; may be given again.",
+        show_default="waiting=1000, requests=10, queries=20",
     ),
 ]
 
@@ -170,6 +187,43 @@ def retention_of(given: str) -> float | None:
     if not 0 <= days <= 36_500:
         raise BadInput(f"--retention is a number of days, or none, not {given!r}")
     return days
+
+
+def limits_of(given: Sequence[str] | None) -> dict[str, TenantLimits]:
+    """Limits by tenant, from options; those of every tenant hold where a tenant has none of its own.
+
+    Raises:
+        BadInput: one is malformed.
+    """
+    # Most commands need nothing of this.
+    import msgspec
+
+    from tunemesh.coordinator.jobs.limits import EVERY
+    from tunemesh.coordinator.jobs.limits import Limits as TenantLimits
+    from tunemesh.shared.accounts import NAME_PATTERN
+
+    names = {name.replace("_", "-"): name for name in TenantLimits.__struct_fields__}
+    found: dict[str, dict[str, float | None]] = {}
+    for text in given or ():
+        tenant, colon, limit = text.rpartition(":")
+        name, _, number = limit.partition("=")
+        if name not in names or (colon and not re.fullmatch(NAME_PATTERN, tenant)):
+            known = ", ".join(names)
+            raise BadInput(f"--limit {text!r} should look like jobs=4 or acme:jobs=4; there are {known}")
+        try:
+            value = None if number == "none" else float(number)
+            if value is not None and not value <= 1e9:
+                raise ValueError(number)
+            msgspec.convert({names[name]: value}, TenantLimits, strict=False)
+        except (ValueError, msgspec.ValidationError):
+            whole = "a whole number from 1" if name in ("jobs", "waiting", "trials") else "a number above 0"
+            raise BadInput(f"--limit {text!r}: {name} is {whole}, or none") from None
+        found.setdefault(tenant or EVERY, {})[names[name]] = value
+    general = found.get(EVERY, {})
+    return {
+        tenant: msgspec.convert({**general, **own}, TenantLimits, strict=False)
+        for tenant, own in found.items()
+    }
 
 
 def prices_of(given: Sequence[str] | None) -> dict[str, float]:

@@ -177,8 +177,9 @@ def export(
         raise BadInput("--best is for the format jsonl; others get all that was measured")
     with existing(database) as records, working(f"writing records to {to}"):
         if form == "metaschedule":
-            count = record_exchange.write_metaschedule(records, which, to, memory)
-            _counted(f"{count:,} trials written to {to}", as_json, trials=count)
+            count, left = record_exchange.write_metaschedule(records, which, to, memory)
+            without = f"; {left:,} by Winograd's algorithm are left out: it has no schedules for them"
+            _counted(f"{count:,} trials written to {to}{without if left else ''}", as_json, trials=count)
             return
         if form == "t4":
             with records.reading() as connection:

@@ -103,11 +103,12 @@ def _rows_of(snapshot: Snapshot, progress: JobProgress, store: ArtifactStore) ->
     return found
 
 
-def write_metaschedule(database: Database, which: Filter, folder: Path, memory: float) -> int:
+def write_metaschedule(database: Database, which: Filter, folder: Path, memory: float) -> tuple[int, int]:
     """Write trials as a database of MetaSchedule.
 
     Returns:
-        How many trials there were.
+        How many trials were written, and how many left out: it has no schedules for kernels by Winograd's
+        algorithm.
 
     Raises:
         BadInput: there are none, or they are for several targets; or the folder cannot be written.
@@ -137,7 +138,9 @@ def write_metaschedule(database: Database, which: Filter, folder: Path, memory: 
             (folder / name).write_bytes(content)
     except OSError as error:
         raise unusable(f"cannot write {folder}", error) from None
-    return sum(len(task.trials) for task in tasks)
+    # A line for each, in one of its two files.
+    written = max(content.count(b"\n") for name, content in exported.files.items() if "record" in name)
+    return written, sum(len(task.trials) for task in tasks) - written
 
 
 def _trial(number: int, found: Found) -> Trial:

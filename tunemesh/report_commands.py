@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tunemesh import mesh_address, options, past_jobs
+from tunemesh.completion import job_argument
 from tunemesh.report import read_any, write_file
 from tunemesh.report_page import writing
 from tunemesh.shared.errors import BadInput, JobFailed
@@ -19,7 +20,7 @@ from tunemesh.terminal import print_json
 def report(
     jobs: Annotated[
         list[str],
-        typer.Argument(metavar="JOB|FOLDER...", help="Folders of results, or jobs of a running mesh."),
+        job_argument("Folders of results, or jobs of a running mesh.", metavar="JOB|FOLDER..."),
     ],
     out: Annotated[
         Path | None,

@@ -23,6 +23,10 @@ from tunemesh.stopping import until_terminated
 
 if TYPE_CHECKING:
     from tunemesh.coordinator.service.metrics import Metrics
+    from tunemesh.coordinator.service.traces import Traces
+
+TRACES_TO = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""Where OpenTelemetry's traces go; where neither says that, there are none."""
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,7 @@ def worker(
     artifacts: options.Artifacts = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
+    as_json: options.LogsAsJson = False,
 ) -> None:
     """Serve queues until SIGTERM. Several queues make several processes, one each."""
     checks.check_workers()
@@ -57,7 +62,7 @@ def worker(
 
     keep_private()
     options.retention_of(retention)
-    logs.setup(log_level, log_format, " ".join(["worker", *queues]))
+    logs.setup(log_level, "json" if as_json else log_format, " ".join(["worker", *queues]))
     address = mesh_address.find(broker, artifacts)
     if len(queues) > 1:
         if metrics_port is not None:
@@ -145,21 +150,46 @@ def coordinator(
     price: options.Prices = None,
     reserve: options.Reserved = 0.0,
     learn_after: options.LearnAfter = options.LEARN_AFTER,
+    limit: options.Limits = None,
     metrics_port: options.MetricsPort = None,
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
+    as_json: options.LogsAsJson = False,
 ) -> None:
     """Coordinate until SIGTERM. A second one on the same broker stands by and takes over."""
     from tunemesh.coordinator.service.service import Service
 
     keep_private()
-    logs.setup(log_level, log_format, "coordinator")
+    logs.setup(log_level, "json" if as_json else log_format, "coordinator")
     address = mesh_address.find(broker, None, store=False)
     prices = options.prices_of(price)
+    limits = options.limits_of(limit)
     shown = _shown(metrics_port) if metrics_port is not None else None
-    service = Service(address.coordinator_broker, strategy, journal, prices, reserve, learn_after, shown)
+    service = Service(
+        address.coordinator_broker,
+        strategy,
+        journal,
+        prices,
+        reserve,
+        learn_after,
+        limits,
+        shown,
+        _traces(),
+    )
     raise typer.Exit(service.run())
+
+
+def _traces() -> Traces | None:
+    """What the environment asks for, as far as it can be had here."""
+    if not any(os.environ.get(name) for name in TRACES_TO):
+        return None
+    try:
+        from tunemesh.coordinator.service.traces import to_environment
+    except ModuleNotFoundError as error:
+        log.warning("no traces are sent: %s is not installed: pip install 'tunemesh[otel]'", error.name)
+        return None
+    return to_environment()
 
 
 def _shown(address: str) -> Metrics:

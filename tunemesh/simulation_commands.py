@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from tunemesh import options
 from tunemesh.report import write_file
 from tunemesh.shared.errors import BadInput
 from tunemesh.terminal import add_row, print_json, say, table
@@ -39,7 +40,7 @@ def simulate(
         str | None, typer.Option(help="A trace file.", show_default="the one that is shipped")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same durations.", show_default=SAID)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Run the real coordinator core in virtual time, without a broker or a compiler."""
     # Workers and coordinators are started through the same command line, and need none of this.
@@ -78,6 +79,7 @@ def record_trace(
     reports: Annotated[list[Path], typer.Argument(help="report.json files of finished jobs.")],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("trace.json"),
     source: Annotated[str, typer.Option(help="How it was recorded, for people.")] = "",
+    as_json: options.AsJson = False,
 ) -> None:
     """Make a trace for tunemesh simulate from the reports of real jobs."""
     from tunemesh.coordinator import simulation
@@ -86,7 +88,10 @@ def record_trace(
     recorded = simulation.record(reports, said)
     write_file(out, msgspec.json.format(msgspec.json.encode(recorded), indent=1) + b"\n")
     tasks = sum(len(job.tasks) for job in recorded.jobs)
-    print(f"{out}: {len(recorded.jobs)} jobs, {tasks} tasks")
+    if as_json:
+        print_json({"file": str(out), "jobs": len(recorded.jobs), "tasks": tasks})
+    else:
+        print(f"{out}: {len(recorded.jobs)} jobs, {tasks} tasks")
 
 
 def _print(outcomes: list[Outcome]) -> None:

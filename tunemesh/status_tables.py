@@ -195,18 +195,13 @@ def resources_table(
     rows = []
     for resource in resources:
         device = bool(resource.targets)
-        kinds = (
-            [f"profile:{name}" for name in resource.targets] if device else [resource.queue.partition(".")[0]]
-        )
-        waits: Counter[str] = Counter()
-        for kind in kinds:
-            waits.update((waiting or {}).get(kind, {}))
+        waits = waiting_for(resource, waiting or {})
         rows.append(
             [
                 resource.queue,
                 str(len(resource.workers)),
                 f"{resource.utilisation:.0%}",
-                _some([_step_text(step) for step in resource.running]) or "idle",
+                _some([step_text(step) for step in resource.running]) or "idle",
                 f"{sum(waits.values())}: {_some([job for job, _ in waits.most_common()])}" if waits else "-",
                 f"{resource.drift:+.0%}" if device else "",
                 target_text(resource.targets[0]) if device else _some(resource.engines),
@@ -217,13 +212,26 @@ def resources_table(
     return Fitted("resources, busy in the last 5 minutes", RESOURCE_COLUMNS, rows)
 
 
+def waiting_for(resource: ResourceProgress, waiting: Mapping[str, Mapping[str, int]]) -> Counter[str]:
+    """Jobs that wait for a resource, or for one like it, by how many of their steps do.
+
+    Args:
+        waiting: as a snapshot has it.
+    """
+    profiles = [f"profile:{name}" for name in resource.targets]
+    waits: Counter[str] = Counter()
+    for kind in profiles or [resource.queue.partition(".")[0]]:
+        waits.update(waiting.get(kind, {}))
+    return waits
+
+
 def _some(texts: Sequence[str]) -> str:
     """The first few, and how many more there are."""
     more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
     return ", ".join(texts[:NAMED]) + more
 
 
-def _step_text(step: str) -> str:
+def step_text(step: str) -> str:
     """``job/t03/2/1/build`` as ``job t03 build``."""
     job, task, *_, stage = step.split("/") if step.count("/") > 1 else (step, "-", "")
     return " ".join(part for part in (job, task, stage) if part not in ("", "-"))

@@ -57,6 +57,6 @@ class TopologyWatch:
         for exchange in EXCHANGES:
             self._link.declare_exchange(exchange.name, exchange.kind)
         for queue in QUEUES:
-            self._link.declare_queue(queue.name, queue.arguments)
+            self._link.declare_queue(queue.name, queue.declared("classic"))
         for binding in BINDINGS:
             self._link.bind(binding.queue, binding.exchange, binding.key)

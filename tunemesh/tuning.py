@@ -41,6 +41,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.stages.recording import NOT_WRITTEN
 
 
@@ -139,8 +140,8 @@ def read_models(
         if len(models) > 1:
             raise BadInput("--inputs has the inputs of one model: tune the others in jobs of their own")
         checks.check_inputs(models[0].data, plan.samples)
-        models = [msgspec.structs.replace(models[0], samples=plan.samples)]
-    models = [_without_strange_samples(model, plan, note or _ignore) for model in models]
+        models = [msgspec.structs.replace(models[0], samples=plan.samples, samples_for=None)]
+    models = [with_fitting_samples(model, settings_of(model, plan.settings)) for model in models]
     for model in models:
         checks.check_model(model.name, model.data, plan.engines)
         request = make_request("job", model, plan, None)
@@ -150,15 +151,15 @@ def read_models(
     return models
 
 
-def _without_strange_samples(model: ModelFile, plan: Plan, note: Callable[[str], None]) -> ModelFile:
-    """Example inputs of a framework have shapes of their own, of which the person wants others."""
-    settings = settings_of(model, plan.settings)
-    if model.samples is None or model.samples is plan.samples or not (settings.shapes or settings.dims):
+def with_fitting_samples(model: ModelFile, settings: Settings) -> ModelFile:
+    """A model whose example inputs, if its framework has brought some, have the shapes of its job.
+
+    Raises:
+        BadModel: the model cannot have these shapes.
+    """
+    if model.samples_for is None or not (settings.shapes or settings.dims):
         return model
-    note(
-        f"{model.name}: its example inputs have other shapes than were asked for: they are not compared with"
-    )
-    return msgspec.structs.replace(model, samples=None)
+    return msgspec.structs.replace(model, samples=model.samples_for(variants(settings)))
 
 
 def job_ids(names: Sequence[str], unique: bool) -> list[str]:

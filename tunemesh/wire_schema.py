@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from tunemesh.broker_config import topology
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.shared.codec import CONTENT_TYPE
 from tunemesh.shared.messages import (
     WIRE_VERSION,
@@ -62,17 +62,35 @@ class _Channel:
 _DEFAULT_EXCHANGE = ""
 
 _CHANNELS = {
-    "requests": _Channel(topology.REQUESTS, topology.REQUEST_KEY, (Request,), "Tune a model.", "send"),
-    "cancels": _Channel(topology.REQUESTS, topology.CANCEL_KEY, (Cancel,), "Stop a job.", "send"),
-    "queries": _Channel(topology.REQUESTS, topology.QUERY_KEY, (Query,), "Ask how things are.", "send"),
+    "requests": _Channel(
+        topology.CLIENTS,
+        topology.client_key(topology.REQUEST, "{tenant}"),
+        (Request,),
+        "Tune a model.",
+        "send",
+    ),
+    "cancels": _Channel(
+        topology.CLIENTS, topology.client_key(topology.CANCEL, "{tenant}"), (Cancel,), "Stop a job.", "send"
+    ),
+    "queries": _Channel(
+        topology.CLIENTS,
+        topology.client_key(topology.QUERY, "{tenant}"),
+        (Query,),
+        "Ask how things are.",
+        "send",
+    ),
     "strategies": _Channel(
-        topology.REQUESTS, topology.STRATEGY_KEY, (SetStrategy,), "Choose who goes next.", "send"
+        topology.CLIENTS, topology.STRATEGY_KEY, (SetStrategy,), "Choose who goes next.", "send"
     ),
     "lessons": _Channel(
-        topology.REQUESTS, topology.LEARN_KEY, (Learn,), "Learn from what was measured.", "send"
+        topology.CLIENTS, topology.LEARN_KEY, (Learn,), "Learn from what was measured.", "send"
     ),
     "questions": _Channel(
-        topology.REQUESTS, topology.HISTORY_KEY, (AskHistory,), "Ask about jobs that have ended.", "send"
+        topology.CLIENTS,
+        topology.client_key(topology.QUESTION, "{tenant}"),
+        (AskHistory,),
+        "Ask about jobs that have ended.",
+        "send",
     ),
     "answers": _Channel(
         topology.ANSWERS,
@@ -83,7 +101,7 @@ _CHANNELS = {
     ),
     "events": _Channel(
         topology.EVENTS,
-        topology.event_key("{job}", "{kind}"),
+        topology.event_key("{tenant}", "{job}", "{kind}"),
         (JobEvent,),
         "What happens to jobs.",
         "receive",
@@ -106,7 +124,7 @@ _CHANNELS = {
     "ledgers": _Channel(
         topology.LEDGER,
         topology.LEDGER_KEY,
-        (Ledger, Marker, StepResult, SetStrategy),
+        (Ledger, Marker, StepResult, SetStrategy, Learn, Tenants),
         "What a coordinator tells its successor, and deliveries that it has held for long.",
     ),
 }

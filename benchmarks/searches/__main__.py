@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.searches import comparing, operators, simulating, summary, table, tabulating
+from benchmarks.searches import comparing, operators, simulating, summary, table, tabulating, woodpecker
+from tunemesh.comparing.racing import TURNS
 from tunemesh.stage_workers.engines.template import searches
 
 
@@ -47,6 +48,15 @@ def main() -> None:
     simulate.add_argument("--out", type=Path, required=True)
     simulate.set_defaults(call=_simulate)
 
+    figure = commands.add_parser(
+        "woodpecker", help="Woodpecker-DL's convolution: many trials, and the best beside others in turns"
+    )
+    figure.add_argument("--trials", type=int, default=1600, help="of the template engine")
+    figure.add_argument("--metaschedule", type=int, default=350, help="trials of MetaSchedule")
+    figure.add_argument("--turns", type=int, default=TURNS, help="of each contestant")
+    figure.add_argument("--out", type=Path, help="a file of JSON")
+    figure.set_defaults(call=_woodpecker)
+
     report = commands.add_parser("report", help="tables and plots of what `run` and `simulate` have kept")
     report.add_argument("--real", type=Path, help="a file of `run`")
     report.add_argument("--simulated", type=Path, help="a file of `simulate`")
@@ -80,6 +90,14 @@ def _simulate(given: argparse.Namespace) -> None:
         given.operators, given.searches, range(given.seeds), given.plain, given.trials, given.out, given.limit
     )
     print(f"left: {left} searches")
+
+
+def _woodpecker(given: argparse.Namespace) -> None:
+    trials = {"template": given.trials, "metaschedule": given.metaschedule}
+    figure = woodpecker.run(trials, given.turns)
+    if given.out is not None:
+        woodpecker.save(figure, given.out)
+    print("\n".join(woodpecker.text(figure)))
 
 
 def _report(given: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from tunemesh.shared.messages import Candidate, Options, Settings, Trial
 from tunemesh.stage_workers import engines, platforms
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, TaskRef, UpdateCall
 from tunemesh.stage_workers.engines.template import compiling
+from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.platforms.protocol import (
     ExtractedTask,
     ImportCall,
@@ -55,7 +56,9 @@ class Bench:
 
     Attributes:
         target: canonical.
+        model: as the platform has imported it.
         task: what is tuned.
+        schedules: that were tried, by their hashes.
     """
 
     def __init__(self, name: str) -> None:
@@ -64,9 +67,15 @@ class Bench:
         self.target = self.platform.resolve_target(TargetCall(target="native")).canonical
         options = {} if name in operators.CHANNELS_LAST else AS_GIVEN
         call = ImportCall(model=operators.model(name), target=self.target, options=options)
-        self.task: ExtractedTask = max(
-            self.platform.import_model(call).tasks, key=lambda task: len(task.workload)
-        )
+        imported = self.platform.import_model(call)
+        self.model = imported.model
+        self.task: ExtractedTask = max(imported.tasks, key=lambda task: len(task.workload))
+        self.schedules: dict[str, bytes] = {}
+
+    @property
+    def operations(self) -> float:
+        """Of floats, in one run of the task."""
+        return workloads.operations(workloads.load(self.task.workload))
 
     def run(
         self, engine_name: str, options: Options, seed: int, trials: int, seconds: float
@@ -105,6 +114,7 @@ class Bench:
                 number += 1
 
     def _tried(self, engine: Engine, candidate: Candidate, best: float, began: float) -> tuple[Trial, Tried]:
+        self.schedules[candidate.hash] = candidate.schedule
         started = _clock()
         built = engine.build(
             BuildCall(workload=self.task.workload, target=self.target, schedule=candidate.schedule)

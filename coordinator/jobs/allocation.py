@@ -119,12 +119,20 @@ def grants(
     given: list[tuple[str, int]] = []
     if only:
         return _few_of_each(standings, only)
-    for _, standing in _fresh(standings):
-        if left <= 0:
+    if first is not None:
+        # Every task is to have something before any has several searches.
+        had = {s.task for s in standings if s.lead is not None or (s.rounds and not s.busy)}
+        alone = 2 * len(had) < len(of_task)
+    else:
+        alone = False
+    for place, standing in _fresh(standings):
+        if left <= 0 or (alone and place):
             break
         want = min(first_batch(budget, len(standings), batch), left, first or batch)
         given.append((standing.search, want))
         left -= want
+    if alone:
+        return given
     # The rest waits until every search has shown something: before that there is nothing to compare.
     shown = {(s.task, s.engine) for s in standings if not (s.rounds <= 1 and s.busy)}
     if given or any((s.task, s.engine) not in shown for s in standings):

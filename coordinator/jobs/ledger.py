@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from tunemesh.shared.messages.basics import (
     Blob,
@@ -14,6 +16,7 @@ from tunemesh.shared.messages.basics import (
     Name,
     Seconds,
     Stage,
+    TenantName,
 )
 from tunemesh.shared.messages.levels import Quote, Standing
 from tunemesh.shared.messages.progress import Cancelled, Phase, Usage
@@ -116,6 +119,8 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
     revision: Count
     phase: Phase
     accepted: Instant
+    secret: Annotated[str, Meta(max_length=64)] = ""
+    """The nonces of its steps follow from it."""
     finished: Instant | None = None
     model: Blob | None = None
     sample: Blob | None = None
@@ -163,6 +168,20 @@ class Ledger(Message, frozen=True, kw_only=True, tag="ledger"):
 
     def headers(self) -> Headers:
         return super().headers() | {"job": self.request.job, "phase": self.phase, "revision": self.revision}
+
+
+MOST_TENANTS = 5_000
+"""That have a queue of their own, so that their names fit into a message."""
+
+
+class Tenants(Message, frozen=True, kw_only=True, tag="tenants"):
+    """Whose queues the coordinator reads. It keeps the newest unacknowledged, so that a successor reads them
+    too: a broker shows nobody which queues there are."""
+
+    names: Annotated[list[TenantName], Meta(max_length=MOST_TENANTS)]
+
+    def message_id(self) -> str:
+        return f"tenants/{len(self.names)}"
 
 
 class Marker(Message, frozen=True, kw_only=True, tag="marker"):

@@ -15,7 +15,16 @@ from collections.abc import Collection, Mapping
 from tunemesh.coordinator.jobs import allocation, forecast, prices, rounds, searches, trials
 from tunemesh.coordinator.jobs.job import Job
 from tunemesh.coordinator.jobs.ledger import Ledger
-from tunemesh.coordinator.jobs.rest import BUDGET_CARE, DELAY, NOTHING, Mesh, Rest, another_round, rest
+from tunemesh.coordinator.jobs.rest import (
+    BUDGET_CARE,
+    DELAY,
+    NOTHING,
+    Mesh,
+    Rest,
+    another_round,
+    last_steps,
+    rest,
+)
 from tunemesh.coordinator.jobs.states import search_state
 from tunemesh.shared.messages import Quote, Standing, Usage, ValidateDone
 
@@ -83,6 +92,14 @@ def may_go_on(job: Job, instant: float, mesh: Mesh) -> bool:
     if any(each.busy for each in found) or not any(map(allocation.may_go_on, found)):
         return False
     return not enough(job, instant, mesh, another_round(job, mesh))
+
+
+def must_assemble(job: Job, instant: float, mesh: Mesh) -> bool:
+    """Whether a job with a deadline has no more time left than assembling and validating take."""
+    deadline = job.ledger.request.level.deadline
+    if deadline is None:
+        return False
+    return job.ledger.accepted + deadline - instant <= last_steps(job, mesh).careful
 
 
 def _latencies(job: Job) -> tuple[float | None, float | None]:

@@ -47,12 +47,13 @@ def kept(job: Job) -> list[TaskRecords]:
     return measured.records(job.ledger.tasks if job.ended else measured.at_the_end(job))
 
 
-def listed(jobs: Iterable[Job], resources: int) -> list[JobProgress]:
-    """All jobs, or as many as fit beside so many resources: those under way first, then the newest. Without
-    what only matters to whoever asks for one job: timings, usage, and what went wrong with a candidate."""
+def listed(jobs: Iterable[Job], resources: int, skip: int = 0) -> list[JobProgress]:
+    """All jobs, or as many as fit beside so many resources: those under way first, then the newest, without
+    the first ``skip`` of them. Without what only matters to whoever asks for one job: timings, usage, and
+    what went wrong with a candidate."""
     chosen: list[Job] = []
     room = max(LISTED - RESOURCE * resources, LEAST)
-    for job in sorted(jobs, key=lambda job: (job.ended, -job.ledger.accepted)):
+    for job in sorted(jobs, key=lambda job: (job.ended, -job.ledger.accepted))[skip:]:
         room -= JOB + len(job.ledger.tasks)
         if room < 0:
             break

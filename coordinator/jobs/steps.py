@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from tunemesh.coordinator.jobs import nonces, searches
 from tunemesh.coordinator.jobs import rounds as job_rounds
-from tunemesh.coordinator.jobs import searches
 from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.scheduling.needs import Need
@@ -32,7 +32,7 @@ from tunemesh.shared.messages import (
     ValidateWork,
     Work,
 )
-from tunemesh.shared.messages.levels import CANDIDATES
+from tunemesh.shared.messages.levels import CANDIDATES, CONFIRMED
 
 KINDS = {"import": "build-cpu", "assemble": "build-cpu", "build": "build-cpu", "model-update": "model-update"}
 """Which kind of resource does a stage; ``profile`` and ``validate`` need a device of the right target."""
@@ -228,6 +228,7 @@ def make_step(job: Job, ref: StepRef, attempt: int, chunk_size: int, devices: Se
         round=max(ref.round, 0),
         chunk=max(ref.chunk, 0),
         origin=job.ledger.origin,
+        nonce=nonces.nonce_of(job.ledger.secret, ref.id),
         attempt=attempt,
     )
 
@@ -279,12 +280,17 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
     if ref.stage == "model-update":
         work = _update_work(task, job.task(ref.task), ref.round, chunk_size)
         if job_rounds.closes(task, ref.round):
-            work = msgspec.structs.replace(work, rival=job_rounds.lead(job, task, others=True))
+            work = msgspec.structs.replace(
+                work,
+                rival=job_rounds.lead(job, task, others=True),
+                names=CONFIRMED[job.ledger.request.level.effort],
+            )
         return msgspec.structs.replace(work, devices=list(devices)) if work.state is None else work
     round_ = job.round(ref.task, ref.round)
     assert round_ is not None
     if ref.stage == "build":
-        keep = job_rounds.closes(task, ref.round)
+        # One that is not confirmed goes into the model as it is.
+        keep = job_rounds.closes(task, ref.round) or not CONFIRMED[job.ledger.request.level.effort]
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk), keep=keep)
     built = round_.chunks[ref.chunk].built
     assert built is not None

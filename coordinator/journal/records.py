@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from tunemesh.coordinator.events import Event, Instruction, Tick
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.shared.errors import BadInput
 
 LARGEST = 512 * 1024 * 1024
@@ -25,13 +26,14 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class Start(Struct, frozen=True, tag=True):
-    """A coordinator was started, with this strategy, these prices, this share of devices for gold, and so
-    many new trials to learn from."""
+    """A coordinator was started, with this strategy, these prices, this share of devices for gold, so many
+    new trials to learn from, and these limits of tenants."""
 
     strategy: str
     prices: dict[str, float] = {}
     reserved: float = 0.0
     learn_after: int = 0
+    limits: dict[str, Limits] = {}
 
 
 class Entry(Struct, frozen=True, tag=True):
@@ -63,6 +65,7 @@ class Journal:
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
         learn_after: int = 0,
+        limits: Mapping[str, Limits] | None = None,
     ) -> None:
         self.path = path
         self._largest = largest
@@ -71,7 +74,7 @@ class Journal:
             self._file = self.path.open("ab")
         except OSError as error:
             raise BadInput(f"cannot write the journal {path}: {error.strerror}") from None
-        self._write(Start(strategy, dict(prices or {}), reserved, learn_after))
+        self._write(Start(strategy, dict(prices or {}), reserved, learn_after, dict(limits or {})))
 
     def record(self, now: float, event: Event, instructions: list[Instruction]) -> None:
         """Write down one event. What was written reaches the file with the next tick.

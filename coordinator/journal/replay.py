@@ -35,6 +35,7 @@ def replay(records: Iterable[Start | Entry]) -> Iterator[Difference]:
                 prices=record.prices,
                 reserved=record.reserved,
                 learn_after=record.learn_after,
+                limits=record.limits,
             )
             continue
         if core is None:

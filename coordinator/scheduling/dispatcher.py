@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -118,11 +118,13 @@ class Dispatcher:
         """Whether a step is ready or in flight."""
         return step in self._ready or self.resources.in_flight(step)
 
-    def waiting(self, most: int) -> dict[str, dict[str, int]]:
+    def waiting(self, most: int, among: Collection[str] | None = None) -> dict[str, dict[str, int]]:
         """Steps that are due and were not sent, by kind of resource and by job: of each kind for so many jobs
-        at most, those with most of them."""
+        at most, those with most of them. With ``among`` only of these jobs."""
         found: dict[str, Counter[str]] = {}
         for bids in self._ready.values():
+            if among is not None and bids[0].job not in among:
+                continue
             found.setdefault(bids[0].need.kind, Counter())[bids[0].job] += 1
         return {kind: dict(jobs.most_common(most)) for kind, jobs in sorted(found.items())}
 

@@ -34,6 +34,8 @@ class Outbox:
         """The connection over which to publish. What was decided about deliveries of one connection must not
         go out over the next: by then another coordinator may have them."""
         self._link = link
+        self.kind: topology.QueueType = "classic"
+        """Of the queues that it declares."""
 
     def dispatch(self, queue: str, step: Step) -> None:
         """Send a step to a stage queue."""
@@ -54,7 +56,8 @@ class Outbox:
     def tell(self, event: JobEvent) -> None:
         """Tell whoever listens to the job. It may be lost, unless it is the end: that waits for the
         history."""
-        key = topology.event_key(event.job, event.kind)
+        tenant = event.progress.tenant if event.progress is not None else ""
+        key = topology.event_key(tenant, event.job, event.kind)
         life = None if event.kind in topology.ENDS else LIFE
         self._tell(event, topology.EVENTS, key, event.job, life)
 
@@ -77,7 +80,8 @@ class Outbox:
         # One that nobody takes is in the log, and must not be held for ever.
         self.publish(letter, lambda: self._link.ack(delivery), lambda: self._link.ack(delivery))
         if delivery.exchange == topology.RESULTS and kind == "undecodable":
-            self._link.events.put(Unreadable(delivery.message_id.removesuffix("/result"), reason))
+            step, _, nonce = delivery.message_id.removesuffix("/result").rpartition("/")
+            self._link.events.put(Unreadable(step, reason, nonce))
         if reply_to is not None:
             rejected = JobEvent(job="unknown", kind="rejected", at=time.time(), text=reason[:500])
             self.answer(rejected, reply_to, delivery.correlation_id)
@@ -93,7 +97,7 @@ class Outbox:
                 cause = f"it cannot be declared: {error}"
                 self._link.events.put(QueueMissing(queue, cause, refused=True))
 
-        self._link.declare_queue(wanted.name, wanted.arguments).add_done_callback(refused)
+        self._link.declare_queue(wanted.name, wanted.declared(self.kind)).add_done_callback(refused)
         self._link.bind(binding.queue, binding.exchange, binding.key).add_done_callback(refused)
 
     def purge(self, queue: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -38,6 +39,7 @@ from tunemesh.coordinator.events import (
     Dispatch,
     DispatchFailed,
     Event,
+    Garbled,
     Instruction,
     Log,
     Purge,
@@ -51,11 +53,14 @@ from tunemesh.coordinator.events import (
     Unreadable,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.journal.records import Journal
+from tunemesh.coordinator.service.desks import Desks
 from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import account_of
 from tunemesh.shared.alive import Alive
 from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
 from tunemesh.shared.messages import (
@@ -76,6 +81,7 @@ from tunemesh.shared.transport.names import process_name
 if TYPE_CHECKING:
     # Imported where it is asked for alone.
     from tunemesh.coordinator.service.metrics import Metrics
+    from tunemesh.coordinator.service.traces import Traces
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +105,9 @@ STATUS_PREFETCH = 1_000
 """Statuses on their way; they are answered at once."""
 
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
-    topology.REQUESTS: (Request, Cancel, Query, SetStrategy, Learn),
+    topology.CLIENTS: (Request, Cancel, Query, SetStrategy, Learn),
     topology.RESULTS: (StepResult,),
-    topology.LEDGER: (Ledger, StepResult, SetStrategy, Marker),
+    topology.LEDGER: (Ledger, StepResult, SetStrategy, Learn, Tenants, Marker),
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
 
@@ -124,7 +130,9 @@ class Service:
         prices: of queues, per hour; none by default.
         reserved: share of the devices of each target that is kept for jobs of class gold.
         learn_after: new trials after which workers learn from the records; 0: only when somebody asks.
+        limits: of tenants; by default what every tenant has.
         metrics: what is told to Prometheus; by default nothing.
+        traces: what is told to OpenTelemetry; by default nothing.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -138,11 +146,15 @@ class Service:
         prices: Mapping[str, float] | None = None,
         reserved: float = 0.0,
         learn_after: int = 0,
+        limits: Mapping[str, Limits] | None = None,
         metrics: Metrics | None = None,
+        traces: Traces | None = None,
     ) -> None:
-        self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after)
+        self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after, limits=limits)
         self._journal = (
-            Journal(journal, strategy, prices=prices, reserved=reserved, learn_after=learn_after)
+            Journal(
+                journal, strategy, prices=prices, reserved=reserved, learn_after=learn_after, limits=limits
+            )
             if journal is not None
             else None
         )
@@ -165,8 +177,10 @@ class Service:
         )
         self._alive = Alive()
         self._metrics = metrics
+        self._traces = traces
         self._outbox = Outbox(self._link)
-        self._held = HeldDeliveries(self._outbox)
+        self._held = HeldDeliveries(self._outbox, self._link.user)
+        self._desks = Desks(self._link, self._outbox, self._held)
         self._url = url
 
     def run(self) -> int:
@@ -204,6 +218,8 @@ class Service:
         self._link.close()
         if self._journal is not None:
             self._journal.close()
+        if self._traces is not None:
+            self._traces.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
 
@@ -224,9 +240,10 @@ class Service:
     def take(self, event: object) -> None:
         """Deal with an event of the link, or a :class:`Tick`. Whatever it is, the coordinator goes on."""
         match event:
-            case Up(epoch):
+            case Up(epoch) as up:
                 self._outbox.epoch, self._active = epoch, False
                 self._held.clear()
+                self._desks.connected(up)
                 self._begin()
             case Down(reason):
                 log.warning("connection lost: %s", reason)
@@ -241,7 +258,7 @@ class Service:
         while True:
             try:
                 with Declarations(self._url, process_name("coordinator set-up"), None) as declarations:
-                    ensure_topology(declarations)
+                    self._outbox.kind = ensure_topology(declarations)
                 return
             except (BrokerUnavailable, LinkDown) as error:
                 time.sleep(retry.failed(str(error)))
@@ -279,6 +296,8 @@ class Service:
         finally:
             if self._metrics is not None:
                 self._metrics.decided(instructions)
+            if self._traces is not None:
+                self._traces.decided(instructions)
             if self._journal is not None:
                 self._write_down(self._journal, now, event, instructions)
         self._apply(instructions)
@@ -306,13 +325,25 @@ class Service:
             # Until now another coordinator may have been the active one. It then took the marker.
             self._active = True
             self._begin()
+            self._desks.open()
         if self._metrics is not None:
             self._metrics.delivered(delivery.redelivered)
         if self._held.takes(delivery, time.monotonic()):
             return
+        account = account_of(delivery.user, self._link.user)
+        asked = delivery.exchange == topology.CLIENTS
+        if asked and (account is None or not account.may_ask):
+            self._garbled(delivery, _no_account(delivery.user), topology.tenant_in(delivery.key))
+            return
+        tenant = account.bound_to if asked and account is not None else None
+        if tenant is not None:
+            self._desks.heard_of(tenant)
         try:
             message = codec.decode(delivery.body, *ACCEPTED.get(delivery.exchange, ()))
         except BadMessage as error:
+            if asked:
+                self._garbled(delivery, str(error), tenant)
+                return
             self._put_aside(delivery, str(error))
             if delivery.exchange == topology.LEDGER and delivery.correlation_id:
                 self._give(SaveFailed(delivery.correlation_id, f"its ledger cannot be read: {error}"))
@@ -323,22 +354,32 @@ class Service:
                 self._give(CaughtUp())
             return
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
+        if isinstance(message, Tenants):
+            self._desks.remembered(handle, message)
+            return
         assert isinstance(message, Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger)
         if self._metrics is not None and isinstance(message, StepResult):
             self._metrics.answered(message)
-        event = Arrived(handle, message, answers_to(delivery), delivery.correlation_id, delivery.user)
+        if self._traces is not None and isinstance(message, StepResult):
+            self._traces.answered(message)
+        answers = answers_to(delivery, self._link.user)
+        event = Arrived(handle, message, answers, delivery.correlation_id, delivery.user, tenant)
         self._give(event)
+
+    def _garbled(self, delivery: Delivery, reason: str, tenant: str | None) -> None:
+        """Put aside what a client has sent, when the core says so."""
+        self._give(Garbled(self._held.hold(delivery, "undecodable", time.monotonic()), reason, tenant))
 
     def _begin(self) -> None:
         """Start afresh. When the marker comes back, everything that was waiting is here."""
-        self._give(Connected(wall=time.time()))
+        self._give(Connected(wall=time.time(), seed=secrets.token_hex(32)))
         self._marker = Marker(start=uuid.uuid4().hex)
         self._outbox.to_itself(self._marker)
 
     def _put_aside(self, delivery: Delivery, reason: str) -> None:
         if self._metrics is not None:
             self._metrics.put_aside()
-        self._outbox.put_aside(delivery, reason, "undecodable", answers_to(delivery))
+        self._outbox.put_aside(delivery, reason, "undecodable", answers_to(delivery, self._link.user))
 
     def _check_queues(self) -> None:
         for name in list(self._core.resources.queues):
@@ -398,3 +439,13 @@ class Service:
                 outbox.answer(event, reply_to, correlation_id or event.job)
             case Answer(reply_to, correlation_id, snapshot):
                 outbox.answer(snapshot, reply_to, correlation_id)
+
+
+def _no_account(user: str) -> str:
+    """Why what a client sends is not taken."""
+    if not user:
+        return "it does not say who sends it: set its property user_id to the user that is logged in"
+    return (
+        f"user {user[:100]} has no role here: users are called client.TENANT.NAME or operator.NAME"
+        " (tunemesh broker user add)"
+    )

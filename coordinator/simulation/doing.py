@@ -95,7 +95,7 @@ def _update(step: Step, work: UpdateWork, confirmed: int) -> UpdateDone:
     history = list(work.state.history) if work.state is not None else []
     if work.trials:
         history.append(Blob("0" * 64, len(work.trials)))
-    count = work.want or min(confirmed, sum(blob.size for blob in history))
+    count = work.want or min(confirmed, work.names, sum(blob.size for blob in history))
     return UpdateDone(
         state=TaskState(search=NOTHING, history=history),
         candidates=[Candidate(i, f"{step.round}/{i}", b"") for i in range(count)],

@@ -315,4 +315,5 @@ def _result(done: Executed, made: Result) -> StepResult:
             size=max(size, 1),
         ),
         result=made,
+        nonce=step.nonce,
     )

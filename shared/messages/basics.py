@@ -13,9 +13,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from tunemesh.shared.accounts import NAME_PATTERN
 from tunemesh.shared.text import ERROR_TEXT_LIMIT
 
 WIRE_VERSION = 1
+
+TenantName = Annotated[str, Meta(pattern=rf"^{NAME_PATTERN}\Z")]
 
 JobId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 
@@ -31,6 +34,9 @@ QueueName = Annotated[
 """With the engines of its workers where these are not those that come with Tunemesh: ``build-cpu.toy``."""
 
 StepId = Annotated[str, Meta(pattern=r"^[!-~]{1,200}\Z")]
+
+Nonce = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]
+"""Of a step: known to whoever was given it, and to the coordinator."""
 
 TaskId = Annotated[str, Meta(pattern=r"^[!-~]{1,60}\Z")]
 """``-`` where a message is not about a task."""

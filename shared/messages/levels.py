@@ -23,6 +23,9 @@ CANDIDATES: dict[Effort, int] = {"instant": 1, "quick": 8}
 """Candidates of each task that a job with less than full effort tries, all at once. Where several engines
 take a task they share them out; one candidate is that of the first of them."""
 
+CONFIRMED: dict[Effort, int] = {"instant": 0, "quick": 2, "full": 4}
+"""Candidates of a search that are measured again at its end, at most."""
+
 CLASS_WEIGHT: dict[Class, float] = {"gold": 4.0, "standard": 1.0, "spare": 0.25}
 """What the priority of a job is multiplied by under the strategy ``fair``."""
 

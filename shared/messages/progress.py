@@ -213,7 +213,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """By kind of resource (``build-cpu``, ``model-update``, ``profile:<target>``) and by job: steps that are
     due and wait for one. Of the jobs that wait with most."""
     left_out: int = 0
-    """Jobs that are not in the list of all, for its size; they can be asked for one by one."""
+    """Jobs behind those in the list, which are not in it for its size; they can be asked for one by one, or
+    with ``skip``."""
     rejected: str = ""
     """Why the request for the one job that was asked for was rejected lately, if it was."""
     census: Census | None = None

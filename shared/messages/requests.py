@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from tunemesh.shared.messages.basics import (
     NAME_LIMIT,
     Blob,
+    Count,
     EngineName,
     Headers,
     Instant,
@@ -297,6 +298,9 @@ class Query(Message, frozen=True, kw_only=True, tag="query"):
     """Ask for a :class:`Snapshot`, sent to the AMQP ``reply_to`` queue. No ``job`` means all jobs."""
 
     job: Asked | None = None
+    skip: Count = 0
+    """Jobs at the beginning of the list of all that the answer leaves out: whoever got a list that has left
+    some out goes on behind it."""
     census: bool = False
     """Instead of jobs: what is needed to remove old artifacts, see :class:`Census`."""
 

@@ -20,6 +20,7 @@ from tunemesh.shared.messages.basics import (
     Headers,
     JobId,
     Message,
+    Nonce,
     Positive,
     Seconds,
     TaskId,
@@ -323,6 +324,8 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
     chunk: Count = 0
     timing: Timing
     result: Result
+    nonce: Nonce = ""
+    """That of the step."""
 
     def problem(self) -> str:
         """Why it contradicts itself, whatever was asked."""
@@ -341,7 +344,7 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
         return ""
 
     def message_id(self) -> str:
-        return f"{self.timing.step}/result"
+        return f"{self.timing.step}/{self.nonce}/result"
 
     def headers(self) -> Headers:
         return super().headers() | {

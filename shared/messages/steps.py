@@ -11,6 +11,7 @@ from tunemesh.shared.messages.basics import (
     Headers,
     JobId,
     Message,
+    Nonce,
     Options,
     Positive,
     Seconds,
@@ -75,6 +76,8 @@ class UpdateWork(Struct, frozen=True, kw_only=True, tag="model-update"):
     rival: Seconds | None = None
     """Where the task is closed: the lowest latency in seconds that other searches of the same task have
     found. What may be the best of all is confirmed, and what cannot is not."""
+    names: Count = 4
+    """Where the task is closed: candidates that are named at most."""
 
 
 class BuildWork(Struct, frozen=True, kw_only=True, tag="build"):
@@ -153,6 +156,8 @@ class Step(Message, frozen=True, kw_only=True, tag="step"):
     """Those of the request."""
     origin: Origin | None = None
     """What the records of what is measured say of the job."""
+    nonce: Nonce = ""
+    """To be given back with the result: nobody else can answer for this step."""
     attempt: Count = 0
     """How often it was sent before. Not part of the id: the same step again gives the same result."""
 

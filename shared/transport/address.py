@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import pika
 import pika.data
@@ -36,32 +36,45 @@ def _without_what_is_unreadable(decode: DecodeTable) -> DecodeTable:
 pika.data.decode_table = _without_what_is_unreadable(pika.data.decode_table)
 
 
-def parameters_for(url: str, name: str, properties: Mapping[str, str | int]) -> pika.URLParameters:
-    """How to connect to ``url``.
+def parameters_for(url: str, name: str, properties: Mapping[str, str | int]) -> list[pika.URLParameters]:
+    """How to connect to ``url``: to each of its hosts, where it has several.
 
     Raises:
         BadInput: it is no broker URL, or a file of its TLS cannot be used.
     """
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("amqp", "amqps") and parts.hostname
-        parameters = pika.URLParameters(url) if usable else None
+        user, at, hosts = parts.netloc.rpartition("@")
+        each = [urlunsplit(parts._replace(netloc=f"{user}{at}{host}")) for host in hosts.split(",")]
+        usable = parts.scheme in ("amqp", "amqps") and all(urlsplit(one).hostname for one in each)
+        found = [pika.URLParameters(one) for one in each] if usable else []
     except (ValueError, TypeError):  # their texts may quote the password
-        parameters = None
-    if parameters is None:
+        found = []
+    if not found:
         raise BadInput(
             f"{redacted(url)!r} is no broker URL; expected amqp://user:password@host:port/vhost,"
-            " with special characters of the password percent-encoded"
+            " with special characters of the password percent-encoded; several hosts of a cluster are"
+            " separated by commas"
         )
-    if parameters.ssl_options is not None:
-        parameters.ssl_options = encryption.options(parameters.host)
-    parameters.heartbeat = HEARTBEAT
-    parameters.blocked_connection_timeout = 120
-    parameters.connection_attempts = 1
-    parameters.socket_timeout = 5
-    parameters.stack_timeout = 8
-    parameters.client_properties = {"connection_name": name, **properties}
-    return parameters
+    for parameters in found:
+        if parameters.ssl_options is not None:
+            parameters.ssl_options = encryption.options(parameters.host)
+        parameters.heartbeat = HEARTBEAT
+        parameters.blocked_connection_timeout = 120
+        parameters.connection_attempts = 1
+        parameters.socket_timeout = 5
+        parameters.stack_timeout = 8
+        parameters.client_properties = {"connection_name": name, **properties}
+    return found
+
+
+def user_of(url: str) -> str:
+    """Who logs in with ``url``.
+
+    Raises:
+        BadInput: it is no broker URL.
+    """
+    return str(getattr(parameters_for(url, "", {})[0].credentials, "username", ""))
 
 
 def redacted(url: str) -> str:

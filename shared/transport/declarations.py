@@ -37,8 +37,10 @@ class Declarations:
     ) -> None:
         self._link.close()
 
-    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
-        _wait(self._link.declare_exchange(name, kind, durable))
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, str | int | bool], durable: bool
+    ) -> None:
+        _wait(self._link.declare_exchange(name, kind, arguments, durable))
 
     def declare_queue(self, name: str, arguments: Mapping[str, str | int | bool], durable: bool) -> None:
         _wait(self._link.declare_queue(name, arguments, durable))

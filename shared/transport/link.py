@@ -4,8 +4,9 @@ A :class:`Link` runs a :class:`~shared.transport.connection.Connection` of pika'
 heartbeats go out whatever the rest of the process does. The owner reads *events* from a queue (:class:`Up`,
 :class:`Down`, :class:`Delivery`) and calls methods that may be called from any thread.
 
-- Every lost connection, and every channel that the server closes, is answered by a reconnect with backoff.
-  The subscriptions are made again and :class:`Up` is sent again.
+- Every lost connection, and every channel that the server closes, is answered by a reconnect: to the next
+  host where there are several, with backoff when all have been tried. The subscriptions are made again and
+  :class:`Up` is sent again.
 - A delivery belongs to the connection that brought it (its ``epoch``). Acknowledging it later is a no-op: the
   broker has requeued it by then.
 - ``publish`` is confirmed and mandatory. Its future fails with :class:`LinkDown` or :class:`Unroutable`.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import random
 import threading
 import time
 import uuid
@@ -56,7 +58,8 @@ class Link:
     """A named connection.
 
     Args:
-        url: ``amqp://`` or ``amqps://`` with user, password and virtual host.
+        url: ``amqp://`` or ``amqps://`` with user, password and virtual host, and one host or the nodes of a
+            cluster, separated by commas. Which is tried first is drawn, so that each gets its share.
         name: shown in the management UI.
         properties: further client properties shown there (role, device, …).
         subscriptions: consumed from whenever the connection stands.
@@ -75,7 +78,11 @@ class Link:
         self.url = url
         self.name = name
         self.events: queue.SimpleQueue[Event | Any] = queue.SimpleQueue()
-        self._parameters = parameters_for(url, name, properties or {})
+        self._hosts = parameters_for(url, name, properties or {})
+        self._host = random.randrange(len(self._hosts))
+        """The one to which it is connected, or which is tried next."""
+        self._untried = len(self._hosts)
+        """Hosts that have not been tried since the last pause, or since a connection stood."""
         self._subscriptions = list(subscriptions)
         self._own_queues: dict[str, str] = {}
         self._epoch = 0
@@ -91,7 +98,7 @@ class Link:
         self._refused: str | None = None
         self._connection: Connection | None = None
         self._main: Channel | None = None
-        self._confirms = Confirms(name, getattr(self._parameters.credentials, "username", ""))
+        self._confirms = Confirms(name, self.user)
         self._operations = Operations(name, refusals)
         self._commands: deque[Callable[[], None]] = deque()
         self._woken = False
@@ -99,6 +106,11 @@ class Link:
         self._gathering: int | None = None
         """The thread that hands over what it asks for at once."""
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)
+
+    @property
+    def user(self) -> str:
+        """Who is logged in."""
+        return str(getattr(self._hosts[0].credentials, "username", ""))
 
     # -- For the owner, from any thread ---------------------------------------------------------------------
 
@@ -210,11 +222,19 @@ class Link:
 
         self._call(cancel)
 
-    def declare_exchange(self, name: str, kind: str, durable: bool = True) -> Future[None]:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, Any] | None = None, durable: bool = True
+    ) -> Future[None]:
         """Create an exchange. Fails with ``PermissionError``, or ``ValueError`` when it exists otherwise."""
         return self._operate(
             f"declare exchange {name}",
-            lambda c, f: c.exchange_declare(name, kind, durable=durable, callback=lambda _: finish(f, None)),
+            lambda c, f: c.exchange_declare(
+                name,
+                kind,
+                durable=durable,
+                arguments=dict(arguments or {}),
+                callback=lambda _: finish(f, None),
+            ),
         )
 
     def declare_queue(
@@ -286,7 +306,7 @@ class Link:
             opened = self._epoch
             try:
                 connection = Connection(
-                    self._parameters,
+                    self._hosts[self._host],
                     on_open_callback=self._opened,
                     on_open_error_callback=lambda c, error: self._lost(c, error),
                     on_close_callback=lambda c, error: self._lost(c, error),
@@ -306,10 +326,18 @@ class Link:
             if not self._closing and self._refused is None:
                 problem = "cannot reach" if self._epoch == opened else "has lost"
                 where = f"the broker at {redacted(self.url)}"
-                self._rest(
-                    self._retry.failed(f"{self.name}: {problem} {where}: {self._last_error}", self._quiet)
-                )
+                pause = self._retry.failed(f"{self.name}: {problem} {where}: {self._last_error}", self._quiet)
+                self._rest(pause if self._next_host() else 0.0)
         self._fail_everything("the link was closed")
+
+    def _next_host(self) -> bool:
+        """Try another one. Returns whether all have been tried by now."""
+        self._host = (self._host + 1) % len(self._hosts)
+        self._untried -= 1
+        if self._untried > 0:
+            return False
+        self._untried = len(self._hosts)
+        return True
 
     def _rest(self, delay: float) -> None:
         """Wait before the next attempt, and go on answering callers meanwhile."""
@@ -344,6 +372,7 @@ class Link:
     def _announce(self) -> None:
         self._retry.succeeded(f"{self.name}: connected to the broker at {redacted(self.url)}")
         self._quiet = False
+        self._untried = len(self._hosts)
         self._up.set()
         self.events.put(Up(self._epoch))
 
@@ -374,7 +403,7 @@ class Link:
         if subscription.bindings is None:
             consume(subscription.queue)
             return
-        own = f"{subscription.queue}.{uuid.uuid4().hex[:12]}"
+        own = f"{subscription.queue}.{uuid.uuid4().hex[: subscription.digits]}"
         self._own_queues[subscription.queue] = own
 
         def bind(bindings: deque[tuple[str, str]]) -> None:
@@ -486,6 +515,9 @@ class Link:
         self._up.clear()
         if not (isinstance(error, pika.exceptions.ConnectionClosedByClient) and self._last_error):
             self._last_error = text_of(error)
+            if len(self._hosts) > 1:
+                tried = self._hosts[self._host]
+                self._last_error = f"{tried.host}:{tried.port}: {self._last_error}"
         if self._epoch == 0:
             self._somebody_there = self._somebody_there or not nobody_there(error)
             self._refused = final_refusal(error)

@@ -44,7 +44,8 @@ def final_refusal(error: Any) -> str | None:
         text = f"{cause!r} {text_of(cause)}"
         if "ACCESS_REFUSED" in text:
             return "it refuses this user name and password"
-        if "NOT_ALLOWED" in text and "limit" not in text:
+        # A node that is starting says of a virtual host that it is down.
+        if "NOT_ALLOWED" in text and "limit" not in text and " is down" not in text:
             return f"the virtual host does not exist or this user may not enter it ({text_of(cause)})"
     return None
 

@@ -74,6 +74,8 @@ class Subscription:
     prefetch: int = 0
     """Deliveries that may be unacknowledged at a time; 0 for any number."""
     bindings: tuple[tuple[str, str], ...] | None = None
+    digits: int = 12
+    """Of that suffix. Where they are few, a name may be taken; the link then starts over with another."""
     exclusive: bool = False
     """Nobody else may consume from it. When somebody does, the link starts over."""
 

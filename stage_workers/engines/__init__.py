@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from importlib import metadata
+from importlib import metadata, util
 
 from tunemesh.shared.errors import BadInput
 from tunemesh.stage_workers.engines import compilers
@@ -15,6 +15,10 @@ GROUP = "tunemesh.engines"
 
 METASCHEDULE, TEMPLATE = OWN = "metaschedule", "template"
 """Those that come with Tunemesh and make kernels: what workers serve unless they are told otherwise."""
+HALIDE = "halide"
+EXTRAS = (HALIDE,)
+"""Those that come with Tunemesh, need an extra, and are served where they are named."""
+NO_HALIDE = 'the engine halide needs a package: pip install "tunemesh[halide]"'
 
 
 class BrokenEngine(BadInput):
@@ -29,8 +33,11 @@ def names() -> tuple[str, ...]:
 def missing(name: str) -> str:
     """What this machine lacks to build for an engine that comes with Tunemesh, in one line; empty where it
     lacks nothing, or nothing is known of it."""
-    lacks = name == TEMPLATE and compilers.compiler(platform.machine()) is None
-    return compilers.MISSING if lacks else ""
+    if name == HALIDE and util.find_spec(HALIDE) is None:
+        return NO_HALIDE
+    if name in (TEMPLATE, HALIDE) and compilers.compiler(platform.machine()) is None:
+        return compilers.MISSING
+    return ""
 
 
 def served_by_default() -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 
-MISSING = "the template engine needs a compiler of C: install gcc or clang"
+MISSING = "there is no compiler of C on this machine: install gcc or clang"
 
 
 def compiler(architecture: str) -> str | None:

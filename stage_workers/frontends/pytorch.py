@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -142,10 +142,16 @@ def _decompositions(torch: Any) -> Any:
     return table
 
 
-def samples(program: Any) -> bytes | None:
+def samples(program: Any, shapes: Sequence[Mapping[str, Sequence[int]]] = ()) -> bytes | None:
     """The example inputs of a program by the names that the converted model has for them, and the outputs
     that PyTorch computes for them, ``output:output0`` and so on, in NumPy's format ``npz``: so a worker can
     compare with PyTorch without having it. ``None`` where the program has no example inputs.
+
+    Args:
+        program: that was exported.
+        shapes: for which inputs of other shapes are wanted, made of the example inputs: one set of shapes by
+            the inputs' names, or several, whose arrays are marked as :mod:`~stage_workers.measuring.inputs`
+            has it.
 
     Raises:
         BadModel: PyTorch cannot run the program.
@@ -153,23 +159,53 @@ def samples(program: Any) -> bytes | None:
     torch = require()
     if program.example_inputs is None:
         return None
-    arguments, keywords = program.example_inputs
+    leaves, structure = torch.utils._pytree.tree_flatten(program.example_inputs)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    names = dict(zip(places, map(str, program.graph_signature.user_inputs), strict=False))
+    arrays = {}
+    for number, wanted in enumerate(shapes or [{}]):
+        mark = f"set{number}:" if len(shapes) > 1 else ""
+        given = list(leaves)
+        for place, name in names.items():
+            if name in wanted:
+                given[place] = _of_shape(leaves[place], wanted[name])
+            arrays[mark + name] = _array(given[place])
+        arguments, keywords = torch.utils._pytree.tree_unflatten(given, structure)
+        for place, tensor in enumerate(_run(program, arguments, keywords)):
+            arrays[f"{mark}{EXPECTED}output{place}"] = _array(tensor)
+    arrays[EXPECTED_BY] = np.array(f"PyTorch {torch.__version__}")
+    written = io.BytesIO()
+    np.savez(written, allow_pickle=False, **arrays)
+    return written.getvalue()
+
+
+def _run(program: Any, arguments: Any, keywords: Any) -> list[Any]:
+    """The tensors that PyTorch computes."""
+    torch = require()
     try:
         with torch.no_grad():
             result = program.module()(*arguments, **keywords)
     except Exception as error:  # whatever the module raises
         reraise_memory_error(error)
         raise BadModel(f"PyTorch cannot run the model on its example inputs: {first_line(error)}") from None
-    leaves = torch.utils._pytree.tree_leaves
-    names = program.graph_signature.user_inputs
-    given = [leaf for leaf in leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor)]
-    arrays = {str(name): _array(tensor) for name, tensor in zip(names, given, strict=False)}
-    for number, tensor in enumerate(leaf for leaf in leaves(result) if isinstance(leaf, torch.Tensor)):
-        arrays[f"{EXPECTED}output{number}"] = _array(tensor)
-    arrays[EXPECTED_BY] = np.array(f"PyTorch {torch.__version__}")
-    written = io.BytesIO()
-    np.savez(written, allow_pickle=False, **arrays)
-    return written.getvalue()
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+
+
+def _of_shape(example: Any, shape: Sequence[int]) -> Any:
+    """A tensor of another shape with what an example has, over and over: masks, places and words stay valid.
+    Floats become smaller by chance, so that no part of a batch is like another."""
+    torch = require()
+    if tuple(example.shape) == tuple(shape):
+        return example
+    if not example.numel():
+        return example.new_zeros(tuple(shape))
+    made = example
+    for axis, size in enumerate(shape):
+        made = made.index_select(axis, torch.arange(size) % made.shape[axis])
+    if not made.is_floating_point():
+        return made
+    chance = torch.rand(made.shape, generator=torch.Generator().manual_seed(0))
+    return made * (0.5 + 0.5 * chance).to(made.dtype)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ def _loaded(stored: _Stored) -> Array:
     return np.frombuffer(stored.data, comparison.numpy_dtype(stored.dtype)).reshape(stored.shape)
 
 
-def sample(source: Source, module: Any, signature: Signature, call: ImportCall) -> Sample:
+def sample(source: Source, module: Any, signature: Signature, call: ImportCall, number: int = 0) -> Sample:
     """Compare a model as it was read with its own framework.
 
     Args:
@@ -108,6 +108,7 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
         module: as it was read, its batch norms folded at most.
         signature: of it.
         call: says what the inputs may be.
+        number: of its set of shapes.
 
     Raises:
         BadModel: they do not agree, or nothing could be compared.
@@ -121,7 +122,7 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall) 
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
     here = targets.resolve("native")
     lowered = optimisation.optimise(module, here, NONE).module
-    brought = inputs.read(call.inputs) if call.inputs is not None else None
+    brought = inputs.of_set(inputs.read(call.inputs), number) if call.inputs is not None else None
     choices = _choices(lowered, tensors, call, brought)
     terms = workloads.longest_sum(models.functions(lowered))
     by, given = _given(signature, brought)

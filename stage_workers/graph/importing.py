@@ -48,8 +48,8 @@ def _import_model(call: ImportCall) -> Imported:
     signatures = signatures_of([signature for _, signature in found])
     folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
     samples = [
-        checking.sample(source, module, signature, call)
-        for module, signature in zip(folded, signatures.variants, strict=True)
+        checking.sample(source, module, signature, call, number)
+        for number, (module, signature) in enumerate(zip(folded, signatures.variants, strict=True))
     ]
     wished = Changes(fast_math=call.math == "fast", narrow=call.precision == "bf16")
     proven = [

@@ -273,7 +273,7 @@ def _wrong(workload: Any, group: Group, target: str) -> str:
         here = targets.here(target)
         try:
             found = probing.candidates(workload, here, CANDIDATES if group.odd else 0)
-        except LookupError as error:
+        except probing.NoSpace as error:
             return f"it would have no search space ({error})".encode()
         if not group.odd:
             return b""

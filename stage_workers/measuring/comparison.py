@@ -15,7 +15,7 @@ and it counts as not compared. Where nothing was compared at all, nothing agrees
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -48,6 +48,8 @@ FACTOR = 8.0
 POOLED = 4.0
 """Times the root mean square movement of an output, where there was time for one change only, or where the
 model rounds to whole numbers on its way: then its elements have to help each other out."""
+BLOCK = 2**20
+"""Elements of an array that are worked on at the same time."""
 QUANTISED = frozenset({"int8", "uint8"})
 NOTHING = "so nothing was compared"
 """At the end of what is said of an output in which nothing finite was expected."""
@@ -106,16 +108,33 @@ def changed(inputs: Sequence[Array], seed: int, up: bool, spread: float = 0.0) -
 def _changed(array: Array, random: np.random.Generator, sign: float, spread: float) -> Array:
     if not is_float(str(array.dtype)):
         return array
-    wide = array.astype(np.float64)
-    part = random.uniform(0.5, 1.0, array.shape) * random.choice((-1.0, 1.0), array.shape)
-    by = part * sign * noise(str(array.dtype))
-    size = np.abs(wide)
-    if spread:
+    flat = array.reshape(-1)
+    made = np.empty_like(flat)
+    usual = spread * _usual(flat) if spread else 0.0
+    for block in blocks(flat.size):
+        wide = flat[block].astype(np.float64)
+        part = random.uniform(0.5, 1.0, wide.shape) * random.choice((-1.0, 1.0), wide.shape)
+        by = part * sign * noise(str(array.dtype))
+        with np.errstate(all="ignore"):
+            # What is infinite stays so.
+            made[block] = np.where(np.isfinite(wide), wide + by * (np.abs(wide) + usual), wide)
+    return made.reshape(array.shape)
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """The parts of an array that are worked on one after the other: of a large one as many bytes as it has
+    are not there several times in double precision."""
+    return (slice(begin, min(begin + BLOCK, size)) for begin in range(0, size, BLOCK))
+
+
+def _usual(flat: Array) -> float:
+    """The root mean square of what is finite."""
+    total, count = 0.0, 0
+    for block in blocks(flat.size):
+        wide = flat[block].astype(np.float64)
         finite = wide[np.isfinite(wide)]
-        size = size + spread * np.sqrt(np.mean(np.square(finite))) if finite.size else size
-    with np.errstate(all="ignore"):
-        # What is infinite stays so.
-        return np.where(np.isfinite(wide), wide + by * size, wide).astype(array.dtype)
+        total, count = total + float(np.sum(np.square(finite))), count + finite.size
+    return math.sqrt(total / count) if count else 0.0
 
 
 def expected(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tunemesh.shared.errors import BadInput
-from tunemesh.stage_workers.measuring.comparison import Array, is_float, numpy_dtype
+from tunemesh.stage_workers.measuring.comparison import Array, blocks, is_float, numpy_dtype
 from tunemesh.stage_workers.measuring.ranges import Range
 
 SIGNED: Range = (-1.0, 1.0)
@@ -21,6 +23,9 @@ EXPECTED = "output:"
 """In a file of inputs, before the name of an output: what should come out for them."""
 EXPECTED_BY = "output-by"
 """In the same file: a text that says who computed that."""
+OF_A_SET = re.compile(r"set(\d+):(.+)", re.DOTALL)
+"""In the same file, where there are several sets of shapes: for which one an array is, and its name. Sets are
+counted from 0."""
 ABOVE_ONE: Range = (1.0, 2.0)
 """Where there neither: ``acosh``."""
 LARGEST = 4 * 2**30
@@ -48,12 +53,16 @@ def random(
 
 def _array(shape: tuple[int, ...], dtype: str, within: Range, generator: np.random.Generator) -> Array:
     least, above = within
-    if is_float(dtype):
-        return generator.uniform(least, above, shape).astype(numpy_dtype(dtype))
     kind = np.uint64 if least >= 0 else np.int64
-    return generator.integers(int(np.ceil(least)), int(np.ceil(above)), shape, kind).astype(
-        numpy_dtype(dtype)
-    )
+    made = np.empty(math.prod(shape), numpy_dtype(dtype))
+    for block in blocks(made.size):
+        size = block.stop - block.start
+        made[block] = (
+            generator.uniform(least, above, size)
+            if is_float(dtype)
+            else generator.integers(int(np.ceil(least)), int(np.ceil(above)), size, kind)
+        ).astype(made.dtype)
+    return made.reshape(shape)
 
 
 def check_ranges(tensors: Sequence[tuple[str, tuple[int, ...], str]], ranges: Mapping[str, Range]) -> None:
@@ -95,6 +104,31 @@ def read(data: bytes, name: str = "the file of inputs") -> dict[str, Array]:
             return {key: arrays[key] for key in arrays.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise BadInput(f"{name} is no npz file of arrays, as numpy.savez writes it: {error}") from None
+
+
+def sets(given: Mapping[str, Array]) -> dict[int, dict[str, Array]]:
+    """The arrays of a file for each set of shapes that some are marked for, by its number; those without a
+    mark are for all. Empty where none has one."""
+    marked = {name: found for name in given if (found := OF_A_SET.fullmatch(name))}
+    common = {name: array for name, array in given.items() if name not in marked}
+    made: dict[int, dict[str, Array]] = {}
+    for name, found in marked.items():
+        made.setdefault(int(found[1]), dict(common))[found[2]] = given[name]
+    return made
+
+
+def of_set(given: Mapping[str, Array], number: int) -> dict[str, Array]:
+    """The arrays of a file that are for one set of shapes.
+
+    Raises:
+        BadInput: there are some for other sets only.
+    """
+    found = sets(given) or {number: dict(given)}
+    if number not in found:
+        raise BadInput(
+            f"--inputs: there are arrays for some sets of shapes, but none called set{number}:NAME"
+        )
+    return found[number]
 
 
 def fitting(given: Mapping[str, Array], tensors: Sequence[tuple[str, tuple[int, ...], str]]) -> list[Array]:

@@ -14,7 +14,7 @@ from tunemesh.shared.messages import AssembleDone, AssembleWork, Step, TaskRecor
 from tunemesh.shared.messages.results import MOST_NOTES, MOST_OF_WAY
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers import platforms
-from tunemesh.stage_workers.engines.protocol import Engine, PartCall
+from tunemesh.stage_workers.engines.protocol import BuildCall, Engine, PartCall
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Platform, TunedTask
 from tunemesh.stage_workers.stages import exporting, recording
 from tunemesh.stage_workers.stages.context import (
@@ -26,6 +26,7 @@ from tunemesh.stage_workers.stages.context import (
     whole,
 )
 from tunemesh.stage_workers.stages.histories import read_histories, trials_in
+from tunemesh.stage_workers.stages.kept_imports import Kernel, kernel_key
 
 log = logging.getLogger(__name__)
 
@@ -107,15 +108,26 @@ def _objects(work: AssembleWork, winners: Sequence[Winner], step: Step, context:
     """What was compiled before, by ``import`` and of candidates that were confirmed. What of it is lost is
     compiled again."""
     kept = [work.objects]
-    for records, best in winners:
-        kept += [each.objects for each in records.confirmed if each.hash == best.candidate.hash]
     found = []
+    for records, best in winners:
+        confirmed = [each.objects for each in records.confirmed if each.hash == best.candidate.hash]
+        kept += confirmed
+        if not any(confirmed) and context.kept is not None:
+            key = kernel_key(str(records.task.engine), _built(records, best, step, context))
+            kernel = context.kept.get(key, Kernel)
+            found += [kernel.objects] if kernel is not None and kernel.objects else []
     for blob in kept:
         try:
             found += [context.store.get(blob)] if blob is not None else []
         except ArtifactError as error:
             log.warning("%s: what was compiled before is compiled again: %s", step.id, error)
     return found
+
+
+def _built(records: TaskRecords, best: Trial, step: Step, context: Context) -> BuildCall:
+    """What was asked of the engine when a kernel was built."""
+    workload = context.store.get(records.task.workload)
+    return BuildCall(workload=workload, target=step.target, schedule=best.candidate.schedule)
 
 
 def _tuned(best: Winner, step: Step, context: Context) -> TunedTask:

@@ -10,7 +10,8 @@ from tunemesh.shared.messages.tasks import BUILD_FAILURES
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.protocol import BuildCall, Engine
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages.context import Context, engine_of
+from tunemesh.stage_workers.stages.context import Context, engine_of, told
+from tunemesh.stage_workers.stages.kept_imports import Kernel, kernel_key
 
 
 def build(step: Step, work: BuildWork, context: Context) -> BuildDone:
@@ -41,7 +42,7 @@ def _build(
             index=candidate.index,
             seconds=seconds,
             outcome="build-timed-out" if answer.kind == "timed-out" else "build-failed",
-            error=clip(answer.text),
+            error=clip(told(answer)),
         )
     if answer.artifact is None:
         return Built(
@@ -51,6 +52,9 @@ def _build(
             outcome=answer.outcome if answer.outcome in BUILD_FAILURES else "build-failed",
             error=clip(answer.error or "the engine gave neither artifact nor reason"),
         )
+    if keep and context.kept is not None:
+        # One of these is what is known of the task from now on.
+        context.kept.put(kernel_key(engine, call), Kernel(answer.objects))
     return Built(
         index=candidate.index,
         seconds=seconds,

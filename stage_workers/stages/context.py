@@ -181,11 +181,15 @@ def whole(context: Context, callee: str, method: Callable[[Any, C], T], record: 
     answer = insist(context.sandbox, callee, method, record, limit)
     if isinstance(answer, CallFailure):
         who = f"{frames.protocol_of(method).lower()} {callee}"
-        advice = (
-            "; give more with --memory, where its worker is started" if answer.kind == "out-of-memory" else ""
-        )
-        raise StageFailed(f"{who}, {method.__name__.replace('_', ' ')}: {answer.kind}: {answer.text}{advice}")
+        raise StageFailed(f"{who}, {method.__name__.replace('_', ' ')}: {answer.kind}: {told(answer)}")
     return answer
+
+
+def told(failure: CallFailure) -> str:
+    """Why a call failed, and what can be done about it."""
+    if failure.kind != "out-of-memory":
+        return failure.text
+    return f"{failure.text}; give more with --memory, where its worker is started"
 
 
 def engine_of(task: TaskSpec) -> str:

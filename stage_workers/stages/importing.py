@@ -135,7 +135,7 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     before = context.imported.get(key)
     if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
-    imported = context.kept.get(key) if context.kept is not None else None
+    imported = context.kept.get(key, Imported) if context.kept is not None else None
     if imported is None:
         imported = _imported(call, platform, step, work, context)
         if context.kept is not None:

@@ -1,8 +1,10 @@
-"""What came of models that were imported, in a folder of this machine: the next mesh begins with it.
+"""What came of models that were imported, and of kernels that were confirmed, in a folder of this machine:
+the next mesh begins with it.
 
-To import a model takes as long as the rest of a job that knows its tasks: it is lowered, run and proven. All
-that the outcome depends on is in its name: the model and the settings (the caller's part), the code that
-imports, the versions of what that calls, and the CPU on which it is proven.
+To import a model takes as long as the rest of a job that knows its tasks: it is lowered, run and proven, and
+what is known of its tasks is built. All that the outcome depends on is in its name: the model and the
+settings (the caller's part), the code that imports, the versions of what that calls, and the CPU on which it
+is proven.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 import tunemesh
 from tunemesh.stage_workers.devices.conditions import cpu, versions
-from tunemesh.stage_workers.platforms.protocol import Imported
+from tunemesh.stage_workers.engines.protocol import BuildCall
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,20 @@ LARGEST = MOST // 4
 DIGEST = hashlib.sha256().digest_size
 PACKAGES = ("tunemesh", "apache-tvm", "numpy", "onnx", "onnxruntime", "tflite", "ai-edge-litert")
 """Who reads models, and who judges them."""
+
+T = TypeVar("T", bound=Struct)
+
+
+class Kernel(Struct, frozen=True):
+    """What is left of a build that worked."""
+
+    objects: bytes
+    """See :attr:`.BuildOutcome.objects`."""
+
+
+def kernel_key(engine: str, call: BuildCall) -> str:
+    """Under which a :class:`Kernel` is kept."""
+    return hashlib.sha256(msgspec.msgpack.encode(("kernel", engine, call), order="sorted")).hexdigest()
 
 
 class KeptImports:
@@ -46,8 +64,8 @@ class KeptImports:
         self._about = about
         self._most = most
 
-    def get(self, key: str) -> Imported | None:
-        """What was kept under a key; ``None`` where nothing is, or it was damaged."""
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """What was kept under a key, which tells kinds apart; ``None`` where nothing is, or it is damaged."""
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -57,14 +75,14 @@ class KeptImports:
         content = memoryview(data)[DIGEST:]
         if hashlib.sha256(content).digest() == data[:DIGEST]:
             with contextlib.suppress(msgspec.DecodeError):
-                return msgspec.msgpack.decode(content, type=Imported)
-        log.warning("%s is damaged: the model is imported again", path)
+                return msgspec.msgpack.decode(content, type=kind)
+        log.warning("%s is damaged: it is made again", path)
         return None
 
-    def put(self, key: str, imported: Imported) -> None:
+    def put(self, key: str, made: Struct) -> None:
         """Keep something, and forget the oldest where there is too much. That it cannot be kept is no reason
         to stop: the log says so."""
-        content = msgspec.msgpack.encode(imported)
+        content = msgspec.msgpack.encode(made)
         if len(content) > min(LARGEST, self._most):
             return
         path = self._path(key)
@@ -82,7 +100,7 @@ class KeptImports:
                 raise
             self._forget()
         except OSError as error:
-            log.warning("what came of a model cannot be kept in %s: %s", path.parent, error)
+            log.warning("what was made here cannot be kept in %s: %s", path.parent, error)
 
     def _forget(self) -> None:
         found = [(entry.stat(), entry.path) for entry in os.scandir(self._folder) if entry.is_file()]

@@ -39,6 +39,7 @@ from tunemesh.stage_workers.records.gathering import operator_of
 from tunemesh.stage_workers.records.questions import Best, Found, Similar
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.kept_imports import Kernel, kernel_key
 from tunemesh.stage_workers.stages.profiling import flushes
 
 log = logging.getLogger(__name__)
@@ -111,10 +112,9 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
     found, store = best.found, context.store
     trial, job = found.trial, found.job
     call = BuildCall(workload=task.workload, target=step.target, schedule=trial.schedule)
-    built = context.sandbox.call(trial.engine, Engine.build, call, step.settings.build_timeout)
-    if isinstance(built, CallFailure) or built.artifact is None:
-        why = built.text if isinstance(built, CallFailure) else built.error
-        log.warning("%s: what is known of %s cannot be built any more: %s", step.id, task.name, why)
+    built = _built(trial.engine, call, step, context)
+    if isinstance(built, str):
+        log.warning("%s: what is known of %s cannot be built any more: %s", step.id, task.name, built)
         return None
     latencies = found.confirmed.latencies if found.confirmed is not None else trial.latencies
     tried = Trial(
@@ -153,6 +153,23 @@ def _known(task: ExtractedTask, best: Best, step: Step, context: Context) -> Kno
         best=found.latency or 0.0,
         searched=best.searched,
     )
+
+
+def _built(engine: str, call: BuildCall, step: Step, context: Context) -> Kernel | str:
+    """A kernel, as it was built on this machine before, or now; or why it cannot be."""
+    key = kernel_key(engine, call)
+    kept = context.kept.get(key, Kernel) if context.kept is not None else None
+    if kept is not None:
+        return kept
+    built = context.sandbox.call(engine, Engine.build, call, step.settings.build_timeout)
+    if isinstance(built, CallFailure):
+        return built.text
+    if built.artifact is None:
+        return built.error
+    kernel = Kernel(built.objects)
+    if context.kept is not None:
+        context.kept.put(key, kernel)
+    return kernel
 
 
 class Beginning(Struct, frozen=True, kw_only=True):

@@ -34,8 +34,6 @@ MESSAGE_ROOM = 700 * 1024
 1 MiB of a message. The rest is for its error texts and timings."""
 LATENCY_BYTES = 9
 """Of a number in MessagePack."""
-CONFIRMED = 4
-"""Candidates of a task that are confirmed at its end, at most."""
 NEAR = 1.1
 """Candidates that took up to so many times as long as the best one are confirmed with it. Between others the
 difference is larger than the noise of a measurement."""
@@ -60,7 +58,7 @@ def update_model(step: Step, work: UpdateWork, context: Context) -> UpdateDone:
         proposal, chosen = _propose(step, work, context)
     else:
         search = context.store.get(work.state.search) if work.state is not None else b""
-        best = leaders(read_trials(history, context.store), work.rival)
+        best = leaders(read_trials(history, context.store), work.names, work.rival)
         proposal = Proposal(search=search, schedules=best, format=before)
     candidates = [
         Candidate(index, name, schedule) for index, (name, schedule) in enumerate(proposal.schedules)
@@ -171,24 +169,25 @@ def _problem(proposal: Proposal, want: int) -> str:
     return ""
 
 
-def leaders(trials: Sequence[Trial], rival: float | None = None) -> list[tuple[str, bytes]]:
+def leaders(trials: Sequence[Trial], most: int, rival: float | None = None) -> list[tuple[str, bytes]]:
     """Hash and schedule of those between which noise may have decided, best first; none where the best of
     them is far ahead. Those that only seem to be, because the device was disturbed, are none of the best: the
     one with the lowest latency is always among them, and is confirmed by itself where it was disturbed.
 
     Args:
+        most: how many at most; with a single one there is nothing to decide.
         rival: the lowest latency in seconds that another engine has found of the task. With one the best is
             measured again even where it is far ahead: what is confirmed wins. What is far behind is not.
     """
     measured = {trial.candidate.hash: trial for trial in trials if math.isfinite(trial.estimate)}
-    if not measured:
+    if not measured or not most:
         return []
-    best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:CONFIRMED]
+    best = sorted(measured.values(), key=lambda trial: (trial.estimate, trial.candidate.hash))[:most]
     lead = min([best[0].estimate, *([rival] if rival is not None else [])])
     near = [trial for trial in best if trial.estimate <= NEAR * lead]
     lowest = min(measured.values(), key=lambda trial: (trial.latency, trial.candidate.hash))
     if near and lowest not in near:
-        near = [*near[: CONFIRMED - 1], lowest]
+        near = [*near[: most - 1], lowest]
     enough = 1 if rival is not None or lowest.drift > THRESHOLD else 2
     return [(each.candidate.hash, each.candidate.schedule) for each in near] if len(near) >= enough else []
 

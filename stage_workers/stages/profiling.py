@@ -31,7 +31,7 @@ from tunemesh.stage_workers.platforms.protocol import (
     UntunedCall,
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages.context import Binary, Context, insist
+from tunemesh.stage_workers.stages.context import Binary, Context, insist, told
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -279,7 +279,7 @@ def _sound(answer: ProfileOutcome | CallFailure) -> ProfileOutcome:
     """``answer`` as an outcome, and only with latencies that can be compared if it is ``measured``."""
     if isinstance(answer, CallFailure):
         return ProfileOutcome(
-            outcome="run-timed-out" if answer.kind == "timed-out" else "run-failed", error=answer.text
+            outcome="run-timed-out" if answer.kind == "timed-out" else "run-failed", error=told(answer)
         )
     if answer.outcome != "measured":
         return answer

@@ -114,3 +114,13 @@ def test_candidates_for_two_cores_are_right(name: str, target: str) -> None:
     found = tried(name, json.dumps({**json.loads(target), "num-cores": 2}, sort_keys=True))
     assert all(right for _, right in found)
     assert any(own for own, _ in found)
+
+
+def test_a_number_has_candidates_too(target: str) -> None:
+    """As where a scale is computed: there is not a single loop."""
+    model = onnx_models.model(
+        [node("Mul", ["a", "b"], ["y"])], [value("a", shape=()), value("b", shape=())]
+    ).SerializeToString()
+    (task,) = import_model(model, target).tasks
+    proposed = update(task.workload, target, None, [], 1).schedules
+    assert [trial.outcome for trial in measure(task, target, proposed)] == ["measured"]

@@ -14,11 +14,12 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 
 import tunemesh
 from tests.acceptance.direct import PLATFORM, assemble, import_model, run
-from tunemesh import model_files
+from tunemesh import model_files, tuning
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers import frontends
-from tunemesh.stage_workers.frontends import Source, Variant, pytorch
+from tunemesh.stage_workers.frontends import Source, Variant, pytorch, shapes
 from tunemesh.stage_workers.platforms.protocol import ImportCall, Imported
 
 # PyTorch warns of its own.
@@ -149,6 +150,42 @@ def test_open_dimensions_are_fixed_by_shapes(target: str) -> None:
     got = run(assemble(imported.model, target).untuned, x)
     with torch.no_grad():
         np.testing.assert_allclose(got, module(torch.from_numpy(x)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+class Words(torch.nn.Module):
+    """Inputs that must stay valid: rows of a table, a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(10, 6)
+
+    def forward(self, ids: Any, mask: Any, scale: Any) -> Any:
+        return (self.table(ids) * mask[..., None] * scale[:, None]).sum(1)
+
+
+def test_pytorch_judges_every_set_of_shapes(target: str) -> None:
+    batch = torch.export.Dim("batch", min=1, max=64)
+    given = torch.arange(10).reshape(2, 5), torch.ones(2, 5) > 0, torch.rand(2, 1)
+    made = model_files.from_module(Words(), given, [{0: batch}] * 3)
+    settings = Settings(shapes={"ids": [[3, 5], [4, 5]]})
+    sent = tuning.with_fitting_samples(made, settings)
+
+    def judged(inputs: bytes | None) -> Imported:
+        wanted = shapes.variants(settings)
+        return PLATFORM.import_model(
+            ImportCall(model=sent.data, target=target, variants=wanted, inputs=inputs)
+        )
+
+    found = judged(sent.samples).judged
+    assert [each.judge for each in found] == [f"PyTorch {torch.__version__}"] * 2
+    assert [each.outputs[0].elements for each in found] == [18, 24]
+    assert sent.samples is not None
+    changed = dict(np.load(io.BytesIO(sent.samples)))
+    changed["set1:output:output0"][3] *= 1.01
+    written = io.BytesIO()
+    np.savez(written, **changed)
+    with pytest.raises(BadModel, match=r"output0.*PyTorch"):
+        judged(written.getvalue())
 
 
 @pytest.mark.parametrize(

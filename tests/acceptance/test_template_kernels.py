@@ -299,7 +299,7 @@ OPERATORS: dict[str, tuple[Callable[[], list[Any]], list[int], bool]] = {
 }
 
 
-def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str) -> ExtractedTask:
+def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, tiles: int = 0) -> ExtractedTask:
     import tvm
     from tvm import te
 
@@ -308,6 +308,8 @@ def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str) -> 
     function = te.create_prim_func(tensors)
     if weights:
         function = function.with_attr(workloads.WEIGHTS, weights)
+    if tiles:
+        function = function.with_attr(workloads.WINOGRAD, tiles)
     if fast:
         function = fast_math.mark(tvm.IRModule({"main": function}), target)["main"]
     module = workloads.of_function(function)
@@ -338,6 +340,157 @@ def test_kernels_compute_what_the_task_says(name: str, target: str) -> None:
         assert built.artifact is not None, built.error
         profiled = direct.profile(task, target, built.artifact)
         assert profiled.outcome == "measured", (schedule, profiled.error)
+
+
+def winograd(
+    size: tuple[int, int, int, int], out: int, pads: tuple[int, int, int, int], after: Any = None
+) -> list[Any]:
+    """A convolution of 3x3, channels last; ``pads`` are top, left, bottom, right."""
+    from tvm import te, topi
+
+    images, high, wide, channels = size
+    top, left, bottom, right = pads
+    a, b = placeholder(*size), placeholder(3, 3, channels, out)
+    padded = topi.nn.pad(a, (0, top, left, 0), (0, bottom, right, 0), 0.0) if any(pads) else a
+    ry, rx, rc = (te.reduce_axis((0, end), name="r") for end in (3, 3, channels))
+    c = te.compute(
+        (images, high + top + bottom - 2, wide + left + right - 2, out),
+        lambda n, y, x, o: te.sum(padded[n, y + ry, x + rx, rc] * b[ry, rx, rc, o], axis=[ry, rx, rc]),
+    )
+    if after is None:
+        return [a, b, c]
+    bias, other = placeholder(out), placeholder(*c.shape)
+    return [a, b, bias, other, te.compute(c.shape, lambda *at: after(c(*at) + bias[at[-1]], other(*at)))]
+
+
+def rectified(value: Any, other: Any) -> Any:
+    from tvm import te, tirx
+
+    return te.max(value + other, tirx.const(0.0, "float32"))
+
+
+WINOGRAD: dict[str, Callable[[], list[Any]]] = {
+    "whole tiles": lambda: winograd((1, 12, 12, 16), 32, (1, 1, 1, 1)),
+    "images, odd sides, a residual": lambda: winograd((2, 13, 9, 32), 24, (1, 1, 1, 1), rectified),
+    "channels that are no whole vectors": lambda: winograd((1, 11, 14, 20), 36, (1, 1, 1, 1)),
+    "uneven padding": lambda: winograd((1, 9, 15, 16), 16, (2, 0, 1, 2)),
+    "no padding": lambda: winograd((1, 12, 13, 16), 20, (0, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", WINOGRAD)
+def test_winograds_algorithm_computes_the_convolution(name: str, target: str) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+    from tunemesh.stage_workers.graph import winograd as algorithm
+
+    task = task_of(WINOGRAD[name](), [1], True, target, tiles=6)
+    taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    assert taken.template.name == "winograd"
+    genomes = [genome for genome in taken.space.all() if chance.random() < 0.2]
+    of_size = {size: [g for g in genomes if taken.space.values(g)[0] == size] for size in algorithm.POINTS}
+    tried = [chance.choice(some) for some in of_size.values() if some]
+    assert len(tried) > 1
+    for genome in tried:
+        _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+        built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+        assert built.artifact is not None, built.error
+        profiled = direct.profile(task, target, built.artifact)
+        assert profiled.outcome == "measured", (schedule, profiled.error)
+
+
+@pytest.mark.parametrize(
+    ("made", "tiles", "largest"),
+    [
+        (lambda: winograd((1, 12, 12, 16), 32, (1, 1, 1, 1)), 4, 4),  # the model bears no larger ones
+        (lambda: winograd((1, 12, 12, 16), 32, (1, 1, 1, 1)), 0, 0),
+        (
+            lambda: winograd((1, 3, 3, 256), 256, (1, 1, 1, 1)),
+            6,
+            0,
+        ),  # it would read its weights, and little else
+        (lambda: convolution(3, 2, 1), 6, 0),
+        (lambda: convolution(3, 1, 1, depthwise=True), 6, 0),
+    ],
+)
+def test_winograds_algorithm_is_used_where_it_may_be_and_pays(
+    made: Callable[[], list[Any]], tiles: int, largest: int, target: str
+) -> None:
+    from tunemesh.stage_workers.engines.template import tuning
+
+    taken = tuning.taken(task_of(made(), [1], False, target, tiles=tiles).workload, target)
+    knobs = {knob.name: knob.values for knob in taken.space.knobs}
+    assert max(knobs.get("outputs", (0,))) == largest
+
+
+def small(dtype: str, lanes: int, image: tuple[int, ...], out: int, after: Any, **given: Any) -> list[Any]:
+    """What an instruction computes: a convolution of 3x3 if there is padding given, or a product."""
+    from tvm import te
+
+    from tunemesh.stage_workers.graph import dots
+
+    dot = next(each for each in dots.ALL.values() if (each.data, each.lanes) == (dtype, lanes))
+    a = te.placeholder(image, dtype, name="x")
+    taps = (3, 3) if given else ()
+    shape = (out // lanes, *taps, image[-1] // dot.group, lanes, dot.group)
+    b = te.placeholder(shape, dot.weights, name="w")
+    if given:
+        made = dots.convolution(a, b, dilation=(1, 1), dot=dot, **given)
+    else:
+        made = dots.product(a, b, dot)
+    total, other = te.placeholder((out,), dot.total), placeholder(*(int(each) for each in made.shape))
+    return [
+        a,
+        b,
+        total,
+        other,
+        te.compute(made.shape, lambda *at: after(made(*at), total[at[-1]], other(*at))),
+    ]
+
+
+def requantised(value: Any, total: Any, other: Any) -> Any:
+    from tvm import te, tirx
+
+    scaled = tirx.nearbyint((value - total).astype("float32") * tirx.const(1e-3, "float32") + other)
+    low, high = tirx.const(0.0, "float32"), tirx.const(255.0, "float32")
+    return te.min(te.max(scaled, low), high).astype("int32").astype("uint8")
+
+
+def halved(value: Any, bias: Any, other: Any) -> Any:
+    """GELU, to bfloat16."""
+    return gelu(value + bias, other).astype("bfloat16")
+
+
+SMALL: dict[str, Callable[[], list[Any]]] = {
+    "bf16, GELU": lambda: small("bfloat16", 16, (17, 32), 48, halved),
+    "bf16, residual": lambda: small(
+        "bfloat16", 8, (1, 9, 7, 16), 24, lambda value, bias, other: rectified(value + bias, other),
+        strides=(1, 1), padding=(1, 1, 1, 1),
+    ),
+    "int8, from 8 bits to 8 bits": lambda: small(
+        "uint8", 16, (1, 9, 9, 16), 32, requantised, strides=(2, 2), padding=(1, 1, 1, 1), pad_value=100
+    ),
+    "int8, exact": lambda: small(
+        "uint8", 8, (2, 5, 64), 40, lambda value, total, other: value - total
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", [[1], []], ids=["weights", "none"])
+@pytest.mark.parametrize("name", SMALL)
+def test_instructions_for_small_numbers_compute_the_sums(name: str, weights: list[int], target: str) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+    from tunemesh.stage_workers.graph import dots
+
+    if not all(each.runs_on(target) for each in dots.ALL.values()):
+        pytest.skip("this CPU has no avx512_bf16 and avx512_vnni")
+    task = task_of(SMALL[name](), weights, True, target)
+    taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    genome = chance.choice(list(taken.space.all()))
+    _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+    built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+    assert built.artifact is not None, built.error
+    profiled = direct.profile(task, target, built.artifact)
+    assert profiled.outcome == "measured", (schedule, profiled.error)
 
 
 def two_layers() -> Any:
@@ -452,7 +605,7 @@ def test_without_a_compiler_it_says_so_in_one_line(target: str, monkeypatch: pyt
     task = task_of(product(20, 48, 32), [], False, target)
     monkeypatch.setenv("PATH", "/nonexistent")
     why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
-    assert why == "the template engine needs a compiler of C: install gcc or clang"
+    assert why == "there is no compiler of C on this machine: install gcc or clang"
 
 
 def test_what_earlier_jobs_have_measured_is_known(target: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tunemesh.broker_config.definitions import definitions_json
-from tunemesh.broker_config.roles import ROLES
+from tunemesh.shared.accounts import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("client", "worker", "builder")

@@ -21,7 +21,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.integration import clients
-from tunemesh.broker_config.topology import COORDINATOR, EVENTS, REQUEST_KEY, REQUESTS, event_key
+from tunemesh.broker_config.topology import EVENTS, NEWCOMERS, REQUESTS, event_key
 from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.messages import (
@@ -109,11 +109,11 @@ class Mesh:
 
     def __init__(self, channel: BlockingChannel) -> None:
         self._channel = channel
-        channel.queue_purge(COORDINATOR)
+        channel.queue_purge(REQUESTS)
 
     def take(self, *kinds: type[Message]) -> tuple[Any, pika.BasicProperties]:
         """The next message, which has to be one of ``kinds``."""
-        for _, properties, body in self._channel.consume(COORDINATOR, auto_ack=True, inactivity_timeout=10):
+        for _, properties, body in self._channel.consume(REQUESTS, auto_ack=True, inactivity_timeout=10):
             assert body is not None, f"no {kinds} came"
             assert properties is not None
             return codec.decode(body, *kinds), properties
@@ -127,7 +127,7 @@ class Mesh:
         return found[1]
 
     def tell(self, event: JobEvent) -> None:
-        self._channel.basic_publish(EVENTS, event_key(event.job, event.kind), codec.encode(event))
+        self._channel.basic_publish(EVENTS, event_key("", event.job, event.kind), codec.encode(event))
 
     def answer(self, snapshot: Snapshot, query: pika.BasicProperties) -> None:
         properties = pika.BasicProperties(correlation_id=query.correlation_id)
@@ -322,10 +322,10 @@ def test_a_request_that_finds_no_queue_is_an_error(
 ) -> None:
     with pika.BlockingConnection(pika.URLParameters(node.url("admin"))) as admin:
         channel = admin.channel()
-        channel.queue_unbind(COORDINATOR, REQUESTS, REQUEST_KEY)
+        channel.queue_unbind(REQUESTS, NEWCOMERS, routing_key="")
         try:
             code, said, complained = Client(command, road, node, keys, tmp_path).end()
         finally:
-            channel.queue_bind(COORDINATOR, REQUESTS, REQUEST_KEY)
+            channel.queue_bind(REQUESTS, NEWCOMERS, routing_key="")
     assert (code, said) == (2, "")
     assert complained == ("error: this broker is not set up for Tunemesh: no queue takes the message\n")

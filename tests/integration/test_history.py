@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
@@ -17,8 +18,10 @@ from pika.exceptions import ChannelClosedByBroker
 from tests.unit.past import ended
 from tunemesh import past_jobs
 from tunemesh.broker_config import topology
+from tunemesh.broker_config.users import Management
 from tunemesh.client import Client
 from tunemesh.shared import codec
+from tunemesh.shared.accounts import account_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import Unavailable
 from tunemesh.shared.messages import AskHistory, Cancel, Census, Message
@@ -55,7 +58,7 @@ def tell(link: Link, message: Message, exchange: str, key: str) -> None:
 
 def end(link: Link, job: str) -> None:
     event = ended(job)
-    tell(link, event, topology.EVENTS, topology.event_key(job, event.kind))
+    tell(link, event, topology.EVENTS, topology.event_key("", job, event.kind))
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -154,14 +157,14 @@ def test_old_artifacts_are_swept_once_a_day(node: Broker, coordinator: Link, tmp
 def test_nobody_listens_to_the_answers_of_others(node: Broker) -> None:
     with pika.BlockingConnection(pika.URLParameters(node.url("client"))) as connection:
         channel = connection.channel()
-        channel.queue_declare("client.curious", exclusive=True)
-        channel.queue_bind("client.curious", topology.ANSWERS, topology.answer_key("0" * 32))
+        channel.queue_declare("client.0c0", exclusive=True)
+        channel.queue_bind("client.0c0", topology.ANSWERS, topology.answer_key("0" * 32))
         with pytest.raises(ChannelClosedByBroker, match=r"access to topic 'answer\.#'"):
-            channel.queue_bind("client.curious", topology.ANSWERS, "answer.#")
+            channel.queue_bind("client.0c0", topology.ANSWERS, "answer.#")
 
 
 def test_a_message_of_a_client_says_who_sent_it(node: Broker) -> None:
-    link = Link(node.url("coordinator"), "coordinator", subscriptions=[Subscription(topology.COORDINATOR)])
+    link = Link(node.url("coordinator"), "coordinator", subscriptions=[Subscription(topology.REQUESTS)])
     link.start()
     try:
         with Client(node.url("client")) as client:
@@ -174,3 +177,33 @@ def test_a_message_of_a_client_says_who_sent_it(node: Broker) -> None:
         link.ack(found[0])
     finally:
         link.close()
+
+
+def test_a_tenant_asks_about_its_own_past_alone(node: Broker, coordinator: Link, tmp_path: Path) -> None:
+    ann, eve = "client.acme.ann", "client.zeta.eve"
+    users = Management(node.management_url, node.password("admin"), topology.VHOST)
+    host = node.url("client").partition("@")[2]
+    urls = {user: f"amqp://{user}:secret@{host}" for user in (ann, eve)}
+    for account in filter(None, map(account_of, urls)):
+        users.add(account, "secret")
+    here = worker(node, tmp_path)
+    here.start()
+    try:
+        event = ended("hers")
+        assert event.progress is not None
+        event = msgspec.structs.replace(
+            event, progress=msgspec.structs.replace(event.progress, tenant="acme")
+        )
+        tell(coordinator, event, topology.EVENTS, topology.event_key("acme", "hers", event.kind))
+        until(lambda: len(past_jobs.ask_mesh(urls[ann], ALL).jobs) == 1)
+        assert past_jobs.ask_mesh(urls[eve], ALL).jobs == []
+        assert past_jobs.ask_mesh(urls[eve], past_jobs.about("hers")).ended is None
+        named = msgspec.structs.replace(ALL, tenant="acme")
+        with pytest.raises(Unavailable, match=f"jobs of tenant acme are none of user {eve}'s"):
+            past_jobs.ask_mesh(urls[eve], named)
+        assert len(past_jobs.ask_mesh(node.url("operator"), named).jobs) == 1
+        assert past_jobs.ask_mesh(node.url("client"), ALL).jobs == []  # of no tenant
+    finally:
+        here.stop()
+        for user in urls:
+            users.remove(user)

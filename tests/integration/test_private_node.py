@@ -103,12 +103,13 @@ def test_one_folder_has_one_node(tmp_path: Path) -> None:
 
 def test_a_node_keeps_to_its_cores_and_dies_with_its_parent(tmp_path: Path) -> None:
     script = (
-        "import sys, threading, time\n"
+        "import os, sys, threading, time\n"
         "from pathlib import Path\n"
         "from tunemesh.broker_config.node import PrivateNode\n"
         "node = PrivateNode(Path(sys.argv[1]), cpus={0})\n"
         # A short-lived thread starts it: the node must live as long as the process, not as the thread.
-        "starter = threading.Thread(target=node.start); starter.start(); starter.join()\n"
+        "cores = {'also': range(os.cpu_count())}\n"
+        "starter = threading.Thread(target=node.start, kwargs=cores); starter.start(); starter.join()\n"
         "node.wait_ready()\n"
         "print(node.pid, node._epmd.pid, flush=True)\n"
         "time.sleep(60)\n"
@@ -119,7 +120,10 @@ def test_a_node_keeps_to_its_cores_and_dies_with_its_parent(tmp_path: Path) -> N
             assert parent.stdout is not None
             pids = [int(pid) for pid in parent.stdout.readline().split()]
             assert len(pids) == 2
-            assert all(os.sched_getaffinity(pid) == {0} for pid in pids)
+            threads = [int(each.name) for pid in pids for each in Path(f"/proc/{pid}/task").iterdir()]
+            assert len(threads) > 10
+            # The others it had only until it was ready.
+            assert all(os.sched_getaffinity(thread) == {0} for thread in threads)
         finally:
             parent.kill()
     assert within(10, lambda: all(gone(pid) for pid in pids))

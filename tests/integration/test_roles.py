@@ -18,18 +18,19 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.declare import ensure_topology
-from tunemesh.broker_config.roles import ROLES, Role
 from tunemesh.broker_config.topology import (
     BUILD_CPU,
+    CLIENTS,
     COORDINATOR,
     DEAD,
     EVENTS,
     LEDGER,
-    QUERY_KEY,
+    QUERY,
     REQUESTS,
     RESULTS,
     STATUS,
     STEPS,
+    client_key,
     device_queue,
     event_key,
     result_key,
@@ -37,6 +38,7 @@ from tunemesh.broker_config.topology import (
     stage_queue,
     work_queue,
 )
+from tunemesh.shared.accounts import ROLES, Role
 from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 GPU = device_queue("gpu-0")
 TOY = work_queue(BUILD_CPU, ["toy"])
+ASKS = client_key(QUERY, "")
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
@@ -71,17 +74,17 @@ def take(opened: BlockingChannel, queue: str) -> bytes:
 
 
 def test_a_query_travels_from_client_to_coordinator_and_back(node: Broker) -> None:
-    mine = "client.query"
+    mine = "client.0a1"
     with channel(node, "client") as client, channel(node, "coordinator") as coordinator:
         client.queue_declare(mine, exclusive=True)
-        client.queue_bind(mine, EVENTS, event_key("job1", "*"))
+        client.queue_bind(mine, EVENTS, event_key("", "job1", "*"))
         client.basic_publish(
-            REQUESTS, QUERY_KEY, b"?", pika.BasicProperties(reply_to=mine, user_id="client"), mandatory=True
+            CLIENTS, ASKS, b"?", pika.BasicProperties(reply_to=mine, user_id="client"), mandatory=True
         )
-        assert take(coordinator, COORDINATOR) == b"?"
+        assert take(coordinator, REQUESTS) == b"?"
         coordinator.basic_publish("", mine, b"answer", mandatory=True)
         assert take(client, mine) == b"answer"
-        coordinator.basic_publish(EVENTS, event_key("job1", "done"), b"news", PERSISTENT, mandatory=True)
+        coordinator.basic_publish(EVENTS, event_key("", "job1", "done"), b"news", PERSISTENT, mandatory=True)
         assert take(client, mine) == b"news"
 
 
@@ -145,10 +148,10 @@ def test_what_a_worker_rejects_is_kept_aside(node: Broker) -> None:
 def test_an_expired_query_is_dropped_and_no_alarm(node: Broker) -> None:
     with channel(node, "client") as client, channel(node, "admin") as admin:
         admin.queue_purge(topology.DEAD_LETTER)
-        brief = pika.BasicProperties(reply_to="client.gone", expiration="100")
-        client.basic_publish(REQUESTS, QUERY_KEY, b"?", brief, mandatory=True)
+        brief = pika.BasicProperties(reply_to="client.fff", expiration="100")
+        client.basic_publish(CLIENTS, ASKS, b"?", brief, mandatory=True)
         deadline = time.monotonic() + 10
-        while admin.queue_declare(COORDINATOR, passive=True).method.message_count:
+        while admin.queue_declare(REQUESTS, passive=True).method.message_count:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert admin.queue_declare(topology.DEAD_LETTER, passive=True).method.message_count == 0
@@ -159,30 +162,33 @@ Deed = Callable[[BlockingChannel], Any]
 FORBIDDEN: list[tuple[Role, str, Deed]] = [
     ("client", "send a step", lambda c: c.basic_publish(STEPS, BUILD_CPU, b"")),
     ("client", "forge a result", lambda c: c.basic_publish(RESULTS, "result.build", b"")),
-    ("client", "forge an event", lambda c: c.basic_publish(EVENTS, "job.a.done", b"")),
+    ("client", "forge an event", lambda c: c.basic_publish(EVENTS, "job.-.a.done", b"")),
     ("client", "forge a decision", lambda c: c.basic_publish(LEDGER, "ledger", b"")),
     ("client", "write past the exchanges", lambda c: c.basic_publish("", COORDINATOR, b"")),
-    ("client", "read requests", lambda c: c.basic_get(COORDINATOR)),
+    ("client", "read requests", lambda c: c.basic_get(REQUESTS)),
+    ("client", "change the strategy", lambda c: c.basic_publish(CLIENTS, "strategy", b"")),
+    ("client", "ask for a tenant", lambda c: c.basic_publish(CLIENTS, "query.acme", b"")),
+    ("client", "make a queue that outlasts it by name", lambda c: c.queue_declare("client.mine")),
     ("client", "take work", lambda c: c.basic_get(BUILD_CPU)),
     ("client", "purge", lambda c: c.queue_purge(COORDINATOR)),
     ("client", "make another queue", lambda c: c.queue_declare("mine", exclusive=True)),
     ("client", "delete a queue", lambda c: c.queue_delete(BUILD_CPU)),
     ("worker", "send a step", lambda c: c.basic_publish(STEPS, BUILD_CPU, b"")),
-    ("worker", "send a request", lambda c: c.basic_publish(REQUESTS, "request", b"")),
-    ("worker", "forge an event", lambda c: c.basic_publish(EVENTS, "job.a.done", b"")),
+    ("worker", "send a request", lambda c: c.basic_publish(CLIENTS, "request.-", b"")),
+    ("worker", "forge an event", lambda c: c.basic_publish(EVENTS, "job.-.a.done", b"")),
     ("worker", "write past the exchanges", lambda c: c.basic_publish("", COORDINATOR, b"")),
     ("worker", "use another key", lambda c: c.basic_publish(RESULTS, "other", b"")),
     ("worker", "read results", lambda c: c.basic_get(COORDINATOR)),
     ("worker", "declare a queue", lambda c: c.queue_declare("profile-mine", durable=True)),
     ("worker", "delete its queue", lambda c: c.queue_delete(BUILD_CPU)),
-    ("coordinator", "send a request", lambda c: c.basic_publish(REQUESTS, "request", b"")),
+    ("coordinator", "send a request", lambda c: c.basic_publish(CLIENTS, "request.-", b"")),
     ("coordinator", "forge a result", lambda c: c.basic_publish(RESULTS, "result.build", b"")),
     ("coordinator", "use another key", lambda c: c.basic_publish(EVENTS, "other", b"")),
     ("coordinator", "delete a fixed queue", lambda c: c.queue_delete(BUILD_CPU)),
     ("coordinator", "delete an exchange", lambda c: c.exchange_delete(EVENTS)),
-    ("monitor", "send a request", lambda c: c.basic_publish(REQUESTS, "request", b"")),
+    ("monitor", "send a request", lambda c: c.basic_publish(CLIENTS, "request.-", b"")),
     ("monitor", "forge a status", lambda c: c.basic_publish(STATUS, "", b"")),
-    ("monitor", "read requests", lambda c: c.basic_get(COORDINATOR)),
+    ("monitor", "read requests", lambda c: c.basic_get(REQUESTS)),
     ("monitor", "purge", lambda c: c.queue_purge(BUILD_CPU)),
 ]
 
@@ -195,7 +201,7 @@ def test_forbidden(node: Broker, role: Role, deed: str, do: Deed) -> None:
 
 
 def test_a_client_cannot_listen_to_keys_that_are_no_events(node: Broker) -> None:
-    mine = "client.nosy"
+    mine = "client.0a2"
     with channel(node, "client") as client:
         client.queue_declare(mine, exclusive=True)
         with pytest.raises(ChannelClosedByBroker) as caught:
@@ -205,7 +211,7 @@ def test_a_client_cannot_listen_to_keys_that_are_no_events(node: Broker) -> None
 
 def test_nobody_speaks_in_anothers_name(node: Broker) -> None:
     with channel(node, "client") as client, pytest.raises(ChannelClosedByBroker) as caught:
-        client.basic_publish(REQUESTS, QUERY_KEY, b"", pika.BasicProperties(user_id="admin"))
+        client.basic_publish(CLIENTS, ASKS, b"", pika.BasicProperties(user_id="admin"))
     assert caught.value.reply_code == 406
 
 
@@ -255,8 +261,8 @@ class PikaDeclarer:
         except ChannelClosedByBroker as error:
             raise refusals[error.reply_code](error.reply_text) from error
 
-    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
-        self._try(lambda c: c.exchange_declare(name, kind, durable=durable))
+    def declare_exchange(self, name: str, kind: str, arguments: Any, durable: bool) -> None:
+        self._try(lambda c: c.exchange_declare(name, kind, durable=durable, arguments=dict(arguments)))
 
     def declare_queue(self, name: str, arguments: Any, durable: bool) -> None:
         self._try(lambda c: c.queue_declare(name, durable=durable, arguments=dict(arguments)))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pika
 import pytest
 
 from tests.conftest import Broker
 from tunemesh.broker_config import topology
+from tunemesh.coordinator.service.service import PREFETCH
 from tunemesh.shared.errors import BadInput, BrokerRefused, LinkDown
+from tunemesh.shared.transport import link as link_module
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 
 QUEUE = "test.full"
@@ -30,6 +36,13 @@ def link(node: Broker) -> Iterator[Link]:
     link.start()
     yield link
     link.close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def await_event(link: Link, kind: type[T]) -> T:
@@ -214,3 +227,84 @@ def test_nothing_that_several_threads_ask_for_at_once_is_left_undone(link: Link)
     assert [future.result(10) for future in sent] == [None] * 1200
     assert link.depth(many).result(10).ready == 1200
     link.purge(many).result(10)
+
+
+def test_a_link_moves_to_another_host_when_its_own_is_gone(
+    node: Broker, free_port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands between the link and its node goes away, as a node of a cluster would."""
+    monkeypatch.setattr(link_module.random, "randrange", lambda _: 0)
+    real = urlsplit(node.url("admin"))
+    assert real.port is not None
+    relay = Relay(real.port)
+    user, _, host = real.netloc.rpartition("@")
+    hosts = f"127.0.0.1:{relay.port},127.0.0.1:{free_port},{host}"
+    moving = Link(
+        f"amqp://{user}@{hosts}{real.path}", "moving", subscriptions=[Subscription("own", bindings=())]
+    )
+    moving.start()
+    try:
+        await_event(moving, Up)
+        assert relay.used
+        relay.close()
+        began = time.monotonic()
+        await_event(moving, Down)
+        await_event(moving, Up)
+        assert time.monotonic() - began < 3
+        moving.publish(Outgoing("", moving.own_queue("own"), b"body", "id", "ledger")).result(10)
+        assert await_event(moving, Delivery).body == b"body"
+        lost = [record.getMessage() for record in caplog.records if "has lost" in record.getMessage()]
+        assert len(lost) == 1
+        assert f"127.0.0.1:{relay.port}: " in lost[0]
+        assert user.partition(":")[2] not in caplog.text
+    finally:
+        moving.close()
+        relay.close()
+
+
+def test_a_quorum_queue_delivers_all_that_the_coordinator_can_hold(link: Link) -> None:
+    """One whose prefetch has no limit stops at 2,000."""
+    up = await_event(link, Up)
+    queue = f"{QUEUE}.quorum"
+    link.declare_queue(queue, topology.Queue(queue).declared("quorum")).result(10)
+    link.consume(up, Subscription(queue, PREFETCH))
+    sent = [link.publish(Outgoing("", queue, b"?", str(number), "ledger")) for number in range(2100)]
+    held = {await_event(link, Delivery).message_id for _ in sent}
+    assert len(held) == 2100
+
+
+class Relay:
+    """Passes on what comes, until it is closed."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def used(self) -> bool:
+        """Whether anybody has come."""
+        return len(self._open) > 1
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._to))
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=_pass_on, args=ends, daemon=True).start()
+
+    def close(self) -> None:
+        for each in self._open:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            sink.sendall(data)

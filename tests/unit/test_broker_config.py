@@ -19,15 +19,27 @@ from tunemesh.broker_config.credentials import PORTS, load_credentials
 from tunemesh.broker_config.declare import ensure_topology
 from tunemesh.broker_config.definitions import Listener, definitions, password_hash, rabbitmq_conf
 from tunemesh.broker_config.node import PrivateNode
-from tunemesh.broker_config.roles import RIGHTS, ROLES, Role
+from tunemesh.broker_config.roles import rights_of
+from tunemesh.shared.accounts import ROLES, Account, Role, account_of
 from tunemesh.shared.errors import BadInput, BrokerRefused, BrokerUnavailable
 from tunemesh.shared.messages import QueueName
 
 PASSWORDS: dict[Role, str] = {role: f"secret of {role}" for role in ROLES}
 
 
-def may(role: Role, right: str, name: str) -> bool:
-    return re.search(getattr(RIGHTS[role], right), name) is not None
+def account(user: str) -> Account:
+    found = account_of(user)
+    assert found is not None
+    return found
+
+
+def may(user: str, right: str, name: str) -> bool:
+    return re.search(getattr(rights_of(account(user)), right), name) is not None
+
+
+def may_use_key(user: str, right: str, exchange: str, key: str) -> bool:
+    topics = {topic.exchange: topic for topic in rights_of(account(user)).topics}
+    return re.search(getattr(topics[exchange], right), key) is not None
 
 
 def test_every_binding_joins_things_that_exist() -> None:
@@ -47,22 +59,37 @@ def test_dead_letters_cannot_fill_the_disk() -> None:
     assert {"x-max-length", "x-max-length-bytes", "x-message-ttl"} <= set(queue.arguments)
 
 
-@pytest.mark.parametrize("name", ["client.own.1f2e3d", "client.x", "client." + "x" * 248])
-def test_answers_go_into_a_queue_of_a_client(name: str) -> None:
-    assert topology.is_reply_queue(name)
-    assert may("client", "configure", name)
+PEOPLE = ["client", "client.acme.ann", "client.acme.bob", "client.Acme.ann", "operator", "operator.eve"]
 
 
+@pytest.mark.parametrize("user", PEOPLE)
+def test_answers_go_into_a_queue_of_whoever_asks(user: str) -> None:
+    for name in (f"{user}.000", f"{user}.f0e"):
+        assert topology.is_own_queue(account(user), name)
+        assert all(may(user, right, name) for right in ("configure", "read", "write"))
+
+
+@pytest.mark.parametrize("user", PEOPLE)
 @pytest.mark.parametrize(
     "name",
     [
         *(queue.name for queue in topology.QUEUES),
-        *("profile-gpu-0", "coordinator.status.1f", "monitor.1", "amq.gen-1", ""),
-        *("client", "client.", "clientx", "xclient.a", "client.a\n", "client. a", "client." + "x" * 249),
+        *("profile-gpu-0", "coordinator.status.1f0", "monitor.1f0", "requests.acme", "job.acme.x", ""),
+        *("amq.gen-1", "client", "client.", "client.1f", "client.1f00", "client.1F0", "xclient.1f0"),
+        *("client.1f0\n1", "client.acme.1f0", "client.acme.cid.1f0", "client.acme.ann.1f0.1f0"),
+        "client.acmeXann.1f0",
     ],
 )
-def test_answers_go_into_no_other_queue(name: str) -> None:
-    assert not topology.is_reply_queue(name)
+def test_answers_go_into_no_other_queue(user: str, name: str) -> None:
+    assert not topology.is_own_queue(account(user), name)
+    assert not any(may(user, right, name) for right in ("configure", "read", "write"))
+
+
+@pytest.mark.parametrize("user", PEOPLE)
+def test_nobody_has_a_queue_of_somebody_else(user: str) -> None:
+    for other in set(PEOPLE) - {user}:
+        assert not topology.is_own_queue(account(user), f"{other}.1f0")
+        assert not may(user, "configure", f"{other}.1f0")
 
 
 def test_the_broker_dead_letters_nothing_that_coordinators_did_not_read() -> None:
@@ -72,8 +99,19 @@ def test_the_broker_dead_letters_nothing_that_coordinators_did_not_read() -> Non
 
 def test_no_queue_drops_what_was_delivered_often() -> None:
     for queue in (*topology.QUEUES, topology.stage_queue("profile-gpu-0")):
-        assert queue.arguments["x-queue-type"] == "classic"
-        assert "x-delivery-limit" not in queue.arguments
+        classic, quorum = queue.declared("classic"), queue.declared("quorum")
+        assert classic["x-queue-type"] == "classic"
+        assert "x-delivery-limit" not in classic  # they do not count
+        assert quorum["x-queue-type"] == "quorum"
+        assert quorum["x-delivery-limit"] == 2**31 - 1  # a word for none is not taken by every version
+
+
+def test_a_device_has_one_worker_whatever_the_type_of_its_queue() -> None:
+    """Quorum queues do not listen to a consumer that says it is the only one."""
+    device, builds = topology.stage_queue("profile-gpu-0"), topology.stage_queue("build-cpu")
+    assert device.declared("quorum")["x-single-active-consumer"] is True
+    assert "x-single-active-consumer" not in device.declared("classic")
+    assert "x-single-active-consumer" not in builds.declared("quorum")
 
 
 @given(st.text(alphabet="abz019-A_.\n", max_size=70))
@@ -95,7 +133,7 @@ def test_stage_queues_are_named_as_the_wire_format_says(device: str) -> None:
 def test_a_worker_touches_nothing_but_its_work() -> None:
     for name in ("results", "status", "dead"):
         assert may("worker", "write", f"tunemesh.{name}")
-    for name in ("tunemesh.steps", "tunemesh.requests", "tunemesh.events", "amq.default", "coordinator"):
+    for name in ("tunemesh.steps", "tunemesh.clients", "tunemesh.events", "amq.default", "coordinator"):
         assert not may("worker", "write", name)
     for name in ("build-cpu", "model-update", "profile-gpu-0", "build-cpu.toy", "model-update.a+b"):
         assert may("worker", "read", name)
@@ -104,11 +142,73 @@ def test_a_worker_touches_nothing_but_its_work() -> None:
         assert not may("worker", "read", name)
 
 
-def test_a_client_reaches_its_own_queue_and_the_requests_only() -> None:
-    for right in ("configure", "write", "read"):
-        assert may("client", right, "client.1f")
-        for name in ("client", "clientx", "coordinator", "build-cpu", "tunemesh.steps", "amq.default"):
-            assert not may("client", right, name)
+@pytest.mark.parametrize("user", PEOPLE)
+def test_a_client_publishes_to_the_mesh_and_to_nothing_else(user: str) -> None:
+    assert may(user, "write", "tunemesh.clients")
+    for exchange in topology.EXCHANGES:
+        if exchange.name != topology.CLIENTS:
+            assert not may(user, "write", exchange.name)
+    for name in ("amq.default", "amq.topic", "xtunemesh.clients", "tunemesh.clientsx"):
+        assert not may(user, "write", name)
+
+
+def test_a_client_asks_and_follows_for_its_own_tenant_alone() -> None:
+    asks = [topology.client_key(kind, "acme") for kind in ("request", "cancel", "query", "history")]
+    follows = [topology.event_key("acme", "j1", kind) for kind in ("*", "done")]
+    assert all(may_use_key("client.acme.ann", "write", topology.CLIENTS, key) for key in asks)
+    assert all(may_use_key("client.acme.ann", "read", topology.EVENTS, key) for key in follows)
+    for user in ("client", "client.ac.ann", "client.acmee.ann", "client.ACME.ann"):
+        assert not any(may_use_key(user, "write", topology.CLIENTS, key) for key in asks)
+        assert not any(may_use_key(user, "read", topology.EVENTS, key) for key in follows)
+    for key in ("#", "job.#", "job.*.*.*", "job.*.j1.*", "job.acme.#", "job.acme.j1", "*.acme.*.*"):
+        assert not may_use_key("client.acme.ann", "read", topology.EVENTS, key)
+    for key in ("strategy", "learn", "query", "query.", "query.*", "query.acme.x", "x.acme", "query.-"):
+        assert not may_use_key("client.acme.ann", "write", topology.CLIENTS, key)
+
+
+def test_operators_follow_all_and_say_how_the_mesh_works() -> None:
+    for user in ("operator", "operator.eve"):
+        for key in ("strategy", "learn", "query.-", "request.-"):
+            assert may_use_key(user, "write", topology.CLIENTS, key)
+        for key in ("job.*.j1.*", "job.acme.j1.*", "job.-.j1.*"):
+            assert may_use_key(user, "read", topology.EVENTS, key)
+        assert not may_use_key(user, "read", topology.EVENTS, "#")
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        *(
+            "",
+            "client.acme",
+            "client.acme.",
+            "client..ann",
+            "client.-.ann",
+            "client.a.b.c",
+            "guest",
+            "Client",
+        ),
+        *("client.acme.ann\n", "operator.", "operator.a.b", "worker.a.b", "client.a*.b", "client.ä.b"),
+    ],
+)
+def test_other_names_are_nobodys(user: str) -> None:
+    assert account_of(user) is None
+    assert account_of(user, own="coordinator") is None
+
+
+def test_whoever_shares_the_user_of_the_coordinator_is_an_operator() -> None:
+    for user in ("guest", "worker.a.b"):
+        assert account_of(user, own=user) == Account(user, "operator")
+        assert account_of(user, own=user).bound_to is None  # type: ignore[union-attr]
+    # No right comes of a coordinator that is logged in as somebody's client.
+    ann = "client.acme.ann"
+    assert account_of(ann, own=ann) == Account(ann, "client", "acme")
+
+
+def test_a_user_can_declare_so_many_queues_and_connections() -> None:
+    rights = rights_of(account("client.acme.ann"))
+    assert set(rights.limits) == {"max-connections", "max-channels"}
+    assert len([n for n in range(16**4) if re.search(rights.configure, f"client.acme.ann.{n:03x}")]) == 4096
 
 
 ENGINES = st.from_regex(r"[a-z][a-z0-9-]{0,39}", fullmatch=True)
@@ -166,7 +266,9 @@ def test_what_makes_no_name_of_a_queue_is_refused(resource: str, engines: list[s
 def test_only_the_admin_may_change_the_fixed_topology() -> None:
     fixed = [exchange.name for exchange in topology.EXCHANGES] + [queue.name for queue in topology.QUEUES]
     for role in ROLES:
-        assert all(may(role, "configure", name) == (role == "admin") for name in fixed)
+        changed = {name for name in fixed if may(role, "configure", name)}
+        # The coordinator looks of what type its queue is.
+        assert changed == {"admin": set(fixed), "coordinator": {topology.COORDINATOR}}.get(role, set())
 
 
 def test_definitions_are_the_same_but_for_the_salt() -> None:
@@ -212,6 +314,8 @@ class FakeBroker:
         self.names, self.configure = names, configure
         self.bound: list[tuple[str, str, str]] = []
         self.differing = ""
+        self.types: dict[str, topology.Argument] = {}
+        """Of the queues."""
 
     def _declare(self, name: str) -> None:
         if not self.configure:
@@ -220,13 +324,17 @@ class FakeBroker:
             raise ValueError(f"queue {name} has other arguments")
         self.names.add(name)
 
-    def declare_exchange(self, name: str, kind: str, durable: bool) -> None:
+    def declare_exchange(
+        self, name: str, kind: str, arguments: Mapping[str, topology.Argument], durable: bool
+    ) -> None:
         assert durable
         self._declare(name)
 
     def declare_queue(self, name: str, arguments: Mapping[str, topology.Argument], durable: bool) -> None:
         assert durable
         self._declare(name)
+        if self.types.setdefault(name, arguments["x-queue-type"]) != arguments["x-queue-type"]:
+            raise ValueError(f"queue {name} has other arguments")
 
     def bind(self, queue: str, exchange: str, key: str) -> None:
         self.bound.append((exchange, queue, key))
@@ -252,6 +360,13 @@ def test_others_only_look() -> None:
     broker = FakeBroker(set(EVERYTHING), configure=False)
     ensure_topology(broker)
     assert broker.bound == []
+
+
+@pytest.mark.parametrize("kind", topology.QUEUE_TYPES)
+def test_what_is_declared_later_is_of_the_type_that_the_broker_was_set_up_with(kind: str) -> None:
+    broker = FakeBroker(set(EVERYTHING), configure=True)
+    broker.types = {queue.name: kind for queue in topology.QUEUES}
+    assert ensure_topology(broker) == kind
 
 
 def test_what_is_missing_is_named_with_the_remedy() -> None:
@@ -293,5 +408,5 @@ def test_a_node_has_as_many_threads_as_are_asked_for_and_no_more_than_cores(
     tmp_path: Path, asked: dict[str, int], threads: int
 ) -> None:
     node = PrivateNode(tmp_path, cpus={0, 1, 2}, **asked)
-    environment = node._environment(load_credentials(tmp_path, keep_ports=False))
-    assert f" +S {threads}:{threads}" in environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+    node._identity = load_credentials(tmp_path, keep_ports=False)
+    assert f" +S {threads}:{threads}" in node.environment()["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]

@@ -13,9 +13,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import benchmarks.command
 import tunemesh
-from tunemesh import cli, usage
+from tests.unit.past import progress
+from tunemesh import cli, completion, usage
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import Snapshot
 
 
 def test_benchmarks_are_found_in_a_checkout_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,6 +89,25 @@ def test_every_help_text_tells_what_holds_where_nothing_is_said(path: tuple[str,
     assert silent == []
 
 
+ALWAYS_JSON = {("broker", "definitions"), ("broker", "schema"), ("records", "show")}
+"""What they print is JSON whatever one says."""
+
+
+def test_every_command_speaks_to_programs_too() -> None:
+    silent = {
+        path
+        for path, command in ALL
+        if not getattr(command, "commands", {})
+        and path != ("bench",)  # its options are those of the benchmarks
+        and not any("--json" in option.opts for option in command.params)
+    }
+    assert silent == ALWAYS_JSON
+    (own,) = [
+        command for path, command in commands(typer.main.get_command(benchmarks.command.app)) if not path
+    ]
+    assert any("--json" in option.opts for option in own.params)
+
+
 def test_the_version_and_help_are_said() -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).output == f"tunemesh {tunemesh.__version__}\n"
     for path in ([], ["jobs"], ["records", "list"], ["tune"]):
@@ -110,6 +132,38 @@ def test_a_shell_can_complete(words: str, found: set[str]) -> None:
     }
     ended = CliRunner().invoke(cli.app, [], env=variables, prog_name="tunemesh")
     assert set(ended.output.split()) == found
+
+
+def test_a_shell_completes_the_ids_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mesh:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> Mesh:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def snapshot(self, timeout: float) -> Snapshot:
+            jobs = [progress("net-1", "tuning"), progress("net-2", "done"), progress("other", "done")]
+            return Snapshot(strategy="s", jobs=jobs, resources=[])
+
+    monkeypatch.setenv("TUNEMESH_BROKER_URL", "amqp://x")
+    monkeypatch.setattr(completion, "Client", Mesh)
+    for command in ("status", "watch", "cancel", "fetch", "report", "export", "story", "jobs show"):
+        words = f"tunemesh {command} ne"
+        variables = {
+            "_TUNEMESH_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")),
+        }  # fmt: skip
+        ended = CliRunner().invoke(cli.app, [], env=variables, prog_name="tunemesh")
+        assert set(ended.output.split()) == {"net-1", "net-2"}, command
+
+
+def test_completion_is_silent_where_no_mesh_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "LIMIT", 0.2)
+    monkeypatch.setenv("TUNEMESH_BROKER_URL", "amqp://127.0.0.1:1/x")
+    assert completion.jobs("") == []
+    monkeypatch.setenv("TUNEMESH_BROKER_URL", "nonsense")
+    assert completion.jobs("") == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 
 import ml_dtypes
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunemesh.stage_workers.measuring import comparison
+from tunemesh.stage_workers.measuring import comparison, inputs
 from tunemesh.stage_workers.measuring.comparison import Array, Expected
 
 Run = Callable[[Sequence[Array]], list[Array]]
@@ -240,3 +241,34 @@ def test_how_far_an_output_is_off_is_told_whatever_it_may_be() -> None:
     assert (wrong.largest, wrong.choices) == (2.0, 0.5)
     one = comparison.agree("y", got[:, :1], comparison.Expected(wanted[:, :1], np.full((2, 1), 9.0)), "j")
     assert one.check.choices is None
+
+
+def test_large_arrays_are_made_and_changed_without_copies_in_double_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A weight of 256 MiB once needed more than 4 GiB to be compared."""
+    monkeypatch.setattr(comparison, "BLOCK", 2**12)
+    whole = 2**20 * 4
+    tracemalloc.start()
+    try:
+        (made,) = inputs.random([("w", (2**10, 2**10), "float32")], 0, {})
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * whole
+        tracemalloc.reset_peak()
+        (moved,) = comparison.changed([made], 1, up=True, spread=1 / 16)
+        assert tracemalloc.get_traced_memory()[1] < 2.2 * whole  # both are there
+    finally:
+        tracemalloc.stop()
+    assert moved.shape == made.shape
+    off = np.abs(moved - made) / (np.abs(made) + np.sqrt(np.mean(np.square(made))) / 16)
+    np.testing.assert_allclose((off.min(), off.max()), (2.0**-17, 2.0**-16), rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "uint8", "bool"])
+def test_inputs_are_the_same_however_many_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    tensors = [("a", (7, 5), dtype), ("b", (), dtype), ("c", (3,), dtype)]
+    at_once = inputs.random(tensors, 3, {})
+    monkeypatch.setattr(comparison, "BLOCK", 4)
+    for one, other in zip(inputs.random(tensors, 3, {}), at_once, strict=True):
+        np.testing.assert_array_equal(one, other)

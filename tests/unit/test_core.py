@@ -203,7 +203,7 @@ def test_everything_is_acknowledged_in_the_end_but_the_last_ledger() -> None:
 
 
 def test_nothing_is_dispatched_before_the_ledger_is_back() -> None:
-    world = World()
+    world = World(seed="")
     world.settle()
     asked = request()
     save, told = world.does(Arrived(10**6, asked))
@@ -287,6 +287,7 @@ def test_a_step_that_fails_as_a_whole_fails_its_job_and_no_other() -> None:
                 chunk=message.chunk,
                 timing=message.timing,
                 result=Failure(error="artifact is damaged"),
+                nonce=message.nonce,
             )
         return message
 
@@ -315,6 +316,7 @@ def test_when_no_candidate_can_be_built_the_job_fails_with_the_last_error() -> N
                 chunk=message.chunk,
                 timing=message.timing,
                 result=BuildDone(built=broken),
+                nonce=message.nonce,
             )
         return message
 
@@ -723,6 +725,14 @@ def test_a_list_of_all_jobs_fits_into_a_message_however_many_there_are() -> None
     assert len(listed) + answer.snapshot.left_out == 3000
     assert len(listed) > 100
     assert {f"job{number}" for number in range(2970, 3000, 3)} < listed
+    # The list goes on for whoever asks for the rest.
+    while left_out := answer.snapshot.left_out:
+        asked = Query(skip=3000 - left_out)
+        answer = world.give(Arrived(10**7 + left_out, asked, reply_to="client.1"))[-1]
+        assert isinstance(answer, Answer)
+        assert not listed & {each.job for each in answer.snapshot.jobs}
+        listed |= {each.job for each in answer.snapshot.jobs}
+    assert len(listed) == 3000
     one = world.give(Arrived(10**7 + 1, Query(job="job5"), reply_to="client.1"))[-1]
     assert isinstance(one, Answer)
     assert (len(one.snapshot.jobs[0].timings), one.snapshot.left_out) == (60, 0)

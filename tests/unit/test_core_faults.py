@@ -145,7 +145,7 @@ def test_a_result_that_cannot_be_read_has_its_step_done_again_at_once() -> None:
     while not world.stage["build-cpu"]:
         world.turn()
     _, step = world.stage["build-cpu"].pop()
-    world.give(Unreadable(step.id, "not MessagePack"))
+    world.give(Unreadable(step.id, "not MessagePack", step.nonce))
     world.pass_time(1.0)
     assert [each.id for _, each in world.stage["build-cpu"]] == [step.id]
     assert world.stage["build-cpu"][0][1].attempt == 1

@@ -41,7 +41,7 @@ STEP = Step(
 @pytest.fixture
 def world() -> World:
     """An idle mesh."""
-    world = World()
+    world = World(seed="")
     world.settle()
     return world
 
@@ -161,7 +161,7 @@ def test_what_nobody_has_time_for_is_forgotten_in_the_end(world: World) -> None:
 
 @pytest.mark.parametrize(("after", "expected"), [(0, []), (50, [LearnWork(engine="mock", after=50)])])
 def test_after_jobs_have_ended_the_coordinator_asks_by_itself(after: int, expected: list[LearnWork]) -> None:
-    world = World(learn_after=after)
+    world = World(seed="", learn_after=after)
     world.publish(request("job", 20))
     world.run("job")
     wait(world)
@@ -176,7 +176,7 @@ def test_after_jobs_have_ended_the_coordinator_asks_by_itself(after: int, expect
 
 @pytest.mark.parametrize(("learned", "lines"), [(0, 0), (1, 1)])
 def test_what_nobody_asked_for_is_told_where_something_was_learned(learned: int, lines: int) -> None:
-    world = World(learn_after=50)
+    world = World(seed="", learn_after=50)
     world.publish(request("job", 20))
     world.run("job")
     wait(world)

@@ -26,6 +26,7 @@ from tunemesh.coordinator.journal.replay import replay
 from tunemesh.coordinator.simulation import world as simulation
 from tunemesh.coordinator.simulation.scenario import Scenario, load_scenario
 from tunemesh.shared.messages import (
+    BuildWork,
     Cancel,
     JobEvent,
     Level,
@@ -120,6 +121,18 @@ def test_instant_measures_nothing_but_the_model() -> None:
     given = {type(step.work): step.settings for step in steps}
     assert (given[ProfileWork].repeats, given[ProfileWork].min_repeat_ms) == (1, 0)
     assert given[ValidateWork] == request(batch=8, chunk=2).settings
+    # Nothing is measured again; so what is built goes into the model.
+    assert [step.work.keep for step in steps if isinstance(step.work, BuildWork)] == [True]
+    assert sum(isinstance(step.work, ProfileWork) for step in steps) == 1
+
+
+@pytest.mark.parametrize(("effort", "names"), [("instant", 0), ("quick", 2), ("full", 4)])
+def test_the_less_effort_the_fewer_candidates_are_confirmed(effort: str, names: int) -> None:
+    world = World(tasks=2)
+    run(world, trials=16 if effort == "full" else 0, effort=effort)
+    steps = [each.step for each in world.log if isinstance(each, Dispatch)]
+    closing = [step.work for step in steps if isinstance(step.work, UpdateWork) and not step.work.want]
+    assert [work.names for work in closing] == [names] * 2
 
 
 def test_jobs_of_different_effort_share_no_tasks() -> None:
@@ -353,7 +366,7 @@ Estimate = Callable[[Job, Mesh], Rest]
 
 
 def test_a_job_that_stopped_too_early_goes_on_whatever_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ending is thought to take a hundred seconds, until the first job has stopped for it."""
+    """Ending is thought to take a thousand seconds, until the first job has stopped for it."""
     for kills in range(6):
         world = World(tasks=2, rng=random.Random(kills))
         world.settle()
@@ -363,10 +376,10 @@ def test_a_job_that_stopped_too_early_goes_on_whatever_is_killed(monkeypatch: py
             stopped = any(event.text.startswith("stopping early") for event in told)
             found = estimate(job, mesh)
             begun = sum(len(task.rounds) for task in map(job.task, ("t00", "t01")))
-            return found if stopped or not begun else replace(found, careful=100.0)
+            return found if stopped or not begun else replace(found, careful=1000.0)
 
         monkeypatch.setattr(levels, "rest", wrong)
-        world.publish(request(trials=60, batch=8, chunk=2, deadline=90.0))
+        world.publish(request(trials=60, batch=8, chunk=2, deadline=990.0))
         for turn in range(20_000):
             if "job" in world.core.jobs and world.core.jobs["job"].ended:
                 break
@@ -436,13 +449,55 @@ def test_where_ends_took_longer_than_thought_jobs_stop_sooner() -> None:
         world = World(tasks=2)
         world.settle()
         world.core.state.endings.extend(past)
-        world.publish(request(trials=400, batch=8, chunk=2, deadline=40.0))
+        world.publish(request(trials=400, batch=8, chunk=2, deadline=1000.0))
         world.run("job")
         standing = world.ledger("job").standing
         assert standing is not None
         assert standing.verdict == "met"
         counts.append(trials(world.ledger("job")))
     assert 0 < counts[1] < counts[0]
+
+
+class SlowToConfirm(World):
+    """A candidate that is confirmed is built for many times as long as another one."""
+
+    def result(self, worker: FakeWorker, step: Step) -> StepResult:
+        found = super().result(worker, step)
+        if isinstance(step.work, BuildWork) and step.work.keep:
+            timing = found.timing
+            found = msgspec.structs.replace(
+                found, timing=msgspec.structs.replace(timing, finished=timing.started + 0.5)
+            )
+            self.pass_time(0.5)
+        return found
+
+
+def test_what_confirming_takes_is_learned_and_what_is_tried_is_not_mixed_with_it() -> None:
+    world = SlowToConfirm(tasks=1)
+    ended(world, 1)
+    durations = world.core.state.durations
+    again = durations.again("build")
+    assert again is not None
+    assert again > 2
+    assert durations.usual("build") < 1
+    assert durations.confirmed is not None
+    assert 1 <= durations.confirmed <= 4
+
+
+def test_a_job_that_has_no_time_left_to_confirm_is_not_late() -> None:
+    """Nobody knows that the mesh takes so long for it until it does."""
+    world = SlowToConfirm(tasks=24)
+    world.settle()
+    # In this world models are run in no time.
+    world.core.state.durations.learn_again("validate", 0.0, 1e6)
+    world.publish(request(trials=96, batch=4, chunk=2, deadline=15.0))
+    world.run("job")
+    ledger = world.ledger("job")
+    assert ledger.standing is not None
+    assert ledger.standing.verdict == "met"
+    tasks = ledger.tasks
+    assert all(task.history for task in tasks if task.trials)
+    assert any(not task.confirmed and task.best is not None for task in tasks)
 
 
 KINDS = ("deadline", "tight", "impossible", "device", "cost", "speedup", "far", "both")
@@ -557,14 +612,14 @@ AT_ONCE = msgspec.structs.replace(GPU, jobs=5, every=100.0)
 @pytest.mark.parametrize(
     ("scenario", "seeds", "deadlines", "least"),
     [
-        (MOCK, 2, (8.0, 12.0, 15.0), 0.75),
-        (ONE_BY_ONE, 2, (150.0, 200.0, 300.0), 0.8),
-        (AT_ONCE, 1, (150.0, 200.0, 300.0), 0.7),
+        (MOCK, 2, (8.0, 12.0, 15.0), 0.9),
+        (ONE_BY_ONE, 2, (150.0, 200.0, 300.0), 0.9),
+        (AT_ONCE, 1, (150.0, 200.0, 300.0), 0.75),
         (
             msgspec.structs.replace(ONE_BY_ONE, jobs=2, failures_every=900.0, restarts=[90.0, 450.0]),
             2,
             (200.0, 300.0),
-            0.7,
+            0.85,
         ),
     ],
     ids=["mock", "slow builds", "jobs at once", "kills"],

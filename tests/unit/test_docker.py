@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from tunemesh.broker_config.definitions import Listener, rabbitmq_conf
-from tunemesh.broker_config.roles import ROLES
 from tunemesh.broker_config.topology import stage_queue
+from tunemesh.shared.accounts import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"

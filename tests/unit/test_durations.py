@@ -105,9 +105,23 @@ def test_what_a_step_takes_is_told_apart_from_what_its_candidates_take() -> None
 def test_an_update_that_closes_a_task_is_no_measure_of_those_that_propose() -> None:
     durations = Durations()
     durations.learn(timing("model-update", 8.0), "t")
-    assert durations.closing("t") == 4.0
-    durations.learn_closing(timing("model-update", 0.5))
+    assert durations.closing("t") == pytest.approx(0.8)
+    assert durations.confirmed is None
+    durations.learn_closing(timing("model-update", 0.5), 3)
     assert (durations.closing("t"), durations.seconds("model-update", "t")) == (0.5, 8.0)
+    assert durations.confirmed == 3
+
+
+def test_what_is_done_once_is_learned_by_what_it_was_reckoned_to_take() -> None:
+    durations = Durations()
+    assert durations.again("validate") is None
+    # The mean of the ratios would be 50.
+    for seconds, reckoned in ((1.0, 0.01), (1.0, 0.99)):
+        durations.learn_again("validate", seconds, reckoned)
+    assert durations.again("validate") == pytest.approx(2.0)
+    for _ in range(200):
+        durations.learn_again("validate", 3.0, 1.0)
+    assert durations.again("validate") == pytest.approx(3.0, rel=0.02)
 
 
 ANY_TIME = st.floats(allow_nan=True, allow_infinity=True)

@@ -51,8 +51,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def greeted(keys: Path, url: str = URL) -> str:
     """Shake hands, as a connection to ``url`` does, with a server that asks for a certificate: what it is
     told, or the server's or the client's refusal."""
-    parameters = parameters_for(url, "test", {})
-    found = parameters[0] if isinstance(parameters, list) else parameters
+    (found,) = parameters_for(url, "test", {})
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keys / "broker.pem", keys / "broker.key")
     context.load_verify_locations(keys / "ca.pem")

@@ -76,6 +76,16 @@ def test_a_file_that_does_not_fit_is_refused(arrays: dict[str, Any], said: str) 
         inputs.fitting(inputs.read(npz(**arrays)), TENSORS[:2])
 
 
+def test_each_set_of_shapes_may_have_arrays_of_its_own() -> None:
+    given = inputs.read(npz(**{"set0:x": np.zeros(2), "set1:x": np.ones(3), "by": np.arange(4)}))
+    for number, size in enumerate((2, 3)):
+        found = inputs.of_set(given, number)
+        assert {name: array.shape for name, array in found.items()} == {"x": (size,), "by": (4,)}
+    with pytest.raises(BadInput, match="none called set2:NAME"):
+        inputs.of_set(given, 2)
+    assert inputs.of_set({"x": np.ones(3)}, 7)["x"].shape == (3,)
+
+
 def test_what_is_no_file_of_arrays_is_refused() -> None:
     objects = npz(x=np.array([{}], dtype=object))
     truncated = npz(x=np.ones(1000))[:500]

@@ -39,14 +39,14 @@ def test_the_next_mesh_does_not_import_a_model_again(sandbox: FakeSandbox, tmp_p
 
 def test_what_is_damaged_is_not_used(tmp_path: Path) -> None:
     kept = KeptImports(tmp_path / "imports")
-    assert kept.get("key") is None
+    assert kept.get("key", Imported) is None
     kept.put("key", IMPORTED)
-    assert kept.get("key") == IMPORTED
+    assert kept.get("key", Imported) == IMPORTED
     (file,) = (tmp_path / "imports").iterdir()
     data = bytearray(file.read_bytes())
     for spoiled in (data[:-1], data[:5], b"", bytes(data[:-9]) + b"w" + bytes(data[-8:])):
         file.write_bytes(spoiled)
-        assert kept.get("key") is None
+        assert kept.get("key", Imported) is None
 
 
 def test_what_was_used_last_stays(tmp_path: Path) -> None:
@@ -57,11 +57,11 @@ def test_what_was_used_last_stays(tmp_path: Path) -> None:
         (newest,) = set(tmp_path.iterdir()) - seen
         seen.add(newest)
         os.utime(newest, (number, number))
-    assert kept.get("a")  # used now
+    assert kept.get("a", Imported)  # used now
     kept.put("d", IMPORTED)
-    assert [key for key in "abcd" if kept.get(key)] == ["a", "c", "d"]
+    assert [key for key in "abcd" if kept.get(key, Imported)] == ["a", "c", "d"]
     kept.put("large", Imported(model=bytes(3000), tasks=[]))
-    assert kept.get("large") is None
+    assert kept.get("large", Imported) is None
 
 
 def test_a_folder_that_cannot_be_written_stops_nobody(
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_written_stops_nobody(
     kept = KeptImports(tmp_path / "file" / "imports")
     kept.put("key", IMPORTED)
     assert "cannot be kept" in caplog.text
-    assert kept.get("key") is None
+    assert kept.get("key", Imported) is None
 
 
 def test_code_that_changes_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

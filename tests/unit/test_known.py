@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from tunemesh.stage_workers.records.memory import Remembering
 from tunemesh.stage_workers.records.questions import Best
 from tunemesh.stage_workers.records.recorder import Recorder
 from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 from tunemesh.stage_workers.stages.known import to_begin_with
 
 DAY = 86_400.0
@@ -339,6 +341,37 @@ def test_what_cannot_be_built_any_more_is_tuned(recording: Context, sandbox: Fak
     sandbox.answers["build"] = [BuildOutcome(outcome="build-failed", error="no such block")]
     known: dict[str, Known] = imported(recording).known
     assert set(known) == {"t01"}
+
+
+def test_what_was_built_here_before_is_not_built_again(
+    recording: Context, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    def builds() -> int:
+        return sum(name == "build" for name, _ in sandbox.calls)
+
+    tune(recording)
+    mesh = dataclasses.replace(recording, kept=KeptImports(tmp_path / "imports"))
+    known = imported(mesh).known
+    before = builds()
+    # Another mesh on this machine, with a store of its own.
+    again = dataclasses.replace(mesh, store=ArtifactStore(str(tmp_path / "second")))
+    assert imported(again).known == known
+    assert builds() == before
+    for each in known.values():
+        assert each.confirmed[0].objects is None or again.store.get(each.confirmed[0].objects)
+
+
+def test_what_is_confirmed_is_kept_for_the_next_mesh(
+    recording: Context, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    mesh = dataclasses.replace(recording, kept=KeptImports(tmp_path / "imports"))
+    best = tune(mesh)
+    task = imported(mesh, devices=()).tasks[0]
+    work = BuildWork(task=task, candidates=[best["t00"].candidate], keep=True)
+    expect(BuildDone, done(work, mesh, FIRST))
+    sandbox.calls.clear()
+    assert set(imported(mesh).known) == {"t00", "t01"}
+    assert sum(name == "build" for name, _ in sandbox.calls) == 1  # of the other task
 
 
 def test_records_that_are_away_know_nothing(sandbox: FakeSandbox, store: ArtifactStore) -> None:

@@ -135,6 +135,44 @@ def test_a_host_that_cannot_be_resolved_is_as_good_as_one_where_nothing_listens(
         Link("amqp://worker:secret@no-such-host.invalid/tunemesh", "client").start(30.0, patience=0.2)
 
 
+def test_of_several_hosts_all_are_tried_and_the_reason_of_one_is_told(free_port: int) -> None:
+    with server() as other:
+        several = f"amqp://worker:secret@127.0.0.1:{free_port},127.0.0.1:{other}/tunemesh"
+        with pytest.raises(BrokerUnavailable) as caught:
+            Link(several, "client").start(timeout=1.0)
+    text = str(caught.value)
+    assert f"at amqp://worker:***@127.0.0.1:{free_port},127.0.0.1:{other}/tunemesh: 127.0.0.1:" in text
+    assert "\n" not in text
+    # Somebody was there: that nothing listens at the other one is no reason to give up after two seconds.
+    assert "secret" not in text
+
+
+def test_a_pause_is_made_when_all_hosts_have_been_tried() -> None:
+    link = Link("amqp://a:b@a,b,c/x", "client")
+    tried, pauses = [], []
+    for _ in range(6):
+        tried.append(link._host)
+        pauses.append(link._next_host())
+    assert sorted(tried[:3]) == [0, 1, 2]
+    assert tried[:3] == tried[3:]
+    assert pauses == [False, False, True] * 2
+
+
+@pytest.mark.parametrize("hosts", ["", ",", "a,", "a:1,b:c", "a,b:99999999"])
+def test_hosts_that_are_none_are_refused(hosts: str) -> None:
+    with pytest.raises(BadInput, match="separated by commas") as caught:
+        Link(f"amqp://worker:secret@{hosts}/tunemesh", "client")
+    assert "secret" not in str(caught.value)
+
+
+def test_each_host_has_a_port_of_its_own_and_the_same_user() -> None:
+    link = Link("amqps://worker:se%40cret@a,b:1,[::1]:2/tunemesh", "client")
+    found = [(each.host, each.port, each.credentials.password, each.virtual_host) for each in link._hosts]
+    assert found == [
+        (host, port, "se@cret", "tunemesh") for host, port in (("a", 5671), ("b", 1), ("::1", 2))
+    ]
+
+
 def test_somebody_who_waits_longer_is_given_the_time(free_port: int) -> None:
     began = time.monotonic()
     with pytest.raises(BrokerUnavailable):

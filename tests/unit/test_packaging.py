@@ -49,7 +49,7 @@ def test_one_name_is_installed(installed: list[str]) -> None:
 
 def test_every_module_of_the_folders_is_installed(installed: list[str]) -> None:
     expected = {f"tunemesh/{path.name}" for path in (ROOT / "tunemesh").glob("*.py")}
-    for part in ("comparing", "exports", "report_page"):
+    for part in ("comparing", "dashboard", "exports", "report_page"):
         expected |= {f"tunemesh/{part}/{path.name}" for path in (ROOT / "tunemesh" / part).glob("*.py")}
     for part in PARTS:
         expected |= {f"tunemesh/{path.relative_to(ROOT)}" for path in (ROOT / part).rglob("*.py")}
@@ -58,16 +58,13 @@ def test_every_module_of_the_folders_is_installed(installed: list[str]) -> None:
 
 def test_data_that_the_code_reads_is_installed(installed: list[str]) -> None:
     data = {name for name in installed if not name.endswith(".py") and ".dist-info/" not in name}
-    exports = (path for path in (ROOT / "tunemesh/exports").iterdir() if path.is_file())
+    folders = ("dashboard", "exports", "report_page")
+    beside = (path for part in folders for path in (ROOT / "tunemesh" / part).iterdir() if path.is_file())
     assert data == {
-        *(f"tunemesh/exports/{path.name}" for path in exports if path.suffix != ".py"),
+        *(str(path.relative_to(ROOT)) for path in beside if path.suffix != ".py"),
         "tunemesh/comparing/limits.c",
         "tunemesh/coordinator/simulation/traces/recorded.json",
         "tunemesh/py.typed",
-        *(
-            f"tunemesh/report_page/{name}"
-            for name in ("base.html.j2", "page.css", "page.html.j2", "several.html.j2")
-        ),
         "tunemesh/stage_workers/engines/metaschedule/prior.ubj",
         "tunemesh/stage_workers/records/shipped.jsonl.gz",
     }

@@ -16,14 +16,14 @@ from tests.unit.world import request
 from tunemesh.broker_config import topology
 from tunemesh.coordinator.core import Core
 from tunemesh.coordinator.events import Acknowledge, Instruction, Save, SaveFailed, Tick
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.coordinator.service import service as service_module
 from tunemesh.coordinator.service.held import REFRESH, HeldDeliveries
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.coordinator.service.service import Service
 from tunemesh.shared import codec
 from tunemesh.shared.messages import Message, Query
-from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Up
+from tunemesh.shared.transport.link import Delivery, Link, Outgoing, Subscription, Up
 
 BYTES = b"\xff\xfe"
 LEDGER = Ledger(request=request(), revision=0, phase="importing", accepted=0.0)
@@ -37,7 +37,11 @@ class FakeLink:
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.acknowledged: list[int] = []
         self.published: list[Outgoing] = []
+        self.user = "coordinator"
         self.refuses = "nothing"
+        self.consumed: list[str] = []
+        self.declared: list[str] = []
+        self.bound: list[tuple[str, str, str]] = []
         self.sent_together: list[int] = []
         """How many messages were published, each time that they are handed over at once."""
 
@@ -63,6 +67,21 @@ class FakeLink:
         else:
             self.published.append(message)
             done.set_result(None)
+        return done
+
+    def consume(self, _up: Up, subscription: Subscription) -> None:
+        self.consumed.append(subscription.queue)
+
+    def declare_queue(self, name: str, _arguments: object) -> Future[None]:
+        return self._noted(self.declared, name)
+
+    def bind(self, queue: str, exchange: str, key: str) -> Future[None]:
+        return self._noted(self.bound, (queue, exchange, key))
+
+    def _noted(self, where: list[Any], what: object) -> Future[None]:
+        done: Future[None] = Future()
+        where.append(what)
+        done.set_result(None)
         return done
 
     def of_type(self, kind: type[Message]) -> list[Any]:
@@ -106,11 +125,12 @@ def delivery(**fields: Any) -> Delivery:
         "epoch": 0,
         "tag": 1,
         "queue": topology.COORDINATOR,
-        "exchange": topology.REQUESTS,
-        "key": "request",
+        "exchange": topology.CLIENTS,
+        "key": "request.-",
+        "user": "client",
         "body": b"no request",
         "message_id": "m",
-        "reply_to": "client.1",
+        "reply_to": "client.001",
         "correlation_id": "c",
         "sent_at": None,
     }
@@ -224,7 +244,7 @@ def test_an_instruction_that_cannot_be_done_leaves_the_others(
 
 def test_what_is_held_for_long_is_published_anew_until_that_has_worked() -> None:
     link = FakeLink()
-    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    held = HeldDeliveries(Outbox(link), "coordinator")  # type: ignore[arg-type]
     handle = held.hold(delivery(tag=2, body=b"body"), "request", now=0.0)
     held.refresh(REFRESH - 1)
     assert link.published == []
@@ -245,7 +265,7 @@ def test_what_is_held_for_long_is_published_anew_until_that_has_worked() -> None
 
 def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too() -> None:
     link = FakeLink()
-    held = HeldDeliveries(Outbox(link))  # type: ignore[arg-type]
+    held = HeldDeliveries(Outbox(link), "coordinator")  # type: ignore[arg-type]
     handle = held.hold(delivery(tag=2), "request", now=0.0)
     held.refresh(REFRESH + 1)
     held.release(handle)
@@ -253,6 +273,51 @@ def test_the_copy_of_something_that_is_settled_meanwhile_is_settled_too() -> Non
     assert held.takes(delivery(tag=3, exchange=topology.LEDGER, message_id=copy.message_id), REFRESH + 2)
     assert link.acknowledged == [2, 3]
     assert len(held) == 0
+
+
+def test_a_broker_with_a_log_does_not_have_to_keep_all_that_came_after_something_that_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tunemesh.coordinator.service.held.LOG", 1000)
+    link = FakeLink()
+    outbox = Outbox(link)  # type: ignore[arg-type]
+    outbox.kind = "quorum"
+    held = HeldDeliveries(outbox, "coordinator")
+    held.hold(delivery(tag=0, body=b"old"), "ledger", now=0.0)
+    for tag in range(1, 101):  # 10,000 bytes pass
+        held.release(held.hold(delivery(tag=tag, body=b"x" * 100), "step-result", now=0.0))
+        before = len(link.published)
+        held.refresh(0.0)
+        for copy in link.published[before:]:
+            assert copy.body == b"old"
+            again = delivery(
+                tag=1000 + tag, exchange=topology.LEDGER, body=b"old", message_id=copy.message_id
+            )
+            assert held.takes(again, 0.0)
+    assert len(link.published) == 10
+
+
+def test_copies_are_a_part_of_what_passes_however_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunemesh.coordinator.service.held.LOG", 1000)
+    link = FakeLink()
+    outbox = Outbox(link)  # type: ignore[arg-type]
+    outbox.kind = "quorum"
+    held = HeldDeliveries(outbox, "coordinator")
+    for tag in range(100):
+        held.hold(delivery(tag=tag, body=b"x" * 100), "ledger", now=0.0)
+    passed = 0
+    for tag in range(100, 2100):
+        held.release(held.hold(delivery(tag=tag, body=b"y" * 100), "step-result", now=0.0))
+        passed += 100
+        before = len(link.published)
+        held.refresh(0.0)
+        for number, copy in enumerate(link.published[before:], start=1):
+            taken = delivery(
+                tag=-number - before, exchange=topology.LEDGER, body=copy.body, message_id=copy.message_id
+            )
+            assert held.takes(taken, 0.0)
+    copied = sum(len(copy.body) for copy in link.published)
+    assert 0 < copied <= passed / 3  # a fourth of all
 
 
 def test_every_start_has_a_marker_of_its_own(link: FakeLink) -> None:
@@ -263,3 +328,118 @@ def test_every_start_has_a_marker_of_its_own(link: FakeLink) -> None:
         service.take(Up(2))
     sent = [marker.start for marker in link.of_type(Marker)]
     assert len(set(sent)) == len(sent) == 4
+
+
+def sent_by(user: str, tag: int, message: Message | None = None, **fields: Any) -> Delivery:
+    tenant = user.split(".")[1] if user.count(".") == 2 else "-"
+    usual: dict[str, Any] = {"user": user, "key": f"query.{tenant}", "reply_to": f"{user}.001"}
+    body = codec.encode(message if message is not None else Query())
+    return delivery(**(usual | {"tag": tag, "body": body} | fields))
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        ("", "it does not say who sends it: set its property user_id to the user that is logged in"),
+        ("guest", "user guest has no role here: users are called client.TENANT.NAME"),
+        ("worker", "user worker has no role here"),
+        ("client.acme", "user client.acme has no role here"),
+    ],
+)
+def test_what_nobody_known_sends_is_put_aside(
+    service: Service, link: FakeLink, user: str, reason: str
+) -> None:
+    service.take(sent_by(user, 2, reply_to="client.001"))
+    (letter,) = link.published
+    assert letter.exchange == topology.DEAD
+    assert str(letter.headers["reason"]).startswith(reason)
+    assert link.acknowledged == [2]
+
+
+@pytest.mark.parametrize(
+    ("user", "reply_to", "answered"),
+    [
+        ("client", "client.001", True),
+        ("client.acme.ann", "client.acme.ann.f0e", True),
+        ("operator.eve", "operator.eve.123", True),
+        ("coordinator", "operator.123", True),
+        ("client.acme.ann", "client.acme.bob.f0e", False),
+        ("client.acme.ann", "client.001", False),
+        ("client", "client.acme.ann.f0e", False),
+        ("client", "build-cpu", False),
+        ("client", "coordinator", False),
+    ],
+)
+def test_answers_go_to_queues_of_the_one_who_asks(
+    service: Service, link: FakeLink, user: str, reply_to: str, answered: bool
+) -> None:
+    service.take(sent_by(user, 2, reply_to=reply_to))
+    service.take(sent_by(user, 3, reply_to=reply_to, body=b"garbage"))
+    assert [each.key for each in link.published if each.exchange == ""] == [reply_to] * (2 * answered)
+    assert link.acknowledged == [2, 3]
+
+
+def test_the_tenant_of_a_job_is_that_of_the_user(service: Service, link: FakeLink) -> None:
+    service.take(sent_by("client.acme.ann", 2, request()))
+    (ledger,) = link.of_type(Ledger)
+    assert (ledger.request.tenant, ledger.asked_by) == ("acme", "client.acme.ann")
+    keys = [each.key for each in link.published if each.exchange == topology.EVENTS]
+    assert keys == ["job.acme.job.accepted"]
+
+
+def noted(link: FakeLink) -> list[list[str]]:
+    return [each.names for each in link.of_type(Tenants)]
+
+
+def back(link: FakeLink, tag: int, names: list[str]) -> Delivery:
+    body = codec.encode(Tenants(names=names))
+    return delivery(tag=tag, exchange=topology.LEDGER, key="ledger", user="", reply_to=None, body=body)
+
+
+def test_each_tenant_gets_a_queue_once_it_is_noted_that_there_is_one(
+    service: Service, link: FakeLink
+) -> None:
+    assert link.consumed == ["requests"]
+    for tag, user in enumerate(["client.acme.ann", "client.acme.bob", "client", "operator.eve"], 2):
+        service.take(sent_by(user, tag))
+    assert noted(link) == [["acme"]]
+    assert link.consumed == ["requests"]
+    service.take(back(link, 10, ["acme"]))
+    assert link.declared == ["requests.acme"]
+    assert link.bound == [
+        ("requests.acme", topology.CLIENTS, f"{kind}.acme") for kind in ("request", "cancel", "query")
+    ]
+    assert link.consumed == ["requests", "requests.acme"]
+    service.take(sent_by("client.zeta.eve", 11))
+    assert noted(link)[1:] == [["acme", "zeta"]]
+    assert 10 not in link.acknowledged
+    service.take(back(link, 12, ["acme", "zeta"]))
+    assert link.consumed == ["requests", "requests.acme", "requests.zeta"]
+    assert link.acknowledged[-1] == 10  # the newer one says the same
+
+
+def test_a_successor_reads_the_same_queues(service: Service, link: FakeLink) -> None:
+    service.take(back(link, 10, ["acme"]))
+    link.consumed.clear()
+    service.take(Up(2))
+    service.take(delivery(tag=11, body=b"", exchange="nobody's"))
+    service.take(back(link, 12, ["acme"]))
+    assert link.consumed == ["requests", "requests.acme"]
+    assert 12 not in link.acknowledged
+
+
+def test_what_two_coordinators_have_noted_is_put_together(service: Service, link: FakeLink) -> None:
+    service.take(back(link, 10, ["acme"]))
+    service.take(back(link, 11, ["zeta"]))
+    assert link.consumed == ["requests", "requests.acme", "requests.zeta"]
+    assert noted(link) == [["acme", "zeta"]]
+    assert link.acknowledged == []
+    service.take(back(link, 12, ["acme", "zeta"]))
+    assert link.acknowledged == [10, 11]
+
+
+def test_one_that_stands_by_reads_no_requests(link: FakeLink) -> None:
+    service = Service("amqp://a:b@127.0.0.1:1/x")
+    service.take(Up(1))
+    service.take(Tick())
+    assert link.consumed == []

@@ -9,7 +9,8 @@ from typing import NoReturn
 import pytest
 from typer.testing import CliRunner
 
-from tunemesh import broker_commands, cli, service_commands
+from tunemesh import broker_commands, cli, options, service_commands
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.service import service
 from tunemesh.layout import plan
 from tunemesh.mesh import LocalMesh
@@ -70,10 +71,33 @@ def test_a_coordinator_is_told_prices_and_what_is_reserved(monkeypatch: pytest.M
             return 0
 
     monkeypatch.setattr(service, "Service", Told)
-    options = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--price", "profile=2.5", "--reserve", "0.25"]
-    options += ["--learn-after", "70"]
-    assert CliRunner().invoke(cli.app, ["coordinator", *options], catch_exceptions=False).exit_code == 0
-    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, 70, None]
+    given = ["--broker", "amqp://x:y@127.0.0.1:9/z", "--price", "profile=2.5", "--reserve", "0.25"]
+    given += ["--learn-after", "70", "--limit", "jobs=4", "--limit", "acme:queries=none"]
+    assert CliRunner().invoke(cli.app, ["coordinator", *given], catch_exceptions=False).exit_code == 0
+    limits = {"*": Limits(jobs=4), "acme": Limits(jobs=4, queries=None)}
+    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, 70, limits, None]
+
+
+@pytest.mark.parametrize(
+    ("limit", "line"),
+    [
+        ("jobs", "jobs is a whole number from 1, or none"),
+        ("jobs=0", "jobs is a whole number from 1, or none"),
+        ("acme:trials=1.5", "trials is a whole number from 1, or none"),
+        ("model-mb=0", "model-mb is a number above 0, or none"),
+        ("queries=nan", "queries is a number above 0, or none"),
+        ("requests=inf", "requests is a number above 0, or none"),
+        ("requests=1e10", "requests is a number above 0, or none"),
+        ("users=3", "should look like jobs=4 or acme:jobs=4"),
+        ("a b:jobs=3", "should look like jobs=4 or acme:jobs=4"),
+        (":jobs=3", "should look like jobs=4 or acme:jobs=4"),
+    ],
+)
+def test_what_is_no_limit_is_one_line(limit: str, line: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        options.limits_of([limit])
+    assert str(refusal.value).startswith(f"--limit {limit!r}")
+    assert line in str(refusal.value)
 
 
 def test_a_mesh_of_ones_own_passes_them_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,17 @@ def test_profile_measures_what_was_built_and_the_baseline_when_asked(
     assert again.untuned is None
 
 
+def test_a_candidate_that_needs_more_memory_says_which_option_gives_it(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    built = compiled(context, task, 1)
+    sandbox.answers["profile"] = [CallFailure("out-of-memory", "exceeded 4 GiB of memory")] * 2
+    (found,) = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled
+    advice = "exceeded 4 GiB of memory; give more with --memory, where its worker is started"
+    assert (found.outcome, found.error) == ("run-failed", advice)
+
+
 def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
     context: Context, sandbox: FakeSandbox
 ) -> None:

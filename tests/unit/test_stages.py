@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -58,6 +61,7 @@ from tunemesh.stage_workers.platforms.protocol import (
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages import Context, build_limits, run_stage, trust
+from tunemesh.stage_workers.stages.kept_imports import KeptImports
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +122,9 @@ def test_every_engine_that_takes_a_task_searches_it(context: Context, sandbox: F
     assert done.problem(["metaschedule", "mock"]) == ""
 
 
-def test_what_was_compiled_is_kept_and_handed_to_assembly(context: Context, sandbox: FakeSandbox) -> None:
+def test_what_was_compiled_is_kept_and_handed_to_assembly(
+    context: Context, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
     one = ExtractedTask(name="a", key="a" * 64, weight=1, workload=b"w", untuned=b"u")
     sandbox.answers["import_model"] = [Imported(model=b"m", tasks=[one], objects=b"untuned")]
     sandbox.answers["objection"] = [""]
@@ -136,7 +142,7 @@ def test_what_was_compiled_is_kept_and_handed_to_assembly(context: Context, sand
     assert built.objects is not None
     assert (context.store.get(built.objects), built.objects.data) == (b"tuned", None)
 
-    def handed_over(untuned: Blob | None, tuned: Blob | None) -> list[bytes]:
+    def handed_over(untuned: Blob | None, tuned: Blob | None, context: Context = context) -> list[bytes]:
         trials = trials_of(candidates)
         history = History(task="t00", round=0, trials=trials, timings=[])
         confirmed = [
@@ -161,6 +167,13 @@ def test_what_was_compiled_is_kept_and_handed_to_assembly(context: Context, sand
     assert handed_over(None, None) == []
     # What is lost is compiled again.
     assert handed_over(missing(), built.objects) == [b"tuned"]
+    # What was not confirmed may have been built by this worker, to be kept.
+    here = dataclasses.replace(context, kept=KeptImports(tmp_path / "kept"))
+    assert handed_over(None, None, here) == []
+    sandbox.answers["build"] = [BuildOutcome(artifact=b"k", objects=b"kept")]
+    expect(BuildDone, run_stage(step(keeping), here))
+    assert handed_over(None, None, here) == [b"kept"]
+    assert handed_over(None, built.objects, here) == [b"tuned"]
 
 
 def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:
@@ -188,6 +201,17 @@ def test_a_crash_in_import_is_tried_once_more_and_then_named(context: Context, s
     other = context.store.put(MODEL + b"\n")
     result = run_stage(step(ImportWork(model=other)), context)
     assert "import model: crashed: killed by SIGSEGV" in expect(Failure, result).error
+
+
+def test_an_import_that_needs_more_memory_says_which_option_gives_it(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    sandbox.answers["import_model"] = [CallFailure("out-of-memory", "exceeded 4 GiB of memory")] * 2
+    result = run_stage(step(ImportWork(model=context.store.put(MODEL))), context)
+    assert expect(Failure, result).error.endswith(
+        "import model: out-of-memory: exceeded 4 GiB of memory; give more with --memory, where its worker is"
+        " started"
+    )
 
 
 def test_a_job_says_how_long_its_import_may_take(context: Context, sandbox: FakeSandbox) -> None:

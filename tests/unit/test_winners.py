@@ -87,8 +87,14 @@ def test_what_is_slower_than_the_untuned_kernel_is_of_no_use() -> None:
     assert winner(search("one", [2.0], untuned=None)) == ("one", "h0")
 
 
+@pytest.mark.parametrize("most", [0, 1, 2, 4])
+def test_no_more_are_named_than_are_asked_for(most: int) -> None:
+    found = leaders(tried(1.0, 1.01, 1.02, 1.03, 1.04), most, rival=1.0)
+    assert len(found) == most
+
+
 def named(trials: list[Trial], rival: float | None) -> list[str]:
-    return [name for name, _ in leaders(trials, rival)]
+    return [name for name, _ in leaders(trials, 4, rival)]
 
 
 def test_what_may_be_the_best_of_all_engines_is_measured_again() -> None:

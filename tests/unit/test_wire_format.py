@@ -186,5 +186,6 @@ def test_the_other_messages_of_a_client() -> None:
         "type": "query",
         "version": 1,
         "job": None,
+        "skip": 0,
         "census": False,
     }

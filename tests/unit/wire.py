@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
@@ -42,6 +42,7 @@ KINDS: tuple[type[Message], ...] = (
     WorkerStatus,
     Ledger,
     Marker,
+    Tenants,
     Snapshot,
     JobEvent,
     AskHistory,

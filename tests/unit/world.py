@@ -37,6 +37,7 @@ from tunemesh.coordinator.events import (
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
+from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.journal.records import Entry, Start
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
@@ -144,6 +145,9 @@ class World:
     prices: Mapping[str, float] = field(default_factory=dict)
     reserved: float = 0.0
     learn_after: int = 0
+    seed: str = "drawn at "
+    """Of secrets, about; without one there are none."""
+    limits: Mapping[str, Limits] = field(default_factory=dict)
     regions: int = 16
     """Into how many the engine can split the space of a task."""
     tasks_of: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -175,11 +179,19 @@ class World:
     def start_coordinator(self) -> None:
         """A fresh one, as after a crash: it is delivered again whatever nobody acknowledged."""
         self.core = Core(
-            self.strategy, prices=self.prices, reserved=self.reserved, learn_after=self.learn_after
+            self.strategy,
+            prices=self.prices,
+            reserved=self.reserved,
+            learn_after=self.learn_after,
+            limits=self.limits,
         )
-        self.records.append(Start(self.strategy, dict(self.prices), self.reserved, self.learn_after))
+        self.records.append(
+            Start(self.strategy, dict(self.prices), self.reserved, self.learn_after, dict(self.limits))
+        )
         self.delivered.clear()
-        self.give(Connected(wall=self.now + 1e6 - self.behind))
+        self.give(
+            Connected(wall=self.now + 1e6 - self.behind, seed=f"{self.seed}{self.now}" if self.seed else "")
+        )
         for handle in [h for h, message in self.coordinator.items() if isinstance(message, Marker)]:
             del self.coordinator[handle]
         self.publish(Marker(start="world"))
@@ -367,7 +379,13 @@ class World:
                 self.compared_with = work.sample
                 done = self.validated
         return StepResult(
-            job=step.job, task=step.task, round=step.round, chunk=step.chunk, timing=timing, result=done
+            job=step.job,
+            task=step.task,
+            round=step.round,
+            chunk=step.chunk,
+            timing=timing,
+            result=done,
+            nonce=step.nonce,
         )
 
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
@@ -388,7 +406,7 @@ class World:
         state = TaskState(search=Blob(hashlib.sha256(data).hexdigest(), len(data), data), history=history)
         first = known if work.want else 0
         if not work.want:
-            count = min(2, known)  # to be confirmed
+            count = min(2, known, work.names)  # to be confirmed
         return UpdateDone(
             state=state,
             candidates=[

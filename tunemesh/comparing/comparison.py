@@ -229,9 +229,10 @@ def save_inputs(model: ModelFile, settings: Settings, signature: Signature, path
     tensors = [(each.name, each.shape, each.dtype) for each in signature.inputs]
     arrays = None
     if model.samples is not None:
-        given = inputs.read(model.samples)
-        if all(name in given and given[name].shape == shape for name, shape, _ in tensors):
-            arrays = inputs.fitting(given, tensors)
+        read = inputs.read(model.samples)
+        for given in list(inputs.sets(read).values()) or [read]:
+            if all(name in given and given[name].shape == shape for name, shape, _ in tensors):
+                arrays = inputs.fitting(given, tensors)
     if arrays is None:
         arrays = inputs.random(tensors, SEED, settings.ranges)
     named: dict[str, Any] = {name: array for (name, _, _), array in zip(tensors, arrays, strict=True)}

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -18,6 +18,9 @@ from tunemesh.shared.text import clip, printable
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import unpack_signatures
 from tunemesh.tables import latency, seconds
+
+if TYPE_CHECKING:
+    import jinja2
 
 PAGE = "report.html"
 MARK = '<meta name="generator" content="tunemesh'
@@ -70,27 +73,49 @@ def page(found: Sequence[tuple[Path, JobReport]]) -> str:
     """
     if len(found) > MOST_JOBS:
         raise BadInput(f"a page has at most {MOST_JOBS} jobs side by side, not {len(found)}")
+    templates = environment(Path(__file__).parent)
+    common = {
+        "missing": plots.missing(),
+        "version": tunemesh.__version__,
+        "facts": facts,
+        "style": Markup(style()),
+    }
+    if len(found) == 1:
+        folder, report = found[0]
+        return templates.get_template("page.html.j2").render(**common, **_of_one(folder, report))
+    return templates.get_template("several.html.j2").render(**common, **_of_several(found))
+
+
+def part(folder: Path, report: JobReport, growing: bool) -> str:
+    """The report of one job as a part of another page with the same style.
+
+    Args:
+        folder: where its result lies, or would lie.
+        growing: the job has not ended.
+    """
+    template = environment(Path(__file__).parent).get_template("report.html.j2")
+    return template.render(facts=facts, **_of_one(folder, report) | {"growing": growing})
+
+
+def style() -> str:
+    """The style of a page."""
+    return Path(__file__).with_name("page.css").read_text()
+
+
+def environment(folder: Path) -> jinja2.Environment:
+    """Templates of a folder, which show texts of strangers and do not obey them."""
     import jinja2  # not where a command only asks whether there is a page
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         finalize=_safe,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"latency": latency, "seconds": seconds}
-    common = {
-        "missing": plots.missing(),
-        "version": tunemesh.__version__,
-        "facts": facts,
-        "style": Markup(_read("page.css")),
-    }
-    if len(found) == 1:
-        folder, report = found[0]
-        return environment.get_template("page.html.j2").render(**common, **_of_one(folder, report))
-    return environment.get_template("several.html.j2").render(**common, **_of_several(found))
+    made.filters |= {"latency": latency, "seconds": seconds}
+    return made
 
 
 def _of_one(folder: Path, report: JobReport) -> dict[str, Any]:
@@ -100,6 +125,7 @@ def _of_one(folder: Path, report: JobReport) -> dict[str, Any]:
         "report": report,
         "result": result,
         "inputs": _inputs(folder),
+        "growing": False,
         "folder": folder.name or folder,
         **_plots_of_one(report, result),
     }
@@ -172,7 +198,3 @@ def _safe(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
         return clip(printable(value), TEXT)
     return value
-
-
-def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text()

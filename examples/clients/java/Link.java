@@ -20,6 +20,7 @@ import java.util.UUID;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import javax.net.ssl.SSLContext;
@@ -28,7 +29,7 @@ import javax.net.ssl.SSLSocket;
 
 /** One connection, with a queue of its own that gets everything about one job. */
 final class Link implements AutoCloseable {
-  private static final String REQUESTS = "tunemesh.requests";
+  private static final String CLIENTS = "tunemesh.clients";
   private static final String EVENTS = "tunemesh.events";
   /** For the broker to answer. */
   private static final int PATIENCE_MS = 10_000;
@@ -46,13 +47,21 @@ final class Link implements AutoCloseable {
   private final String job;
   private final Connection connection;
   private final Channel channel;
-  private final String queue = "client." + UUID.randomUUID();
+  private final String user;
+  /** Users of a tenant are called client.TENANT.NAME; jobs of nobody in particular have a dash. */
+  private final String tenant;
+  private final String queue;
   private final Set<String> returned = ConcurrentHashMap.newKeySet();
   private final BlockingQueue<Arrived> arrived = new LinkedBlockingQueue<>();
 
   /** Declares, binds and listens, before anything is published: earlier events would be lost. */
   Link(ConnectionFactory factory, String job) throws IOException, TimeoutException {
     this.job = job;
+    user = factory.getUsername();
+    String[] parts = user.split("\\.", -1);
+    tenant = parts.length == 3 && parts[0].equals("client") ? parts[1] : "-";
+    // A user may declare no others than these 4,096.
+    queue = String.format("%s.%03x", user, ThreadLocalRandom.current().nextInt(4096));
     // By its name, not by one of its addresses: a certificate has the name.
     Address address = new Address(factory.getHost(), factory.getPort());
     AddressResolver byName = new ListAddressResolver(List.of(address));
@@ -67,7 +76,7 @@ final class Link implements AutoCloseable {
           (code, text, exchange, key, properties, body) -> returned.add(properties.getMessageId()));
       // Exclusive: it is gone with the connection. So every connection declares one, and binds it.
       channel.queueDeclare(queue, false, true, false, null);
-      channel.queueBind(queue, EVENTS, "job." + job + ".*");
+      channel.queueBind(queue, EVENTS, "job." + tenant + "." + job + ".*");
       channel.basicConsume(
           queue,
           true,
@@ -102,12 +111,12 @@ final class Link implements AutoCloseable {
             .messageId(messageId)
             .correlationId(correlationId)
             .replyTo(queue)
+            .userId(user) // the broker refuses any other
             .deliveryMode(expiresMs == null ? 2 : 1)
             .expiration(expiresMs == null ? null : expiresMs.toString())
             .headers(Map.of("version", Messages.VERSION, "job", job, "sent-at-ms", now))
             .build();
-    // The routing key of each of these messages is the name of its type.
-    channel.basicPublish(REQUESTS, type, true, properties, Messages.packed(message));
+    channel.basicPublish(CLIENTS, type + "." + tenant, true, properties, Messages.packed(message));
     if (!channel.waitForConfirms(PATIENCE_MS)) {
       throw new Lost("the broker does not take the message");
     }

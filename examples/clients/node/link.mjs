@@ -1,4 +1,4 @@
-import { randomUUID } from "node:crypto";
+import { randomInt, randomUUID } from "node:crypto";
 import { setTimeout as pause } from "node:timers/promises";
 
 import { encode } from "@msgpack/msgpack";
@@ -7,7 +7,7 @@ import amqp from "amqplib";
 import { cause, Lost, Problem } from "./problem.mjs";
 
 export const VERSION = 1;
-const REQUESTS = "tunemesh.requests";
+const CLIENTS = "tunemesh.clients";
 const EVENTS = "tunemesh.events";
 const PATIENCE_MS = 10_000; // for the broker to answer
 
@@ -20,6 +20,9 @@ export class Link {
   static async open(url, job) {
     const link = new Link();
     link.job = job;
+    link.user = decodeURIComponent(new URL(url).username);
+    // Users of a tenant are called client.<tenant>.<name>; jobs of nobody in particular have a dash.
+    link.tenant = /^client\.([^.]+)\.[^.]+$/.exec(link.user)?.[1] ?? "-";
     const options = { timeout: PATIENCE_MS, clientProperties: { connection_name: `publish-request ${job}` } };
     link.connection = await amqp.connect(url, options);
     link.connection.on("error", (error) => link.#lose(error));
@@ -41,9 +44,10 @@ export class Link {
     // A message that found no queue comes back before it is confirmed.
     this.channel.on("return", (message) => this.#returned.add(message.properties.messageId));
     // Exclusive: it is gone with the connection. So every connection declares one, and binds it.
-    this.queue = `client.${randomUUID()}`;
+    // A user may declare no others than these 4,096.
+    this.queue = `${this.user}.${randomInt(4096).toString(16).padStart(3, "0")}`;
     await this.channel.assertQueue(this.queue, { exclusive: true, durable: false });
-    await this.channel.bindQueue(this.queue, EVENTS, `job.${this.job}.*`);
+    await this.channel.bindQueue(this.queue, EVENTS, `job.${this.tenant}.${this.job}.*`);
     const take = (message) =>
       message === null ? this.#lose(new Error("the queue was deleted")) : this.#put(message);
     await this.channel.consume(this.queue, take, { noAck: true });
@@ -61,13 +65,14 @@ export class Link {
         messageId,
         correlationId,
         replyTo: this.queue,
+        userId: this.user, // the broker refuses any other
         expiration: expiresMs,
         headers: { version: VERSION, job: this.job, "sent-at-ms": Date.now() },
       };
       const done = (error) => (error ? reject(new Lost(cause(error))) : resolve());
       try {
-        // The routing key of each of these messages is the name of its type.
-        this.channel.publish(REQUESTS, message.type, Buffer.from(encode(message)), options, done);
+        const key = `${message.type}.${this.tenant}`;
+        this.channel.publish(CLIENTS, key, Buffer.from(encode(message)), options, done);
       } catch (error) {
         reject(new Lost(cause(error)));
       }

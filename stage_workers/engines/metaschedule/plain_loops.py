@@ -30,6 +30,8 @@ def rule(target: str) -> Any:
         alone = len(blocks.stages(schedule)) == 1
         if node.init is not None or not alone or not node.iter_vars or not blocks.is_fixed(node):
             return [schedule]
+        if not schedule.get_loops(block):  # of a number
+            return [schedule]
         return [schedule, *_sketches(schedule, block, registers, cores)]
 
     return blocks.python_rule(apply)

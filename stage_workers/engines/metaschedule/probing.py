@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import contexts, spaces
 from tunemesh.stage_workers.graph import compilation
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+
+log = logging.getLogger(__name__)
+
+
+class NoSpace(Exception):
+    """There is no search space for a workload; the text says why, in one line."""
 
 
 def objection(workload: Any, target: str) -> str:
@@ -14,7 +21,7 @@ def objection(workload: Any, target: str) -> str:
     such as a sort, are not made of the blocks that MetaSchedule's rules look for."""
     try:
         _sketched(workload, target)
-    except LookupError as error:
+    except NoSpace as error:
         return str(error)
     return ""
 
@@ -23,17 +30,18 @@ def _sketched(workload: Any, target: str) -> tuple[Any, list[Any]]:
     """A context, and what the rules sketch in it.
 
     Raises:
-        LookupError: nothing; the text says why.
+        NoSpace: nothing.
     """
     spaces.require(workload, target)
     context = contexts.make(workload, target)
     try:
         sketches = list(context.generate_design_space())
-    except RuntimeError as error:
+    except Exception as error:  # rules raise whatever they like
         reraise_memory_error(error)
-        raise LookupError(f"MetaSchedule has no search space for it: {first_line(error)}") from None
+        log.debug("no search space", exc_info=True)
+        raise NoSpace(f"MetaSchedule has no search space for it: {first_line(error)}") from None
     if not sketches:
-        raise LookupError("MetaSchedule has no search space for it: its rules find nothing to do")
+        raise NoSpace("MetaSchedule has no search space for it: its rules find nothing to do")
     return context, sketches
 
 
@@ -41,7 +49,7 @@ def candidates(workload: Any, target: str, count: int) -> list[bytes]:
     """Kernels of up to ``count`` schedules of a workload, taken in turn from all that the rules sketch.
 
     Raises:
-        LookupError: there is no search space; the text says why.
+        NoSpace: there is no search space.
     """
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import Trace

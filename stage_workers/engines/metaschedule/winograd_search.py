@@ -16,7 +16,14 @@ from typing import Any
 
 import msgspec
 
-from tunemesh.stage_workers.graph import anchors, targets, winograd, winograd_kernels, workloads
+from tunemesh.stage_workers.graph import (
+    anchors,
+    targets,
+    winograd,
+    winograd_costs,
+    winograd_kernels,
+    workloads,
+)
 from tunemesh.stage_workers.graph.anchors import Anchored
 from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 
@@ -29,19 +36,10 @@ BLOCKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64
 """Into so many parts the tiles of a convolution may be cut, or:"""
 ROWS = (1, 2, 4)
 """Times the rows that are held in registers that one part may have."""
-LEAST_HELD, MOST_IDLE = 8, 1.25
-"""Products in registers, at least: fewer do not hide how long one takes. And times the tiles that there are
-that may be computed."""
+MOST_IDLE = 1.25
+"""Times the tiles that there are that may be computed."""
 ROOM = 2**23
 """Bytes of what lies between the steps, at most."""
-LEVEL = 2**20
-"""Bytes that a core finds near: of its second cache."""
-NEARBY, BEYOND = 32.0, 8.0
-"""Bytes a cycle from there, and from beyond."""
-STEPS = 2.5
-"""Cycles of one vector in a transform."""
-BEGIN = 12
-"""Cycles that a product in registers takes beside its terms."""
 FAR = 0.7
 """Logarithm by which the estimate of a size of tiles may be above the best, for one of them to be tried."""
 DOUBT = 0.2
@@ -85,7 +83,9 @@ def _settings(anchored: Anchored, target: str, outputs: int) -> Iterator[Knobs]:
             continue
         for rows in range(1, registers):
             # Some registers for what is read.
-            if rows * vectors + vectors + 1 > registers or rows * vectors < min(LEAST_HELD, count * vectors):
+            if rows * vectors + vectors + 1 > registers or rows * vectors < min(
+                winograd_costs.LEAST_HELD, count * vectors
+            ):
                 continue
             parts = {-(-count // (blocks * rows)) * rows for blocks in BLOCKS}
             for tiles in parts | {each * rows for each in ROWS}:
@@ -105,20 +105,9 @@ def _settings(anchored: Anchored, target: str, outputs: int) -> Iterator[Knobs]:
 
 def estimate(anchored: Anchored, knobs: Knobs, cores: int) -> float:
     """Cycles of a kernel on so many cores."""
-    inputs, columns = anchored.shape[3], anchored.convolved[3]
-    planes, lanes = winograd.inputs_of(knobs.outputs) ** 2, knobs.lanes
-    blocks = -(-winograd_kernels.tiles_of(anchored, knobs.outputs) // knobs.tiles)
-    held = knobs.rows * knobs.vectors
-    term = max(held / 2, (knobs.rows + knobs.vectors) / 2, LEAST_HELD / 2)
-    pieces = blocks * planes * (knobs.tiles // knobs.rows) * (columns // knobs.columns)
-    transforms = blocks * knobs.tiles * planes * (inputs + columns) / lanes * STEPS
-    weights, between = 4 * planes * inputs * columns, 4 * planes * knobs.tiles * (inputs + columns)
-    speed = NEARBY if weights + between <= LEVEL else BEYOND
-    moved = blocks * (weights + between) / speed + weights / BEYOND
-    # Of the weights or the tiles, whatever the inner loop reads, one part has to stay near.
-    inner = inputs * (knobs.rows if knobs.by_rows else knobs.columns) * 4
-    multiplying = pieces * (inputs * term + BEGIN + held) * (1.0 if inner <= LEVEL / 32 else 1.1)
-    return (multiplying + transforms + moved) * -(-blocks // cores) / blocks
+    tiles = winograd_kernels.tiles_of(anchored, knobs.outputs)
+    work = winograd_costs.Work(anchored.shape[3], anchored.convolved[3], tiles)
+    return winograd_costs.cycles(work, knobs, cores)
 
 
 def hash_of(knobs: Knobs) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cachetools import LRUCache
@@ -38,8 +39,11 @@ class CompileTimedOut(CompileFailed):
     """It took too long."""
 
 
-def compiled(source: str, machine: Machine) -> bytes:
+def compiled(source: str, machine: Machine, headers: Sequence[str] = ()) -> bytes:
     """The relocatable object of a program.
+
+    Args:
+        headers: folders of what it includes beside TVM-FFI's.
 
     Raises:
         CompileFailed: there is no compiler, or it fails.
@@ -49,7 +53,7 @@ def compiled(source: str, machine: Machine) -> bytes:
     found = compiler(machine.architecture)
     if found is None:
         raise CompileFailed(MISSING)
-    include = {tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()}
+    include = {tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path(), *headers}
     level = OF_GCC if "gcc" in Path(found).resolve().name else OF_OTHERS
     command = [found, *level, *FLAGS, *machine.flags, *(f"-I{folder}" for folder in sorted(include))]
     key = hashlib.sha256("\0".join([*command, source]).encode()).hexdigest()

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunemesh.stage_workers.engines.template.operators import Form, Operand, Operator, Window
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Form, Operand, Operator, Window
 
 STACK = 2**14
 """Floats that a kernel may keep on the stack, beside registers: a thread may have little of it."""
@@ -112,12 +112,18 @@ class Contraction:
         if self.width >= self.columns + shape.lanes and shape.vectors > 1:
             return "a tile has more vectors than there are"
         if not shape.pack_moving:
-            if roles.moving.form.strides[roles.lane] != 1 or not self.is_chain(roles.moving.form):
+            if (
+                roles.moving.blocks
+                or roles.moving.form.strides[roles.lane] != 1
+                or not self.is_chain(roles.moving.form)
+            ):
                 return "the moving factor must be packed"
             if self.width > self.columns:
                 return "a tile is wider than the result"
             if self.columns % self.width and not self.whole:
                 return "tiles overlap, and would be added twice"
+        if not self.whole and (self.operator.dot or self.operator.dtype != FLOAT):
+            return "sums that are not complete are no results"
         if shape.pack_still and not roles.still.weight:
             return "only weights are packed"
         if shape.pack_still and (roles.still.windows or len(roles.rows) > 1):
@@ -126,6 +132,8 @@ class Contraction:
             return "what is padded must be packed"
         if self.scratch and (not shape.rows_first or self.taps * self.piece * self.width > STACK):
             return "the tile that is packed is too large"
+        if roles.still.beyond and not self.segment:
+            return "what is around a factor must lie in lines"
         if self.segment and self.reach(shape.rows, self.piece) > STACK:
             return "a tile reads too long a piece of a line"
         if shape.unroll > 1 and self.piece % shape.unroll:

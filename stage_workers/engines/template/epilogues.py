@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunemesh.stage_workers.engines.template import elements
 from tunemesh.stage_workers.engines.template.operators import Step
 from tunemesh.stage_workers.engines.template.text import CCode
 from tunemesh.stage_workers.graph import polynomials
-from tunemesh.stage_workers.graph.vector_code import SINGLE, TRUTH, Value
+from tunemesh.stage_workers.graph.vector_code import INTEGER, SINGLE, TRUTH, Value
 
 OPERATORS = {
     "Add": "add",
@@ -30,6 +31,9 @@ OPERATORS = {
 SYMBOLS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 RELATIONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 LOGIC = {"and": "&", "or": "|", "not": "~"}
+OF_INTEGERS = frozenset({"add", "sub", "mul", "max", "min", *RELATIONS})
+"""What is computed of integers, too."""
+CAST = "cast"
 LIBRARY = {
     "exp": "__builtin_expf",
     "log": "__builtin_logf",
@@ -41,7 +45,7 @@ LIBRARY = {
     "ceil": "__builtin_ceilf",
 }
 """Of the C library, one lane at a time."""
-FUNCTIONS = frozenset({*LIBRARY, "sqrt", "rsqrt", "sigmoid"})
+FUNCTIONS = frozenset({*LIBRARY, "sqrt", "rsqrt", "sigmoid", "nearbyint"})
 FAST = {
     "fast_exp": polynomials.exp,
     "fast_log": polynomials.log,
@@ -88,12 +92,19 @@ def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[s
     code = CCode()
     values: list[Value] = []
     for step, loaded in zip(steps, loads, strict=True):
+        kind = elements.VECTORS[step.dtype]
         if step.kind == "acc":
-            value = code.value(SINGLE, sums)
+            value = code.value(kind, sums)
+        elif step.kind == "constant" and kind == INTEGER:
+            value = code.emit(INTEGER, f"(ivec){{}} + {int(step.value)}")
         elif step.kind == "constant":
             value = code.constant(step.value, SINGLE)
         elif step.kind == "load":
-            value = code.emit(SINGLE, loaded)
+            value = code.emit(kind, loaded)
+        elif step.name == CAST:
+            (number,) = step.arguments
+            how = elements.CASTS[steps[number].dtype, step.dtype]
+            value = code.emit(kind, how.format(values[number].name))
         else:
             value = _called(code, step.name, [values[number] for number in step.arguments])
         values.append(value)
@@ -101,22 +112,27 @@ def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[s
 
 
 def _called(code: CCode, name: str, given: list[Value]) -> Value:
-    names = [each.name for each in given]
+    names, kind = [each.name for each in given], given[-1].kind
     if name in FAST:
         return FAST[name](*given)
     if name in SYMBOLS:
-        return code.emit(SINGLE, f"{names[0]} {SYMBOLS[name]} {names[1]}")
+        return code.emit(kind, f"{names[0]} {SYMBOLS[name]} {names[1]}")
     if name in RELATIONS:
         return code.emit(TRUTH, f"{names[0]} {RELATIONS[name]} {names[1]}")
     if name == "not":
         return code.emit(TRUTH, f"~{names[0]}")
     if name in LOGIC:
         return code.emit(TRUTH, f"{names[0]} {LOGIC[name]} {names[1]}")
+    if name in ("max", "min") and kind == INTEGER:
+        sign = ">" if name == "max" else "<"
+        return code.emit(kind, f"(ivec)blend({names[0]} {sign} {names[1]}, (vec){names[0]}, (vec){names[1]})")
     if name in ("max", "min"):
         # As TVM and x86: the second one where either is NaN.
         return code.emit(SINGLE, f"{name}({names[0]}, {names[1]})")
     if name == "select":
         return code.emit(SINGLE, f"blend({names[0]}, {names[1]}, {names[2]})")
+    if name == "nearbyint":
+        return code.emit(SINGLE, f"nearest({names[0]})")
     if name == "sqrt":
         return code.emit(SINGLE, f"root({names[0]})")
     if name == "rsqrt":

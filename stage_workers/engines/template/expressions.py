@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from tunemesh.stage_workers.engines.template import epilogues
-from tunemesh.stage_workers.engines.template.operators import Step
-from tunemesh.stage_workers.engines.template.stages import FLOAT, Unknown, choice_of
+from tunemesh.stage_workers.engines.template import elements, epilogues
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Step
+from tunemesh.stage_workers.engines.template.stages import Unknown, choice_of
 from tunemesh.stage_workers.graph import fast_math, vector_code
 from tunemesh.stage_workers.graph.rewriting import operator_of
+
+INTEGER = "int32"
 
 
 class Expressions(ABC):
@@ -39,14 +41,19 @@ class Expressions(ABC):
 
         if isinstance(expression, tirx.FloatImm) and str(expression.ty.dtype) == FLOAT:
             return self.step("constant", value=float(expression.value))
+        if isinstance(expression, tirx.IntImm) and str(expression.ty.dtype) == INTEGER:
+            return self.step("constant", value=float(expression.value), dtype=INTEGER)
+        if isinstance(expression, tirx.Cast):
+            return self._cast(expression)
         if isinstance(expression, ir.TensorLoad):
             return self.load(expression)
         if choice := choice_of(expression):
+            self._check(choice[1])
             return self._call("select", *choice)
         if (name := epilogues.OPERATORS.get(type(expression).__name__)) is not None:
             a, b = (expression.a, None) if name == "not" else (expression.a, expression.b)
             if name not in epilogues.LOGIC:
-                self._check(a)
+                self._check(a, whole=name in epilogues.OF_INTEGERS)
             return self._call(name, a, *([] if b is None else [b]))
         name = operator_of(expression).removeprefix("tirx.")
         if name in epilogues.FUNCTIONS:
@@ -66,15 +73,25 @@ class Expressions(ABC):
             raise Unknown(f"it ends in {name}, which no template knows")
         return self._call(f"fast_{name}", *call.args)
 
-    def _check(self, expression: Any) -> None:
-        if str(expression.ty.dtype) != FLOAT:
-            raise Unknown(f"it ends in arithmetic of {expression.ty.dtype}")
+    def _check(self, expression: Any, whole: bool = False) -> None:
+        """That an expression is in single precision, or, where ``whole``, an integer of 32 bits."""
+        dtype = str(expression.ty.dtype)
+        if dtype != FLOAT and not (whole and dtype == INTEGER):
+            raise Unknown(f"it ends in arithmetic of {dtype}")
+
+    def _cast(self, expression: Any) -> int:
+        value = self.value(expression.value)
+        to, of = str(expression.ty.dtype), self.steps[value].dtype
+        if (of, to) not in elements.CASTS:
+            raise Unknown(f"it ends in {of} as {to}, which no template knows")
+        return self.step("call", name=epilogues.CAST, arguments=(value,), dtype=to)
 
     def _call(self, name: str, *arguments: Any) -> int:
         numbers = tuple(self.value(each) for each in arguments)
         if self.fast and name in ("add", "div"):
             name, numbers = self._simplified(name, numbers)
-        return self.step("call", name=name, arguments=numbers)
+        dtype = self.steps[numbers[-1]].dtype
+        return self.step("call", name=name, arguments=numbers, dtype=dtype)
 
     def _simplified(self, name: str, numbers: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
         """1 + erf in one, and a product for a quotient, as :mod:`.fast_math` has them."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
-from tunemesh.stage_workers.engines.template import epilogues
+from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.contraction import Contraction
 from tunemesh.stage_workers.engines.template.operators import Operand
 from tunemesh.stage_workers.engines.template.text import function, total, vectors
@@ -26,9 +26,11 @@ class Program:
         self.tile = Tile(kernel)
 
     def text(self, symbol: str) -> str:
-        kernel = self.kernel
+        kernel, operator = self.kernel, self.kernel.operator
+        dtypes = {operator.dtype, *(step.dtype for step in operator.epilogue)}
         parts = [
-            vectors(kernel.shape.lanes), epilogues.library(kernel.operator.epilogue), self.tile.all(),
+            vectors(kernel.shape.lanes), elements.text(dtypes, operator.dot.name if operator.dot else ""),
+            epilogues.library(operator.epilogue), self.tile.all(),
             self._main(symbol), *self._prepacks(symbol),
         ]  # fmt: skip
         return "\n".join(parts)
@@ -39,10 +41,11 @@ class Program:
         kernel, roles, shape = self.kernel, self.kernel.roles, self.kernel.shape
         inputs = len(kernel.operator.parameters) - 1
         lines = [f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};"]
-        lines.append(f"float *const out = data(&given[{inputs}]);")
+        of = elements.TYPES[kernel.operator.dtype]
+        lines.append(f"{of} *const out = ({of} *)data(&given[{inputs}]);")
         if kernel.scratch:
-            elements = kernel.taps * kernel.piece * kernel.padded(kernel.width)
-            lines.append(f"float panel[{elements}] __attribute__((aligned(64)));")
+            size = kernel.taps * kernel.piece * kernel.padded(kernel.width)
+            lines.append(f"float panel[{size}] __attribute__((aligned(64)));")
         lines += [
             f"for (long o{axis} = 0; o{axis} < {kernel.extents[axis]}; ++o{axis}) {{" for axis in roles.outer
         ]
@@ -171,7 +174,7 @@ class Program:
         """The loop that copies the lanes of the moving factor at a step of the sum to where ``to`` points."""
         kernel, roles, form = self.kernel, self.kernel.roles, self.kernel.roles.moving.form
         taps = [(form.strides[axis], f"r{axis}") for axis in roles.taps]
-        at = total([*taps, *depth, (form.strides[roles.lane], "(n + l)")])
+        at = total([*taps, *depth, *_along(roles.moving, roles.lane, "(n + l)")])
         tests = [f"n + l < {kernel.columns}"]
         for window in roles.moving.windows:
             axes = (*roles.outer, *roles.taps)
@@ -201,9 +204,10 @@ class Program:
                 "}",
             ]
             texts.append(self._prepack(prefix, operand, inner))
-            elements = kernel.panel_elements * math.prod(kernel.extents[a] for a in kernel.outer_of(operand))
-            if elements != operand.size:
-                count = [f"result->type_index = kTVMFFIInt; result->v_int64 = {elements};"]
+            size = kernel.panel_elements * math.prod(kernel.extents[a] for a in kernel.outer_of(operand))
+            if size != operand.size:
+                group = kernel.operator.dot.group if kernel.operator.dot else 1
+                count = [f"result->type_index = kTVMFFIInt; result->v_int64 = {size * group};"]
                 texts.append(function(prefix + elements_name(operand.parameter), count))
         if shape.pack_still:
             form = roles.still.form
@@ -228,6 +232,14 @@ class Program:
         offset = total([(operand.form.strides[axis], f"o{axis}") for axis in axes], operand.form.offset)
         lines += [f"const float *const from = weight + {offset};", *inner, *["}"] * len(axes)]
         return function(prefix + prepack_name(operand.parameter), lines)
+
+
+def _along(operand: Operand, axis: int, variable: str) -> list[tuple[int, str]]:
+    """How far an element is along an axis."""
+    if operand.blocks is None:
+        return [(operand.form.strides[axis], variable)]
+    lanes = operand.blocks.lanes
+    return [(operand.blocks.apart, f"({variable} / {lanes})"), (1, f"({variable} % {lanes})")]
 
 
 def _loop(low: str, limit: str, step: int, high: str) -> list[str]:

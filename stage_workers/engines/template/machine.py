@@ -9,7 +9,7 @@ from tunemesh.stage_workers.graph import targets
 
 FEATURES = (
     "avx", "avx2", "fma", "f16c", "bmi", "bmi2", "lzcnt", "popcnt", "sse4.2",
-    "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd",
+    "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512cd", "avx512vnni", "avx512bf16",
 )  # fmt: skip
 """Of x86, that code for it may use: as LLVM and compilers of C call them."""
 

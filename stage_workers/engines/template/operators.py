@@ -14,6 +14,7 @@ from typing import Literal
 
 Kind = Literal["acc", "constant", "load", "call"]
 """A sum, a number, an element of a parameter, or a function of earlier steps."""
+FLOAT = "float32"
 Combine = Literal["product", "sum", "max", "min"]
 
 
@@ -54,7 +55,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Window:
-    """A dimension of an operand that is read beyond its ends, where it is zero.
+    """A dimension of an operand that is read beyond its ends.
 
     Attributes:
         form: which element of the dimension.
@@ -70,6 +71,35 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """An axis along which elements lie side by side in blocks.
+
+    Attributes:
+        lanes: of a block.
+        apart: from the first element of a block to that of the next.
+    """
+
+    lanes: int
+    apart: int
+
+
+@dataclass(frozen=True)
+class Dot:
+    """An instruction that adds the products of some small numbers to one sum. Of both factors, what it takes
+    at once counts as one element, of 32 bits.
+
+    Attributes:
+        name: as :mod:`.elements` knows it.
+        group: numbers of an element.
+        total: dtype of the sums.
+    """
+
+    name: str
+    group: int
+    total: str
+
+
+@dataclass(frozen=True)
 class Operand:
     """One of the two factors.
 
@@ -79,6 +109,8 @@ class Operand:
         windows: its padded dimensions.
         weight: whether it is constant in the model.
         size: its elements.
+        blocks: how neighbours lie: in blocks of so many; ``None`` where all do so as the form says.
+        beyond: what is there where it is padded.
     """
 
     parameter: int
@@ -86,6 +118,8 @@ class Operand:
     windows: tuple[Window, ...]
     weight: bool
     size: int
+    blocks: Blocks | None = None
+    beyond: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +133,7 @@ class Step:
         value: of a constant.
         parameter: that is loaded from.
         form: and where.
+        dtype: of the value.
     """
 
     kind: Kind
@@ -107,6 +142,7 @@ class Step:
     value: float = 0.0
     parameter: int = 0
     form: Form = Form(())
+    dtype: str = FLOAT
 
 
 @dataclass(frozen=True)
@@ -119,9 +155,12 @@ class Operator:
         right: second factor; ``None`` where nothing is multiplied.
         combine: how values become one: sums of products, or sums, maxima or minima of the first factor.
         start: what that begins with.
+        winograd: outputs of a tile of that algorithm in each direction, at most; 0: it must not be used.
         output: where a result goes in the output, which is the last parameter.
         epilogue: what is computed of a sum; the last step is the result.
         parameters: elements of each parameter of the function.
+        dtype: of the output.
+        dot: how products are summed up, where that is not one by one in single precision.
     """
 
     axes: tuple[Axis, ...]
@@ -132,6 +171,16 @@ class Operator:
     parameters: tuple[int, ...]
     combine: Combine = "product"
     start: float = 0.0
+    winograd: int = 0
+    dtype: str = FLOAT
+    dot: Dot | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all is in single precision."""
+        return self.dot is None and all(
+            each == FLOAT for each in (self.dtype, *(step.dtype for step in self.epilogue))
+        )
 
     @property
     def factors(self) -> list[Operand]:
@@ -176,15 +225,14 @@ def _joined(operator: Operator, outer: int, inner: int) -> Operator:
 
     def operand(each: Operand) -> Operand:
         windows = tuple(replace(w, form=form(w.form), place=form(w.place)) for w in each.windows)
-        return Operand(each.parameter, form(each.form), windows, each.weight, each.size)
+        return replace(each, form=form(each.form), windows=windows)
 
     one, other = operator.axes[outer], operator.axes[inner]
     axis = Axis(f"{one.name}_{other.name}", one.extent * other.extent, one.reduced)
     axes = [axis if number == inner else each for number, each in enumerate(operator.axes)]
     del axes[outer]
     epilogue = tuple(
-        Step("load", parameter=step.parameter, form=form(step.form)) if step.kind == "load" else step
-        for step in operator.epilogue
+        replace(step, form=form(step.form)) if step.kind == "load" else step for step in operator.epilogue
     )
     return replace(
         operator,

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunemesh.stage_workers.engines.template import dotted, elements
 from tunemesh.stage_workers.engines.template.expressions import Expressions
 from tunemesh.stage_workers.engines.template.operators import (
+    FLOAT,
     Axis,
+    Dot,
     Form,
     Operand,
     Operator,
@@ -18,7 +21,6 @@ from tunemesh.stage_workers.engines.template.operators import (
     merged,
 )
 from tunemesh.stage_workers.engines.template.stages import (
-    FLOAT,
     Stage,
     Unknown,
     choice_of,
@@ -29,7 +31,7 @@ from tunemesh.stage_workers.engines.template.stages import (
     range_of,
     stages_of,
 )
-from tunemesh.stage_workers.graph import fast_math, workloads
+from tunemesh.stage_workers.graph import dots, fast_math, workloads
 
 
 def operator_of(function: Function) -> Operator:
@@ -48,6 +50,7 @@ class Function:
         arguments: what is known of its parameters.
         weights: numbers of those that are constant in the model.
         fast: whether functions such as exp are computed as arithmetic.
+        winograd: see :class:`~.operators.Operator`.
         stages: its blocks.
         writers: the block that writes each tensor, by its hash.
         output: the number of the parameter that is written.
@@ -61,6 +64,7 @@ class Function:
         self._parameters = list(function.params)
         self.weights = workloads.weights_of(function)
         self.fast = fast_math.is_marked(function)
+        self.winograd = workloads.winograd_of(function)
         self.stages = stages_of(function)
         self.writers = {hash(stage.store.buffer): stage for stage in self.stages}
         if len(self.writers) != len(self.stages):
@@ -69,8 +73,13 @@ class Function:
         if outputs != [len(self.arguments) - 1]:
             raise Unknown("it has several outputs")
         (self.output,) = outputs
-        if self.arguments[self.output].dtype != FLOAT:
-            raise Unknown(f"its output is {self.arguments[self.output].dtype}")
+        if self.dtype not in elements.TYPES:
+            raise Unknown(f"its output is {self.dtype}")
+
+    @property
+    def dtype(self) -> str:
+        """Of the output."""
+        return self.arguments[self.output].dtype
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -93,10 +102,10 @@ class Function:
         raise Unknown("it reads what nobody writes")
 
     def element(self, load: Any, axes: Sequence[tuple[Any, int, bool]]) -> tuple[int, Form]:
-        """Which parameter is read, and where."""
+        """Which parameter is read, and where; it is of a known dtype."""
         number = self.number(load.source)
         shape, dtype = self.arguments[number].shape, self.arguments[number].dtype
-        if dtype != FLOAT:
+        if dtype not in elements.TYPES:
             raise Unknown(f"it ends in arithmetic of {dtype}")
         forms = [form_of(index, axes) for index in load.indices]
         for form, length in zip(forms, shape, strict=True):
@@ -127,9 +136,11 @@ class _Products:
         output, epilogue = self._tail()
         operator = Operator(
             axes=(), left=Operand(0, Form(()), (), False, 0), right=None, output=output, epilogue=epilogue,
-            parameters=self.function.sizes,
+            parameters=self.function.sizes, winograd=self.function.winograd, dtype=self.function.dtype,
         )  # fmt: skip
         combine, value = total.reduction()
+        if total.dot:
+            return self._dotted(operator, value, total)
         if factors := _factors(value):
             if combine != "sum" or total.start != 0.0:
                 raise Unknown("it reduces products in another way than by a sum from zero")
@@ -144,15 +155,32 @@ class _Products:
         axes = tuple(Axis(str(variable.name), extent, sums) for variable, extent, sums in self.axes)
         return replace(operator, axes=axes)
 
+    def _dotted(self, operator: Operator, value: Any, total: Stage) -> Operator:
+        """A sum that an instruction computes some products of at once."""
+        dot, _ = dots.named(total.dot)
+        data, packed = dotted.factors(value)
+        number = self.number(packed.source)
+        lane, depth = dotted.channels(packed.indices, dot, self.axes)
+        taps = [self._form(index) for index in packed.indices[1:-3]]
+        shape = self.arguments[number].shape
+        right = dotted.weights(number, shape, taps, len(self.axes), lane, depth, dot)
+        right = replace(right, weight=number in self.weights)
+        left = dotted.in_words(self._operand(data, None, dot.data), depth, dot.group)
+        axes = [Axis(str(variable.name), extent, sums) for variable, extent, sums in self.axes]
+        axes[depth] = replace(axes[depth], extent=axes[depth].extent // dot.group)
+        return replace(
+            operator, axes=tuple(axes), left=left, right=right, dot=Dot(dot.short, dot.group, dot.total)
+        )
+
     # -- The factors -----------------------------------------------------------------------------------------
 
-    def _operand(self, load: Any, beyond: float = 0.0) -> Operand:
-        """A factor, through what pads it with ``beyond`` and moves it."""
+    def _operand(self, load: Any, beyond: float | None = 0.0, dtype: str = FLOAT) -> Operand:
+        """A factor, through what pads it with ``beyond``, or with any number, and moves it."""
         conditions: list[Any] = []
-        load = self._source(load, conditions, beyond)
+        load, around = self._source(load, conditions, beyond)
         number = self.number(load.source)
         shape = self.arguments[number].shape
-        if self.arguments[number].dtype != FLOAT:
+        if self.arguments[number].dtype != dtype:
             raise Unknown(f"it multiplies {self.arguments[number].dtype}")
         forms = [self._form(index) for index in load.indices]
         bounds = {bound for condition in conditions for bound in self._bounds(condition)}
@@ -179,26 +207,31 @@ class _Products:
             windows=tuple(windows),
             weight=number in self.weights,
             size=math.prod(shape),
+            beyond=around or 0.0,
         )
 
-    def _source(self, load: Any, conditions: list[Any], beyond: float) -> Any:
-        """The load of a parameter that a load of an intermediate tensor comes to. The conditions under which
-        it is read, and not ``beyond`` taken, are added to ``conditions``."""
+    def _source(self, load: Any, conditions: list[Any], beyond: float | None) -> tuple[Any, float | None]:
+        """The load of a parameter that a load of an intermediate tensor comes to, and what is taken beyond
+        it: ``beyond``, or any one number. The conditions under which it is read, and not that taken, are
+        added to ``conditions``."""
         from tvm import ir, tirx
 
         while (stage := self.writers.get(hash(load.source))) is not None:
             if stage.reduces:
                 raise Unknown("a factor is itself a sum")
-            value = inlined(stage, load.indices)
+            value = dotted.plain(inlined(stage, load.indices))
             if choice := choice_of(value):
                 condition, value, other = choice
-                if not isinstance(other, tirx.FloatImm) or float(other.value) != beyond:
+                if not isinstance(other, tirx.FloatImm | tirx.IntImm):
+                    raise Unknown("a tensor is padded with something else than a number")
+                beyond = float(other.value) if beyond is None else beyond
+                if float(other.value) != beyond:
                     raise Unknown("a tensor is padded with something else than what changes nothing")
                 conditions.append(condition)
             if not isinstance(value, ir.TensorLoad):
                 raise Unknown("a factor is computed first")
             load = value
-        return load
+        return load, beyond
 
     def _bounds(self, condition: Any) -> list[Form]:
         """What must not be negative so that a condition holds."""
@@ -228,7 +261,8 @@ class _Products:
         spatial = [axis for axis in self.axes if not axis[2]]
         shape = self.arguments[self.function.output].shape
         if writer.reduces:
-            return combined([self._form(index) for index in writer.store.indices], shape), (Step("acc"),)
+            step = Step("acc", dtype=self.function.dtype)
+            return combined([self._form(index) for index in writer.store.indices], shape), (step,)
         tail = _Tail(self.function, self.axes, writer)
         value = tail.value(writer.store.value)
         if tail.places is None:
@@ -241,9 +275,7 @@ class _Products:
             variable, _, sums = self.axes[axis]
             self.axes[axis] = variable, tail.axes[at][1], sums
         steps = [
-            Step("load", parameter=step.parameter, form=self._placed(step.form, tail.places))
-            if step.kind == "load"
-            else step
+            replace(step, form=self._placed(step.form, tail.places)) if step.kind == "load" else step
             for step in tail.steps[: value + 1]
         ]
         return self._placed(form, tail.places), tuple(steps)
@@ -286,14 +318,15 @@ class _Tail(Expressions):
         stage = self.function.writers.get(hash(load.source))
         if stage is None:
             number, form = self.function.element(load, self.axes)
-            return self.step("load", parameter=number, form=form)
+            dtype = self.function.arguments[number].dtype
+            return self.step("load", parameter=number, form=form, dtype=dtype)
         if not stage.reduces:
             return self.value(inlined(stage, load.indices))
         places = self._places(stage, forms)
         if self.places not in (None, places):
             raise Unknown("its sums are used in several places")
         self.places = places
-        return self.step("acc")
+        return self.step("acc", dtype=str(load.ty.dtype))
 
     def _places(self, stage: Stage, forms: tuple[Form, ...]) -> dict[int, int]:
         """Which axis of the output each of the sum is, where the sum is read at these places."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunemesh.stage_workers.engines.template.expressions import Expressions
-from tunemesh.stage_workers.engines.template.operators import Axis, Form, Step
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Axis, Form, Step
 from tunemesh.stage_workers.engines.template.recognition import Function
 from tunemesh.stage_workers.engines.template.stages import Stage, Unknown, combined, form_of, inlined
 
@@ -60,6 +60,8 @@ def rows_of(function: Function) -> Rows:
         Unknown: it is none of this kind.
     """
     writer = function.last
+    if function.dtype != FLOAT:
+        raise Unknown(f"its output is {function.dtype}")
     if writer.reduces:
         raise Unknown("its output is a sum")
     axes = [axis for axis in writer.axes if axis[1] > 1]
@@ -196,6 +198,8 @@ class _Values(Expressions):
         stage = reader.function.writers.get(hash(load.source))
         if stage is None:
             number, form = reader.function.element(load, reader.axes)
+            if reader.function.arguments[number].dtype != FLOAT:
+                raise Unknown(f"it reads {reader.function.arguments[number].dtype}")
             return self.step("load", parameter=number, form=form)
         if stage.reduces:
             return self.step("acc", parameter=reader.reduction(stage, load))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tunemesh.stage_workers.engines.template.operators import Combine, Form
+from tunemesh.stage_workers.graph import dots
 from tunemesh.stage_workers.graph.rewriting import operator_of
 
-FLOAT = "float32"
 COMBINING: dict[str, Combine] = {"Add": "sum", "Max": "max", "Min": "min"}
 """By the name of TIR's operation."""
 CHOICES = ("prim.if_then_else", "tirx.if_then_else")
@@ -25,11 +25,13 @@ class Stage(NamedTuple):
         axes: its variables, spatial ones and others, with their extents.
         store: what it writes.
         start: what a reduction begins with; ``None`` where nothing is reduced.
+        dot: the instruction that could do it, by name; empty where there is none.
     """
 
     axes: list[tuple[Any, int, bool]]
     store: Any
     start: float | None
+    dot: str = ""
 
     @property
     def reduces(self) -> bool:
@@ -87,9 +89,10 @@ def stage_of(statement: Any) -> Stage:
         axes.append((each.var, int(each.dom.extent), each.iter_type == tirx.IterVar.CommReduce))
     if not any(reduced for _, _, reduced in axes):
         return Stage(axes, block.body, None)
-    if not isinstance(block.init, tirx.BufferStore) or not isinstance(block.init.value, tirx.FloatImm):
+    first = block.init.value if isinstance(block.init, tirx.BufferStore) else None
+    if not isinstance(first, tirx.FloatImm | tirx.IntImm):
         raise Unknown("it reduces from something else than a number")
-    return Stage(axes, block.body, float(block.init.value.value))
+    return Stage(axes, block.body, float(first.value), str(block.annotations.get(dots.MARK, "")))
 
 
 def choice_of(expression: Any) -> tuple[Any, Any, Any] | None:

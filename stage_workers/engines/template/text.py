@@ -25,6 +25,16 @@ OPERATIONS = {
 }
 COMPARISONS = {"olt": "<", "slt": "<", "ogt": ">", "sgt": ">", "oeq": "==", "eq": "==", "ne": "!="}
 
+DATA = """\
+static inline __attribute__((always_inline, unused)) float *data(const TVMFFIAny *argument) {
+  const DLTensor *tensor = argument->type_index == kTVMFFITensor
+      ? (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject))
+      : (const DLTensor *)argument->v_ptr;
+  return (float *)((char *)tensor->data + tensor->byte_offset);
+}
+"""
+"""What is in a tensor that a function is given."""
+
 
 @dataclass(frozen=True)
 class CValue(Value):
@@ -139,15 +149,17 @@ INLINE vec root(vec x) {{ vec r; __asm__("vsqrtps %1, %0" : "=v"(r) : "v"(x)); r
 #else
 INLINE vec root(vec x) {{ vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_sqrtf(x[i]); return r; }}
 #endif
+#if defined __AVX512F__
+INLINE vec nearest(vec x) {{ vec r; __asm__("vrndscaleps $4, %1, %0" : "=v"(r) : "v"(x)); return r; }}
+#elif defined __AVX__
+INLINE vec nearest(vec x) {{ vec r; __asm__("vroundps $4, %1, %0" : "=x"(r) : "x"(x)); return r; }}
+#else
+INLINE vec nearest(vec x) {{
+  vec r; for (int i = 0; i < LANES; ++i) r[i] = __builtin_nearbyintf(x[i]); return r; }}
+#endif
 OF_TWO(max, >)
 OF_TWO(min, <)
-INLINE float *data(const TVMFFIAny *argument) {{
-  const DLTensor *tensor = argument->type_index == kTVMFFITensor
-      ? (const DLTensor *)((const char *)argument->v_obj + sizeof(TVMFFIObject))
-      : (const DLTensor *)argument->v_ptr;
-  return (float *)((char *)tensor->data + tensor->byte_offset);
-}}
-"""
+{DATA}"""
 
 
 def function(name: str, lines: Sequence[str]) -> str:

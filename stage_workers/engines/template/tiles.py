@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from tunemesh.stage_workers.engines.template import epilogues
+from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.contraction import Contraction
-from tunemesh.stage_workers.engines.template.operators import Form
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Form
 from tunemesh.stage_workers.engines.template.text import total
 
 SEGMENT = """\
 static __attribute__((noinline)) const float *segment(float *to, const float *from, long low, long high,
-                                                      long count) {
+                                                      long count) {{
   low = low < 0 ? 0 : low < count ? low : count;
   high = high < low ? low : high < count ? high : count;
-  __builtin_memset(to, 0, low * sizeof *to);
+  __builtin_memset(to, {around}, low * sizeof *to);
   __builtin_memcpy(to + low, from + low, (high - low) * sizeof *to);
-  __builtin_memset(to + high, 0, (count - high) * sizeof *to);
+  __builtin_memset(to + high, {around}, (count - high) * sizeof *to);
   return to;
-}
+}}
 """
-"""A piece of a line, of which only what is from ``low`` up to ``high`` is there."""
+"""A piece of a line, of which only what is from ``low`` up to ``high`` is there; all bytes ``around`` it are
+the same."""
 
 
 class Tile:
@@ -28,6 +29,11 @@ class Tile:
         self.kernel = kernel
         self.roles = kernel.roles
         self.lanes = kernel.shape.lanes
+        dot = kernel.operator.dot
+        self.sum = elements.ACCUMULATORS[dot.total if dot else FLOAT]
+        """The type of sums."""
+        self.to = f"{elements.TYPES[kernel.operator.dtype]} *restrict "
+        """How a pointer to the result is declared."""
 
     def all(self) -> str:
         """The program, up to what calls these functions."""
@@ -38,7 +44,7 @@ class Tile:
         if epilogues.is_long(kernel.operator.epilogue):
             parts.append(self._finish_all(len(parts) > 1))
         if kernel.segment:
-            parts.append(SEGMENT)
+            parts.append(SEGMENT.format(around=int(kernel.roles.still.beyond)))
         return "\n".join(
             [*parts, *(self._tile(rows, width) for rows in kernel.heights for width in kernel.widths)]
         )
@@ -78,18 +84,16 @@ class Tile:
             if step.kind != "load":
                 loads.append("")
                 continue
-            place = f"p[{step.parameter}] + {self.at(step.form)} + i * {kernel.next_row(step.form)}"
-            if step.form.strides[self.roles.lane]:
-                loads.append(f"part({place} + n, count)" if partly else f"load({place} + n)")
-            else:
-                loads.append(f"all(*({place}))")
+            place = f"{self.at(step.form)} + i * {kernel.next_row(step.form)}"
+            lanes = "n" if step.form.strides[self.roles.lane] else ""
+            loads.append(elements.load(step.dtype, step.parameter, place, lanes, "count" if partly else ""))
         lines, result = epilogues.body(kernel.operator.epilogue, "sum", loads)
         name, more = ("finish_part", ", int count") if partly else ("finish", "")
         text = "\n  ".join(lines)
-        write = f"store_part(c, {result}, count)" if partly else f"store(c, {result})"
+        write = elements.store(kernel.operator.dtype, "c", result, "count" if partly else "")
         return (
-            f"INLINE void {name}(const float *const *restrict p, float *restrict c, vec sum, long i, long n"
-            f"{self._where}{more}) {{\n  {text}\n  {write};\n}}\n"
+            f"INLINE void {name}(const float *const *restrict p, {self.to}c, {self.sum} sum, "
+            f"long i, long n{self._where}{more}) {{\n  {text}\n  {write}\n}}\n"
         )
 
     def _finish_all(self, has_part: bool) -> str:
@@ -102,7 +106,7 @@ class Tile:
         part = f"if (j == count - 1 && rest) finish_part({place}, rest); else " if has_part else ""
         return (
             "static __attribute__((noinline)) void finish_all(const float *const *restrict p, "
-            "float *restrict c, const vec *restrict sums, long rows, long count, int rest, long n"
+            f"{self.to}c, const {self.sum} *restrict sums, long rows, long count, int rest, long n"
             f"{self._where}) {{\n  for (long i = 0; i < rows; ++i) for (long j = 0; j < count; ++j)\n"
             f"    {part}finish({place});\n}}\n"
         )
@@ -123,7 +127,9 @@ class Tile:
         lines: list[str] = []
         for row, j, at, some in places:
             old = f"part({at}, {some})" if some else f"load({at})"
-            lines.append(f"vec a{row}_{j} = " + ("{};" if kernel.whole else f"first ? (vec){{}} : {old};"))
+            lines.append(
+                f"{self.sum} a{row}_{j} = " + ("{};" if kernel.whole else f"first ? (vec){{}} : {old};")
+            )
         lines += self._sum_loops(rows, count, columns)
         if not kernel.whole:
             lines.append("if (!last) {")
@@ -133,7 +139,7 @@ class Tile:
             ]
             lines += ["  return;", "}"]
         if epilogues.is_long(kernel.operator.epilogue):
-            lines.append(f"vec sums[{rows * count}];")
+            lines.append(f"{self.sum} sums[{rows * count}];")
             lines += [f"sums[{row * count + j}] = a{row}_{j};" for row, j, _, _ in places]
             lines.append(f"finish_all(p, c, sums, {rows}, {count}, {rest}, n{self.given});")
         else:
@@ -142,7 +148,7 @@ class Tile:
         return (
             f"static __attribute__((noinline)) void {self.name(rows, columns)}"
             "(const float *const *restrict p, const float *restrict s, const float *restrict v, "
-            f"float *restrict c, long n, long k0, long kc, int first, int last{self._where}) {{\n"
+            f"{self.to}c, long n, long k0, long kc, int first, int last{self._where}) {{\n"
             f"  {text}\n}}\n"
         )
 
@@ -173,8 +179,11 @@ class Tile:
         if kernel.segment:
             lines.append(f"float line[{kernel.reach(rows, kernel.piece)}] __attribute__((aligned(64)));")
         lines += [f"for (long r{a} = 0; r{a} < {kernel.extents[a]}; ++r{a}) {{" for a in roles.taps]
+        there = " && ".join(windows) or "1"
+        # Where zeros are around, lines that are not there add nothing.
+        left_out = not still.beyond
         lines += [
-            f"if ({' && '.join(windows)}) {{" if windows else "{",
+            f"if ({there}) {{" if left_out and windows else "{",
             f"const float *u = v + {moved};",
             f"const float *q = s + {stood};",
         ]
@@ -184,8 +193,9 @@ class Tile:
             lines += [
                 f"const long at = {self._position(window.place)} + k0 * {kernel.step(window.place)};",
                 f"const long reach = {reach};",
-                f"if (at < 0 || at + reach > {window.end}) "
-                f"q = segment(line, q, -at, {window.end} - at, reach);",
+                f"const int there = {'1' if left_out else there};",
+                f"if (!there || at < 0 || at + reach > {window.end}) "
+                f"q = segment(line, q, -at, there ? {window.end} - at : 0, reach);",
             ]
         lines += self._depth_loop(rows, count, columns)
         return [*lines, *["}"] * (len(roles.taps) + 1)]
@@ -193,6 +203,11 @@ class Tile:
     def _position(self, form: Form) -> str:
         """Where a form is at the first row of a tile and a tap."""
         return f"({self.at(form)} + {self.tap(form)})"
+
+    def _added(self, row: int, j: int, value: str) -> str:
+        if self.kernel.operator.dot:
+            return f"a{row}_{j} = dot(a{row}_{j}, all(x), {value});"
+        return f"a{row}_{j} += x * {value};"
 
     def _depth_loop(self, rows: int, count: int, columns: int) -> list[str]:
         kernel, form = self.kernel, self.roles.still.form
@@ -211,7 +226,7 @@ class Tile:
                     lines.append(f"  const vec v{u}_{j} = load(u + {u * wide + j * self.lanes});")
                 for row in range(rows):
                     lines.append(f"  {{ const float x = q[{u * apart + row * next_row}];")
-                    lines += [f"    a{row}_{j} += x * v{u}_{j};" for j in range(count)]
+                    lines += [f"    {self._added(row, j, f'v{u}_{j}')}" for j in range(count)]
                     lines.append("  }")
             return [*lines, f"  u += {times * wide};", f"  q += {times * apart};"]
 

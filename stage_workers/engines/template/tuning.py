@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tunemesh.shared.messages import Trial
-from tunemesh.shared.messages.basics import MOST_REGIONS
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import (
@@ -25,25 +22,19 @@ from tunemesh.stage_workers.engines.template import (
     compiling,
     machine,
     options,
+    proposals,
     recognition,
     rows,
     schedules,
-    searches,
 )
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
 from tunemesh.stage_workers.engines.template.rows import Rows
-from tunemesh.stage_workers.engines.template.space import Genome, Space
+from tunemesh.stage_workers.engines.template.space import Space
 from tunemesh.stage_workers.engines.template.stages import Unknown
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
 from tunemesh.stage_workers.graph import linking, targets, workloads
-
-LEAST_GENOMES = 64
-"""Genomes of a region, valid or not: in a smaller one there is nothing to search."""
-
-HINTS_EACH, HINTS = 2, 4
-"""How many of what was good for one other task, or under other conditions, are tried first; and of all."""
 
 
 class Taken(NamedTuple):
@@ -97,56 +88,20 @@ def _operator(workload: bytes) -> Operator | Rows:
 
 
 def update(call: UpdateCall, format: int) -> Proposal:
-    """See :meth:`stage_workers.engines.protocol.Engine.update`. What earlier jobs have measured under the
-    same conditions counts as measured here; what was best under others, or for similar tasks, is tried
-    first."""
+    """See :meth:`stage_workers.engines.protocol.Engine.update`."""
     task = taken(call.workload, call.target)
-    results = _results(task, call.trials)
-    for examples in call.here:
-        if examples.format == format:
-            results += _results(task, examples.trials)
-    tried = (schedules.genome_of_hash(name, task.template.name, task.space) for name in call.seen)
-    results += [(genome, searches.WAITING) for genome in tried if genome is not None]
-    hints: list[Genome] = []
-    if call.search is None:
-        for examples in (*call.elsewhere, *call.similar):
-            if examples.format == format:
-                best = sorted(_results(task, examples.trials), key=lambda result: result[1])
-                hints += [genome for genome, _ in best[:HINTS_EACH]]
-    search, space = options.read(call.options).search, task.space
-    if call.region is not None:
-        space = space.within(call.region.number, call.region.of)
-        hints = [genome for genome in hints if space.is_valid(genome)]
-    state, genomes = searches.propose(
-        search, space, call.search, results, call.want, call.seed, hints[:HINTS]
-    )
-    proposed = [schedules.packed(task.template.name, task.space, genome) for genome in genomes]
-    return Proposal(search=state, schedules=proposed, format=format)
+    search = options.read(call.options).search
+    return proposals.update(call, format, task.template.name, task.space, search)
 
 
 def regions(task: TaskRef) -> int:
     """See :meth:`stage_workers.engines.protocol.Engine.regions`."""
-    return max(1, min(MOST_REGIONS, taken(task.workload, task.target).space.size // LEAST_GENOMES))
+    return proposals.regions(taken(task.workload, task.target).space)
 
 
 def placed(call: PlacedCall) -> Placed:
-    """See :meth:`stage_workers.engines.protocol.Engine.placed`.
-    What this template has not is in the first region."""
-    space = taken(call.workload, call.target).space
-    found = [schedules.genome_of(schedules.unpacked(each), space) for each in call.schedules]
-    return Placed(
-        numbers=[space.region_of(genome, call.regions) if genome is not None else 0 for genome in found]
-    )
-
-
-def _results(task: Taken, trials: Sequence[Trial]) -> list[tuple[Genome, float]]:
-    """Genomes and latencies of trials, of this template or another with such knobs."""
-    results = []
-    for trial in trials:
-        genome = schedules.genome_of(schedules.unpacked(trial.candidate.schedule), task.space)
-        if genome is not None:
-            results.append((genome, trial.estimate))
-    return results
+    """See :meth:`stage_workers.engines.protocol.Engine.placed`."""
+    return proposals.placed(call, taken(call.workload, call.target).space)
 
 
 def build(call: BuildCall) -> BuildOutcome:

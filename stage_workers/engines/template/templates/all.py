@@ -11,8 +11,9 @@ from tunemesh.stage_workers.engines.template.templates.convolution import Convol
 from tunemesh.stage_workers.engines.template.templates.depthwise import Depthwise, Pooling
 from tunemesh.stage_workers.engines.template.templates.product import Product
 from tunemesh.stage_workers.engines.template.templates.rowwise import RowByRow
+from tunemesh.stage_workers.engines.template.templates.winograd import Winograd
 
-ALL: tuple[Template[Operator], ...] = (Pooling(), Depthwise(), Product(), Convolution())
+ALL: tuple[Template[Operator], ...] = (Pooling(), Depthwise(), Product(), Winograd(), Convolution())
 """The first one that has no objection is taken."""
 OF_ROWS: tuple[Template[Rows], ...] = (RowByRow(),)
 

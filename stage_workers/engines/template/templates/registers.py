@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tunemesh.stage_workers.engines.template.contraction import Contraction, Roles, Shape
 from tunemesh.stage_workers.engines.template.machine import Machine
-from tunemesh.stage_workers.engines.template.operators import Operator
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Operator
 from tunemesh.stage_workers.engines.template.space import Knob, Space, tiles_worth
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 28)
@@ -17,6 +17,8 @@ BLOCKS = (0, 1, 2, 4, 8, 16, 32)
 LANES = (4, 8, 16)
 LATENCY = 4.0
 """Cycles after which a sum can be added to again; two vectors are added in one cycle, and two loaded."""
+OF_DOTS = 6.0
+"""The same of instructions that add several products."""
 FROM_CACHE = 0.25
 """Cycles that each number or vector takes once more, since not all are in the first cache."""
 CALL = 20.0
@@ -35,13 +37,14 @@ def up_to(values: Sequence[int], limit: int) -> tuple[int, ...]:
 def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
     """What may be chosen of a kernel with these roles."""
     plain = Contraction(operator, roles, Shape(1, 1, 1))
+    latency = LATENCY if operator.dot is None else OF_DOTS
 
     still_fits = roles.still.weight and not roles.still.windows and len(roles.rows) <= 1
 
     def cycles(rows: int, vectors: int) -> float:
         """For a step of the sum."""
         loads = rows + vectors
-        return max(rows * vectors / 2, loads / 2, LATENCY) + FROM_CACHE * loads
+        return max(rows * vectors / 2, loads / 2, latency) + FROM_CACHE * loads
 
     def efficiency(tile: Sequence[int]) -> float:
         """Of what the core can do; 0 where the registers do not hold it."""
@@ -59,10 +62,11 @@ def space(operator: Operator, roles: Roles, machine: Machine) -> Space:
         Knob("rows", up_to(ROWS, plain.line)),
     )
     tile, worth = tiles_worth(tile, efficiency, WORTH)
+    depths = DEPTHS if operator.dot is None and operator.dtype == FLOAT else (0,)
     knobs = (
         *tile,
         Knob("unroll", up_to(UNROLL, plain.depth)),
-        Knob("depth", tuple(value for value in DEPTHS if value < plain.depth)),
+        Knob("depth", tuple(value for value in depths if value < plain.depth)),
         Knob("columns_block", BLOCKS),
         Knob("rows_block", BLOCKS),
         Knob("rows_first", (0, 1)),

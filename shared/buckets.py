@@ -1,0 +1,28 @@
+"""Token buckets: how often somebody may do something."""
+
+from __future__ import annotations
+
+
+class Bucket:
+    """So many tokens a second, and no more than ``most`` at once. Every taking counts, also one that came too
+    early: who asks all the time gets no more than the rate.
+
+    Args:
+        rate: tokens a second, above 0.
+        most: that are kept while nobody takes any.
+    """
+
+    def __init__(self, rate: float, most: float) -> None:
+        self._rate = rate
+        self._most = most
+        self._tokens = most
+        self._at: float | None = None
+
+    def take(self, now: float) -> float:
+        """Take one at ``now``, in seconds of a clock that never jumps. Returns for how many seconds it is not
+        there yet; 0: it was."""
+        if self._at is not None:
+            self._tokens = min(self._tokens + (now - self._at) * self._rate, self._most)
+        self._at = now
+        self._tokens -= 1
+        return max(-self._tokens / self._rate, 0.0)

@@ -1,0 +1,397 @@
+"""Convolutions of 3x3 by Winograd's algorithm (:mod:`stage_workers.graph.winograd`), as text of C.
+
+Some tiles go through all steps together, so that what lies between stays in the caches: their inputs are
+transformed, multiplied with the weights, which were transformed when the model was put together, and the
+products transformed to outputs, which go through the epilogue at once. That may be done for all channels of
+the result, or for some of them at a time. Where a tile hangs over the image, its inputs are copied first,
+with zeros around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
+from tunemesh.stage_workers.engines.template import epilogues
+from tunemesh.stage_workers.engines.template.operators import Form, Operator
+from tunemesh.stage_workers.engines.template.text import CCode, function, total, vectors
+from tunemesh.stage_workers.engines.template.winograd_roles import Roles
+from tunemesh.stage_workers.graph import winograd
+from tunemesh.stage_workers.graph.vector_code import SINGLE, Value
+from tunemesh.stage_workers.graph.winograd_costs import Work
+from tunemesh.stage_workers.graph.winograd_kernels import Knobs
+
+ROOM = 2**23
+"""Bytes of what lies between the steps, at most."""
+LINE = 16
+"""Floats of a line of a cache: one more between planes, since those whose distance is a power of two share
+few lines."""
+BY_COLUMNS, BY_ROWS, FUSED = 0, 1, 2
+"""How the products of a plane are gone through: all rows for some columns, or all columns for some rows; or
+all planes for some columns, whose products are transformed at once."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a kernel is cut.
+
+    Attributes:
+        outputs: of a tile, in each direction.
+        lanes: of a vector.
+        vectors: of a product's columns, channels of the result, that are held in registers at a time.
+        rows: of a product, one for each tile, likewise.
+        groups: of so many rows, that go through all steps together.
+        order: see :data:`BY_COLUMNS`.
+        unroll: terms of a product that stand one after the other.
+    """
+
+    outputs: int
+    lanes: int
+    vectors: int
+    rows: int
+    groups: int
+    order: int
+    unroll: int
+
+    @property
+    def knobs(self) -> Knobs:
+        """As others know it."""
+        return Knobs(
+            outputs=self.outputs, tiles=self.groups * self.rows, rows=self.rows, vectors=self.vectors,
+            lanes=self.lanes, by_rows=self.order == BY_ROWS,
+        )  # fmt: skip
+
+
+class Convolved:
+    """One kernel.
+
+    Args:
+        operator: with axes as :func:`.winograd_roles.known` gives them.
+    """
+
+    def __init__(self, operator: Operator, roles: Roles, shape: Shape) -> None:
+        self.operator, self.roles, self.shape = operator, roles, shape
+        self.size = winograd.inputs_of(shape.outputs)
+        self.planes = self.size**2
+        extents = [axis.extent for axis in operator.axes]
+        self.height, self.width = extents[roles.down], extents[roles.across]
+        self.inputs, self.columns = extents[roles.depth], extents[roles.lane]
+        self.images = extents[roles.images[0]] if roles.images else 1
+        self.down, self.across = (-(-each // shape.outputs) for each in (self.height, self.width))
+        self.tiles = self.images * self.down * self.across
+        self.block = shape.groups * shape.rows
+        """Tiles that go through all steps together."""
+        self.at_a_time = shape.vectors * shape.lanes
+        self.blocks = -(-self.columns // self.at_a_time)
+        """Of columns, the last of which may be filled with zeros."""
+        self.input_row = -(-self.inputs // shape.lanes) * shape.lanes
+        self.product_row = self.at_a_time * (1 if shape.order == FUSED else self.blocks)
+        self.input_plane = self.block * self.input_row + LINE
+        self.product_plane = self.block * self.product_row + LINE
+
+    @property
+    def work(self) -> Work:
+        return Work(self.inputs, self.columns, self.tiles)
+
+    @property
+    def room(self) -> int:
+        """Bytes of what lies between the steps."""
+        return 4 * self.planes * (self.input_plane + self.product_plane)
+
+    def objection(self) -> str:
+        """Why this shape makes no kernel; empty where it does."""
+        shape = self.shape
+        if (shape.vectors - 1) * shape.lanes >= self.columns:
+            return "a product has more vectors than there are"
+        if (shape.groups - 1) * shape.rows >= self.tiles:
+            return "more tiles go together than there are"
+        if shape.groups > 1 and self.room > ROOM:
+            return "what lies between the steps is too large"
+        if shape.order == BY_ROWS and (shape.groups == 1 or self.blocks == 1):
+            return "the order makes no difference"
+        if shape.order == FUSED and self.blocks == 1:
+            return "the order makes no difference"
+        if self.inputs % shape.unroll:
+            return "unrolled steps do not fit"
+        return ""
+
+    # -- Text ------------------------------------------------------------------------------------------------
+
+    def source(self, symbol: str) -> str:
+        """The program whose function is called ``symbol``."""
+        parts = [
+            "#include <stdlib.h>\n#define APART static __attribute__((noinline))",
+            vectors(self.shape.lanes), epilogues.library(self.operator.epilogue), self._patch(),
+            self._inputs(), self._multiply(), self._finish(False),
+        ]  # fmt: skip
+        if self.columns % self.shape.lanes:
+            parts.append(self._finish(True))
+        parts += [self._outputs(), self._main(symbol), *self._prepack(symbol)]
+        return "\n".join(parts)
+
+    def _patch(self) -> str:
+        """The function that transforms the inputs of one tile and one vector of channels: their columns, and
+        then their rows."""
+        size, matrix = self.size, winograd.of_inputs(self.shape.outputs)
+        lines = [
+            f"vec h[{self.planes}];",
+            *_loop("j", size, self._transformed(
+                lambda values: winograd.transformed(matrix, values),
+                [f"load(q + {i} * down + j * across)" for i in range(size)],
+                [f"h[{i * size} + j] = {{}};" for i in range(size)],
+            )),
+            *_loop("i", size, self._transformed(
+                lambda values: winograd.transformed(matrix, values),
+                [f"h[i * {size} + {j}]" for j in range(size)],
+                [f"store(to + (i * {size} + {j}) * {self.input_plane}, {{}});" for j in range(size)],
+            )),
+        ]  # fmt: skip
+        return _text("INLINE void patch(const float *q, long down, long across, float *to)", lines)
+
+    def _inputs(self) -> str:
+        """The function that transforms all inputs of the tile at ``y`` and ``x``."""
+        size, lanes, form = self.size, self.shape.lanes, self.roles.image.form
+        down, across = (form.strides[axis] for axis in (self.roles.down, self.roles.across))
+        inside = [self._inside("y", "i"), self._inside("x", "j")]
+        rest = self.inputs % lanes
+        load = f"load(q + i * {down} + j * {across} + c)"
+        if rest:
+            part = f"part(q + i * {down} + j * {across} + c, {rest})"
+            load = f"(c + LANES <= {self.inputs} ? {load} : {part})"
+        copied = [
+            f"float copy[{self.planes} * LANES] __attribute__((aligned(64)));",
+            f"for (long i = 0; i < {size}; ++i) for (long j = 0; j < {size}; ++j)",
+            f"  store(copy + (i * {size} + j) * LANES, {inside[0]} && {inside[1]} ? {load} : all(0));",
+            f"patch(copy, {size} * LANES, LANES, to + c);",
+        ]
+        corners = [self._inside(axis, end) for axis in ("y", "x") for end in ("0", str(size - 1))]
+        lines = [
+            f"const int whole = {' && '.join(corners)};",
+            f"for (long c = 0; c < {self.inputs}; c += LANES) {{",
+            f"if (whole{f' && c + LANES <= {self.inputs}' if rest else ''}) "
+            f"patch(q + c, {down}, {across}, to + c);",
+            "else {",
+            *copied,
+            "}",
+            "}",
+        ]
+        return _text("APART void inputs(const float *q, float *to, long y, long x)", lines)
+
+    def _inside(self, axis: str, at: str) -> str:
+        """Whether there is an input ``at`` lines or pixels behind the first one of a tile: only there may it
+        be read."""
+        down = axis == "y"
+        number = self.roles.down if down else self.roles.across
+        limit = (self.height if down else self.width) + winograd.TAPS - 1
+        tests = [f"{axis} + {at} < {limit}"]
+        for window in self.roles.image.windows:
+            if window.form.uses(number):
+                place = total([(window.form.strides[number], f"({axis} + {at})")], window.form.offset)
+                tests.append(f"(unsigned long){place} < {window.length}")
+        return f"({' && '.join(tests)})"
+
+    def _multiply(self) -> str:
+        """The function that computes some rows and columns of a product."""
+        shape = self.shape
+        places = list(product(range(shape.rows), range(shape.vectors)))
+        lines = [f"vec a{row}_{j} = {{}};" for row, j in places]
+        lines.append(f"for (long k = 0; k < {self.inputs}; k += {shape.unroll}) {{")
+        for u in range(shape.unroll):
+            for j in range(shape.vectors):
+                lines.append(f"const vec u{u}_{j} = load(u + {u * self.at_a_time + j * shape.lanes});")
+            for row in range(shape.rows):
+                lines.append(f"{{ const float x = v[{u + row * self.input_row}];")
+                lines += [f"a{row}_{j} += x * u{u}_{j};" for j in range(shape.vectors)]
+                lines.append("}")
+        lines += [f"u += {shape.unroll * self.at_a_time};", f"v += {shape.unroll};", "}"]
+        lines += [f"store(m + {row * self.product_row + j * shape.lanes}, a{row}_{j});" for row, j in places]
+        return _text("APART void multiply(const float *v, const float *restrict u, float *restrict m)", lines)
+
+    def _at(self, form: Form) -> str:
+        return total([(form.strides[axis], f"o{axis}") for axis in self.roles.spatial], form.offset)
+
+    @property
+    def _where(self) -> str:
+        return "".join(f", long o{axis}" for axis in self.roles.spatial)
+
+    def _finish(self, partly: bool) -> str:
+        """The function that computes the epilogue of a vector and writes it; or some lanes of it."""
+        loads = []
+        for step in self.operator.epilogue:
+            place = f"p[{step.parameter}] + {self._at(step.form)}" if step.kind == "load" else ""
+            if place and step.form.strides[self.roles.lane]:
+                loads.append(f"part({place} + n, count)" if partly else f"load({place} + n)")
+            else:
+                loads.append(place and f"all(*({place}))")
+        lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
+        name, more = ("finish_part", ", int count") if partly else ("finish", "")
+        place = f"out + {self._at(self.operator.output)} + n"
+        write = f"store_part({place}, {result}, count);" if partly else f"store({place}, {result});"
+        return _text(
+            f"INLINE void {name}(const float *const *restrict p, float *restrict out, vec sum, "
+            f"long n{self._where}{more})",
+            [*lines, write],
+        )
+
+    def _outputs(self) -> str:
+        """The function that transforms the products of a tile, for channels from ``n0`` on, and finishes
+        them."""
+        shape, size, outputs, roles = self.shape, self.size, self.shape.outputs, self.roles
+        matrix = winograd.of_products(outputs)
+        place = "".join(f", o{axis}" for axis in (*roles.images, roles.down, roles.across))
+        last, rest = self.columns - self.columns % shape.lanes, self.columns % shape.lanes
+        finish = f"finish(p, out, f[j], n{place});"
+        if rest:
+            finish = f"if (n < {last}) {finish} else finish_part(p, out, f[j], n{place}, {rest});"
+        bottom = f"if (y + i < {self.height}) " if self.height % outputs else ""
+        right = f"if (x + j < {self.width}) " if self.width % outputs else ""
+        lines = [
+            "for (long n = n0; n < n1; n += LANES, m += LANES) {",
+            f"vec h[{outputs * size}];",
+            *_loop("j", size, self._transformed(
+                lambda values: winograd.transformed_by_columns(matrix, values),
+                [f"load(m + ({i * size} + j) * {self.product_plane})" for i in range(size)],
+                [f"h[{i * size} + j] = {{}};" for i in range(outputs)],
+            )),
+            f"for (long i = 0; i < {outputs}; ++i) {bottom}{{",
+            f"vec f[{outputs}];",
+            *self._transformed(
+                lambda values: winograd.transformed_by_columns(matrix, values),
+                [f"h[i * {size} + {j}]" for j in range(size)],
+                [f"f[{j}] = {{}};" for j in range(outputs)],
+            ),
+            f"for (long j = 0; j < {outputs}; ++j) {right}{{",
+            f"const long o{roles.down} = y + i, o{roles.across} = x + j;",
+            finish,
+            "}", "}", "}",
+        ]  # fmt: skip
+        image = "".join(f", long o{axis}" for axis in roles.images)
+        return _text(
+            "APART void outputs(const float *const *restrict p, float *restrict out, "
+            f"const float *restrict m, long n0, long n1{image}, long y, long x)",
+            lines,
+        )
+
+    def _main(self, symbol: str) -> str:
+        """The exported function."""
+        shape, roles = self.shape, self.roles
+        inputs = len(self.operator.parameters) - 1
+        image, form = roles.image.parameter, roles.image.form
+        corner = [(form.strides[axis], f"o{axis}") for axis in roles.images]
+        corner += [(form.strides[axis], name) for axis, name in ((roles.down, "y"), (roles.across, "x"))]
+        panel = self.inputs * self.at_a_time
+        v = f"v + plane * {self.input_plane} + t * {self.input_row}"
+        u = f"u + (plane * {self.blocks} + b) * {panel}"
+        fused = shape.order == FUSED
+        m = f"m + plane * {self.product_plane} + t * {self.product_row}"
+        columns = f"for (long b = 0; b < {self.blocks}; ++b)"
+        rows = f"for (long t = 0; t < count; t += {shape.rows})"
+        planes = f"for (long plane = 0; plane < {self.planes}; ++plane)"
+        call = f"multiply({v}, {u}, {m}{'' if fused else f' + b * {self.at_a_time}'});"
+        place = "".join(f", o{axis}" for axis in roles.images)
+
+        def outputs(n0: str, n1: str) -> list[str]:
+            return [
+                "for (long t = 0; t < count; ++t) {",
+                *self._corner("first + t"),
+                f"outputs(p, out, m + t * {self.product_row}, {n0}, {n1}{place}, y, x);",
+                "}",
+            ]
+
+        lines = [
+            f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};",
+            f"float *const out = data(&given[{inputs}]);",
+            f"const float *const u = p[{roles.weights.parameter}];",
+            f"float *const v = aligned_alloc(64, {-(-self.room // 64) * 64});",
+            "if (!v) return -1;",
+            f"float *const m = v + {self.planes * self.input_plane};",
+            f"for (long first = 0; first < {self.tiles}; first += {self.block}) {{",
+            f"const long count = {self.tiles} - first < {self.block} ? {self.tiles} - first : {self.block};",
+            # What is multiplied beside the last tiles are these once more.
+            f"for (long t = 0; t < (count + {shape.rows - 1}) / {shape.rows} * {shape.rows}; ++t) {{",
+            *self._corner(f"(t < count ? first + t : {self.tiles - 1})"),
+            f"inputs(p[{image}] + {total(corner, form.offset)}, v + t * {self.input_row}, y, x);",
+            "}",
+        ]
+        if fused:
+            lines += [f"{columns} {{", planes, f"{rows} {call}"]
+            n0, n1 = f"b * {self.at_a_time}", f"(b + 1) * {self.at_a_time}"
+            lines += [*outputs(n0, f"({n1} < {self.columns} ? {n1} : {self.columns})"), "}"]
+        else:
+            lines += [planes, f"{rows} {columns}" if shape.order == BY_ROWS else f"{columns} {rows}", call]
+            lines += outputs("0", str(self.columns))
+        return function(symbol, [*lines, "}", "free(v);"])
+
+    def _corner(self, tile: str) -> list[str]:
+        """The first output of a tile."""
+        outputs = self.shape.outputs
+        lines = [
+            f"const long tile = {tile};",
+            f"const long x = tile % {self.across} * {outputs};",
+            f"const long y = tile / {self.across} % {self.down} * {outputs};",
+        ]
+        return lines + [
+            f"const long o{axis} = tile / {self.across * self.down};" for axis in self.roles.images
+        ]
+
+    def _prepack(self, symbol: str) -> list[str]:
+        """The functions that transform the weights, and say how many there are then."""
+        shape, roles, form = self.shape, self.roles, self.roles.weights.form
+        matrix, taps = winograd.of_weights(shape.outputs), range(winograd.TAPS)
+        strides = [form.strides[axis] for axis in roles.taps]
+        plane = self.blocks * self.inputs * self.at_a_time
+        lane = form.strides[roles.lane]
+        lines = [
+            "const float *const weight = data(&given[0]);",
+            "float *to = data(&given[1]);",
+            f"for (long n = 0; n < {self.blocks * self.at_a_time}; n += {self.at_a_time})",
+            f"for (long k = 0; k < {self.inputs}; ++k)",
+            f"for (long j = 0; j < {shape.vectors}; ++j, to += LANES) {{",
+            f"vec g[{winograd.TAPS**2}] = {{}}, h[{self.size * winograd.TAPS}];",
+            f"for (int l = 0; l < LANES; ++l) if (n + j * LANES + l < {self.columns})",
+            "  for (int y = 0; y < 3; ++y) for (int x = 0; x < 3; ++x)",
+            f"    g[y * 3 + x][l] = weight[{form.offset} + k * {form.strides[roles.depth]} "
+            f"+ (n + j * LANES + l) * {lane} + y * {strides[0]} + x * {strides[1]}];",
+            *_loop("x", winograd.TAPS, self._transformed(
+                lambda values: winograd.transformed(matrix, values),
+                [f"g[{y * winograd.TAPS} + x]" for y in taps],
+                [f"h[{y * winograd.TAPS} + x] = {{}};" for y in range(self.size)],
+            )),
+            *_loop("y", self.size, self._transformed(
+                lambda values: winograd.transformed(matrix, values),
+                [f"h[y * {winograd.TAPS} + {x}]" for x in taps],
+                [f"store(to + (y * {self.size} + {x}) * {plane}, {{}});" for x in range(self.size)],
+            )),
+            "}",
+        ]  # fmt: skip
+        prefix = "" if symbol == "main" else f"{symbol}_"
+        count = [f"result->type_index = kTVMFFIInt; result->v_int64 = {self.planes * plane};"]
+        number = roles.weights.parameter
+        return [
+            function(prefix + prepack_name(number), lines),
+            function(prefix + elements_name(number), count),
+        ]
+
+    @staticmethod
+    def _transformed(
+        transform: Callable[[Sequence[Value]], Sequence[Value]], loads: Sequence[str], stores: Sequence[str]
+    ) -> list[str]:
+        """The lines that load a vector of values, transform it, and store what comes of it."""
+        code = CCode()
+        values = [code.emit(SINGLE, load) for load in loads]
+        results = transform(values)
+        return [
+            *code.lines,
+            *(to.replace("{}", each.name) for to, each in zip(stores, results, strict=True)),
+        ]
+
+
+def _loop(variable: str, count: int, lines: Sequence[str]) -> list[str]:
+    return [f"for (long {variable} = 0; {variable} < {count}; ++{variable}) {{", *lines, "}"]
+
+
+def _text(head: str, lines: Sequence[str]) -> str:
+    body = "\n  ".join(lines)
+    return f"{head} {{\n  {body}\n}}\n"

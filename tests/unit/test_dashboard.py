@@ -1,0 +1,505 @@
+"""The dashboard: what it knows, what it shows, and to whom."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from tests.unit.fake_mesh import FakeMesh, job, task, until
+from tests.unit.test_report_page import EVIL, Read, contrast, looks
+from tunemesh import cli, dashboard_commands
+from tunemesh.dashboard import board as boards
+from tunemesh.dashboard import feed as feeds
+from tunemesh.dashboard import server, web
+from tunemesh.dashboard.board import Board
+from tunemesh.dashboard.feed import Feed
+from tunemesh.dashboard.kept import Answer
+from tunemesh.dashboard.listing import PAGE, Wanted, course, listing
+from tunemesh.dashboard.server import Dashboard
+from tunemesh.mesh_address import MeshAddress
+from tunemesh.shared.errors import BadInput
+from tunemesh.shared.messages import JobEvent, Snapshot
+
+NOW = 10_000.0
+TOKEN = "a-token-that-nobody-guesses"
+MESH = MeshAddress(broker="amqp://x", artifacts="")
+
+
+def snapshot(*jobs: Any, **more: Any) -> Snapshot:
+    return Snapshot(strategy="interleaved", jobs=list(jobs), resources=[], **more)
+
+
+@pytest.fixture
+def board() -> Board:
+    made = Board()
+    made.listed(snapshot(*(job(number, NOW) for number in range(1000))), NOW)
+    return made
+
+
+# -- What is shown -------------------------------------------------------------------------------------------
+
+
+def test_those_that_run_come_first_and_the_newest_of_them(board: Board) -> None:
+    shown = listing(board.view(), Wanted(), NOW)
+    assert [row.job for row in shown.rows[:3]] == ["net-0998", "net-0996", "net-0994"]
+    assert (len(shown.rows), shown.found, shown.pages) == (PAGE, 1000, 1000 // PAGE)
+    assert shown.counts == {
+        "all": 1000, "running": 343, "waiting": 57, "done": 500, "failed": 100, "cancelled": 0
+    }  # fmt: skip
+    assert shown.reasons == [("no device serves target nvidia/nvidia-h100", 57)]
+    last = listing(board.view(), Wanted(page=99999), NOW)
+    assert last.page == last.pages
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "found"),
+    [
+        ("NET-0012", "all", 1), ("gold waiting", "all", 0),
+        ("nvidia gold", "waiting", 19),
+        ("operator foo", "all", 100), ("", "failed", 100), ("model3.onnx", "done", 14),
+        ("znver5", "cancelled", 0),
+    ],
+)  # fmt: skip
+def test_jobs_are_found_by_all_that_is_known_of_them(board: Board, text: str, shown: Any, found: int) -> None:
+    assert listing(board.view(), Wanted(text, shown), NOW).found == found
+
+
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [("oldest", "net-0000"), ("name", "net-0000"), ("trials", "net-0959"), ("newest", "net-0998")],
+)
+def test_jobs_are_ordered_as_a_person_asks(board: Board, order: Any, first: str) -> None:
+    assert listing(board.view(), Wanted(order=order), NOW).rows[0].job == first
+
+
+def test_what_makes_no_sense_in_an_address_counts_as_not_said() -> None:
+    strange = {"shown": "x", "order": "y", "page": "-1", "text": "a" * 500}
+    assert Wanted.of(strange) == Wanted(text="a" * 200)
+    assert Wanted.of({"page": "0"}).page == Wanted.of({"page": "1e9"}).page == 1
+    chosen = Wanted("a b", "failed", "name", 3)
+    assert chosen.query() == "text=a+b&shown=failed&order=name&page=3"
+    assert chosen.query(page=1) == "text=a+b&shown=failed&order=name"
+
+
+def test_the_latest_is_at_the_right_of_the_course_of_a_resource() -> None:
+    assert course([]) == ""
+    assert course([1.0]) == "100.0,1.0"
+    assert course([0.0] * 90).startswith("0.0,20.0 ")
+
+
+# -- What is known -------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_nobody_lists_any_more_goes_unless_it_has_ended(board: Board) -> None:
+    board.listed(snapshot(job(2, NOW)), NOW + 10)
+    board.not_listed_since(NOW + 5)
+    kept = {each.job for each in board.view().jobs}
+    assert "net-0002" in kept
+    assert "net-0004" not in kept
+    assert "net-0001" in kept  # done
+
+
+def test_a_board_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boards, "MOST_JOBS", 10)
+    small = Board()
+    small.listed(snapshot(*(job(number, NOW) for number in range(40))), NOW)
+    jobs = small.view().jobs
+    assert len(jobs) == 10
+    assert all(each.finished is None for each in jobs)  # those that have ended went first
+
+
+def test_what_was_measured_is_known_of_jobs_that_somebody_looks_at(board: Board) -> None:
+    event = JobEvent(job="net-0002", kind="progress", at=NOW, progress=job(2, NOW))
+    board.event(event, NOW)
+    detail = board.detail("net-0002")
+    assert detail is not None
+    assert not detail.asked
+    board.told("net-0002", snapshot(job(2, NOW)), NOW)
+    detail = board.detail("net-0002")
+    assert detail is not None
+    assert detail.asked
+    changed = msgspec.structs.replace(job(2, NOW), trials=77)
+    board.event(msgspec.structs.replace(event, progress=changed), NOW)
+    detail = board.detail("net-0002")
+    assert detail is not None
+    assert (detail.asked, detail.progress.trials) == (True, 77)
+    assert board.detail("no-such") is None
+
+
+# -- Listening -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "TURN", 0.01)
+    monkeypatch.setattr(feeds, "EVERY", 0.05)
+    monkeypatch.setattr(feeds, "PAUSE", 0.02)
+
+
+def mesh_of(count: int, **more: Any) -> FakeMesh:
+    return FakeMesh([job(number) for number in range(count)], **more)
+
+
+def test_a_thousand_jobs_come_in_several_lists_and_then_as_events(quick: None) -> None:
+    mesh, board = mesh_of(1000), Board()
+    with Feed("amqp://x", board, mesh.client):  # type: ignore[arg-type]
+        assert until(lambda: len(board.view().jobs) == 1000)
+        mesh.change("net-0002", trials=99)
+        assert until(lambda: any(each.trials == 99 for each in board.view().jobs if each.job == "net-0002"))
+        assert until(lambda: len(board.view().resources) == 4 and not board.view().left_out)
+
+
+def test_a_broker_that_goes_is_told_and_what_happened_meanwhile_is_asked_for(quick: None) -> None:
+    mesh, board = mesh_of(10), Board()
+    with Feed("amqp://x", board, mesh.client):  # type: ignore[arg-type]
+        assert until(lambda: not board.view().link.away)
+        mesh.goes("connection reset")
+        assert until(lambda: "the broker is away: connection reset" in board.view().link.away)
+        mesh.jobs["net-0002"] = msgspec.structs.replace(mesh.jobs["net-0002"], trials=111)  # nobody is told
+        mesh.comes()
+        assert until(lambda: 111 in {each.trials for each in board.view().jobs})
+        assert not board.view().link.away
+
+
+def test_a_coordinator_that_is_away_is_told(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "ANSWER", 0.1)
+    mesh, board = mesh_of(10), Board()
+    mesh.answers = False
+    with Feed("amqp://x", board, mesh.client):  # type: ignore[arg-type]
+        assert until(lambda: "no coordinator answers" in board.view().link.away)
+        mesh.answers = True
+        assert until(lambda: not board.view().link.away and len(board.view().jobs) == 10)
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for(quick: None) -> None:
+    mesh, board = mesh_of(10), Board()
+    mesh.goes()
+    with Feed("amqp://x", board, mesh.client):  # type: ignore[arg-type]
+        assert until(lambda: "cannot reach the broker" in board.view().link.away)
+        mesh.comes()
+        assert until(lambda: len(board.view().jobs) == 10)
+
+
+@pytest.mark.parametrize(("lets", "may_ask"), [("asking", True), ("monitor", False)])
+def test_with_fewer_rights_less_is_asked(quick: None, lets: str, may_ask: bool) -> None:
+    mesh, board = mesh_of(10, lets=lets), Board()
+    with Feed("amqp://x", board, mesh.client):  # type: ignore[arg-type]
+        assert until(lambda: not board.view().link.away)
+        mesh.change("net-0002", trials=99)
+        wanted = {each.job: each.trials for each in board.view().jobs}
+        assert until(lambda: board.view().jobs)
+        assert board.view().link.may_ask == may_ask, wanted
+    assert bool(mesh.asked) == may_ask
+
+
+def test_who_may_do_nothing_is_told_why(quick: None) -> None:
+    mesh, board = mesh_of(1, lets="nothing"), Board()
+    with Feed("amqp://x", board, mesh.client):  # type: ignore[arg-type]
+        assert until(lambda: "lacks a right" in board.view().link.away)
+
+
+def test_a_job_is_looked_up_and_a_silence_does_not_last(quick: None) -> None:
+    mesh, board = mesh_of(10), Board()
+    with Feed("amqp://x", board, mesh.client) as feed:  # type: ignore[arg-type]
+        feed.look("net-0003")
+        detail = board.detail("net-0003")
+        assert detail is not None
+        assert detail.asked
+        mesh.answers = False
+        began = time.monotonic()
+        feed.look("net-0004", 0.05)
+        assert time.monotonic() - began < 2.0
+
+
+# -- The pages, over HTTP ------------------------------------------------------------------------------------
+
+
+class Served:
+    """A dashboard, and requests to it."""
+
+    def __init__(self, mesh: FakeMesh, **more: Any) -> None:
+        self.mesh = mesh
+        self.dashboard = Dashboard(MESH, "127.0.0.1", 0, token=TOKEN, connect=mesh.client, **more)  # type: ignore[arg-type]
+        self.port = self.dashboard.port
+        self.cookie = f"tunemesh-dashboard-{self.port}={TOKEN}"
+        self._links: list[http.client.HTTPConnection | http.client.HTTPResponse] = []
+        self._thread = threading.Thread(target=self.dashboard.run)
+        self._thread.start()
+
+    def ask(
+        self, path: str, method: str = "GET", body: str | None = None, **headers: str | None
+    ) -> http.client.HTTPResponse:
+        usual: dict[str, str | None] = {"Host": f"127.0.0.1:{self.port}", "Cookie": self.cookie}
+        said = usual | {name.replace("_", "-"): value for name, value in headers.items()}
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        link.request(method, path, body, {name: value for name, value in said.items() if value is not None})
+        self._links.append(link)
+        answer = link.getresponse()
+        self._links.append(answer)
+        return answer
+
+    def page(self, path: str) -> str:
+        answer = self.ask(path)
+        assert answer.status == 200
+        return answer.read().decode()
+
+    def stop_job(self, job: str, keep: object = True, **headers: str | None) -> int:
+        usual: dict[str, str | None] = {
+            "Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"
+        }  # fmt: skip
+        answer = self.ask(f"/jobs/{job}/stop", "POST", json.dumps({"keep": keep}), **(usual | headers))
+        answer.read()
+        return answer.status
+
+    def stop(self) -> None:
+        for link in self._links:
+            link.close()
+        self.dashboard.stop()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def served(quick: None) -> Iterator[Served]:
+    made = Served(mesh_of(1000))
+    assert until(lambda: "1,000</b> all" in made.page("/"))
+    yield made
+    made.stop()
+
+
+def test_a_page_of_a_thousand_jobs_is_small_and_complete_without_a_script(served: Served) -> None:
+    page = served.page("/")
+    assert len(page.encode()) < 500_000
+    text = Read(page).text
+    for said in ("343 running", "net-0998", "no device serves target", "profile-cpu-1", "page 1 of 40"):
+        assert said in " ".join(text.split())
+    assert "net-0008" not in page + served.page("/?page=2")
+    assert "net-0008" in served.page("/?text=net-0008")
+
+
+def test_who_has_no_token_sees_nothing(served: Served) -> None:
+    for path in ("/", "/events", "/jobs/net-0002", "/files/page.js", "/no-such"):
+        answer = served.ask(path, Cookie=None)
+        assert (answer.status, b"net-" in answer.read()) == (401, False)
+    assert served.ask("/?token=wrong", Cookie=None).status == 401
+    assert served.ask("/", Cookie=f"tunemesh-dashboard-{served.port}=wrong").status == 401
+    first = served.ask(f"/jobs/net-0002?token={TOKEN}&a=b", Cookie=None)
+    assert (first.status, first.headers["location"]) == (303, "/jobs/net-0002?a=b")
+    assert "HttpOnly" in first.headers["set-cookie"]
+
+
+def test_a_name_of_a_stranger_that_leads_here_is_refused(served: Served) -> None:
+    for host in ("evil.example", f"evil.example:{served.port}", "127.0.0.1", ""):
+        assert served.ask("/", Host=host).status == 421
+    assert served.ask("/", Host=f"LOCALHOST:{served.port}").status == 200
+
+
+def test_a_page_of_a_stranger_stops_no_job(served: Served) -> None:
+    here = f"http://127.0.0.1:{served.port}"
+    assert served.stop_job("net-0002", Origin=None) == 403
+    assert served.stop_job("net-0002", Origin="http://evil.example") == 403
+    assert served.stop_job("net-0002", Origin="null") == 403
+    answer = served.ask("/jobs/net-0002/stop", "POST", "keep=true", Origin=here)
+    assert answer.status == 415  # what a form of a stranger could send
+    assert served.ask("/jobs/net-0002/stop").status == 405
+    assert served.mesh.stopped == []
+    assert served.stop_job("net-0002") == 202
+    assert served.stop_job("net-0004", keep=False) == 202
+    assert served.mesh.stopped == [("net-0002", True), ("net-0004", False)]
+
+
+@pytest.mark.parametrize(
+    ("job", "keep", "status"),
+    [
+        ("net-0001", True, 409),
+        ("no-such", True, 409),
+        ("net-0002", "x" * 2000, 413),
+        ("net-0002", 1, 400),
+        ("a.b", True, 404),
+    ],
+)
+def test_what_cannot_be_stopped_is_said(served: Served, job: str, keep: object, status: int) -> None:
+    assert served.stop_job(job, keep) == status
+    assert served.mesh.stopped == []
+
+
+def test_pages_run_no_script_but_ours_and_are_not_kept(served: Served) -> None:
+    for path in ("/", "/jobs/net-0002", "/files/page.css", "/no-such"):
+        headers = served.ask(path).headers
+        assert "script-src 'self';" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
+    read = Read(served.page("/") + served.page("/jobs/net-0002"))
+    assert {attrs.get("src") for tag, attrs in read.tags if tag == "script"} == {"/files/page.js"}
+    linked = [
+        value for _, attrs in read.tags for name, value in attrs.items() if name in ("href", "src", "action")
+    ]
+    assert all(value and value.startswith(("/", "#", "data:,")) for value in linked)
+    assert not {name for _, attrs in read.tags for name in attrs if name.startswith("on")}
+
+
+def test_events_are_small_and_say_what_has_changed(served: Served) -> None:
+    stream = served.ask("/events")
+    assert stream.headers["content-type"].startswith("text/event-stream")
+
+    def event() -> dict[str, Any]:
+        while not (line := stream.readline()).startswith(b"data: "):
+            assert line
+        assert len(line) < 100_000
+        return dict(json.loads(line[6:]))
+
+    assert len(event()["order jobs"]) == PAGE
+    served.mesh.change("net-0998", trials=127)
+    while "job net-0998" not in (changed := event()):
+        pass
+    assert "127/128" in changed["job net-0998"]
+    assert "job net-0996" not in changed or "100/128" in changed["job net-0996"]
+    assert len(json.dumps(changed)) < 30_000
+    stream.close()
+
+
+def test_too_many_pages_that_listen_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.Streams, "full", property(lambda _: True))
+    assert served.ask("/events").status == 503
+
+
+def test_a_job_page_has_the_report_as_it_grows(served: Served) -> None:
+    text = Read(served.page("/jobs/net-0002")).text
+    for said in (
+        "tuning",
+        "What came out so far",
+        "66 of 128",
+        "conv1",
+        "Stop early",
+        "Steps in flight",
+        "2.20 ms",
+    ):
+        assert said in text
+    assert "How to repeat it" not in text
+    ended = Read(served.page("/jobs/net-0001")).text
+    assert "How to repeat it" in ended
+    assert "Stop early" not in ended
+
+
+def test_a_job_that_nobody_knows_is_said(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.Reports, "past", lambda *_: None)
+    answer = served.ask("/jobs/no-such")
+    assert (answer.status, "nobody knows a job no-such" in answer.read().decode()) == (404, True)
+    assert served.ask("/jobs/..%2fetc").status == 404
+    assert served.ask("/files/..%2fweb.py").status == 404
+
+
+def test_texts_of_strangers_are_shown_and_not_obeyed(quick: None) -> None:
+    evil = msgspec.structs.replace(
+        job(2), name=EVIL, tenant=EVIL, target=EVIL, error=EVIL, waiting=EVIL, note=EVIL, asked_by=EVIL,
+        tasks=[task(0, name=EVIL, last_error=EVIL)],
+    )  # fmt: skip
+    mesh = FakeMesh([evil, msgspec.structs.replace(job(10), error=EVIL)])
+    mesh.resources[0] = msgspec.structs.replace(mesh.resources[0], hosts=[EVIL], engines=[EVIL])
+    made = Served(mesh)
+    try:
+        assert until(lambda: "2</b> all" in made.page("/"))
+        for path in ("/", "/jobs/net-0002", f"/?text={'%3Cscript%3E'}"):
+            page = made.page(path)
+            read = Read(page)
+            assert [attrs.get("src") for tag, attrs in read.tags if tag == "script"] == ["/files/page.js"]
+            assert "img" not in {tag for tag, _ in read.tags}
+            assert not {name for _, attrs in read.tags for name in attrs if name.startswith("on")}
+            assert "\u202e" not in page
+        assert "<script>alert(1)</script>" in Read(made.page("/jobs/net-0002")).text
+    finally:
+        made.stop()
+
+
+def test_nothing_is_stopped_from_a_dashboard_that_only_shows(quick: None) -> None:
+    made = Served(mesh_of(10), read_only=True)
+    try:
+        assert until(lambda: "10</b> all" in made.page("/"))
+        assert "data-stop" not in made.page("/jobs/net-0002")
+        assert made.stop_job("net-0002") == 403
+    finally:
+        made.stop()
+
+
+def test_what_is_kept_is_asked_of_workers_and_records_where_they_are(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "No database of records is known here" in served.page("/records")
+    monkeypatch.setattr(web.Kept, "jobs", lambda *_: Answer([], "this mesh keeps no history"))
+    assert "this mesh keeps no history" in served.page("/past")
+
+
+def test_a_further_name_is_one_that_a_proxy_has(quick: None) -> None:
+    made = Served(mesh_of(1), names=["mesh.example"])
+    try:
+        assert made.ask("/", Host="mesh.example").status == 200
+        assert made.ask("/", Host="other.example").status == 421
+    finally:
+        made.stop()
+
+
+@pytest.mark.parametrize("look", looks()[:2], ids=["light", "dark"])
+def test_what_waits_can_be_read_in_every_look(look: dict[str, str]) -> None:
+    style = (Path(web.__file__).parent / "page.css").read_text()
+    warn = style.split("--warn: ")[1 if look["paper"] == "#ffffff" else 2][:7]
+    assert contrast(warn, look["paper"]) >= 4.5
+
+
+# -- The command ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.Dashboard, "run", lambda self: None)
+    monkeypatch.setenv("TUNEMESH_DASHBOARD_TOKEN", TOKEN)
+    words = ["dashboard", "--broker", "amqp://x", "--listen", "0"]
+    said = CliRunner().invoke(cli.app, words, catch_exceptions=False).stdout
+    assert "http://127.0.0.1:" in said
+    assert TOKEN not in said  # where the output goes into a log
+    told = json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
+    assert told["url"] == f"http://127.0.0.1:{told['port']}/?token={TOKEN}"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--listen", "x"], "--listen is a port, 0 to 65535, or HOST:PORT, not 'x'"),
+        (["--listen", "70000"], "--listen is a port"),
+        (["--listen", "no.such.host.invalid:1"], "cannot listen at no.such.host.invalid"),
+    ],
+)
+def test_where_nobody_can_listen_is_said(words: list[str], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        CliRunner().invoke(cli.app, ["dashboard", "--broker", "amqp://x", *words], catch_exceptions=False)
+
+
+def test_a_port_that_is_taken_a_short_token_and_what_is_missing_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Dashboard(MESH, "127.0.0.1", 0) as taken:
+        words = ["dashboard", "--broker", "amqp://x", "--listen", str(taken.port)]
+        with pytest.raises(BadInput, match="Address already in use; give another --listen"):
+            CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    monkeypatch.setenv("TUNEMESH_DASHBOARD_TOKEN", "short")
+    with pytest.raises(BadInput, match="it needs 16 that nobody can guess"):
+        CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    missing = {"tunemesh.dashboard.server": None, "uvicorn": None}
+    with (
+        mock.patch.dict("sys.modules", missing),
+        pytest.raises(BadInput, match="which is not installed: pip install"),
+    ):
+        CliRunner().invoke(cli.app, words[:3], catch_exceptions=False)
+
+
+def test_addresses_of_this_machine_alone_are_told_from_others() -> None:
+    assert all(dashboard_commands.is_loopback(host) for host in ("localhost", "::1", "127.0.0.2"))
+    assert not any(dashboard_commands.is_loopback(host) for host in ("0.0.0.0", "a.b", "10.0.0.1"))
