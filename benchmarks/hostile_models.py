@@ -9,7 +9,7 @@ import pickle
 import random
 import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +55,10 @@ Made = Iterator[tuple[Any, ...]]
 
 
 def graph(
-    nodes: list[Any], initializers: list[Any] = (), shape: list[Any] | None = None, functions: list[Any] = ()
+    nodes: Sequence[Any],
+    initializers: Sequence[Any] = (),
+    shape: Sequence[Any] | None = None,
+    functions: Sequence[Any] = (),
 ) -> bytes:
     """An ONNX model from ``x`` to ``y``."""
     x = helper.make_tensor_value_info("x", F, shape or [4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import sys
+from collections.abc import Hashable
 from typing import Any
 
 import msgspec
@@ -76,7 +77,7 @@ def struct(cls: type[msgspec.Struct], rng: random.Random, depth: int = 0) -> Any
 
 
 @functools.cache
-def _known(cls: type[msgspec.Struct]) -> inspect.StructType:
+def _known(cls: Hashable) -> inspect.StructType:
     known = inspect.type_info(cls)
     assert isinstance(known, inspect.StructType)
     return known
@@ -84,7 +85,8 @@ def _known(cls: type[msgspec.Struct]) -> inspect.StructType:
 
 def mutated(whole: Any, rng: random.Random) -> Any:
     """``whole`` with one field, at any depth, replaced by a random value of its type."""
-    known = _known(type(whole))
+    cls: Any = type(whole)
+    known = _known(cls)
     field = rng.choice([each for each in known.fields if each.name != "version"])
     old = getattr(whole, field.name)
     inner: Any
