@@ -27,6 +27,7 @@ from tunemesh.stage_workers.engines.template import (
     recognition,
     rows,
     schedules,
+    winograd_roles,
 )
 from tunemesh.stage_workers.engines.template.cuda import compiling as cuda_compiling
 from tunemesh.stage_workers.engines.template.cuda import gpu
@@ -70,8 +71,6 @@ def objection(task: TaskRef) -> str:
             return f"no compiler for CUDA on this machine: {device_code.WITH}"
     else:
         architecture = machine.of_target(task.target).architecture
-        if targets.cores(task.target) > 1:
-            return "the template engine makes kernels of one thread only"
     if compilers.compiler(architecture) is None:
         return compilers.MISSING
     try:
@@ -164,7 +163,16 @@ def build(call: BuildCall) -> BuildOutcome:
 def part(call: PartCall) -> ObjectPart:
     """See :meth:`stage_workers.engines.protocol.Engine.part`."""
     code, packs = _code(call, call.symbol)
-    return ObjectPart(code=code, packs=packs)
+    return ObjectPart(code=code, packs=packs, way=_way(call))
+
+
+def _way(call: PartCall) -> str:
+    """How a kernel computes a convolution that could be computed in several ways."""
+    operator = taken(call.workload, call.target).operator
+    if isinstance(operator, Rows) or not operator.winograd or isinstance(winograd_roles.known(operator), str):
+        return ""
+    outputs = schedules.unpacked(call.schedule).knobs.get("outputs")
+    return f"Winograd, tiles of {outputs}x{outputs}" if outputs else "direct"
 
 
 def source(workload: bytes, target: str, schedule: bytes, symbol: str = "main") -> str:
