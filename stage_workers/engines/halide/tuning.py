@@ -41,8 +41,8 @@ from tunemesh.stage_workers.engines.template.space import Space
 from tunemesh.stage_workers.engines.template.stages import Unknown
 from tunemesh.stage_workers.graph import linking, targets, workloads
 
-LEAST_ROUND = 4
-"""Candidates of a first round from which on autoschedulers have one each: knobs promise more."""
+SHARE = 4
+"""Candidates of a round of which one may be an autoscheduler's: knobs promise more."""
 
 
 class Taken(NamedTuple):
@@ -103,16 +103,23 @@ def taken(workload: bytes, target: str) -> Taken:
 
 def update(call: UpdateCall, format: int) -> Proposal:
     """See :meth:`stage_workers.engines.protocol.Engine.update`. The schedules of autoschedulers are the last
-    candidates of the first round."""
+    candidates of the first rounds. Of the state, the first byte says how many of them were proposed."""
     task, given = taken(call.workload, call.target), options.read(call.options)
-    own: list[tuple[str, bytes]] = []
-    anywhere = call.region is None or not call.region.number
-    if given.autoschedulers and call.search is None and call.want >= LEAST_ROUND and anywhere:
-        names = [name for name in autoschedulers.AUTOSCHEDULERS if name not in call.seen]
-        own = [(name, msgspec.json.encode(Schedule(name, {}))) for name in names]
-    call = msgspec.structs.replace(call, want=call.want - len(own))
+    begun, state = (call.search[0], call.search[1:]) if call.search is not None else (0, None)
+    waiting = list(autoschedulers.AUTOSCHEDULERS)[begun:]
+    if not given.autoschedulers or (call.region is not None and call.region.number):
+        waiting = []
+    # Those that were tried before take no place.
+    taken_now = waiting[: call.want // SHARE]
+    names = [name for name in taken_now if name not in call.seen]
+    own = [(name, msgspec.json.encode(Schedule(name, {}))) for name in names]
+    call = msgspec.structs.replace(call, want=call.want - len(own), search=state)
     proposal = proposals.update(call, format, options.NAME, task.space, given.search)
-    return msgspec.structs.replace(proposal, schedules=[*proposal.schedules, *own])
+    return msgspec.structs.replace(
+        proposal,
+        search=bytes([begun + len(taken_now)]) + proposal.search,
+        schedules=[*proposal.schedules, *own],
+    )
 
 
 def regions(task: TaskRef) -> int:
