@@ -37,7 +37,7 @@ from benchmarks.machine import ROOT
 from tunemesh.report import JobReport, Report
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers.devices.devices import Device, parse_device
-from tunemesh.stage_workers.engines import METASCHEDULE, TEMPLATE
+from tunemesh.stage_workers.engines import METASCHEDULE, TEMPLATE, missing
 
 NO_GPU = 3
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
@@ -133,6 +133,8 @@ def discovery(_limit: float) -> Part:
 
 def mesh(folder: Path, target: str, engine: str, names: Sequence[str], limit: float) -> Part:
     """Models at once on a mesh with one CUDA device, tuned by one engine."""
+    if why := missing(engine):
+        raise Missing(why)
     write_models(folder / "models")
     models = [folder / "models" / f"{name}.onnx" for name in names]
     out = folder / f"tuned-{engine}"

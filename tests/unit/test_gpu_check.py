@@ -85,3 +85,10 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_found_so_far(tmp_path: 
     assert found["slow"]["error"] == "did not end in 7 s"
     assert found["breaks"]["error"] == "ZeroDivisionError: x"
     assert 50 < found["right"]["limit"] <= 60
+
+
+def test_an_engine_that_lacks_something_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(Missing, match="install gcc or clang"):
+        gpu_check.mesh(tmp_path, "{}", "template", [], 1.0)
