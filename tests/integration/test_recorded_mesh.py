@@ -125,7 +125,7 @@ def test_every_trial_is_recorded_once_whatever_happens(
         assert {each.job: each.phase for each in past} == dict.fromkeys(
             ("killed", "again", "locked", "killed-2"), "done"
         )
-        assert {each.asked_by for each in past} == {"client"}
+        assert {each.asked_by for each in past} == {"operator"}
         for each in past:
             with database.reading() as connection:
                 event = history.answered(connection, past_jobs.about(each.job)).ended

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -421,3 +422,15 @@ def test_a_node_has_as_many_threads_as_are_asked_for_and_no_more_than_cores(
     node = PrivateNode(tmp_path, cpus={0, 1, 2}, **asked)
     node._identity = load_credentials(tmp_path, keep_ports=False)
     assert f" +S {threads}:{threads}" in node.environment()["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
+
+
+def test_a_folder_of_before_gets_the_passwords_of_roles_that_came_later(tmp_path: Path) -> None:
+    before = load_credentials(tmp_path, keep_ports=False)
+    older = {role: password for role, password in before.passwords.items() if role != "operator"}
+    path = tmp_path / "credentials.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(before, passwords=older)))
+    after = load_credentials(tmp_path, keep_ports=True)
+    assert after.passwords["operator"]
+    assert msgspec.structs.replace(after, passwords=older) == msgspec.structs.replace(before, passwords=older)
+    assert {role: after.passwords[role] for role in older} == older
+    assert load_credentials(tmp_path, keep_ports=True) == after
