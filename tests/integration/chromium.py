@@ -132,6 +132,9 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        is_dark = "matchMedia('(prefers-color-scheme: dark)').matches"
+        # The page learns of it a moment later.
+        self.until(f"innerWidth === {width} && {is_dark} === {str(dark).lower()}")
 
     def _note(self, answer: dict[str, Any]) -> None:
         told = answer.get("params", {})
