@@ -1,10 +1,10 @@
 """Kill -9 whatever runs, from the first second on, and see what comes of it (``python -m benchmarks.chaos``).
 
 Thirty mock jobs on a broker, a coordinator and its standby, and workers with their fork servers and
-sandboxes. Any of them is killed at any moment, or stands still for up to 25 s, 300 times; in between the broker
-is away for two minutes. Jobs share tasks, three by three, some are cancelled, and the database of records is
-away, locked, full and slow now and then. Every job must end, with every trial counted once and recorded once,
-and in the end the mesh must take a new job.
+sandboxes. Any of them is killed at any moment, or stands still for up to 25 s, 300 times; in between the
+broker is away for two minutes. Jobs share tasks, three by three, some are cancelled, and the database of
+records is away, locked, full and slow now and then. Every job must end, with every trial counted once and
+recorded once, and in the end the mesh must take a new job.
 
 With ``--nodes 3`` the broker is a cluster of as many nodes. One after the other is lost with its disk
 and replaced by an empty one, ``--losses`` times. Jobs come in waves until the last one is back.
