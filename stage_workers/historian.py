@@ -99,6 +99,7 @@ class Historian:
     def stop(self) -> None:
         """Write down what waits for it, but not for long, and leave."""
         self._leaving.set()
+        self._link.events.put(None)  # it looks at once
         if self._thread.ident is not None:
             self._thread.join(STOP_LIMIT)
             self._link.close(1.0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from tunemesh.shared import codec
 from tunemesh.shared.accounts import Account, account_of
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Blob, JobEvent, Query, Request, Snapshot
+from tunemesh.shared.transport import link as link_module
 
 if TYPE_CHECKING:
     from tests.conftest import Broker
@@ -275,3 +277,17 @@ def test_the_users_of_the_definitions_have_limits(node: Broker) -> None:
     limited = {each["user"] for each in ask(node, "user-limits")}
     assert {"client", "operator"} <= limited
     assert not {"worker", "coordinator"} & limited
+
+
+def test_a_name_of_a_queue_that_is_taken_is_left_for_another(
+    people: Callable[[str], str], coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are few names, so that nobody can have many queues."""
+    names = iter([*(uuid.UUID(int=1 << 120) for _ in range(2)), *(uuid.uuid4() for _ in range(99))])
+    monkeypatch.setattr(link_module.uuid, "uuid4", lambda: next(names))
+    with channel(people(BOB)) as other:
+        other.queue_declare(f"{BOB}.010", exclusive=True)
+        with Client(people(BOB)) as bob:
+            assert bob.snapshot().strategy == "interleaved"
+            assert bob._link.own_queue(BOB) != f"{BOB}.010"
+    assert next(names).version == 4  # the one that was taken was tried
