@@ -1,9 +1,10 @@
 """Kill -9 whatever runs, from the first second on, and see what comes of it (``python -m benchmarks.chaos``).
 
-Thirty mock jobs on a broker, a coordinator, and workers with their fork servers and sandboxes. Any of them is
-killed at any moment, 300 times; in between the broker is away for two minutes. Jobs share tasks, three by
-three, some are cancelled, and the database of records is away, locked, full and slow now and then. Every job
-must end, with every trial counted once and recorded once, and in the end the mesh must take a new job.
+Thirty mock jobs on a broker, a coordinator and its standby, and workers with their fork servers and
+sandboxes. Any of them is killed at any moment, or stands still for up to 25 s, 300 times; in between the
+broker is away for two minutes. Jobs share tasks, three by three, some are cancelled, and the database of
+records is away, locked, full and slow now and then. Every job must end, with every trial counted once and
+recorded once, and in the end the mesh must take a new job.
 
 With ``--nodes 3`` the broker is a cluster of as many nodes. One after the other is lost with its disk
 and replaced by an empty one, ``--losses`` times. Jobs come in waves until the last one is back.
@@ -14,26 +15,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
-import signal
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks import chaos_nodes, chaos_records
-from tunemesh.broker_config.cluster import PrivateCluster
-from tunemesh.broker_config.node import PrivateNode
-from tunemesh.children import Child, Children
+from benchmarks import chaos_kills, chaos_nodes, chaos_records
+from benchmarks.chaos_mesh import LIMIT, Mesh, connected, patiently
 from tunemesh.client import Client
 from tunemesh.results import histories
-from tunemesh.shared.accounts import Role
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import FINAL_KINDS, JobEvent, Level, Request, Settings
@@ -49,118 +43,6 @@ ALIKE = 3
 """Jobs that have tasks in common: the first task all of them, the second two of three."""
 CANCELLED = 0.1
 """Share of the jobs that are cancelled at some moment."""
-LIMIT = 1800.0
-"""Seconds after which what has not ended counts as hung."""
-
-
-class Mesh:
-    """The processes, started again whenever they end; the broker not while it is held away.
-
-    Args:
-        records: address of the database; by default one of SQLite in ``folder``.
-        nodes: of the broker.
-    """
-
-    def __init__(self, folder: Path, records: str = "", nodes: int = 1) -> None:
-        self.cluster = PrivateCluster(folder / "cluster", nodes) if nodes > 1 else None
-        self.node = PrivateNode(folder / "node") if self.cluster is None else None
-        self.artifacts = str(folder / "artifacts")
-        self.children = Children()
-        self.away_until = 0.0
-        self.database = None if records else chaos_records.SQLite(folder, self.workers)
-        self.records = records or getattr(self.database, "address", "")
-        (self.cluster or self.node).start()  # type: ignore[union-attr]
-        core = min(os.sched_getaffinity(0))
-        for name, role, arguments in (
-            ("coordinator", "coordinator", ["coordinator"]),
-            ("build-0", "worker", ["worker", "build-cpu", "--engine", "mock"]),
-            ("build-1", "worker", ["worker", "build-cpu", "--engine", "mock"]),
-            ("update-0", "worker", ["worker", "model-update", "--engine", "mock"]),
-            (
-                "profile-0",
-                "worker",
-                [
-                    *("worker", f"profile-cpu-{core}", "--engine", "mock"),
-                    *("--device", f"cpu:{core}", "--target", "mock"),
-                ],
-            ),
-        ):
-            environment = {
-                "TUNEMESH_BROKER_URL": self.url(role),  # type: ignore[arg-type]
-                "TUNEMESH_ARTIFACTS": self.artifacts,
-            }
-            if role == "worker":
-                environment["TUNEMESH_RECORDS"] = self.records
-            self.children.start(Child(name, arguments, environment, log=folder / f"{name}.log"))
-
-    def url(self, role: Role) -> str:
-        """The address of the broker, with all its nodes."""
-        broker = self.cluster or self.node
-        assert broker is not None
-        return broker.url(role)
-
-    def workers(self) -> list[int]:
-        """Process ids of those who write records."""
-        return [pid for name, pid in self.children.pids.items() if name != "coordinator"]
-
-    def supervise(self) -> None:
-        """Start again what has ended."""
-        if self.node is not None and self.node.pid is None and time.monotonic() >= self.away_until:
-            self.node.start()
-        self.children.supervise()
-
-    def victims(self) -> dict[str, int]:
-        """Process ids by name: everything but the supervisor."""
-        found = dict(self.children.pids)
-        for name, pid in list(found.items()):
-            try:
-                below = psutil.Process(pid).children(recursive=True)
-            except psutil.Error:
-                continue
-            found |= {f"{name}/{number}": each.pid for number, each in enumerate(below)}
-        if self.node is not None and self.node.pid is not None:
-            found["broker"] = self.node.pid
-        return found
-
-    def stop(self) -> None:
-        self.children.stop()
-        if self.cluster is not None:
-            self.cluster.close()
-        if self.node is not None:
-            self.node.kill()
-
-
-def kill_them(
-    mesh: Mesh, rng: random.Random, kills: int, away: float, killed: Counter[str], end: threading.Event
-) -> None:
-    """``kills`` times; half way the broker is away for ``away`` seconds."""
-    for number in range(kills):
-        if end.is_set():
-            return
-        time.sleep(rng.uniform(0.1, 0.8))
-        if number == kills // 2 and away and mesh.node is not None:
-            mesh.away_until = time.monotonic() + away
-            mesh.node.kill()
-            killed["broker, and away"] += 1
-            # Others die meanwhile, too: a worker has to start without a broker.
-            while time.monotonic() < mesh.away_until and not end.is_set():
-                time.sleep(rng.uniform(2.0, 8.0))
-                kill_one(mesh, rng, killed)
-        kill_one(mesh, rng, killed)
-
-
-def kill_one(mesh: Mesh, rng: random.Random, killed: Counter[str]) -> None:
-    victims = mesh.victims()
-    if not victims:
-        return
-    # The broker takes 5 s to come back: killed as often as the others it would never be there.
-    weights = [0.2 if name == "broker" else 1.0 for name in victims]
-    (name,) = rng.choices(list(victims), weights)
-    try:
-        os.kill(victims[name], signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    killed[name.partition("/")[0] + ("'s child" if "/" in name else "")] += 1
 
 
 def submit(client: Client, store: ArtifactStore, job: str, number: int) -> None:
@@ -177,20 +59,6 @@ def submit(client: Client, store: ArtifactStore, job: str, number: int) -> None:
         settings=Settings(chunk=4, batch=16, known="never"),
     )
     patiently(f"the request for {job}", lambda: client.submit(request))
-
-
-def patiently(what: str, publish: Callable[[], None]) -> None:
-    """Publish, again and again while the broker is away.
-
-    Raises:
-        TunemeshError: it does not come back.
-    """
-    for _ in range(200):
-        try:
-            return publish()
-        except TunemeshError:
-            time.sleep(0.5)
-    raise TunemeshError(f"{what} could not be published")
 
 
 def judge(store: ArtifactStore, event: JobEvent, cancelled: bool) -> str:
@@ -267,7 +135,11 @@ def run(
     end = threading.Event()
     # The mesh is still starting.
     problems: dict[str, str] = {}
-    killers = [threading.Thread(target=kill_them, args=(mesh, rng, kills, away, killed, end), daemon=True)]
+    killers = [
+        threading.Thread(
+            target=chaos_kills.kill_them, args=(mesh, rng, kills, away, killed, end), daemon=True
+        )
+    ]
     if mesh.cluster is not None:
         given = mesh.cluster, random.Random(seed), losses, killed, problems, end
         killers.append(threading.Thread(target=chaos_nodes.lose_them, args=given, daemon=True))
@@ -370,29 +242,6 @@ def _wave(
         for number, job in enumerate(jobs):
             submit(client, store, job, first + number)
         return follow(client, store, jobs, problems, began, cancelled)
-
-
-@contextlib.contextmanager
-def connected(mesh: Mesh, jobs: list[str], role: Role = "operator") -> Iterator[Client]:
-    """A client that follows ``jobs``, once there is a broker.
-
-    Raises:
-        TunemeshError: there is none within :data:`LIMIT`.
-    """
-    deadline = time.monotonic() + LIMIT
-    while True:
-        client = Client(mesh.url(role), jobs)
-        try:
-            client.__enter__()
-            break
-        except TunemeshError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-    try:
-        yield client
-    finally:
-        client.__exit__(None, None, None)
 
 
 def follow(

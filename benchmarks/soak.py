@@ -29,7 +29,7 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from benchmarks.chaos import Mesh, connected, patiently
+from benchmarks.chaos_mesh import Mesh, connected, patiently
 from benchmarks.markdown import table
 from tunemesh.broker_config.topology import COORDINATOR, VHOST
 from tunemesh.client import Client

@@ -35,6 +35,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
         ("amqps://worker@[::1]/mesh", "p", "amqps://worker:p@[::1]/mesh"),
         ("amqp://worker:own@host/mesh", "p", "amqp://worker:own@host/mesh"),
         ("amqp://host/mesh", "", "amqp://host/mesh"),
+        ("amqps://client@a:1,b/mesh", "p@w", "amqps://client:p%40w@a:1,b/mesh"),
     ],
 )
 def test_a_password_is_put_into_an_address_that_has_none(url: str, password: str, expected: str) -> None:
