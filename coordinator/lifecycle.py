@@ -35,6 +35,7 @@ from tunemesh.coordinator.jobs import (
     verdict,
 )
 from tunemesh.coordinator.jobs import steps as job_steps
+from tunemesh.coordinator.jobs.allocation import IN_TIME
 from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Foreseen, Handle, Ledger, TaskLedger, first_ledger
 from tunemesh.coordinator.scheduling.dispatcher import Send
@@ -326,7 +327,7 @@ class Lifecycle:
         text = f"no time was left to measure the best of {len(late)} searches again"
         self._state.log("info", text, job=job.id)
 
-    def _go_on_after_all(self, job: Job) -> None:
+    def _goes_on_after_all(self, job: Job) -> bool:
         """A job that has stopped for its service level, and has more left than it needs to end, tries
         more."""
         if job.ledger.enough and levels.may_go_on(job, self._state.instant, self._mesh()):
@@ -340,6 +341,8 @@ class Lifecycle:
             )
             self._state.tell(job, "progress", "going on: ending takes less than was thought")
             self._state.log("info", "goes on: ending takes less than was thought", job=job.id)
+            return True
+        return False
 
     def has_found(self, job: Job) -> bool:
         """Whether something was measured that the job could end with."""
@@ -477,13 +480,13 @@ class Lifecycle:
             if states.search_state(task) == "closing" and job_steps.is_back(job, task):
                 self._close(job, task.spec.id)
         self.watch_level(job)
-        self._go_on_after_all(job)
+        most = IN_TIME if self._goes_on_after_all(job) else None
         job.waits = {}
         if self._shares and not job.ledger.stopped:
             self._take_over(job, self._state.sharing.source)
             leaders = {task.spec.id: self._waits_for(job, task) for task in job.ledger.tasks}
             job.waits = {task: leader.id for task, leader in leaders.items() if leader is not None}
-        decided = trials.decide(job, self._state.durations, job.waits)
+        decided = trials.decide(job, self._state.durations, job.waits, most)
         if decided is None:
             return
         if decided.foreseen is None and all(map(states.is_ending, decided.tasks)):

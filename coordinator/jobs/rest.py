@@ -54,7 +54,7 @@ was seen."""
 
 ROUND: tuple[Stage, ...] = ("model-update", "build", "profile")
 
-CARE, CARE_GUESSED = 1.15, 1.4
+CARE, CARE_GUESSED = 1.2, 1.4
 """What is predicted is multiplied by, where a deadline or a budget depends on it: what was seen, and what was
 reckoned without having seen any."""
 

@@ -125,10 +125,16 @@ def standing(job: Job, task: TaskLedger) -> allocation.Standing:
     )
 
 
-def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledger | None:
+def decide(
+    job: Job, durations: Durations, waits: Collection[str] = (), most: int | None = None
+) -> Ledger | None:
     """Give out trials, close searches when nothing is left to give, and move on to ``assembling`` when all
-    are closed. ``waits`` are those that another job does: they stay as they are, and nothing waits for
-    them."""
+    are closed.
+
+    Args:
+        waits: searches that another job does: they stay as they are, and nothing waits for them.
+        most: trials of a round, where there is little time; by default as many as of others.
+    """
     ledger = job.ledger
     request = ledger.request
     begun = [task for task in ledger.tasks if _is_tuned(task) and task.spec.id not in waits]
@@ -137,7 +143,7 @@ def decide(job: Job, durations: Durations, waits: Collection[str] = ()) -> Ledge
     model = allocation.model_latency(standings) + known
     rest = left(job, waits)
     only = 0 if ledger.stopped else CANDIDATES.get(request.level.effort, 0)
-    batch = request.settings.batch
+    batch = min(request.settings.batch, most or request.settings.batch)
     # Something else than the number of trials may end the search.
     first = allocation.IN_TIME if request.level.has_limit else None
     given = dict(

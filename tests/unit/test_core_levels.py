@@ -390,6 +390,14 @@ def test_a_job_that_stopped_too_early_goes_on_whatever_is_killed(monkeypatch: py
         texts = [event.text for event in world.events]
         assert any(text.startswith("stopping early: 9") for text in texts)
         assert "going on: ending takes less than was thought" in texts
+        goes_on = next(
+            number
+            for number, each in enumerate(world.log)
+            if isinstance(each, Tell) and each.event.text.startswith("going on")
+        )
+        after = [each.step.work for each in world.log[goes_on:] if isinstance(each, Dispatch)]
+        # There is little time: what an update proposes should not have to be left out again.
+        assert 0 < next(work.want for work in after if isinstance(work, UpdateWork)) <= IN_TIME
         ledger = world.ledger("job")
         assert ledger.phase == "done"
         assert (ledger.stopped, ledger.enough) == (False, "")
