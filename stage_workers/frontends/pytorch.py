@@ -147,10 +147,28 @@ def _decompositions(torch: Any) -> Any:
         whole = x if rounding_mode == "floor" else x - torch.fmod(x, by)
         return torch.floor_divide(whole, divisor)
 
+    def attention(q: Any, k: Any, v: Any, attn_mask: Any = None, *rest: Any, **options: Any) -> Any:
+        """TVM takes a mask of numbers only, with as many dimensions as what it masks."""
+        if attn_mask is None or (attn_mask.dtype != torch.bool and attn_mask.dim() == q.dim()):
+            return NotImplemented
+        added = attn_mask
+        if attn_mask.dtype == torch.bool:
+            zeros = torch.zeros_like(attn_mask, dtype=q.dtype)
+            added = torch.where(attn_mask, zeros, zeros - torch.inf)  # full_like of infinity TVM cannot
+        added = added[(None,) * (q.dim() - added.dim())]
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, added, *rest, **options)
+
+    def least(x: Any, dim: int, keepdim: bool = False) -> Any:
+        """TVM knows the places of the greatest only."""
+        values, places = (-x).max(dim, keepdim)
+        return -values, places
+
     for operator in (aten.convolution.default, aten.addmm.default, aten.mm.default, aten.bmm.default):
         table[operator] = summed_in_single_precision(operator)
     table[aten.amax.default] = amax
     table[aten.selu.default] = selu
+    table[aten.scaled_dot_product_attention.default] = attention
+    table[aten.min.dim] = least
     table[aten.floor_divide.default] = lambda x, by: divided(x, by, rounding_mode="floor")
     table[aten.div.Tensor_mode] = table[aten.div.Scalar_mode] = divided
     table[aten.__lshift__.Scalar] = lambda x, by: x * 2**by

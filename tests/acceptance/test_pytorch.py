@@ -253,6 +253,20 @@ def test_what_tvm_knows_otherwise_is_written_in_other_operators(target: str) -> 
     assert [each.elements for each in judgement.outputs] == [12] * 6 + [1]
 
 
+def test_attention_takes_masks_of_truth_and_of_fewer_dimensions(target: str) -> None:
+    def both(q: Any, mask: Any, added: Any) -> Any:
+        attend = torch.nn.functional.scaled_dot_product_attention
+        least = (q.min(1).values, q.min(-1, keepdim=True).indices)
+        return attend(q, q, q, attn_mask=mask), attend(q, q, q, attn_mask=added), *least
+
+    q = torch.linspace(-1, 1, 2 * 3 * 5 * 8).sin().reshape(2, 3, 5, 8)
+    program = pytorch.export(Function(both), (q, torch.ones(5, 5).tril() > 0, torch.eye(5)))
+    imported = PLATFORM.import_model(
+        ImportCall(model=pytorch.convert(program), target=target, inputs=pytorch.samples(program))
+    )
+    assert imported.judged[0].judge.startswith("PyTorch")
+
+
 def test_a_mask_may_begin_as_infinity(target: str) -> None:
     def masked(x: Any) -> Any:
         return torch.softmax(x @ x.T + torch.full((3, 3), float("-inf")).triu(1), -1)

@@ -272,6 +272,18 @@ PRECISION = [
 
 # Importers and passes of the graph took these for something else.
 ALIKE = [
+    # Moved by half a pixel of another image, before it was scaled.
+    case(
+        "regions_of_another_scale",
+        """(float[1,3,12,12] x) => (float[2,3,4,4] y) {
+            y = RoiAlign <
+              output_height = 4, output_width = 4, sampling_ratio = 2, spatial_scale = 0.5
+            > (x, boxes, images)
+        }""",
+        opset=16,
+        boxes=[[0.0, 0.0, 9.0, 9.0], [2.0, 3.0, 20.0, 21.0]],
+        images=[0, 0],
+    ),
     # As PyTorch's exporter writes a whole number divided by another.
     case(
         "truth_compared",

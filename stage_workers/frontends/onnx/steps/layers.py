@@ -60,10 +60,18 @@ def dropout(node: Node, graph: Graph) -> New:
 
 
 def roi_align(node: Node, graph: Graph) -> New:
-    """``RoiAlign``. Its maxima are of something else in every implementation."""
+    """``RoiAlign`` of regions in the image's own scale: TVM's importer moves them by half a pixel before it
+    scales them. Its maxima are of something else in every implementation."""
     if node.attributes.get("mode", "avg") == "max":
         raise unsupported(node, "mode=max is not supported")
-    return None
+    scale = node.attributes.pop("spatial_scale", 1.0)
+    if scale == 1.0:
+        return None
+    x, regions, images = node.inputs
+    new = Expansion(graph, node)
+    scaled = new("Mul", regions, new.constant(scale, graph.dtype(regions)))
+    new(node.op, x, scaled, images, to=node.outputs[0], **node.attributes)
+    return new.nodes
 
 
 def max_pool(node: Node, graph: Graph) -> New:
