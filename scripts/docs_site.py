@@ -29,7 +29,8 @@ VERSION = importlib.metadata.version("tunemesh")
 SECTIONS = {
     "Begin": ["tutorial"],
     "How to": [
-        "howto", "watching", "models", "deploy", "service", "operations", "security", "records", "troubleshooting",
+        "howto", "watching", "models", "deploy", "service", "operations", "security", "records",
+        "troubleshooting",
     ],
     "Reference": ["commands", "python", "environment", "report", "metrics", "wire-format", "changelog"],
     "Explanation": [

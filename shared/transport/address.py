@@ -11,6 +11,7 @@ import pika
 import pika.data
 
 from tunemesh.shared.errors import BadInput
+from tunemesh.shared.transport import encryption
 
 HEARTBEAT = 10
 """Seconds. The broker drops a silent peer after two to three of them and requeues what it held."""
@@ -39,7 +40,7 @@ def parameters_for(url: str, name: str, properties: Mapping[str, str | int]) -> 
     """How to connect to ``url``: to each of its hosts, where it has several.
 
     Raises:
-        BadInput: it is no broker URL.
+        BadInput: it is no broker URL, or a file of its TLS cannot be used.
     """
     try:
         parts = urlsplit(url)
@@ -56,6 +57,8 @@ def parameters_for(url: str, name: str, properties: Mapping[str, str | int]) -> 
             " separated by commas"
         )
     for parameters in found:
+        if parameters.ssl_options is not None:
+            parameters.ssl_options = encryption.options(parameters.host)
         parameters.heartbeat = HEARTBEAT
         parameters.blocked_connection_timeout = 120
         parameters.connection_attempts = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ from msgspec import Struct
 
 from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Positive, Settings
+from tunemesh.stage_workers.frontends import limits
 
 T = TypeVar("T")
 
@@ -69,10 +71,16 @@ def fix_shapes(declared: Mapping[str, list[Dim] | None], variant: Variant) -> di
                     f"the dimension {dim} of the input {name} is {size}, but {sizes[dim]} was given"
                 )
             sizes.setdefault(dim, size)
-    return {
+    fixed = {
         name: list(variant.shapes[name]) if name in variant.shapes else _fixed(name, dims, sizes)
         for name, dims in declared.items()
     }
+    for name, shape in fixed.items():
+        if math.prod(shape) > limits.EXTENT:
+            raise BadModel(
+                f"the input {name} has the shape {shape}; at most {limits.EXTENT:,} elements are possible"
+            )
+    return fixed
 
 
 def _named(name: str, declared: list[Dim] | None, given: Sequence[int]) -> list[tuple[str, int]]:

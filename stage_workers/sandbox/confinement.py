@@ -109,9 +109,15 @@ def _drop_capabilities() -> None:
     for capability in range(64):  # the kernel has 41 so far, and refuses the others
         _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     number = _CAPSET.get(os.uname().machine)
-    if number is not None:
+    # Who has none must not ask either: a service manager may end processes for that call.
+    if number is not None and _has_capabilities():
         head = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
         _libc.syscall(number, head, bytes(24))
+
+
+def _has_capabilities() -> bool:
+    with open("/proc/self/status") as file:
+        return any(line.startswith("CapPrm:") and int(line.split()[1], 16) for line in file)
 
 
 def _control(option: int, value: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
+from collections.abc import Hashable
 from typing import Any
 
 import msgspec
@@ -69,16 +71,22 @@ def _value(kind: inspect.Type, rng: random.Random, depth: int) -> Any:
 
 def struct(cls: type[msgspec.Struct], rng: random.Random, depth: int = 0) -> Any:
     """A struct of which every field is random."""
-    known = inspect.type_info(cls)
-    assert isinstance(known, inspect.StructType)
+    known = _known(cls)
     fields = {each.name: _value(each.type, rng, depth + 1) for each in known.fields if each.name != "version"}
     return cls(**fields)
 
 
+@functools.cache
+def _known(cls: Hashable) -> inspect.StructType:
+    known = inspect.type_info(cls)
+    assert isinstance(known, inspect.StructType)
+    return known
+
+
 def mutated(whole: Any, rng: random.Random) -> Any:
     """``whole`` with one field, at any depth, replaced by a random value of its type."""
-    known = inspect.type_info(type(whole))
-    assert isinstance(known, inspect.StructType)
+    cls: Any = type(whole)
+    known = _known(cls)
     field = rng.choice([each for each in known.fields if each.name != "version"])
     old = getattr(whole, field.name)
     inner: Any

@@ -49,7 +49,8 @@ def check(model: Any, files: Mapping[str, Path] = NO_FILES) -> None:
         files: what came with it.
 
     Raises:
-        BadModel: it is too large, or the data of a tensor lies in a file that did not come with it.
+        BadModel: it is too large, a name is not UTF-8, or the data of a tensor lies in a file that did not
+            come with it.
     """
     operators = constants = size = 0
     for part in parts(model):
@@ -74,6 +75,8 @@ def parts(model: Any) -> Iterator[Part]:
         part = waiting.pop()
         yield part
         for field, value in part.message.ListFields():
+            if field.type == field.TYPE_STRING:
+                _require_text(field.name, value)
             if field.message_type is None or field.message_type.name not in INSIDE:
                 continue
             graphs = part.graphs + (field.message_type.name == "GraphProto")
@@ -81,13 +84,26 @@ def parts(model: Any) -> Iterator[Part]:
                 waiting.append(Part(each, part, field.name, graphs))
 
 
+def _require_text(field: str, value: Any) -> None:
+    """Protobuf hands out what is no UTF-8 as bytes, with which nobody reckons.
+
+    Raises:
+        BadModel: a name is not UTF-8.
+    """
+    for each in [value] if isinstance(value, str | bytes) else value:
+        if isinstance(each, bytes):
+            raise BadModel(f"the ONNX file is damaged: the {field} {shown(repr(each))} is not UTF-8")
+
+
 def _require_here(part: Part, files: Mapping[str, Path]) -> int:
     """The bytes of a tensor.
 
     Raises:
-        BadModel: its data is not here.
+        BadModel: its data is not here, or its shape is none.
     """
     tensor = part.message
+    if any(size < 0 for size in tensor.dims):
+        raise BadModel(f"{_described(part)} has the shape {shown(str(list(tensor.dims)))}")
     if not tensors.is_external(tensor):
         return tensors.stored(tensor)
     where = tensors.location(tensor)

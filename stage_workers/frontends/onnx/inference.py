@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx
 
 from tunemesh.shared.errors import BadModel
+from tunemesh.stage_workers.frontends import limits
 from tunemesh.stage_workers.frontends.onnx.graph import DIALECT, SMALL, Graph, Node, Type, shown, to_proto
 from tunemesh.stage_workers.graph.errors import first_line
 
@@ -66,6 +68,8 @@ def from_type_proto(proto: Any, name: str, of: object) -> Type:
     tensor = proto.tensor_type
     if not tensor.HasField("shape"):
         return Type(tensor.elem_type, None)
-    return Type(
-        tensor.elem_type, tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-    )
+    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    if math.prod(size for size in shape if size is not None) > limits.EXTENT:
+        found = f"{of}: {shown(name)} has the shape {list(shape)}"
+        raise BadModel(f"{found}; at most {limits.EXTENT:,} elements are possible")
+    return Type(tensor.elem_type, shape)
