@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -300,11 +299,11 @@ OPERATORS: dict[str, tuple[Callable[[], list[Any]], list[int], bool]] = {
 }
 
 
-def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, tiles: int = 0) -> ExtractedTask:
+def workload_of(tensors: list[Any], weights: list[int], fast: bool, target: str, tiles: int = 0) -> bytes:
     import tvm
     from tvm import te
 
-    from tunemesh.stage_workers.graph import compilation, fast_math, workloads
+    from tunemesh.stage_workers.graph import fast_math, workloads
 
     function = te.create_prim_func(tensors)
     if weights:
@@ -313,14 +312,24 @@ def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, til
         function = function.with_attr(workloads.WINOGRAD, tiles)
     if fast:
         function = fast_math.mark(tvm.IRModule({"main": function}), target)["main"]
-    module = workloads.of_function(function)
-    return ExtractedTask(
-        name="task",
-        key="0" * 64,
-        weight=1,
-        workload=workloads.pack(module),
-        untuned=compilation.build_untuned(module, target),
-    )
+    return workloads.pack(workloads.of_function(function))
+
+
+def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, tiles: int = 0) -> ExtractedTask:
+    from tunemesh.stage_workers.graph import compilation, workloads
+
+    workload = workload_of(tensors, weights, fast, target, tiles)
+    untuned = compilation.build_untuned(workloads.load(workload), target)
+    return ExtractedTask(name="task", key="0" * 64, weight=1, workload=workload, untuned=untuned)
+
+
+def drawn(space: Any, chance: random.Random, outputs: int | None = None) -> Any:
+    """A random valid genome, whose first knob has this value; ``None`` where none is found."""
+    for _ in range(5000):
+        genome = space.genome(chance.randrange(space.size))
+        if outputs in (None, space.values(genome)[0]) and space.is_valid(genome):
+            return genome
+    return None
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -387,10 +396,9 @@ def test_winograds_algorithm_computes_the_convolution(name: str, target: str) ->
     task = task_of(WINOGRAD[name](), [1], True, target, tiles=6)
     taken, chance = tuning.taken(task.workload, target), random.Random(name)
     assert taken.template.name == "winograd"
-    genomes = [genome for genome in taken.space.all() if chance.random() < 0.2]
-    of_size = {size: [g for g in genomes if taken.space.values(g)[0] == size] for size in algorithm.POINTS}
-    tried = [chance.choice(some) for some in of_size.values() if some]
-    assert len(tried) > 1
+    genomes = [drawn(taken.space, chance, outputs) for outputs in algorithm.POINTS]
+    tried = [genome for genome in genomes if genome is not None]
+    assert tried
     for genome in tried:
         _, schedule = schedules.packed(taken.template.name, taken.space, genome)
         built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
@@ -418,7 +426,7 @@ def test_winograds_algorithm_is_used_where_it_may_be_and_pays(
 ) -> None:
     from tunemesh.stage_workers.engines.template import tuning
 
-    taken = tuning.taken(task_of(made(), [1], False, target, tiles=tiles).workload, target)
+    taken = tuning.taken(workload_of(made(), [1], False, target, tiles), target)
     knobs = {knob.name: knob.values for knob in taken.space.knobs}
     assert max(knobs.get("outputs", (0,))) == largest
 
@@ -500,7 +508,7 @@ def test_instructions_for_small_numbers_compute_the_sums(name: str, weights: lis
     task = task_of(SMALL[name](), weights, True, target, tiles=4)
     taken, chance = tuning.taken(task.workload, target), random.Random(name)
     assert (taken.template.name == "winograd") == ("Winograd" in name and bool(weights))
-    genome = chance.choice(list(taken.space.all()))
+    genome = drawn(taken.space, chance)
     _, schedule = schedules.packed(taken.template.name, taken.space, genome)
     built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
     assert built.artifact is not None, built.error
@@ -657,7 +665,7 @@ def several() -> list[Any]:
     return winograd((2, 13, 9, 16), 24, (1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["3x3", "batched", "depthwise", "softmax", "one row", "Winograd"])
+@pytest.mark.parametrize("name", ["3x3", "batched", "depthwise", "softmax", "Winograd"])
 def test_threads_share_a_kernel_where_there_are_several_cores(
     name: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -666,16 +674,16 @@ def test_threads_share_a_kernel_where_there_are_several_cores(
     monkeypatch.setenv("TVM_NUM_THREADS", "3")  # whatever this machine has
     cores = target.replace('"num-cores": 1', '"num-cores": 3')
     made, weights, fast = OPERATORS.get(name, (several, [1], False))
-    task = task_of(made(), weights, fast, cores, tiles=4)
+    task = task_of(made(), weights, fast, cores, tiles=4 if name == "Winograd" else 0)
     taken, chance = tuning.taken(task.workload, cores), random.Random(name)
-    _, schedule = schedules.packed(
-        taken.template.name, taken.space, chance.choice(list(itertools.islice(taken.space.all(), 500)))
-    )
+    _, schedule = schedules.packed(taken.template.name, taken.space, drawn(taken.space, chance))
     built = ENGINE.build(BuildCall(workload=task.workload, target=cores, schedule=schedule))
     assert built.artifact is not None, built.error
     assert b"TVMBackendParallelLaunch" in built.artifact
     profiled = direct.profile(task, cores, built.artifact)
     assert profiled.outcome == "measured", (schedule, profiled.error)
+    taken = tuning.taken(task.workload, target)
+    _, schedule = schedules.packed(taken.template.name, taken.space, drawn(taken.space, chance))
     alone = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
     assert alone.artifact is not None
     assert b"TVMBackendParallelLaunch" not in alone.artifact

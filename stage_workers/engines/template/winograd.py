@@ -44,6 +44,10 @@ class Convolved:
         self.height, self.width = extents[roles.down], extents[roles.across]
         self.group = operator.dot.group if operator.dot else 1
         """Channels of an element as the operator counts them."""
+        self.dtype = "bfloat16" if operator.dot else FLOAT
+        """Of the image and the weights."""
+        self.of_image = "patch_image" if operator.dot else "patch"
+        """The function that transforms a patch where it lies."""
         self.inputs, self.columns = extents[roles.depth] * self.group, extents[roles.lane]
         self.images = extents[roles.images[0]] if roles.images else 1
         self.down, self.across = (-(-each // shape.outputs) for each in (self.height, self.width))
@@ -100,18 +104,14 @@ class Convolved:
         parts = [
             "#include <stdlib.h>\n#define APART static __attribute__((noinline))",
             vectors(self.shape.lanes), elements.text(dtypes, ""), epilogues.library(operator.epilogue),
-            self._patch("patch", FLOAT), self._patch("patch_image", self.dtype), self._inputs(),
-            self._multiply(), self._finish(False),
+            self._patch("patch", FLOAT),
+            self._patch(self.of_image, self.dtype) if operator.dot else "",
+            self._inputs(), self._multiply(), self._finish(False),
         ]  # fmt: skip
         if self.columns % self.shape.lanes:
             parts.append(self._finish(True))
         parts += [self._outputs(), self._main(symbol), *self._prepack(symbol)]
         return "\n".join(parts)
-
-    @property
-    def dtype(self) -> str:
-        """Of the image and the weights."""
-        return "bfloat16" if self.operator.dot else FLOAT
 
     def _patch(self, name: str, dtype: str) -> str:
         """The function that transforms the inputs of one tile and one vector of channels: their columns, and
@@ -131,7 +131,7 @@ class Convolved:
             )),
         ]  # fmt: skip
         of = elements.TYPES[dtype]
-        return _text(f"INLINE void {name}(const {of} *q, long down, long across, float *to)", lines)
+        return _text(f"APART void {name}(const {of} *q, long down, long across, float *to)", lines)
 
     def _inputs(self) -> str:
         """The function that transforms all inputs of the tile at ``y`` and ``x``."""
@@ -155,7 +155,7 @@ class Convolved:
             f"const int whole = {' && '.join(corners)};",
             f"for (long c = 0; c < {self.inputs}; c += LANES) {{",
             f"if (whole{f' && c + LANES <= {self.inputs}' if rest else ''}) "
-            f"patch_image(q + c, {down}, {across}, to + c);",
+            f"{self.of_image}(q + c, {down}, {across}, to + c);",
             "else {",
             *copied,
             "}",
