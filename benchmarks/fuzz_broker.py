@@ -4,7 +4,7 @@
 
 A client of the tenant *evil* and a worker publish what :mod:`benchmarks.fuzz` makes, to a coordinator on a
 private node that has a job of the tenant *good*. Every message that cannot be read has to be among the dead
-letters, with its reason; the coordinator has to live, to answer within seconds, and to have the job as before.
+letters, with its reason; the coordinator has to live, to answer soon, and to have the job as before.
 """
 
 from __future__ import annotations
