@@ -373,7 +373,7 @@ def _wave(
 
 
 @contextlib.contextmanager
-def connected(mesh: Mesh, jobs: list[str], role: Role = "client") -> Iterator[Client]:
+def connected(mesh: Mesh, jobs: list[str], role: Role = "operator") -> Iterator[Client]:
     """A client that follows ``jobs``, once there is a broker.
 
     Raises:

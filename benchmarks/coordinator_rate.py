@@ -278,7 +278,7 @@ def measure(width: int, jobs: int, peers: int, seconds: float, broker_apart: boo
                 for each in (children.pids["coordinator"], node.pid, *(player.pid for player in players))
             ]
             names = [f"job{number}" for number in range(jobs)]
-            with Client(node.url("client"), names) as client:
+            with Client(node.url("operator"), names) as client:
                 for job in names:
                     client.submit(_request(job, round(FASTEST * (seconds + STARTING)) // jobs))
                 _wait(client, players, lambda: min(counts) > 0, STARTING, "a peer has got nothing to do")

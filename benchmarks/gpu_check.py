@@ -3,9 +3,10 @@
     python -m benchmarks.gpu_check --out gpu_check.json
 
 What is looked at: the machine, how its GPU is found, a mesh with one CUDA device that tunes two kernels and a
-small network and checks what they compute (its workers' memory limits hold with a CUDA context), the tests
-marked ``gpu``, and PyTorch and ONNX Runtime on the same GPU, where they are installed. The file is written
-anew after every part, so that a run that is cut short leaves what it has.
+small network by MetaSchedule and checks what they compute (its workers' memory limits hold with a CUDA
+context), the same with two more kernels by templates of CUDA C++, the tests marked ``gpu``, and PyTorch and
+ONNX Runtime on the same GPU, where they are installed. The file is written anew after every part, so that a
+run that is cut short leaves what it has.
 
 Exit codes: 0 all is well, 1 something failed, 3 there is no GPU to check.
 """
@@ -36,14 +37,16 @@ from benchmarks.machine import ROOT
 from tunemesh.report import JobReport, Report
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers.devices.devices import Device, parse_device
+from tunemesh.stage_workers.engines import METASCHEDULE, TEMPLATE
 
 NO_GPU = 3
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 QUERY = "name,driver_version,memory.total,compute_cap,clocks.max.sm"
 NETWORK = "tiny_cnn"
 MATMUL, CONVOLUTION = "matmul_1024", "conv2d_56_64"
+DEPTHWISE, SOFTMAX = "depthwise_56_128", "softmax_4096_512"
 TRIALS = 32
-"""For each of the three models."""
+"""For each model."""
 WARM, RUNS = 20, 100
 
 Part = dict[str, Any]
@@ -128,9 +131,11 @@ def discovery(_limit: float) -> Part:
     return {"device": device.name, "locks": list(device.locks), "environment": dict(device.environment)}
 
 
-def mesh(folder: Path, target: str, limit: float) -> Part:
-    """Three models at once on a mesh with one CUDA device."""
-    models = write_models(folder / "models")
+def mesh(folder: Path, target: str, engine: str, names: Sequence[str], limit: float) -> Part:
+    """Models at once on a mesh with one CUDA device, tuned by one engine."""
+    write_models(folder / "models")
+    models = [folder / "models" / f"{name}.onnx" for name in names]
+    out = folder / f"tuned-{engine}"
     done = subprocess.run(
         [
             sys.executable,
@@ -143,12 +148,14 @@ def mesh(folder: Path, target: str, limit: float) -> Part:
             target,
             "--device",
             "cuda:0",
+            "--engine",
+            engine,
             "--trials",
             str(TRIALS),
             "--known",
             "never",
             "--out",
-            str(folder / "tuned"),
+            str(out),
         ],
         capture_output=True,
         text=True,
@@ -156,14 +163,15 @@ def mesh(folder: Path, target: str, limit: float) -> Part:
         check=False,
         cwd=folder,
     )
-    (folder / "tune.log").write_text(done.stdout + done.stderr)
-    reports = sorted((folder / "tuned").glob("*/report.json"))
+    log = folder / f"tune-{engine}.log"
+    log.write_text(done.stdout + done.stderr)
+    reports = sorted(out.glob("*/report.json"))
     found = {report.name: _figures(report) for report in map(_report, reports)}
     words = (done.stderr or done.stdout).strip().splitlines()
     if done.returncode or len(found) < len(models):
         return {"ok": False, "models": found, "error": f"tune ended with {done.returncode}: {words[-3:]}"}
     unmeasured = [name for name, figures in found.items() if not figures["outcomes"].get("measured")]
-    return {"ok": not unmeasured, "models": found, "log": str(folder / "tune.log")}
+    return {"ok": not unmeasured, "models": found, "log": str(log)}
 
 
 def _report(path: Path) -> JobReport:
@@ -233,7 +241,7 @@ def pytorch(_limit: float) -> Part:
 
 
 def onnx_runtime(folder: Path, _limit: float) -> Part:
-    """All three models in ONNX Runtime on the GPU."""
+    """All models in ONNX Runtime on the GPU."""
     try:
         import onnxruntime
     except ImportError:
@@ -277,13 +285,19 @@ def _median_us(run: Callable[[], object], synchronise: Callable[[], object]) -> 
 
 
 def write_models(folder: Path) -> list[Path]:
-    """A matrix product, a convolution with ReLU, and a small network."""
+    """A matrix product, a convolution with ReLU, a depthwise one, a softmax, and a small network."""
     folder.mkdir(parents=True, exist_ok=True)
     single = TensorProto.FLOAT
     square = [helper.make_tensor_value_info(name, single, [1024, 1024]) for name in ("a", "b", "y")]
     image = helper.make_tensor_value_info("x", single, [1, 64, 56, 56])
     weights = helper.make_tensor_value_info("w", single, [64, 64, 3, 3])
     after = helper.make_tensor_value_info("y", single, [1, 64, 56, 56])
+    channels = helper.make_tensor_value_info("x", single, [1, 128, 56, 56])
+    filters = helper.make_tensor_value_info("w", single, [128, 1, 3, 3])
+    filtered = helper.make_tensor_value_info("y", single, [1, 128, 56, 56])
+    rows = [helper.make_tensor_value_info(name, single, [4096, 512]) for name in ("x", "y")]
+    depthwise = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], group=128)]
+    softmax = [helper.make_node("Softmax", ["x"], ["y"])]
     convolution = [
         helper.make_node("Conv", ["x", "w"], ["z"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["z"], ["y"]),
@@ -293,6 +307,8 @@ def write_models(folder: Path) -> list[Path]:
             [helper.make_node("MatMul", ["a", "b"], ["y"])], MATMUL, square[:2], square[2:]
         ),
         CONVOLUTION: helper.make_graph(convolution, CONVOLUTION, [image, weights], [after]),
+        DEPTHWISE: helper.make_graph(depthwise, DEPTHWISE, [channels, filters], [filtered]),
+        SOFTMAX: helper.make_graph(softmax, SOFTMAX, rows[:1], rows[1:]),
     }
     paths = []
     for name, graph in graphs.items():
@@ -319,7 +335,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return NO_GPU if seen["ok"] is None else 1
     target = target_of(seen["gpu"]["compute_cap"])
     check.run("discovery", discovery)
-    check.run("mesh", lambda limit: mesh(folder, target, limit))
+    both = (MATMUL, CONVOLUTION, NETWORK)
+    check.run("mesh", lambda limit: mesh(folder, target, METASCHEDULE, both, limit))
+    own = (*both, DEPTHWISE, SOFTMAX)
+    check.run("templates", lambda limit: mesh(folder, target, TEMPLATE, own, limit))
     check.run("pytorch", pytorch)
     check.run("onnxruntime", lambda limit: onnx_runtime(folder, limit))
     check.run("tests", tests)

@@ -97,7 +97,7 @@ def main() -> int:
     if chosen.plot is not None:
         from benchmarks.plots.soak import soak
 
-        soak(chosen.plot, samples)
+        soak(chosen.plot, [each.at / 60 for each in samples], panels(samples))
     return 0
 
 
@@ -266,6 +266,23 @@ def _swept(client: Client, store: ArtifactStore, mesh: Mesh) -> str:
     with Database(mesh.records) as database:
         done = sweep(store, database, client.census())
     return f"swept: {done.removed} of {done.removed + done.kept} artifacts, {done.freed / 1e6:.1f} MB"
+
+
+def panels(samples: list[Sample]) -> dict[str, dict[str, list[float]]]:
+    """What to draw: by unit, and by name."""
+    last = samples[-1]
+    return {
+        "MB": {name: [_of("memory", name, each) / 1e6 for each in samples] for name in last.memory},
+        "descriptors": {
+            name: [_of("descriptors", name, each) for each in samples] for name in last.descriptors
+        },
+        "messages": {
+            "waiting": [each.ready for each in samples],
+            "held": [each.held for each in samples],
+        },
+        "MB on disk": {name: [_of("disk", name, each) / 1e6 for each in samples] for name in last.disk},
+        "jobs": {"ended": [each.ended for each in samples]},
+    }
 
 
 def report(samples: list[Sample]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "service.md"
-MODELS = "tiny_cnn", "tiny_separable", "tiny_mlp_mixer"
+MODELS = "tiny_cnn", "tiny_separable", "tiny_mlp_mixer", "tiny_residual"
 BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 DONE = "walkthrough-command-has-ended"
 UP = "mesh is up"

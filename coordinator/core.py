@@ -283,7 +283,7 @@ class Core:
             # The others are always there.
             if status.queue not in (BUILD_CPU, MODEL_UPDATE):
                 state.out.append(Declare(status.queue))
-            if status.serves.targets and self._settling_since is None:
+            if self._settling_since is None:
                 for job in list(self.jobs.values()):
                     if job.ledger.phase == "importing":
                         self._lifecycle.guarded(job.id, self._lifecycle.go_on, job)

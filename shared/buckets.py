@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class Bucket:
-    """So many tokens a second, and no more than ``most`` at once. Every taking counts, also one that came too
-    early: who asks all the time gets no more than the rate.
+    """So many tokens a second, and no more than ``most`` at once. Taking counts also where it came too early,
+    up to ``most`` of them: each of those has to wait longer than the one before.
 
     Args:
         rate: tokens a second, above 0.
@@ -24,5 +24,5 @@ class Bucket:
         if self._at is not None:
             self._tokens = min(self._tokens + (now - self._at) * self._rate, self._most)
         self._at = now
-        self._tokens -= 1
+        self._tokens = max(self._tokens - 1, -self._most)
         return max(-self._tokens / self._rate, 0.0)

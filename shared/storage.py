@@ -90,6 +90,10 @@ def storage_for(filesystem: Any, root: str) -> Storage:
     return _Remote(filesystem, root.rstrip("/"))
 
 
+ENTERED = getattr(os, "O_PATH", os.O_RDONLY)
+"""How a folder is opened in which files are named, and not looked for."""
+
+
 class _Folder:
     """A folder of this machine, local or mounted."""
 
@@ -162,7 +166,7 @@ class _Folder:
         for folder in sorted(os.listdir(self._root)):
             if not re.fullmatch(FOLDER, folder):
                 continue
-            with self._open(folder) as place:
+            with self._open(folder, os.O_RDONLY) as place:
                 for name in os.listdir(place):
                     with contextlib.suppress(FileNotFoundError):
                         found = os.stat(name, dir_fd=place, follow_symlinks=False)
@@ -191,12 +195,13 @@ class _Folder:
             os.rename(aside, aside.removesuffix(ASIDE), src_dir_fd=place, dst_dir_fd=place)
 
     @contextmanager
-    def _open(self, folder: str) -> Iterator[int]:
-        """The folder, opened: what is found in it afterwards cannot be moved to another place."""
+    def _open(self, folder: str, how: int = ENTERED) -> Iterator[int]:
+        """The folder, opened: what is found in it afterwards cannot be moved to another place. To enter it
+        takes no right to list it: that is for those who sweep, where others are not to see what there is."""
         path = os.path.join(self._root, folder)
         if stat.S_ISLNK(os.lstat(path).st_mode):
             raise OSError(f"{path} is a link, not a folder")
-        place = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        place = os.open(path, how | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield place
         finally:

@@ -8,8 +8,10 @@ the ends of jobs wait in their queue.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections import defaultdict
 
 import msgspec
 
@@ -17,6 +19,7 @@ from tunemesh.broker_config import topology
 from tunemesh.shared import codec
 from tunemesh.shared.accounts import account_of
 from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.buckets import Bucket
 from tunemesh.shared.errors import BadMessage, LinkDown, TunemeshError
 from tunemesh.shared.messages import AskHistory, Census, JobEvent, PastJobs
 from tunemesh.shared.text import clip
@@ -41,6 +44,10 @@ STOP_LIMIT = 4.0
 ANSWER_LIFE = 30.0
 """Seconds after which nobody waits for an answer any more."""
 SWEEP_EVERY = 24 * 3600.0
+QUESTIONS_A_SECOND = 5.0
+"""Of one tenant, that this worker answers; ten seconds' worth may come at once."""
+TOO_MANY = 0.02
+"""Seconds that it takes for each one more, so that a flood costs the steps of this worker nothing."""
 
 
 class Historian:
@@ -78,6 +85,10 @@ class Historian:
         self._said = ""
         self._leaving = threading.Event()
         self._sweep: threading.Thread | None = None
+        self._buckets: defaultdict[str, Bucket] = defaultdict(
+            lambda: Bucket(QUESTIONS_A_SECOND, 10 * QUESTIONS_A_SECOND)
+        )
+        """By tenant."""
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
     def start(self) -> None:
@@ -88,6 +99,7 @@ class Historian:
     def stop(self) -> None:
         """Write down what waits for it, but not for long, and leave."""
         self._leaving.set()
+        self._link.events.put(None)  # it looks at once
         if self._thread.ident is not None:
             self._thread.join(STOP_LIMIT)
             self._link.close(1.0)
@@ -198,7 +210,12 @@ class Historian:
             return
         self._link.ack(delivery)
         account = account_of(delivery.user, self._link.user)
-        if account is None or not account.may_ask:
+        tenant = account.bound_to if account is not None and account.may_ask else ""
+        wait = self._buckets[tenant].take(time.monotonic()) if tenant is not None else 0.0
+        if wait:
+            self._leaving.wait(TOO_MANY)
+            found = PastJobs(error=f"too many questions: try again in {math.ceil(wait)} s")
+        elif account is None or not account.may_ask:
             found = PastJobs(error="the question does not say who asks: set its property user_id")
         elif account.bound_to is not None and asked.tenant not in (None, account.bound_to):
             found = PastJobs(error=f"jobs of tenant {asked.tenant or '-'} are none of user {account.user}'s")

@@ -243,7 +243,9 @@ def _check(config: WorkerConfig) -> None:
     for engine in config.engines:
         if engine not in installed:
             raise BadInput(f"there is no engine {engine!r}; installed: {', '.join(installed)}")
-        if config.queue == topology.BUILD_CPU and (why := engines.missing(engine)):
+        building = config.queue == topology.BUILD_CPU
+        works = building or config.queue == topology.MODEL_UPDATE
+        if works and (why := engines.missing(engine, building=building)):
             raise BadInput(f"the engine {engine!r} cannot be served here: {why}")
     if not re.fullmatch(RESOURCE_PATTERN, config.queue):
         raise BadInput(

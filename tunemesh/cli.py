@@ -233,6 +233,7 @@ def up(
             monitor_password=mesh.node.password("monitor"),
             journal=str(journal.resolve()),
             records=records,
+            retention=retention,
         )
         note = mesh_address.leave_note(address)
         # Whoever needs a password finds it in the note, which is for this user only.

@@ -76,6 +76,9 @@ started may not have heard of it yet."""
 log = logging.getLogger(__name__)
 
 
+Role = Literal["client", "monitor"]
+
+
 def check_job_id(text: str) -> None:
     """Raises:
     BadInput: ``text`` cannot be the id of a job.
@@ -110,7 +113,7 @@ class Client:
         connect_limit: float = CONNECT_LIMIT,
         history: bool = False,
         everything: bool = False,
-        role: Literal["client", "monitor"] = "client",
+        role: Role = "client",
     ) -> None:
         for job in jobs:
             check_job_id(job)

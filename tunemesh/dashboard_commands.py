@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from tunemesh import mesh_address, options
+from tunemesh.client import Client, Role
 from tunemesh.shared import logs
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, BrokerRefused, BrokerUnavailable
 from tunemesh.shared.given import given
 from tunemesh.stopping import until_terminated
 from tunemesh.terminal import for_eyes, print_json
@@ -19,6 +20,8 @@ from tunemesh.terminal import for_eyes, print_json
 PORT = 8765
 TOKEN = "TUNEMESH_DASHBOARD_TOKEN"
 """What the address has to have; drawn anew at each start where nobody has chosen one."""
+ROLES: tuple[Role, ...] = ("client", "monitor")
+"""Of users that can watch, those who may more first."""
 LEAST_TOKEN = 16
 """Characters."""
 
@@ -62,6 +65,7 @@ def dashboard(
         raise BadInput(
             f"the dashboard needs {error.name}, which is not installed: pip install 'tunemesh[dashboard]'"
         ) from None
+    check_login(address.broker)
     with Dashboard(address, host, port, name or (), read_only, _token()) as served:
         if not is_loopback(host):
             print(
@@ -79,6 +83,22 @@ def dashboard(
         if open_browser:
             webbrowser.open(served.url)
         served.run()
+
+
+def check_login(url: str) -> None:
+    """Raises:
+    BrokerRefused: the broker lets this user not even listen. One that is away is waited for.
+    """
+    try:
+        for role in ROLES:
+            try:
+                with Client(url, everything=True, role=role):
+                    return
+            except BrokerRefused:
+                if role == "monitor":
+                    raise
+    except BrokerUnavailable as error:
+        print(f"{error}; the page waits for it", file=sys.stderr)
 
 
 def _token() -> str:

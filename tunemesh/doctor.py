@@ -86,7 +86,9 @@ def _linker() -> Finding:
 
 
 def _compiler() -> Finding:
-    found = compilers.compiler(platform.machine()) or "missing, only needed by the engine template"
+    found = (
+        compilers.compiler(platform.machine()) or "missing, only needed by the engines template and halide"
+    )
     return Finding(what="C compiler", ok=True, found=found)
 
 

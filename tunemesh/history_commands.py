@@ -99,7 +99,13 @@ def show(
 
 
 def sweep(
-    retention: options.Retention = options.RETENTION,
+    retention: Annotated[
+        str | None,
+        typer.Option(
+            help="Days for which the results of jobs are kept.",
+            show_default=f"what tunemesh up was told, else {options.RETENTION}",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed, and remove nothing.")
     ] = False,
@@ -116,10 +122,8 @@ def sweep(
     as_json: options.AsJson = False,
 ) -> None:
     """Remove artifacts that no job needs any more. Workers of a mesh do it every day by themselves."""
-    days = options.retention_of(retention)
-    if days is None:
-        raise BadInput("--retention none keeps everything: there is nothing to sweep")
     address = mesh_address.find(broker, artifacts)
+    days = kept_for(retention, address)
     records = database or given(mesh_address.RECORDS) or address.records
     if not records or records == mesh_address.NONE:
         # That of another mesh would not say what this one keeps.
@@ -143,6 +147,20 @@ def sweep(
     print(f"stored before {past_jobs.day(done.before)}; {done.kept:,} older ones stay: a job needs them")
     if done.jobs:
         print(f"{done.jobs:,} jobs ended longer ago than {days:g} days: their results are not kept any more")
+
+
+def kept_for(retention: str | None, address: mesh_address.MeshAddress) -> float:
+    """Days for which results are kept: what is asked for, or what the mesh does.
+
+    Raises:
+        BadInput: they are kept for ever, or it is no number of days.
+    """
+    days = options.retention_of(retention or address.retention or options.RETENTION)
+    if days is None and retention is None:
+        raise BadInput("this mesh keeps results for ever: say with --retention which are to go")
+    if days is None:
+        raise BadInput("--retention none keeps everything: there is nothing to sweep")
+    return days
 
 
 def _asked(

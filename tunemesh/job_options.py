@@ -44,7 +44,10 @@ Told = Annotated[
         show_default="none",
     ),
 ]
-Tenant = Annotated[str, typer.Option(help="On whose account; strategy fair gives each tenant its share.")]
+Tenant = Annotated[
+    str,
+    typer.Option(help="On whose account, for operators to say. Strategy fair gives each tenant its share."),
+]
 Visible = Annotated[
     Visibility,
     typer.Option(

@@ -41,6 +41,8 @@ class MeshAddress(msgspec.Struct, frozen=True, kw_only=True):
     """File of the coordinator's journal."""
     records: str = ""
     """The database of records; empty where it has none."""
+    retention: str = ""
+    """How long it keeps the results of jobs, as the person has said."""
 
 
 def data_folder() -> Path:

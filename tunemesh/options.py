@@ -32,7 +32,7 @@ Engines = Annotated[
     list[str] | None,
     typer.Option(
         "--engine",
-        help="Who tunes, or is served: metaschedule, template, or mock for experiments without compilers."
+        help="Who tunes, or is served: metaschedule, template, halide, or mock for experiments."
         " Several with commas between them, or given again: each searches the tasks that it takes, and the"
         " fastest kernel wins. [default: all that are served; of a worker those that come with Tunemesh]",
         show_default=False,

@@ -90,8 +90,8 @@ def ways(report: JobReport) -> str:
 
 def winners(report: JobReport) -> str:
     """Which engine made the kernels of how many tasks, and how far it is ahead of the next one in the middle,
-    in a sentence; empty where one engine searched alone."""
-    if not any(len(task.searches) > 1 for task in report.tasks):
+    in a sentence; empty where one engine searched alone, or nobody had to search."""
+    if not any(len(task.searches) > 1 and (task.trials or task.taken) for task in report.tasks):
         return ""
     parts = []
     for engine, tasks in sorted(won(report).items(), key=lambda each: -len(each[1])):

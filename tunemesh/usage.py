@@ -13,11 +13,17 @@ _SAID = (
     (re.compile(r"Input should be greater than or equal to (\S+)"), r"must be at least \1"),
     (re.compile(r"Input should be less than or equal to (\S+)"), r"must be at most \1"),
 )
+_MISSING = re.compile(r"Missing (?:argument|option|parameter):? '(?P<who>.*?)'\.?", re.DOTALL)
+_MORE = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<what>.*)\)", re.DOTALL)
 _CHOICE = re.compile(r"'(?P<given>.*)' is not one of (?P<known>'.*')\.?")
 
 
 def in_words(text: str) -> str:
     """A complaint of the library that reads the command line, as a person would say it."""
+    if missing := _MISSING.fullmatch(text):
+        return f"{missing['who']} is missing: --help says what it is"
+    if more := _MORE.fullmatch(text):
+        return f"{more['what']} is more than the command takes: --help says what it does"
     invalid = _INVALID.fullmatch(text)
     if invalid is None:
         return text

@@ -63,6 +63,7 @@ def add(
         ),
     ] = None,
     vhost: Vhost = VHOST,
+    as_json: AsJson = False,
 ) -> None:
     """Add a user with the least rights that its role needs.
 
@@ -74,6 +75,9 @@ def add(
     if user in users.names():
         raise BadInput(f"there is a user {user} already: remove it first, which ends its connections")
     users.add(account, _password(user, password_file))
+    if as_json:
+        print_json({"user": user, "role": account.role, "tenant": account.tenant})
+        return
     whose = f" of tenant {account.tenant}" if account.tenant else ""
     print(f"{user} is added: {account.role}{whose}")
 
@@ -85,10 +89,14 @@ def remove(
     management: ManagementUrl = None,
     rabbitmqctl: Ctl = False,
     vhost: Vhost = VHOST,
+    as_json: AsJson = False,
 ) -> None:
     """Remove a user, and end its connections. Its jobs go on: they are the tenant's."""
     _users(definitions, management, rabbitmqctl, vhost).remove(user)
-    print(f"{user} is removed")
+    if as_json:
+        print_json({"user": user, "removed": True})
+    else:
+        print(f"{user} is removed")
 
 
 @user_app.command("list")

@@ -84,7 +84,10 @@ def entries(path: Path) -> list[Entry] | None:
     try:
         found = msgspec.convert(content, _Zoo).models
     except msgspec.ValidationError as error:
-        raise BadInput(f"the list of models {path} is not valid: {error}") from None
+        raise BadInput(
+            f"the list of models {path} is not valid: {error}; an entry is like"
+            " {name: resnet, file: resnet.onnx}"
+        ) from None
     names = [each.name for each in found]
     if double := next((name for name in names if names.count(name) > 1), ""):
         raise BadInput(f"the list of models {path} has two models called {double}")

@@ -16,7 +16,7 @@ def main() -> None:
 
     run = commands.add_parser("run", help="searches on real kernels, one trial a line; goes on where it was")
     run.add_argument("--operators", nargs="+", choices=operators.NAMES, default=operators.NAMES)
-    run.add_argument("--makers", nargs="+", choices=comparing.MAKERS, default=comparing.MAKERS)
+    run.add_argument("--makers", nargs="+", choices=comparing.MAKERS, default=comparing.HERE)
     run.add_argument("--trials", type=int, default=128)
     run.add_argument("--seconds", type=float, default=600.0, help="for one search")
     run.add_argument("--seeds", type=int, default=1)

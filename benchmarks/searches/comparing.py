@@ -16,12 +16,15 @@ from msgspec import Struct
 from benchmarks import lines
 from benchmarks.searches.running import Bench, Tried
 from tunemesh.shared.messages import Options
+from tunemesh.stage_workers import engines
 from tunemesh.stage_workers.engines.template import searches
 
-OTHERS = ("metaschedule",)
-"""Engines that bring their own search."""
+OTHERS = (engines.METASCHEDULE, engines.HALIDE)
+"""Further engines, each with the search that it has by default."""
 TEMPLATE = "template"
 MAKERS = (*searches.OWN, *OTHERS)
+HERE = tuple(each for each in MAKERS if not engines.missing(each))
+"""Those that this machine has what they need for."""
 
 
 class Trials(Struct, frozen=True, kw_only=True):

@@ -45,7 +45,7 @@ SEARCHES: Mapping[SearchState, Mapping[SearchState, str]] = {
         "closed": "no engine takes it, no trials are left, or another job has tuned it",
     },
     "running": {"running": "the next round is granted", "closing": "nothing is left to grant"},
-    "closing": {"closed": "the best few are confirmed"},
+    "closing": {"closed": "the best few are confirmed, or no time is left for it"},
     "closed": {},
 }
 """The same for the search of a task."""

@@ -104,6 +104,8 @@ class HeldDeliveries:
             most = max(LOG, PART * sum(len(held.delivery.body) for held in self._held.values()))
         bytes_left = AT_ONCE
         for handle, held in self._held.items():
+            if held.delivery.queue != topology.COORDINATOR:
+                continue  # what clients ask is held for seconds, and comes again from where it was
             if held.refreshing or (now - held.since < REFRESH and self._passed - held.passed < most):
                 continue
             if bytes_left < 0:

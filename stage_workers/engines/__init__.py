@@ -30,12 +30,16 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in metadata.entry_points(group=GROUP)}))
 
 
-def missing(name: str) -> str:
-    """What this machine lacks to build for an engine that comes with Tunemesh, in one line; empty where it
-    lacks nothing, or nothing is known of it."""
+def missing(name: str, *, building: bool = True) -> str:
+    """What this machine lacks for an engine that comes with Tunemesh, in one line; empty where it lacks
+    nothing, or nothing is known of it.
+
+    Args:
+        building: whether kernels are to be built; to propose takes less.
+    """
     if name == HALIDE and util.find_spec(HALIDE) is None:
         return NO_HALIDE
-    if name in (TEMPLATE, HALIDE) and compilers.compiler(platform.machine()) is None:
+    if building and name in (TEMPLATE, HALIDE) and compilers.compiler(platform.machine()) is None:
         return compilers.MISSING
     return ""
 

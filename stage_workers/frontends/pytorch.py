@@ -135,9 +135,26 @@ def _decompositions(torch: Any) -> Any:
     def fake_quantize(x: Any, scale: float, zero: int, least: int, most: int) -> Any:
         return (torch.clamp(torch.round(x / scale) + zero, least, most) - zero) * scale
 
+    def selu(x: Any) -> Any:
+        """TVM leaves out a factor of what is below 0."""
+        return 1.0507009873554805 * (x.clamp(min=0) + 1.6732632423543772 * (torch.exp(x.clamp(max=0)) - 1))
+
+    def divided(x: Any, by: Any, *, rounding_mode: str | None = None) -> Any:
+        """TVM takes a whole number that is no tensor for one of 32 bits."""
+        if x.is_floating_point() or isinstance(by, torch.Tensor) or rounding_mode is None:
+            return NotImplemented
+        divisor = torch.full((), by, dtype=x.dtype)
+        whole = x if rounding_mode == "floor" else x - torch.fmod(x, by)
+        return torch.floor_divide(whole, divisor)
+
     for operator in (aten.convolution.default, aten.addmm.default, aten.mm.default, aten.bmm.default):
         table[operator] = summed_in_single_precision(operator)
     table[aten.amax.default] = amax
+    table[aten.selu.default] = selu
+    table[aten.floor_divide.default] = lambda x, by: divided(x, by, rounding_mode="floor")
+    table[aten.div.Tensor_mode] = table[aten.div.Scalar_mode] = divided
+    table[aten.__lshift__.Scalar] = lambda x, by: x * 2**by
+    table[aten.__rshift__.Scalar] = lambda x, by: divided(x, 2**by, rounding_mode="floor")
     table[aten.fake_quantize_per_tensor_affine.default] = fake_quantize
     return table
 

@@ -44,19 +44,21 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         objects.remember(objects.unpack(packed_objects))
     packed = models.unpack(call.model)
     modules, plain = variants.split(packed.module), [NONE] * len(packed.changes)
-    # What there would be without Tunemesh.
-    as_given = optimisation.optimise_all(modules, target, plain)
-    optimised = as_given
-    if packed.changes != plain:
-        optimised = optimisation.optimise_all(modules, target, packed.changes)
+    optimised = optimisation.optimise_all(modules, target, packed.changes)
     marked = packing.mark(optimised, target, packed.packing)
     with _tuned(marked, call.tasks, target) as tuned:
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
         )
+    untuned = call.untuned
+    if not untuned:
+        # What there would be without Tunemesh.
+        same = packed.changes == plain
+        as_given = optimised if same else optimisation.optimise_all(modules, target, plain)
+        untuned = compilation.compile_model(as_given, target)
     return Assembled(
         tuned=compiled,
-        untuned=compilation.compile_model(as_given, target),
+        untuned=untuned,
         signature=pack_signatures(packed.signatures),
         notes=packed.notes,
     )

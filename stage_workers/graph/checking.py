@@ -218,7 +218,7 @@ def _reference(
         began = time.perf_counter()
         values = run(arrays)
         seconds = time.perf_counter() - began
-        if all(map(_tells, values)):
+        if all(map(comparison.tells, values)):
             break
     # Where elements help each other out, few changes say enough.
     wanted = comparison.PAIRS if rounds else comparison.MODEL_PAIRS
@@ -257,11 +257,6 @@ def first_wrong(found: Sequence[Found]) -> str:
 def told(found: Sequence[Found]) -> list[OutputCheck]:
     """Those that a message has room for: the furthest off."""
     return furthest([each.check for each in found])
-
-
-def _tells(values: Array) -> bool:
-    """Whether an output has something to compare."""
-    return not values.size or bool(np.isfinite(values.astype(np.float64)).any())
 
 
 def _compact(values: Array) -> type[np.floating[Any]]:

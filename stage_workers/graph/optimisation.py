@@ -27,6 +27,7 @@ from tunemesh.stage_workers.graph import (
     products,
     reshapes,
     targets,
+    truth,
     turning,
     variants,
     winograd_tasks,
@@ -79,7 +80,7 @@ def optimise(module: Any, target: str, changes: Changes, simple: Any = None) -> 
                 simple = integers.multiplied(simple, target)
             if changes.narrow:
                 simple = narrowing.narrowed(simple)
-            own = [each.legalizers(changes) for each in (convolutions, composites, products, turning)]
+            own = [each.legalizers(changes) for each in (convolutions, composites, products, truth, turning)]
             rules = legalising.legalizers(simple, dict(ChainMap(*own)))
             if changes.dots:
                 rules = dot_legalizers.before(rules, target)

@@ -169,6 +169,7 @@ def _factors_of(function: Any) -> list[int]:
 
     read: dict[int, int] = defaultdict(int)
     multiplied: set[int] = set()
+    written: set[int] = set()
     numbers = {hash(parameter): number for number, parameter in enumerate(function.params)}
 
     def load(each: Any) -> None:
@@ -176,6 +177,8 @@ def _factors_of(function: Any) -> list[int]:
             read[number] += 1
 
     def block(each: Any) -> None:
+        # A product over an axis reads what it writes.
+        written.update(numbers[hash(to.source)] for to in each.writes if hash(to.source) in numbers)
         if any(axis.iter_type == tvm.tirx.IterVar.CommReduce for axis in each.iter_vars):
             tvm_ffi.structural_walk(each.body, (tvm.tirx.Mul, product))
 
@@ -187,4 +190,4 @@ def _factors_of(function: Any) -> list[int]:
             multiplied.add(number)
 
     tvm_ffi.structural_walk(function.body, [(tvm.ir.TensorLoad, load), (SBlock, block)])
-    return sorted(number for number in multiplied if read[number] == 1)
+    return sorted(number for number in multiplied - written if read[number] == 1)

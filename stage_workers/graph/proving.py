@@ -7,6 +7,7 @@ crashes on is a change that is not made.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -246,11 +247,15 @@ def _settled(read: _Read, changes: Changes) -> Proven:
     known: dict[str, str] = {}
     while True:
         found = set(changes.apart)
+        made = {group.name: workloads.of_function(optimised.module[group.name]) for group in optimised.groups}
+        keys = {name: workloads.structural_hash(workload) for name, workload in made.items()}
+        # Most of them are looked at in one process. Where that comes to no end each has one of its own.
+        usual = {keys[each.name]: made[each.name] for each in optimised.groups if not each.odd}
+        known |= _without_space({key: each for key, each in usual.items() if key not in known}, target)
         for group in optimised.groups:
-            workload = workloads.of_function(optimised.module[group.name])
-            key = workloads.structural_hash(workload)
+            key = keys[group.name]
             if key not in known:
-                known[key] = _wrong(workload, group, target)
+                known[key] = _wrong(made[group.name], group, target)
             if not known[key]:
                 continue
             # One part after the other, until what is left is right.
@@ -264,6 +269,31 @@ def _settled(read: _Read, changes: Changes) -> Proven:
         optimised = read.optimised(target, changes)
 
 
+def _without_space(functions: Mapping[str, Any], target: str) -> dict[str, str]:
+    """What is wrong with fused functions of which nothing is tried but whether there are candidates, by
+    their keys; nothing where the process that looks does not come to its end."""
+    if not functions:
+        return {}
+
+    def probe() -> bytes:
+        here = targets.here(target)
+        found = {}
+        for key, workload in functions.items():
+            found[key] = "" if tasks.unfit(workload["main"]) else _objection(workload, here)
+        return msgspec.msgpack.encode(found)
+
+    try:
+        return msgspec.msgpack.decode(apart.run(probe, PROBE_LIMIT), type=dict[str, str])
+    except apart.Died as error:
+        log.info("functions are looked at one by one: %s", error)
+        return {}
+
+
+def _objection(workload: Any, here: str) -> str:
+    why = probing.objection(workload, here)
+    return f"it would have no search space ({why})" if why else ""
+
+
 def _wrong(workload: Any, group: Group, target: str) -> str:
     """What is wrong with the candidates of a fused function; empty when nothing is, or it is no task."""
     if tasks.unfit(workload["main"]):
@@ -271,12 +301,10 @@ def _wrong(workload: Any, group: Group, target: str) -> str:
 
     def probe() -> bytes:
         here = targets.here(target)
-        try:
-            found = probing.candidates(workload, here, CANDIDATES if group.odd else 0)
-        except probing.NoSpace as error:
-            return f"it would have no search space ({error})".encode()
-        if not group.odd:
-            return b""
+        why = _objection(workload, here)
+        if why or not group.odd:
+            return why.encode()
+        found = probing.candidates(workload, here, CANDIDATES)
         if not found:
             return b"none of its candidates could be built"
         untuned = compilation.build_untuned(workload, here)

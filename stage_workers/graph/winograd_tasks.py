@@ -11,7 +11,15 @@ from typing import Any
 
 from tunemesh.stage_workers.engines.metaschedule import winograd_search
 from tunemesh.stage_workers.engines.protocol import TirPart
-from tunemesh.stage_workers.graph import anchors, packing, prepacking, winograd_kernels, workloads
+from tunemesh.stage_workers.graph import (
+    anchors,
+    dots,
+    packing,
+    prepacking,
+    winograd,
+    winograd_kernels,
+    workloads,
+)
 from tunemesh.stage_workers.platforms.protocol import TunedTask
 
 
@@ -32,6 +40,10 @@ def mark(module: Any, target: str, outputs: int) -> Any:
 
 
 def _applies(function: Any, target: str) -> bool:
+    if any(dots.named(name)[0] in dots.BFLOAT16 for name in dots.marks(function)):
+        # What rounds its factors to bfloat16 bears the rounding of single precision. Whether there
+        # is a stride is seen by who knows the algorithm for it.
+        return any(list(each.shape[1:3]) == [winograd.TAPS] * 2 for each in workloads.arguments(function))
     anchored = anchors.find(function)
     return anchored is not None and winograd_kernels.lanes(anchored, target) is not None
 
@@ -61,7 +73,8 @@ def _part(function: Any, target: str) -> TirPart | None:
     if not outputs or not workloads.weights_of(function):
         return None
     anchored = anchors.find(function)
-    assert anchored is not None  # it was marked
+    if anchored is None:  # in bfloat16
+        return None
     knobs = winograd_search.usual(anchored, target, outputs)
     if knobs is None:
         return None

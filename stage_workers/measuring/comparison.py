@@ -94,6 +94,11 @@ class Found(Struct, frozen=True, kw_only=True):
     wrong: str
 
 
+def tells(values: Array) -> bool:
+    """Whether an output has something to compare."""
+    return not values.size or bool(np.isfinite(values.astype(np.float64)).any())
+
+
 def changed(inputs: Sequence[Array], seed: int, up: bool, spread: float = 0.0) -> list[Array]:
     """``inputs`` with their floats changed at random by :func:`noise`; ``up`` and not ``up`` are opposite.
 

@@ -178,4 +178,4 @@ def _fitting(given: Mapping[str, Array], name: str, shape: tuple[int, ...], dtyp
             f"--inputs: the input {name} is {array.dtype}{list(array.shape)},"
             f" the model takes {dtype}{list(shape)}"
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray makes a number a list of one

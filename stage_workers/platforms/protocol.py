@@ -248,12 +248,14 @@ class AssembleCall(Struct, frozen=True, kw_only=True):
         target: canonical form.
         tasks: those of its tasks that were tuned, whoever did.
         objects: what was compiled before, so that it need not be compiled again.
+        untuned: the same of the model without any of them; empty where it was not.
     """
 
     model: bytes
     target: str
     tasks: list[TunedTask]
     objects: list[bytes] = []
+    untuned: bytes = b""
 
 
 class Assembled(Struct, frozen=True, kw_only=True):

@@ -35,6 +35,8 @@ WANTED = "TUNEMESH_CAGE"
 """``auto``, or one of the modes."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+TEMPORARY = "/tmp"
+"""Empty, and in memory, where there are namespaces; elsewhere it is everybody's, and nothing is written."""
 PROBE_LIMIT = 20.0
 """Seconds in which a program that does nothing ends in a cage."""
 PROCESSES = 1024
@@ -94,7 +96,10 @@ class Cage:
 
     def _bubblewrap(self, folder: Path, size: int) -> list[str]:
         given, work = str(folder / "given"), str(folder / "work")
-        arguments = [*self.namespaces(), *_ways_to([work]), "--ro-bind", given, given]
+        # First, for what is read may lie in it. Some compilers make temporary files nowhere else.
+        command, *others = self.namespaces()
+        arguments = [command, "--perms", "1777", "--size", str(size), "--tmpfs", TEMPORARY, *others]
+        arguments += [*_ways_to([work]), "--ro-bind", given, given]
         arguments += ["--size", str(size), "--tmpfs", "/dev/shm"]
         arguments += ["--perms", "0777", "--size", str(size), "--tmpfs", work]
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", work, "--"]
@@ -123,7 +128,7 @@ class Cage:
             landlock=bool(self.landlock),
             seccomp=self.seccomp,
             readable=[*self.view, str(folder / "given"), "/proc"],
-            writable=[str(folder / "work"), "/dev/shm"]
+            writable=[str(folder / "work"), TEMPORARY, "/dev/shm"]
             if self.mode == "namespaces"
             else [str(folder / "work")],
             devices=[*views.PLAIN_DEVICES, *self.devices],

@@ -23,7 +23,7 @@ import signal
 import socket
 import struct
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -103,7 +103,10 @@ def main(argument: str) -> None:
             _prepare(platforms.load, name)
         gc.collect()
         gc.freeze()
-        while _fork_child(control, settings, settled):
+        # Where children can write besides, there may be ways to what they read.
+        writable = [each for each in settings.confinement.writable if each != settings.scratch]
+        ways = {each: frozenset(os.listdir(each)) for each in writable}
+        while _fork_child(control, settings, settled, ways):
             pass
 
 
@@ -114,14 +117,26 @@ def _prepare(load: Callable[[str], Engine | Platform], name: str) -> None:
         traceback.print_exc()
 
 
-def _fork_child(control: socket.socket, settings: ForkserverSettings, settled: Settled) -> bool:
-    """Fork one child and wait for its end. ``False`` when the worker is gone."""
+def _fork_child(
+    control: socket.socket,
+    settings: ForkserverSettings,
+    settled: Settled,
+    ways: Mapping[str, Collection[str]],
+) -> bool:
+    """Fork one child and wait for its end. ``False`` when the worker is gone.
+
+    Args:
+        ways: folders that children can write to beside the working folder, with what is in them for good.
+    """
     request, descriptors, _, _ = socket.recv_fds(control, 1, 1)
     if not request:
         return False
     forkserver = os.getpid()
     _child.clear()
     _tidy(settings.scratch)
+    os.mkdir(os.path.join(settings.scratch, TEMPORARY))
+    for folder, kept in ways.items():
+        _tidy(folder, kept)
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -155,18 +170,19 @@ def _fork_child(control: socket.socket, settings: ForkserverSettings, settled: S
     return True
 
 
-def _tidy(scratch: str) -> None:
+def _tidy(folder: str, kept: Collection[str] = ()) -> None:
     """Remove what a child has left: temporary files of one that was killed, or things meant for the next one.
 
     Raises:
         OSError: it cannot be removed, so that this fork server must not be used again.
     """
-    for entry in os.scandir(scratch):
+    for entry in os.scandir(folder):
+        if entry.name in kept:
+            continue
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, onerror=_open_up)
         else:
             os.unlink(entry.path)
-    os.mkdir(os.path.join(scratch, TEMPORARY))
 
 
 def _open_up(remove: Callable[..., object], path: str, _error: object) -> None:

@@ -157,8 +157,10 @@ class Sandbox:
             Abandoned: the sandbox was aborted meanwhile.
         """
         protocol, name = frames.protocol_of(method), method.__name__
-        call = frames.Call(protocol, callee, name, msgspec.Raw(msgspec.msgpack.encode(record)))
-        request = msgspec.msgpack.encode(call)
+        # Nothing else holds the record's bytes while it is away: they may be those of a large model.
+        request = msgspec.msgpack.encode(
+            frames.Call(protocol, callee, name, msgspec.Raw(msgspec.msgpack.encode(record)))
+        )
         if len(request) > self._memory:  # the child would not even read it
             return CallFailure("out-of-memory", self._exceeded())
         for attempt in range(1, ATTEMPTS + 1):

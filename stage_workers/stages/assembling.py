@@ -26,7 +26,7 @@ from tunemesh.stage_workers.stages.context import (
     whole,
 )
 from tunemesh.stage_workers.stages.histories import read_histories, trials_in
-from tunemesh.stage_workers.stages.kept_imports import Kernel, kernel_key
+from tunemesh.stage_workers.stages.kept_imports import Kernel, Untuned, kernel_key, untuned_key
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,14 @@ def assemble(step: Step, work: AssembleWork, context: Context) -> AssembleDone:
         tasks=list(tuned.values()),
         objects=_objects(work, list(winners.values()), step, context),
     )
+    key = untuned_key(work.model.sha256, step.target)
+    before = context.kept.get(key, Untuned) if context.kept is not None else None
+    if before is not None:
+        call = msgspec.structs.replace(call, untuned=before.model)
     platform = platforms.name_of(step.target)
     assembled = whole(context, platform, Platform.assemble, call, ASSEMBLE_LIMIT)
+    if before is None and context.kept is not None:
+        context.kept.put(key, Untuned(assembled.untuned))
     files = exporting.files(
         ended,
         step.engines,

@@ -11,7 +11,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
+from tunemesh.broker_config.topology import OWN_ENGINES
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     Blob,
@@ -48,17 +50,19 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
         TunemeshError: the model, the target or an option cannot be used, or the store fails.
     """
     _check_options(step, context)
-    read = _read(step, work, context)
+    key = _key(step, work)
+    read = _read(key, step, work, context)
     imported = read.imported
     known = _measured_before(work.known, {task.key for task in imported.tasks}, step, context)
     if rest := [task for task in imported.tasks if task.key not in known]:
         known |= in_records(msgspec.structs.replace(imported, tasks=rest), work.devices, step, context)
+    said = {engine: _objections(engine, imported.tasks, key, step, context) for engine in step.engines}
     # Not inline: every revision of the ledger names all tasks, and must stay well under a message's limit.
-    tasks = [
-        spec
-        for number, task in enumerate(imported.tasks)
-        for spec in _searches(number, task, known.get(task.key), imported.constants, step, work, context)
-    ]
+    tasks: list[TaskSpec] = []
+    for number, task in enumerate(imported.tasks):
+        texts = {engine: of_tasks[number] for engine, of_tasks in said.items()}
+        before = known.get(task.key)
+        tasks += _searches(number, task, texts, before, imported.constants, step, work, context)
     return ImportDone(
         model=read.model,
         tasks=tasks,
@@ -76,6 +80,7 @@ def import_model(step: Step, work: ImportWork, context: Context) -> ImportDone:
 def _searches(
     number: int,
     task: ExtractedTask,
+    objections: Mapping[str, str],
     known: Answer | None,
     constants: int,
     step: Step,
@@ -83,8 +88,13 @@ def _searches(
     context: Context,
 ) -> list[TaskSpec]:
     """A specification for each engine that takes a task, and for the one that made what is known of it; where
-    there is none, one for nobody."""
-    takers, objection = _takers(task, step, context)
+    there is none, one for nobody.
+
+    Args:
+        objections: of every engine of the job; empty where it takes the task.
+    """
+    takers = [engine for engine, text in objections.items() if not text]
+    objection = clip("; ".join(dict.fromkeys(filter(None, objections.values()))), OBJECTIONS)
     if known is not None:
         takers.append(known.engine)
     engines = [engine for engine in step.engines if engine in takers]
@@ -108,16 +118,20 @@ def _searches(
     ]
 
 
-def _read(step: Step, work: ImportWork, context: Context) -> Read:
-    """Import a model, or look up what this worker, or one before it, has made of the same one.
-
-    Raises:
-        TunemeshError: it cannot be imported, or the store fails.
-    """
-    store = context.store
-    settings = step.settings
+def _key(step: Step, work: ImportWork) -> str:
+    """Of all that the outcome of an import depends on, whoever makes it."""
+    call = _call(step)
+    files = sorted((name, blob.sha256) for name, blob in work.files.items())
+    samples = work.samples.sha256 if work.samples is not None else ""
     platform = platforms.name_of(step.target)
-    call = ImportCall(
+    about = (platform, work.model.sha256, files, samples, call)
+    return hashlib.sha256(msgspec.msgpack.encode(about, order="sorted")).hexdigest()
+
+
+def _call(step: Step) -> ImportCall:
+    """What the platform is asked, but for the model."""
+    settings = step.settings
+    return ImportCall(
         model=b"",
         target=step.target,
         variants=variants(settings),
@@ -127,17 +141,21 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
         seed=step.seed,
         ranges=settings.ranges,
     )
-    files = sorted((name, blob.sha256) for name, blob in work.files.items())
-    samples = work.samples.sha256 if work.samples is not None else ""
-    key = hashlib.sha256(
-        msgspec.msgpack.encode((platform, work.model.sha256, files, samples, call), order="sorted")
-    ).hexdigest()
+
+
+def _read(key: str, step: Step, work: ImportWork, context: Context) -> Read:
+    """Import a model, or look up what this worker, or one before it, has made of the same one.
+
+    Raises:
+        TunemeshError: it cannot be imported, or the store fails.
+    """
+    store = context.store
     before = context.imported.get(key)
     if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
     imported = context.kept.get(key, Imported) if context.kept is not None else None
     if imported is None:
-        imported = _imported(call, platform, step, work, context)
+        imported = _imported(step, work, context)
         if context.kept is not None:
             context.kept.put(key, imported)
     else:
@@ -153,7 +171,7 @@ def _read(step: Step, work: ImportWork, context: Context) -> Read:
     return read
 
 
-def _imported(call: ImportCall, platform: str, step: Step, work: ImportWork, context: Context) -> Imported:
+def _imported(step: Step, work: ImportWork, context: Context) -> Imported:
     """Raises:
     TunemeshError: the model cannot be imported, or the store fails.
     """
@@ -161,11 +179,12 @@ def _imported(call: ImportCall, platform: str, step: Step, work: ImportWork, con
     with tempfile.TemporaryDirectory(prefix="tunemesh-model-", dir=context.given) as folder:
         os.chmod(folder, 0o755)  # who reads it may be another user
         call = msgspec.structs.replace(
-            call,
+            _call(step),
             model=store.get(work.model, limit=MODEL_BYTES),
             files=_placed(work.files, Path(folder), context),
             inputs=store.get(work.samples) if work.samples is not None else None,
         )
+        platform = platforms.name_of(step.target)
         return whole(context, platform, Platform.import_model, call, step.settings.import_timeout)
 
 
@@ -244,13 +263,32 @@ def _regions(engine: str | None, task: ExtractedTask, wanted: int, step: Step, c
     return max(1, min(wanted, whole(context, engine, Engine.regions, ref, CHECK_LIMIT)))
 
 
-def _takers(task: ExtractedTask, step: Step, context: Context) -> tuple[list[str], str]:
-    """Those of the job's engines that take a task; and why the others do not."""
+class Objections(Struct, frozen=True):
+    """Of an engine to the tasks of a model, in their order; empty where it takes one."""
+
+    texts: list[str]
+
+
+def _objections(
+    engine: str, tasks: Sequence[ExtractedTask], key: str, step: Step, context: Context
+) -> Sequence[str]:
+    """Those of an engine. What our own have said of the same model before, on this machine, they say again:
+    some look for a search space to find out.
+
+    Args:
+        key: of the import.
+    """
     if step.settings.known == "only":
-        return [], NOT_KNOWN
-    ref = TaskRef(workload=task.workload, target=step.target, name=task.name, key=task.key)
-    objections = {
-        engine: whole(context, engine, Engine.objection, ref, CHECK_LIMIT) for engine in step.engines
-    }
-    why = "; ".join(objection for objection in objections.values() if objection)
-    return [engine for engine, objection in objections.items() if not objection], clip(why, OBJECTIONS)
+        return [NOT_KNOWN] * len(tasks)
+    kept = context.kept if engine in OWN_ENGINES else None
+    name = hashlib.sha256(f"objections of {engine} to {key}".encode()).hexdigest()
+    before = kept.get(name, Objections) if kept is not None else None
+    if before is not None and len(before.texts) == len(tasks):
+        return before.texts
+    refs = [
+        TaskRef(workload=each.workload, target=step.target, name=each.name, key=each.key) for each in tasks
+    ]
+    texts = [whole(context, engine, Engine.objection, ref, CHECK_LIMIT) for ref in refs]
+    if kept is not None:
+        kept.put(name, Objections(texts))
+    return texts

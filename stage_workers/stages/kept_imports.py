@@ -45,6 +45,18 @@ class Kernel(Struct, frozen=True):
     """See :attr:`.BuildOutcome.objects`."""
 
 
+class Untuned(Struct, frozen=True):
+    """A model without any tuning."""
+
+    model: bytes
+    """See :attr:`.Assembled.untuned`."""
+
+
+def untuned_key(model: str, target: str) -> str:
+    """Under which an :class:`Untuned` is kept. ``model``: of what came of the import."""
+    return hashlib.sha256(msgspec.msgpack.encode(("untuned", model, target))).hexdigest()
+
+
 def kernel_key(engine: str, call: BuildCall) -> str:
     """Under which a :class:`Kernel` is kept."""
     return hashlib.sha256(msgspec.msgpack.encode(("kernel", engine, call), order="sorted")).hexdigest()

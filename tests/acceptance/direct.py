@@ -160,9 +160,13 @@ def tuned_task(task: ExtractedTask, target: str, trial: Trial) -> TunedTask:
 
 
 def assemble(
-    model: bytes, target: str, tasks: list[TunedTask] | None = None, objects: list[bytes] | None = None
+    model: bytes,
+    target: str,
+    tasks: list[TunedTask] | None = None,
+    objects: list[bytes] | None = None,
+    untuned: bytes = b"",
 ) -> Assembled:
-    call = AssembleCall(model=model, target=target, tasks=tasks or [], objects=objects or [])
+    call = AssembleCall(model=model, target=target, tasks=tasks or [], objects=objects or [], untuned=untuned)
     return PLATFORM.assemble(call)
 
 

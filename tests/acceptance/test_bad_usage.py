@@ -84,7 +84,7 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
         ),
         (["tune", "{model}", "--artifacts", "/tmp"], "give --broker"),
         (["up", "--folder", "{model}"], "cannot use"),
-        (["tune"], "Missing argument"),
+        (["tune"], "models is missing: --help says what it is"),
         (["status"], "no mesh is known"),
         (["status", "--artifacts", "/tmp"], "give --broker"),
         (

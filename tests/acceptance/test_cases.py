@@ -31,7 +31,7 @@ from tests.cases import (
     operators,
     tir_functions,
 )
-from tests.cases.case import Case
+from tests.cases.case import Case, case
 from tunemesh.shared.errors import BadModel
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.engines.protocol import TaskRef
@@ -129,6 +129,24 @@ def assert_candidates_are_right(tasks: list[ExtractedTask], target: str) -> None
 @of(operators.PRECISION + epilogues.CASES)
 def test_its_candidates_are_right(case: Case, target: str, tmp_path: Path) -> None:
     assert_candidates_are_right(right(case, target, tmp_path).tasks, target)
+
+
+ACTIVATIONS = ["Elu", "Celu", "Selu", "ThresholdedRelu", "LeakyRelu", "HardSwish", "HardSigmoid"]
+FUNCTIONS = ["Sinh", "Cosh", "Tan", "Asin", "Asinh", "Atan", "Atanh"]
+
+
+@pytest.mark.parametrize(("dtype", "names"), [("float16", ACTIVATIONS + FUNCTIONS), ("double", ACTIVATIONS)])
+def test_functions_of_one_number_are_right_in_other_floats(
+    dtype: str, names: list[str], target: str, tmp_path: Path
+) -> None:
+    """Of these TVM's importer or its compiler knew single precision only, or lost most digits."""
+    nodes = "\n".join(f"y{number} = {name} (x)" for number, name in enumerate(names))
+    outputs = ", ".join(f"{dtype}[2,2,4,8] y{number}" for number in range(len(names)))
+    found = imported(case("functions", f"({dtype}[2,2,4,8] x) => ({outputs}) {{{nodes}}}"), target, tmp_path)
+    (judgement,) = found.judged
+    assert judgement.judge  # ONNX's own: ONNX Runtime has not got all of them
+    assert len(judgement.outputs) == len(names)
+    assert all(each.compared == each.elements and each.units <= 1 for each in judgement.outputs)
 
 
 # -- Functions of TIR ----------------------------------------------------------------------------------------

@@ -333,10 +333,13 @@ def test_messages_that_cannot_be_read_are_put_aside_and_block_nothing(
     link = Link(through[1], "bad client")
     link.start()
     for body in bodies:
-        link.publish(Outgoing("tunemesh.requests", "request", body, "bad", "request")).result(10)
+        link.publish(Outgoing("tunemesh.clients", "request.-", body, "bad", "request", signed=True)).result(
+            10
+        )
     # The broker itself refuses what is too large, and closes the channel of whoever sent it.
+    huge = Outgoing("tunemesh.clients", "request.-", b"x" * 2**21, "huge", "request", signed=True)
     with pytest.raises(LinkDown):
-        link.publish(Outgoing("tunemesh.requests", "request", b"x" * 2**21, "huge", "request")).result(10)
+        link.publish(huge).result(10)
     link.close()
     ended = there("tune", mock_model, "--engine", "mock", "--target", "mock", "--trials", 4, *through)
     assert ended.returncode == 0, ended.stderr

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from tests.acceptance import direct
+from tests.acceptance.test_cuda_templates import workload_of
 from tests.acceptance.test_template_kernels import (
     OPERATORS,
+    SMALL,
     placeholder,
     product,
     softmax,
@@ -110,7 +112,8 @@ def test_all_searches_search_its_knobs(search: str, target: str) -> None:
             for i, each in enumerate(proposal.schedules)
         ]
         call = msgspec.structs.replace(call, search=proposal.search, trials=trials)
-        assert ENGINE.update(call) == (proposal := ENGINE.update(call))
+        proposal = ENGINE.update(call)
+        assert ENGINE.update(call) == proposal
 
 
 def test_a_pipeline_with_a_mistake_never_wins(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +151,15 @@ def test_a_model_has_kernels_of_templates_and_of_halide(target: str, monkeypatch
 
 
 def test_what_halide_refuses_is_the_candidates_outcome(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tunemesh.stage_workers.engines.halide import scheduling
+    import halide as hl
 
-    # A loop of the output that there is not.
-    monkeypatch.setattr(
-        scheduling.Plan, "_sum", lambda self, pipeline, inner: pipeline.total.compute_at(pipeline.output, "x")
-    )
+    from tunemesh.stage_workers.engines.halide import pipelines, scheduling
+
+    def nowhere(_: scheduling.Plan, pipeline: pipelines.Pipeline, __: object) -> None:
+        """At a loop of the output that there is not."""
+        pipeline.total.compute_at(pipeline.output, hl.Var("x"))
+
+    monkeypatch.setattr(scheduling.Plan, "_sum", nowhere)
     task = task_of(product(20, 48, 32), [], False, target)
     ((_, schedule),) = first_round(task, target, 1)
     built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
@@ -189,8 +195,13 @@ def test_what_it_has_no_pipeline_for_is_left_to_others(target: str) -> None:
     a = placeholder(16, 64)
     turned = task_of([a, te.compute((64, 16), lambda i, j: a[j, i])], [], False, target)
     rows = task_of(softmax(5, 20), [], False, target)
+    small = [workload_of(SMALL[name](), True, target) for name in ("bf16, GELU", "int8, exact")]
     why = [
-        ENGINE.objection(TaskRef(workload=each.workload, target=target, name="", key=""))
-        for each in (turned, rows)
+        ENGINE.objection(TaskRef(workload=each, target=target, name="", key=""))
+        for each in (turned.workload, rows.workload, *small)
     ]
-    assert why == ["no pipeline fits: it sums nothing up", "no pipeline fits: it sums up in several places"]
+    assert why == [
+        "no pipeline fits: it sums nothing up",
+        "no pipeline fits: it sums up in several places",
+        *["no pipeline fits: it is not in single precision"] * 2,
+    ]

@@ -81,6 +81,20 @@ def test_products_are_as_right_as_bfloat16(narrow: str, made: bytes, count: int)
     assert 2**-16 < error < 2**-6
 
 
+def test_a_convolution_in_bfloat16_may_be_computed_by_winograds_algorithm(narrow: str) -> None:
+    """In single precision, of numbers that are rounded anyway; not where a person wants none."""
+
+    def tiles(convolution: str) -> list[int]:
+        imported = direct.import_model(
+            convolutions(), narrow, precision="bf16", options={"convolutions": convolution}
+        )
+        functions = [workloads.load(task.workload)["main"] for task in imported.tasks]
+        return [workloads.winograd_of(each) for each in functions if dots.marks(each)]
+
+    assert tiles("measured") == [6, 6, 0]
+    assert tiles("direct") == [0, 0, 0]
+
+
 def test_only_what_is_in_bfloat16_is_judged_as_such(narrow: str) -> None:
     """Here nothing fits the instruction: the tolerance of the outputs is as without the option."""
     net = Network(4, 32)

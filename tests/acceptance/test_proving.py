@@ -263,6 +263,56 @@ def test_candidates_that_crash_are_not_fused(target: str, monkeypatch: pytest.Mo
     assert "TVM crashed (SIGSEGV)" in notes(imported)[0]
 
 
+def two_products() -> bytes:
+    return model(
+        [
+            node("MatMul", ["x", "w"], ["a"]),
+            node("Relu", ["a"], ["b"]),
+            node("MatMul", ["b", "v"], ["c"]),
+            node("Relu", ["c"], ["y"]),
+        ],
+        ROWS,
+        {"w": random(32, 24), "v": random(24, 8)},
+    )
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_functions_are_looked_at_in_one_process_as_long_as_none_crashes(
+    target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, crashes: bool
+) -> None:
+    objection, written = proving.probing.objection, tmp_path / "processes"
+
+    def look(workload: Any, target: str) -> str:
+        with written.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        sizes = {size for each in proving.workloads.arguments(workload["main"]) for size in each.shape}
+        if crashes and 8 in sizes:
+            crash(workload)
+        return objection(workload, target)
+
+    monkeypatch.setattr(proving.probing, "objection", look)
+    imported = import_model(two_products(), target)
+    processes = written.read_text().splitlines()
+    if crashes:
+        assert names(imported) == ["fused_matmul_relu", "matmul1", "relu1"]
+        assert "TVM crashed (SIGSEGV)" in notes(imported)[0]
+        assert len(set(processes)) > 2
+    else:
+        assert names(imported) == ["fused_matmul_relu", "fused_matmul1_relu1"]
+        assert len(processes) == 2
+        assert len(set(processes)) == 1
+
+
+def test_an_untuned_model_that_was_compiled_before_is_taken_as_it_is(target: str) -> None:
+    imported = import_model(two_products(), target)
+    image = random(16, 32)
+    first = assemble(imported.model, target)
+    again = assemble(imported.model, target, untuned=first.untuned)
+    assert again.untuned is first.untuned
+    assert np.array_equal(run(again.tuned, image), run(first.tuned, image))
+    assert np.allclose(run(first.untuned, image), run(again.tuned, image), rtol=1e-4, atol=1e-4)
+
+
 # -- What is no task -----------------------------------------------------------------------------------------
 
 

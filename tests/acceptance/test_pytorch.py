@@ -237,6 +237,22 @@ def test_whole_numbers_that_meet_a_float_become_floats(kind: str, target: str) -
     assert [each.judge.partition(" ")[0] for each in imported.judged] == ["PyTorch"]
 
 
+def test_what_tvm_knows_otherwise_is_written_in_other_operators(target: str) -> None:
+    """Whole numbers and one that is no tensor, shifts, a factor that is left out; and a number comes out."""
+
+    def all_of_them(i: Any, x: Any) -> Any:
+        divided = [torch.div(i - 6, 4, rounding_mode=mode) for mode in ("floor", "trunc")]
+        return *divided, (i - 6) // 4, i << 2, i >> 1, torch.nn.functional.selu(x), i.float().mean()
+
+    program = pytorch.export(Function(all_of_them), (WHOLE, X))
+    imported = PLATFORM.import_model(
+        ImportCall(model=pytorch.convert(program), target=target, inputs=pytorch.samples(program))
+    )
+    (judgement,) = imported.judged
+    assert judgement.judge.startswith("PyTorch")
+    assert [each.elements for each in judgement.outputs] == [12] * 6 + [1]
+
+
 def test_a_mask_may_begin_as_infinity(target: str) -> None:
     def masked(x: Any) -> Any:
         return torch.softmax(x @ x.T + torch.full((3, 3), float("-inf")).triu(1), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -460,11 +461,24 @@ def halved(value: Any, bias: Any, other: Any) -> Any:
     return gelu(value + bias, other).astype("bfloat16")
 
 
+def rounded(tensors: list[Any]) -> list[Any]:
+    """The same with a result in bfloat16."""
+    from tvm import te
+
+    *given, last = tensors
+    return [*given, te.compute(last.shape, lambda *at: last(*at).astype("bfloat16"))]
+
+
 SMALL: dict[str, Callable[[], list[Any]]] = {
     "bf16, GELU": lambda: small("bfloat16", 16, (17, 32), 48, halved),
     "bf16, residual": lambda: small(
         "bfloat16", 8, (1, 9, 7, 16), 24, lambda value, bias, other: rectified(value + bias, other),
         strides=(1, 1), padding=(1, 1, 1, 1),
+    ),
+    "bf16 of rows": lambda: rounded(layer_norm(7, 52)),
+    "bf16 of a depthwise one": lambda: rounded(convolution(3, 1, 1, True, 24)),
+    "bf16, Winograd": lambda: small(
+        "bfloat16", 16, (1, 23, 20, 16), 32, halved, strides=(1, 1), padding=(1, 1, 1, 1)
     ),
     "int8, from 8 bits to 8 bits": lambda: small(
         "uint8", 16, (1, 9, 9, 16), 32, requantised, strides=(2, 2), padding=(1, 1, 1, 1), pad_value=100
@@ -483,8 +497,9 @@ def test_instructions_for_small_numbers_compute_the_sums(name: str, weights: lis
 
     if not all(each.runs_on(target) for each in dots.ALL.values()):
         pytest.skip("this CPU has no avx512_bf16 and avx512_vnni")
-    task = task_of(SMALL[name](), weights, True, target)
+    task = task_of(SMALL[name](), weights, True, target, tiles=4)
     taken, chance = tuning.taken(task.workload, target), random.Random(name)
+    assert (taken.template.name == "winograd") == ("Winograd" in name and bool(weights))
     genome = chance.choice(list(taken.space.all()))
     _, schedule = schedules.packed(taken.template.name, taken.space, genome)
     built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
@@ -636,9 +651,34 @@ def test_what_no_template_knows_is_left_to_others(target: str) -> None:
     task = task_of([a, te.compute((64, 16), lambda i, j: a[j, i])], [], False, target)
     why = ENGINE.objection(TaskRef(workload=task.workload, target=target, name="", key=""))
     assert why.startswith("no template fits: ")
-    cores = target.replace('"num-cores": 1', '"num-cores": 4')
-    why = ENGINE.objection(TaskRef(workload=task.workload, target=cores, name="", key=""))
-    assert why == "the template engine makes kernels of one thread only"
+
+
+def several() -> list[Any]:
+    return winograd((2, 13, 9, 16), 24, (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["3x3", "batched", "depthwise", "softmax", "one row", "Winograd"])
+def test_threads_share_a_kernel_where_there_are_several_cores(
+    name: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+
+    monkeypatch.setenv("TVM_NUM_THREADS", "3")  # whatever this machine has
+    cores = target.replace('"num-cores": 1', '"num-cores": 3')
+    made, weights, fast = OPERATORS.get(name, (several, [1], False))
+    task = task_of(made(), weights, fast, cores, tiles=4)
+    taken, chance = tuning.taken(task.workload, cores), random.Random(name)
+    _, schedule = schedules.packed(
+        taken.template.name, taken.space, chance.choice(list(itertools.islice(taken.space.all(), 500)))
+    )
+    built = ENGINE.build(BuildCall(workload=task.workload, target=cores, schedule=schedule))
+    assert built.artifact is not None, built.error
+    assert b"TVMBackendParallelLaunch" in built.artifact
+    profiled = direct.profile(task, cores, built.artifact)
+    assert profiled.outcome == "measured", (schedule, profiled.error)
+    alone = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+    assert alone.artifact is not None
+    assert b"TVMBackendParallelLaunch" not in alone.artifact
 
 
 @pytest.mark.parametrize(("cpu", "lanes"), [("haswell", 8), ("x86-64", 4)])

@@ -254,6 +254,8 @@ PRECISION = [
         scale=weights(1024, dtype=HALF, scale=1.0),
         bias=weights(1024, dtype=HALF),
     ),
+    # NaN for all inputs below 1, of the kernel as of the model.
+    case("inverse_hyperbolic_cosine", "(float[8,32] x) => (float[8,32] y) {y = Acosh (x)}"),
     # Another order of summing flips a few elements by one step.
     case(
         "product_in_steps",
@@ -268,4 +270,40 @@ PRECISION = [
     ),
 ]
 
-CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED]
+# Importers and passes of the graph took these for something else.
+ALIKE = [
+    # As PyTorch's exporter writes a whole number divided by another.
+    case(
+        "truth_compared",
+        """(int64[4,9] x, bool[9] z) => (int64[4,9] y, bool[9] w) {
+            negative = Less (x, zero)
+            differ = Equal (negative, always)
+            rest = Mod (x, three)
+            some = Cast <to = 9> (rest)
+            less = And (differ, some)
+            one = Cast <to = 7> (less)
+            quotient = Div (x, three)
+            y = Sub (quotient, one)
+            v = Not (z)
+            w = Equal (z, v)
+        }""",
+        zero=0,
+        three=3,
+        always=np.bool_(True),
+    ),
+    # It reads what it writes, like a factor.
+    case(
+        "product_over_an_axis",
+        "(float[3,7] x) => (float[3,1] y) {y = ReduceProd (x, axes)}",
+        opset=18,
+        axes=[1],
+    ),
+    case(
+        "half_samples_of_a_grid",
+        "(float16[1,2,5,5] x, float16[1,4,4,2] g) => (float16[1,2,4,4] y) {y = GridSample (x, g)}",
+        opset=20,
+    ),
+    case("half_local_response_norm", "(float16[1,8,5,5] x) => (float16[1,8,5,5] y) {y = LRN <size = 3> (x)}"),
+]
+
+CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED, *ALIKE]

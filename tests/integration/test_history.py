@@ -179,7 +179,9 @@ def test_a_message_of_a_client_says_who_sent_it(node: Broker) -> None:
         link.close()
 
 
-def test_a_tenant_asks_about_its_own_past_alone(node: Broker, coordinator: Link, tmp_path: Path) -> None:
+def test_a_tenant_asks_about_its_own_past_alone(
+    node: Broker, coordinator: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ann, eve = "client.acme.ann", "client.zeta.eve"
     users = Management(node.management_url, node.password("admin"), topology.VHOST)
     host = node.url("client").partition("@")[2]
@@ -203,6 +205,10 @@ def test_a_tenant_asks_about_its_own_past_alone(node: Broker, coordinator: Link,
             past_jobs.ask_mesh(urls[eve], named)
         assert len(past_jobs.ask_mesh(node.url("operator"), named).jobs) == 1
         assert past_jobs.ask_mesh(node.url("client"), ALL).jobs == []  # of no tenant
+        monkeypatch.setattr(here._buckets["zeta"], "_tokens", -40.0)
+        with pytest.raises(Unavailable, match=r"too many questions: try again in \d+ s"):
+            past_jobs.ask_mesh(urls[eve], ALL)
+        assert len(past_jobs.ask_mesh(urls[ann], ALL).jobs) == 1
     finally:
         here.stop()
         for user in urls:

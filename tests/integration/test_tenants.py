@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,23 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
 
-from tunemesh.broker_config.topology import CLIENTS, EVENTS, REQUESTS, VHOST, client_key, event_key
+from tunemesh.broker_config.topology import (
+    CLIENTS,
+    COORDINATOR,
+    EVENTS,
+    REQUESTS,
+    VHOST,
+    client_key,
+    event_key,
+    requests_queue,
+)
 from tunemesh.broker_config.users import Management
 from tunemesh.client import Client
+from tunemesh.shared import codec
 from tunemesh.shared.accounts import Account, account_of
 from tunemesh.shared.errors import BadInput
-from tunemesh.shared.messages import Blob, JobEvent, Request
+from tunemesh.shared.messages import Blob, JobEvent, Query, Request, Snapshot
+from tunemesh.shared.transport import link as link_module
 
 if TYPE_CHECKING:
     from tests.conftest import Broker
@@ -50,13 +62,31 @@ def people(node: Broker) -> Iterator[Callable[[str], str]]:
         users.remove(name)
 
 
+class Coordinator:
+    """A real one, without workers."""
+
+    def __init__(self, url: str) -> None:
+        self._command = [sys.executable, "-m", "tunemesh", "coordinator", "--broker", url]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, env=dict(os.environ), stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(20)
+
+
 @pytest.fixture(scope="module")
-def coordinator(node: Broker) -> Iterator[None]:
-    command = [sys.executable, "-m", "tunemesh", "coordinator", "--broker", node.url("coordinator")]
-    process = subprocess.Popen(command, env=dict(os.environ), stderr=subprocess.DEVNULL)
-    yield
-    process.terminate()
-    process.wait(20)
+def coordinator(node: Broker) -> Iterator[Coordinator]:
+    running = Coordinator(node.url("coordinator"))
+    yield running
+    running.kill()
+    # What it held waits for a successor, which other tests are not.
+    with channel(node.url("admin")) as admin:
+        admin.queue_purge(COORDINATOR)
+        for tenant in ("acme", "zeta"):
+            admin.queue_delete(requests_queue(tenant).name)
 
 
 @contextlib.contextmanager
@@ -123,7 +153,7 @@ def test_a_client_may_not(people: Callable[[str], str], what: str, do: Deed) -> 
 
 
 def test_a_job_is_the_business_of_its_tenant_and_of_operators(
-    node: Broker, people: Callable[[str], str], coordinator: None
+    node: Broker, people: Callable[[str], str], coordinator: Coordinator
 ) -> None:
     with (
         Client(people(ANN), ["hers"]) as ann,
@@ -161,9 +191,58 @@ def test_a_job_is_the_business_of_its_tenant_and_of_operators(
         assert event.progress.cancelled.by == BOB
         assert eve.poll() is None
 
+        # A successor reads the same queues, and knows whose the job was.
+        coordinator.kill()
+        coordinator.start()
+        assert [each.phase for each in bob.snapshot("hers", timeout=20.0).jobs] == ["cancelled"]
+        assert eve.snapshot("hers").rejected == "job hers belongs to another tenant"
+
+
+def test_a_tenant_that_floods_is_told_to_wait_and_others_are_answered(
+    node: Broker, people: Callable[[str], str], coordinator: Coordinator
+) -> None:
+    with Client(people(ANN)) as ann, Client(people(EVE)) as eve, channel(people(EVE)) as flooding:
+        for client in (ann, eve):
+            client.snapshot(timeout=20.0)  # by now both have a queue
+        time.sleep(0.5)
+        flooding.queue_declare(MINE, exclusive=True)
+        query = pika.BasicProperties(reply_to=MINE, user_id=EVE, correlation_id="q")
+        body = codec.encode(Query())
+        with pika.BlockingConnection(pika.URLParameters(people(EVE))) as link:
+            unconfirmed = link.channel()
+            for _ in range(5_000):
+                unconfirmed.basic_publish(CLIENTS, client_key("query", "zeta"), body, query)
+            began = time.monotonic()
+            for _ in range(5):
+                ann.snapshot()
+            assert time.monotonic() - began < 5.0
+        answers = [codec.decode(body, JobEvent, Snapshot) for body in taken(flooding, MINE, 250)]
+        assert sum(isinstance(each, Snapshot) for each in answers) >= 200
+        refusals = [each.text for each in answers if isinstance(each, JobEvent)]
+        assert refusals
+        assert all(text.startswith("try again in ") for text in refusals)
+        # All others stay where they are, in the queue of this tenant.
+        with channel(node.url("admin")) as admin:
+            name = requests_queue("zeta").name
+            assert admin.queue_declare(name, passive=True).method.message_count > 3_000
+            admin.queue_purge(name)
+
+
+def taken(opened: BlockingChannel, queue: str, most: int) -> list[bytes]:
+    """The next messages of a queue, until there are so many, or none comes for two seconds."""
+    found: list[bytes] = []
+    for method, _, body in opened.consume(queue, auto_ack=True, inactivity_timeout=2):
+        if method is None or body is None:
+            break
+        found.append(bytes(body))
+        if len(found) == most:
+            break
+    opened.cancel()
+    return found
+
 
 def test_who_does_not_say_who_it_is_has_no_answer(
-    node: Broker, people: Callable[[str], str], coordinator: None
+    node: Broker, people: Callable[[str], str], coordinator: Coordinator
 ) -> None:
     with channel(people(EVE)) as opened, channel(node.url("admin")) as admin:
         admin.queue_purge("dead-letter")
@@ -198,3 +277,17 @@ def test_the_users_of_the_definitions_have_limits(node: Broker) -> None:
     limited = {each["user"] for each in ask(node, "user-limits")}
     assert {"client", "operator"} <= limited
     assert not {"worker", "coordinator"} & limited
+
+
+def test_a_name_of_a_queue_that_is_taken_is_left_for_another(
+    people: Callable[[str], str], coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are few names, so that nobody can have many queues."""
+    names = iter([*(uuid.UUID(int=1 << 120) for _ in range(2)), *(uuid.uuid4() for _ in range(99))])
+    monkeypatch.setattr(link_module.uuid, "uuid4", lambda: next(names))
+    with channel(people(BOB)) as other:
+        other.queue_declare(f"{BOB}.010", exclusive=True)
+        with Client(people(BOB)) as bob:
+            assert bob.snapshot().strategy == "interleaved"
+            assert bob._link.own_queue(BOB) != f"{BOB}.010"
+    assert next(names).version == 4  # the one that was taken was tried

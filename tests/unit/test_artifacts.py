@@ -6,7 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -307,3 +309,45 @@ def test_an_unknown_protocol_is_refused_at_once(url: str) -> None:
     with pytest.raises(ArtifactError, match=r"cannot use 'nonsense:.*Protocol not known") as caught:
         ArtifactStore(url)
     assert "\n" not in str(caught.value)
+
+
+def as_somebody(do: Callable[[], None]) -> None:
+    """Do it without the rights of root, in a process of its own."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            do()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_who_may_not_list_a_store_can_use_it_all_the_same() -> None:
+    """An address is a hash that nobody guesses: so tenants that share a folder see what they were told of."""
+    root = Path(tempfile.mkdtemp())
+    try:
+        data = b"x" * 70_000
+        folder = root / hashlib.sha256(data).hexdigest()[:2]
+        for each in (folder, root):
+            each.mkdir(exist_ok=True)
+            each.chmod(0o333)
+
+        def use() -> None:
+            store = ArtifactStore(str(root))
+            for _ in range(2):
+                assert store.get(store.put(data)) == data
+            for each in (root, folder):
+                with pytest.raises(PermissionError):
+                    os.listdir(each)
+
+        as_somebody(use)
+    finally:
+        root.chmod(0o700)
+        folder.chmod(0o700)
+        shutil.rmtree(root)

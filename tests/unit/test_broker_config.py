@@ -307,6 +307,17 @@ def test_rabbitmq_conf_listens_where_it_is_told() -> None:
     assert "max_message_size = 1048576\n" in conf
 
 
+def test_a_node_of_a_cluster_finds_the_others_and_waits_when_it_is_cut_off() -> None:
+    listener = Listener("127.0.0.1", 1)
+    conf = rabbitmq_conf(None, listener, listener, peers=("a@x", "b@y"))
+    assert "classic_config.nodes.1 = a@x\n" in conf
+    assert "classic_config.nodes.2 = b@y\n" in conf
+    assert "cluster_partition_handling = pause_minority\n" in conf
+    # What one node declares before the others are there would have no copies.
+    assert "definitions" not in conf.partition("\n")[2]
+    assert "cluster" not in rabbitmq_conf("/d.json", listener, listener)
+
+
 class FakeBroker:
     """A broker that has ``names`` and lets the user configure or not."""
 

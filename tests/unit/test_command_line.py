@@ -182,7 +182,11 @@ def test_completion_is_silent_where_no_mesh_answers(monkeypatch: pytest.MonkeyPa
             "Invalid value for '--visibility': Value error, 'al' is not one of 'tenant', 'all'.",
             "--visibility must be tenant or all, not 'al'; did you mean all?",
         ),
-        ("Missing argument 'models'.", "Missing argument 'models'."),
+        ("Missing argument 'models'.", "models is missing: --help says what it is"),
+        (
+            "Got unexpected extra argument(s) (extra)",
+            "extra is more than the command takes: --help says what it does",
+        ),
         ("Invalid value for 'models': something else", "Invalid value for 'models': something else"),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 from tests.unit import random_values
 from tests.unit.test_core import learned, trials
 from tests.unit.world import World, request
-from tunemesh.coordinator.events import Arrived, Unreadable, WorkerSeen
+from tunemesh.coordinator.events import Arrived, Garbled, Unreadable, WorkerSeen
 from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Cancel,
@@ -66,8 +66,13 @@ class Liars(World):
         elif kind == 2:
             self.publish(Cancel(job=self.rng.choice(["other", "nobody"]), keep=self.rng.random() < 0.5))
         else:
-            asks = random_values.struct(self.rng.choice([Query, SetStrategy]), self.rng)
-            self.give(Arrived(next(self.ids) + 10**9, asks, "client.x", "c"))
+            asks = random_values.struct(self.rng.choice([Query, SetStrategy, Cancel, Request]), self.rng)
+            tenant = self.rng.choice(
+                ["", "acme"] if isinstance(asks, Cancel | Request) else [None, "", "acme"]
+            )
+            number = next(self.ids) + 10**9
+            self.give(Arrived(number, asks, "client.x", "c", "somebody", tenant))
+            self.give(Garbled(number + 10**9, "garbage", tenant))
 
 
 @pytest.mark.parametrize("case", range(8))

@@ -27,7 +27,7 @@ from tunemesh.dashboard.kept import Answer
 from tunemesh.dashboard.listing import PAGE, Wanted, course, listing
 from tunemesh.dashboard.server import Dashboard
 from tunemesh.mesh_address import MeshAddress
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, BrokerRefused
 from tunemesh.shared.messages import JobEvent, Snapshot
 
 NOW = 10_000.0
@@ -132,7 +132,7 @@ def test_what_was_measured_is_known_of_jobs_that_somebody_looks_at(board: Board)
     board.event(msgspec.structs.replace(event, progress=changed), NOW)
     detail = board.detail("net-0002")
     assert detail is not None
-    assert (detail.asked, detail.progress.trials) == (True, 77)
+    assert (detail.asked, detail.progress.trials) == (NOW, 77)
     assert board.detail("no-such") is None
 
 
@@ -296,6 +296,8 @@ def test_who_has_no_token_sees_nothing(served: Served) -> None:
     first = served.ask(f"/jobs/net-0002?token={TOKEN}&a=b", Cookie=None)
     assert (first.status, first.headers["location"]) == (303, "/jobs/net-0002?a=b")
     assert "HttpOnly" in first.headers["set-cookie"]
+    # What other programs of this machine have left in the browser does not matter.
+    assert served.ask("/", Cookie=f'a={{"b": [1, "c"]}}; d; =e; {served.cookie}').status == 200
 
 
 def test_a_name_of_a_stranger_that_leads_here_is_refused(served: Served) -> None:
@@ -458,6 +460,12 @@ def test_what_waits_can_be_read_in_every_look(look: dict[str, str]) -> None:
 # -- The command ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard_commands, "check_login", lambda url: None)
+
+
+@pytest.mark.usefixtures("login")
 def test_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.Dashboard, "run", lambda self: None)
     monkeypatch.setenv("TUNEMESH_DASHBOARD_TOKEN", TOKEN)
@@ -469,6 +477,7 @@ def test_the_command_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told["url"] == f"http://127.0.0.1:{told['port']}/?token={TOKEN}"
 
 
+@pytest.mark.usefixtures("login")
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -482,6 +491,7 @@ def test_where_nobody_can_listen_is_said(words: list[str], says: str) -> None:
         CliRunner().invoke(cli.app, ["dashboard", "--broker", "amqp://x", *words], catch_exceptions=False)
 
 
+@pytest.mark.usefixtures("login")
 def test_a_port_that_is_taken_a_short_token_and_what_is_missing_are_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -498,6 +508,21 @@ def test_a_port_that_is_taken_a_short_token_and_what_is_missing_are_said(
         pytest.raises(BadInput, match="which is not installed: pip install"),
     ):
         CliRunner().invoke(cli.app, words[:3], catch_exceptions=False)
+
+
+def test_a_login_is_tried_before_anything_is_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mesh = mesh_of(1, lets="monitor")
+    monkeypatch.setattr(dashboard_commands, "Client", mesh.client)
+    dashboard_commands.check_login("amqp://x")
+    mesh.lets = "nothing"
+    with pytest.raises(BrokerRefused, match="lacks a right"):
+        dashboard_commands.check_login("amqp://x")
+    mesh.lets = "client"
+    mesh.goes()
+    dashboard_commands.check_login("amqp://x")
+    assert "the page waits for it" in capsys.readouterr().err
 
 
 def test_addresses_of_this_machine_alone_are_told_from_others() -> None:

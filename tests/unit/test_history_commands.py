@@ -15,7 +15,7 @@ import pytest
 from tests.unit.past import ended, progress
 from tunemesh import cli, history_commands, job_commands, mesh_address, past_jobs
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.errors import BrokerUnavailable
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.messages import AskHistory, Cancelled, Census, JobProgress, PastJobs, Snapshot
 from tunemesh.stage_workers.records import history
 from tunemesh.stage_workers.records.database import Database
@@ -244,3 +244,22 @@ def test_a_retention_that_is_no_number_of_days_is_refused(mesh: Mesh, said: Said
     code, _, err = said("sweep", *MESH, "--artifacts", "/nowhere", "--retention", retention)
     assert code == 2
     assert "--retention" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "noted", "days"),
+    [
+        ("7", "none", 7.0),
+        (None, "30", 30.0),
+        (None, "", 90.0),
+        (None, "none", "for ever"),
+        ("none", "30", "nothing"),
+    ],
+)
+def test_a_sweep_keeps_what_the_mesh_keeps(asked: str | None, noted: str, days: float | str) -> None:
+    address = mesh_address.MeshAddress(broker="amqp://b", artifacts="a", retention=noted)
+    if isinstance(days, float):
+        assert history_commands.kept_for(asked, address) == days
+    else:
+        with pytest.raises(BadInput, match=days):
+            history_commands.kept_for(asked, address)

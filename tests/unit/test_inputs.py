@@ -59,6 +59,14 @@ def test_a_file_of_inputs_is_taken_in_the_order_of_the_model() -> None:
     assert [each.shape for each in found] == [(2, 3), (4,), (5,)]
 
 
+def test_a_number_stays_one() -> None:
+    given = inputs.read(npz(**{"t": np.float32(3), "output:y": np.float32(4), "output-by": "somebody"}))
+    (found,) = inputs.fitting(given, [("t", (), "float32")])
+    assert found.shape == ()
+    who, (wanted,) = inputs.expected(given, [("y", (), "float32")])
+    assert (who, wanted.shape) == ("somebody", ())
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [

@@ -443,3 +443,12 @@ def test_one_that_stands_by_reads_no_requests(link: FakeLink) -> None:
     service.take(Up(1))
     service.take(Tick())
     assert link.consumed == []
+
+
+def test_what_waits_at_a_desk_is_not_published_anew() -> None:
+    """A copy of it would come back as the coordinator's own, with nobody's name."""
+    link = FakeLink()
+    held = HeldDeliveries(Outbox(link), "coordinator")  # type: ignore[arg-type]
+    held.hold(delivery(tag=2, body=codec.encode(request()), queue="requests.acme"), "request", now=0.0)
+    held.refresh(REFRESH + 1)
+    assert link.published == []

@@ -106,11 +106,11 @@ def test_every_engine_that_takes_a_task_searches_it(context: Context, sandbox: F
     work = msgspec.structs.replace(
         step(ImportWork(model=context.store.put(MODEL))), engines=["metaschedule", "mock"]
     )
-    sandbox.answers["objection"] = ["", "no mock", "too large", "no mock"]
+    sandbox.answers["objection"] = ["", "too large", "no mock", "no mock"]
     first, other = expect(ImportDone, run_stage(work, context)).tasks
     assert (first.id, first.engine, first.objection) == ("t00", "metaschedule", "")
     assert (other.id, other.engine, other.objection) == ("t01", None, "too large; no mock")
-    sandbox.answers["objection"] = ["", "", "too large", ""]
+    sandbox.answers["objection"] = ["", "too large", "", ""]
     done = expect(ImportDone, run_stage(work, context))
     assert [(task.id, task.engine) for task in done.tasks] == [
         ("t00", "metaschedule"),
@@ -142,7 +142,9 @@ def test_what_was_compiled_is_kept_and_handed_to_assembly(
     assert built.objects is not None
     assert (context.store.get(built.objects), built.objects.data) == (b"tuned", None)
 
-    def handed_over(untuned: Blob | None, tuned: Blob | None, context: Context = context) -> list[bytes]:
+    untuned: list[bytes] = []
+
+    def handed_over(compiled: Blob | None, tuned: Blob | None, context: Context = context) -> list[bytes]:
         trials = trials_of(candidates)
         history = History(task="t00", round=0, trials=trials, timings=[])
         confirmed = [
@@ -157,10 +159,11 @@ def test_what_was_compiled_is_kept_and_handed_to_assembly(
         sandbox.answers["part"] = [TirPart(module=b"part")]
         sandbox.answers["assemble"] = [Assembled(tuned=b"t", untuned=b"u", signature=b"s")]
         sandbox.answers["export"] = [Exported()]
-        assemble = AssembleWork(model=model.model, tasks=[records], objects=untuned)
+        assemble = AssembleWork(model=model.model, tasks=[records], objects=compiled)
         expect(AssembleDone, run_stage(step(assemble), context))
         (call,) = [each for each in sandbox.records if isinstance(each, AssembleCall)]
         sandbox.records.clear()
+        untuned.append(call.untuned)
         return call.objects
 
     assert handed_over(model.objects, built.objects) == [b"untuned", b"tuned"]
@@ -174,6 +177,7 @@ def test_what_was_compiled_is_kept_and_handed_to_assembly(
     expect(BuildDone, run_stage(step(keeping), here))
     assert handed_over(None, None, here) == [b"kept"]
     assert handed_over(None, built.objects, here) == [b"tuned"]
+    assert untuned == [b"", b"", b"", b"", b"u", b"u"]  # it is kept, too
 
 
 def test_what_no_engine_takes_is_in_the_model_as_it_is(context: Context, sandbox: FakeSandbox) -> None:

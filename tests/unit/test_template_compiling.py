@@ -59,12 +59,14 @@ def test_a_missing_compiler_is_said_and_needs_no_repair(
         compiling.compiled("int a;", HERE)
     findings = {each.what: each for each in doctor.examine()}
     assert findings["C compiler"].ok
-    assert findings["C compiler"].found == "missing, only needed by the engine template"
-    assert findings["engines"].found == f"metaschedule; not template: {compilers.MISSING}"
+    assert findings["C compiler"].found == "missing, only needed by the engines template and halide"
+    without = f"metaschedule; not template: {compilers.MISSING}; not halide: {engines.missing('halide')}"
+    assert findings["engines"].found == without
     # Workers serve what they can, and say what they cannot.
     assert service_commands._served(None, "build-cpu") == engines.served_by_default() == ("metaschedule",)
     assert f"engine template is not served: {compilers.MISSING}" in caplog.text
     assert service_commands._served(["template"], "build-cpu") == ("template",)
+    assert engines.missing("halide", building=False) in ("", engines.NO_HALIDE)
     # To propose takes no compiler: the images of those who do have none.
     assert service_commands._served(None, "model-update") == ("metaschedule", "template")
     config = WorkerConfig(broker="", queue="build-cpu", artifacts="", engines=("template",))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,3 +180,8 @@ def test_the_report_says_who_won_and_by_how_much() -> None:
 
 def test_where_one_engine_searches_alone_nobody_wins() -> None:
     assert tables.winners(make_job_report(progress(task("t00", "one", {"one": 2.0})), [])) == ""
+
+
+def test_where_all_is_known_nobody_wins() -> None:
+    known = msgspec.structs.replace(task("t00", "one", {"one": 2.0, "two": None}), trials=0)
+    assert tables.winners(make_job_report(progress(known), [])) == ""

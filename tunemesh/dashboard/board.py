@@ -51,8 +51,8 @@ class Detail:
     validated: ValidateDone | None = None
     measured: Mapping[str, TaskRecords] = field(default_factory=dict)
     """By search: where it lies what was measured."""
-    asked: bool = False
-    """The coordinator has said all of it; else only what was heard by chance is here."""
+    asked: float = 0.0
+    """When the coordinator has said all of it: Unix time. 0: only what was heard by chance is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Board:
                     snapshot.assembled,
                     snapshot.validated,
                     {each.task.id: each for each in snapshot.measured},
-                    asked=True,
+                    asked=at,
                 )
             elif snapshot.rejected:
                 self._rejected[job] = snapshot.rejected

@@ -76,7 +76,7 @@ class Reports:
         if ended is None or ended.progress is None:
             return None
         measured = {each.task.id: each for each in ended.measured}
-        return Detail(ended.progress, ended.assembled, ended.validated, measured, asked=True)
+        return Detail(ended.progress, ended.assembled, ended.validated, measured, asked=time.time())
 
     def _report(self, detail: Detail) -> JobReport:
         progress = detail.progress

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Collection, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -84,7 +84,8 @@ class Guard:
             # Lax: a link in another program leads here, too. Nothing that changes something is a GET.
             answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
             return answer
-        if not self._is_token(self._from_cookie(headers.get("cookie", ""))):
+        # Lenient: cookies of all other programs at this host come along.
+        if not self._is_token(cookie_parser(headers.get("cookie", "")).get(self._cookie, "")):
             return PlainTextResponse(UNKNOWN, 401)
         if scope["method"] not in SAFE:
             if headers.get("origin", "") not in (f"http://{host}", f"https://{host}"):
@@ -95,10 +96,3 @@ class Guard:
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self._token.encode())
-
-    def _from_cookie(self, header: str) -> str:
-        try:
-            found = SimpleCookie(header).get(self._cookie)
-        except CookieError:
-            return ""
-        return found.value if found is not None else ""

@@ -32,6 +32,9 @@ from tunemesh.status_tables import step_text
 
 FOLDER = Path(__file__).parent
 FILES = {"page.js": "text/javascript", "page.css": "text/css"}
+AGAIN = 10.0
+"""Seconds after which it is asked again where that lies which was measured for a job that somebody looks at:
+the mesh tells it once a minute."""
 BODY_LIMIT = 1_000
 """Bytes of what a button sends."""
 
@@ -147,7 +150,8 @@ class Pages:
 
         async def parts() -> Parts:
             detail = self._board.detail(job)
-            if detail is not None and not detail.asked:
+            old = detail is not None and not detail.progress.finished and time.time() - detail.asked > AGAIN
+            if old and self._board.view().link.may_ask:
                 await run_in_threadpool(self._feed.look, job)
                 detail = self._board.detail(job)
             if detail is None:

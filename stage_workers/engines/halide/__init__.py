@@ -1,6 +1,6 @@
-"""The engine that schedules pipelines of Halide: the tasks of sums that the engine halide knows, too, written
-down in another language, whose compiler makes the loops. TVM and Halide are imported when a method needs them,
-so that naming the engine costs nothing."""
+"""The engine that schedules pipelines of Halide: tasks of sums, as the template engine has them, in another
+language, whose compiler makes the loops. TVM and Halide are imported when a method needs them, so that naming
+the engine costs nothing."""
 
 from __future__ import annotations
 

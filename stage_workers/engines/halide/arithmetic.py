@@ -39,6 +39,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "fabs": hl.abs,
     "floor": hl.floor,
     "ceil": hl.ceil,
+    "nearbyint": hl.round,  # halves to even numbers
     "sqrt": hl.sqrt,
     "rsqrt": lambda a: single(1.0) / hl.sqrt(a),
     "sigmoid": lambda a: single(1.0) / (single(1.0) + hl.exp(-a)),
@@ -65,6 +66,13 @@ OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "one": lambda a, b: (a < b) | (a > b),  # neither is NaN
 }
 """Of :class:`.Value`, as LLVM calls them."""
+
+
+def objection(steps: Sequence[Step]) -> str:
+    """Why these steps cannot be computed; empty where they can."""
+    known = {*BINARY, *UNARY, *epilogues.FAST, "select"}
+    unknown = sorted({step.name for step in steps if step.kind == "call"} - known)
+    return f"it ends in {unknown[0]}" if unknown else ""
 
 
 def _unsigned(integer: Any) -> Any:

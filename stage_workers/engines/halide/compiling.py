@@ -32,6 +32,7 @@ FEATURES = {
 }
 """Of Halide's targets, by what tells a compiler of C so."""
 SKYLAKE = {"-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mavx512cd"}
+TEMPORARY = "/tmp"
 WITHOUT = ("no_runtime", "no_asserts", "no_bounds_query")
 ARCHITECTURES = {"x86_64": "x86-64-linux", "aarch64": "arm-64-linux"}
 
@@ -45,8 +46,9 @@ HERE void *halide_malloc(void *context, size_t size) { return aligned_alloc(128,
 HERE void halide_free(void *context, void *memory) { free(memory); }
 HERE int halide_error_out_of_memory(void *context) { return -1; }
 HERE int halide_do_par_for(void *context, halide_task_t task, int from, int count, uint8_t *closure) {
-  for (int i = from; i < from + count; ++i) { int failed = task(context, i, closure); if (failed) return failed; }
-  return 0;
+  int failed = 0;
+  for (int i = from; i < from + count && !failed; ++i) failed = task(context, i, closure);
+  return failed;
 }
 """
 """What is left of Halide's runtime: memory, and loops that an autoscheduler would have run in parallel."""
@@ -55,6 +57,15 @@ HERE int halide_do_par_for(void *context, halide_task_t task, int from, int coun
 def supported(machine: Machine) -> bool:
     """Whether Halide can make code for a CPU."""
     return machine.architecture in ARCHITECTURES
+
+
+def has_temporary_files() -> bool:
+    """Whether Halide can make its temporary files: wherever others are made, it takes ``/tmp``."""
+    try:
+        Path(tempfile.mkdtemp(dir=TEMPORARY)).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def target_of(machine: Machine) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunemesh.stage_workers.engines.template.operators import Form, Operand, Operator
 from tunemesh.stage_workers.engines.template.stages import Unknown
@@ -153,8 +153,6 @@ def packed(factor: Factor, operator: Operator, summed: Sequence[int], block: int
         summed: axes of the sum, the innermost first.
         block: elements of the first coordinate that lie together.
     """
-    from dataclasses import replace
-
     first, *rest = range(len(factor.coordinates))
     axes = [next(a for a, stride in enumerate(form.strides) if stride) for form in factor.coordinates]
     rest.sort(

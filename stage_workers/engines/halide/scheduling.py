@@ -13,8 +13,8 @@ from tunemesh.stage_workers.engines.template import epilogues
 from tunemesh.stage_workers.engines.template.operators import Operator
 
 INLINE, TILE, BAND, LINE, ROOT, AHEAD = range(6)
-"""Where a factor is computed: where it is used; for each tile; for all tiles of the innermost loop; for a line
-of tiles; before all else; or when the model is put together, which only weights can be."""
+"""Where a factor is computed: where it is used; for each tile; for all tiles of the innermost loop; for a
+line of tiles; before all else; or when the model is put together, which only weights can be."""
 PARTLY_UNROLLED = 8
 """Steps of a kernel's axis up to which it may stand in a row as a whole."""
 
@@ -151,9 +151,11 @@ class Plan:
             tail = hl.TailStrategy.ShiftInwards
             output.split(pipeline.places[axis], around[axis], inside[axis], length, tail)
         lane, rows = around[roles.lane], [around[axis] for axis in roles.rows]
-        last = roles.rows[-1] if roles.rows else None
-        for axis, count in ((last, shape.rows_block), (roles.lane, shape.columns_block)):
-            if axis is not None and count:
+        for axis, count in (
+            *((a, shape.rows_block) for a in roles.rows[-1:]),
+            (roles.lane, shape.columns_block),
+        ):
+            if count:
                 block = hl.Var(f"b{axis}")
                 output.split(around[axis], block, around[axis], count, hl.TailStrategy.GuardWithIf)
                 blocks.append(block)

@@ -9,7 +9,9 @@ import halide as hl
 import msgspec
 
 from tunemesh.shared.text import clip
+from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.halide import (
+    arithmetic,
     autoschedulers,
     compiling,
     options,
@@ -65,8 +67,13 @@ def objection(task: TaskRef) -> str:
         return "the engine halide makes kernels for CPUs only"
     if targets.cores(task.target) > 1:
         return "the engine halide makes kernels of one thread only"
-    if not compiling.supported(machine.of_target(task.target)):
+    made_for = machine.of_target(task.target)
+    if not compiling.supported(made_for):
         return "the engine halide makes kernels for x86 and 64-bit ARM only"
+    if compilers.compiler(made_for.architecture) is None:
+        return compilers.MISSING
+    if not compiling.has_temporary_files():
+        return "Halide makes temporary files in /tmp, which this worker's cage does not allow"
     try:
         taken(task.workload, task.target)
     except Unknown as error:
@@ -82,6 +89,10 @@ def taken(workload: bytes, target: str) -> Taken:
         Unknown: there is no pipeline for it.
     """
     operator = recognition.operator_of(recognition.Function(workloads.load(workload)["main"]))
+    if not operator.is_plain:
+        raise Unknown("it is not in single precision")
+    if why := arithmetic.objection(operator.epilogue):
+        raise Unknown(why)
     roles = roles_of(operator)
     made_for = machine.of_target(target)
     space = spaces.space_of(operator, roles, made_for)

@@ -82,8 +82,10 @@ class TemplateEngine:
     def source(self, call: BuildCall) -> Source:
         """Its program."""
         from tunemesh.stage_workers.engines.template import tuning
+        from tunemesh.stage_workers.graph import targets
 
-        return Source(text=tuning.source(call.workload, call.target, call.schedule), language="C")
+        language = "CUDA C++" if targets.is_gpu(call.target) else "C"
+        return Source(text=tuning.source(call.workload, call.target, call.schedule), language=language)
 
     def part(self, call: PartCall) -> Part:
         from tunemesh.stage_workers.engines.template import tuning

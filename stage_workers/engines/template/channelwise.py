@@ -14,9 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunemesh.stage_workers.engines.template import epilogues
+from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.operators import Form, Operand, Operator
-from tunemesh.stage_workers.engines.template.text import function, number, total, vectors
+from tunemesh.stage_workers.engines.template.text import number, shared, total, vectors
 
 User = tuple[int, int, int]
 """A line and a row of a tile that use what is read somewhere, and where the weight for it is."""
@@ -120,7 +120,10 @@ class Channelwise:
 
     def source(self, symbol: str) -> str:
         """The program whose function is called ``symbol``."""
-        parts = [vectors(self.tiling.lanes), epilogues.library(self.operator.epilogue), self._finish()]
+        epilogue = self.operator.epilogue
+        dtypes = {self.operator.dtype, *(step.dtype for step in epilogue)}
+        parts = [vectors(self.tiling.lanes), elements.text(dtypes, ""), epilogues.library(epilogue)]
+        parts.append(self._finish())
         parts += [self._tile_of(name, start) for name, start in self._variants().items()]
         return "\n".join([*parts, self._all(symbol)])
 
@@ -193,24 +196,32 @@ class Channelwise:
         loads, given = [], []
         for at, step in enumerate(self.operator.epilogue):
             if step.kind == "load":
-                given.append(f", const float *from{at}")
-                loads.append(f"load(from{at})" if step.form.strides[self.roles.lane] else f"all(*from{at})")
+                given.append(f", const float *p{at}, long at{at}")
+                lanes = "0" if step.form.strides[self.roles.lane] else ""
+                loads.append(elements.load(step.dtype, f"p{at}", f"at{at}", lanes))
             else:
                 loads.append("")
         lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
-        text = "\n  ".join(lines)
-        return (
-            f"INLINE void finish(float *c, vec sum{''.join(given)}) {{\n  {text}\n  store(c, {result});\n}}\n"
+        write = elements.store(
+            self.operator.dtype, "c", result, rounds=epilogues.rounds(self.operator.epilogue)
         )
+        text = "\n  ".join([*lines, write])
+        return f"INLINE void finish({self._to} *c, vec sum{''.join(given)}) {{\n  {text}\n}}\n"
+
+    @property
+    def _to(self) -> str:
+        """The type of results."""
+        return elements.TYPES[self.operator.dtype]
 
     def _finished(self, line: int, row: int, j: int) -> str:
         """The call for a vector."""
         given = []
         for step in self.operator.epilogue:
             if step.kind == "load":
-                at = f"p[{step.parameter}] + {self._at(step.form)} + {self._from_first(step.form, line, row)}"
+                at = f"{self._at(step.form)} + {self._from_first(step.form, line, row)}"
                 lanes = step.form.strides[self.roles.lane]
-                given.append(f", {at}" + (f" + n + {j * self.tiling.lanes}" if lanes else ""))
+                more = f" + n + {j * self.tiling.lanes}" if lanes else ""
+                given.append(f", p[{step.parameter}], {at}{more}")
         to = self._from_first(self.operator.output, line, row) + j * self.tiling.lanes
         return f"finish(c + n + {to}, a{line}_{row}_{j}{''.join(given)});"
 
@@ -264,7 +275,7 @@ class Channelwise:
         return (
             f"static __attribute__((noinline)) void {name}"
             "(const float *const *restrict p, const float *restrict s0, const float *restrict v0, "
-            f"float *restrict c, long n0, long n1{given}{where}) {{\n  {text}\n}}\n"
+            f"{self._to} *restrict c, long n0, long n1{given}{where}) {{\n  {text}\n}}\n"
         )
 
     def _all(self, symbol: str) -> str:
@@ -273,21 +284,26 @@ class Channelwise:
         inputs, rows = len(operator.parameters) - 1, roles.rows
         block = tiling.block * self.width or self.columns
         lines = [f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};"]
-        lines.append(f"float *const out = data(&given[{inputs}]);")
+        lines.append(f"{self._to} *const out = ({self._to} *)data(&given[{inputs}]);")
         for axis in (*roles.outer, *rows[:-2]):
             lines.append(f"for (long o{axis} = 0; o{axis} < {self.extents[axis]}; ++o{axis}) {{")
         closed = len(roles.outer) + len(rows[:-2])
+        # Threads share tiles of lines, or of channels where there are no lines.
+        wide = self.columns // self.width
+        first, end = "0", str(self.columns)
+        if len(rows) < 2:
+            first, end = f"BEGIN({wide}) * {self.width}", f"END({wide}) * {self.width}"
         lines += [
-            f"for (long n0 = 0; n0 < {self.columns}; n0 += {block}) {{",
-            f"const long n1 = n0 + {block} < {self.columns} ? n0 + {block} : {self.columns};",
+            f"for (long n0 = {first}; n0 < {end}; n0 += {block}) {{",
+            f"const long n1 = n0 + {block} < {end} ? n0 + {block} : {end};",
         ]
         closed += 1
         if len(rows) > 1:
             # The last lines are computed once more where they are no whole tile.
-            last = self.lines - tiling.lines
+            last, count = self.lines - tiling.lines, -(-self.lines // tiling.lines)
             lines += [
-                f"for (long y = 0; y < {self.lines}; y += {tiling.lines}) {{",
-                f"const long o{rows[-2]} = y < {last} ? y : {last};",
+                f"for (long y = BEGIN({count}); y < END({count}); ++y) {{",
+                f"const long o{rows[-2]} = y * {tiling.lines} < {last} ? y * {tiling.lines} : {last};",
             ]
             closed += 1
         given = "".join(f", w{window}" for window in range(len(roles.image.windows)))
@@ -306,7 +322,7 @@ class Channelwise:
                 f"out + {self._at(operator.output)}, n0, n1{given}{where});",
                 "}",
             ]
-        return function(symbol, [*lines, *["}"] * closed])
+        return shared(symbol, [*lines, *["}"] * closed])
 
 
 @functools.lru_cache(maxsize=256)

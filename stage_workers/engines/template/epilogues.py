@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tunemesh.stage_workers.engines.template import elements
-from tunemesh.stage_workers.engines.template.operators import Step
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Step
 from tunemesh.stage_workers.engines.template.text import CCode
 from tunemesh.stage_workers.graph import polynomials
 from tunemesh.stage_workers.graph.vector_code import INTEGER, SINGLE, TRUTH, Value
@@ -82,16 +83,55 @@ def library(steps: Sequence[Step]) -> str:
     return "".join(lines)
 
 
-def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[str], str]:
-    """The lines that compute an epilogue, and the name of what they give.
+def rounds(steps: Sequence[Step]) -> bool:
+    """Whether an epilogue ends in rounding to bfloat16, which is part of writing the result."""
+    last = steps[-1]
+    return last.name == CAST and last.dtype == "bfloat16" and steps[last.arguments[0]].dtype == FLOAT
+
+
+def together(
+    steps: Sequence[Step], sums: Sequence[str], loads: Sequence[Sequence[str]]
+) -> tuple[list[str], list[str]]:
+    """The same as :func:`body` for several vectors, step by step of all of them: one vector's steps wait for
+    each other, and a core looks only some hundred instructions ahead for others.
+
+    Compilers put what is used once where it is used, unless it is held in a register in between.
+    """
+    pieces, results = [], []
+    for number, (each, loaded) in enumerate(zip(sums, loads, strict=True)):
+        lines, result = body(steps, each, loaded, f"t{number}_")
+        pieces.append(_pieces(lines))
+        results.append(result)
+    return [line for each in zip(*pieces, strict=True) for piece in each for line in piece], results
+
+
+def _pieces(lines: Sequence[str]) -> list[list[str]]:
+    """Lines in groups, each of which ends with a sum that is held in a register. A product is no end: it is
+    one instruction with the sum that it goes into."""
+    found: list[list[str]] = [[]]
+    for line in lines:
+        kind, name, value = line.removeprefix("const ").removesuffix(";").replace(" = ", " ", 1).split(" ", 2)
+        if kind == "vec" and re.fullmatch(r"\S+ [+-] \S+", value):
+            found[-1] += [f"{kind} {name} = {value};", f"IN_REGISTER({name});"]
+            found.append([])
+        else:
+            found[-1].append(line)
+    return found
+
+
+def body(steps: Sequence[Step], sums: str, loads: Sequence[str], names: str = "t") -> tuple[list[str], str]:
+    """The lines that compute an epilogue, and the name of what they give: before it is rounded, where
+    :func:`rounds` says so.
 
     Args:
         sums: the name of the sums.
         loads: what is loaded by each step that loads; of others empty.
+        names: what the names of values begin with.
     """
-    code = CCode()
+    code = CCode(names=names)
     values: list[Value] = []
-    for step, loaded in zip(steps, loads, strict=True):
+    done = len(steps) - 1 if rounds(steps) else len(steps)
+    for step, loaded in zip(steps[:done], loads[:done], strict=True):
         kind = elements.VECTORS[step.dtype]
         if step.kind == "acc":
             value = code.value(kind, sums)
@@ -108,7 +148,7 @@ def body(steps: Sequence[Step], sums: str, loads: Sequence[str]) -> tuple[list[s
         else:
             value = _called(code, step.name, [values[number] for number in step.arguments])
         values.append(value)
-    return code.lines, values[-1].name
+    return code.lines, values[-1 if done == len(steps) else steps[-1].arguments[0]].name
 
 
 def _called(code: CCode, name: str, given: list[Value]) -> Value:

@@ -9,8 +9,11 @@ from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
 from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.contraction import Contraction
 from tunemesh.stage_workers.engines.template.operators import Operand
-from tunemesh.stage_workers.engines.template.text import function, total, vectors
+from tunemesh.stage_workers.engines.template.text import function, shared, total, vectors
 from tunemesh.stage_workers.engines.template.tiles import Tile
+
+TILES, COLUMNS = -1, -2
+"""What threads share, beside axes."""
 
 
 def source(kernel: Contraction, symbol: str) -> str:
@@ -46,14 +49,21 @@ class Program:
         if kernel.scratch:
             size = kernel.taps * kernel.piece * kernel.padded(kernel.width)
             lines.append(f"float panel[{size}] __attribute__((aligned(64)));")
-        lines += [
-            f"for (long o{axis} = 0; o{axis} < {kernel.extents[axis]}; ++o{axis}) {{" for axis in roles.outer
-        ]
+        by = self._shared()
+        for axis in roles.outer:
+            begin, end = _range(kernel.extents[axis], by == axis)
+            lines.append(f"for (long o{axis} = {begin}; o{axis} < {end}; ++o{axis}) {{")
         wide = shape.columns_block * kernel.width
-        lines += _loop("n0", str(kernel.columns), wide or kernel.columns, "n1")
-        lines += _loop("k0", str(kernel.depth), kernel.piece, "k1")
+        begin, end = _range(-(-kernel.columns // kernel.width), by == COLUMNS, kernel.width)
+        if by == COLUMNS:
+            end = f"({end} < {kernel.columns} ? {end} : {kernel.columns})"
+        else:
+            end = str(kernel.columns)
+        lines += _loop("n0", begin, end, wide or kernel.columns, "n1")
+        lines += _loop("k0", "0", str(kernel.depth), kernel.piece, "k1")
         lines.append(f"const int first = k0 == 0, last = k1 == {kernel.depth};")
-        lines += _loop("t0", str(kernel.tiles), shape.rows_block or kernel.tiles, "t1")
+        begin, end = _range(kernel.tiles, by == TILES)
+        lines += _loop("t0", begin, end, shape.rows_block or kernel.tiles, "t1")
         columns = [f"for (long n = n0; n < n1; n += {kernel.width}) {{"]
         rows = ["for (long t = t0; t < t1; ++t) {", *self._place()]
         if kernel.scratch:
@@ -61,7 +71,17 @@ class Program:
         lines += [*columns, *rows] if shape.rows_first else [*rows, *columns]
         lines += self._dispatch()
         lines += ["}"] * (5 + len(roles.outer))
-        return function(symbol, lines)
+        return shared(symbol, lines)
+
+    def _shared(self) -> int:
+        """What threads share, where there are several: the axis of a loop around, or the tiles along the
+        rows or columns, whatever there is most of. A factor that is packed is packed by one thread."""
+        kernel = self.kernel
+        counts = {axis: kernel.extents[axis] for axis in kernel.roles.outer[:1]}
+        counts[COLUMNS] = -(-kernel.columns // kernel.width)
+        if not kernel.scratch:
+            counts[TILES] = kernel.tiles
+        return max(counts, key=lambda each: counts[each])
 
     def _place(self) -> list[str]:
         """Where a tile is, from its number."""
@@ -242,9 +262,17 @@ def _along(operand: Operand, axis: int, variable: str) -> list[tuple[int, str]]:
     return [(operand.blocks.apart, f"({variable} / {lanes})"), (1, f"({variable} % {lanes})")]
 
 
-def _loop(low: str, limit: str, step: int, high: str) -> list[str]:
+def _range(count: int, is_shared: bool, times: int = 1) -> tuple[str, str]:
+    """Where a loop over so many begins and ends, which threads may share."""
+    if not is_shared:
+        return "0", str(count * times)
+    more = f" * {times}" if times > 1 else ""
+    return f"BEGIN({count}){more}", f"END({count}){more}"
+
+
+def _loop(low: str, begin: str, limit: str, step: int, high: str) -> list[str]:
     """The beginning of a loop over blocks."""
     return [
-        f"for (long {low} = 0; {low} < {limit}; {low} += {step}) {{",
+        f"for (long {low} = {begin}; {low} < {limit}; {low} += {step}) {{",
         f"const long {high} = {low} + {step} < {limit} ? {low} + {step} : {limit};",
     ]

@@ -22,13 +22,15 @@ class Machine:
         registers: that hold vectors.
         lanes: floats in one.
         architecture: ``x86_64``, ``aarch64``, as the target's triple begins.
-        flags: that tell a compiler of C what the CPU can do.
+        flags: that tell a compiler of C what the CPU can do, and ``THREADS`` where it has several cores.
+        cores: that a kernel may use.
     """
 
     registers: int
     lanes: int
     architecture: str
     flags: tuple[str, ...]
+    cores: int = 1
 
 
 @functools.lru_cache(maxsize=8)
@@ -43,4 +45,7 @@ def of_target(target: str) -> Machine:
     flags: tuple[str, ...] = ()
     if architecture == "x86_64":
         flags = tuple(f"-m{name}" for name in FEATURES if targets.has(target, name))
-    return Machine(registers, bits // 32, architecture, flags)
+    cores = targets.cores(target)
+    if cores > 1:
+        flags = (*flags, "-DTHREADS")
+    return Machine(registers, bits // 32, architecture, flags, cores)

@@ -45,12 +45,14 @@ class Rows:
         passes: in their order; the last one is the output.
         output: where a value goes.
         parameters: elements of each parameter of the function.
+        dtype: of the output: values are in single precision until they are written.
     """
 
     axes: tuple[Axis, ...]
     passes: tuple[Pass, ...]
     output: Form
     parameters: tuple[int, ...]
+    dtype: str = FLOAT
 
 
 def rows_of(function: Function) -> Rows:
@@ -60,7 +62,7 @@ def rows_of(function: Function) -> Rows:
         Unknown: it is none of this kind.
     """
     writer = function.last
-    if function.dtype != FLOAT:
+    if function.dtype not in (FLOAT, "bfloat16"):
         raise Unknown(f"its output is {function.dtype}")
     if writer.reduces:
         raise Unknown("its output is a sum")
@@ -76,6 +78,7 @@ def rows_of(function: Function) -> Rows:
         passes=tuple(reader.passes),
         output=output,
         parameters=function.sizes,
+        dtype=function.dtype,
     )
     return _turned(found, reader.reduced)
 
@@ -240,4 +243,4 @@ def _turned(rows: Rows, reduced: list[int]) -> Rows:
         for each in rows.passes
     )
     axes = (*(rows.axes[axis] for axis in kept), Axis(rows.axes[lane].name, extent, False))
-    return Rows(axes, passes, turned(rows.output), rows.parameters)
+    return Rows(axes, passes, turned(rows.output), rows.parameters, rows.dtype)

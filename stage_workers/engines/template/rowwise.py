@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tunemesh.stage_workers.engines.template import epilogues
+from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.contraction import STACK
 from tunemesh.stage_workers.engines.template.operators import Form
 from tunemesh.stage_workers.engines.template.rows import Rows
-from tunemesh.stage_workers.engines.template.text import function, number, total, vectors
+from tunemesh.stage_workers.engines.template.text import number, shared, total, vectors
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Rowwise:
     def source(self, symbol: str) -> str:
         """The program whose function is called ``symbol``."""
         steps = [step for each in self.task.passes for step in each.steps]
-        parts = [vectors(self.cut.lanes), epilogues.library(steps), self._across()]
+        parts = [vectors(self.cut.lanes), elements.text([self.task.dtype], ""), epilogues.library(steps)]
+        parts.append(self._across())
         parts += [self._value(number) for number in range(len(self.task.passes))]
         return "\n".join([*parts, self._rows(), self._all(symbol)])
 
@@ -188,7 +189,8 @@ class Rowwise:
         text = "\n  ".join(lines)
         where = "".join(f", long o{axis}" for axis in range(len(task.axes) - 1))
         return (
-            "static __attribute__((noinline)) void rows(const float *const *restrict p, float *restrict out"
+            "static __attribute__((noinline)) void rows(const float *const *restrict p, "
+            f"{elements.TYPES[task.dtype]} *restrict out"
             f"{where}) {{\n  {text}\n}}\n"
         )
 
@@ -212,7 +214,10 @@ class Rowwise:
         value = self._called(at, row, place, rest)
         if each.kind == "map":
             to = f"out + {self._place(self.task.output, row)} + {place}"
-            lines.append(f"store_part({to}, {value}, {rest});" if rest else f"store({to}, {value});")
+            count = str(rest) if rest else ""
+            lines.append(
+                elements.store(self.task.dtype, to, value, count, rounds=epilogues.rounds(each.steps))
+            )
         else:
             name = f"s{at}_{row}_{u}"
             if rest:
@@ -250,15 +255,18 @@ class Rowwise:
         task, cut = self.task, self.cut
         inputs, axes = len(task.parameters) - 1, len(task.axes) - 1
         lines = [f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};"]
-        lines.append(f"float *const out = data(&given[{inputs}]);")
+        of = elements.TYPES[task.dtype]
+        lines.append(f"{of} *const out = ({of} *)data(&given[{inputs}]);")
         for axis in range(axes - 1):
             lines.append(f"for (long o{axis} = 0; o{axis} < {task.axes[axis].extent}; ++o{axis}) {{")
         if axes:
             # The last rows are done once more where they are too few.
-            last = self.line - cut.rows
+            last, count = self.line - cut.rows, -(-self.line // cut.rows)
             lines += [
-                f"for (long i = 0; i < {self.line}; i += {cut.rows}) {{",
-                f"const long o{axes - 1} = i < {last} ? i : {last};",
+                f"for (long i = BEGIN({count}); i < END({count}); ++i) {{",
+                f"const long o{axes - 1} = i * {cut.rows} < {last} ? i * {cut.rows} : {last};",
             ]
+        else:
+            lines.append("if (BEGIN(1) < END(1))")
         where = "".join(f", o{axis}" for axis in range(axes))
-        return function(symbol, [*lines, f"rows(p, out{where});", *["}"] * axes])
+        return shared(symbol, [*lines, f"rows(p, out{where});", *["}"] * axes])

@@ -57,7 +57,10 @@ class CValue(Value):
         right = self.code.operand(other, self.kind)
         if how == "one":  # neither is NaN
             return self.code.emit(TRUTH, f"({self.name} < {right}) | ({self.name} > {right})")
-        return self.code.emit(TRUTH, f"{self.name} {COMPARISONS[how]} {right}")
+        truth = self.code.emit(TRUTH, f"{self.name} {COMPARISONS[how]} {right}")
+        assert isinstance(self.code, CCode)
+        self.code.compared[truth.name] = COMPARISONS[how], self.name, right
+        return truth
 
     def _cast(self, how: str, kind: str) -> Value:
         if how == "bitcast":
@@ -68,10 +71,17 @@ class CValue(Value):
 
 @dataclass
 class CCode(Code):
-    """The body of a function of C over vectors of any number of lanes."""
+    """The body of a function of C over vectors of any number of lanes.
+
+    Attributes:
+        names: what the names of its values begin with.
+        compared: which numbers a truth compares, and how, by its name.
+    """
 
     lanes: int = 0
     lines: list[str] = field(default_factory=list)
+    names: str = "t"
+    compared: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def value(self, kind: str, name: str) -> Value:
         """What has a name already."""
@@ -85,10 +95,15 @@ class CCode(Code):
 
     def select(self, condition: Value, one: Value | float, other: Value | float) -> Value:
         left, right = self.operand(one, SINGLE), self.operand(other, SINGLE)
+        # Where a number is beyond another, that one: also where either is NaN, it is the same.
+        if self.compared.get(condition.name) == (">", right, left):
+            return self.emit(SINGLE, f"min({left}, {right})")
+        if self.compared.get(condition.name) == ("<", right, left):
+            return self.emit(SINGLE, f"max({left}, {right})")
         return self.emit(SINGLE, f"blend({condition.name}, {left}, {right})")
 
     def emit(self, kind: str, operation: str) -> Value:
-        name = f"t{len(self.lines)}"
+        name = f"{self.names}{len(self.lines)}"
         self.lines.append(f"const {TYPES[kind]} {name} = {operation};")
         return CValue(self, kind, name)
 
@@ -117,6 +132,9 @@ typedef float vec __attribute__((vector_size({4 * lanes})));
 typedef int ivec __attribute__((vector_size({4 * lanes})));
 typedef vec loose __attribute__((aligned(4), may_alias));
 #define LANES {lanes}
+#define JOINED(begin, lanes, end) begin##lanes##end
+#define WITH(begin, lanes, end) JOINED(begin, lanes, end)
+#define OF_LANES(begin, end) WITH(begin, LANES, end)
 #define INLINE static inline __attribute__((always_inline, unused))
 INLINE vec all(float x) {{ return (vec){{{broadcast}}}; }}
 INLINE vec load(const float *p) {{ return *(const loose *)p; }}
@@ -159,16 +177,57 @@ INLINE vec nearest(vec x) {{
 #endif
 OF_TWO(max, >)
 OF_TWO(min, <)
-{DATA}"""
+{DATA}{THREADS}"""
+
+
+THREADS = """\
+#ifdef THREADS
+struct group { void *handle; int32_t count; };
+typedef int launch(int (*)(int, struct group *, void *), void *, int);
+__attribute__((weak)) launch *__TVMBackendParallelLaunch;
+#define BEGIN(count) ((count) * task / tasks)
+#define END(count) ((count) * (task + 1) / tasks)
+#else
+#define BEGIN(count) 0
+#define END(count) (count)
+#endif
+"""
+"""How a kernel is shared among threads, where it is compiled for several cores: each takes a part of what is
+counted. TVM's runtime, which has the threads, sets the pointer to what starts them when it loads a module."""
 
 
 def function(name: str, lines: Sequence[str]) -> str:
     """A function that is exported, in TVM-FFI's packed calling convention."""
     text = "\n  ".join(lines)
-    return (
-        f"int __tvm_ffi_{name}(void *self, const TVMFFIAny *given, int32_t count, TVMFFIAny *result) {{\n"
-        f"  {text}\n  return 0;\n}}\n"
-    )
+    return f"{_head(name)} {{\n  {text}\n  return 0;\n}}\n"
+
+
+def shared(name: str, lines: Sequence[str]) -> str:
+    """The same of a function that is shared among threads: a loop in ``lines`` goes from ``BEGIN`` to ``END``
+    of how much there is, see :data:`THREADS`."""
+    text = "\n  ".join(lines)
+    return f"""\
+#ifdef THREADS
+static int share(const TVMFFIAny *given, long task, long tasks)
+#else
+{_head(name)}
+#endif
+{{
+  {text}
+  return 0;
+}}
+#ifdef THREADS
+static int launched(int task, struct group *group, void *given) {{ return share(given, task, group->count); }}
+{_head(name)} {{
+  if (!__TVMBackendParallelLaunch) return share(given, 0, 1);
+  return __TVMBackendParallelLaunch(launched, (void *)given, 0);
+}}
+#endif
+"""
+
+
+def _head(name: str) -> str:
+    return f"int __tvm_ffi_{name}(void *self, const TVMFFIAny *given, int32_t count, TVMFFIAny *result)"
 
 
 def total(terms: Sequence[tuple[int, str]], offset: int = 0) -> str:

@@ -6,6 +6,7 @@ from tunemesh.stage_workers.engines.template import elements, epilogues
 from tunemesh.stage_workers.engines.template.contraction import Contraction
 from tunemesh.stage_workers.engines.template.operators import FLOAT, Form
 from tunemesh.stage_workers.engines.template.text import total
+from tunemesh.stage_workers.graph.vector_code import INTEGER
 
 SEGMENT = """\
 static __attribute__((noinline)) const float *segment(float *to, const float *from, long low, long high,
@@ -20,6 +21,10 @@ static __attribute__((noinline)) const float *segment(float *to, const float *fr
 """
 """A piece of a line, of which only what is from ``low`` up to ``high`` is there; all bytes ``around`` it are
 the same."""
+
+
+TOGETHER = {16: 4, 8: 2, 4: 2}
+"""Vectors of so many lanes whose epilogues are computed together: as many as the registers hold."""
 
 
 class Tile:
@@ -38,11 +43,11 @@ class Tile:
     def all(self) -> str:
         """The program, up to what calls these functions."""
         kernel = self.kernel
-        parts = [self._finish(False)]
-        if kernel.columns % self.lanes and kernel.shape.pack_moving:
-            parts.append(self._finish(True))
+        has_part = kernel.columns % self.lanes > 0 and kernel.shape.pack_moving
         if epilogues.is_long(kernel.operator.epilogue):
-            parts.append(self._finish_all(len(parts) > 1))
+            parts = [self._finish_all(has_part)]
+        else:
+            parts = [self._finish(partly) for partly in ((False, True) if has_part else (False,))]
         if kernel.segment:
             parts.append(SEGMENT.format(around=int(kernel.roles.still.beyond)))
         return "\n".join(
@@ -76,39 +81,74 @@ class Tile:
 
     # -- The end of a sum ------------------------------------------------------------------------------------
 
-    def _finish(self, partly: bool) -> str:
-        """The function that computes the epilogue of a vector and writes it; or some lanes of it."""
-        kernel = self.kernel
+    def _loads(self, row: str, column: str, count: str) -> list[str]:
+        """What each step of the epilogue loads for a vector, or ``count`` lanes of it."""
         loads = []
-        for step in kernel.operator.epilogue:
+        for step in self.kernel.operator.epilogue:
             if step.kind != "load":
                 loads.append("")
                 continue
-            place = f"{self.at(step.form)} + i * {kernel.next_row(step.form)}"
-            lanes = "n" if step.form.strides[self.roles.lane] else ""
-            loads.append(elements.load(step.dtype, step.parameter, place, lanes, "count" if partly else ""))
-        lines, result = epilogues.body(kernel.operator.epilogue, "sum", loads)
+            place = f"{self.at(step.form)} + {row} * {self.kernel.next_row(step.form)}"
+            lanes = column if step.form.strides[self.roles.lane] else ""
+            loads.append(elements.load(step.dtype, f"p[{step.parameter}]", place, lanes, count))
+        return loads
+
+    def _store(self, to: str, value: str, count: str) -> str:
+        operator = self.kernel.operator
+        return elements.store(operator.dtype, to, value, count, rounds=epilogues.rounds(operator.epilogue))
+
+    def _finish(self, partly: bool) -> str:
+        """The function that computes the epilogue of a vector and writes it; or some lanes of it."""
+        count = "count" if partly else ""
+        lines, result = epilogues.body(self.kernel.operator.epilogue, "sum", self._loads("i", "n", count))
         name, more = ("finish_part", ", int count") if partly else ("finish", "")
-        text = "\n  ".join(lines)
-        write = elements.store(kernel.operator.dtype, "c", result, "count" if partly else "")
+        text = "\n  ".join([*lines, self._store("c", result, count)])
         return (
             f"INLINE void {name}(const float *const *restrict p, {self.to}c, {self.sum} sum, "
-            f"long i, long n{self._where}{more}) {{\n  {text}\n  {write}\n}}\n"
+            f"long i, long n{self._where}{more}) {{\n  {text}\n}}\n"
         )
 
     def _finish_all(self, has_part: bool) -> str:
         """The function that does that for all vectors of a tile, ``count`` in a row, of which the last one
-        may have but ``rest`` lanes."""
-        apart = self.kernel.next_row(self.kernel.operator.output)
-        place = (
-            f"p, c + i * {apart} + j * {self.lanes}, sums[i * count + j], i, n + j * {self.lanes}{self.given}"
-        )
-        part = f"if (j == count - 1 && rest) finish_part({place}, rest); else " if has_part else ""
+        may have but ``rest`` lanes: some vectors together, the last one once more where these are too few."""
+        apart, together = self.kernel.next_row(self.kernel.operator.output), TOGETHER[self.lanes]
+        slots = range(together)
+        lines = ["const long all_of_them = rows * count;", "long i = 0, j = 0;"]
+        lines.append(f"for (long s = 0; s < all_of_them; s += {together}) {{")
+        for k in slots:
+            lines += [
+                f"const long i{k} = i, j{k} = j, n{k} = n + j * {self.lanes};",
+                f"const {self.sum} sum{k} = sums[i * count + j];",
+                f"if (s + {k + 1} < all_of_them && ++j == count) {{ j = 0; ++i; }}",
+            ]
+            if has_part:
+                lines.append(f"const int part{k} = rest && j{k} == count - 1;")
+        kinds = {
+            at: "ivec" if elements.VECTORS[step.dtype] == INTEGER else "vec"
+            for at, step in enumerate(self.kernel.operator.epilogue)
+            if step.kind == "load"
+        }
+        loads = []
+        for k in slots:
+            whole = self._loads(f"i{k}", f"n{k}", "")
+            some = self._loads(f"i{k}", f"n{k}", "rest")
+            for at, kind in kinds.items():
+                value = f"part{k} ? {some[at]} : {whole[at]}" if has_part else whole[at]
+                lines.append(f"const {kind} from{k}_{at} = {value};")
+            loads.append([f"from{k}_{at}" if at in kinds else "" for at in range(len(whole))])
+        made, results = epilogues.together(self.kernel.operator.epilogue, [f"sum{k}" for k in slots], loads)
+        lines += made
+        for k, result in zip(slots, results, strict=True):
+            to = f"c + i{k} * {apart} + j{k} * {self.lanes}"
+            whole_store = self._store(to, result, "")
+            some_store = f"if (part{k}) {self._store(to, result, 'rest')} else " if has_part else ""
+            lines.append(some_store + whole_store)
+        lines.append("}")
+        text = "\n  ".join(lines)
         return (
             "static __attribute__((noinline)) void finish_all(const float *const *restrict p, "
             f"{self.to}c, const {self.sum} *restrict sums, long rows, long count, int rest, long n"
-            f"{self._where}) {{\n  for (long i = 0; i < rows; ++i) for (long j = 0; j < count; ++j)\n"
-            f"    {part}finish({place});\n}}\n"
+            f"{self._where}) {{\n  {text}\n}}\n"
         )
 
     # -- A tile ----------------------------------------------------------------------------------------------
@@ -206,7 +246,7 @@ class Tile:
 
     def _added(self, row: int, j: int, value: str) -> str:
         if self.kernel.operator.dot:
-            return f"a{row}_{j} = dot(a{row}_{j}, all(x), {value});"
+            return f"DOT(a{row}_{j}, x, {value});"
         return f"a{row}_{j} += x * {value};"
 
     def _depth_loop(self, rows: int, count: int, columns: int) -> list[str]:
@@ -219,13 +259,18 @@ class Tile:
         # What is left at the ends is run seldom, and compiled as long.
         unroll = kernel.shape.unroll if kernel.is_usual(rows, columns) else 1
 
+        dot = kernel.operator.dot
+
         def steps(times: int) -> list[str]:
             lines = []
             for u in range(times):
                 for j in range(count):
                     lines.append(f"  const vec v{u}_{j} = load(u + {u * wide + j * self.lanes});")
                 for row in range(rows):
-                    lines.append(f"  {{ const float x = q[{u * apart + row * next_row}];")
+                    value = f"q[{u * apart + row * next_row}]"
+                    lines.append(
+                        f"  {{ const vec x = all({value});" if dot else f"  {{ const float x = {value};"
+                    )
                     lines += [f"    {self._added(row, j, f'v{u}_{j}')}" for j in range(count)]
                     lines.append("  }")
             return [*lines, f"  u += {times * wide};", f"  q += {times * apart};"]

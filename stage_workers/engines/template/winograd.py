@@ -10,58 +10,23 @@ with zeros around them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
-from tunemesh.stage_workers.engines.template import epilogues
-from tunemesh.stage_workers.engines.template.operators import Form, Operator
-from tunemesh.stage_workers.engines.template.text import CCode, function, total, vectors
-from tunemesh.stage_workers.engines.template.winograd_roles import Roles
+from tunemesh.stage_workers.engines.template import elements, epilogues
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Form, Operator
+from tunemesh.stage_workers.engines.template.text import CCode, function, shared, total, vectors
+from tunemesh.stage_workers.engines.template.winograd_roles import BY_ROWS, FUSED, Roles, Shape
 from tunemesh.stage_workers.graph import winograd
 from tunemesh.stage_workers.graph.vector_code import SINGLE, Value
 from tunemesh.stage_workers.graph.winograd_costs import Work
-from tunemesh.stage_workers.graph.winograd_kernels import Knobs
+from tunemesh.stage_workers.measuring import loading
 
 ROOM = 2**23
 """Bytes of what lies between the steps, at most."""
 LINE = 16
 """Floats of a line of a cache: one more between planes, since those whose distance is a power of two share
 few lines."""
-BY_COLUMNS, BY_ROWS, FUSED = 0, 1, 2
-"""How the products of a plane are gone through: all rows for some columns, or all columns for some rows; or
-all planes for some columns, whose products are transformed at once."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How a kernel is cut.
-
-    Attributes:
-        outputs: of a tile, in each direction.
-        lanes: of a vector.
-        vectors: of a product's columns, channels of the result, that are held in registers at a time.
-        rows: of a product, one for each tile, likewise.
-        groups: of so many rows, that go through all steps together.
-        order: see :data:`BY_COLUMNS`.
-        unroll: terms of a product that stand one after the other.
-    """
-
-    outputs: int
-    lanes: int
-    vectors: int
-    rows: int
-    groups: int
-    order: int
-    unroll: int
-
-    @property
-    def knobs(self) -> Knobs:
-        """As others know it."""
-        return Knobs(
-            outputs=self.outputs, tiles=self.groups * self.rows, rows=self.rows, vectors=self.vectors,
-            lanes=self.lanes, by_rows=self.order == BY_ROWS,
-        )  # fmt: skip
 
 
 class Convolved:
@@ -77,7 +42,9 @@ class Convolved:
         self.planes = self.size**2
         extents = [axis.extent for axis in operator.axes]
         self.height, self.width = extents[roles.down], extents[roles.across]
-        self.inputs, self.columns = extents[roles.depth], extents[roles.lane]
+        self.group = operator.dot.group if operator.dot else 1
+        """Channels of an element as the operator counts them."""
+        self.inputs, self.columns = extents[roles.depth] * self.group, extents[roles.lane]
         self.images = extents[roles.images[0]] if roles.images else 1
         self.down, self.across = (-(-each // shape.outputs) for each in (self.height, self.width))
         self.tiles = self.images * self.down * self.across
@@ -94,6 +61,11 @@ class Convolved:
     @property
     def work(self) -> Work:
         return Work(self.inputs, self.columns, self.tiles)
+
+    @property
+    def packed(self) -> int:
+        """Numbers of single precision that the weights become."""
+        return self.planes * self.blocks * self.inputs * self.at_a_time
 
     @property
     def room(self) -> int:
@@ -113,6 +85,8 @@ class Convolved:
             return "the order makes no difference"
         if shape.order == FUSED and self.blocks == 1:
             return "the order makes no difference"
+        if self.packed > loading.MOST_GROWTH * self.roles.weights.size:
+            return "the weights become too many"
         if self.inputs % shape.unroll:
             return "unrolled steps do not fit"
         return ""
@@ -121,17 +95,25 @@ class Convolved:
 
     def source(self, symbol: str) -> str:
         """The program whose function is called ``symbol``."""
+        operator = self.operator
+        dtypes = {self.dtype, operator.dtype, *(step.dtype for step in operator.epilogue)}
         parts = [
             "#include <stdlib.h>\n#define APART static __attribute__((noinline))",
-            vectors(self.shape.lanes), epilogues.library(self.operator.epilogue), self._patch(),
-            self._inputs(), self._multiply(), self._finish(False),
+            vectors(self.shape.lanes), elements.text(dtypes, ""), epilogues.library(operator.epilogue),
+            self._patch("patch", FLOAT), self._patch("patch_image", self.dtype), self._inputs(),
+            self._multiply(), self._finish(False),
         ]  # fmt: skip
         if self.columns % self.shape.lanes:
             parts.append(self._finish(True))
         parts += [self._outputs(), self._main(symbol), *self._prepack(symbol)]
         return "\n".join(parts)
 
-    def _patch(self) -> str:
+    @property
+    def dtype(self) -> str:
+        """Of the image and the weights."""
+        return "bfloat16" if self.operator.dot else FLOAT
+
+    def _patch(self, name: str, dtype: str) -> str:
         """The function that transforms the inputs of one tile and one vector of channels: their columns, and
         then their rows."""
         size, matrix = self.size, winograd.of_inputs(self.shape.outputs)
@@ -139,7 +121,7 @@ class Convolved:
             f"vec h[{self.planes}];",
             *_loop("j", size, self._transformed(
                 lambda values: winograd.transformed(matrix, values),
-                [f"load(q + {i} * down + j * across)" for i in range(size)],
+                [elements.single(dtype, f"q + {i} * down + j * across") for i in range(size)],
                 [f"h[{i * size} + j] = {{}};" for i in range(size)],
             )),
             *_loop("i", size, self._transformed(
@@ -148,17 +130,19 @@ class Convolved:
                 [f"store(to + (i * {size} + {j}) * {self.input_plane}, {{}});" for j in range(size)],
             )),
         ]  # fmt: skip
-        return _text("INLINE void patch(const float *q, long down, long across, float *to)", lines)
+        of = elements.TYPES[dtype]
+        return _text(f"INLINE void {name}(const {of} *q, long down, long across, float *to)", lines)
 
     def _inputs(self) -> str:
         """The function that transforms all inputs of the tile at ``y`` and ``x``."""
         size, lanes, form = self.size, self.shape.lanes, self.roles.image.form
-        down, across = (form.strides[axis] for axis in (self.roles.down, self.roles.across))
+        down, across = (form.strides[axis] * self.group for axis in (self.roles.down, self.roles.across))
         inside = [self._inside("y", "i"), self._inside("x", "j")]
         rest = self.inputs % lanes
-        load = f"load(q + i * {down} + j * {across} + c)"
+        place = f"q + i * {down} + j * {across} + c"
+        load = elements.single(self.dtype, place)
         if rest:
-            part = f"part(q + i * {down} + j * {across} + c, {rest})"
+            part = elements.single(self.dtype, place, rest)
             load = f"(c + LANES <= {self.inputs} ? {load} : {part})"
         copied = [
             f"float copy[{self.planes} * LANES] __attribute__((aligned(64)));",
@@ -171,13 +155,14 @@ class Convolved:
             f"const int whole = {' && '.join(corners)};",
             f"for (long c = 0; c < {self.inputs}; c += LANES) {{",
             f"if (whole{f' && c + LANES <= {self.inputs}' if rest else ''}) "
-            f"patch(q + c, {down}, {across}, to + c);",
+            f"patch_image(q + c, {down}, {across}, to + c);",
             "else {",
             *copied,
             "}",
             "}",
         ]
-        return _text("APART void inputs(const float *q, float *to, long y, long x)", lines)
+        of = elements.TYPES[self.dtype]
+        return _text(f"APART void inputs(const {of} *q, float *to, long y, long x)", lines)
 
     def _inside(self, axis: str, at: str) -> str:
         """Whether there is an input ``at`` lines or pixels behind the first one of a tile: only there may it
@@ -216,21 +201,27 @@ class Convolved:
     def _where(self) -> str:
         return "".join(f", long o{axis}" for axis in self.roles.spatial)
 
+    @property
+    def _out(self) -> str:
+        return f"{elements.TYPES[self.operator.dtype]} *restrict out"
+
     def _finish(self, partly: bool) -> str:
         """The function that computes the epilogue of a vector and writes it; or some lanes of it."""
         loads = []
         for step in self.operator.epilogue:
-            place = f"p[{step.parameter}] + {self._at(step.form)}" if step.kind == "load" else ""
-            if place and step.form.strides[self.roles.lane]:
-                loads.append(f"part({place} + n, count)" if partly else f"load({place} + n)")
-            else:
-                loads.append(place and f"all(*({place}))")
+            if step.kind != "load":
+                loads.append("")
+                continue
+            lanes = "n" if step.form.strides[self.roles.lane] else ""
+            count = "count" if partly else ""
+            loads.append(elements.load(step.dtype, f"p[{step.parameter}]", self._at(step.form), lanes, count))
         lines, result = epilogues.body(self.operator.epilogue, "sum", loads)
         name, more = ("finish_part", ", int count") if partly else ("finish", "")
         place = f"out + {self._at(self.operator.output)} + n"
-        write = f"store_part({place}, {result}, count);" if partly else f"store({place}, {result});"
+        count, rounds = "count" if partly else "", epilogues.rounds(self.operator.epilogue)
+        write = elements.store(self.operator.dtype, place, result, count, rounds=rounds)
         return _text(
-            f"INLINE void {name}(const float *const *restrict p, float *restrict out, vec sum, "
+            f"INLINE void {name}(const float *const *restrict p, {self._out}, vec sum, "
             f"long n{self._where}{more})",
             [*lines, write],
         )
@@ -269,7 +260,7 @@ class Convolved:
         ]  # fmt: skip
         image = "".join(f", long o{axis}" for axis in roles.images)
         return _text(
-            "APART void outputs(const float *const *restrict p, float *restrict out, "
+            f"APART void outputs(const float *const *restrict p, {self._out}, "
             f"const float *restrict m, long n0, long n1{image}, long y, long x)",
             lines,
         )
@@ -277,7 +268,7 @@ class Convolved:
     def _main(self, symbol: str) -> str:
         """The exported function."""
         shape, roles = self.shape, self.roles
-        inputs = len(self.operator.parameters) - 1
+        inputs, blocks = len(self.operator.parameters) - 1, -(-self.tiles // self.block)
         image, form = roles.image.parameter, roles.image.form
         corner = [(form.strides[axis], f"o{axis}") for axis in roles.images]
         corner += [(form.strides[axis], name) for axis, name in ((roles.down, "y"), (roles.across, "x"))]
@@ -302,17 +293,19 @@ class Convolved:
 
         lines = [
             f"const float *const p[] = {{{', '.join(f'data(&given[{i}])' for i in range(inputs))}}};",
-            f"float *const out = data(&given[{inputs}]);",
+            f"{self._out} = (void *)data(&given[{inputs}]);",
             f"const float *const u = p[{roles.weights.parameter}];",
             f"float *const v = aligned_alloc(64, {-(-self.room // 64) * 64});",
             "if (!v) return -1;",
             f"float *const m = v + {self.planes * self.input_plane};",
-            f"for (long first = 0; first < {self.tiles}; first += {self.block}) {{",
+            f"for (long block = BEGIN({blocks}); block < END({blocks}); ++block) {{",
+            f"const long first = block * {self.block};",
             f"const long count = {self.tiles} - first < {self.block} ? {self.tiles} - first : {self.block};",
             # What is multiplied beside the last tiles are these once more.
             f"for (long t = 0; t < (count + {shape.rows - 1}) / {shape.rows} * {shape.rows}; ++t) {{",
             *self._corner(f"(t < count ? first + t : {self.tiles - 1})"),
-            f"inputs(p[{image}] + {total(corner, form.offset)}, v + t * {self.input_row}, y, x);",
+            f"inputs((const void *)(p[{image}] + {total(corner, form.offset)}), "
+            f"v + t * {self.input_row}, y, x);",
             "}",
         ]
         if fused:
@@ -322,7 +315,7 @@ class Convolved:
         else:
             lines += [planes, f"{rows} {columns}" if shape.order == BY_ROWS else f"{columns} {rows}", call]
             lines += outputs("0", str(self.columns))
-        return function(symbol, [*lines, "}", "free(v);"])
+        return shared(symbol, [*lines, "}", "free(v);"])
 
     def _corner(self, tile: str) -> list[str]:
         """The first output of a tile."""
@@ -342,9 +335,18 @@ class Convolved:
         matrix, taps = winograd.of_weights(shape.outputs), range(winograd.TAPS)
         strides = [form.strides[axis] for axis in roles.taps]
         plane = self.blocks * self.inputs * self.at_a_time
-        lane = form.strides[roles.lane]
+        number = "(n + j * LANES + l)"
+        lane = f"{number} * {form.strides[roles.lane]}"
+        if roles.weights.blocks:
+            lanes = roles.weights.blocks.lanes
+            lane = f"{number} / {lanes} * {roles.weights.blocks.apart} + {number} % {lanes}"
+        at = f"{form.offset} + k / {self.group} * {form.strides[roles.depth]} + {lane}"
+        at += f" + y * {strides[0]} + x * {strides[1]}"
+        value = f"weight[{at}]"
+        if self.operator.dot:
+            value = f"single_bfloat16(weight[({at}) * {self.group} + k % {self.group}])"
         lines = [
-            "const float *const weight = data(&given[0]);",
+            f"const {elements.TYPES[self.dtype]} *const weight = (const void *)data(&given[0]);",
             "float *to = data(&given[1]);",
             f"for (long n = 0; n < {self.blocks * self.at_a_time}; n += {self.at_a_time})",
             f"for (long k = 0; k < {self.inputs}; ++k)",
@@ -352,8 +354,7 @@ class Convolved:
             f"vec g[{winograd.TAPS**2}] = {{}}, h[{self.size * winograd.TAPS}];",
             f"for (int l = 0; l < LANES; ++l) if (n + j * LANES + l < {self.columns})",
             "  for (int y = 0; y < 3; ++y) for (int x = 0; x < 3; ++x)",
-            f"    g[y * 3 + x][l] = weight[{form.offset} + k * {form.strides[roles.depth]} "
-            f"+ (n + j * LANES + l) * {lane} + y * {strides[0]} + x * {strides[1]}];",
+            f"    g[y * 3 + x][l] = {value};",
             *_loop("x", winograd.TAPS, self._transformed(
                 lambda values: winograd.transformed(matrix, values),
                 [f"g[{y * winograd.TAPS} + x]" for y in taps],
@@ -367,11 +368,12 @@ class Convolved:
             "}",
         ]  # fmt: skip
         prefix = "" if symbol == "main" else f"{symbol}_"
-        count = [f"result->type_index = kTVMFFIInt; result->v_int64 = {self.planes * plane};"]
-        number = roles.weights.parameter
+        # What is written is in single precision, whatever the weights are.
+        count = [f"result->type_index = kTVMFFIInt; result->v_int64 = {self.packed * self.group};"]
+        parameter = roles.weights.parameter
         return [
-            function(prefix + prepack_name(number), lines),
-            function(prefix + elements_name(number), count),
+            function(prefix + prepack_name(parameter), lines),
+            function(prefix + elements_name(parameter), count),
         ]
 
     @staticmethod

@@ -1,12 +1,18 @@
-"""Which axis of a convolution of 3x3 is what, as Winograd's algorithm needs to know it."""
+"""Which axis of a convolution of 3x3 is what, as Winograd's algorithm needs to know it, and how kernels are
+cut."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
 
-from tunemesh.stage_workers.engines.template.operators import Axis, Form, Operand, Operator, Step
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Axis, Form, Operand, Operator, Step
 from tunemesh.stage_workers.graph import winograd
+from tunemesh.stage_workers.graph.winograd_kernels import Knobs
+
+BY_COLUMNS, BY_ROWS, FUSED = 0, 1, 2
+"""How the products of a plane are gone through: all rows for some columns, or all columns for some rows; or
+all planes for some columns, whose products are transformed at once."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,43 @@ class Roles:
         return (*self.images, self.down, self.across)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a kernel is cut.
+
+    Attributes:
+        outputs: of a tile, in each direction.
+        lanes: of a vector.
+        vectors: of a product's columns, channels of the result, that are held in registers at a time.
+        rows: of a product, one for each tile, likewise.
+        groups: of so many rows, that go through all steps together.
+        order: see :data:`BY_COLUMNS`.
+        unroll: terms of a product that stand one after the other.
+    """
+
+    outputs: int
+    lanes: int
+    vectors: int
+    rows: int
+    groups: int
+    order: int
+    unroll: int
+
+    @property
+    def knobs(self) -> Knobs:
+        """As others know it."""
+        return Knobs(
+            outputs=self.outputs, tiles=self.groups * self.rows, rows=self.rows, vectors=self.vectors,
+            lanes=self.lanes, by_rows=self.order == BY_ROWS,
+        )  # fmt: skip
+
+
 def known(operator: Operator) -> tuple[Operator, Roles] | str:
     """Which axis is what, in an operator that may have an axis more; or why the algorithm does not apply."""
     lanes = [axis for axis, stride in enumerate(operator.output.strides) if stride == 1]
-    if not operator.is_plain or operator.right is None or len(lanes) != 1:
+    if operator.dot is not None and operator.dot.total != FLOAT:
+        return "its sums are exact"
+    if operator.right is None or len(lanes) != 1:
         return "it is no convolution with channels last"
     operator = _parted(operator)
     (lane,), (image, weights) = lanes, operator.factors

@@ -97,8 +97,8 @@ def _known(operator: Operator) -> Channels:
 def _roles(operator: Operator) -> Channels | str:
     """Lanes are channels, which both factors have; rows are the pixels, and taps the kernel."""
     lanes = [axis for axis, stride in enumerate(operator.output.strides) if stride == 1]
-    if not operator.is_plain:
-        return "it is not in single precision"
+    if operator.dot is not None:
+        return "it multiplies small numbers"
     if len(lanes) != 1:
         return "its results do not lie side by side"
     (lane,) = lanes

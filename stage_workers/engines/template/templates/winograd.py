@@ -11,14 +11,15 @@ from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
 from tunemesh.stage_workers.engines.template.space import Knob, Space, tiles_worth
 from tunemesh.stage_workers.engines.template.templates.registers import LANES, up_to
-from tunemesh.stage_workers.engines.template.winograd import (
+from tunemesh.stage_workers.engines.template.winograd import Convolved
+from tunemesh.stage_workers.engines.template.winograd_roles import (
     BY_COLUMNS,
     BY_ROWS,
     FUSED,
-    Convolved,
+    Roles,
     Shape,
+    known,
 )
-from tunemesh.stage_workers.engines.template.winograd_roles import Roles, known
 from tunemesh.stage_workers.graph import winograd, winograd_costs
 
 VECTORS = (1, 2, 3, 4)
@@ -47,7 +48,8 @@ class Winograd:
             return found
         operator, roles = found
         pixels = [operator.axes[axis].extent for axis in roles.spatial]
-        usual = winograd.TAPS**2 * (math.prod(pixels) / PER_CYCLE + LOADED)
+        group = operator.dot.group if operator.dot else 1
+        usual = winograd.TAPS**2 * (math.prod(pixels) / PER_CYCLE + LOADED) / group
         best = min(
             winograd.inputs_of(outputs) ** 2
             * (Convolved(operator, roles, Shape(outputs, 4, 1, 1, 1, 0, 1)).tiles / PER_CYCLE + LOADED)
@@ -68,7 +70,7 @@ class Winograd:
             held = made.shape.rows * made.shape.vectors
             if held + made.shape.vectors + (made.shape.vectors > 1) > machine.registers or made.objection():
                 return 0.0
-            return 1e6 / winograd_costs.cycles(made.work, made.shape.knobs, 1)
+            return 1e6 / winograd_costs.cycles(made.work, made.shape.knobs, machine.cores)
 
         def of_tile(tile: tuple[int, ...]) -> float:
             return max(promised((*tile, groups, BY_COLUMNS, 1)) for groups in GROUPS)

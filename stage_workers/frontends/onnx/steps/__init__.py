@@ -14,6 +14,7 @@ from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends.onnx import conversion, inference
 from tunemesh.stage_workers.frontends.onnx.graph import Graph, Node, Step, to_proto
 from tunemesh.stage_workers.frontends.onnx.steps import (
+    activations,
     arithmetic,
     contrib,
     control_flow,
@@ -25,6 +26,7 @@ from tunemesh.stage_workers.frontends.onnx.steps import (
 )
 
 STANDARD: dict[str, Step] = {
+    **activations.STEPS,
     **arithmetic.STEPS,
     **control_flow.STEPS,
     **layers.STEPS,

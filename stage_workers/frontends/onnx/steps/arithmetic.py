@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tunemesh.stage_workers.frontends.onnx.graph import Array, Expansion, Graph, Node, count, unsupported
+from tunemesh.stage_workers.frontends.onnx.graph import Expansion, Graph, Node, count, unsupported
 
 New = list[Node] | None
 
@@ -203,17 +203,6 @@ def lp_normalization(node: Node, graph: Graph) -> New:
     return new.nodes
 
 
-def celu(node: Node, graph: Graph) -> New:
-    """``Celu``: max(x, 0) + min(0, alpha (exp(x / alpha) - 1))."""
-    x = node.inputs[0]
-    new = Expansion(graph, node)
-    dtype = graph.dtype(x)
-    alpha, zero, one = (new.constant(v, dtype) for v in (node.attributes.get("alpha", 1.0), 0, 1))
-    low = new("Mul", alpha, new("Sub", new("Exp", new("Div", x, alpha)), one))
-    new("Add", new("Max", x, zero), new("Min", zero, low), to=node.outputs[0])
-    return new.nodes
-
-
 def layer_norm(node: Node, graph: Graph) -> New:
     """``LayerNormalization``, in single precision as its ``stash_type`` asks for."""
     x, scale, bias = node.input(0), node.input(1), node.input(2)
@@ -248,61 +237,6 @@ def of_one(node: Node, graph: Graph) -> New:
         return None
     new = Expansion(graph, node)
     new("Identity", node.inputs[0], to=node.outputs[0])
-    return new.nodes
-
-
-# -- Activations, of operators that layouts and fusion see through -----------------------------------------
-
-
-def clip(node: Node, graph: Graph) -> New:
-    """``Clip``: a maximum and a minimum. A bound that is no number is none."""
-    x = node.inputs[0]
-    new = Expansion(graph, node)
-    bounds = [(op, node.input(i)) for op, i in (("Max", 1), ("Min", 2)) if node.input(i)]
-    given = [(op, name) for op, name in bounds if not _is_nan(graph.value(name))]
-    for op, name in given:
-        x = new(op, x, name)
-    new("Identity", x, to=node.outputs[0])
-    return new.nodes
-
-
-def _is_nan(value: Array | None) -> bool:
-    return value is not None and value.dtype.kind == "f" and bool(np.isnan(value).all())
-
-
-def hard_sigmoid(node: Node, graph: Graph) -> New:
-    """``HardSigmoid``: a line between 0 and 1."""
-    new = Expansion(graph, node)
-    alpha, beta = node.attributes.get("alpha", 0.2), node.attributes.get("beta", 0.5)
-    _hard_sigmoid(new, node.inputs[0], alpha, beta, node.outputs[0])
-    return new.nodes
-
-
-def _hard_sigmoid(new: Expansion, x: str, alpha: float, beta: float, to: str = "") -> str:
-    dtype = new.graph.dtype(x)
-    line = new("Add", new("Mul", x, new.constant(alpha, dtype)), new.constant(beta, dtype))
-    return new("Min", new("Max", line, new.constant(0, dtype)), new.constant(1, dtype), to=to)
-
-
-def hard_swish(node: Node, graph: Graph) -> New:
-    """``HardSwish``: x times a line between 0 and 1."""
-    new = Expansion(graph, node)
-    x = node.inputs[0]
-    new("Mul", x, _hard_sigmoid(new, x, 1 / 6, 0.5), to=node.outputs[0])
-    return new.nodes
-
-
-def leaky_relu(node: Node, graph: Graph) -> New:
-    """``LeakyRelu`` and ``PRelu``: the part above 0 as it is, the part below times a slope."""
-    new = Expansion(graph, node)
-    x = node.inputs[0]
-    dtype = graph.dtype(x)
-    if dtype.kind in "iu":
-        return None
-    slope = node.input(1) or new.constant(node.attributes.get("alpha", 0.01), dtype)
-    zero = new.constant(0, dtype)
-    below = new("Mul", new("Min", x, zero), slope)
-    new("Add", new("Max", x, zero), below, to=node.outputs[0])
     return new.nodes
 
 
@@ -359,11 +293,6 @@ STEPS = {
     "BitShift": bit_shift,
     "Mean": mean,
     "TopK": top_k,
-    "Clip": clip,
-    "HardSigmoid": hard_sigmoid,
-    "HardSwish": hard_swish,
-    "LeakyRelu": leaky_relu,
-    "PRelu": leaky_relu,
     "Div": divide,
     "Mod": modulo,
     "Pow": power,
@@ -374,7 +303,6 @@ STEPS = {
     "ReduceMin": extreme,
     "BatchNormalization": batch_norm,
     "LpNormalization": lp_normalization,
-    "Celu": celu,
     "LayerNormalization": layer_norm,
     **dict.fromkeys(("Max", "Min", "Sum"), of_one),
     **dict.fromkeys(
