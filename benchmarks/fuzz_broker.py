@@ -163,7 +163,7 @@ def _fuzz(
         if letters.without_reason:
             faults.append(f"{letters.without_reason} dead letters have no reason")
         good.cancel("good")
-        said = []
+        said: list[str] = []
         with contextlib.suppress(TimeoutError):
             while not said or said[-1] != "good cancelled":
                 event = told(good)
