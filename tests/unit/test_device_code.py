@@ -48,7 +48,8 @@ def test_without_any_compiler_one_line_says_what_to_install(monkeypatch: pytest.
 def test_the_doctor_names_the_compiler_of_a_gpu(
     nvcc: str | None, ok: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "which", {"nvidia-smi": "/usr/bin/nvidia-smi", "nvcc": nvcc}.get)
+    programs = {"nvidia-smi": "/usr/bin/nvidia-smi", "nvcc": nvcc}
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: programs.get(name))
     (finding,) = [each for each in doctor.examine() if each.what == "GPU"]
     assert (finding.ok, f"compiler of kernels: {nvcc or 'missing'}" in finding.found) == (ok, True)
     assert "tunemesh[nvrtc]" in finding.advice
