@@ -40,6 +40,8 @@ AT_ONCE = 500
 """Messages between two looks at the dead letters, of which the broker keeps 1,000."""
 ANSWER = 10.0
 """Seconds in which the coordinator has to answer the other tenant, whatever else it is sent."""
+START = 60.0
+"""Seconds until the coordinator is there."""
 QUIET = 60.0
 """Seconds in which it has to be through with what it was sent."""
 
@@ -72,13 +74,13 @@ def channel(url: str) -> Iterator[Any]:
         yield opened
 
 
-def told(client: Client) -> JobEvent:
+def told(client: Client, limit: float = ANSWER) -> JobEvent:
     """The next event.
 
     Raises:
-        TimeoutError: there is none.
+        TimeoutError: there is none in ``limit`` seconds.
     """
-    deadline = time.monotonic() + ANSWER
+    deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         if (event := client.poll()) is not None:
             return event
@@ -127,7 +129,7 @@ def _fuzz(
         channel(node.url("admin")) as admin,
     ):
         good.submit(request("good", trials=8))
-        assert told(good).kind == "accepted"
+        assert told(good, START).kind == "accepted"
         for number in range(messages):
             as_client = rng.random() < 0.5
             kinds: tuple[type[Message], ...] = AS_CLIENT if as_client else (StepResult,)
