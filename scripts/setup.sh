@@ -33,8 +33,6 @@ missing_packages() {
         echo rabbitmq-server
     # Kernels are linked with ld itself; a compiler is not needed.
     command -v ld >/dev/null || command -v gcc >/dev/null || echo binutils
-    # What holds models, compilers and kernels in; without it Landlock does, or nothing does and workers say so.
-    command -v bwrap >/dev/null || echo bubblewrap
     # Tests start one of their own; without it they are skipped, but not where everything is tested.
     [ -z "${CI:-}" ] || command -v postgres >/dev/null ||
         compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || echo postgresql
@@ -98,6 +96,8 @@ fi
 # Not needed: an allocator with which workers compile and propose faster (stage_workers/sandbox/allocator.py).
 compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || (install_packages libjemalloc2) ||
     say "going on without it, a little slower"
+# Not needed either: what holds in models, compilers and kernels (stage_workers/sandbox/cage.py). Landlock does, too.
+command -v bwrap >/dev/null || (install_packages bubblewrap) || say "going on without it, with Landlock where there is"
 # Not needed either: what the clients in other languages are tested with. Without it those tests are skipped.
 if [ -n "${CI:-}" ]; then
     # The browser that looks at the dashboard.

@@ -274,7 +274,7 @@ def test_a_child_that_dies_while_it_is_written_to_costs_that_call(sandbox: Sandb
     assert sandbox.child_pid is not None
     child = psutil.Process(sandbox.child_pid)
     child.suspend()  # so that the socket fills up
-    threading.Timer(0.3, child.kill).start()
+    threading.Timer(1.5, child.kill).start()  # by then it is written to, on a busy machine too
     large = TargetCall(target="mock" + "x" * 50_000_000)
     answer = failure(sandbox.call("mock", Platform.resolve_target, large, 20))
     assert (answer.kind, answer.text) == ("crashed", "killed by SIGKILL")

@@ -55,6 +55,14 @@ def name(resources: Resources, need: Need) -> str | None:
     return queue.name if queue is not None else None
 
 
+def test_what_holds_models_in_is_said_of_each_queue() -> None:
+    resources = Resources()
+    for number, cage in enumerate(["bare", "namespaces, seccomp", "bare", ""]):
+        resources.seen(status(worker=f"w{number}", cage=cage), 0.0)
+    (shown,) = resources.progress(1.0)
+    assert shown.cages == ["bare", "namespaces, seccomp"]
+
+
 # -- Who serves what -----------------------------------------------------------------------------------------
 
 
