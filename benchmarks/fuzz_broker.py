@@ -171,7 +171,8 @@ def _fuzz(
                 event = told(good)
                 said.append(f"{event.job} {event.kind}")
         if said[-1:] != ["good cancelled"]:
-            faults.append(f"good is not cancelled when its owner asks; told: {said[-5:]}")
+            phases = [f"{each.job} {each.phase}" for each in good.snapshot("good").jobs]
+            faults.append(f"its owner is not told that good is cancelled; told {said[-5:]}, it is {phases}")
     counts = (sent["client"], sent["worker"], unreadable.total(), letters.count)
     seconds = time.monotonic() - began
     return [*(f"{each:,}" for each in counts), f"{longest:.2f}", f"{seconds:.0f}", str(len(faults))]
