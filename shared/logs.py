@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import TextIO
 
 import msgspec
 
@@ -24,7 +25,6 @@ FORMAT_VARIABLE = "TUNEMESH_LOG_FORMAT"
 """Environment variables with the same meaning as the options, which processes of a mesh inherit."""
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_ours: list[logging.Handler] = []
 _chosen: dict[str, str] = {}
 
 
@@ -53,12 +53,11 @@ def setup(
         raise BadInput(f"there is no log format {form!r}; known: {', '.join(FORMATS)}")
     _chosen.clear()
     _chosen.update({name: value for name, value in chosen.items() if value})
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(JsonLines(process) if form.lower() == "json" else Text())
     root = logging.getLogger()
-    for each in _ours:
+    for each in [other for other in root.handlers if isinstance(other, _Handler)]:
         root.removeHandler(each)
-    _ours[:] = [handler]
     root.addHandler(handler)
     root.setLevel(level.upper())
     # pika logs every step of every attempt to connect, as errors; the link says what matters.
@@ -68,6 +67,10 @@ def setup(
 def for_children() -> Mapping[str, str]:
     """The environment that makes child processes log as somebody has chosen for this one."""
     return dict(_chosen)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """The one that :func:`setup` has added."""
 
 
 class Text(logging.Formatter):

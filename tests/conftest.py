@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
+import pika
 import pytest
 
 from tunemesh.broker_config.definitions import Listener, definitions_json, rabbitmq_conf
 from tunemesh.broker_config.node import PrivateNode, installed
-from tunemesh.broker_config.topology import VHOST
+from tunemesh.broker_config.topology import REQUESTS, VHOST
 from tunemesh.shared.accounts import ROLES, Role
 
 # What comes with Tunemesh would change what tests of meshes count.
@@ -93,6 +94,15 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.fail("CI needs rabbitmq-server or a Docker engine")
     else:
         pytest.skip("needs rabbitmq-server or a Docker engine")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_to_answer(request: pytest.FixtureRequest) -> None:
+    """What clients of earlier tests asked on the node, and nobody has read, is gone."""
+    if BROKER in request.fixturenames:
+        broker: Broker = request.getfixturevalue(BROKER)
+        with pika.BlockingConnection(pika.URLParameters(broker.url("admin"))) as link:
+            link.channel().queue_purge(REQUESTS)
 
 
 @pytest.fixture
