@@ -295,7 +295,7 @@ def test_each_poisoned_candidate_costs_itself_and_nothing_else(mesh: Mesh) -> No
         assert [each.error for each in built if each.outcome] == [
             "killed by SIGSEGV",
             "exceeded 2 s",
-            "exceeded 0.25 GiB of memory",
+            "exceeded 0.25 GiB of memory; give more with --memory, where its worker is started",
         ]
         # The device's queue does not exist before its worker says that it is there.
         status = mesh.await_status(queue="profile-cpu-7")
