@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +25,8 @@ from tunemesh.stage_workers.records.rows import KINDS, Job, Row
 
 WAIT = 5.0
 """Seconds that a lock, or a server, may take."""
+AGAIN = 0.01
+"""Seconds until a lock is tried again for which SQLite does not wait."""
 STATEMENT_LIMIT = 600.0
 """Seconds that PostgreSQL may take for one statement: an export of millions of rows is slow, too."""
 WRITES = "tunemesh_writes"
@@ -78,7 +83,7 @@ class Database:
         self._id = ""
         if self.file is not None:
             self._engine = create_engine(url, connect_args={"timeout": wait}, poolclass=NullPool)
-            event.listen(self._engine, "connect", _sqlite_settings)
+            event.listen(self._engine, "connect", partial(_sqlite_settings, wait))
             event.listen(self._engine, "begin", _sqlite_begin)
             self._insert: Any = sqlite.insert
         else:
@@ -217,12 +222,27 @@ def _cause(error: SQLAlchemyError) -> str:
     return " ".join(str(origin if origin is not None else error).split())[:300]
 
 
-def _sqlite_settings(connection: Any, _record: Any) -> None:
+def _sqlite_settings(wait: float, connection: Any, _record: Any) -> None:
     # Transactions begin where SQLAlchemy says so, and not where Python's module thinks.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
+    _to_write_ahead(connection, wait)
     # A record that was acknowledged outlives a loss of power.
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _to_write_ahead(connection: Any, wait: float) -> None:
+    """Where others open a new database at the same moment, SQLite says that it is locked and does not wait
+    for them, as it does in all other cases."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(AGAIN)
+        else:
+            return
 
 
 def _sqlite_begin(connection: Connection) -> None:
