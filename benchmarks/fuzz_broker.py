@@ -3,17 +3,20 @@
     python -m benchmarks.fuzz_broker --messages 50000
 
 A client of the tenant *evil* and a worker publish what :mod:`benchmarks.fuzz` makes, to a coordinator on a
-private node that has a job of the tenant *good*. Every message that cannot be read has to be among the dead
-letters, with its reason; the coordinator has to live, to answer soon, and to have the job as before.
+private node that has a job of the tenant *good*, which waits for somebody who builds. Every message that
+cannot be read has to be among the dead letters, with its reason; the coordinator has to live, to answer
+soon, and to have the job as before.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -102,7 +105,7 @@ def fuzz(messages: int, seed: int) -> tuple[list[str], list[str]]:
         command = [sys.executable, "-m", "tunemesh", "coordinator", "--broker", node.url("coordinator")]
         # What a tenant may send in a second would be another benchmark.
         command += ["--limit", "evil:requests=100000", "--limit", "evil:queries=100000"]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as coordinator:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as coordinator, _device(node):
             try:
                 row = _fuzz(node, address, messages, random.Random(seed), faults)
                 if coordinator.poll() is not None:
@@ -111,6 +114,26 @@ def fuzz(messages: int, seed: int) -> tuple[list[str], list[str]]:
                 coordinator.terminate()
         node.kill()
     return row, faults
+
+
+@contextlib.contextmanager
+def _device(node: PrivateNode) -> Iterator[None]:
+    """One that serves the target of the other tenant's job, which then waits for somebody who builds for as
+    long as it takes. Without a device it would fail after a minute."""
+    core = min(os.sched_getaffinity(0))
+    command = [sys.executable, "-m", "tunemesh", "worker", f"profile-cpu-{core}", "--engine", "mock"]
+    command += ["--device", f"cpu:{core}", "--target", "mock"]
+    with tempfile.TemporaryDirectory() as artifacts:
+        environment = os.environ | {
+            "TUNEMESH_BROKER_URL": node.url("worker"),
+            "TUNEMESH_ARTIFACTS": artifacts,
+            "TUNEMESH_RECORDS": "none",
+        }
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as worker:
+            try:
+                yield
+            finally:
+                worker.terminate()
 
 
 def _fuzz(
