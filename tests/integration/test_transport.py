@@ -256,7 +256,7 @@ def test_a_link_moves_to_another_host_when_its_own_is_gone(
         lost = [record.getMessage() for record in caplog.records if "has lost" in record.getMessage()]
         assert len(lost) == 1
         assert f"127.0.0.1:{relay.port}: " in lost[0]
-        assert user.partition(":")[2] not in caplog.text
+        assert f":{user.partition(':')[2]}@" not in caplog.text
     finally:
         moving.close()
         relay.close()
