@@ -168,7 +168,7 @@ def part(call: PartCall) -> ObjectPart:
 
 def _way(call: PartCall) -> str:
     """How a kernel computes a convolution that could be computed in several ways."""
-    operator = taken(call.workload, call.target).operator
+    operator = _any(call.workload, call.target).operator
     if isinstance(operator, Rows) or not operator.winograd or isinstance(winograd_roles.known(operator), str):
         return ""
     outputs = schedules.unpacked(call.schedule).knobs.get("outputs")
