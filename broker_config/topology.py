@@ -266,17 +266,11 @@ def result_key(stage: Stage) -> str:
     return f"result.{stage}"
 
 
-def job_queue(tenant: str, job: str) -> str:
-    """Name of the queue of one job: ``job.<tenant>.<id>``, with ``-`` for a job of no tenant. No part can
-    have a dot in it."""
-    return f"job.{tenant_key(tenant)}.{job}"
-
-
 def event_key(tenant: str, job: str, kind: str) -> str:
     """Routing key of an event on :data:`EVENTS`: ``job.<tenant>.<id>.<kind>``, with ``-`` for a job of no
     tenant. ``*`` as ``kind`` gives the binding key for one job, and as ``tenant`` too, for those who may
     follow the jobs of all."""
-    return f"{job_queue(tenant, job)}.{kind}"
+    return f"job.{tenant_key(tenant)}.{job}.{kind}"
 
 
 def client_key(kind: str, tenant: str) -> str:
