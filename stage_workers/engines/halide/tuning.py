@@ -8,7 +8,6 @@ from typing import NamedTuple
 import halide as hl
 import msgspec
 
-from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.halide import (
     arithmetic,
@@ -33,13 +32,13 @@ from tunemesh.stage_workers.engines.protocol import (
     UpdateCall,
 )
 from tunemesh.stage_workers.engines.template import machine, proposals, recognition, schedules
-from tunemesh.stage_workers.engines.template.compiling import CompileFailed, CompileTimedOut
+from tunemesh.stage_workers.engines.template.compiling import CompileFailed, outcome_of
 from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
 from tunemesh.stage_workers.engines.template.schedules import Schedule
 from tunemesh.stage_workers.engines.template.space import Space
 from tunemesh.stage_workers.engines.template.stages import Unknown
-from tunemesh.stage_workers.graph import linking, targets, workloads
+from tunemesh.stage_workers.graph import targets, workloads
 
 SHARE = 4
 """Candidates of a round of which one may be an autoscheduler's: knobs promise more."""
@@ -134,13 +133,7 @@ def placed(call: PlacedCall) -> Placed:
 
 def build(call: BuildCall) -> BuildOutcome:
     """See :meth:`stage_workers.engines.protocol.Engine.build`."""
-    try:
-        code, _ = _code(call, "main")
-    except CompileTimedOut as error:
-        return BuildOutcome(outcome="build-timed-out", error=str(error))
-    except CompileFailed as error:
-        return BuildOutcome(outcome="build-failed", error=clip(str(error)))
-    return BuildOutcome(artifact=linking.link_objects([code]))
+    return outcome_of(lambda: _code(call, "main")[0])
 
 
 def part(call: PartCall) -> ObjectPart:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cachetools import LRUCache
 
+from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines.compilers import MISSING, compiler
+from tunemesh.stage_workers.engines.protocol import BuildOutcome
 from tunemesh.stage_workers.engines.template.machine import Machine
+from tunemesh.stage_workers.graph import linking
 
 LIMIT = 60.0
 """Seconds for one program; a usual one takes a tenth of one."""
@@ -63,6 +66,18 @@ def compiled(source: str, machine: Machine, headers: Sequence[str] = ()) -> byte
         if len(code) <= KEPT_BYTES:
             _known[key] = code
     return code
+
+
+def outcome_of(compile_: Callable[[], bytes]) -> BuildOutcome:
+    """What became of a candidate: the shared object of the code that ``compile_`` returns, or why there is
+    none."""
+    try:
+        code = compile_()
+    except CompileTimedOut as error:
+        return BuildOutcome(outcome="build-timed-out", error=str(error))
+    except CompileFailed as error:
+        return BuildOutcome(outcome="build-failed", error=clip(str(error)))
+    return BuildOutcome(artifact=linking.link_objects([code]))
 
 
 def forget() -> None:

@@ -6,7 +6,6 @@ import functools
 import platform
 from typing import Any, NamedTuple
 
-from tunemesh.shared.text import clip
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.engines.protocol import (
     BuildCall,
@@ -42,7 +41,7 @@ from tunemesh.stage_workers.engines.template.space import Space
 from tunemesh.stage_workers.engines.template.stages import Unknown
 from tunemesh.stage_workers.engines.template.templates import Template
 from tunemesh.stage_workers.engines.template.templates import all as templates
-from tunemesh.stage_workers.graph import device_code, linking, targets, workloads
+from tunemesh.stage_workers.graph import device_code, targets, workloads
 
 
 class Taken(NamedTuple):
@@ -151,13 +150,7 @@ def placed(call: PlacedCall) -> Placed:
 
 def build(call: BuildCall) -> BuildOutcome:
     """See :meth:`stage_workers.engines.protocol.Engine.build`."""
-    try:
-        code, _ = _code(call, "main")
-    except compiling.CompileTimedOut as error:
-        return BuildOutcome(outcome="build-timed-out", error=str(error))
-    except compiling.CompileFailed as error:
-        return BuildOutcome(outcome="build-failed", error=clip(str(error)))
-    return BuildOutcome(artifact=linking.link_objects([code]))
+    return compiling.outcome_of(lambda: _code(call, "main")[0])
 
 
 def part(call: PartCall) -> ObjectPart:
