@@ -252,12 +252,14 @@ class Worker:
             waited=waited(sent_at, received),
             size=_size(step, result),
         )
-        done = _result(step, timing, result)
+        done = StepResult.of(step, timing, result)
         try:
             # What the coordinator could not read would be put aside there, and the job would wait for ever.
             codec.decode(codec.encode(done), StepResult)
         except BadMessage as error:
-            done = _result(step, timing, Failure(error=f"the result of {step.id} cannot be sent: {error}"))
+            done = StepResult.of(
+                step, timing, Failure(error=f"the result of {step.id} cannot be sent: {error}")
+            )
         if self._metrics is not None:
             self._metrics.answered(done)
         about = {"job": step.job, "step": step.id, "worker": self._name}
@@ -323,18 +325,6 @@ class Memory:
 def waited(sent_at: float | None, received: float) -> float:
     """Seconds between sending, by the sender's clock, and receiving, by ours; they may differ by decades."""
     return min(max(received - sent_at, 0.0), MOST_WAITED) if sent_at is not None else 0.0
-
-
-def _result(step: Step, timing: Timing, result: Result) -> StepResult:
-    return StepResult(
-        job=step.job,
-        task=step.task,
-        round=step.round,
-        chunk=step.chunk,
-        timing=timing,
-        result=result,
-        nonce=step.nonce,
-    )
 
 
 def _stage(step: Step) -> Stage:

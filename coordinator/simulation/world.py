@@ -300,20 +300,13 @@ class World:
 def _result(done: Executed, made: Result) -> StepResult:
     step = done.step
     size = len(getattr(step.work, "candidates", getattr(step.work, "artifacts", [None])))
-    return StepResult(
-        job=step.job,
-        task=step.task,
-        round=step.round,
-        chunk=step.chunk,
-        timing=Timing(
-            step=step.id,
-            stage=cast(Stage, step.work.__struct_config__.tag),
-            resource=done.resource,
-            worker=done.worker,
-            started=EPOCH + done.started,
-            finished=EPOCH + done.finished,
-            size=max(size, 1),
-        ),
-        result=made,
-        nonce=step.nonce,
+    timing = Timing(
+        step=step.id,
+        stage=cast(Stage, step.work.__struct_config__.tag),
+        resource=done.resource,
+        worker=done.worker,
+        started=EPOCH + done.started,
+        finished=EPOCH + done.finished,
+        size=max(size, 1),
     )
+    return StepResult.of(step, timing, made)

@@ -28,6 +28,7 @@ from tunemesh.shared.messages.basics import (
     tag_of,
 )
 from tunemesh.shared.messages.requests import INLINE_LIMIT, MOST_VARIANTS
+from tunemesh.shared.messages.steps import Step
 from tunemesh.shared.messages.tasks import (
     BUILD_FAILURES,
     Built,
@@ -326,6 +327,19 @@ class StepResult(Message, frozen=True, kw_only=True, tag="step-result"):
     result: Result
     nonce: Nonce = ""
     """That of the step."""
+
+    @classmethod
+    def of(cls, step: Step, timing: Timing, result: Result) -> StepResult:
+        """The answer to a step."""
+        return cls(
+            job=step.job,
+            task=step.task,
+            round=step.round,
+            chunk=step.chunk,
+            timing=timing,
+            result=result,
+            nonce=step.nonce,
+        )
 
     def problem(self) -> str:
         """Why it contradicts itself, whatever was asked."""

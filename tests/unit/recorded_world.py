@@ -117,15 +117,7 @@ class RecordedWorld(World):
             started=self.now - 0.1,
             finished=self.now,
         )
-        return StepResult(
-            job=step.job,
-            task=step.task,
-            round=step.round,
-            chunk=step.chunk,
-            timing=timing,
-            result=done,
-            nonce=step.nonce,
-        )
+        return StepResult.of(step, timing, done)
 
     # -- Clients ---------------------------------------------------------------------------------------------
 

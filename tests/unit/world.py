@@ -378,15 +378,7 @@ class World:
             case ValidateWork():
                 self.compared_with = work.sample
                 done = self.validated
-        return StepResult(
-            job=step.job,
-            task=step.task,
-            round=step.round,
-            chunk=step.chunk,
-            timing=timing,
-            result=done,
-            nonce=step.nonce,
-        )
+        return StepResult.of(step, timing, done)
 
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
         """Like an engine: numbers the schedules, knows from its state how many there were. Of several
