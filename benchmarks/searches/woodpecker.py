@@ -17,7 +17,7 @@ from benchmarks.searches import operators
 from benchmarks.searches.running import Bench, Tried
 from tunemesh.comparing import comparison, limits, peers
 from tunemesh.comparing.racing import race
-from tunemesh.comparing.work import TUNED, Work
+from tunemesh.comparing.work import TUNED
 from tunemesh.model_files import ModelFile
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers import engines
@@ -94,17 +94,7 @@ def run(trials: dict[str, int], turns: int) -> Figure:
         comparison.save_inputs(model, Settings(), signature, place / "inputs.npz")
         who = {name: (TUNED, path) for name, path in contestants.items()}
         who |= {peer.name: (peer.name, path) for peer in peers.PEERS if peer.installed and peer.precise}
-        works = {
-            name: Work(
-                runner=runner,
-                model=str(where),
-                function=signature.function,
-                inputs=str(place / "inputs.npz"),
-                outputs=str(place / f"output-{number}.npz"),
-                names=[each.name for each in signature.inputs],
-            )
-            for number, (name, (runner, where)) in enumerate(who.items())
-        }
+        works = comparison.works(who, signature, place, threads=1)
         raced = race(works, {core}, lambda _: None, turns)
     medians = {name: statistics.median(turn[name] for turn in raced.turns) for name in raced.versions}
     operations = bench.operations

@@ -166,18 +166,7 @@ def race_of(
             save_inputs(model, settings, signature, place / "inputs.npz")
             who = {name: (TUNED, folder.resolve()) for name, folder in results.items()}
             who |= {peer.name: (peer.name, path) for peer in peers}
-            contestants = {
-                name: Work(
-                    runner=runner,
-                    model=str(where),
-                    function=signature.function,
-                    inputs=str(place / "inputs.npz"),
-                    outputs=str(place / f"output-{number}.npz"),
-                    names=[each.name for each in signature.inputs],
-                    threads=len(device.cores or ()),
-                )
-                for number, (name, (runner, where)) in enumerate(who.items())
-            }
+            contestants = works(who, signature, place, len(device.cores or ()))
             ended = race(contestants, device.cores or (), note, turns)
             outputs = {name: read_outputs(contestants[name]) for name in ended.versions}
     finally:
@@ -221,6 +210,30 @@ def lay_out(model: ModelFile, folder: Path) -> Path:
         except OSError:  # another file system
             shutil.copyfile(file, place)
     return path
+
+
+def works(
+    who: Mapping[str, tuple[str, Path]], signature: Signature, place: Path, threads: int
+) -> dict[str, Work]:
+    """What contestants are to do: all of them on the inputs of :func:`save_inputs`.
+
+    Args:
+        who: by name: who runs it, and what.
+        place: the folder with ``inputs.npz``, where outputs are written to.
+        threads: of each.
+    """
+    return {
+        name: Work(
+            runner=runner,
+            model=str(where),
+            function=signature.function,
+            inputs=str(place / "inputs.npz"),
+            outputs=str(place / f"output-{number}.npz"),
+            names=[each.name for each in signature.inputs],
+            threads=threads,
+        )
+        for number, (name, (runner, where)) in enumerate(who.items())
+    }
 
 
 def save_inputs(model: ModelFile, settings: Settings, signature: Signature, path: Path) -> None:
