@@ -40,6 +40,7 @@ from tunemesh.stage_workers.devices.devices import Device, parse_device
 from tunemesh.stage_workers.engines import METASCHEDULE, TEMPLATE, missing
 
 NO_GPU = 3
+PARTS = ("machine", "discovery", "doctor", "mesh", "templates", "pytorch", "onnxruntime", "tests")
 PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 QUERY = "name,driver_version,memory.total,compute_cap,clocks.max.sm"
 NETWORK = "tiny_cnn"
@@ -61,10 +62,16 @@ class Check(Struct):
 
     out: Path
     deadline: float
+    only: tuple[str, ...] = ()
     parts: dict[str, Part] = {}
 
     def run(self, name: str, part: Callable[[float], Part]) -> Part:
-        """Do one part and write down what came of it. ``part`` gets the seconds that it may take."""
+        """Do one part and write down what came of it. ``part`` gets the seconds that it may take.
+
+        Parts that nobody asked for are not done: ``ok`` is None.
+        """
+        if self.only and name not in self.only:
+            return {"ok": None}
         began = time.monotonic()
         try:
             found: Part = {"ok": True}
@@ -129,6 +136,18 @@ def discovery(_limit: float) -> Part:
     """The GPU as a worker finds it."""
     device: Device = parse_device("cuda:0")
     return {"device": device.name, "locks": list(device.locks), "environment": dict(device.environment)}
+
+
+def doctor(limit: float) -> Part:
+    """What ``tunemesh doctor`` says of this machine: the cage of its workers, compilers, devices."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tunemesh", "doctor"],
+        capture_output=True,
+        text=True,
+        timeout=min(limit, 60.0),
+        check=False,
+    )
+    return {"exit": done.returncode, "said": (done.stdout + done.stderr).strip().splitlines()}
 
 
 def mesh(folder: Path, target: str, engine: str, names: Sequence[str], limit: float) -> Part:
@@ -329,14 +348,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_check" / "gpu_check.json")
     parser.add_argument("--seconds", type=float, default=420.0, help="for all parts together")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=(), help="these parts alone")
     given = parser.parse_args(arguments)
-    check = Check(out=given.out.resolve(), deadline=time.monotonic() + given.seconds)
+    only = tuple(given.only and [PARTS[0], *given.only])
+    check = Check(out=given.out.resolve(), deadline=time.monotonic() + given.seconds, only=only)
     folder = check.out.parent
     seen = check.run("machine", machine)
     if not seen["ok"]:
         return NO_GPU if seen["ok"] is None else 1
     target = target_of(seen["gpu"]["compute_cap"])
     check.run("discovery", discovery)
+    check.run("doctor", doctor)
     both = (MATMUL, CONVOLUTION, NETWORK)
     check.run("mesh", lambda limit: mesh(folder, target, METASCHEDULE, both, limit))
     own = (*both, DEPTHWISE, SOFTMAX)

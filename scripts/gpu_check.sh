@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Check Tunemesh on a machine with an NVIDIA GPU, in at most 8 minutes; writes one JSON file.
 #
-#   scripts/gpu_check.sh [--wheels FOLDER] [--out FILE] [--seconds N]
+#   scripts/gpu_check.sh [--wheels FOLDER] [--out FILE] [--seconds N] [--only PART ...]
 #
 # With --wheels nothing is fetched: Python packages are installed from the wheels in FOLDER, RabbitMQ from its
 # *.deb files. A wheel may lie there in parts (NAME.whl.part1, NAME.whl.part2). Make such a folder with
@@ -77,6 +77,7 @@ while [ "$#" -gt 0 ]; do
         --fetch) fetch "${@:2}"; exit 0 ;;
         --wheels) wheels=${2:?--wheels needs a folder}; shift 2 ;;
         --out | --seconds) arguments+=("$1" "${2:?$1 needs a value}"); shift 2 ;;
+        --only) arguments+=("$@"); shift "$#" ;;
         *) fail "unknown argument $1; see the head of scripts/gpu_check.sh" ;;
     esac
 done

@@ -53,8 +53,6 @@ class Settled:
     """What a child needs, made in advance."""
 
     confinement: Confinement
-    rules: int | None
-    """Of Landlock: a file descriptor."""
     filter: bytes | None
     """Of system calls."""
 
@@ -62,7 +60,7 @@ class Settled:
 def settle(confinement: Confinement) -> Settled:
     """Give up what the fork server does not need. Raises OSError."""
     if confinement.mode == "bare":
-        return Settled(confinement, None, None)
+        return Settled(confinement, None)
     if confinement.user is not None:
         os.setgroups([])
         os.setresgid(*[confinement.user] * 3)
@@ -71,12 +69,7 @@ def settle(confinement: Confinement) -> Settled:
     _control(PR_SET_NO_NEW_PRIVS, 1)
     # A child of the same user could read and change this process otherwise, and with it the children to come.
     _control(PR_SET_DUMPABLE, 0)
-    rules = None
-    if confinement.landlock:
-        rules = landlock.ruleset(confinement.readable, confinement.writable, confinement.devices)
-    return Settled(
-        confinement, rules, seccomp.program(local=confinement.gpu) if confinement.seccomp else None
-    )
+    return Settled(confinement, seccomp.program(local=confinement.gpu) if confinement.seccomp else None)
 
 
 def enter(settled: Settled) -> None:
@@ -91,11 +84,21 @@ def enter(settled: Settled) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         _limit(limit, most)
-    if settled.rules is not None:
-        landlock.restrict(settled.rules)
-        os.close(settled.rules)
+    if confinement.landlock:
+        # A tenth of a millisecond. Each child has its own: only here is it known which process it is.
+        rules = landlock.ruleset(
+            confinement.readable, [*confinement.writable, _own_threads()], confinement.devices
+        )
+        landlock.restrict(rules)
+        os.close(rules)
     if settled.filter is not None:
         seccomp.restrict(settled.filter)
+
+
+def _own_threads() -> str:
+    """The folder in which a process names its threads: CUDA's driver does not start where it cannot."""
+    # Open for as long as this process lives: the kernel forgets a rule with the folder that it is about.
+    return f"/proc/self/fd/{os.open('/proc/self/task', os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)}"
 
 
 def _limit(limit: int, most: int) -> None:

@@ -209,6 +209,20 @@ def test_what_nobody_may_try_does_not_work_in_a_cage(hostile: Hostile, attempt: 
     assert re.match(r"\w*Error: ", found), found
 
 
+def test_a_child_names_its_threads_as_the_driver_of_a_gpu_does(hostile: Hostile) -> None:
+    name = """
+import threading
+started = threading.Event()
+thread = threading.Thread(target=started.wait)
+thread.start()
+own = f'/proc/self/task/{thread.native_id}/comm'
+try: open(own, 'w').write('named')
+finally: started.set()
+thread.join()
+"""
+    assert hostile.attempt(name) == DONE
+
+
 def test_who_leaves_its_session_ends_with_the_call_all_the_same(hostile: Hostile) -> None:
     unique = f"{600 + time.monotonic():.6f}"
     hostile.attempt(
