@@ -76,6 +76,7 @@ class Worker:
         sandbox: started; a step is taken once it is warm.
         status: not started yet.
         metrics: told of every step, if given.
+        cell: to which it belongs; empty on a mesh without cells.
     """
 
     def __init__(
@@ -88,8 +89,12 @@ class Worker:
         status: StatusSender,
         shutdown: Shutdown,
         metrics: StepMetrics | None = None,
+        cell: str = "",
     ) -> None:
-        self._queue = queue
+        self._resource = queue
+        self._cell = cell
+        self._queue = topology.in_cell(queue, cell)
+        """As the broker calls it."""
         self._engines = engines
         self._link = link
         self._sandbox = sandbox
@@ -236,7 +241,7 @@ class Worker:
             finally:
                 self._status.step = None
             self._memory.keep(step, done)
-        self._settle(delivery, _outgoing(done, step))
+        self._settle(delivery, _outgoing(done, step, self._cell))
 
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
         started = time.monotonic()
@@ -245,7 +250,7 @@ class Worker:
         timing = Timing(
             step=step.id,
             stage=_stage(step),
-            resource=self._queue,
+            resource=self._resource,
             worker=self._name,
             started=received,
             finished=received + seconds,
@@ -343,10 +348,10 @@ def _size(step: Step, result: Result) -> int:
     return 1
 
 
-def _outgoing(done: StepResult, step: Step) -> Outgoing:
+def _outgoing(done: StepResult, step: Step, cell: str) -> Outgoing:
     return Outgoing(
         exchange=topology.RESULTS,
-        key=topology.result_key(done.timing.stage),
+        key=topology.result_key(done.timing.stage, cell),
         body=codec.encode(done),
         message_id=done.message_id(),
         type=done.type_name,

@@ -87,6 +87,8 @@ class WorkerConfig:
     """Whether the artifact store goes with the mesh."""
     metrics: str = ""
     """``PORT`` or ``HOST:PORT`` where Prometheus may ask; empty: nowhere."""
+    cell: str = ""
+    """To which it belongs, where the mesh has several."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -182,7 +184,7 @@ def _work(
         log.info(
             "%s: started; queue %s, engines %s, device %s, target %s, cage: %s",
             name,
-            queue,
+            topology.in_cell(queue, config.cell),
             ", ".join(config.served),
             config.device or "none",
             targets[0] if targets else "any",
@@ -196,12 +198,12 @@ def _work(
         )
         cpus = _work_cores(config, device)
         status = StatusSender(
-            link, name, queue, serves, config.status_interval, cpus, context.drift, sandbox.cage
+            link, name, queue, serves, config.status_interval, cpus, context.drift, sandbox.cage, config.cell
         )
         if historian is not None:
             historian.start()
         metrics = _shown(config.metrics) if config.metrics else None
-        Worker(queue, config.served, link, sandbox, context, status, shutdown, metrics).run()
+        Worker(queue, config.served, link, sandbox, context, status, shutdown, metrics, config.cell).run()
     finally:
         if historian is not None:
             historian.stop()
