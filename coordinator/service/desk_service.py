@@ -135,6 +135,7 @@ class DeskService:
         self._complete = False
         """Whether all that a coordinator without a cell has left is in the pile."""
         self._mover: Mover | None = None
+        self._next_tick = 0.0
         self._alive = Alive()
 
     def run(self) -> int:
@@ -143,30 +144,43 @@ class DeskService:
         Raises:
             BrokerRefused: the broker refuses this user, or has other things under our names.
         """
-        self._set_up()
-        self._link.start(timeout=None)
+        self.connect()
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
         log.info("desk is up")
-        next_tick = 0.0
-        while True:
-            event = self._link.next(TICK / 5)
-            if isinstance(event, _Leave):
-                break
-            self.take(event)
-            now = time.monotonic()
-            if self._mover is not None and not self._mover.look(now):
-                self._leave_mover()
-            if now >= next_tick:
-                next_tick = now + TICK
-                self._alive.beat()
-                self.take(Tick())
-                self._held.refresh(now)
+        while self.turn():
+            pass
+        self.leave()
+        log.info("desk has left; everything it held is back in its queue")
+        return 0
+
+    def connect(self) -> None:
+        """Wait for the broker, and for what has to be there."""
+        self._set_up()
+        self._link.start(timeout=None)
+
+    def turn(self) -> bool:
+        """Deal with the next event, and with what is due. Returns whether to go on: not when asked to
+        leave."""
+        event = self._link.next(TICK / 5)
+        if isinstance(event, _Leave):
+            return False
+        self.take(event)
+        now = time.monotonic()
+        if self._mover is not None and not self._mover.look(now):
+            self._leave_mover()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK
+            self._alive.beat()
+            self.take(Tick())
+            self._held.refresh(now)
+        return True
+
+    def leave(self) -> None:
+        """Give everything back."""
         if self._mover is not None:
             self._mover.close()
         self._link.close()
-        log.info("desk has left; everything it held is back in its queue")
-        return 0
 
     def take(self, event: object) -> None:
         """Deal with an event of the link, or a :class:`Tick`. Whatever it is, the desk goes on."""

@@ -191,6 +191,8 @@ class Service:
         self._metrics = metrics
         self._traces = traces
         self._cell = cell
+        self._next: dict[str, float] = {}
+        """When what is due from time to time is due again."""
         self._desk_missed = False
         self._adopted = Adopted()
         self._deaf = False
@@ -208,40 +210,51 @@ class Service:
         Raises:
             BrokerRefused: the broker refuses this user, or has other things under our names.
         """
-        self._set_up()
+        self.connect()
         gc.freeze()
         gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
-        self._link.start(timeout=None)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
         log.info("coordinator is up")
-        next_tick = next_check = next_look = next_report = 0.0
-        while True:
-            if not self.take_those_there():
-                break
-            now = time.monotonic()
-            if now >= next_tick:
-                next_tick = now + TICK
-                self._alive.beat()
-                self.take(Tick())
-                self._held.refresh(now)
-            if self._metrics is not None and now >= next_look:
-                next_look = now + LOOK
-                resources = self._core.resources.progress(now)
-                self._metrics.look(self._core.jobs.values(), resources, len(self._held), self._active)
-            if self._cell and now >= next_report:
-                next_report = now + LOOK
-                self.report()
-            if now >= next_check:
-                next_check = now + CHECK
-                self._check_queues()
-        self._link.close()
+        while self.take_those_there():
+            self.look_around()
+        self.leave()
         if self._journal is not None:
             self._journal.close()
         if self._traces is not None:
             self._traces.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
+
+    def connect(self) -> None:
+        """Wait for the broker, and for what has to be there."""
+        self._set_up()
+        self._link.start(timeout=None)
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._link.close()
+
+    def look_around(self) -> None:
+        """Do what is due from time to time."""
+        now = time.monotonic()
+        if self._is_due("tick", TICK, now):
+            self._alive.beat()
+            self.take(Tick())
+            self._held.refresh(now)
+        if self._metrics is not None and self._is_due("look", LOOK, now):
+            resources = self._core.resources.progress(now)
+            self._metrics.look(self._core.jobs.values(), resources, len(self._held), self._active)
+        if self._cell and self._is_due("report", LOOK, now):
+            self._report()
+        if self._is_due("check", CHECK, now):
+            self._check_queues()
+
+    def _is_due(self, what: str, every: float, now: float) -> bool:
+        if now < self._next.get(what, 0.0):
+            return False
+        self._next[what] = now + every
+        return True
 
     def take_those_there(self) -> bool:
         """Deal with the events of the link that are there, or with the next one; with none after a while.
@@ -273,7 +286,7 @@ class Service:
             case QueueSeen() | QueueMissing() | Unreadable() | DispatchFailed() | SaveFailed() | Tick():
                 self._give_guarded(event)
 
-    def report(self) -> None:
+    def _report(self) -> None:
         """Tell the desk how the cell is, once it is at work."""
         if self._active and self._core.settled:
             state = self._core.state
