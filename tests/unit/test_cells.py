@@ -707,12 +707,12 @@ def test_cells_in_virtual_time_share_all_jobs() -> None:
         devices=4,
         builders=6,
         updaters=4,
-        jobs=9,
-        tasks=3,
+        jobs=6,
+        tasks=2,
         rounds=4,
         durations={stage: Spread(median=1.0, sigma=0.2) for stage in STAGES},
     )
     outcome = simulate_cells(scenario, 3)
-    assert sorted(outcome.jobs.values()) == [3, 3, 3]
-    assert outcome.least > 0.9
+    assert sorted(outcome.jobs.values()) == [2, 2, 2]
+    assert outcome.least > 0.7
     assert min(outcome.ends.values()) > 0.8
