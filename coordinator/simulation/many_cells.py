@@ -10,7 +10,8 @@ from time import perf_counter
 import msgspec
 import simpy
 
-from tunemesh.coordinator.cells.desk import SETTLE, CellSeen, Desk, DeskEvent, Hand, Place, PlaceSaved
+from tunemesh.coordinator.cells.desk import SETTLE, Desk
+from tunemesh.coordinator.cells.events import CellSeen, DeskEvent, Hand, Place, PlaceSaved
 from tunemesh.coordinator.cells.load import loads
 from tunemesh.coordinator.cells.messages import CellStatus
 from tunemesh.coordinator.events import TICK, Arrived, CaughtUp, Connected, Tick

@@ -24,14 +24,11 @@ from tunemesh.broker_config import topology
 from tunemesh.coordinator.cells import desk as desk_module
 from tunemesh.coordinator.cells import merging
 from tunemesh.coordinator.cells.choice import SILENT, Cells
-from tunemesh.coordinator.cells.desk import (
-    ANSWER_LIMIT,
-    GIVE_UP_AFTER,
-    SETTLE,
+from tunemesh.coordinator.cells.desk import GIVE_UP_AFTER, SETTLE, Desk
+from tunemesh.coordinator.cells.events import (
     AskCell,
     CellAnswered,
     CellSeen,
-    Desk,
     DeskEvent,
     DeskInstruction,
     Found,
@@ -45,6 +42,7 @@ from tunemesh.coordinator.cells.desk import (
     SearchEnded,
     TellForget,
 )
+from tunemesh.coordinator.cells.gathering import ANSWER_LIMIT
 from tunemesh.coordinator.cells.load import loads
 from tunemesh.coordinator.cells.messages import CellStatus, Handed, Placed, Served
 from tunemesh.coordinator.events import (
