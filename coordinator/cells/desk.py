@@ -18,6 +18,8 @@ Rules, in prose:
    about all jobs is asked of all cells, and answered with one answer.
 
 No clock, no chance, no IO: ``now`` is an argument, in seconds of a clock that never jumps.
+
+Longer than other files: it is one state machine.
 """
 
 from __future__ import annotations
@@ -364,7 +366,10 @@ class Desk:
         placed = self._placed[where.job][0]
         if placed.source in where.cells and placed.cell not in where.cells:
             assert placed.source is not None
-            self._out.append(Place(Placed(job=where.job, cell=placed.source, move=placed.move + 1)))
+            # The other one, where it is not there to say so, may have it too.
+            doubt = placed.cell if placed.cell not in where.asked else None
+            back = Placed(job=where.job, cell=placed.source, move=placed.move + 1, source=doubt)
+            self._out.append(Place(back))
             return
         if placed.source is not None and placed.source in where.cells:
             self._out.append(TellForget(placed.source, where.job))

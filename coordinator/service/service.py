@@ -5,6 +5,8 @@ The shell holds deliveries by handle and keeps no other state. It consumes from 
 
 On a mesh with cells it is the coordinator of one: it hears workers of its cell alone, and of clients what the
 desk hands on. Only names on the broker tell one cell from another, and they are known to the shell alone.
+
+Longer than other files: all of it is one loop, and belongs to one thread.
 """
 
 from __future__ import annotations

@@ -417,6 +417,28 @@ def test_the_jobs_of_a_cell_that_dies_go_to_the_other(dead: str) -> None:
     assert mesh.queues[other][-1].message == Cancel(job="job0")
 
 
+def test_what_a_coordinator_without_a_cell_has_left_goes_to_cells() -> None:
+    desk = Desk()
+    for event in (Connected(wall=1e6), CaughtUp(), Found("", "job", request()), CellSeen(status("a"))):
+        desk.handle(event, 0.0)
+    (placed,) = [each.placed for each in desk.handle(Tick(), SETTLE) if isinstance(each, Place)]
+    assert (placed.cell, placed.source, placed.move) == ("a", "", 1)
+    assert Move("job", "", "a") in desk.handle(PlaceSaved(1, placed), SETTLE)
+    # A desk that dies here finds the job once more, or sees that nothing is left of it.
+    for left in (True, False):
+        desk.handle(Connected(wall=1e6), 10.0)
+        for event in (PlaceSaved(1, placed), CaughtUp(), CellSeen(status("a"))):
+            desk.handle(event, 10.0)
+        if left:
+            desk.handle(Found("", "job", request()), 10.0)
+        ended = desk.handle(SearchEnded("", complete=True), 10.0)
+        out = desk.handle(Tick(), 10.0 + SETTLE)
+        certain = Place(Placed(job="job", cell="a", move=1))
+        assert (certain in ended) is not left
+        assert (Move("job", "", "a") in out) is left
+    assert [each for each in out if isinstance(each, Search)] == []
+
+
 def test_a_job_that_no_other_cell_serves_stays() -> None:
     mesh = Mesh()
     mesh.pass_time(SETTLE + 1)
