@@ -170,6 +170,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Of its live workers."""
     cages: list[str] = []
     """What holds engines, models and kernels on them, in words."""
+    faults: list[str] = []
+    """Why devices do not work, whose workers take no steps for that."""
 
 
 MOST_WAITING = 20

@@ -32,6 +32,7 @@ from tunemesh.stage_workers.platforms.protocol import (
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Binary, Context, insist, told
+from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -82,10 +83,13 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
 
     Raises:
         TunemeshError: the target is refused, the store fails, or this worker has no device.
+        DeviceFault: the device does not work.
     """
     kernels = _Kernels(step, work, context.require_device(step), context)
     watch = Watch(step, kernels.device, context)
     untuned = kernels.untuned_latency() if work.baseline else None
+    if kernels.untuned_error:
+        reference(context, step.target, kernels.device)
     if work.confirm:
         together = Measured(partial(kernels.take_turns, work.artifacts))
         watch.measure([together])
