@@ -210,7 +210,7 @@ class Worker:
         device, drift = self._context.device, self._context.drift
         assert device is not None
         try:
-            latencies = reference(self._context, self._status.serves.targets[0], device)
+            latencies = reference(self._sandbox, self._status.serves.targets[0], device)
         except DeviceFault as fault:
             text = self._in_full(fault)
             if not self._has_worked:

@@ -7,7 +7,7 @@ import logging
 from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.platforms.protocol import Platform, ReferenceCall
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages.context import Context, DeviceFault, told
+from tunemesh.stage_workers.stages.context import Caller, DeviceFault, told
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ REFERENCE_LIMIT = 60.0
 """Seconds for a look at the reference: the first one compiles it."""
 
 
-def reference(context: Context, target: str, device: str) -> list[float]:
+def reference(sandbox: Caller, target: str, device: str) -> list[float]:
     """Latencies of the reference kernel, in seconds.
 
     Where it cannot be measured it is measured once more, in a process that has run nothing yet: what ran
@@ -28,11 +28,11 @@ def reference(context: Context, target: str, device: str) -> list[float]:
         DeviceFault: there it could not be measured either.
     """
     platform, call = platforms.name_of(target), ReferenceCall(target=target, device=device)
-    answer = context.sandbox.call(platform, Platform.reference, call, REFERENCE_LIMIT)
+    answer = sandbox.call(platform, Platform.reference, call, REFERENCE_LIMIT)
     if isinstance(answer, CallFailure):
         log.warning("no reference on %s: %s: %s", device, answer.kind, answer.text)
-        context.sandbox.renew()
-        answer = context.sandbox.call(platform, Platform.reference, call, REFERENCE_LIMIT)
+        sandbox.renew()
+        answer = sandbox.call(platform, Platform.reference, call, REFERENCE_LIMIT)
     if isinstance(answer, CallFailure):
         raise DeviceFault(f"the device does not work: its reference kernel {answer.kind}: {told(answer)}")
     return [each for each in answer.latencies if each > 0]

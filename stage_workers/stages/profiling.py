@@ -89,7 +89,7 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
     watch = Watch(step, kernels.device, context)
     untuned = kernels.untuned_latency() if work.baseline else None
     if kernels.untuned_error:
-        reference(context, step.target, kernels.device)
+        reference(context.sandbox, step.target, kernels.device)
     if work.confirm:
         together = Measured(partial(kernels.take_turns, work.artifacts))
         watch.measure([together])

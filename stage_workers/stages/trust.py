@@ -142,7 +142,7 @@ class Watch:
     def __init__(self, step: Step, device: str, context: Context) -> None:
         self._step = step
         self._device = device
-        self._context = context
+        self._sandbox = context.sandbox
         self._drift = context.drift
 
     def measure(self, candidates: Sequence[Measured]) -> None:
@@ -212,4 +212,4 @@ class Watch:
         return self._drift.seen(latencies, time.monotonic()) if latencies else 0.0
 
     def _reference(self) -> list[float]:
-        return reference(self._context, self._step.target, self._device)
+        return reference(self._sandbox, self._step.target, self._device)

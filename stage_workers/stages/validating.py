@@ -46,7 +46,7 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
             try:
                 answer = whole(context, platform, Platform.validate, one, VALIDATE_LIMIT)
             except StageFailed:
-                reference(context, step.target, device)
+                reference(context.sandbox, step.target, device)
                 raise
             if not (comparable(answer.before) and comparable(answer.after)):
                 raise StageFailed(f"platform {platform}, validate: gave no latencies above 0")
