@@ -20,6 +20,7 @@ from tunemesh.shared.messages import (
     Failure,
     ImportDone,
     ImportWork,
+    Origin,
     Serves,
     Settings,
     Step,
@@ -89,6 +90,8 @@ class FakeLink:
 class ReadySandbox:
     """Measures the reference kernel; before that come ``answers``."""
 
+    renewed = 0
+
     cage = "namespaces"
 
     def __init__(self, *answers: CallFailure) -> None:
@@ -98,7 +101,7 @@ class ReadySandbox:
         return True
 
     def renew(self) -> None:
-        pass
+        self.renewed += 1
 
     def call(self, _callee: str, method: Any, _record: object, _limit: float) -> Any:
         assert method is Platform.reference
@@ -350,3 +353,23 @@ def test_whoever_starts_a_worker_by_hand_is_told_at_once_that_its_device_does_no
     profiling = Profiling(ArtifactStore(str(tmp_path)), ReadySandbox(ERROR, ERROR), by_hand=True)
     with pytest.raises(Unavailable, match="CUDA error 304"):
         profiling.worker.run()
+
+
+def test_a_step_runs_in_a_process_of_its_job_and_sees_the_artifacts_of_its_tenant(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str, int]] = []
+    sandbox = ReadySandbox()
+
+    def look(step: Step, context: Context) -> Failure:
+        seen.append((step.job, context.store.tenant, sandbox.renewed))
+        return Failure(error="it only looked")
+
+    monkeypatch.setattr(loop, "run_stage", look)
+    worker = Profiling(ArtifactStore(str(tmp_path)), sandbox).worker
+    for job, tenant in (("a", "acme"), ("a", "acme"), ("b", "acme"), ("c", ""), ("c", ""), ("a", "acme")):
+        origin = Origin(job=job, accepted=1.0, tenant=tenant, model="m")
+        worker._run(msgspec.structs.replace(STEP, job=job, origin=origin))
+    assert seen == [
+        ("a", "acme", 0), ("a", "acme", 0), ("b", "acme", 1), ("c", "", 2), ("c", "", 2), ("a", "acme", 3),
+    ]  # fmt: skip
