@@ -234,6 +234,8 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
     at: Instant
     text: str = ""
     """One line for people."""
+    again_in: Seconds = 0.0
+    """Of a request or query that came too early: seconds after which the same message is taken. 0: never."""
     progress: JobProgress | None = None
     resources: list[ResourceProgress] = []
     assembled: AssembleDone | None = None

@@ -308,3 +308,25 @@ def test_a_job_whose_trials_are_left_to_the_model_gets_no_more_than_its_tenant_m
     world.run("a")
     world.run("z")
     assert (world.ledger("a").request.level.trials, world.ledger("z").request.level.trials > 7) == (7, True)
+
+
+def test_a_request_that_came_too_early_has_its_place_whoever_else_comes() -> None:
+    world = settled({"acme": Limits(requests=1.0)})
+    early: dict[str, float] = {}
+    for number in range(16):
+        for out in asks(world, request(f"job{number}"), "acme"):
+            if isinstance(out, Tell) and out.event.again_in:
+                early[out.event.job] = world.now + out.event.again_in
+    assert len(early) == 6
+    first = min(early, key=lambda job: early[job])
+    (told,) = asks(world, request(first), "acme")  # too early once more
+    assert isinstance(told, Tell)
+    assert told.event.again_in > 0
+    for job, due in early.items():
+        world.now = due
+        # Somebody of the same tenant uses up whatever there is.
+        for number in range(3):
+            asks(world, request(f"{job}-{number}"), "acme")
+        asks(world, request(job), "acme")
+        assert job in world.core.jobs
+    assert len(world.core.jobs) <= 10 + len(early) + 6
