@@ -355,7 +355,7 @@ def test_whoever_starts_a_worker_by_hand_is_told_at_once_that_its_device_does_no
         profiling.worker.run()
 
 
-def test_a_step_runs_in_a_process_of_its_job_and_sees_the_artifacts_of_its_tenant(
+def test_a_step_runs_in_a_process_of_its_tenant_and_sees_its_artifacts(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[str, str, int]] = []
@@ -367,9 +367,9 @@ def test_a_step_runs_in_a_process_of_its_job_and_sees_the_artifacts_of_its_tenan
 
     monkeypatch.setattr(loop, "run_stage", look)
     worker = Profiling(ArtifactStore(str(tmp_path)), sandbox).worker
-    for job, tenant in (("a", "acme"), ("a", "acme"), ("b", "acme"), ("c", ""), ("c", ""), ("a", "acme")):
+    for job, tenant in (("a", "acme"), ("b", "acme"), ("c", ""), ("d", ""), ("e", "zeta"), ("a", "acme")):
         origin = Origin(job=job, accepted=1.0, tenant=tenant, model="m")
         worker._run(msgspec.structs.replace(STEP, job=job, origin=origin))
     assert seen == [
-        ("a", "acme", 0), ("a", "acme", 0), ("b", "acme", 1), ("c", "", 2), ("c", "", 2), ("a", "acme", 3),
+        ("a", "acme", 0), ("b", "acme", 0), ("c", "", 1), ("d", "", 1), ("e", "zeta", 2), ("a", "acme", 3),
     ]  # fmt: skip
