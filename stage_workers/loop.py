@@ -117,8 +117,8 @@ class Worker:
         """Looks at a queue that is not there, one after the other."""
         self._retry = Retry(log)
         self._ran_for: str | None = None
-        """The tenant, or nobody (empty), whose steps the sandbox's present process has run; ``None``: it has run
-        none."""
+        """The tenant, or nobody (empty), whose steps the sandbox's present process has run; ``None``: it has
+        run none."""
         self._works = context.device is None
         """Whether the device has passed its test, and has not failed since."""
         self._has_worked = not by_hand
@@ -350,9 +350,9 @@ class Worker:
         )
 
     def _apart(self, step: Step) -> None:
-        """Let a step of another tenant find a process that has run nothing but what is ours: one that a kernel
-        has taken over could falsify what is done there later. Not for each job: where two take turns, what
-        is known in a process is worth a third of an update and some per cent of a build or profile."""
+        """Let a step of another tenant find a process that has run nothing but what is ours: one that a
+        kernel has taken over could falsify what is done there later. Not for each job: where two take turns,
+        what is known in a process is worth a third of an update and some per cent of a build or profile."""
         tenant = _tenant(step)
         if self._ran_for not in (None, tenant):
             self._sandbox.renew()
