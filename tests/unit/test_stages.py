@@ -447,6 +447,11 @@ def test_patience_is_some_times_the_median_of_the_same_task() -> None:
     known.took("a", 90.0)
     assert known.limit("a") == build_limits.FACTOR * 2.5
     assert known.limit("b") is None
+    assert [known.clock("a", most) for most in (20.0, 600.0)] == [20.0, build_limits.CLOCK * 15.0]
+    assert known.clock("b", 600.0) == 600.0
+    for _ in range(build_limits.ENOUGH):
+        known.took("c", 0.01)
+    assert known.clock("c", 600.0) == build_limits.LEAST_CLOCK
     for number in range(build_limits.TASKS_KEPT):
         known.took(f"other {number}", 1.0)
     assert known.limit("a") is None
