@@ -58,7 +58,7 @@ class _Shares:
             self._used.put(name, self._used.key(least) if least is not None else 0.0)
 
     def used(self, name: str) -> float:
-        return self._used.key(name)
+        return float(self._used.key(name))
 
     def leave(self, name: str) -> None:
         self._weights.pop(name, None)
