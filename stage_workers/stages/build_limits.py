@@ -26,6 +26,9 @@ CLOCK = 4.0
 """Times the limit of CPU time that a build may take on the clock."""
 LEAST_CLOCK = 5.0
 """Seconds on the clock that any build may take."""
+ENOUGH_CLOCK = 2
+"""Builds that must be known before one is given up by the clock: sooner than by CPU time, as one that hangs
+keeps its worker from all others for as long as it may."""
 ENOUGH = 4
 """Builds that must be known before any is given up."""
 BUILDS_KEPT = 64
@@ -46,8 +49,10 @@ class Patience:
 
     def clock(self, task: str, most: float) -> float:
         """Seconds on the clock for the next build of ``task``, and no more than ``most``."""
-        limit = self.limit(task)
-        return most if limit is None else min(most, max(CLOCK * limit, LEAST_CLOCK))
+        took = self._took.get(task, ())
+        if len(took) < ENOUGH_CLOCK:
+            return most
+        return min(most, max(CLOCK * FACTOR * statistics.median(took), LEAST_CLOCK))
 
     def took(self, task: str, seconds: float) -> None:
         """Note a build, or for how long it was tried."""
