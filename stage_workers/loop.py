@@ -336,8 +336,8 @@ def _size(step: Step, result: Result) -> int:
     match step.work, result:
         case BuildWork(candidates=candidates), _:
             return len(candidates)
-        case ProfileWork(artifacts=artifacts), _:
-            return max(len(artifacts), 1)
+        case ProfileWork(artifacts=artifacts, rivals=rivals), _:
+            return max(len(artifacts) + sum(map(len, rivals.values())), 1)
         case _, UpdateDone(candidates=candidates):
             return max(len(candidates), 1)
     return 1

@@ -69,6 +69,9 @@ class SearchProgress(Struct, frozen=True, kw_only=True):
     """Its lowest latency in seconds; of those that were confirmed, if some were."""
     confirmed: Count = 0
     """Candidates that were measured again at the end."""
+    behind: Annotated[float, Meta(gt=0)] | None = None
+    """How many times as long its fastest kernel takes as that of the engine that is ahead, where both took
+    turns: the median over the turns. ``None`` where they did not, and for the one that is ahead."""
     ended: str = ""
     """Why it got no more trials; empty while it may get more."""
 
