@@ -23,12 +23,15 @@ from tunemesh.coordinator.events import (
 from tunemesh.coordinator.jobs import progress, searches
 from tunemesh.shared.messages import (
     Built,
+    Candidate,
     Profiled,
     ProfileDone,
     ProfileWork,
     Request,
     Serves,
     Step,
+    TaskState,
+    UpdateDone,
     UpdateWork,
 )
 
@@ -212,6 +215,15 @@ def test_an_answer_for_other_searches_than_were_asked_makes_no_sense() -> None:
         [0], False, asked
     )
     assert "asked were" in ProfileDone(profiled=[one], rivals={"t00.toy": []}).problem([0], False, asked)
+
+
+def test_the_best_few_of_a_search_are_named_in_one_chunk() -> None:
+    """What is measured in several steps takes no turns."""
+    best = [Candidate(number, f"h{number}", b"") for number in range(2)]
+    named = UpdateDone(state=TaskState(search=BLOB), candidates=best, chunk_size=2)
+    assert named.problem(0, 3, 2, 8) == ""
+    cut = msgspec.structs.replace(named, chunk_size=1)
+    assert cut.problem(0, 3, 2, 8) == "it wants 2 candidates that are to take turns in chunks of 1"
 
 
 def test_the_searches_of_a_task_know_of_each_other() -> None:
