@@ -9,7 +9,7 @@ for."""
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -239,7 +239,9 @@ class _Estimate:
         built = [
             size * building(self._job, task, self._mesh) for task, size, stage in chunks if stage == "build"
         ]
-        by_task: Counter[str] = Counter()  # one step measures what all searches of a task have found
+        by_task: defaultdict[str, float] = defaultdict(
+            float
+        )  # one step measures what all searches of a task have found
         for task, size, _ in chunks:
             by_task[task.spec.key] += size * measuring(self._job, task, self._durations)
         measured = by_task.values()
