@@ -173,6 +173,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Of its live workers."""
     cages: list[str] = []
     """What holds engines, models and kernels on them, in words."""
+    faults: list[str] = []
+    """Why devices do not work, whose workers take no steps for that."""
 
 
 MOST_WAITING = 20
@@ -235,6 +237,8 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
     at: Instant
     text: str = ""
     """One line for people."""
+    again_in: Seconds = 0.0
+    """Of a request or query that came too early: seconds after which the same message is taken. 0: never."""
     progress: JobProgress | None = None
     resources: list[ResourceProgress] = []
     assembled: AssembleDone | None = None

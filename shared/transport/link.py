@@ -212,13 +212,15 @@ class Link:
         self._call(begin)
 
     def stop_consuming(self) -> None:
-        """Take nothing new; deliveries that have arrived can still be settled."""
+        """Take nothing new until :meth:`consume` is called again; deliveries that have arrived can still be
+        settled."""
 
         def cancel() -> None:
             self._subscriptions.clear()
             if self._main is not None and self._main.is_open:
                 for tag in list(self._main.consumer_tags):
-                    self._main.basic_cancel(tag)
+                    # With an answer: pika never uses the tag again of one that is not waited for.
+                    self._main.basic_cancel(tag, lambda _: None)
 
         self._call(cancel)
 
