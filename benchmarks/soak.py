@@ -91,7 +91,6 @@ def main() -> int:
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="tunemesh-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
     samples, swept = run(folder, chosen.minutes * 60, chosen.nodes, chosen.seed)
-    (folder / "samples.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in samples))
     print(report(samples))
     print(swept)
     if chosen.plot is not None:
@@ -151,7 +150,7 @@ class Soak:
                     names.clear()
                 if now >= self._due:
                     self._due = now + EVERY
-                    self.samples.append(self._sample(now))
+                    self._keep(self._sample(now))
                 event = client.poll()
                 if event is None:
                     if time.monotonic() - heard > HUNG:
@@ -163,6 +162,12 @@ class Soak:
                     if event.kind not in expected.pop(event.job):
                         raise TunemeshError(f"{event.job} is {event.kind}: {event.text}")
                     self._ended += 1
+
+    def _keep(self, sample: Sample) -> None:
+        """Written down at once: whatever ends the soak, what came before can be looked at."""
+        self.samples.append(sample)
+        with (self._folder / "samples.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(sample) + b"\n")
 
     def _submit(self, client: Client, job: str) -> tuple[EventKind, ...]:
         """One job of some kind. How it may end."""
@@ -193,11 +198,10 @@ class Soak:
         mesh, folder = self._mesh, self._folder
         memory: dict[str, int] = {}
         descriptors: dict[str, int] = {}
-        nodes = mesh.cluster.nodes if mesh.cluster is not None else [mesh.node]
         groups: dict[str, list[int]] = {
             name.partition("-")[0]: [] for name in ("broker", *mesh.children.pids)
         }
-        groups["broker"] = [node.pid for node in nodes if node is not None and node.pid is not None]
+        groups["broker"] = [node.pid for node in mesh.nodes if node.pid is not None]
         for name, pid in mesh.children.pids.items():
             groups[name.partition("-")[0]].append(pid)
         for name, pids in groups.items():
@@ -222,7 +226,7 @@ class Soak:
             disk={
                 "broker": sum(_files(broker)),
                 "artifacts": sum(artifacts),
-                "records": sum(each.stat().st_size for each in folder.glob("records.sqlite*")),
+                "records": sum(_files(folder, "records.sqlite*")),
             },
             artifacts=len(artifacts),
         )
@@ -236,10 +240,10 @@ def _with_children(pids: list[int]) -> Iterator[psutil.Process]:
             yield from process.children(recursive=True)
 
 
-def _files(folder: Path) -> list[int]:
-    """Bytes of all files below."""
+def _files(folder: Path, pattern: str = "**/*") -> list[int]:
+    """Bytes of all files of a folder whose paths fit."""
     sizes = []
-    for path in folder.rglob("*"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # it is gone by now
             if path.is_file():
                 sizes.append(path.stat().st_blocks * 512)
@@ -248,8 +252,7 @@ def _files(folder: Path) -> list[int]:
 
 def _queues(mesh: Mesh) -> list[dict[str, Any]]:
     """As the management API shows them, which is some seconds behind."""
-    node = mesh.cluster.nodes[0] if mesh.cluster is not None else mesh.node
-    assert node is not None
+    node = mesh.nodes[0]
     login = b64encode(f"monitor:{node.password('monitor')}".encode()).decode()
     address = f"{node.management_url}/api/queues/{quote(VHOST, safe='')}"
     asked = urllib.request.Request(address, headers={"Authorization": f"Basic {login}"})
