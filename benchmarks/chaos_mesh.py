@@ -23,6 +23,7 @@ from tunemesh.shared.errors import TunemeshError
 
 LIMIT = 1800.0
 """Seconds after which what has not ended counts as hung."""
+FORGETFUL = "benchmarks.soak_coordinator"
 CLIENT = "client"
 """What clients are called, among the processes."""
 
@@ -34,9 +35,17 @@ class Mesh:
         records: address of the database; by default one of SQLite in ``folder``.
         nodes: of the broker.
         troubled: connections can be cut, and machines have troubles.
+        kept: jobs that have ended and that the coordinator remembers, other than by default.
     """
 
-    def __init__(self, folder: Path, records: str = "", nodes: int = 1, troubled: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        records: str = "",
+        nodes: int = 1,
+        troubled: bool = False,
+        kept: int | None = None,
+    ) -> None:
         self.cluster = PrivateCluster(folder / "cluster", nodes, cuttable=troubled) if nodes > 1 else None
         self.node = PrivateNode(folder / "node") if self.cluster is None else None
         self.nodes = [self.node] if self.node is not None else self.cluster.nodes  # type: ignore[union-attr]
@@ -76,7 +85,11 @@ class Mesh:
                 environment |= self.machines.environment(name)
             if role == "worker":
                 environment["TUNEMESH_RECORDS"] = self.records
-            self.children.start(Child(name, arguments, environment, log=folder / f"{name}.log"))
+            child = Child(name, arguments, environment, log=folder / f"{name}.log")
+            if role == "coordinator" and kept is not None:
+                child.module, child.arguments = FORGETFUL, [str(kept), *arguments]
+                environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+            self.children.start(child)
 
     def url(self, role: Role, name: str) -> str:
         """The address of the broker, with all its nodes, for a process of this name."""

@@ -2,9 +2,10 @@
 
 A mesh with the mock engine always has some jobs at work: plain ones, ones that share tasks, quotes, and some
 that are cancelled or that fail. Every few seconds it is written down what all processes hold: memory,
-descriptors, messages in the queues, files. What ended jobs leave is kept for a day by the coordinator, and
-for longer in the records and the artifact store; everything else should be flat. In the end all artifacts
-are made a year old and swept: what is left must be what the results of jobs name.
+descriptors, messages in the queues, files. A coordinator remembers the last 5,000 jobs that have ended, or
+those of a day; here ``--kept``, so that it is seen whether anything grows from then on. What jobs leave in
+the records and the artifact store is kept for longer. In the end all artifacts are made a year old and
+swept: what is left must be what the results of jobs name.
 """
 
 from __future__ import annotations
@@ -84,13 +85,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--nodes", type=int, default=1, help="of the broker; several are a cluster")
+    parser.add_argument("--kept", type=int, default=200, help="ended jobs that the coordinator remembers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keeps data and logs; a temporary one by default")
     parser.add_argument("--plot", type=Path, help="draws all of it (.svg or .png)")
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="tunemesh-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    samples, swept = run(folder, chosen.minutes * 60, chosen.nodes, chosen.seed)
+    samples, swept = run(folder, chosen.minutes * 60, chosen.nodes, chosen.seed, chosen.kept)
     print(report(samples))
     print(swept)
     if chosen.plot is not None:
@@ -100,13 +102,18 @@ def main() -> int:
     return 0
 
 
-def run(folder: Path, seconds: float, nodes: int = 1, seed: int = 1) -> tuple[list[Sample], str]:
+def run(
+    folder: Path, seconds: float, nodes: int = 1, seed: int = 1, kept: int = 200
+) -> tuple[list[Sample], str]:
     """Jobs for ``seconds``. What was there all the time, and one line on what came of sweeping.
+
+    Args:
+        kept: jobs that have ended and that the coordinator remembers.
 
     Raises:
         TunemeshError: a job ended otherwise than it should, or something was swept that is needed.
     """
-    mesh = Mesh(folder, str(folder / "records.sqlite"), nodes)
+    mesh = Mesh(folder, str(folder / "records.sqlite"), nodes, kept=kept)
     try:
         store = ArtifactStore(mesh.artifacts)
         soak = Soak(mesh, folder, store, random.Random(seed), time.monotonic())

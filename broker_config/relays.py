@@ -44,7 +44,8 @@ class Loop:
 
         async def safely(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                # Cancelled only when all of it ends; Python's own streams would make a noise about that.
+                with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                     await answer(reader, writer)
             finally:
                 writer.close()
