@@ -1,16 +1,16 @@
 """Do to a mesh what may happen to it, all at once, and see what comes of it (``python -m benchmarks.chaos``).
 
-Thirty mock jobs on a broker, a coordinator and its standby, and workers with their fork servers and
+Waves of thirty mock jobs on a broker, a coordinator and its standby, and workers with their fork servers and
 sandboxes. 300 times one of them is killed, whichever chance picks; in between they stand still for up to 25
 s, or are cut off from the broker, with or without a word; and the broker is away for two minutes. Meanwhile
 the database of records is away, locked, full or slow, the artifact store has no room, clocks jump by up to
 an hour, and the broker runs out of memory or disk. Jobs share tasks, three by three, and some are cancelled.
 Every job must end, with every trial counted once and recorded once, and in the end the mesh must take a new
-job.
+job. Nothing here needs the rights of root.
 
 With ``--nodes 3`` the broker is a cluster of as many nodes. One trouble after the other comes to its nodes:
 ``--losses`` times one is lost with its disk and replaced by an empty one, ``--cuts`` times they do not see
-each other for a while, and some are killed or stand still. Jobs come in waves until the last one is back.
+each other for a while, and some are killed or stand still.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--pace", type=float, default=0.4, help="seconds between two of them")
-    parser.add_argument("--jobs", type=int, default=30, help="of a wave, on a cluster")
+    parser.add_argument("--jobs", type=int, default=30, help="of a wave")
     parser.add_argument("--away", type=float, default=120.0, help="seconds without a broker, half way")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1, help="of the broker; several are a cluster")
@@ -157,7 +157,7 @@ def run(folder: Path, jobs: int, storm: Storm, records: str = "", nodes: int = 1
     """Jobs on a mesh to which much is done.
 
     Args:
-        jobs: on a cluster those of a wave; waves come until the last node is back.
+        jobs: of a wave; waves come until all of it is done.
         records: address of the database; by default one of SQLite, with troubles of its own.
         nodes: of the broker.
     """
@@ -217,7 +217,7 @@ def _all_jobs(
     try:
         while True:
             ended |= _wave(mesh, store, count, len(ended), rng, problems)
-            if mesh.cluster is None or problems or not any(killer.is_alive() for killer in killers):
+            if problems or not any(killer.is_alive() for killer in killers):
                 break
         for killer in killers:
             killer.join(LIMIT)
