@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from urllib.parse import urlencode
 
 from tunemesh.dashboard.board import View
-from tunemesh.shared.messages import JobProgress, ResourceProgress
+from tunemesh.shared.messages import OTHERS, JobProgress, ResourceProgress
 from tunemesh.shared.text import one_line
 from tunemesh.status_tables import estimate, failures, left, step_text, waiting_for
 from tunemesh.tables import latency, seconds, target_text
@@ -222,7 +222,7 @@ def row(job: JobProgress, now: float) -> JobRow:
 def _resource(resource: ResourceProgress, view: View) -> ResourceRow:
     waits = waiting_for(resource, view.waiting)
     device = bool(resource.targets)
-    named = [(step.partition("/")[0], step_text(step)) for step in resource.running]
+    named = [("" if step == OTHERS else step.partition("/")[0], step_text(step)) for step in resource.running]
     return ResourceRow(
         queue=resource.queue,
         workers=len(resource.workers),
