@@ -58,6 +58,18 @@ def test_jobs_are_found_by_all_that_is_known_of_them(board: Board, text: str, sh
     assert listing(board.view(), Wanted(text, shown), NOW).found == found
 
 
+def test_what_fails_for_one_reason_is_told_once() -> None:
+    failed = {"phase": "failed", "finished": NOW}
+    jobs = [msgspec.structs.replace(job(number, NOW), error="no disk", **failed) for number in range(3)]
+    latest = msgspec.structs.replace(job(7, NOW), error="no device", phase="failed", finished=NOW + 1)
+    board = Board()
+    board.listed(snapshot(*jobs, latest), NOW)
+    assert listing(board.view(), Wanted(), NOW).errors == [
+        ("net-0007", 0, "no device"),
+        ("net-0002", 2, "no disk"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("order", "first"),
     [("oldest", "net-0000"), ("name", "net-0000"), ("trials", "net-0959"), ("newest", "net-0998")],

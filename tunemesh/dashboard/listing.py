@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ class Listing:
     """Jobs by kind, whatever is searched for."""
     reasons: Sequence[tuple[str, int]]
     """Why jobs wait, and how many."""
-    errors: Sequence[tuple[str, str]]
-    """The latest that failed, and why."""
+    errors: Sequence[tuple[str, int, str]]
+    """The latest that failed, how many failed before for the same reason, and why."""
     resources: Sequence[ResourceRow]
     more_resources: int
 
@@ -144,6 +145,9 @@ def listing(view: View, wanted: Wanted, now: float) -> Listing:
     failed = sorted(
         (job for job in view.jobs if job.phase == "failed"), key=lambda job: -(job.finished or 0.0)
     )
+    errors: dict[str, list[str]] = {}
+    for job in failed:
+        errors.setdefault(one_line(job.error), []).append(job.job)
     reasons = Counter(one_line(job.waiting) for job in view.jobs if kind_of(job) == "waiting")
     return Listing(
         rows=[row(job, now) for job in ordered[(page - 1) * PAGE : page * PAGE]],
@@ -152,7 +156,9 @@ def listing(view: View, wanted: Wanted, now: float) -> Listing:
         pages=pages,
         counts=counts,
         reasons=reasons.most_common(MOST_REASONS),
-        errors=[(job.job, one_line(job.error)) for job in failed[:MOST_ERRORS]],
+        errors=[
+            (jobs[0], len(jobs) - 1, text) for text, jobs in itertools.islice(errors.items(), MOST_ERRORS)
+        ],
         resources=[_resource(each, view) for each in view.resources[:MOST_RESOURCES]],
         more_resources=max(len(view.resources) - MOST_RESOURCES, 0),
     )
