@@ -151,6 +151,10 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     """Who asked first to stop it; ``None``: nobody did."""
 
 
+OTHERS = "-"
+"""In place of the id of a step that is another tenant's."""
+
+
 class ResourceProgress(Struct, frozen=True, kw_only=True):
     """One resource as a client sees it."""
 
@@ -162,7 +166,7 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     engines: list[str] = []
     """Those that it serves; none on a device."""
     running: list[str]
-    """Ids of the steps in flight."""
+    """Ids of the steps in flight; :data:`OTHERS` for those of other tenants."""
     busy: Seconds
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
