@@ -207,6 +207,16 @@ class Census(Message, frozen=True, kw_only=True, tag="census"):
         return super().headers() | {"artifacts": len(self.named)}
 
 
+class CellProgress(Struct, frozen=True, kw_only=True):
+    """One cell of a mesh that has several."""
+
+    cell: str
+    jobs: Count
+    """That have not ended, by the last word of its coordinator."""
+    silent: Seconds | None = None
+    """Since when it has had no coordinator; ``None``: it has one."""
+
+
 class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """The answer to a :class:`Query`."""
 
@@ -228,6 +238,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """Why the request for the one job that was asked for was rejected lately, if it was."""
     census: Census | None = None
     """Where that was asked for."""
+    cells: list[CellProgress] = []
+    """Of a mesh that has several. ``resources`` then have their names in front: ``b.build-cpu``."""
 
 
 EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]

@@ -213,6 +213,11 @@ class Link:
 
         self._call(begin)
 
+    def start_over(self, reason: str) -> None:
+        """Connect anew: all that is held goes back to its queue, and comes again after the next
+        :class:`Up`."""
+        self._call(lambda: self._start_over(reason))
+
     def stop_consuming(self) -> None:
         """Take nothing new until :meth:`consume` is called again; deliveries that have arrived can still be
         settled."""
