@@ -446,14 +446,36 @@ def small(dtype: str, lanes: int, image: tuple[int, ...], out: int, after: Any, 
         made = dots.convolution(a, b, dilation=(1, 1), dot=dot, **given)
     else:
         made = dots.product(a, b, dot)
-    total, other = te.placeholder((out,), dot.total), placeholder(*(int(each) for each in made.shape))
-    return [
-        a,
-        b,
-        total,
-        other,
-        te.compute(made.shape, lambda *at: after(made(*at), total[at[-1]], other(*at))),
-    ]
+    return followed(a, b, made, after)
+
+
+def of_planes(inputs: int, lanes: int, size: int, stride: int, padding: int) -> list[Any]:
+    """A convolution of an image with channels first."""
+    from tvm import te
+
+    from tunemesh.stage_workers.graph import dot_planes, dots
+
+    dot = next(each for each in dots.BFLOAT16 if each.lanes == lanes)
+    height, width = 11, 22
+    result = tuple((each + 2 * padding - size) // stride + 1 for each in (height, width))
+    shift = padding % 2
+    length = size + shift + (size + shift) % 2
+    planes = dot_planes.Planes(
+        (stride, stride), padding, padding, padding + shift, shift, length, 2 * lanes, result
+    )
+    a = te.placeholder((1, inputs, height, width), dot.data, name="x")
+    b = te.placeholder((2, inputs, size, length // 2, lanes, 2), dot.weights, name="w")
+    return followed(a, b, dot_planes.convolution(a, b, planes, dot), halved)
+
+
+def followed(a: Any, b: Any, made: Any, after: Any) -> list[Any]:
+    """Products of two tensors, and what is computed of them, a bias, and a tensor as large."""
+    from tvm import te
+
+    total = te.placeholder((int(made.shape[-1]),), made.dtype)
+    other = placeholder(*(int(each) for each in made.shape))
+    last = te.compute(made.shape, lambda *at: after(made(*at), total[at[-1]], other(*at)))
+    return [a, b, total, other, last]
 
 
 def requantised(value: Any, total: Any, other: Any) -> Any:
@@ -488,6 +510,8 @@ SMALL: dict[str, Callable[[], list[Any]]] = {
     "bf16, Winograd": lambda: small(
         "bfloat16", 16, (1, 23, 20, 16), 32, halved, strides=(1, 1), padding=(1, 1, 1, 1)
     ),
+    "bf16 of planes": lambda: of_planes(3, 16, 7, 2, 3),
+    "bf16 of planes without padding": lambda: of_planes(1, 8, 4, 4, 0),
     "int8, from 8 bits to 8 bits": lambda: small(
         "uint8", 16, (1, 9, 9, 16), 32, requantised, strides=(2, 2), padding=(1, 1, 1, 1), pad_value=100
     ),
