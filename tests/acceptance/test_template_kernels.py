@@ -323,11 +323,13 @@ def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, til
     return ExtractedTask(name="task", key="0" * 64, weight=1, workload=workload, untuned=untuned)
 
 
-def drawn(space: Any, chance: random.Random, outputs: int | None = None) -> Any:
-    """A random valid genome, whose first knob has this value; ``None`` where none is found."""
+def drawn(space: Any, chance: random.Random, outputs: int | None = None, narrow: bool | None = None) -> Any:
+    """A random valid genome, whose first knob and last one have these values; ``None`` where none is
+    found."""
     for _ in range(5000):
         genome = space.genome(chance.randrange(space.size))
-        if outputs in (None, space.values(genome)[0]) and space.is_valid(genome):
+        first, *_, last = space.values(genome)
+        if outputs in (None, first) and narrow in (None, last) and space.is_valid(genome):
             return genome
     return None
 
@@ -519,6 +521,38 @@ SMALL: dict[str, Callable[[], list[Any]]] = {
         "uint8", 8, (2, 5, 64), 40, lambda value, total, other: value - total
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "out", "pads", "after"),
+    [
+        ((1, 23, 20, 16), 32, (1, 1, 1, 1), halved),
+        # Channels of which vectors hold not all, neither those of the image nor those of the result.
+        ((2, 9, 8, 20), 24, (2, 0, 1, 2), lambda value, bias, other: rectified(value + bias, other)),
+    ],
+)
+def test_winograds_algorithm_may_multiply_bfloat16(
+    size: tuple[int, ...], out: int, pads: tuple[int, ...], after: Any, target: str
+) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+    from tunemesh.stage_workers.graph import dots
+
+    if not dots.BFLOAT16[0].runs_on(target):
+        pytest.skip("this CPU has no avx512_bf16")
+    lanes = 16 if out % 16 == 0 else 8
+    made = small("bfloat16", lanes, size, out, after, strides=(1, 1), padding=pads)
+    task = task_of(made, [1], True, target, tiles=2)
+    taken, chance = tuning.taken(task.workload, target), random.Random(out)
+    for _ in range(2):
+        genome = drawn(taken.space, chance, outputs=2, narrow=True)
+        assert genome is not None
+        _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+        built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+        assert built.artifact is not None, built.error
+        profiled = direct.profile(task, target, built.artifact)
+        assert profiled.outcome == "measured", (schedule, profiled.error)
+    # What tiles of 4x4 take and give is too large a sum for so few digits.
+    assert drawn(taken.space, chance, outputs=4, narrow=True) is None
 
 
 @pytest.mark.parametrize("weights", [[1], []], ids=["weights", "none"])
