@@ -114,8 +114,13 @@ class Core:
 
     @property
     def state(self) -> State:
-        """For tests."""
+        """For views and tests."""
         return self._state
+
+    @property
+    def settled(self) -> bool:
+        """Whether it takes decisions: not before all that was there has come again."""
+        return self._settling_since is None
 
     @property
     def strategy(self) -> str:

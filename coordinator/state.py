@@ -17,7 +17,7 @@ from tunemesh.coordinator.jobs.sharing import Sharing
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress, TaskRecords
+from tunemesh.shared.messages import OTHERS, EventKind, JobEvent, ResourceProgress, TaskRecords
 from tunemesh.shared.text import clip
 
 RESOURCES_TOLD = 64
@@ -28,9 +28,6 @@ RESOURCES_FRESH = 0.5
 
 REJECTED_KEPT = 1000
 """Rejected requests that can be asked about."""
-
-OTHERS = "-"
-"""In place of the id of a step that is another tenant's."""
 
 ERROR_LIMIT = 1000
 """Characters of the error of a job: its ledger and all that is told of it repeat it."""

@@ -85,6 +85,7 @@ class Worker:
         status: not started yet.
         metrics: told of every step, if given.
         by_hand: whether somebody waits at a terminal who should be told if the device has never worked.
+        cell: to which it belongs; empty on a mesh without cells.
     """
 
     def __init__(
@@ -98,8 +99,12 @@ class Worker:
         shutdown: Shutdown,
         metrics: StepMetrics | None = None,
         by_hand: bool = False,
+        cell: str = "",
     ) -> None:
-        self._queue = queue
+        self._resource = queue
+        self._cell = cell
+        self._queue = topology.in_cell(queue, cell)
+        """As the broker calls it."""
         self._engines = engines
         self._link = link
         self._sandbox = sandbox
@@ -296,7 +301,7 @@ class Worker:
             finally:
                 self._status.step = None
             self._memory.keep(step, done)
-        self._settle(delivery, _outgoing(done, step))
+        self._settle(delivery, _outgoing(done, step, self._cell))
 
     def _device_failed(self, delivery: Delivery, step: Step, fault: DeviceFault) -> None:
         """The device has stopped working during ``step``: that goes back, for later or for another device,
@@ -310,7 +315,9 @@ class Worker:
             error = f"{count} times the device worked before this and not after it: {text}"
             now = time.time()
             timing = self._timing(step, delivery.sent_at, now, now, 1)
-            self._settle(delivery, _outgoing(StepResult.of(step, timing, Failure(error=error)), step))
+            self._settle(
+                delivery, _outgoing(StepResult.of(step, timing, Failure(error=error)), step, self._cell)
+            )
         self._pause_for(text)
 
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
@@ -341,7 +348,7 @@ class Worker:
         return Timing(
             step=step.id,
             stage=_stage(step),
-            resource=self._queue,
+            resource=self._resource,
             worker=self._name,
             started=received,
             finished=finished,
@@ -431,17 +438,17 @@ def _size(step: Step, result: Result) -> int:
     match step.work, result:
         case BuildWork(candidates=candidates), _:
             return len(candidates)
-        case ProfileWork(artifacts=artifacts), _:
-            return max(len(artifacts), 1)
+        case ProfileWork(artifacts=artifacts, rivals=rivals), _:
+            return max(len(artifacts) + sum(map(len, rivals.values())), 1)
         case _, UpdateDone(candidates=candidates):
             return max(len(candidates), 1)
     return 1
 
 
-def _outgoing(done: StepResult, step: Step) -> Outgoing:
+def _outgoing(done: StepResult, step: Step, cell: str) -> Outgoing:
     return Outgoing(
         exchange=topology.RESULTS,
-        key=topology.result_key(done.timing.stage),
+        key=topology.result_key(done.timing.stage, cell),
         body=codec.encode(done),
         message_id=done.message_id(),
         type=done.type_name,

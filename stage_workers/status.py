@@ -36,6 +36,7 @@ class StatusSender:
         cpus: Collection[int] = (),
         drift: Drift | None = None,
         cage: str = "",
+        cell: str = "",
     ) -> None:
         self.worker = worker
         self.step: str | None = None
@@ -51,6 +52,7 @@ class StatusSender:
         self._cpus = sorted(cpus)
         self._drift = drift
         self._cage = cage
+        self._exchange, self._key = topology.status_route(cell)
         self._alive = Alive()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
@@ -115,8 +117,8 @@ class StatusSender:
         )
         return self._link.publish(
             Outgoing(
-                exchange=topology.STATUS,
-                key="",
+                exchange=self._exchange,
+                key=self._key,
                 body=codec.encode(status),
                 message_id=status.message_id(),
                 type=status.type_name,

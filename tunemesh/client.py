@@ -284,7 +284,8 @@ class Client:
                 time.sleep(message.again_in)
                 asked = ask()
         raise BrokerUnavailable(
-            "no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)"
+            self._link.refusing
+            or "no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)"
         )
 
     def set_strategy(self, strategy: str, timeout: float = 10.0) -> Snapshot:
@@ -325,7 +326,8 @@ class Client:
             if message is not None:
                 answered = time.monotonic()
             elif time.monotonic() - answered > UNANSWERED:
-                log.warning("no coordinator has answered for %.0f s; waiting for one", UNANSWERED)
+                why = self._link.refusing or "waiting for one"
+                log.warning("no coordinator has answered for %.0f s; %s", UNANSWERED, why)
                 answered = math.inf
             match message:
                 case JobEvent():
@@ -390,12 +392,12 @@ class Client:
         )
         return self._link.publish(outgoing)
 
-    @staticmethod
-    def _confirmed(sent: Future[None]) -> None:
+    def _confirmed(self, sent: Future[None]) -> None:
         try:
             sent.result(PUBLISH_LIMIT)
         except TimeoutError:
-            raise BrokerUnavailable(f"the broker did not confirm within {PUBLISH_LIMIT:.0f} s") from None
+            why = self._link.refusing or f"the broker did not confirm within {PUBLISH_LIMIT:.0f} s"
+            raise BrokerUnavailable(why) from None
         except Unroutable as error:
             raise BrokerUnavailable(
                 f"{error}; import `tunemesh broker definitions` into this broker"

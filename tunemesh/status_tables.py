@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from tunemesh.shared.messages import JobProgress, ResourceProgress
+from tunemesh.shared.messages import OTHERS, JobProgress, ResourceProgress
 from tunemesh.shared.text import clip, one_line
 from tunemesh.tables import latency, seconds, target_text
 from tunemesh.terminal import Column, Fitted, plain
@@ -239,5 +239,7 @@ def _some(texts: Sequence[str]) -> str:
 
 def step_text(step: str) -> str:
     """``job/t03/2/1/build`` as ``job t03 build``."""
+    if step == OTHERS:
+        return "of another tenant"
     job, task, *_, stage = step.split("/") if step.count("/") > 1 else (step, "-", "")
     return " ".join(part for part in (job, task, stage) if part not in ("", "-"))

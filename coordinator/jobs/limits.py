@@ -52,6 +52,11 @@ def limits_of(limits: Mapping[str, Limits], tenant: str) -> Limits:
     return limits.get(tenant) or limits.get(EVERY) or Limits()
 
 
+def without_rates(limits: Limits) -> Limits:
+    """The same, but for how often something may be sent."""
+    return msgspec.structs.replace(limits, requests=None, queries=None)
+
+
 def whose(tenant: str) -> str:
     """A tenant for people."""
     return f"tenant {tenant}" if tenant else "users of no tenant"

@@ -346,6 +346,17 @@ class Resources:
         """Targets of all devices that are known, lost ones too, by their canonical names."""
         return sorted({queue.targets[0] for queue in self.queues.values() if queue.targets})
 
+    def live_targets(self) -> list[tuple[list[str], int]]:
+        """All names of each target that live devices serve, the canonical one first, and how many of these
+        there are."""
+        found: dict[str, tuple[dict[str, None], int]] = {}
+        for queue in self.queues.values():
+            if queue.targets and queue.slots:
+                names, count = found.get(queue.targets[0], ({}, 0))
+                names.update(dict.fromkeys(queue.targets))
+                found[queue.targets[0]] = names, count + 1
+        return [(list(names), count) for _, (names, count) in sorted(found.items())]
+
     def devices_of(self, target: str) -> list[Device]:
         """What the live devices of a target are, each kind once."""
         pools = self._pools.get(f"profile:{target}", ())

@@ -211,10 +211,14 @@ class Confirmed(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     hash: str
     latencies: list[Seconds]
+    """One for each turn."""
     objects: Blob | None = None
     """Its machine code, where it was kept."""
     conditions: ConditionsId = ""
     """As in :class:`Trial`."""
+    turns: Annotated[str, Meta(max_length=16)] = ""
+    """What tells the measurement from others: what has the same took the same turns, whichever search found
+    it. Empty where that is not known."""
 
 
 class Timing(Struct, frozen=True, kw_only=True):

@@ -69,7 +69,8 @@ def sweep(
     """
     if not census.complete:
         raise Unavailable("there are too many jobs to know what they need: nothing is removed now")
-    now = time.time()
+    # The earlier of two clocks: one that has jumped ahead must not make results old.
+    now = min(time.time(), census.at)
     before = now - retention * DAY - MARGIN
     if census.oldest is not None:
         before = min(before, census.oldest - BEFORE_JOBS)

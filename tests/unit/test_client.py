@@ -14,7 +14,7 @@ from tests.unit.world import request
 from tunemesh import client as client_module
 from tunemesh.client import Client
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.messages import JobEvent, JobProgress, Message, Query, Snapshot
 from tunemesh.shared.transport.link import Delivery, Outgoing
 
@@ -30,6 +30,7 @@ class FakeLink:
         self.asked: list[float] = []
         self.pause = 0.0
         """Seconds for which it waits in vain."""
+        self.refusing = ""
 
     def next(self, timeout: float) -> Delivery | None:
         self.asked.append(timeout)
@@ -42,9 +43,10 @@ class FakeLink:
 
     def publish(self, outgoing: Outgoing) -> Future[None]:
         self.waiting += self.answer(outgoing)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
+        sent: Future[None] = Future()
+        if not self.refusing:
+            sent.set_result(None)
+        return sent
 
     def ack(self, delivery: Delivery) -> None: ...
 
@@ -171,6 +173,23 @@ def test_a_job_that_has_ended_meanwhile_is_asked_for(link: FakeLink) -> None:
     ]
     heard = [each for each in Client("amqp://x", ["a"]).follow(["a"]) if each is not None]
     assert [each.kind for each in heard] == ["done"]
+
+
+def test_a_broker_that_takes_no_messages_is_what_is_told_not_a_missing_coordinator(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PUBLISH_LIMIT", 0.01)
+    client = Client("amqp://x", [])
+    with pytest.raises(BrokerUnavailable, match="no coordinator answers"):
+        client.census(timeout=0.01)
+    link.refusing = "the broker takes no messages: it is low on disk"
+    for ask in (
+        lambda: client.census(timeout=0.01),
+        lambda: client.cancel("job"),
+        lambda: client.learn("mock", 0),
+    ):
+        with pytest.raises(BrokerUnavailable, match="low on disk"):
+            ask()
 
 
 def test_a_mistyped_id_is_refused_before_anything_is_sent(link: FakeLink) -> None:

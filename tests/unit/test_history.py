@@ -195,6 +195,19 @@ def test_what_tenants_have_stored_is_swept_as_well(store: ArtifactStore, databas
     assert all(there(acme, blob) for blob in of_kept)
 
 
+@pytest.mark.parametrize("ahead", [{"ours": 365.0}, {"coordinator": 365.0}])
+def test_a_clock_that_is_a_year_ahead_makes_nothing_old(
+    store: ArtifactStore, database: Database, monkeypatch: pytest.MonkeyPatch, ahead: dict[str, float]
+) -> None:
+    old, young = put(store, "old", 91), put(store, "young", 89)
+    told = msgspec.structs.replace(census(), at=time.time() + ahead.get("coordinator", 0.0) * DAY)
+    ours = time.time() + ahead.get("ours", 0.0) * DAY
+    monkeypatch.setattr(time, "time", lambda: ours)
+    assert sweep(store, database, told).removed == 1
+    assert there(store, young)
+    assert not there(store, old)
+
+
 def test_a_dry_run_says_the_same_and_removes_nothing(store: ArtifactStore, database: Database) -> None:
     old = put(store, "old", 91)
     history.keep(database, ended("long-ago", at=NOW - 100 * DAY))

@@ -27,6 +27,7 @@ from tunemesh.shared.messages import (
     Settings,
 )
 from tunemesh.stage_workers.platforms.protocol import (
+    ConfirmCall,
     ProfileOutcome,
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
@@ -91,6 +92,32 @@ def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
     sandbox.answers["confirm"] = [CallFailure("crashed", "killed by SIGSEGV")]
     alone = expect(ProfileDone, run_stage(work, context)).profiled
     assert [each.latencies for each in alone] == [each.latencies for each in together]
+
+
+def test_what_several_searches_have_found_takes_turns_in_one_measurement(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    built = compiled(context, task, 4)
+    alone = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled
+    work = ProfileWork(
+        task=task,
+        artifacts=built[:1],
+        rivals={"t00.b": built[1:3], "t00.c": built[3:]},
+        confirm=True,
+    )
+    done = expect(ProfileDone, run_stage(step(work), context))
+    found = {"": done.profiled, **done.rivals}
+    assert {name: [each.index for each in profiled] for name, profiled in found.items()} == {
+        "": [0],
+        "t00.b": [1, 2],
+        "t00.c": [3],
+    }
+    assert [each.median for profiled in found.values() for each in profiled] == [
+        each.median for each in alone
+    ]
+    (call,) = [each for each in sandbox.records if isinstance(each, ConfirmCall)]
+    assert len(call.artifacts) == 4
 
 
 @pytest.mark.parametrize(("cut_short", "repeats"), [(2.0, 1), (1000.0, 3), (None, 3)])
