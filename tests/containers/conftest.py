@@ -81,7 +81,7 @@ def images(engine: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return names
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compose(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     """Up, with the broker's health check passed. Gone afterwards, volumes included."""
     folder = tmp_path_factory.mktemp("mesh") / "docker"
