@@ -58,7 +58,7 @@ def test_the_base_image_has_a_version_and_can_be_given_as_a_digest(dockerfile: l
     assert re.fullmatch(r"BASE=debian:\w+-slim", base)
     first, *rest = arguments(dockerfile, "FROM")
     assert first == "${BASE} AS base"
-    made = set()
+    made: set[str] = set()
     for line in [first, *rest]:
         begins, _, stage = line.split()
         assert begins in {"${BASE}", *made}, line
