@@ -64,7 +64,7 @@ def test_two_commands_and_five_minutes_from_nothing_to_the_report_of_a_model(
     packages = GIVEN if user == "root" else f"{GIVEN} {SERVED}"
     machine(f"apt-get update -qq && {install} {packages}", limit=STARTING)
     if user != "root":
-        machine(f"useradd --create-home --shell /bin/bash {user}")
+        machine(f"useradd --create-home --shell /bin/bash {user} && chown --recursive {user} /given")
     machine("git clone --quiet /given/tunemesh.git", user)
     began = time.monotonic()
     machine("cd tunemesh && make setup", user)
