@@ -209,7 +209,7 @@ def is_known(task: TaskLedger) -> bool:
 def _reason(job: Job, task: TaskLedger, model: float, patience: float) -> str:
     """Why a task gets no more trials. ``model`` is the latency of the model in seconds."""
     if task.taken is not None and task.round < 0:
-        return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
+        return f"job {task.taken.job} has tuned it"
     if job.ledger.stopped:
         return job.ledger.enough or "the job was stopped early"
     return allocation.reason(standing(job, task), model, patience)

@@ -281,7 +281,7 @@ class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a job was saved by another one that tuned the same task at the same time."""
 
     job: Name
-    """Which one; nothing where it is another tenant's."""
+    """Which one, of the same tenant."""
     trials: Count
     """That were tried of it, by that job and by those which that one had it from."""
     rounds: Positive

@@ -33,6 +33,7 @@ from tunemesh.stage_workers.platforms.protocol import (
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Binary, Context, insist, told
+from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -83,10 +84,13 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
 
     Raises:
         TunemeshError: the target is refused, the store fails, or this worker has no device.
+        DeviceFault: the device does not work.
     """
     kernels = _Kernels(step, work, context.require_device(step), context)
     watch = Watch(step, kernels.device, context)
     untuned = kernels.untuned_latency() if work.baseline else None
+    if kernels.untuned_error:
+        reference(context.sandbox, step.target, kernels.device)
     rivals: dict[str, list[Profiled]] = {}
     if work.confirm:
         profiled, *others = _measure_together([work.artifacts, *work.rivals.values()], kernels, watch)

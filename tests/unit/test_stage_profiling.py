@@ -31,7 +31,7 @@ from tunemesh.stage_workers.platforms.protocol import (
     ProfileOutcome,
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages import Context, run_stage, trust
+from tunemesh.stage_workers.stages import Context, DeviceFault, run_stage, trust
 
 
 @pytest.fixture(autouse=True)
@@ -286,3 +286,32 @@ def test_a_baseline_that_was_killed_is_measured_again(context: Context, sandbox:
     sandbox.answers["profile_untuned"] = [CallFailure("crashed", "killed by SIGKILL")]
     result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
     assert expect(ProfileDone, result).untuned == pytest.approx(0.9)
+
+
+ERROR = CallFailure("raised", "CUDA error 304")
+
+
+@pytest.mark.parametrize("failing", ["profile", "profile_untuned", "confirm"])
+def test_no_candidate_is_blamed_where_the_device_does_not_work(
+    context: Context, sandbox: FakeSandbox, failing: str
+) -> None:
+    task = imported(context).tasks[0]
+    artifacts = compiled(context, task, 2) if failing != "profile_untuned" else []
+    baseline, confirm = failing == "profile_untuned", failing == "confirm"
+    work = step(ProfileWork(task=task, artifacts=artifacts, baseline=baseline, confirm=confirm))
+    sandbox.answers = {failing: [ERROR] * 4, "reference": [ERROR] * 2}
+    with pytest.raises(DeviceFault, match="CUDA error 304"):
+        run_stage(work, context)
+    # The second time in a process in which nothing has run.
+    assert sandbox.renewed_before == ["reference"]
+
+
+def test_a_kernel_that_spoils_its_own_process_is_no_fault_of_the_device(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    work = step(ProfileWork(task=task, artifacts=compiled(context, task, 1)))
+    sandbox.answers = {"profile": [CallFailure("raised", "illegal address")], "reference": [CALM, ERROR]}
+    (found,) = expect(ProfileDone, run_stage(work, context)).profiled
+    assert (found.outcome, found.error) == ("run-failed", "illegal address")
+    assert sandbox.renewed_before == ["reference"]

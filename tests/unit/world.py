@@ -106,6 +106,8 @@ class FakeWorker:
     queue: str
     name: str
     alive: bool = True
+    fault: str = ""
+    """Why its device does not work."""
     doing: tuple[int, Step] | None = None
 
     @property
@@ -119,10 +121,11 @@ class FakeWorker:
             worker=self.name,
             queue=self.queue,
             host="host",
-            slots=0 if leaving else 1,
+            slots=0 if leaving or self.fault else 1,
             serves=Serves(targets=targets) if targets else Serves(engines=self.engines),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
+            fault=self.fault,
         )
 
 
@@ -265,7 +268,7 @@ class World:
 
     def check(self) -> None:
         for queue in dict.fromkeys([*self.queues, *self.core.resources.queues]):
-            consumers = sum(w.alive for w in self.workers if w.queue == queue)
+            consumers = sum(w.alive and not w.fault for w in self.workers if w.queue == queue)
             self.give(QueueSeen(queue, len(self.stage[queue]), consumers))
 
     def pass_time(self, seconds: float) -> None:
@@ -302,7 +305,7 @@ class World:
 
     def work(self, worker: FakeWorker) -> bool:
         """Take a step, or finish the one in hand."""
-        if not worker.alive:
+        if not worker.alive or worker.fault:
             return False
         if worker.doing is None:
             if not self.stage[worker.queue]:

@@ -170,7 +170,7 @@ def _row(task: TaskReport, time: float | None, total: float, most: float | None)
     measured = task.outcomes.get("measured", 0)
     taken = ""
     if task.taken is not None:
-        taken = f"tuned at the same time by {task.taken.job or 'a job of another tenant'}"
+        taken = f"tuned at the same time by {task.taken.job}"
     return TaskRow(
         task=task,
         share=task.weight * time / total if time is not None and total > 0 else None,
