@@ -207,6 +207,9 @@ class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
     rivals: dict[TaskId, list[Profiled]] = {}
     """The same of ``rivals`` of the step."""
+    in_turns: bool = False
+    """Whether all of them that were measured took turns, so that their latencies can be compared one by
+    one."""
     untuned: Seconds | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
     untuned_error: ErrorText = ""
