@@ -135,7 +135,7 @@ def _wanted(read: _Read, options: GraphOptions, wished: Changes) -> Changes:
     module, target = read.module, read.target
     if targets.is_gpu(target):
         return wished
-    last = options.layout == "channels-last" and layouts.gains(module)
+    last = options.layout == "channels-last" and layouts.gains(module, wished.narrow)
     wanted = msgspec.structs.replace(
         wished,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),
