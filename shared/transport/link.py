@@ -114,6 +114,11 @@ class Link:
         """Who is logged in."""
         return str(getattr(self._hosts[0].credentials, "username", ""))
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are several hosts: :meth:`start_over` takes the next one."""
+        return len(self._hosts) > 1
+
     # -- For the owner, from any thread ---------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -212,6 +217,11 @@ class Link:
                 self._subscribe(deque([subscription]), lambda: None)
 
         self._call(begin)
+
+    def start_over(self, reason: str) -> None:
+        """Connect anew: all that is held goes back to its queue, and comes again after the next
+        :class:`Up`."""
+        self._call(lambda: self._start_over(reason))
 
     def stop_consuming(self) -> None:
         """Take nothing new; deliveries that have arrived can still be settled."""
