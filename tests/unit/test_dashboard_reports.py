@@ -112,7 +112,7 @@ def test_it_is_not_made_again_for_every_event_but_at_the_end() -> None:
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     reports = Reports(MeshAddress(broker="amqp://x", artifacts=str(tmp_path)))
     with pytest.raises(ArtifactError):
-        reports.of(Detail(told, measured=records(blob("gone"))))
+        reports.of(Detail(progress(), measured=records(blob("gone"))))
 
 
 def test_a_job_that_the_coordinator_has_forgotten_is_asked_of_workers(
