@@ -39,7 +39,7 @@ from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, MEMORY, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.record_commands import records_app
-from tunemesh.service_commands import coordinator, worker
+from tunemesh.service_commands import coordinator, desk, worker
 from tunemesh.shared import logs
 from tunemesh.shared.errors import BadInput, TunemeshError, Unavailable, unusable
 from tunemesh.shared.text import clip
@@ -80,6 +80,7 @@ ORDER = (
         "sweep",
         "worker",
         "coordinator",
+        "desk",
         "broker",
     ),
     *("simulate", "record-trace", "bench", "zeroshot-eval"),
@@ -314,6 +315,7 @@ for _command in (
     sweep,
     worker,
     coordinator,
+    desk,
     simulate,
     record_trace,
 ):

@@ -62,7 +62,7 @@ def without_empty(module: Any) -> Any:
     class Maker(relax.PyExprMutator):  # type: ignore[misc]
         def visit_generic_const_(self, constant: Any) -> Any:
             nonlocal made
-            if not is_constant(constant) or 0 not in sizes_of(constant.ty):
+            if not is_constant(constant) or 0 not in (sizes_of(constant.ty) or ()):
                 return constant
             made = True
             return self.builder_.emit(relax.op.zeros(constant.ty.shape, str(constant.ty.dtype)))
