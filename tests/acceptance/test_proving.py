@@ -13,11 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.acceptance.direct import ENGINE, assemble, import_model, run
+from tests.acceptance.direct import ENGINE, assemble, import_model, run, validate
 from tunemesh.shared.messages import Options, Settings
 from tunemesh.stage_workers.engines.metaschedule import probing
 from tunemesh.stage_workers.engines.protocol import TaskRef
 from tunemesh.stage_workers.graph import (
+    checking,
     compilation,
     constants,
     layouts,
@@ -164,7 +165,7 @@ def test_a_change_that_is_not_right_is_taken_back(
 def test_what_is_the_same_for_all_changes_is_computed_once(
     target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In all processes that try changes together: a large model takes seconds."""
+    """In all processes that try changes, and for what the judge is asked: a large model takes seconds."""
     simplified, written = optimisation.simplified, tmp_path / "calls"
 
     def count(module: Any, target: str) -> Any:
@@ -174,7 +175,62 @@ def test_what_is_the_same_for_all_changes_is_computed_once(
 
     monkeypatch.setattr(optimisation, "simplified", count)
     import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
-    assert written.read_text().splitlines() == ["simplified"] * 2  # the first one for the unchanged model
+    assert written.read_text().splitlines() == ["simplified"]
+
+
+def test_a_changed_model_that_agrees_with_the_judge_is_proof_enough(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model without its changes takes as long again to compile, and far longer to run."""
+    compiled = []
+    untuned = checking._Untuned
+
+    def counted(*given: Any, **named: Any) -> Any:
+        compiled.append(1)
+        return untuned(*given, **named)
+
+    monkeypatch.setattr(checking, "_Untuned", counted)
+    given = behind_a_convolution(node("Relu", ["a"], ["y"]))
+    imported = import_model(given, target, MEASURED)
+    assert compiled == []
+    assert imported.judged[0].outputs[0].name == "y"
+    # Nobody else would say that TVM has read it right.
+    unchanged = import_model(given, target)
+    assert unchanged.judged[0].judge == imported.judged[0].judge
+    assert compiled == [1]
+
+
+def test_what_tvm_gets_wrong_but_for_a_change_counts_by_the_judge(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
+    optimise = optimisation.optimise
+
+    def wrong_as_given(module: Any, target: str, changes: Any, *rest: Any) -> Any:
+        return optimise(wrong(module) if changes == NONE else module, target, changes, *rest)
+
+    monkeypatch.setattr(optimisation, "optimise", wrong_as_given)
+    made = assemble(imported.model, target)
+    right = validate(made.tuned, made.untuned, made.signature, target, imported.sample)
+    assert (right.wrong, right.judged.judge) == ("", imported.judged[0].judge)
+    other = validate(made.untuned, made.tuned, made.signature, target, imported.sample)
+    assert "y[" in other.wrong
+
+
+def test_a_model_that_cannot_be_compiled_as_it_is_given_is_compiled_with_its_changes(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
+    optimise = optimisation.optimise
+
+    def refused_as_given(module: Any, target: str, changes: Any, *rest: Any) -> Any:
+        return refuse(module) if changes == NONE else optimise(module, target, changes, *rest)
+
+    monkeypatch.setattr(optimisation, "optimise", refused_as_given)
+    made = assemble(imported.model, target)
+    (note,) = made.notes
+    assert note.startswith("TVM cannot compile the model as it is given")
+    assert validate(made.tuned, made.untuned, made.signature, target, imported.sample).wrong == ""
 
 
 # -- Fused functions -----------------------------------------------------------------------------------------
