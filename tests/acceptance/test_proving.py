@@ -25,6 +25,7 @@ from tunemesh.stage_workers.graph import (
     legalising,
     loops,
     models,
+    objects,
     optimisation,
     proving,
     targets,
@@ -552,3 +553,27 @@ def test_every_kind_of_call_is_lowered_once(target: str) -> None:
         once = transform.LegalizeOps({**rules, "relax.add": legalising.remembered(count)})(module)
     assert tvm_ffi.structural_equal(once, plain)
     assert asked == ["add"]
+
+
+def test_a_small_image_around_a_long_sum_is_not_written_out(target: str) -> None:
+    """LLVM takes four times as long to write out its 49 pixels, for code that is no faster."""
+    import tvm
+    from tvm import te, topi
+
+    def convolution(pixels: int, channels: int) -> Any:
+        image = te.placeholder((1, pixels, pixels, channels), name="image")
+        kernel = te.placeholder((3, 3, channels, 8), name="kernel")
+        function = te.create_prim_func([image, kernel, topi.nn.conv2d_nhwc(image, kernel, 1, 1, 1)])
+        return function.with_attr(objects.NOALIAS, True)
+
+    found = [workloads.is_of_small_image(convolution(*sizes)) for sizes in ((7, 64), (14, 64), (7, 8))]
+    assert found == [True, False, False]
+    small, usual = (len(objects.compiled(convolution(size, 64), target)[1]) for size in (7, 14))
+    assert small < 1.2 * usual
+    image, kernel = random(1, 7, 7, 64), random(3, 3, 64, 8)
+    code = compilation.build_untuned(tvm.IRModule({"main": convolution(7, 64)}), target)
+    got = tvm.runtime.tensor(np.zeros((1, 7, 7, 8), np.float32))
+    loading.load(code)["main"](tvm.runtime.tensor(image), tvm.runtime.tensor(kernel), got)
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    assert np.allclose(got.numpy(), np.einsum("nyxcij,ijco->nyxo", windows, kernel), atol=1e-4)
