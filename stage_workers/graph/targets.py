@@ -30,11 +30,11 @@ which LLVM makes code of what it has optimised. Of 12 kernels, 6 to 8 schedules 
 (geometric mean of CPU times 1.00). Products without a schedule are, by a fifth."""
 
 SMALL_IMAGE_OPTIONS = ("-unroll-threshold-default:uint=60",)
-"""More of them for sums without a schedule for each pixel of a small image. LLVM writes rows and columns out
-(150 instructions at most, before it looks for what becomes simpler), though it is a long sum inside that takes
-the time: a quantised convolution of 7x7 pixels with 512 channels takes LLVM 1.0 s, and with this 0.26 s. Of 12
-such functions of three networks none is slower by more than a tenth, and all together take 1.02 times as long.
-Where the sum inside is short, some are, by up to five times."""
+"""More of them for sums without a schedule for each pixel of a small image. LLVM writes rows and columns
+out (150 instructions at most, before it looks for what becomes simpler), though it is a long sum inside
+that takes the time: a quantised convolution of 7x7 pixels with 512 channels takes LLVM 1.0 s, and with this
+0.26 s. Of 12 such functions of three networks none is slower by more than a tenth, and all together take
+1.02 times as long. Where the sum inside is short, some are, by up to five times."""
 
 CUDA_LIMITS = {
     "max_threads_per_block": 1024,
