@@ -6,6 +6,7 @@ move each element of that. ``validate`` compares the tuned model with the same.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ CHANGING = 20.0
 longer there are only two of them."""
 SPREAD = 1 / 16
 """See :func:`.comparison.changed`: of inputs that are random, where no judge changes more than these."""
+HELD = 2.0**-10
+"""Of what is usual for an output, a float that may be off by less is held where it is."""
 MOVED_CONSTANTS = 2
 """Elements from which a constant of a model without a judge is changed, too."""
 
@@ -69,10 +72,17 @@ class Sample(Struct, frozen=True, kw_only=True):
         return [_loaded(each) for each in self.inputs]
 
     def widened(self, factor: float) -> Sample:
-        """The same with tolerances that are so many times as large."""
+        """The same with tolerances that are so many times as large.
+
+        A float that no rounding of single precision moves, such as one that ReLU holds at 0, may be moved by
+        larger ones: it gets what is usual for its output.
+        """
         if factor == 1.0:
             return self
-        wider = [_store(factor * _loaded(each)) for each in self.tolerances]
+        wider = [
+            _store(_widened(_loaded(tolerance), factor, comparison.is_float(str(_loaded(values).dtype))))
+            for values, tolerance in zip(self.values, self.tolerances, strict=True)
+        ]
         return msgspec.structs.replace(self, tolerances=wider)
 
     def compared(self, outputs: list[OutputCheck]) -> Sample:
@@ -86,6 +96,15 @@ class Sample(Struct, frozen=True, kw_only=True):
             Expected(_loaded(values), _loaded(tolerance).astype(np.float64))
             for values, tolerance in zip(self.values, self.tolerances, strict=True)
         ]
+
+
+def _widened(tolerance: Array, factor: float, moves: bool) -> Array:
+    wide = tolerance.astype(np.float64)
+    known = wide[np.isfinite(wide)]
+    if moves and known.size:
+        usual = math.sqrt(np.square(known).mean())
+        wide = np.where(wide < HELD * usual, usual, wide)
+    return (factor * wide).astype(tolerance.dtype)
 
 
 def pack(samples: Sequence[Sample]) -> bytes:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunemesh.stage_workers.graph import fast_math, linking, loops, objects, targets, workloads
+from tunemesh.stage_workers.graph import constants, fast_math, linking, loops, objects, targets, workloads
 from tunemesh.stage_workers.graph.rewriting import rewritten
 from tunemesh.stage_workers.measuring import loading
 
@@ -142,6 +142,7 @@ def _executable(
     from tvm.relax import pipeline
 
     compiled_for = targets.load(target)
+    module = constants.without_empty(module)
     module = loops.for_cores_of(with_default_schedule(module, target), target)
     module = fast_math.with_operators(module, target)
     parts: dict[str, bytes] = {}

@@ -74,7 +74,7 @@ def optimise(module: Any, target: str, changes: Changes, simple: Any = None) -> 
             if changes.composed:
                 simple = padding.into_convolutions(composites.put_together(simple))
             if changes.attention:
-                simple = attention.put_together(simple, target)
+                simple = attention.put_together(simple, target, narrow=changes.narrow)
             if changes.channels_last:
                 simple = layouts.channels_last(simple)
             if changes.integers:

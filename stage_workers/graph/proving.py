@@ -101,7 +101,7 @@ def prove(model: optimisation.Simplified, sampled: Sampled, options: GraphOption
             changes, notes = _one_by_one(read, plain, wanted, attempted.wrong)
     settled = _settled(read, changes)
     changes = settled.changes
-    if changes.narrow and not any(map(dots.marks, models.functions(settled.module))):
+    if changes.narrow and not any(map(dots.uses, models.functions(settled.module))):
         changes = msgspec.structs.replace(changes, narrow=False)
         notes.append(f"{UNDONE['narrow']}: none has constant weights of a size that the instruction takes")
     return Proven(changes, notes + settled.notes, settled.module, outputs)
@@ -127,7 +127,7 @@ def _wanted(read: _Read, options: GraphOptions, wished: Changes) -> Changes:
     module, target = read.module, read.target
     if targets.is_gpu(target):
         return wished
-    last = options.layout == "channels-last" and layouts.gains(module)
+    last = options.layout == "channels-last" and layouts.gains(module, wished.narrow)
     wanted = msgspec.structs.replace(
         wished,
         composed=options.fusion == "extended" and (composites.gains(module) or padding.gains(module)),

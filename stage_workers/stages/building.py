@@ -58,7 +58,7 @@ def _build(
     return Built(
         index=candidate.index,
         seconds=seconds,
-        artifact=context.store.put(answer.artifact),
-        # Not inline: it goes into the ledger.
+        # Not inline: the best few of all searches of a task go into one message, and objects into the ledger.
+        artifact=context.store.put(answer.artifact, inline=not keep),
         objects=context.store.put(answer.objects, inline=False) if keep and answer.objects else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import MutableMapping
@@ -32,6 +33,7 @@ from tunemesh.stage_workers.platforms.protocol import (
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Binary, Context, insist, told
+from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -82,27 +84,38 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
 
     Raises:
         TunemeshError: the target is refused, the store fails, or this worker has no device.
+        DeviceFault: the device does not work.
     """
     kernels = _Kernels(step, work, context.require_device(step), context)
     watch = Watch(step, kernels.device, context)
     untuned = kernels.untuned_latency() if work.baseline else None
+    if kernels.untuned_error:
+        reference(context.sandbox, step.target, kernels.device)
+    rivals: dict[str, list[Profiled]] = {}
     if work.confirm:
-        together = Measured(partial(kernels.take_turns, work.artifacts))
-        watch.measure([together])
-        profiled = [
-            _profiled(built, together, number, len(work.artifacts))
-            for number, built in enumerate(work.artifacts)
-        ]
+        profiled, *others = _measure_together([work.artifacts, *work.rivals.values()], kernels, watch)
+        rivals = dict(zip(work.rivals, others, strict=True))
     else:
         profiled = _measure_apart(step, work.artifacts, kernels, watch, context.measured)
-    drift = max((one.drift for one in profiled if one.outcome == "measured"), default=0.0)
+    everything = itertools.chain(profiled, *rivals.values())
+    drift = max((one.drift for one in everything if one.outcome == "measured"), default=0.0)
     return ProfileDone(
         profiled=profiled,
+        rivals=rivals,
         untuned=untuned,
         untuned_error=clip(kernels.untuned_error),
         drift=drift,
         conditions=kernels.conditions,
     )
+
+
+def _measure_together(searches: list[list[Built]], kernels: _Kernels, watch: Watch) -> list[list[Profiled]]:
+    """Measure all that some searches have found, in turns."""
+    artifacts = list(itertools.chain(*searches))
+    together = Measured(partial(kernels.take_turns, artifacts))
+    watch.measure([together])
+    profiled = (_profiled(built, together, number, len(artifacts)) for number, built in enumerate(artifacts))
+    return [list(itertools.islice(profiled, len(found))) for found in searches]
 
 
 def _measure_apart(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from tests.unit.past import progress
 from tunemesh import following, places, tune_commands, tuning
 from tunemesh.client import Client
+from tunemesh.mesh_address import MeshAddress
 from tunemesh.report import check_empty, write_file
 from tunemesh.shared.errors import BadInput, LinkDown, TunemeshError
 from tunemesh.shared.messages import JobEvent, Quote, Request
@@ -233,3 +234,19 @@ def test_before_anything_starts_it_is_seen_that_a_result_is_there(
     plan = tuning.Plan(target="mock", out=tmp_path / "out", engines=("mock",))
     with pytest.raises(BadInput, match="holds a result already"):
         tuning.tune([model], plan, following.Watcher())
+
+
+@pytest.mark.parametrize(
+    ("user", "named", "tenant"),
+    [
+        ("client.acme.ann", "", "acme"),
+        ("client.acme.ann", "zeta", "acme"),  # which the coordinator rejects
+        ("client", "", ""),
+        ("operator.max", "zeta", "zeta"),
+        ("somebody", "zeta", "zeta"),
+    ],
+)
+def test_models_are_stored_where_those_of_their_tenant_are(user: str, named: str, tenant: str) -> None:
+    address = MeshAddress(broker=f"amqp://{user}:secret@host/tunemesh", artifacts="memory://models")
+    plan = tuning.Plan(target="mock", out=Path("out"), engines=("mock",), tenant=named)
+    assert tuning._store(address, plan).tenant == tenant

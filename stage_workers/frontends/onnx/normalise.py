@@ -96,6 +96,8 @@ class Normaliser:
     def _take_weights(self) -> None:
         graph = self._model.graph
         for weight in graph.initializer:
+            if weight.name in self.graph.constants:
+                raise BadModel(f"the ONNX file is damaged: two weights are called {shown(weight.name)}")
             self.graph.add_constant(tensors.load(weight, self._files), weight.name)
         for sparse in graph.sparse_initializer:
             self.graph.add_constant(scope.dense(sparse, self._files), sparse.values.name)
