@@ -1,4 +1,4 @@
-"""What is asked of all cells, and what of two of them: questions on their way, and what their answers make."""
+"""What is asked of all cells, and what of two of them: questions on their way, and what answers make."""
 
 from __future__ import annotations
 
