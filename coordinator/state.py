@@ -17,7 +17,7 @@ from tunemesh.coordinator.jobs.sharing import Sharing
 from tunemesh.coordinator.scheduling.dispatcher import Dispatcher
 from tunemesh.coordinator.scheduling.durations import Durations
 from tunemesh.coordinator.scheduling.resources import Resources
-from tunemesh.shared.messages import EventKind, JobEvent, ResourceProgress, TaskRecords
+from tunemesh.shared.messages import OTHERS, EventKind, JobEvent, ResourceProgress, TaskRecords
 from tunemesh.shared.text import clip
 
 RESOURCES_TOLD = 64
@@ -28,9 +28,6 @@ RESOURCES_FRESH = 0.5
 
 REJECTED_KEPT = 1000
 """Rejected requests that can be asked about."""
-
-OTHERS = "-"
-"""In place of the id of a step that is another tenant's."""
 
 ERROR_LIMIT = 1000
 """Characters of the error of a job: its ledger and all that is told of it repeat it."""
@@ -121,10 +118,10 @@ class State:
         for step in [step for step in self.trouble if step.startswith(f"{job}/")]:
             del self.trouble[step]
 
-    def refuse(self, event: Arrived, job: str, text: str) -> None:
+    def refuse(self, event: Arrived, job: str, text: str, again_in: float = 0.0) -> None:
         """Tell only the one who asked: other listeners may follow another job of this id."""
         if event.reply_to:
-            rejected = JobEvent(job=job, kind="rejected", at=self.instant, text=text)
+            rejected = JobEvent(job=job, kind="rejected", at=self.instant, text=text, again_in=again_in)
             correlation_id = event.correlation_id if job == "unknown" else job
             self.out.append(Tell(rejected, event.reply_to, correlation_id))
 

@@ -49,11 +49,20 @@ myst_enable_extensions = ["attrs_inline"]
 html_theme = "furo"
 html_title = "Tunemesh {VERSION}"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 # Options begin with two dashes.
 smartquotes = False
 # Output of commands has no language.
 highlight_language = "none"
 '''
+
+STYLE = """
+article table.docutils td, article table.docutils th { vertical-align: top; padding: 0.2em 0.5em; }
+article table.docutils { font-size: 0.9em; }
+@media (max-width: 46em) { article table.docutils { font-size: 0.8em; } }
+"""
+"""Tables have much text, and are read on phones as well."""
 
 
 def main() -> int:
@@ -93,6 +102,8 @@ def prepare(folder: Path) -> None:
                 "\n".join(["", "```{toctree}", ":hidden:", f":caption: {title}", "", *pages, "```", ""])
             )
     (folder / "conf.py").write_text(CONFIGURATION)
+    (folder / "_static").mkdir()
+    (folder / "_static" / "site.css").write_text(STYLE)
 
 
 def _named(link: re.Match[str]) -> str:

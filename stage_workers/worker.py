@@ -87,6 +87,8 @@ class WorkerConfig:
     """Whether the artifact store goes with the mesh."""
     metrics: str = ""
     """``PORT`` or ``HOST:PORT`` where Prometheus may ask; empty: nowhere."""
+    by_hand: bool = False
+    """Whether somebody waits at a terminal: a device that has never worked ends the worker there."""
     cell: str = ""
     """To which it belongs, where the mesh has several."""
     name: str | None = None
@@ -113,7 +115,7 @@ def run_worker(config: WorkerConfig) -> int:
     Raises:
         BadInput: something in ``config`` cannot be used, and trying again would not help: an engine, a core
             or the target does not exist, the broker refuses (its subclass ``BrokerRefused``).
-        Unavailable: the device is taken, or there is no room for its lock.
+        Unavailable: the device is taken, or there is no room for its lock; or, ``by_hand``, it does not work.
     """
     _check(config)
     with Shutdown(config.grace) as shutdown:
@@ -203,7 +205,10 @@ def _work(
         if historian is not None:
             historian.start()
         metrics = _shown(config.metrics) if config.metrics else None
-        Worker(queue, config.served, link, sandbox, context, status, shutdown, metrics, config.cell).run()
+        Worker(
+            queue, config.served, link, sandbox, context, status, shutdown, metrics,
+            by_hand=config.by_hand, cell=config.cell,
+        ).run()  # fmt: skip
     finally:
         if historian is not None:
             historian.stop()

@@ -157,7 +157,7 @@ Limits = Annotated[
     typer.Option(
         "--limit",
         help="[TENANT:]NAME=NUMBER, or none: what every tenant may have, or one: jobs at a time, jobs"
-        " waiting, trials and model-mb of a job, requests and queries a second; may be given again.",
+        " waiting, trials, model-mb and step-s of a job, requests and queries a second; may be given again.",
         show_default="waiting=1000, requests=10, queries=20",
     ),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,6 +91,7 @@ def worker(
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
         metrics=metrics_port or "",
+        by_hand=sys.stdin.isatty(),
         cell=cell,
     )
     raise typer.Exit(run_worker(config))

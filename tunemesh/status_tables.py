@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from tunemesh.shared.messages import JobProgress, ResourceProgress
+from tunemesh.shared.messages import OTHERS, JobProgress, ResourceProgress
 from tunemesh.shared.messages.progress import CellProgress
 from tunemesh.shared.text import clip, one_line
 from tunemesh.tables import latency, seconds, target_text
@@ -202,7 +202,8 @@ def resources_table(
                 resource.queue,
                 str(len(resource.workers)),
                 f"{resource.utilisation:.0%}",
-                _some([step_text(step) for step in resource.running]) or "idle",
+                _some([step_text(step) for step in resource.running])
+                or ("broken" if resource.faults else "idle"),
                 f"{sum(waits.values())}: {_some([job for job, _ in waits.most_common()])}" if waits else "-",
                 f"{resource.drift:+.0%}" if device else "",
                 target_text(resource.targets[0]) if device else _some(resource.engines),
@@ -210,7 +211,12 @@ def resources_table(
                 _some(sorted({cage.partition(",")[0] for cage in resource.cages})),
             ]
         )
-    return Fitted("resources, busy in the last 5 minutes", RESOURCE_COLUMNS, rows)
+    notes = [
+        plain(f"{resource.queue}: {one_line(fault)}", "yellow")
+        for resource in resources
+        for fault in resource.faults
+    ]
+    return Fitted("resources, busy in the last 5 minutes", RESOURCE_COLUMNS, rows, notes)
 
 
 CELL_COLUMNS = (Column("cell", 0), Column("jobs", 1), Column("coordinator", 2))
@@ -251,5 +257,7 @@ def _some(texts: Sequence[str]) -> str:
 
 def step_text(step: str) -> str:
     """``job/t03/2/1/build`` as ``job t03 build``."""
+    if step == OTHERS:
+        return "of another tenant"
     job, task, *_, stage = step.split("/") if step.count("/") > 1 else (step, "-", "")
     return " ".join(part for part in (job, task, stage) if part not in ("", "-"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import msgspec
@@ -82,7 +83,7 @@ class ManyCells:
         self._every(STATUS, self._report)
         self._every(TICK, lambda: self._give(Tick()))
         for number in range(scenario.jobs):
-            self._at(2 * SETTLE + number * scenario.every, lambda number=number: self._arrive(number))
+            self._at(2 * SETTLE + number * scenario.every, partial(self._arrive, number))
         while sum(len(world.ends) for world in self.worlds.values()) < scenario.jobs:
             if self.env.peek() > scenario.limit:
                 raise TunemeshError(f"jobs have not ended after {scenario.limit:g} virtual seconds")
@@ -119,7 +120,7 @@ class ManyCells:
             match instruction:
                 case Place(placed):
                     saved = PlaceSaved(next(self._ids), placed)
-                    self._at(self._scenario.hop, lambda saved=saved: self._give(saved))
+                    self._at(self._scenario.hop, partial(self._give, saved))
                 case Hand(cell, handed):
                     request = handed.message
                     assert isinstance(request, Request)

@@ -26,6 +26,7 @@ from tunemesh.shared.messages.levels import Class, Level, Quote, Standing
 from tunemesh.shared.messages.progress import (
     FINAL_KINDS,
     MOST_NAMED,
+    OTHERS,
     Cancelled,
     Census,
     EventKind,
@@ -101,6 +102,7 @@ __all__ = [
     "MOST_KNOWN",
     "MOST_NAMED",
     "NAME_LIMIT",
+    "OTHERS",
     "WIRE_VERSION",
     "AskHistory",
     "AssembleDone",

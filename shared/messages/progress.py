@@ -69,6 +69,9 @@ class SearchProgress(Struct, frozen=True, kw_only=True):
     """Its lowest latency in seconds; of those that were confirmed, if some were."""
     confirmed: Count = 0
     """Candidates that were measured again at the end."""
+    behind: Annotated[float, Meta(gt=0)] | None = None
+    """How many times as long its fastest kernel takes as that of the engine that is ahead, where both took
+    turns: the median over the turns. ``None`` where they did not, and for the one that is ahead."""
     ended: str = ""
     """Why it got no more trials; empty while it may get more."""
 
@@ -148,6 +151,10 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     """Who asked first to stop it; ``None``: nobody did."""
 
 
+OTHERS = "-"
+"""In place of the id of a step that is another tenant's."""
+
+
 class ResourceProgress(Struct, frozen=True, kw_only=True):
     """One resource as a client sees it."""
 
@@ -159,7 +166,7 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     engines: list[str] = []
     """Those that it serves; none on a device."""
     running: list[str]
-    """Ids of the steps in flight."""
+    """Ids of the steps in flight; :data:`OTHERS` for those of other tenants."""
     busy: Seconds
     """Seconds of work reported since the coordinator started."""
     utilisation: Annotated[float, Meta(ge=0)]
@@ -170,6 +177,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Of its live workers."""
     cages: list[str] = []
     """What holds engines, models and kernels on them, in words."""
+    faults: list[str] = []
+    """Why devices do not work, whose workers take no steps for that."""
 
 
 MOST_WAITING = 20
@@ -245,6 +254,8 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
     at: Instant
     text: str = ""
     """One line for people."""
+    again_in: Seconds = 0.0
+    """Of a request or query that came too early: seconds after which the same message is taken. 0: never."""
     progress: JobProgress | None = None
     resources: list[ResourceProgress] = []
     assembled: AssembleDone | None = None

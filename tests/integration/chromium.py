@@ -26,6 +26,10 @@ def found() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+class PageHasGone(Exception):
+    """The browser was on its way to another page when it was asked about this one."""
+
+
 class Browser:
     """One page. A context manager.
 
@@ -81,7 +85,11 @@ class Browser:
         self._left.close()
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """A command of the protocol, and its result."""
+        """A command of the protocol, and its result.
+
+        Raises:
+            PageHasGone: another page came before the answer.
+        """
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -91,6 +99,8 @@ class Browser:
             answer = json.loads(self._socket.recv(LIMIT))
             self._note(answer)
             if answer.get("id") == number:
+                if answer.get("error", {}).get("message") == "Inspected target navigated or closed":
+                    raise PageHasGone(method)
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -106,10 +116,13 @@ class Browser:
         return result["result"].get("value")
 
     def until(self, script: str, seconds: float = LIMIT) -> None:
-        """Wait until an expression on the page is true; while a page loads it may have no value."""
+        """Wait until an expression on the page is true; while a page comes or goes it may have no value."""
         tried = f"(() => {{ try {{ return Boolean({script}); }} catch {{ return false; }} }})()"
         deadline = time.monotonic() + seconds
-        while not self.run(tried):
+        while True:
+            with contextlib.suppress(PageHasGone):
+                if self.run(tried):
+                    return
             assert time.monotonic() < deadline, f"{script}\n{self.run('document.body.innerText')}"
             time.sleep(0.05)
 

@@ -14,7 +14,7 @@ from tunemesh.dashboard import feed as feeds
 from tunemesh.dashboard.board import Board
 from tunemesh.dashboard.feed import Feed
 from tunemesh.dashboard.listing import PAGE, Wanted, course, listing
-from tunemesh.shared.messages import JobEvent, Snapshot
+from tunemesh.shared.messages import OTHERS, JobEvent, ResourceProgress, Snapshot
 
 NOW = 10_000.0
 
@@ -58,6 +58,18 @@ def test_jobs_are_found_by_all_that_is_known_of_them(board: Board, text: str, sh
     assert listing(board.view(), Wanted(text, shown), NOW).found == found
 
 
+def test_what_fails_for_one_reason_is_told_once() -> None:
+    failed = {"phase": "failed", "finished": NOW}
+    jobs = [msgspec.structs.replace(job(number, NOW), error="no disk", **failed) for number in range(3)]
+    latest = msgspec.structs.replace(job(7, NOW), error="no device", phase="failed", finished=NOW + 1)
+    board = Board()
+    board.listed(snapshot(*jobs, latest), NOW)
+    assert listing(board.view(), Wanted(), NOW).errors == [
+        ("net-0007", 0, "no device"),
+        ("net-0002", 2, "no disk"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("order", "first"),
     [("oldest", "net-0000"), ("name", "net-0000"), ("trials", "net-0959"), ("newest", "net-0998")],
@@ -82,6 +94,39 @@ def test_the_latest_is_at_the_right_of_the_course_of_a_resource() -> None:
 
 
 # -- What is known -------------------------------------------------------------------------------------------
+
+
+def resource(*running: str) -> ResourceProgress:
+    return ResourceProgress(
+        queue="build-cpu",
+        slots=2,
+        workers=["w"],
+        targets=[],
+        running=list(running),
+        busy=1.0,
+        utilisation=0.5,
+    )
+
+
+def test_an_operator_keeps_knowing_whose_steps_are_in_flight_when_a_tenant_is_told_less() -> None:
+    board = Board()
+    board.listed(
+        msgspec.structs.replace(snapshot(job(2, NOW)), resources=[resource("net-0002/t00/1/0/build")]), NOW
+    )
+    told = msgspec.structs.replace(resource(OTHERS), utilisation=0.75)
+    board.event(
+        JobEvent(job="net-0005", kind="progress", at=NOW, progress=job(5, NOW), resources=[told]), NOW
+    )
+    (row,) = listing(board.view(), Wanted(), NOW).resources
+    assert row.running == [("net-0002", "net-0002 t00 build")]
+    assert row.busy == 0.75
+
+
+def test_a_step_of_another_tenant_is_said_to_be_one() -> None:
+    board = Board()
+    board.listed(msgspec.structs.replace(snapshot(), resources=[resource(OTHERS)]), NOW)
+    (row,) = listing(board.view(), Wanted(), NOW).resources
+    assert row.running == [("", "of another tenant")]
 
 
 def test_a_job_that_nobody_lists_any_more_goes_unless_it_has_ended(board: Board) -> None:

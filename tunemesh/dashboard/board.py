@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
 from cachetools import LRUCache
 
 from tunemesh.shared.messages import (
     FINAL_KINDS,
+    OTHERS,
     AssembleDone,
     JobEvent,
     JobProgress,
@@ -207,12 +209,13 @@ class Board:
         self._details.pop(job, None)
 
     def _busy(self, resources: Sequence[ResourceProgress], at: float, complete: bool = False) -> None:
-        """An event tells of some resources only, where there are many."""
+        """An event tells of some resources only, where there are many, and what its own tenant may know: what
+        whoever looks here was told before stays."""
         if complete:
             self._resources = resources
         elif resources:
             told = {each.queue: each for each in resources}
-            known = [told.pop(each.queue, each) for each in self._resources]
+            known = [_merged(each, told.pop(each.queue, each)) for each in self._resources]
             self._resources = [*known, *told.values()]
         if not self._resources or at - self._sampled < SAMPLE_EVERY:
             return
@@ -225,3 +228,10 @@ class Board:
     def _changed(self) -> None:
         for each in tuple(self._listeners):
             each()
+
+
+def _merged(known: ResourceProgress, told: ResourceProgress) -> ResourceProgress:
+    """A resource as it was told of, with the steps that are known where they were left out."""
+    if OTHERS not in told.running:
+        return told
+    return msgspec.structs.replace(told, running=known.running)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Literal, get_args
 from urllib.parse import urlencode
 
 from tunemesh.dashboard.board import View
-from tunemesh.shared.messages import JobProgress, ResourceProgress
+from tunemesh.shared.messages import OTHERS, JobProgress, ResourceProgress
 from tunemesh.shared.text import one_line
 from tunemesh.status_tables import estimate, failures, left, step_text, waiting_for
 from tunemesh.tables import latency, seconds, target_text
@@ -104,6 +105,8 @@ class ResourceRow:
     drift: str
     serves: str
     hosts: str
+    faults: str
+    """Why its devices do not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +122,8 @@ class Listing:
     """Jobs by kind, whatever is searched for."""
     reasons: Sequence[tuple[str, int]]
     """Why jobs wait, and how many."""
-    errors: Sequence[tuple[str, str]]
-    """The latest that failed, and why."""
+    errors: Sequence[tuple[str, int, str]]
+    """The latest that failed, how many failed before for the same reason, and why."""
     resources: Sequence[ResourceRow]
     more_resources: int
 
@@ -144,6 +147,9 @@ def listing(view: View, wanted: Wanted, now: float) -> Listing:
     failed = sorted(
         (job for job in view.jobs if job.phase == "failed"), key=lambda job: -(job.finished or 0.0)
     )
+    errors: dict[str, list[str]] = {}
+    for job in failed:
+        errors.setdefault(one_line(job.error), []).append(job.job)
     reasons = Counter(one_line(job.waiting) for job in view.jobs if kind_of(job) == "waiting")
     return Listing(
         rows=[row(job, now) for job in ordered[(page - 1) * PAGE : page * PAGE]],
@@ -152,7 +158,9 @@ def listing(view: View, wanted: Wanted, now: float) -> Listing:
         pages=pages,
         counts=counts,
         reasons=reasons.most_common(MOST_REASONS),
-        errors=[(job.job, one_line(job.error)) for job in failed[:MOST_ERRORS]],
+        errors=[
+            (jobs[0], len(jobs) - 1, text) for text, jobs in itertools.islice(errors.items(), MOST_ERRORS)
+        ],
         resources=[_resource(each, view) for each in view.resources[:MOST_RESOURCES]],
         more_resources=max(len(view.resources) - MOST_RESOURCES, 0),
     )
@@ -222,7 +230,7 @@ def row(job: JobProgress, now: float) -> JobRow:
 def _resource(resource: ResourceProgress, view: View) -> ResourceRow:
     waits = waiting_for(resource, view.waiting)
     device = bool(resource.targets)
-    named = [(step.partition("/")[0], step_text(step)) for step in resource.running]
+    named = [("" if step == OTHERS else step.partition("/")[0], step_text(step)) for step in resource.running]
     return ResourceRow(
         queue=resource.queue,
         workers=len(resource.workers),
@@ -236,6 +244,7 @@ def _resource(resource: ResourceProgress, view: View) -> ResourceRow:
         serves=target_text(resource.targets[0]) if device else ", ".join(resource.engines),
         hosts=", ".join(resource.hosts[:3])
         + (f" and {len(resource.hosts) - 3} more" * (len(resource.hosts) > 3)),
+        faults="; ".join(resource.faults),
     )
 
 

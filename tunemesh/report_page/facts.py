@@ -15,7 +15,7 @@ from tunemesh.option_names import arguments
 from tunemesh.report import Compared, JobReport, Report, ResourceReport, TaskReport
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import shapes_text
-from tunemesh.tables import latency, seconds
+from tunemesh.tables import latency, ratio, seconds
 
 Fact = tuple[str, str]
 """What it is called, and what it is."""
@@ -45,7 +45,7 @@ def headline(report: JobReport) -> str:
         )
     return (
         f"{latency(report.latency_before_s)} untuned, {latency(report.latency_after_s)} tuned:"
-        f" {report.speedup:.3g} times as fast"
+        f" {ratio(report.speedup)} times as fast"
     )
 
 
@@ -89,7 +89,7 @@ def came_out(report: JobReport) -> list[Fact]:
     if isinstance(report, Report):
         for each in report.variants:
             times = f"{latency(each.latency_before_s)} to {latency(each.latency_after_s)}"
-            found.append((shapes_text(each.shapes), f"{times}: {each.speedup:.3g} times as fast"))
+            found.append((shapes_text(each.shapes), f"{times}: {ratio(each.speedup)} times as fast"))
     return found
 
 
@@ -170,13 +170,15 @@ def _row(task: TaskReport, time: float | None, total: float, most: float | None)
     measured = task.outcomes.get("measured", 0)
     taken = ""
     if task.taken is not None:
-        taken = f"tuned at the same time by {task.taken.job or 'a job of another tenant'}"
+        taken = f"tuned at the same time by {task.taken.job}"
     return TaskRow(
         task=task,
         share=task.weight * time / total if time is not None and total > 0 else None,
         best=latency(task.best_s),
         untuned=latency(task.untuned_s),
-        speedup=f"{task.untuned_s / task.best_s:.3g}x" if better and task.best_s and task.untuned_s else "-",
+        speedup=f"{ratio(task.untuned_s / task.best_s)}x"
+        if better and task.best_s and task.untuned_s
+        else "-",
         rate=_rate(task, time, most),
         kernel=_kernel(task, better),
         outcomes=", ".join([*([f"{measured} measured"] if measured else []), *failed]) or "-",
@@ -195,7 +197,9 @@ def _kernel(task: TaskReport, better: bool) -> str:
     """Who made the kernel that is in the result, how far it is ahead, and how it computes the task."""
     made = task.engine or ("tuned" if better else "untuned")
     if task.engine and task.ahead is not None:
-        made += f", {task.ahead:.2f} times ahead"
+        made += (
+            f", {task.ahead:.2f} times ahead" if task.took_turns else f", about {task.ahead:.2f} times ahead"
+        )
     return f"{made}: {task.way}" if task.way else made
 
 
