@@ -141,7 +141,7 @@ class Desk:
         self._searched: dict[str, float] = {}
         self._searching: str | None = None
         self._found: dict[str, Found] = {}
-        self._caught_up = self._settled = False
+        self._caught_up = self._settled = self._said = False
         self._since = self._counted_at = self._now
 
     def _route(self, event: DeskEvent) -> None:
@@ -181,7 +181,7 @@ class Desk:
     def _arrived(self, event: Arrived) -> None:
         if self._gate.refuses(event):
             return
-        if self._settled and self._has_cells():
+        if self._settled and (self._has_cells() or isinstance(event.message, Query)):
             self._deal_with(event)
         else:
             self._stash.append(event)
@@ -383,7 +383,12 @@ class Desk:
             if not self._caught_up or self._now - self._since < SETTLE:
                 return
             self._settled = True
+        if self._stash and not self._has_cells() and not self._said:
+            self._said = True
+            text = "what is asked waits for a cell; start one with: tunemesh coordinator --cell NAME"
+            self._state.log("warning", text)
         if self._has_cells() and self._stash:
+            self._said = False
             stash, self._stash = self._stash, []
             for event in stash:
                 self._deal_with(event)

@@ -52,6 +52,7 @@ from tunemesh.coordinator.events import (
     CaughtUp,
     Connected,
     Count,
+    Log,
     Tell,
     Tick,
 )
@@ -212,6 +213,7 @@ class Mesh:
         self.answers: list[Answer] = []
         self.told: list[Tell] = []
         self.counts: list[Count] = []
+        self.logged: list[Log] = []
         self.start()
 
     def start(self) -> None:
@@ -292,6 +294,8 @@ class Mesh:
                 self.answers.append(instruction)
             case Tell():
                 self.told.append(instruction)
+            case Log():
+                self.logged.append(instruction)
             case Count():
                 self.counts.append(instruction)
 
@@ -343,6 +347,12 @@ def test_what_comes_before_cells_are_known_waits_for_them() -> None:
     mesh.ask(request())
     mesh.pass_time(30.0)
     assert mesh.asked
+    assert [each for each in mesh.logged if "waits for a cell" in each.text] == mesh.logged
+    assert len(mesh.logged) == 1
+    # How things are is told all the same.
+    mesh.ask(Query())
+    mesh.pass_time(ANSWER_LIMIT + 1)
+    assert mesh.answers[0].snapshot.jobs == []
     mesh.alive = {"b"}
     mesh.pass_time(1.0)
     assert mesh.cells_of("job") == ["b"]
