@@ -24,8 +24,11 @@ Longer than other files: it is one state machine.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from tunemesh.coordinator.cells.choice import Cells
 from tunemesh.coordinator.cells.events import (
@@ -78,7 +81,8 @@ COUNT_EVERY = 600.0
 """Seconds between two messages that say which artifacts are needed."""
 
 MOST_PLACED = 40_000
-"""Jobs of which it is kept which cell has them; the oldest go first."""
+"""Jobs of which it is kept which cell has them. Of more, the oldest of the tenant goes that has most of them:
+so whoever asks for job after job drops none but its own."""
 
 
 @dataclass(slots=True)
@@ -224,7 +228,8 @@ class Desk:
                 self._stash.append(event)
                 return
             self._cells.give(cell, request, self._now)
-            placed = Placed(job=request.job, cell=cell)
+            tenant = request.tenant if event.tenant is None else event.tenant
+            placed = Placed(job=request.job, tenant=tenant, cell=cell)
             self._waiting[request.job] = _Waiting(placed, [event])
             self._out.append(Place(placed))
             self._state.log("info", f"given to cell {cell}", job=request.job)
@@ -270,7 +275,10 @@ class Desk:
             if cell:
                 self._cells.known(cell, self._now)
         if len(self._placed) > MOST_PLACED:
-            self._out.append(Acknowledge(self._placed.pop(next(iter(self._placed)))[1]))
+            counts = Counter(each.tenant for each, _ in self._placed.values())
+            most = max(counts, key=lambda each: (counts[each], each))
+            oldest = next(job for job, (each, _) in self._placed.items() if each.tenant == most)
+            self._out.append(Acknowledge(self._placed.pop(oldest)[1]))
         waiting = self._waiting.pop(placed.job, None)
         if waiting is None:
             return
@@ -312,7 +320,7 @@ class Desk:
             self._stash.append(event)
             return
         self._cells.give(cell, request, self._now)
-        placed = Placed(job=request.job, cell=cell, move=known.move + 1)
+        placed = msgspec.structs.replace(known, cell=cell, move=known.move + 1)
         self._waiting[request.job] = _Waiting(placed, [event])
         self._out.append(Place(placed))
 
@@ -332,7 +340,8 @@ class Desk:
             if not found.ended:
                 self._cells.give(cell, found.request, self._now)
             move = known[0].move + 1 if known is not None else 1
-            placed = Placed(job=found.job, cell=cell, move=move, source=found.cell)
+            tenant = known[0].tenant if known is not None else found.request.tenant
+            placed = Placed(job=found.job, tenant=tenant, cell=cell, move=move, source=found.cell)
             self._waiting[found.job] = _Waiting(placed, source=found.cell)
             self._out.append(Place(placed))
             dead = f"cell {found.cell}" if found.cell else "the coordinator that was here before"
@@ -353,7 +362,7 @@ class Desk:
         """All of a job is where it was moved to."""
         if self._in_doubt(job):
             known = self._placed[job][0]
-            self._out.append(Place(Placed(job=job, cell=known.cell, move=known.move)))
+            self._out.append(Place(msgspec.structs.replace(known, source=None)))
 
     def _resolve(self) -> None:
         doubts = {job: placed for job, (placed, _) in self._placed.items() if placed.source is not None}
@@ -368,7 +377,8 @@ class Desk:
             assert placed.source is not None
             # The other one, where it is not there to say so, may have it too.
             doubt = placed.cell if placed.cell not in where.asked else None
-            back = Placed(job=where.job, cell=placed.source, move=placed.move + 1, source=doubt)
+            move = placed.move + 1
+            back = msgspec.structs.replace(placed, cell=placed.source, move=move, source=doubt)
             self._out.append(Place(back))
             return
         if placed.source is not None and placed.source in where.cells:

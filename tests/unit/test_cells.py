@@ -522,6 +522,13 @@ def test_where_jobs_are_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) ->
     assert len(mesh.desk.placed) == 100
     assert "job0" not in mesh.desk.placed
     assert [each for each in mesh.out if isinstance(each, Acknowledge)] == [Acknowledge(n) for n in range(5)]
+    # A tenant that asks for many drops none of others.
+    for number in range(200, 250):
+        mesh.give(PlaceSaved(number, Placed(job=f"job{number}", tenant="few", cell="a")))
+    for number in range(300, 500):
+        mesh.give(PlaceSaved(number, Placed(job=f"job{number}", tenant="acme", cell="a")))
+    kept = [placed.tenant for placed, _ in mesh.desk._placed.values()]
+    assert (kept.count("few"), kept.count("")) >= (33, 33)
 
 
 # -- What a cell does with jobs of another one ---------------------------------------------------------------
