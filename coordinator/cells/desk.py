@@ -380,6 +380,8 @@ class Desk:
             move = placed.move + 1
             back = msgspec.structs.replace(placed, cell=placed.source, move=move, source=doubt)
             self._out.append(Place(back))
+            if doubt is None:
+                self._out.append(TellForget(placed.cell, where.job))  # results without their ledger, perhaps
             return
         if placed.source is not None and placed.source in where.cells:
             self._out.append(TellForget(placed.source, where.job))

@@ -404,9 +404,11 @@ class Service:
                 self._give(CaughtUp())
             return
         if isinstance(message, Forget):
-            for each in (*self._held.about(message.job), *self._adopted.about(message.job), delivery):
+            known = self._held.about(message.job)
+            for each in (*known, *self._adopted.forget(message.job), delivery):
                 self._link.ack(each)
-            self._start_over(f"job {message.job} is in another cell")
+            if known:
+                self._start_over(f"job {message.job} is in another cell")
             return
         if self._adopted.takes(delivery, message, self._core.jobs):
             return

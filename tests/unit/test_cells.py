@@ -661,7 +661,8 @@ def test_a_coordinator_that_starts_before_all_of_a_job_is_there_leaves_it() -> N
     adopted, result = Adopted(), a_result("job")
     assert adopted.takes(moved(result), result, {})
     assert list(adopted.caught_up()) == []
-    assert [each.message_id for each in adopted.about("job")] == [f"moved/{result.message_id()}"]
+    assert [each.message_id for each in adopted.forget("job")] == [f"moved/{result.message_id()}"]
+    assert adopted.forget("job") == []
 
 
 # -- What is asked of all cells ------------------------------------------------------------------------------
