@@ -12,7 +12,7 @@ for a while, from when all cells have some, beside the CPU time that each proces
 
 On few cores coordinators, broker and workers wait for each other, and the rate says nothing of cells: broker
 and workers take more CPU time for a step than a coordinator does. So each coordinator is held to a share of a
-core (stopped whenever it has had more), small enough for the broker to keep up with all of them: the rate then
+core (stopped whenever it has had more), so small that the broker keeps up with all of them: the rate then
 is what coordinators make it. ``--share 1`` holds nobody back. The CPU time of a step is told for each kind of
 process. From it follows what one coordinator could do with a core of its own, and what the broker's limit is:
 its cores over what it takes for a step.
