@@ -112,9 +112,9 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     """Inputs, and what the model should make of them, in the format of the target's platform: ``validate``
     compares with it."""
     judged: list[Judgement] = []
-    """The untuned model, for each set of shapes, beside the framework that it comes from."""
+    """The model without tuning, for each set of shapes, beside the framework that it comes from."""
     objects: Blob | None = None
-    """Machine code of the untuned model's functions: ``assemble`` does not compile them again."""
+    """Machine code of the functions that were compiled: ``assemble`` does not compile them again."""
     known: dict[TaskId, Known] = {}
     """By task: what an earlier job has measured of it, so that it is not tuned again."""
 

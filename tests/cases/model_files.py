@@ -284,6 +284,12 @@ DATA_DEPENDENT = [
     ),
     case("non_zero", "(float[8,32] x) => (int64[2,n] y) {a = MatMul (x, W)  y = NonZero (a)}", W=SQUARE),
     case(
+        "rows_of_places",
+        "(float[8,32] x) => (int64[n] y) {i = NonZero (x)  y = Gather (i, zero)}",
+        zero=0,
+        refused="the Gather node y: the shape of i depends on the data; end the model before it",
+    ),
+    case(
         "top_k_of_a_computed_count",
         """(float[8,32] x) => (float[8,32] v, int64[8,32] j) {
             a = MatMul (x, W)

@@ -160,6 +160,14 @@ def narrow_weights() -> onnx.ModelProto:
     return made
 
 
+# The sines of its last row are zero in one implementation, and rounding errors in the other.
+TRANSFORMED = [
+    case(
+        "spectrum_of_a_real_signal",
+        "(float[1,16,1] x) => (float[1,9,2] y) {y = DFT <axis = 1, onesided = 1> (x)}",
+    )
+]
+
 QUANTISED += [Case("weights_of_four_and_eight_bits", narrow_weights)]
 
 # Once compared with a tolerance that hides what is wrong, or not at all.
@@ -347,4 +355,4 @@ ALIKE = [
     case("half_local_response_norm", "(float16[1,8,5,5] x) => (float16[1,8,5,5] y) {y = LRN <size = 3> (x)}"),
 ]
 
-CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED, *ALIKE]
+CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED, *TRANSFORMED, *ALIKE]
