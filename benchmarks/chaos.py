@@ -1,31 +1,35 @@
-"""Kill -9 whatever runs, from the first second on, and see what comes of it (``python -m benchmarks.chaos``).
+"""Do to a mesh what may happen to it, all at once, and see what comes of it (``python -m benchmarks.chaos``).
 
-Thirty mock jobs on a broker, a coordinator and its standby, and workers with their fork servers and
-sandboxes. Any of them is killed at any moment, or stands still for up to 25 s, 300 times; in between the
-broker is away for two minutes. Jobs share tasks, three by three, some are cancelled, and the database of
-records is away, locked, full and slow now and then. Every job must end, with every trial counted once and
-recorded once, and in the end the mesh must take a new job.
+Waves of thirty mock jobs on a broker, a coordinator and its standby, and workers with their fork servers and
+sandboxes. 300 times one of them is killed, whichever chance picks; in between they stand still for up to 25
+s, or are cut off from the broker, with or without a word; and the broker is away for two minutes. Meanwhile
+the database of records is away, locked, full or slow, the artifact store has no room, clocks jump by up to
+an hour, and the broker runs out of memory or disk. Jobs share tasks, three by three, and some are cancelled.
+Every job must end, with every trial counted once and recorded once, and in the end the mesh must take a new
+job. Nothing here needs the rights of root.
 
-With ``--nodes 3`` the broker is a cluster of as many nodes. One after the other is lost with its disk
-and replaced by an empty one, ``--losses`` times. Jobs come in waves until the last one is back.
+With ``--nodes 3`` the broker is a cluster of as many nodes. One trouble after the other comes to its nodes:
+``--losses`` times one is lost with its disk and replaced by an empty one, ``--cuts`` times they do not see
+each other for a while, and some are killed or stand still.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from benchmarks import chaos_kills, chaos_nodes, chaos_records
+from benchmarks import chaos_kills, chaos_nodes, chaos_records, chaos_troubles
+from benchmarks.chaos_kills import Done
 from benchmarks.chaos_mesh import LIMIT, Mesh, connected, patiently
+from benchmarks.markdown import table
 from tunemesh.client import Client
 from tunemesh.results import histories
 from tunemesh.shared.artifacts import ArtifactStore
@@ -43,6 +47,9 @@ ALIKE = 3
 """Jobs that have tasks in common: the first task all of them, the second two of three."""
 CANCELLED = 0.1
 """Share of the jobs that are cancelled at some moment."""
+OF_NODES = 40
+KILLED = ("killed", "lost with its disk", "away")
+"""What counts as a kill."""
 
 
 def submit(client: Client, store: ArtifactStore, job: str, number: int) -> None:
@@ -84,96 +91,116 @@ def judge(store: ArtifactStore, event: JobEvent, cancelled: bool) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--jobs", type=int, default=30)
+    parser.add_argument("--pace", type=float, default=0.4, help="seconds between two of them")
+    parser.add_argument("--jobs", type=int, default=30, help="of a wave")
     parser.add_argument("--away", type=float, default=120.0, help="seconds without a broker, half way")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1, help="of the broker; several are a cluster")
     parser.add_argument("--losses", type=int, default=30, help="of nodes of a cluster, with their disks")
+    parser.add_argument("--cuts", type=int, default=10, help="between the nodes of a cluster")
     parser.add_argument("--records", default="", help="database of PostgreSQL, without troubles of its own")
     parser.add_argument("--folder", type=Path, help="keeps data and logs; a temporary one by default")
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="tunemesh-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    losses = chosen.losses if chosen.nodes > 1 else 0
-    found = run(
-        folder,
-        chosen.kills,
-        chosen.jobs,
-        chosen.away,
-        chosen.seed,
-        chosen.records,
-        nodes=chosen.nodes,
-        losses=losses,
-    )
-    print(json.dumps(found, indent=2))
-    return 1 if found["wrong"] else 0
+    storm = Storm(chosen.kills, chosen.pace, chosen.away, chosen.losses, chosen.cuts, chosen.seed)
+    found = run(folder, chosen.jobs, storm, chosen.records, chosen.nodes)
+    print("\n".join(found.lines()))
+    return 1 if found.wrong else 0
 
 
-def run(
-    folder: Path,
-    kills: int,
-    jobs: int,
-    away: float = 0.0,
-    seed: int = 1,
-    records: str = "",
-    nodes: int = 1,
-    losses: int = 0,
-) -> dict[str, Any]:
-    """Jobs on a mesh of which processes are killed. What happened, and what is ``wrong`` with it, by job.
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """What is done to a mesh."""
+
+    kills: int
+    """Of processes; on a cluster one of :data:`OF_NODES` is of a node."""
+    pace: float = 0.4
+    """Seconds between two kills, on average."""
+    away: float = 0.0
+    """Seconds without a broker, half way; not of a cluster."""
+    losses: int = 0
+    """Of nodes of a cluster, with their disks."""
+    cuts: int = 0
+    """Between the nodes of a cluster."""
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class Found:
+    """What happened."""
+
+    done: Done = field(default_factory=Counter)
+    figures: dict[str, int] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    """By job, or ``cluster`` or ``records``."""
+
+    def times(self, *what: str) -> int:
+        """How often something was done that is called one of these."""
+        return sum(count for (_, how), count in self.done.items() if how in what)
+
+    def lines(self) -> list[str]:
+        """Tables of all of it."""
+        done = [[whom, how, str(count)] for (whom, how), count in sorted(self.done.items())]
+        figures = [[name, f"{value:,}"] for name, value in self.figures.items()]
+        return [
+            *table(["to whom", "what was done", "times"], done),
+            "",
+            *table(["what came of it", ""], [["killed", str(self.times(*KILLED))], *figures]),
+            "",
+            *[f"{where}: {what}" for where, what in self.wrong.items()],
+            f"{len(self.wrong)} wrong" if self.wrong else "nothing is lost, doubled, or hangs",
+        ]
+
+
+def run(folder: Path, jobs: int, storm: Storm, records: str = "", nodes: int = 1) -> Found:
+    """Jobs on a mesh to which much is done.
 
     Args:
-        away: seconds without a broker, half way.
+        jobs: of a wave; waves come until all of it is done.
         records: address of the database; by default one of SQLite, with troubles of its own.
         nodes: of the broker.
-        losses: of nodes, if there are several. ``jobs`` are then those of a wave.
     """
-    rng = random.Random(seed)
+    rng = random.Random(storm.seed)
     began = time.monotonic()
-    mesh = Mesh(folder, records, nodes)
-    killed: Counter[str] = Counter()
-    troubles: Counter[str] = Counter()
-    end = threading.Event()
-    # The mesh is still starting.
-    problems: dict[str, str] = {}
-    killers = [
-        threading.Thread(
-            target=chaos_kills.kill_them, args=(mesh, rng, kills, away, killed, end), daemon=True
-        )
-    ]
+    mesh = Mesh(folder, records, nodes, troubled=True)
+    found = Found()
+    end, calm = threading.Event(), threading.Event()
+    of_nodes = -(-storm.kills // OF_NODES) if mesh.cluster is not None else 0
+    given = rng, storm.kills - of_nodes, storm.away, storm.pace, found.done, end
+
+    def thread(what: Callable[..., None], *arguments: object) -> threading.Thread:
+        def safely() -> None:
+            try:
+                what(*arguments)
+            except Exception as error:  # fewer troubles than were asked for must not pass for a success
+                found.wrong[what.__name__] = f"{type(error).__name__}: {error}"
+
+        return threading.Thread(target=safely, daemon=True)
+
+    killers = [thread(chaos_kills.kill_them, mesh, *given)]
     if mesh.cluster is not None:
-        given = mesh.cluster, random.Random(seed), losses, killed, problems, end
-        killers.append(threading.Thread(target=chaos_nodes.lose_them, args=given, daemon=True))
-    for killer in killers:
-        killer.start()
-    calm = threading.Event()
-    troubling = threading.Thread(target=_trouble, args=(mesh, seed, troubles, calm), daemon=True)
-    troubling.start()
+        them = chaos_nodes.Nodes(mesh.cluster, random.Random(storm.seed), found.done, end)
+        killers.append(thread(them.trouble, storm.losses, of_nodes, storm.cuts, found.wrong))
+    troubling = thread(chaos_troubles.trouble, mesh, random.Random(storm.seed), found.done, calm)
+    # The mesh is still starting.
+    for each in (*killers, troubling):
+        each.start()
+
+    def calmed() -> None:
+        calm.set()
+        troubling.join(4 * chaos_troubles.LONGEST)
+
     try:
-        figures = _all_jobs(mesh, jobs, rng, killers, problems, began, lambda: _calmed(calm, troubling))
+        found.figures |= _all_jobs(mesh, jobs, rng, killers, found.wrong, calmed)
     finally:
         end.set()
         for killer in killers:
             killer.join(10.0)
-        _calmed(calm, troubling)
+        calmed()
         mesh.stop()
-    return {
-        "kills": killed.total(),
-        "by process": dict(killed.most_common()),
-        "troubles of the database": dict(troubles.most_common()),
-        **figures,
-        "wrong": problems,
-        "seconds": round(time.monotonic() - began),
-    }
-
-
-def _trouble(mesh: Mesh, seed: int, had: Counter[str], calm: threading.Event) -> None:
-    if mesh.database is not None:
-        chaos_records.trouble(mesh.database, random.Random(seed), had, calm)
-
-
-def _calmed(calm: threading.Event, troubling: threading.Thread) -> None:
-    calm.set()
-    troubling.join(2 * chaos_records.LONGEST)
+    found.figures["seconds"] = round(time.monotonic() - began)
+    return found
 
 
 def _all_jobs(
@@ -182,7 +209,6 @@ def _all_jobs(
     rng: random.Random,
     killers: list[threading.Thread],
     problems: dict[str, str],
-    began: float,
     calmed: Callable[[], None],
 ) -> dict[str, int]:
     """All jobs, then one more; what is wrong goes into ``problems``. Figures of what there was."""
@@ -198,15 +224,15 @@ def _all_jobs(
     ended: dict[str, JobEvent] = {}
     try:
         while True:
-            ended |= _wave(mesh, store, count, len(ended), rng, problems, began)
-            if mesh.cluster is None or problems or not any(killer.is_alive() for killer in killers):
+            ended |= _wave(mesh, store, count, len(ended), rng, problems)
+            if problems or not any(killer.is_alive() for killer in killers):
                 break
         for killer in killers:
             killer.join(LIMIT)
         calmed()
         with connected(mesh, ["last"]) as client:
             submit(client, store, "last", 30_000)
-            ended |= follow(client, store, ["last"], problems, time.monotonic(), {})
+            ended |= follow(client, store, ["last"], problems, {})
             figures, wrong = chaos_records.compared(client, store, mesh.records, ended)
         problems.update(wrong)
     finally:
@@ -214,7 +240,7 @@ def _all_jobs(
         supervisor.join(30.0)
     return {
         "jobs": len(ended),
-        "cancelled": sum(event.kind == "cancelled" for event in ended.values()),
+        "of these cancelled": sum(event.kind == "cancelled" for event in ended.values()),
         "trials": sum(event.progress.trials for event in ended.values() if event.progress is not None),
         "tasks taken over": sum(
             task.taken is not None
@@ -233,7 +259,6 @@ def _wave(
     first: int,
     rng: random.Random,
     problems: dict[str, str],
-    began: float,
 ) -> dict[str, JobEvent]:
     """``count`` jobs, numbered from ``first``, until all have ended. The last event of each."""
     jobs = [f"job{first + number}" for number in range(count)]
@@ -241,7 +266,7 @@ def _wave(
     with connected(mesh, jobs) as client:
         for number, job in enumerate(jobs):
             submit(client, store, job, first + number)
-        return follow(client, store, jobs, problems, began, cancelled)
+        return follow(client, store, jobs, problems, cancelled)
 
 
 def follow(
@@ -249,7 +274,6 @@ def follow(
     store: ArtifactStore,
     jobs: list[str],
     problems: dict[str, str],
-    began: float,
     cancelled: dict[str, float],
 ) -> dict[str, JobEvent]:
     """The last event of each job; those to be ``cancelled`` are, after so many seconds."""
@@ -266,7 +290,7 @@ def follow(
             ended[event.job] = event
             if why := judge(store, event, event.job in cancelled):
                 problems[event.job] = why
-        if time.monotonic() - began > LIMIT:
+        if time.monotonic() - first > LIMIT:
             problems.update({job: f"hung: not ended after {LIMIT:.0f} s" for job in jobs if job not in ended})
             break
     return ended

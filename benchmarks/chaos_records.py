@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import resource
 import sqlite3
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -25,8 +22,6 @@ from tunemesh.stage_workers.records.database import Database
 from tunemesh.stage_workers.records.questions import Filter
 
 MOST = 1_000_000
-LONGEST = 8.0
-"""Seconds that a trouble lasts: a step waits 2 s for the records, and a worker tries again after 10."""
 
 Tried = dict[tuple[str, str], list[float]]
 """Latencies by task and schedule."""
@@ -107,15 +102,6 @@ class SQLite:
 def _limit_files(pid: int, size: int) -> None:
     with contextlib.suppress(psutil.Error, ProcessLookupError):
         psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
-def trouble(database: SQLite, rng: random.Random, had: Counter[str], end: threading.Event) -> None:
-    """One trouble after the other, with calm in between."""
-    while not end.wait(rng.uniform(1.0, 6.0)):
-        name, begin = rng.choice(list(database.troubles.items()))
-        # A step holds on for a while to what it cannot write: some troubles are over by then.
-        with contextlib.suppress(sqlite3.OperationalError), begin(rng.uniform(0.2, LONGEST)):
-            had[name] += 1
 
 
 def compared(

@@ -74,15 +74,23 @@ Numbers = MutableSequence[float]
 
 
 class Peer:
-    """All workers, or a part of each, in one process; instant results."""
+    """All workers, or a part of each, in one process; instant results.
 
-    def __init__(self, url: str, width: int, reports: bool) -> None:
+    Args:
+        cell: to which they belong, where the mesh has several.
+    """
+
+    def __init__(self, url: str, width: int, reports: bool, cell: str = "") -> None:
         self._reports = reports
         self._width = width
+        self._cell = cell
         self._world = World(tasks=8)
-        queues = list(SHARED)
         names = [topology.device_queue(f"cpu-{n}") for n in range(width)]
-        self._workers = {queue: FakeWorker(queue, f"{queue}@bench") for queue in [*queues, *names]}
+        self._workers = {
+            topology.in_cell(queue, cell): FakeWorker(queue, f"{queue}@bench") for queue in [*SHARED, *names]
+        }
+        queues = [topology.in_cell(queue, cell) for queue in SHARED]
+        names = [topology.in_cell(name, cell) for name in names]
         self._link = Link(url, "bench workers", subscriptions=[Subscription(q) for q in queues])
         self._link.start()
         up = self._link.next(STARTING)
@@ -110,10 +118,10 @@ class Peer:
         raise SystemExit(f"the coordinator did not make {queue}")
 
     def _report(self) -> None:
-        for queue, worker in self._workers.items():
-            for number in range(self._width if queue in SHARED else 1):
+        for worker in self._workers.values():
+            for number in range(self._width if worker.queue in SHARED else 1):
                 status = msgspec.structs.replace(worker.status(), worker=f"{worker.name}-{number}")
-                self._send(status, topology.STATUS, "")
+                self._send(status, *topology.status_route(self._cell))
 
     def _send(self, message: Message, exchange: str, key: str) -> None:
         self._link.publish(
@@ -151,7 +159,7 @@ class Peer:
         except BadMessage as error:
             raise SystemExit(str(error)) from None
         result = self._world.result(self._workers[delivery.queue], step)
-        self._send(_sized(result), topology.RESULTS, topology.result_key(result.timing.stage))
+        self._send(_sized(result), topology.RESULTS, topology.result_key(result.timing.stage, self._cell))
         self._link.ack(delivery)
         self.results += 1
         self.travelled += max(time.time() - (delivery.sent_at or time.time()), 0.0)
@@ -280,7 +288,7 @@ def measure(width: int, jobs: int, peers: int, seconds: float, broker_apart: boo
             names = [f"job{number}" for number in range(jobs)]
             with Client(node.url("operator"), names) as client:
                 for job in names:
-                    client.submit(_request(job, round(FASTEST * (seconds + STARTING)) // jobs))
+                    client.submit(request_for(job, round(FASTEST * (seconds + STARTING)) // jobs))
                 _wait(client, players, lambda: min(counts) > 0, STARTING, "a peer has got nothing to do")
                 # Until all jobs are under way and their tasks have begun.
                 enough = sum(counts) + 100 * peers
@@ -350,7 +358,8 @@ def main() -> None:
     print(f"{rate.text()}; {where}")
 
 
-def _request(job: str, trials: int) -> Request:
+def request_for(job: str, trials: int) -> Request:
+    """A job of so many trials, one in each step."""
     return Request(
         job=job,
         model=BLOB,

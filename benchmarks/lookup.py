@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 from benchmarks import markdown
 from tunemesh.broker_config import topology
-from tunemesh.broker_config.credentials import free_port
+from tunemesh.broker_config.credentials import free_ports
 from tunemesh.client import Client
 from tunemesh.dashboard.server import Dashboard
 from tunemesh.layout import plan
@@ -172,7 +172,7 @@ def main() -> None:
         "--stay", type=float, default=0.0, help="seconds for which the mesh is left afterwards"
     )
     given = parser.parse_args()
-    metrics = f"127.0.0.1:{free_port()}"
+    metrics = f"127.0.0.1:{free_ports(1)[0]}"
     with LocalMesh(plan(None), SERVED, ["mock"], metrics=metrics) as mesh:
         address = MeshAddress(broker=mesh.node.url("operator"), artifacts=mesh.artifacts)
         began = time.monotonic()

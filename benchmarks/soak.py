@@ -2,9 +2,10 @@
 
 A mesh with the mock engine always has some jobs at work: plain ones, ones that share tasks, quotes, and some
 that are cancelled or that fail. Every few seconds it is written down what all processes hold: memory,
-descriptors, messages in the queues, files. What ended jobs leave is kept for a day by the coordinator, and
-for longer in the records and the artifact store; everything else should be flat. In the end all artifacts
-are made a year old and swept: what is left must be what the results of jobs name.
+descriptors, messages in the queues, files. A coordinator remembers the last 5,000 jobs that have ended, or
+those of a day; here ``--kept``, so that it is seen whether anything grows from then on. What jobs leave in
+the records and the artifact store is kept for longer. In the end all artifacts are made a year old and
+swept: what is left must be what the results of jobs name.
 """
 
 from __future__ import annotations
@@ -84,14 +85,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--nodes", type=int, default=1, help="of the broker; several are a cluster")
+    parser.add_argument("--kept", type=int, default=200, help="ended jobs that the coordinator remembers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keeps data and logs; a temporary one by default")
     parser.add_argument("--plot", type=Path, help="draws all of it (.svg or .png)")
     chosen = parser.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="tunemesh-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
-    samples, swept = run(folder, chosen.minutes * 60, chosen.nodes, chosen.seed)
-    (folder / "samples.jsonl").write_bytes(b"".join(msgspec.json.encode(each) + b"\n" for each in samples))
+    samples, swept = run(folder, chosen.minutes * 60, chosen.nodes, chosen.seed, chosen.kept)
     print(report(samples))
     print(swept)
     if chosen.plot is not None:
@@ -101,13 +102,18 @@ def main() -> int:
     return 0
 
 
-def run(folder: Path, seconds: float, nodes: int = 1, seed: int = 1) -> tuple[list[Sample], str]:
+def run(
+    folder: Path, seconds: float, nodes: int = 1, seed: int = 1, kept: int = 200
+) -> tuple[list[Sample], str]:
     """Jobs for ``seconds``. What was there all the time, and one line on what came of sweeping.
+
+    Args:
+        kept: jobs that have ended and that the coordinator remembers.
 
     Raises:
         TunemeshError: a job ended otherwise than it should, or something was swept that is needed.
     """
-    mesh = Mesh(folder, str(folder / "records.sqlite"), nodes)
+    mesh = Mesh(folder, str(folder / "records.sqlite"), nodes, kept=kept)
     try:
         store = ArtifactStore(mesh.artifacts)
         soak = Soak(mesh, folder, store, random.Random(seed), time.monotonic())
@@ -151,7 +157,7 @@ class Soak:
                     names.clear()
                 if now >= self._due:
                     self._due = now + EVERY
-                    self.samples.append(self._sample(now))
+                    self._keep(self._sample(now))
                 event = client.poll()
                 if event is None:
                     if time.monotonic() - heard > HUNG:
@@ -163,6 +169,12 @@ class Soak:
                     if event.kind not in expected.pop(event.job):
                         raise TunemeshError(f"{event.job} is {event.kind}: {event.text}")
                     self._ended += 1
+
+    def _keep(self, sample: Sample) -> None:
+        """Written down at once: whatever ends the soak, what came before can be looked at."""
+        self.samples.append(sample)
+        with (self._folder / "samples.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(sample) + b"\n")
 
     def _submit(self, client: Client, job: str) -> tuple[EventKind, ...]:
         """One job of some kind. How it may end."""
@@ -193,11 +205,10 @@ class Soak:
         mesh, folder = self._mesh, self._folder
         memory: dict[str, int] = {}
         descriptors: dict[str, int] = {}
-        nodes = mesh.cluster.nodes if mesh.cluster is not None else [mesh.node]
         groups: dict[str, list[int]] = {
             name.partition("-")[0]: [] for name in ("broker", *mesh.children.pids)
         }
-        groups["broker"] = [node.pid for node in nodes if node is not None and node.pid is not None]
+        groups["broker"] = [node.pid for node in mesh.nodes if node.pid is not None]
         for name, pid in mesh.children.pids.items():
             groups[name.partition("-")[0]].append(pid)
         for name, pids in groups.items():
@@ -222,7 +233,7 @@ class Soak:
             disk={
                 "broker": sum(_files(broker)),
                 "artifacts": sum(artifacts),
-                "records": sum(each.stat().st_size for each in folder.glob("records.sqlite*")),
+                "records": sum(_files(folder, "records.sqlite*")),
             },
             artifacts=len(artifacts),
         )
@@ -236,10 +247,10 @@ def _with_children(pids: list[int]) -> Iterator[psutil.Process]:
             yield from process.children(recursive=True)
 
 
-def _files(folder: Path) -> list[int]:
-    """Bytes of all files below."""
+def _files(folder: Path, pattern: str = "**/*") -> list[int]:
+    """Bytes of all files of a folder whose paths fit."""
     sizes = []
-    for path in folder.rglob("*"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # it is gone by now
             if path.is_file():
                 sizes.append(path.stat().st_blocks * 512)
@@ -248,8 +259,7 @@ def _files(folder: Path) -> list[int]:
 
 def _queues(mesh: Mesh) -> list[dict[str, Any]]:
     """As the management API shows them, which is some seconds behind."""
-    node = mesh.cluster.nodes[0] if mesh.cluster is not None else mesh.node
-    assert node is not None
+    node = mesh.nodes[0]
     login = b64encode(f"monitor:{node.password('monitor')}".encode()).decode()
     address = f"{node.management_url}/api/queues/{quote(VHOST, safe='')}"
     asked = urllib.request.Request(address, headers={"Authorization": f"Basic {login}"})

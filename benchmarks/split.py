@@ -119,9 +119,15 @@ class Kernels:
             case UpdateWork() as work:
                 return self._proposed(step, work)
             case ProfileWork() as work:
-                took = durations.candidates(step)
-                profiled = [self._measured(each, took[each.index]) for each in work.artifacts]
-                return ProfileDone(profiled=profiled, untuned=doing.UNTUNED if work.baseline else None)
+                return ProfileDone(
+                    profiled=self._profiled(work.artifacts, durations.candidates(step)),
+                    rivals={
+                        rival: self._profiled(built, durations.candidates(step, rival))
+                        for rival, built in work.rivals.items()
+                    },
+                    in_turns=work.confirm,
+                    untuned=doing.UNTUNED if work.baseline else None,
+                )
             case BuildWork() as work:
                 took = durations.candidates(step)
                 built = [
@@ -130,6 +136,9 @@ class Kernels:
                 ]
                 return BuildDone(built=built)
         return doing.result(step, scenario, durations)
+
+    def _profiled(self, built: list[Built], seconds: dict[int, float]) -> list[Profiled]:
+        return [self._measured(each, seconds[each.index]) for each in built]
 
     def _proposed(self, step: Step, work: UpdateWork) -> UpdateDone:
         space, region = self._known.space, work.task.region

@@ -10,28 +10,31 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
-from tunemesh.broker_config.credentials import free_port, write_private
+from tunemesh.broker_config.credentials import free_ports, write_private
 from tunemesh.broker_config.definitions import definitions_json
+from tunemesh.broker_config.network import Network
 from tunemesh.broker_config.node import (
     LOOPBACK,
     READY_TIMEOUT,
     Membership,
     PrivateNode,
-    command_line_tool,
     epmd_binary,
     spawn,
 )
+from tunemesh.broker_config.tools import run_tool
 from tunemesh.broker_config.topology import VHOST, QueueType
 from tunemesh.shared.accounts import ROLES, Role
 from tunemesh.shared.errors import BrokerUnavailable
 
-TOOL_LIMIT = 60.0
-"""Seconds that one call of RabbitMQ's command line may take; 2 are usual."""
+TICK = 8
+"""Seconds without a word after which nodes of a cluster that can be cut count each other as gone."""
+SEEN = "[catch length(rpc:call(N, rabbit_nodes, all_running, [])) || N <- rabbit_nodes:all_running()]."
+"""How many nodes each of those sees that a node sees."""
+APART = "2 * length(rabbit_node_monitor:partitions()) >= length(rabbit_nodes:all())."
 CALM = 1.0
 """Seconds between two looks whether a cluster is whole."""
 
@@ -43,26 +46,39 @@ class PrivateCluster:
         folder: where their data lie; by default a temporary folder, removed on exit.
         count: nodes.
         kind: type of the queues.
+        cuttable: nodes can be kept from seeing each other, by :attr:`network`; they notice it after
+            :data:`TICK` seconds, not after a minute.
     """
 
-    def __init__(self, folder: Path | None = None, count: int = 3, kind: QueueType = "quorum") -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        count: int = 3,
+        kind: QueueType = "quorum",
+        cuttable: bool = False,
+    ) -> None:
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="tunemesh-cluster-")) if folder is None else folder
         self._kind = kind
         self._passwords: dict[Role, str] = {role: secrets.token_urlsafe(24) for role in ROLES}
-        self._epmd_port = free_port()
         self._cookie = secrets.token_hex(20)
         self._epmd: subprocess.Popen[bytes] | None = None
-        self._tools = threading.Lock()
-        names = tuple(f"tunemesh-{number}@localhost" for number in range(count))
+        own = [f"tunemesh-{number}" for number in range(count)]
+        self._names = tuple(f"{name}@localhost" for name in own)
+        self.network = Network(own) if cuttable else None
+        """What can be cut."""
+        (self._epmd_port,) = free_ports(1)
+        epmds = self.network.mappers if self.network is not None else [self._epmd_port] * count
+        quick = f"-kernel net_ticktime {TICK}" if cuttable else ""
         self.nodes = [
             PrivateNode(
-                self.folder / name.partition("@")[0],
-                member=Membership(name, names, self._epmd_port, self._cookie, self._passwords),
+                self.folder / name,
+                member=Membership(
+                    f"{name}@localhost", self._names, epmd, self._cookie, self._passwords, quick
+                ),
             )
-            for name in names
+            for name, epmd in zip(own, epmds, strict=True)
         ]
-        self._names = names
 
     def __enter__(self) -> PrivateCluster:
         try:
@@ -85,13 +101,14 @@ class PrivateCluster:
             BrokerUnavailable: they do not come up.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = [epmd_binary(), "-port", str(self._epmd_port), "-address", LOOPBACK]
-        self._epmd = spawn(command, {"HOME": str(self.folder)}, self.folder, "epmd.out")
+        if self.network is not None:
+            self.network.start()
+        else:
+            command = [epmd_binary(), "-port", str(self._epmd_port), "-address", LOOPBACK]
+            self._epmd = spawn(command, {"HOME": str(self.folder)}, self.folder, "epmd.out")
         for node in self.nodes:
             node.start()
-        for node in self.nodes:
-            node.wait_ready(READY_TIMEOUT * len(self.nodes))
-        self._wait_whole(len(self.nodes))
+        self.wait_whole(READY_TIMEOUT * len(self.nodes))
         definitions = self.folder / "definitions.json"
         write_private(definitions, definitions_json(self._passwords, kind=self._kind))
         self.tool(0, "rabbitmqctl", "import_definitions", str(definitions))
@@ -120,8 +137,7 @@ class PrivateCluster:
         other = next(n for n, node in enumerate(self.nodes) if n != number and node.pid is not None)
         self.tool(other, "rabbitmqctl", "forget_cluster_node", self.name(number))
         self.nodes[number].start()
-        self.nodes[number].wait_ready(2 * READY_TIMEOUT)
-        self._wait_whole(sum(node.pid is not None for node in self.nodes))
+        self.wait_whole(2 * READY_TIMEOUT)
         self.tool(other, "rabbitmq-queues", "grow", self.name(number), "all")
 
     def tool(self, number: int, program: str, *arguments: str) -> str:
@@ -130,35 +146,37 @@ class PrivateCluster:
         Raises:
             BrokerUnavailable: it failed; with its words.
         """
-        with self._tools:
-            try:
-                done = subprocess.run(
-                    [command_line_tool(program), "-n", self.name(number), "-q", *arguments],
-                    env=self.nodes[number].environment(),
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=TOOL_LIMIT,
-                )
-            except subprocess.TimeoutExpired:
-                raise BrokerUnavailable(f"{program} {arguments[0]} took over {TOOL_LIMIT:.0f} s") from None
-        if done.returncode:
-            words = " ".join((done.stderr or done.stdout).split())[-500:]
-            raise BrokerUnavailable(f"{program} {' '.join(arguments)}: {words}")
-        return done.stdout
+        return run_tool(self.nodes[number].environment(), program, *arguments)
 
-    def _wait_whole(self, count: int) -> None:
-        """Wait until ``count`` nodes see each other."""
-        deadline = time.monotonic() + READY_TIMEOUT
+    def wait_whole(self, limit: float = READY_TIMEOUT) -> None:
+        """Wait until all nodes that run see each other, and serve clients.
+
+        Raises:
+            BrokerUnavailable: they do not within ``limit`` seconds.
+        """
+        deadline = time.monotonic() + limit
+        running = [node for node in self.nodes if node.pid is not None]
+        for node in running:
+            node.wait_ready(max(deadline - time.monotonic(), 1.0))
+        self._wait_whole(len(running), deadline)
+
+    def _wait_whole(self, count: int, deadline: float) -> None:
         running = next(number for number, node in enumerate(self.nodes) if node.pid is not None)
-        expression = "length(rabbit_nodes:all_running())."
+        wanted = f"[{','.join([str(count)] * count)}]"
         while True:
-            seen = self.tool(running, "rabbitmqctl", "eval", expression).strip()
-            if seen == str(count):
+            seen = "".join(self.tool(running, "rabbitmqctl", "eval", SEEN).split())
+            if seen == wanted:
                 return
             if time.monotonic() > deadline:
-                raise BrokerUnavailable(f"of {count} nodes, {seen} see each other")
+                raise BrokerUnavailable(f"of {count} nodes each sees as many: {seen}")
             time.sleep(CALM)
+
+    def stays_apart(self, number: int) -> bool:
+        """Whether a node has gone on without most of the others, and does not come back to them by itself, as
+        after it has stood still: it must be started again."""
+        return (
+            self.nodes[number].pid is not None and self.tool(number, "rabbitmqctl", "eval", APART) == "true\n"
+        )
 
     def close(self) -> None:
         """Stop all nodes, and remove a temporary folder."""
@@ -168,5 +186,7 @@ class PrivateCluster:
             self._epmd.kill()
             self._epmd.wait()
             self._epmd = None
+        if self.network is not None:
+            self.network.close()
         if self._temporary:
             shutil.rmtree(self.folder, ignore_errors=True)

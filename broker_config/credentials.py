@@ -68,9 +68,10 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def free_port() -> int:
-    """A loopback port on which nothing listens."""
-    return next(_free())
+def free_ports(count: int) -> list[int]:
+    """Different loopback ports on which nothing listens."""
+    free = _free()
+    return [next(free) for _ in range(count)]
 
 
 def _free() -> Iterator[int]:
@@ -79,12 +80,8 @@ def _free() -> Iterator[int]:
 
 
 def _free_ports() -> dict[str, int]:
-    """Five different loopback ports on which nothing listens."""
-    free = _free()
-    return {
-        name: next(free)
-        for name in ("amqp_port", "management_port", "metrics_port", "dist_port", "epmd_port")
-    }
+    names = ("amqp_port", "management_port", "metrics_port", "dist_port", "epmd_port")
+    return dict(zip(names, free_ports(len(names)), strict=True))
 
 
 def _is_free(port: int) -> bool:

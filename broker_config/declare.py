@@ -7,12 +7,18 @@ from typing import Protocol
 
 from tunemesh.broker_config.topology import (
     BINDINGS,
+    BUILD_CPU,
     COORDINATOR,
     EXCHANGES,
+    MODEL_UPDATE,
     QUEUE_TYPES,
     QUEUES,
     Argument,
     QueueType,
+    coordinator_bindings,
+    coordinator_queue,
+    stage_binding,
+    stage_queue,
 )
 from tunemesh.shared.errors import BrokerRefused, BrokerUnavailable
 
@@ -93,6 +99,31 @@ def ensure_topology(broker: Declarer) -> QueueType:
             f"the broker's topology is not Tunemesh's ({error}); delete what differs, then {FIX}"
         ) from error
     return kind
+
+
+def ensure_cell(broker: Declarer, cell: str, kind: QueueType) -> None:
+    """Declare what is always there of a cell: that of its coordinator, and of its workers without a device.
+
+    Raises:
+        BrokerUnavailable: this user may not.
+        BrokerRefused: something exists with other properties.
+    """
+    queues = [coordinator_queue(cell), *(stage_queue(name, cell) for name in (MODEL_UPDATE, BUILD_CPU))]
+    bindings = [
+        *coordinator_bindings(cell),
+        *(stage_binding(name, cell) for name in (MODEL_UPDATE, BUILD_CPU)),
+    ]
+    try:
+        for queue in queues:
+            broker.declare_queue(queue.name, queue.declared(kind), durable=True)
+        for binding in bindings:
+            broker.bind(binding.queue, binding.exchange, binding.key)
+    except PermissionError as error:
+        raise BrokerUnavailable(
+            f"this user may not make the queues of cell {cell} ({error}); {FIX}"
+        ) from error
+    except ValueError as error:
+        raise BrokerRefused(f"cell {cell} has other queues than Tunemesh's ({error}); delete them") from error
 
 
 def _queue_type(broker: Declarer) -> QueueType:

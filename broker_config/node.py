@@ -62,9 +62,11 @@ class Membership:
     peers: tuple[str, ...]
     """Names of all nodes, in the order in which they are tried."""
     epmd_port: int
-    """Of the port mapper that all of them share, and that somebody else runs."""
+    """Of a port mapper that knows all of them, and that somebody else runs."""
     cookie: str
     passwords: dict[Role, str]
+    arguments: str = ""
+    """Of Erlang, further ones."""
 
 
 class PrivateNode:
@@ -319,7 +321,7 @@ class PrivateNode:
             "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} -start_epmd false"
-                f" +S {schedulers}:{schedulers}"
+                f" +S {schedulers}:{schedulers} {self._member.arguments if self._member is not None else ''}"
             ),
         }
 

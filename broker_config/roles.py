@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from tunemesh.broker_config.topology import (
     ANSWERS,
     CANCEL,
+    CELL_PATTERN,
     CLIENTS,
+    COORDINATOR,
     DEVICE_QUEUE_PATTERN,
     ENGINE_QUEUE_PATTERN,
     EVENTS,
@@ -36,6 +38,9 @@ from tunemesh.shared.accounts import NAME_PATTERN, Account, tenant_key
 NOTHING = "^$"
 _WORKERS_QUEUES = rf"{DEVICE_QUEUE_PATTERN}|{ENGINE_QUEUE_PATTERN}"
 """Queues that come with their workers."""
+_CELL = rf"cell\.{CELL_PATTERN}\."
+_CELLS_QUEUES = rf"{_CELL}({STAGE_QUEUE_PATTERN}|{COORDINATOR})"
+"""Queues that come with cells."""
 _TENANTS_QUEUES = rf"{REQUESTS}\.{NAME_PATTERN}"
 """Queues that come with tenants."""
 ANYTHING = ".*"
@@ -112,25 +117,26 @@ _OF_ROLES: Mapping[str, Rights] = {
     "worker": Rights(
         configure=NOTHING,
         write=r"^tunemesh\.(results|status|answers|dead)$",
-        read=rf"^({STAGE_QUEUE_PATTERN}|{HISTORY}|{QUESTIONS})$",
+        read=rf"^(({_CELL})?{STAGE_QUEUE_PATTERN}|{HISTORY}|{QUESTIONS})$",
         topics=(
-            TopicRight(RESULTS, write=r"^result\.[a-z-]+$", read=NOTHING),
+            TopicRight(RESULTS, write=rf"^(({_CELL})?result\.[a-z-]+|{_CELL}status)$", read=NOTHING),
             TopicRight(ANSWERS, write=_ANSWER, read=NOTHING),
         ),
     ),
     # Declares the queues that come with workers and with tenants, and its own; replies to clients' queues
     # through the default exchange. Declares ``coordinator``, too, which is there, and so learns its type.
     "coordinator": Rights(
-        configure=rf"^({_WORKERS_QUEUES}|{_TENANTS_QUEUES}|coordinator(\..+)?)$",
+        configure=rf"^({_WORKERS_QUEUES}|{_TENANTS_QUEUES}|{_CELLS_QUEUES}|coordinator(\..+)?)$",
         write=(
             rf"^(tunemesh\.(ledger|steps|events|dead)|amq\.default"
-            rf"|{_WORKERS_QUEUES}|{_TENANTS_QUEUES}|coordinator\..+)$"
+            rf"|{_WORKERS_QUEUES}|{_TENANTS_QUEUES}|{_CELLS_QUEUES}|coordinator\..+)$"
         ),
         read=(
-            rf"^(coordinator|coordinator\..+|{REQUESTS}|{STAGE_QUEUE_PATTERN}|{_TENANTS_QUEUES}"
-            r"|tunemesh\.(steps|status|clients))$"
+            rf"^(coordinator|coordinator\..+|{REQUESTS}|{STAGE_QUEUE_PATTERN}|{_TENANTS_QUEUES}|{_CELLS_QUEUES}"
+            r"|tunemesh\.(steps|status|clients|results|ledger))$"
         ),
         topics=(
+            TopicRight(RESULTS, write=NOTHING, read=rf"^{_CELL}(result\.#|status)$"),
             TopicRight(EVENTS, write=r"^job\..+", read=NOTHING),
             TopicRight(CLIENTS, write=NOTHING, read=rf"^({_ASKED})\.{NAME_PATTERN}$"),
         ),

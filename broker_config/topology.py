@@ -21,6 +21,16 @@ Every tenant has a queue for what its clients ask, which the coordinator makes w
 the broker then deals out the queues in turn, a few messages of each, and who floods one fills no other. A
 client's routing key names its tenant, and its rights let it use no other key.
 
+A mesh may have several *cells*: sets of workers with a coordinator of their own. What belongs to a cell ``b``
+has its name in front: queues ``cell.b.coordinator``, ``cell.b.build-cpu``, ``cell.b.profile-<device>``, and
+keys (:func:`in_cell`). Its coordinator makes them. A desk then stands where the coordinator of a mesh without
+cells does, and hands on to one of them what clients ask::
+
+    desk         -> tunemesh.ledger   (direct: cell.b.ledger)          -> cell.b.coordinator
+    worker       -> tunemesh.results  (topic:  cell.b.result.<stage>)  -> cell.b.coordinator
+    worker       -> tunemesh.results  (topic:  cell.b.status)          -> coordinator.<id>
+    coordinator  -> tunemesh.ledger   (direct: cells)                  -> coordinator.<id> of each desk
+
 Consumers of one queue are the same to RabbitMQ, so all workers of a queue serve the same engines. Those of
 ``model-update`` and ``build-cpu`` serve the engines that come with Tunemesh; workers that serve others, or
 not all of them, have a queue that names theirs, as ``build-cpu.toy``: see :func:`work_queue`.
@@ -83,6 +93,8 @@ LEARN_KEY = "learn"
 HISTORY_KEY = "history"
 """Of what the coordinator tells those who keep the ends of jobs."""
 LEDGER_KEY = "ledger"
+CELLS_KEY = "cells"
+"""Of what coordinators of cells say of them."""
 
 COORDINATOR = "coordinator"
 REQUESTS = "requests"
@@ -94,6 +106,9 @@ HISTORY = "history"
 """Ends of jobs, until a worker with a database has written them down."""
 QUESTIONS = "questions"
 """About jobs that have ended, for workers with a database."""
+
+CELL_PATTERN = r"[a-z][a-z0-9-]{0,30}"
+"""Of the name of a cell."""
 
 OWN_QUEUE_DIGITS = 3
 """Hexadecimal digits behind the name of a user in the names of its queues. So few, since that limits how many
@@ -198,7 +213,13 @@ _ASKED: Mapping[str, Argument] = {
 _WORKING: Mapping[str, Argument] = {"x-dead-letter-exchange": DEAD}
 
 
-def stage_queue(name: str) -> Queue:
+def in_cell(name: str, cell: str) -> str:
+    """How the broker calls a queue, or a key, of a cell: ``cell.b.build-cpu``. The only cell of a mesh
+    without cells, whose name is empty, calls everything by its plain name."""
+    return f"cell.{cell}.{name}" if cell else name
+
+
+def stage_queue(name: str, cell: str = "") -> Queue:
     """The queue of one resource: ``model-update``, ``build-cpu`` (both perhaps with engines: see
     :func:`work_queue`) or ``profile-<device>``.
 
@@ -207,12 +228,13 @@ def stage_queue(name: str) -> Queue:
     """
     if not re.fullmatch(STAGE_QUEUE_PATTERN, name):
         raise ValueError(f"{name!r} is not the name of a stage queue ({STAGE_QUEUE_PATTERN})")
-    return Queue(name, _WORKING, exclusive=name.startswith("profile-"))
+    return Queue(in_cell(name, cell), _WORKING, exclusive=name.startswith("profile-"))
 
 
-def stage_binding(name: str) -> Binding:
+def stage_binding(name: str, cell: str = "") -> Binding:
     """How steps reach :func:`stage_queue`: the routing key is the name of the queue."""
-    return Binding(STEPS, stage_queue(name).name, name)
+    queue = stage_queue(name, cell).name
+    return Binding(STEPS, queue, queue)
 
 
 def device_queue(device: str) -> str:
@@ -261,9 +283,29 @@ def work_queue(resource: str, engines: Collection[str]) -> str:
     return stage_queue(resource).name
 
 
-def result_key(stage: Stage) -> str:
+def result_key(stage: Stage, cell: str = "") -> str:
     """Routing key of a result on :data:`RESULTS`."""
-    return f"result.{stage}"
+    return in_cell(f"result.{stage}", cell)
+
+
+def status_route(cell: str = "") -> tuple[str, str]:
+    """Exchange and routing key of what workers say of themselves. Of those of a cell only its coordinator
+    hears: with many cells it would otherwise do little but listen to the workers of others."""
+    return (RESULTS, in_cell("status", cell)) if cell else (STATUS, "")
+
+
+def coordinator_queue(cell: str = "") -> Queue:
+    """The queue of the coordinator of a cell."""
+    return Queue(in_cell(COORDINATOR, cell), {"x-single-active-consumer": True})
+
+
+def coordinator_bindings(cell: str) -> tuple[Binding, ...]:
+    """What reaches :func:`coordinator_queue`, where there are cells."""
+    queue = coordinator_queue(cell).name
+    return (
+        Binding(RESULTS, queue, in_cell("result.#", cell)),
+        Binding(LEDGER, queue, in_cell(LEDGER_KEY, cell)),
+    )
 
 
 def event_key(tenant: str, job: str, kind: str) -> str:
@@ -318,7 +360,7 @@ EXCHANGES = (
 QUEUES = (
     # Without dead-letter exchanges: all that the broker itself would put there are expired queries, which
     # interest nobody. Bad messages are put there by the coordinator, with the reason.
-    Queue(COORDINATOR, {"x-single-active-consumer": True}),
+    coordinator_queue(),
     Queue(REQUESTS, _ASKED),
     stage_queue(MODEL_UPDATE),
     stage_queue(BUILD_CPU),

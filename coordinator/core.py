@@ -114,8 +114,13 @@ class Core:
 
     @property
     def state(self) -> State:
-        """For tests."""
+        """For views and tests."""
         return self._state
+
+    @property
+    def settled(self) -> bool:
+        """Whether it takes decisions: not before all that was there has come again."""
+        return self._settling_since is None
 
     @property
     def strategy(self) -> str:
@@ -274,7 +279,11 @@ class Core:
             return
         self._mishaps.worker_back(status.worker)
         known = self._resources.knows(status.worker, status.queue)
+        before = self._resources.fault_of(status.worker, status.queue)
         new = self._resources.seen(status, state.now)
+        if status.fault != before and not status.leaving:
+            text = f"takes no steps: {status.fault}" if status.fault else "works again"
+            state.log("warning" if status.fault else "info", f"{status.queue} {text}", worker=status.worker)
         if status.leaving:
             state.log("info", f"worker has left {status.queue}", worker=status.worker)
         elif not known:

@@ -2,7 +2,8 @@
 
 What comes too early is answered at once, and acknowledged when its time has come: until then its place in the
 tenant's queue is taken, and the broker delivers nothing in its stead. So a flood costs the coordinator what
-the limit allows, and not what is sent.
+the limit allows, and not what is sent. A request that came too early has its place, and passes when it comes
+again in its time: otherwise those who wait would keep each other out for ever.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import heapq
 import itertools
 import math
 
+from cachetools import LRUCache
+
 from tunemesh.coordinator.events import Acknowledge, Arrived, Garbled, Instruction, PutAside
 from tunemesh.coordinator.jobs.limits import BURST, limits_of, too_large, whose
 from tunemesh.coordinator.state import ERROR_LIMIT, State
@@ -18,6 +21,8 @@ from tunemesh.shared.buckets import Bucket
 from tunemesh.shared.messages import Query, Request
 from tunemesh.shared.text import clip
 
+PLACES = 10_000
+"""Requests that came too early and whose places are kept, of all tenants."""
 SAY_EVERY = 60.0
 """Seconds between two lines of the log about one tenant."""
 
@@ -29,6 +34,8 @@ class Gate:
         self._state = state
         self._limits = state.limits
         self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._places: LRUCache[tuple[str, str], float] = LRUCache(PLACES)
+        """When a request that came too early may come again, by tenant and job."""
         self._late: list[tuple[float, int, Instruction]] = []
         self._numbers = itertools.count()
         self._said: dict[str, float] = {}
@@ -39,13 +46,20 @@ class Gate:
         if event.tenant is None:
             return False
         kind = "queries" if isinstance(event.message, Query) else "requests"
+        job = event.message.job if isinstance(event.message, Request) else "unknown"
+        place = event.tenant, job
+        due = self._places.get(place)
+        if due is not None and due <= self._state.now:
+            del self._places[place]
+            return False
         wait, rate = self._take(event.tenant, kind)
         if not wait:
             return False
         again = f"try again in {math.ceil(wait)} s"
         text = f"{again}: {whose(event.tenant)} may send {rate:g} {kind} a second"
-        job = event.message.job if isinstance(event.message, Request) else "unknown"
-        self._state.refuse(event, job, text)
+        if job != "unknown" and due is None and self._buckets[event.tenant, kind].counted:
+            self._places[place] = self._state.now + wait
+        self._state.refuse(event, job, text, wait)
         self._later(wait, Acknowledge(event.handle))
         self._say(event.tenant, kind)
         return True

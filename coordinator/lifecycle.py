@@ -21,6 +21,7 @@ import msgspec
 from tunemesh.broker_config.topology import BUILD_CPU, MOCK, MODEL_UPDATE
 from tunemesh.coordinator.events import Acknowledge, Dispatch, Save
 from tunemesh.coordinator.jobs import (
+    closing,
     forecast,
     levels,
     limits,
@@ -315,14 +316,11 @@ class Lifecycle:
             return
         running = [StepRef.parse(step) for step in self._state.dispatcher.running(job.id)]
         late = [
-            task.spec.id
-            for task in ledger.tasks
-            if not task.closed and rounds.confirms_in_vain(task, job.round(task.spec.id, task.round), running)
+            task.spec.id for task in ledger.tasks if not task.closed and closing.is_vain(job, task, running)
         ]
         if not late:
             return
-        for task in late:
-            self._close(job, task)
+        self._close(job, late)
         self._state.dispatcher.withdraw(job.id)
         text = f"no time was left to measure the best of {len(late)} searches again"
         self._state.log("info", text, job=job.id)
@@ -476,9 +474,10 @@ class Lifecycle:
     # -- Trials ---------------------------------------------------------------------------------------------
 
     def _decide(self, job: Job) -> None:
-        for task in job.ledger.tasks:
-            if states.search_state(task) == "closing" and job_steps.is_back(job, task):
-                self._close(job, task.spec.id)
+        for found in searches.by_task(job.ledger.tasks):
+            ended = [each for each in found if states.search_state(each) == "closing"]
+            if back := [each.spec.id for each in ended if job_steps.is_back(job, each)]:
+                self._close(job, back)
         self.watch_level(job)
         most = IN_TIME if self._goes_on_after_all(job) else None
         job.waits = {}
@@ -496,11 +495,10 @@ class Lifecycle:
             return
         self._save_tasks(job, decided)
 
-    def _close(self, job: Job, name: str) -> None:
-        task = job.task_ledger(name)
-        assert task is not None
-        self._save(job, trials.close(job, task), name)
-        job.releases.extend((job.ledger.revision, held.handle) for held in job.drop_task(name))
+    def _close(self, job: Job, names: list[str]) -> None:
+        self._save(job, trials.close(job, names), *names)
+        for name in names:
+            job.releases.extend((job.ledger.revision, held.handle) for held in job.drop_task(name))
 
     # -- Tasks that others have, too ------------------------------------------------------------------------
 

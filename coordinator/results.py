@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tunemesh.coordinator.events import Acknowledge, Arrived
 from tunemesh.coordinator.jobs import forecast, nonces, rest, rounds, steps
-from tunemesh.coordinator.jobs.job import Held, Job
+from tunemesh.coordinator.jobs.job import Held, Job, StepRef
 from tunemesh.coordinator.jobs.ledger import Handle, TaskLedger
 from tunemesh.coordinator.lifecycle import Lifecycle
 from tunemesh.coordinator.mishaps import Mishaps
@@ -105,7 +105,8 @@ class Results:
 
     def recover(self, results: Iterable[Arrived]) -> None:
         """Put what was delivered again in its place. Proposals come first: what has no proposal is of no use
-        any more."""
+        any more. What was built comes before what was measured: a step may measure what several searches have
+        built."""
         for job in self._state.jobs.values():
             self._lifecycle.guarded(job.id, self._recall, job)
         self._recovering = True
@@ -180,11 +181,13 @@ class Results:
             case BuildDone() as build if round_ is not None and round_.update is not None:
                 return build.problem([each.index for each in round_.candidates(message.chunk)])
             case ProfileDone() as profile if round_ is not None and round_.update is not None:
-                chunk = round_.chunks.get(message.chunk)
-                if chunk is None or chunk.built is None:
+                ref = StepRef(job.id, "profile", message.task, message.round, message.chunk)
+                found = steps.to_measure(job, ref)
+                if message.task not in found:
                     return "its candidates are not built"
-                asked = [each.index for each in chunk.built.built if each.artifact is not None]
-                return profile.problem(asked, round_.wants_baseline(message.chunk))
+                asked = {search: [each.index for each in built] for search, built in found.items()}
+                baseline = round_.wants_baseline(message.chunk)
+                return profile.problem(asked.pop(message.task), baseline, asked)
         return ""
 
     def _problem_of_update(self, job: Job, task: TaskLedger, message: StepResult, update: UpdateDone) -> str:
@@ -254,11 +257,11 @@ class Results:
         return job.place(held)
 
 
-def _in_order(event: Arrived) -> tuple[bool, int, int]:
+def _in_order(event: Arrived) -> tuple[int, int]:
     result = event.message.result if isinstance(event.message, StepResult) else None
     place = next((number for number, kind in enumerate(_ORDER) if isinstance(result, kind)), len(_ORDER))
     number = event.message.round if isinstance(event.message, StepResult) else 0
-    return not isinstance(result, UpdateDone), number, place
+    return place, number
 
 
 def _task_name(job: Job, task: str) -> str:

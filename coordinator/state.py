@@ -118,10 +118,10 @@ class State:
         for step in [step for step in self.trouble if step.startswith(f"{job}/")]:
             del self.trouble[step]
 
-    def refuse(self, event: Arrived, job: str, text: str) -> None:
+    def refuse(self, event: Arrived, job: str, text: str, again_in: float = 0.0) -> None:
         """Tell only the one who asked: other listeners may follow another job of this id."""
         if event.reply_to:
-            rejected = JobEvent(job=job, kind="rejected", at=self.instant, text=text)
+            rejected = JobEvent(job=job, kind="rejected", at=self.instant, text=text, again_in=again_in)
             correlation_id = event.correlation_id if job == "unknown" else job
             self.out.append(Tell(rejected, event.reply_to, correlation_id))
 

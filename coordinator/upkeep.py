@@ -211,11 +211,14 @@ class Upkeep:
             return (
                 f"waiting for other jobs to end: the coordinator cannot hold more at once ({before} before)"
             )
-        missing, texts = [], []
+        missing, texts, faults = [], [], list[str]()
         for need in state.dispatcher.needs_of(job.id):
             if need not in dead:
                 continue
             served = state.resources.served_engines(need.kind)
+            if broken := state.resources.faults(need.kind):
+                faults += broken
+                continue
             if not served:
                 missing.append(need.kind)
                 continue
@@ -223,6 +226,8 @@ class Upkeep:
             texts.append(f"a worker that serves {engines} on {need.kind}; served there: {', '.join(served)}")
         if missing:
             texts.insert(0, f"a worker for {', '.join(dict.fromkeys(missing))}")
+        if faults:
+            texts.append(f"a device that works: {' | '.join(dict.fromkeys(faults))}")
         if job.waits and not state.dispatcher.needs_of(job.id):
             count = len(job.waits)
             return f"another job tunes {count} of its tasks: it takes over what that finds"

@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgpack
 import pika
@@ -219,6 +220,13 @@ def _printable(text: str) -> str:
 # -- The artifact store ------------------------------------------------------------------------------------
 
 
+def own_store(store: Path | None, broker: str) -> Path | None:
+    """The part of the store that belongs to the tenant of the user who logs in with ``broker``."""
+    user = unquote(urlsplit(broker).username or "").split(".")
+    tenant = user[1] if len(user) == 3 and user[0] == "client" else None
+    return store / "tenants" / tenant if store is not None and tenant else store
+
+
 def to_blob(data: bytes, store: Path | None) -> Map:
     """Inline while small, else written into the store: whole, under another name, then renamed."""
     sha256 = hashlib.sha256(data).hexdigest()
@@ -304,11 +312,12 @@ def run(chosen: argparse.Namespace) -> None:
         raise Problem(2, f"cannot read {chosen.model}: {error.strerror}") from None
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", chosen.model.stem).strip("-_")[:40] or "model"
     job = f"{stem}-{uuid.uuid4().hex[:8]}"
+    store = own_store(chosen.artifacts, chosen.broker)
     request = {
         "type": "request",
         "version": VERSION,
         "job": job,
-        "model": to_blob(model, chosen.artifacts),
+        "model": to_blob(model, store),
         "target": chosen.target,
         "level": {"trials": chosen.trials},
         "engines": [chosen.engine] if chosen.engine else [],
@@ -337,7 +346,7 @@ def run(chosen: argparse.Namespace) -> None:
     if final["kind"] != "done":
         code = 130 if mesh.interrupted and final["kind"] == "cancelled" else 1
         raise Problem(code, f"job {job} {final['kind']}: {final.get('text') or 'no reason given'}")
-    data = from_blob(final["assembled"]["tuned"], chosen.artifacts)
+    data = from_blob(final["assembled"]["tuned"], store)
     try:
         chosen.out.write_bytes(data)
     except OSError as error:

@@ -4,6 +4,9 @@ Any fsspec URL will do (a folder, ``s3://…``, ``gs://…``). A blob lies under
 ``<root>/<first two hex digits>/<sha256>``, is written once, and never changed: what cannot be read right
 today may be the only copy, seen through a network file system that is behind. What nobody has stored for
 long, and nothing names any more, may be removed: whoever stores it again in the meantime makes it young.
+
+Each tenant has a store of its own in there, ``<root>/tenants/<tenant>``, in which alone its clients, and
+workers on its account, read and write: who knows an address of another tenant has nothing of it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import hashlib
 import logging
 import mmap
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,10 +24,11 @@ from typing import TypeVar
 
 import fsspec
 
+from tunemesh.shared.accounts import NAME_PATTERN
 from tunemesh.shared.errors import ArtifactError
 from tunemesh.shared.messages import Blob
 from tunemesh.shared.messages.requests import INLINE_LIMIT
-from tunemesh.shared.storage import Bytes, Storage, storage_for
+from tunemesh.shared.storage import Bytes, Storage, names_in, storage_for
 
 T = TypeVar("T")
 
@@ -39,6 +44,9 @@ FULL_LIMIT = 60.0
 FULL_PAUSE = 2.0
 """Seconds between its attempts."""
 
+TENANTS = "tenants"
+"""The folder that has one for each tenant."""
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -47,14 +55,40 @@ class ArtifactStore:
 
     Args:
         url: an fsspec URL or a folder.
+        tenant: whose blobs; empty: those of nobody.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tenant: str = "") -> None:
         self.url = url
+        self.tenant = tenant
+        if tenant and not re.fullmatch(NAME_PATTERN, tenant):
+            raise ArtifactError(f"{tenant!r} is no name of a tenant, so it has no artifacts")
         try:
-            self._storage: Storage = storage_for(*fsspec.core.url_to_fs(url))
+            self._filesystem, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ArtifactError(f"cannot use {url!r} as artifact store: {error}") from None
+        own = f"{self._root.rstrip('/')}/{TENANTS}/{tenant}" if tenant else self._root
+        self._storage: Storage = storage_for(self._filesystem, own)
+
+    def of(self, tenant: str) -> ArtifactStore:
+        """The same store as a tenant sees it, or (empty) who has none.
+
+        Raises:
+            ArtifactError: it is no name of a tenant.
+        """
+        return self if tenant == self.tenant else ArtifactStore(self.url, tenant)
+
+    def tenants(self) -> list[str]:
+        """Those who have stored something.
+
+        Raises:
+            ArtifactError: the store cannot be read.
+        """
+        try:
+            found = names_in(self._filesystem, f"{self._root.rstrip('/')}/{TENANTS}")
+        except Exception as error:  # every backend has its own errors
+            raise ArtifactError(f"cannot look through {self.url}: {_cause(error)}") from error
+        return [name for name in found if re.fullmatch(NAME_PATTERN, name)]
 
     def put(self, data: bytes, *, inline: bool = True) -> Blob:
         """Store ``data`` and return its address. Small data stays inline unless ``inline`` is off.
@@ -144,8 +178,9 @@ class ArtifactStore:
                     time.sleep(pause)
                     self._storage.forget(*_place(blob))
                     continue
+                whose = f" of tenant {self.tenant}" if self.tenant else ""
                 raise ArtifactError(
-                    f"artifact {blob.sha256[:12]} is not in {self.url};"
+                    f"artifact {blob.sha256[:12]}{whose} is not in {self.url};"
                     " do client and workers share one store?"
                 ) from None
             except Exception as error:  # every backend has its own errors

@@ -17,6 +17,8 @@ class Bucket:
         self._most = most
         self._tokens = most
         self._at: float | None = None
+        self.counted = True
+        """Whether what was taken last counts: its place is kept, and it need not be taken again."""
 
     def take(self, now: float) -> float:
         """Take one at ``now``, in seconds of a clock that never jumps. Returns for how many seconds it is not
@@ -24,5 +26,6 @@ class Bucket:
         if self._at is not None:
             self._tokens = min(self._tokens + (now - self._at) * self._rate, self._most)
         self._at = now
+        self.counted = self._tokens - 1 >= -self._most
         self._tokens = max(self._tokens - 1, -self._most)
         return max(-self._tokens / self._rate, 0.0)

@@ -90,6 +90,15 @@ def storage_for(filesystem: Any, root: str) -> Storage:
     return _Remote(filesystem, root.rstrip("/"))
 
 
+def names_in(filesystem: Any, folder: str) -> list[str]:
+    """Names of what is in a folder of an fsspec file system, sorted; none where it is not there."""
+    try:
+        found = filesystem.ls(folder, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted({str(path).rstrip("/").rpartition("/")[2] for path in found})
+
+
 ENTERED = getattr(os, "O_PATH", os.O_RDONLY)
 """How a folder is opened in which files are named, and not looked for."""
 
@@ -256,9 +265,12 @@ class _Remote:
         return modified is None or time.time() - modified <= FRESH
 
     def older(self, before: float) -> Iterator[tuple[str, str, int]]:
+        depth = len(self._root.strip("/").split("/")) + 2
         for path, found in self._fs.find(self._root, detail=True).items():
             folder, name = path.split("/")[-2:]
-            modified = self._modified(path) if re.fullmatch(FOLDER, folder) else None
+            # Deeper lies what belongs to tenants.
+            own = re.fullmatch(FOLDER, folder) and len(path.strip("/").split("/")) == depth
+            modified = self._modified(path) if own else None
             if modified is not None and modified < before:
                 yield folder, name, int(found.get("size") or 0)
 

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
+from tunemesh.shared.errors import BadMessage, LinkDown, Unavailable, Unroutable
 from tunemesh.shared.messages import (
     BuildWork,
     Failure,
@@ -37,8 +37,9 @@ from tunemesh.shared.transport.letters import dead_letter
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
-from tunemesh.stage_workers.stages import Context, run_stage
+from tunemesh.stage_workers.stages import Context, DeviceFault, run_stage
 from tunemesh.stage_workers.stages.context import Learning
+from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.status import StatusSender
 
 if TYPE_CHECKING:
@@ -56,12 +57,19 @@ WARM_LOOK = 0.05
 """Seconds between two looks whether the sandbox is warm."""
 LONG: frozenset[Stage] = frozenset({"import", "assemble", "validate", "learn"})
 """Stages of a whole model: few steps, in which most that can go wrong with a model does."""
+FAULT_LENGTH = 1000
+"""Characters of what is wrong with a device."""
 TURN = 0.5
 """Seconds that the loop waits at most for an event."""
 LOOK_SOON = 0.05
 """The same for the first look after a queue was not there; each further one comes twice as late."""
 MANY_MISSES = 6
 """Looks in vain after which that is worth a warning."""
+DEVICE_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds between two tests of a device that does not work; the last one repeats."""
+MOST_FAULTS = 3
+"""Times that a device may stop working during one step, with a test that it passes before each: then it is
+the step that does that."""
 ANSWER_LIMIT = 10.0
 """Seconds that the broker may take to answer whether a queue is there."""
 
@@ -76,6 +84,8 @@ class Worker:
         sandbox: started; a step is taken once it is warm.
         status: not started yet.
         metrics: told of every step, if given.
+        by_hand: whether somebody waits at a terminal who should be told if the device has never worked.
+        cell: to which it belongs; empty on a mesh without cells.
     """
 
     def __init__(
@@ -88,8 +98,13 @@ class Worker:
         status: StatusSender,
         shutdown: Shutdown,
         metrics: StepMetrics | None = None,
+        by_hand: bool = False,
+        cell: str = "",
     ) -> None:
-        self._queue = queue
+        self._resource = queue
+        self._cell = cell
+        self._queue = topology.in_cell(queue, cell)
+        """As the broker calls it."""
         self._engines = engines
         self._link = link
         self._sandbox = sandbox
@@ -106,6 +121,15 @@ class Worker:
         self._misses = 0
         """Looks at a queue that is not there, one after the other."""
         self._retry = Retry(log)
+        self._ran_for: str | None = None
+        """The tenant, or nobody (empty), whose steps the sandbox's present process has run; ``None``: it has
+        run none."""
+        self._works = context.device is None
+        """Whether the device has passed its test, and has not failed since."""
+        self._has_worked = not by_hand
+        self._device_retry = Retry(log, DEVICE_PAUSES)
+        self._faults: LRUCache[str, int] = LRUCache(REMEMBERED)
+        """Times that the device stopped working during a step, by its id."""
 
     def _learning(self, learning: Learning | None) -> Learning | None:
         """What ``learn`` works with, here: it is to notice what waits for this worker."""
@@ -121,7 +145,11 @@ class Worker:
             return False
 
     def run(self) -> None:
-        """Work until asked to leave."""
+        """Work until asked to leave.
+
+        Raises:
+            Unavailable: somebody waits at a terminal, and the device does not work.
+        """
         self._shutdown.wake = lambda: self._link.events.put(None)
         self._status.start()
         try:
@@ -153,11 +181,14 @@ class Worker:
                 self._handle(delivery)
 
     def begin(self, up: Up) -> None:
-        """Consume, once the sandbox is warm and the queue is there: the coordinator makes a device's queue
-        when it sees the device's worker. A device's queue has one worker; another one stands by."""
+        """Consume, once the sandbox is warm, the device works and the queue is there: the coordinator makes a
+        device's queue when it sees the device's worker. A device's queue has one worker; another one stands
+        by."""
         self._look_at = time.monotonic() + LOOK_AGAIN
         if not self._sandbox.ready(0.0):
             self._look_at = time.monotonic() + WARM_LOOK
+            return
+        if not self._works and not self._test_device():
             return
         try:
             depth = self._link.depth(self._queue).result(ANSWER_LIMIT)
@@ -177,9 +208,40 @@ class Worker:
             return
         self._link.consume(up, Subscription(self._queue, prefetch=1, exclusive=has_device))
         self._look_at = float("inf")
-        self._status.serving, self._standing_by, self._misses = True, False, 0
-        self._status.send()
+        self._standing_by, self._misses = False, 0
+        self._status.serve()
         log.info("%s: waiting for steps", self._name, extra={"worker": self._name})
+
+    def _test_device(self) -> bool:
+        """Whether the device works. What its reference kernel takes is the first that is known of its
+        speed."""
+        device, drift = self._context.device, self._context.drift
+        assert device is not None
+        try:
+            latencies = reference(self._sandbox, self._status.serves.targets[0], device)
+        except DeviceFault as fault:
+            text = self._in_full(fault)
+            if not self._has_worked:
+                raise Unavailable(text) from None
+            self._pause_for(text)
+            return False
+        if latencies:
+            drift.seen(latencies, time.monotonic())
+        self._works = self._has_worked = True
+        self._device_retry.succeeded(f"{self._name}: the device works")
+        return True
+
+    def _pause_for(self, fault: str) -> None:
+        """Take no steps until the device works, and say why."""
+        self._works = False
+        self._status.broken(fault)
+        self._look_at = time.monotonic() + self._device_retry.failed(f"{self._name}: {fault}")
+
+    def _in_full(self, fault: DeviceFault) -> str:
+        """What is wrong with the device, and how to find out more."""
+        caged = self._sandbox.cage != "bare"
+        advice = "; TUNEMESH_CAGE=bare shows whether it is the cage" if caged else ""
+        return f"{clip(str(fault), FAULT_LENGTH)}{advice}"
 
     def _announce_without_queue(self) -> None:
         """The coordinator declares the queue of a worker that it hears of."""
@@ -233,25 +295,36 @@ class Worker:
             except Abandoned:
                 self._link.hand_back(delivery)
                 raise
+            except DeviceFault as fault:
+                self._device_failed(delivery, step, fault)
+                return
             finally:
                 self._status.step = None
             self._memory.keep(step, done)
-        self._settle(delivery, _outgoing(done, step))
+        self._settle(delivery, _outgoing(done, step, self._cell))
+
+    def _device_failed(self, delivery: Delivery, step: Step, fault: DeviceFault) -> None:
+        """The device has stopped working during ``step``: that goes back, for later or for another device,
+        unless it is what stops it."""
+        self._link.stop_consuming()
+        text, count = self._in_full(fault), self._faults.get(step.id, 0) + 1
+        self._faults[step.id] = count
+        if count < MOST_FAULTS:
+            self._link.hand_back(delivery)
+        else:
+            error = f"{count} times the device worked before this and not after it: {text}"
+            now = time.time()
+            timing = self._timing(step, delivery.sent_at, now, now, 1)
+            self._settle(
+                delivery, _outgoing(StepResult.of(step, timing, Failure(error=error)), step, self._cell)
+            )
+        self._pause_for(text)
 
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
         started = time.monotonic()
         result = self._run(step)
         seconds = time.monotonic() - started
-        timing = Timing(
-            step=step.id,
-            stage=_stage(step),
-            resource=self._queue,
-            worker=self._name,
-            started=received,
-            finished=received + seconds,
-            waited=waited(sent_at, received),
-            size=_size(step, result),
-        )
+        timing = self._timing(step, sent_at, received, received + seconds, _size(step, result))
         done = StepResult.of(step, timing, result)
         try:
             # What the coordinator could not read would be put aside there, and the job would wait for ever.
@@ -269,10 +342,34 @@ class Worker:
             log.debug("%s done in %.3f s: %s", step.id, seconds, tag_of(done.result), extra=about)
         return done
 
+    def _timing(
+        self, step: Step, sent_at: float | None, received: float, finished: float, size: int
+    ) -> Timing:
+        return Timing(
+            step=step.id,
+            stage=_stage(step),
+            resource=self._resource,
+            worker=self._name,
+            started=received,
+            finished=finished,
+            waited=waited(sent_at, received),
+            size=size,
+        )
+
+    def _apart(self, step: Step) -> None:
+        """Let a step of another tenant find a process that has run nothing but what is ours: one that a
+        kernel has taken over could falsify what is done there later. Not for each job: where two take turns,
+        what is known in a process is worth a third of an update and some per cent of a build or profile."""
+        tenant = _tenant(step)
+        if self._ran_for not in (None, tenant):
+            self._sandbox.renew()
+        self._ran_for = tenant
+
     def _run(self, step: Step) -> Result:
         try:
-            return run_stage(step, self._context)
-        except Abandoned:
+            self._apart(step)
+            return run_stage(step, replace(self._context, store=self._context.store.of(_tenant(step))))
+        except (Abandoned, DeviceFault):
             raise
         except MemoryError:
             # This process's own, and no fault of the step: it comes again when this worker has ended.
@@ -331,22 +428,27 @@ def _stage(step: Step) -> Stage:
     return cast(Stage, step.work.__struct_config__.tag)
 
 
+def _tenant(step: Step) -> str:
+    """On whose account it is done; empty: nobody's."""
+    return step.origin.tenant if step.origin is not None else ""
+
+
 def _size(step: Step, result: Result) -> int:
     """The candidates that a step dealt with; 1 where it is not about candidates."""
     match step.work, result:
         case BuildWork(candidates=candidates), _:
             return len(candidates)
-        case ProfileWork(artifacts=artifacts), _:
-            return max(len(artifacts), 1)
+        case ProfileWork(artifacts=artifacts, rivals=rivals), _:
+            return max(len(artifacts) + sum(map(len, rivals.values())), 1)
         case _, UpdateDone(candidates=candidates):
             return max(len(candidates), 1)
     return 1
 
 
-def _outgoing(done: StepResult, step: Step) -> Outgoing:
+def _outgoing(done: StepResult, step: Step, cell: str) -> Outgoing:
     return Outgoing(
         exchange=topology.RESULTS,
-        key=topology.result_key(done.timing.stage),
+        key=topology.result_key(done.timing.stage, cell),
         body=codec.encode(done),
         message_id=done.message_id(),
         type=done.type_name,

@@ -24,7 +24,7 @@ LAST_WORD = 2.0
 
 class StatusSender:
     """A thread that publishes the status of ``worker`` every ``interval`` seconds while the link is up and
-    steps are taken."""
+    steps are taken, or the device does not work."""
 
     def __init__(
         self,
@@ -36,19 +36,23 @@ class StatusSender:
         cpus: Collection[int] = (),
         drift: Drift | None = None,
         cage: str = "",
+        cell: str = "",
     ) -> None:
         self.worker = worker
         self.step: str | None = None
         """Id of the step under way."""
         self.serving = False
         """Whether the worker takes steps. One that does not is not to be counted on."""
+        self.fault = ""
+        """Why its device does not work; empty where it does, or that is not known."""
         self._link = link
         self._queue = queue
-        self._serves = serves
+        self.serves = serves
         self._interval = interval
         self._cpus = sorted(cpus)
         self._drift = drift
         self._cage = cage
+        self._exchange, self._key = topology.status_route(cell)
         self._alive = Alive()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
@@ -63,15 +67,25 @@ class StatusSender:
 
     def pause(self) -> None:
         """Say that no steps are taken any more, for now."""
-        if self.serving:
-            self.serving = False
+        if self.serving or self.fault:
+            self.serving, self.fault = False, ""
             self._publish(leaving=True)
+
+    def serve(self) -> None:
+        """Say that steps are taken from now on."""
+        self.serving, self.fault = True, ""
+        self._publish(leaving=False)
+
+    def broken(self, fault: str) -> None:
+        """Say why no steps are taken: the device does not work. Said regularly, until it does."""
+        self.serving, self.fault = False, fault
+        self._publish(leaving=False)
 
     def leave(self) -> None:
         """Say that the worker is leaving; nothing is sent after that."""
         self._ended.set()
         self._thread.join(LAST_WORD)
-        if not self.serving:
+        if not (self.serving or self.fault):
             return
         with contextlib.suppress(TunemeshError, TimeoutError):
             self._publish(leaving=True).result(LAST_WORD)
@@ -80,7 +94,7 @@ class StatusSender:
         while not self._ended.wait(self._interval):
             if self.step is not None:
                 self.alive()  # the worker waits for it; steps have limits of their own
-            if self.serving:
+            if self.serving or self.fault:
                 self.send()
 
     def alive(self) -> None:
@@ -92,18 +106,19 @@ class StatusSender:
             worker=self.worker,
             queue=self._queue,
             host=socket.gethostname(),
-            slots=0 if leaving else 1,
-            serves=self._serves,
+            slots=0 if leaving or self.fault else 1,
+            serves=self.serves,
             step=self.step,
             leaving=leaving,
             cpus=self._cpus,
             drift=self._drift.now if self._drift is not None else 0.0,
             cage=self._cage,
+            fault=self.fault,
         )
         return self._link.publish(
             Outgoing(
-                exchange=topology.STATUS,
-                key="",
+                exchange=self._exchange,
+                key=self._key,
                 body=codec.encode(status),
                 message_id=status.message_id(),
                 type=status.type_name,

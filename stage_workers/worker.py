@@ -87,6 +87,10 @@ class WorkerConfig:
     """Whether the artifact store goes with the mesh."""
     metrics: str = ""
     """``PORT`` or ``HOST:PORT`` where Prometheus may ask; empty: nowhere."""
+    by_hand: bool = False
+    """Whether somebody waits at a terminal: a device that has never worked ends the worker there."""
+    cell: str = ""
+    """To which it belongs, where the mesh has several."""
     name: str | None = None
     """Unique on the mesh; ``<queue>@<host>:<pid>`` by default."""
 
@@ -111,7 +115,7 @@ def run_worker(config: WorkerConfig) -> int:
     Raises:
         BadInput: something in ``config`` cannot be used, and trying again would not help: an engine, a core
             or the target does not exist, the broker refuses (its subclass ``BrokerRefused``).
-        Unavailable: the device is taken, or there is no room for its lock.
+        Unavailable: the device is taken, or there is no room for its lock; or, ``by_hand``, it does not work.
     """
     _check(config)
     with Shutdown(config.grace) as shutdown:
@@ -182,7 +186,7 @@ def _work(
         log.info(
             "%s: started; queue %s, engines %s, device %s, target %s, cage: %s",
             name,
-            queue,
+            topology.in_cell(queue, config.cell),
             ", ".join(config.served),
             config.device or "none",
             targets[0] if targets else "any",
@@ -196,12 +200,15 @@ def _work(
         )
         cpus = _work_cores(config, device)
         status = StatusSender(
-            link, name, queue, serves, config.status_interval, cpus, context.drift, sandbox.cage
+            link, name, queue, serves, config.status_interval, cpus, context.drift, sandbox.cage, config.cell
         )
         if historian is not None:
             historian.start()
         metrics = _shown(config.metrics) if config.metrics else None
-        Worker(queue, config.served, link, sandbox, context, status, shutdown, metrics).run()
+        Worker(
+            queue, config.served, link, sandbox, context, status, shutdown, metrics,
+            by_hand=config.by_hand, cell=config.cell,
+        ).run()  # fmt: skip
     finally:
         if historian is not None:
             historian.stop()

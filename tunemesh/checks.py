@@ -189,5 +189,7 @@ def _check_onnx(name: str, model: bytes) -> None:
         parsed = onnx.load_model_from_string(model)
     except Exception:  # protobuf's DecodeError, in a package without types
         parsed = None
+    if parsed is not None and parsed.graph.output and not parsed.graph.node:
+        raise BadModel(f"the ONNX file {name} has no operators: there is nothing to tune")
     if parsed is None or not parsed.graph.node:
         raise BadModel(f"the ONNX file {name} is truncated or damaged")

@@ -39,6 +39,8 @@ class Child:
     cpus: frozenset[int] | None = None
     log: Path | None = None
     """Its output; ``None`` to leave it on this process's."""
+    module: str = "tunemesh"
+    """What Python runs."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restarts: int = 0
@@ -51,7 +53,7 @@ class Child:
         if self.cpus is not None:
             command += ["taskset", "--cpu-list", ",".join(map(str, sorted(self.cpus)))]
         # -P: a module in the folder that this process was started in is not taken for one of Python's.
-        command += [sys.executable, "-P", "-m", "tunemesh", *self.arguments]
+        command += [sys.executable, "-P", "-m", self.module, *self.arguments]
         output: IO[bytes] | None = self.log.open("ab") if self.log is not None else None
         try:
             self.process = subprocess.Popen(

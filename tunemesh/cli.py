@@ -7,6 +7,7 @@ broker, the coordinator or room on this machine is missing: trying again may hel
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -38,9 +39,10 @@ from tunemesh.job_options import engine_names
 from tunemesh.layout import DISTURBED, MEMORY, keeps_apart, plan
 from tunemesh.mesh import LocalMesh
 from tunemesh.record_commands import records_app
-from tunemesh.service_commands import coordinator, worker
+from tunemesh.service_commands import coordinator, desk, worker
 from tunemesh.shared import logs
-from tunemesh.shared.errors import BadInput, TunemeshError, unusable
+from tunemesh.shared.errors import BadInput, TunemeshError, Unavailable, unusable
+from tunemesh.shared.text import clip
 from tunemesh.shared.transport.address import redacted
 from tunemesh.simulation_commands import record_trace, simulate
 from tunemesh.stopping import terminated, until_terminated
@@ -49,6 +51,9 @@ from tunemesh.usage import in_words
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, and after SIGTERM of a command that is no service."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What the system says where standard output is a file on a disk that is full or damaged."""
 
 ORDER = (
     *(
@@ -75,6 +80,7 @@ ORDER = (
         "sweep",
         "worker",
         "coordinator",
+        "desk",
         "broker",
     ),
     *("simulate", "record-trace", "bench", "zeroshot-eval"),
@@ -120,6 +126,9 @@ def tunemesh_(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _open_standard_streams()
+    if os.environ.get("COLUMNS") == "0":  # of a terminal that does not know its size: nothing would be shown
+        del os.environ["COLUMNS"]
     # Also where SIGINT is ignored, as it is for what a script has put into the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, terminated)
@@ -127,11 +136,28 @@ def main() -> NoReturn:
         code = run()
         sys.stdout.flush()
     except BrokenPipeError:
-        # `tunemesh status | head`: nobody reads on, and that is no error worth a word. What is still buffered
-        # would raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `tunemesh status | head`: nobody reads on, and that is no error worth a word.
         code = 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        code = complain(f"cannot write the output: {error.strerror}", Unavailable.exit_code)
+    else:
+        sys.exit(code)
+    # What is still buffered would raise again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Where a stream was closed (``tunemesh status >&-``), the next file that is opened would get its number,
+    and children would write into that file."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def run() -> int:
@@ -146,8 +172,11 @@ def run() -> int:
         return complain("interrupted", INTERRUPTED)
     except TunemeshError as error:
         return complain(str(error), error.exit_code)
-    except BrokenPipeError:
-        raise
+    except UnicodeEncodeError as error:
+        if "surrogates" not in error.reason:
+            raise
+        # An argument that is no UTF-8 is fine as the name of a file, and for nothing else.
+        return complain(f"{clip(error.object, 80)!r} is not UTF-8, as texts have to be", BadInput.exit_code)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == "tunemesh":
@@ -165,7 +194,7 @@ def run() -> int:
         if isinstance(error, OSError) and error.filename is not None:
             refusal = unusable(f"cannot use {error.filename}", error)
             return complain(str(refusal), refusal.exit_code)
-        raise
+        raise  # and main knows what to do about standard output
     if code == INTERRUPTED:  # typer has turned Ctrl-C into its exit code
         complain("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
@@ -286,6 +315,7 @@ for _command in (
     sweep,
     worker,
     coordinator,
+    desk,
     simulate,
     record_trace,
 ):

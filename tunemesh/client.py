@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Literal
@@ -73,6 +73,12 @@ UNKNOWN = 12
 """Answers in a row that do not know a job, after which it counts as rejected. A coordinator that has just
 started may not have heard of it yet."""
 
+AGAIN_LIMIT = 600.0
+"""Seconds for which a request is sent again and again that came too early for its tenant."""
+
+AGAIN_MARGIN = 0.1
+"""Seconds that it is sent later than it may be."""
+
 log = logging.getLogger(__name__)
 
 
@@ -126,6 +132,9 @@ class Client:
         if history:
             bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
         self._queue = "monitor.own" if role == "monitor" else self._account.own_queues
+        self._sent: dict[str, Request] = {}
+        self._early: dict[str, tuple[float, float]] = {}
+        """Of requests that came too early: until when they are sent again, and when next (monotonic)."""
         self.away = ""
         """Why there is no connection at this moment, as far as :meth:`hear` knows; empty while there is."""
         self._link = Link(
@@ -145,24 +154,59 @@ class Client:
         self._link.close()
 
     def submit(self, request: Request) -> None:
-        """Publish a request and wait until the broker has it.
+        """Publish a request and wait until the broker has it. Where the coordinator says that it came too
+        early for its tenant, :meth:`answers` and :meth:`follow` send it again in time, for
+        :data:`AGAIN_LIMIT` seconds.
 
         Raises:
             BadMessage: it is too large; its model belongs into the artifact store.
             BrokerUnavailable: the broker has no place for it.
         """
+        self._sent[request.job] = request
         self._confirmed(self._publish(request, self._key(topology.REQUEST), request.job))
+
+    def _waits(self, event: JobEvent) -> bool:
+        """Whether ``event`` says that a request came too early, which is sent again then."""
+        request = self._sent.get(event.job)
+        if event.kind != "rejected" or not event.again_in or request is None:
+            return False
+        now = time.monotonic()
+        if event.job not in self._early:
+            log.warning("job %s: %s; waiting for that", event.job, event.text)
+        until, _ = self._early.get(event.job, (now + AGAIN_LIMIT, 0.0))
+        again = now + event.again_in + AGAIN_MARGIN
+        goes_on = again < until
+        self._early[event.job] = until, again if goes_on else math.inf
+        return goes_on
+
+    def _send_again(self) -> None:
+        """Requests that came too early, and may come now."""
+        now = time.monotonic()
+        for job, (until, again) in self._early.items():
+            if again <= now:
+                self._early[job] = until, math.inf
+                self.submit(self._sent[job])
+
+    @property
+    def _next_again(self) -> float:
+        """When a request is to be sent again (monotonic)."""
+        return min((again for _, again in self._early.values()), default=math.inf)
 
     def answers(self, jobs: Collection[str], timeout: float = ANSWER_LIMIT) -> dict[str, JobEvent]:
         """What the coordinator said first of ``jobs``, whose requests were published: that they are accepted,
-        or rejected and why. Those are left out of which nothing was heard in ``timeout`` seconds."""
+        or rejected and why. Those are left out of which nothing was heard in ``timeout`` seconds, counted
+        from when they were sent for the last time."""
         deadline = time.monotonic() + timeout
         heard: dict[str, JobEvent] = {}
-        while set(jobs) - set(heard) and (left := deadline - time.monotonic()) > 0:
-            message, correlation_id = self._next(left)
+        while set(jobs) - set(heard) and time.monotonic() < deadline:
+            self._send_again()
+            message, correlation_id = self._next(min(deadline, self._next_again) - time.monotonic())
             if isinstance(message, JobEvent):
                 event = _named(message, correlation_id, jobs)
-                heard.setdefault(event.job, event)
+                if self._waits(event):
+                    deadline = max(deadline, self._early[event.job][1] + timeout)
+                else:
+                    heard.setdefault(event.job, event)
         return heard
 
     def cancel(self, job: str, keep: bool = False) -> None:
@@ -175,7 +219,7 @@ class Client:
         Raises:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        return self._await(self.ask(job), timeout)
+        return self._await(lambda: self.ask(job), timeout)
 
     def census(self, timeout: float = 10.0) -> Census:
         """Which artifacts jobs need.
@@ -183,9 +227,13 @@ class Client:
         Raises:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
-        correlation_id = uuid.uuid4().hex
-        self._publish(Query(census=True), self._key(topology.QUERY), correlation_id)
-        found = self._await(correlation_id, timeout).census
+
+        def ask() -> str:
+            correlation_id = uuid.uuid4().hex
+            self._publish(Query(census=True), self._key(topology.QUERY), correlation_id)
+            return correlation_id
+
+        found = self._await(ask, timeout).census
         if found is None:
             raise TunemeshError("the coordinator is of another version: it does not say what jobs need")
         return found
@@ -223,16 +271,21 @@ class Client:
             " busy, or its database; try again"
         )
 
-    def _await(self, asked: str, timeout: float) -> Snapshot:
-        deadline = time.monotonic() + timeout
+    def _await(self, ask: Callable[[], str], timeout: float) -> Snapshot:
+        """The answer to what ``ask`` asks, which is asked again where it came too early."""
+        deadline, asked = time.monotonic() + timeout, ask()
         while (left := deadline - time.monotonic()) > 0:
             message, correlation_id = self._next(left)
             if isinstance(message, Snapshot) and correlation_id == asked:
                 return message
             if isinstance(message, JobEvent) and message.kind == "rejected" and message.job == "unknown":
-                raise BadInput(message.text)
+                if not 0 < message.again_in < left:
+                    raise BadInput(message.text)
+                time.sleep(message.again_in)
+                asked = ask()
         raise BrokerUnavailable(
-            "no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)"
+            self._link.refusing
+            or "no coordinator answers; start one with: tunemesh coordinator (or tunemesh up)"
         )
 
     def set_strategy(self, strategy: str, timeout: float = 10.0) -> Snapshot:
@@ -243,9 +296,13 @@ class Client:
             BrokerUnavailable: no coordinator answers in ``timeout`` seconds.
         """
         wanted = SetStrategy(strategy=strategy, at=time.time())
-        correlation_id = uuid.uuid4().hex
-        self._confirmed(self._publish(wanted, topology.STRATEGY_KEY, correlation_id))
-        return self._await(correlation_id, timeout)
+
+        def ask() -> str:
+            correlation_id = uuid.uuid4().hex
+            self._confirmed(self._publish(wanted, topology.STRATEGY_KEY, correlation_id))
+            return correlation_id
+
+        return self._await(ask, timeout)
 
     def learn(self, engine: str, after: int) -> None:
         """Ask for a lesson from the records, once the mesh has nothing else to do.
@@ -264,12 +321,12 @@ class Client:
         answered = time.monotonic()
         while heard:
             event: JobEvent | None = None
-            message, correlation_id = self._next(idle)
+            self._send_again()
+            message, correlation_id = self._next(min(idle, max(self._next_again - time.monotonic(), 0.0)))
             if message is not None:
                 answered = time.monotonic()
             elif time.monotonic() - answered > UNANSWERED:
-                log.warning("no coordinator has answered for %.0f s; waiting for one", UNANSWERED)
-                answered = math.inf
+                answered = self._unanswered()
             match message:
                 case JobEvent():
                     event = _named(message, correlation_id, heard)
@@ -281,7 +338,9 @@ class Client:
                         if unknown[job] == UNKNOWN:
                             event = _rejected(job)
             now = time.monotonic()
-            if event is not None and event.job in heard:
+            if event is not None and self._waits(event):
+                heard[event.job], unknown[event.job] = self._early[event.job][1] + FIRST_SILENCE, 0
+            elif event is not None and event.job in heard:
                 heard[event.job], unknown[event.job] = now, 0
                 if event.kind in FINAL_KINDS:
                     del heard[event.job]
@@ -292,6 +351,17 @@ class Client:
                 asked[self.ask(job)] = job
             if message is None:
                 yield None
+
+    def _unanswered(self) -> float:
+        """No coordinator answers. The node of the broker may be one that others do not see: another one is
+        tried. Returns since when to wait again."""
+        elsewhere = self._link.has_others and not self._link.refusing
+        why = self._link.refusing or ("trying another node of the broker" if elsewhere else "waiting for one")
+        log.warning("no coordinator has answered for %.0f s; %s", UNANSWERED, why)
+        if not elsewhere:
+            return math.inf
+        self._link.start_over(f"no coordinator answers through it for {UNANSWERED:.0f} s")
+        return time.monotonic()
 
     def poll(self) -> JobEvent | None:
         """The next event of any job, if one is here already."""
@@ -331,12 +401,12 @@ class Client:
         )
         return self._link.publish(outgoing)
 
-    @staticmethod
-    def _confirmed(sent: Future[None]) -> None:
+    def _confirmed(self, sent: Future[None]) -> None:
         try:
             sent.result(PUBLISH_LIMIT)
         except TimeoutError:
-            raise BrokerUnavailable(f"the broker did not confirm within {PUBLISH_LIMIT:.0f} s") from None
+            why = self._link.refusing or f"the broker did not confirm within {PUBLISH_LIMIT:.0f} s"
+            raise BrokerUnavailable(why) from None
         except Unroutable as error:
             raise BrokerUnavailable(
                 f"{error}; import `tunemesh broker definitions` into this broker"

@@ -18,7 +18,8 @@ from tunemesh.job_options import make_settings
 from tunemesh.model_files import ModelFile
 from tunemesh.report import Compared, read_report
 from tunemesh.report_page import writing
-from tunemesh.shared.errors import BadInput, TunemeshError
+from tunemesh.shared import files
+from tunemesh.shared.errors import TunemeshError
 from tunemesh.shared.messages import Settings
 from tunemesh.stage_workers.devices.devices import Device
 from tunemesh.tables import print_compared
@@ -107,10 +108,7 @@ def compare(
     read_report(result)  # before anything is read at length
     samples = None
     if inputs is not None:
-        try:
-            samples = inputs.read_bytes()
-        except OSError as error:
-            raise BadInput(f"cannot read the inputs {inputs}: {error.strerror or error}") from None
+        samples = files.read(inputs, "the inputs")
     read = model_files.read(model, note)
     given = ModelFile(name=read.name, data=read.data, files=read.files, samples=samples or read.samples)
     found = chosen.of(given, make_settings({"ranges": range_}), result, note)

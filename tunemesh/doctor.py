@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 import sys
 
 import msgspec
 
 from tunemesh.broker_config import node
+from tunemesh.layout import MEMORY
 from tunemesh.shared import environment as environments
 from tunemesh.shared.errors import TunemeshError
 from tunemesh.stage_workers import engines
+from tunemesh.stage_workers.devices.devices import SMI_TIMEOUT, Device, lock_device, parse_device
 from tunemesh.stage_workers.engines import compilers
 from tunemesh.stage_workers.graph import device_code
 from tunemesh.stage_workers.sandbox import allocator, cage
@@ -32,7 +36,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine() -> list[Finding]:
     """Everything that a mesh on this machine needs."""
-    return [
+    found = [
         _python(),
         *map(_package, PACKAGES),
         _broker(),
@@ -44,6 +48,7 @@ def examine() -> list[Finding]:
         _cores(),
         _gpu(),
     ]
+    return [*found, *(device_works(device, target) for device, target in _gpus())]
 
 
 def _python() -> Finding:
@@ -121,4 +126,58 @@ def _gpu() -> Finding:
         ok=compiler is not None,
         found=f"{smi}, compiler of kernels: {compiler or 'missing'}",
         advice=device_code.WITH,
+    )
+
+
+def _gpus() -> list[tuple[Device, str]]:
+    """The GPUs of this machine that this process may use, with their targets."""
+    command = ["nvidia-smi", "--query-gpu=index,compute_cap", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=SMI_TIMEOUT, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []  # what _gpu has said
+    found = []
+    for line in said.splitlines():
+        index, _, capability = line.partition(", ")
+        with contextlib.suppress(TunemeshError):
+            target = {"kind": "cuda", "arch": f"sm_{capability.strip().replace('.', '')}"}
+            found.append((parse_device(f"cuda:{index}"), msgspec.json.encode(target).decode()))
+    return found
+
+
+def device_works(device: Device, target: str) -> Finding:
+    """Whether a kernel runs on a device, in the cage that a worker's kernels run in."""
+    from tunemesh.stage_workers import platforms
+    from tunemesh.stage_workers.platforms.protocol import Platform, TargetCall
+    from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
+    from tunemesh.stage_workers.stages.context import DeviceFault
+    from tunemesh.stage_workers.stages.device_test import REFERENCE_LIMIT, reference
+
+    what, platform = f"device {device.name}", platforms.name_of(target)
+    advice = "see whether it is the cage: TUNEMESH_CAGE=bare tunemesh doctor"
+    try:
+        lock = lock_device(device)
+    except TunemeshError as error:  # a worker has it, which tests it
+        return Finding(what=what, ok=True, found=f"not tried: {error}")
+    try:
+        with Sandbox(
+            platforms=[platform],
+            memory=round(MEMORY * 2**30),
+            cpus=device.cores,
+            environment=device.environment,
+            held=lock.descriptors,
+            gpu=not device.inside.startswith("cpu"),
+        ) as sandbox:
+            resolved = sandbox.call(
+                platform, Platform.resolve_target, TargetCall(target=target), REFERENCE_LIMIT
+            )
+            if isinstance(resolved, CallFailure):
+                raise DeviceFault(resolved.text)
+            latencies = reference(sandbox, resolved.canonical, device.inside)
+    except (TunemeshError, DeviceFault) as error:
+        return Finding(what=what, ok=False, found=str(error), advice=advice)
+    finally:
+        lock.release()
+    return Finding(
+        what=what, ok=True, found=f"works: its reference kernel takes {1e6 * min(latencies):.0f} us"
     )

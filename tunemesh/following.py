@@ -145,7 +145,11 @@ class Following:
             return
         try:
             measured_files.keep(
-                self._store, event.job, event.progress.target, event.measured, self._out / event.job
+                self._store.of(event.progress.tenant),
+                event.job,
+                event.progress.target,
+                event.measured,
+                self._out / event.job,
             )
         except TunemeshError as error:
             if not self._kept_badly:

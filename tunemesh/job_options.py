@@ -21,6 +21,7 @@ from msgspec.inspect import BoolType, DictType, Field, FloatType, IntType, Liter
 from tunemesh import options
 from tunemesh.checks import check_engine_name, usual_target
 from tunemesh.option_names import NONE, choices, option_name, wrong
+from tunemesh.shared import files
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Level, Options, Settings, Visibility
 from tunemesh.tuning import Plan, trials_of
@@ -118,7 +119,7 @@ def make_plan(
         tenant=tenant,
         visibility=visibility,
         priority=priority,
-        samples=_bytes_of(inputs) if inputs is not None else None,
+        samples=files.read(inputs, "the inputs") if inputs is not None else None,
         settings=make_settings(settings),
     )
 
@@ -136,13 +137,6 @@ def make_level(trials: str, given: Mapping[str, Any]) -> Level:
         except ValueError:
             raise BadInput(f"--trials is a number or {AUTO}, not {trials!r}") from None
     return _made(Level, _values(Level, given) | {"trials": trials_of(count)})
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read the inputs {path}: {error.strerror or error}") from None
 
 
 def engine_names(given: Sequence[str] | None) -> tuple[str, ...]:

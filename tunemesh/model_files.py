@@ -6,7 +6,6 @@ person's own process.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from tunemesh import formats
+from tunemesh.shared import files
 from tunemesh.shared.errors import BadInput, BadModel
+from tunemesh.shared.text import one_line
 from tunemesh.stage_workers.frontends import external_data
 from tunemesh.stage_workers.frontends.limits import MODEL_BYTES
 from tunemesh.stage_workers.frontends.shapes import Variant
@@ -61,20 +62,21 @@ def read(given: Given, note: Callable[[str], None]) -> ModelFile:
         return given
     if why := formats.folder_problem(given):
         raise BadModel(f"the model {given} is {why}")
-    return from_bytes(given, _bytes_of(given), note)
+    return from_bytes(given, files.read(given, "model", MODEL_BYTES), note)
 
 
 def from_bytes(path: Path, data: bytes, note: Callable[[str], None]) -> ModelFile:
     """What to send of the content of a file."""
+    name = one_line(path.name)  # the file system knows names that are no text
     if not formats.is_exported_program(data):
-        return ModelFile(name=path.name, data=data, files=external_data.find(path, data))
+        return ModelFile(name=name, data=data, files=external_data.find(path, data))
     note(
-        f"{path.name} is loaded by torch.export.load in this process, where code in the file may run: load"
+        f"{name} is loaded by torch.export.load in this process, where code in the file may run: load"
         " only what you trust; the mesh gets TVM's JSON"
     )
     from tunemesh.stage_workers.frontends import pytorch
 
-    return from_program(path.name, pytorch.load(data))
+    return from_program(name, pytorch.load(data))
 
 
 def from_onnx(model: onnx.ModelProto) -> ModelFile:
@@ -126,16 +128,3 @@ def from_module(module: torch.nn.Module, example_inputs: Any, dynamic_shapes: An
     inputs = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     program = pytorch.export(module, inputs, dynamic_shapes)
     return from_program(type(module).__name__, program)
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise BadInput(f"cannot read model {path}: it is no file")
-        if found.st_size > MODEL_BYTES:
-            size = found.st_size / 2**30
-            raise BadInput(f"the model {path} has {size:.1f} GiB; {MODEL_BYTES / 2**30:.0f} GiB are allowed")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read model {path}: {error.strerror or error}") from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tunemesh.broker_config.topology import CELL_PATTERN
 from tunemesh.shared.errors import BadInput
 
 if TYPE_CHECKING:
@@ -66,6 +67,22 @@ Memory = Annotated[
     typer.Option(
         help="GiB that reading a model, building or measuring may take, in each worker.",
         callback=_checked_memory,
+    ),
+]
+
+
+def _checked_cell(cell: str) -> str:
+    if cell and not re.fullmatch(CELL_PATTERN, cell):
+        raise BadInput(f"--cell {cell!r} is no name of a cell: those are lower-case letters, digits and -")
+    return cell
+
+
+Cell = Annotated[
+    str,
+    typer.Option(
+        help="The cell that it belongs to, where a mesh has several coordinators.",
+        callback=_checked_cell,
+        show_default="a mesh without cells",
     ),
 ]
 Journal = Annotated[
@@ -140,7 +157,7 @@ Limits = Annotated[
     typer.Option(
         "--limit",
         help="[TENANT:]NAME=NUMBER, or none: what every tenant may have, or one: jobs at a time, jobs"
-        " waiting, trials and model-mb of a job, requests and queries a second; may be given again.",
+        " waiting, trials, model-mb and step-s of a job, requests and queries a second; may be given again.",
         show_default="waiting=1000, requests=10, queries=20",
     ),
 ]

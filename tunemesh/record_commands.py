@@ -15,6 +15,7 @@ from tunemesh.layout import MEMORY
 from tunemesh.learn_command import Which, address_of, existing, learn
 from tunemesh.record_tables import print_records, shown
 from tunemesh.record_times import time_of
+from tunemesh.shared import files
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError, unusable
 from tunemesh.stage_workers.records.questions import Filter
@@ -229,6 +230,7 @@ def import_(
             for line in skipped:
                 complain(f"skipped: {line}", 0)
             return
+        files.size_of(source, "records")  # neither a pipe nor a device
         if exchange.is_ours(source):
             rows, new = exchange.read(source, records)
             _counted(f"{rows:,} rows read from {source}, {new:,} of them new", as_json, rows=rows, new=new)
@@ -238,10 +240,7 @@ def import_(
                 f"{source} was not written by `tunemesh records export`; if it has the format T4, give"
                 " --name and --target: it says neither"
             )
-        try:
-            found = t4.decode(source.read_bytes(), name, target, tool)
-        except OSError as error:
-            raise unusable(f"cannot read {source}", error) from None
+        found = t4.decode(files.read(source, "records"), name, target, tool)
         new = records.add(found)
         text = f"{len(found) - 2:,} trials of {tool} read from {source}, {new:,} new rows"
         _counted(text, as_json, trials=len(found) - 2, new=new)

@@ -88,6 +88,7 @@ def _rows_of(snapshot: Snapshot, progress: JobProgress, store: ArtifactStore) ->
         model=progress.name,
         visibility=progress.visibility,
     )
+    store = store.of(progress.tenant)
     if snapshot.assembled is not None:
         measured: Sequence[TaskRecords] = read_records(snapshot.assembled.records, store)
     else:

@@ -48,6 +48,9 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
     """The latency of its fastest kernel; ``None``: nothing of it could be measured."""
     confirmed: int
     """Kernels that were measured again at the end: those that could be the fastest of the task."""
+    behind: float | None = None
+    """How many times as long its fastest kernel takes as the winner's, where both took turns at the end: the
+    median over the turns."""
     ended: str
     """Why it got no more trials."""
 
@@ -77,13 +80,18 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
     engine: str | None = None
     """Whose kernel is in the result; ``None``: that of the untuned model."""
     ahead: float | None = None
-    """How many times as long the fastest kernel of the next engine takes; ``None`` where no other one has
-    found any."""
+    """How many times as long the fastest kernel of the next engine takes: in turns with the winner's, or by
+    their latencies where none was near enough for that. ``None`` where no other one has found any."""
     searches: list[SearchReport] = []
     """One for each engine that takes the task."""
     way: str = ""
     """How its kernel in the result computes it, where there are several ways: ``direct``, or
     ``Winograd, tiles of 4x4``."""
+
+    @property
+    def took_turns(self) -> bool:
+        """Whether :attr:`ahead` is by turns."""
+        return any(each.behind is not None for each in self.searches)
 
 
 class ResourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,6 +272,7 @@ def _of_any(
                         trials=each.trials,
                         best_s=each.best,
                         confirmed=each.confirmed,
+                        behind=each.behind,
                         ended=each.ended,
                     )
                     for each in task.searches
@@ -299,7 +308,9 @@ def _winner(task: TaskProgress) -> str | None:
 
 
 def _ahead(task: TaskProgress) -> float | None:
-    """By how much the engine that is ahead is."""
+    """By how much the engine that is ahead is. What was near it took turns with it at the end."""
+    if behind := [each.behind for each in task.searches if each.behind is not None]:
+        return min(behind)
     others = [each.best for each in task.searches if each.engine != task.engine and each.best is not None]
     return min(others) / task.best if others and task.best else None
 

@@ -34,6 +34,7 @@ def save_results(
     """
     if assembled is None or validated is None:
         raise JobFailed(f"job {progress.job} has no results: {progress.error or progress.phase}")
+    store = store.of(progress.tenant)
     measured = list(histories(store, assembled))
     signature = store.get(assembled.signature)
     report = make_report(progress, validated, unpack_signatures(signature), measured, assembled)
@@ -53,6 +54,7 @@ def save_measured(
         TunemeshError: something is missing in the store, no engine of that name is installed here or it
             fails, or the folder cannot be written. The report is written all the same, if it can be.
     """
+    store = store.of(progress.tenant)
     read: list[History] = []
     problem: TunemeshError | None = None
     files: dict[str, bytes] = {}

@@ -1,9 +1,10 @@
-"""``tunemesh worker`` and ``tunemesh coordinator``: the long-running parts of a mesh."""
+"""``tunemesh worker``, ``tunemesh coordinator`` and ``tunemesh desk``: the long-running parts of a mesh."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,7 @@ def worker(
     ] = None,
     target: Annotated[str, typer.Option(help="What the device is: native, a tag, or JSON.")] = "native",
     engine: options.Engines = None,
+    cell: options.Cell = "",
     cpus: Annotated[
         str | None,
         typer.Option(help="Cores for the work, such as 0,2-3.", show_default="all that this process may use"),
@@ -68,6 +70,7 @@ def worker(
         if metrics_port is not None:
             raise BadInput("one port shows the metrics of one worker: start a worker per queue")
         keeping = ["--retention", retention, *(["--temporary"] if temporary else [])]
+        keeping += ["--cell", cell] if cell else []
         _several(queues, device, target, engine, cpus, memory, keeping, address)
         return
     served = _served(engine, queues[0])
@@ -88,6 +91,8 @@ def worker(
         shipped=os.environ.get(mesh_address.SHIPPED) != mesh_address.NONE,
         temporary=temporary,
         metrics=metrics_port or "",
+        by_hand=sys.stdin.isatty(),
+        cell=cell,
     )
     raise typer.Exit(run_worker(config))
 
@@ -152,6 +157,7 @@ def coordinator(
     learn_after: options.LearnAfter = options.LEARN_AFTER,
     limit: options.Limits = None,
     metrics_port: options.MetricsPort = None,
+    cell: options.Cell = "",
     broker: options.Broker = None,
     log_level: options.LogLevel = None,
     log_format: options.LogFormat = None,
@@ -176,7 +182,32 @@ def coordinator(
         limits,
         shown,
         _traces(),
+        cell,
     )
+    raise typer.Exit(service.run())
+
+
+@until_terminated()
+def desk(
+    limit: options.Limits = None,
+    give_up_after: Annotated[
+        float,
+        typer.Option(
+            min=15.0, help="Seconds without a coordinator after which the jobs of a cell go to other cells."
+        ),
+    ] = 60.0,
+    broker: options.Broker = None,
+    log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
+    as_json: options.LogsAsJson = False,
+) -> None:
+    """Give what clients ask to the cells of a mesh, until SIGTERM. A second one stands by and takes over."""
+    from tunemesh.coordinator.service.desk_service import DeskService
+
+    keep_private()
+    logs.setup(log_level, "json" if as_json else log_format, "desk")
+    address = mesh_address.find(broker, None, store=False)
+    service = DeskService(address.coordinator_broker, options.limits_of(limit), give_up_after)
     raise typer.Exit(service.run())
 
 

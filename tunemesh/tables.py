@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from tunemesh.report import Compared, JobReport, Report, won
+from tunemesh.report import Compared, JobReport, Report, TaskReport, won
 from tunemesh.shared.messages import Judgement, OutputCheck, Quote
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import shapes_text
@@ -111,7 +111,8 @@ HEAVIEST = 20
 
 
 def winners_table(report: JobReport) -> Fitted:
-    """One row per task: what each engine has found, and which has won; those first that take longest."""
+    """One row per task: what each engine has found, which has won, and by how much: in turns with the next
+    engine's, or about. Those come first that take longest."""
     engines = list(dict.fromkeys(each.engine for task in report.tasks for each in task.searches))
     columns = [Column("task", 0), Column("name", 3), Column("weight", 6), Column("untuned", 4)]
     columns += [Column(engine, 2) for engine in engines] + [Column("winner", 1), Column("by", 1)]
@@ -127,10 +128,17 @@ def winners_table(report: JobReport) -> Fitted:
                 latency(task.untuned_s),
                 *(latency(best.get(engine)) for engine in engines),
                 task.engine or "untuned",
-                f"{task.ahead:.2f}x" if task.ahead is not None and task.engine else "-",
+                _lead(task),
             ]
         )
     return Fitted(f"tasks of {report.job}", columns, rows)
+
+
+def _lead(task: TaskReport) -> str:
+    """How far the winner is ahead; with ``~`` where the others did not take turns with it."""
+    if task.ahead is None or not task.engine:
+        return "-"
+    return f"{'' if task.took_turns else '~'}{task.ahead:.2f}x"
 
 
 NOTES = 5

@@ -24,6 +24,7 @@ from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
 from tunemesh.places import Place, describe, of_mesh
 from tunemesh.report import check_empty
+from tunemesh.shared.accounts import account_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError
 from tunemesh.shared.messages import (
@@ -41,6 +42,7 @@ from tunemesh.shared.messages import (
 )
 from tunemesh.shared.messages.levels import AUTO, MOST_TRIALS
 from tunemesh.shared.text import clip
+from tunemesh.shared.transport.address import user_of
 from tunemesh.stage_workers.frontends.shapes import variants
 from tunemesh.stage_workers.stages.recording import NOT_WRITTEN
 
@@ -237,7 +239,7 @@ def submit(
     """
     models = read_models(given, replace(plan, address=address), note)
     ids = job_ids([model.name for model in models], unique=True)
-    store = ArtifactStore(address.artifacts)
+    store = _store(address, plan)
     with Client(address.broker, ids) as client:
         for job, model in zip(ids, models, strict=True):
             client.submit(make_request(job, model, plan, store))
@@ -269,7 +271,7 @@ def quote(given: Sequence[Given], plan: Plan, watcher: Watcher) -> list[Quoted]:
     found: dict[str, JobEvent] = {}
     with ExitStack() as stack:
         place = _place(plan, watcher, stack)
-        store = ArtifactStore(place.address.artifacts)
+        store = _store(place.address, plan)
         client = stack.enter_context(place.client(ids))
         for job, model in zip(ids, models, strict=True):
             client.submit(make_request(job, model, plan, store))
@@ -278,6 +280,13 @@ def quote(given: Sequence[Given], plan: Plan, watcher: Watcher) -> list[Quoted]:
             if event is not None and event.kind in FINAL_KINDS:
                 found[event.job] = event
     return [_quoted(model.name, found[job]) for job, model in zip(ids, models, strict=True)]
+
+
+def _store(address: MeshAddress, plan: Plan) -> ArtifactStore:
+    """That of the tenant on whose account the jobs will be."""
+    account = account_of(user_of(address.broker))
+    bound = account.bound_to if account is not None else None
+    return ArtifactStore(address.artifacts, plan.tenant if bound is None else bound)
 
 
 def _place(plan: Plan, watcher: Watcher, stack: ExitStack) -> Place:
@@ -334,7 +343,7 @@ def tune(
             check_empty(plan.out / job)
     with ExitStack() as stack:
         place = _place(plan, watcher, stack)
-        mesh, store = place.mesh, ArtifactStore(place.address.artifacts)
+        mesh, store = place.mesh, _store(place.address, plan)
         client = stack.enter_context(place.client(ids))
         watcher.submitting()
         if early_stop is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,13 @@ from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Positive
 
 SUFFIXES = (".yaml", ".yml")
+
+LIST_BYTES = 4 * 2**20
+"""A longer text is no list that somebody wrote: it would be parsed for minutes."""
+
+ZIP_ERRORS = (OSError, KeyError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
+"""What ``zipfile`` raises: ``RuntimeError`` where a file is encrypted, or compressed in a way that it does
+not know."""
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")]
 
@@ -71,13 +79,13 @@ def entries(path: Path) -> list[Entry] | None:
     Raises:
         BadInput: it is a list, but not a valid one.
     """
-    if path.suffix not in SUFFIXES or not path.is_file():
+    if path.suffix not in SUFFIXES or not path.is_file() or path.stat().st_size > LIST_BYTES:
         return None
     import yaml
 
     try:
         content = yaml.safe_load(path.read_bytes())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return None  # whoever reads models says what is wrong with it
     if not isinstance(content, dict) or "models" not in content:
         return None
@@ -118,7 +126,7 @@ def _model(entry: Entry, origin: Path, note: Callable[[str], None]) -> ModelFile
         try:
             with zipfile.ZipFile(archive) as opened:
                 data = opened.read(entry.file)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except ZIP_ERRORS as error:
             raise BadInput(f"cannot read {entry.file} in {archive}: {error}") from None
         read = model_files.from_bytes(Path(entry.file), data, note)
     else:

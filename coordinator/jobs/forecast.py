@@ -21,8 +21,7 @@ def ready(job: Job, ref: StepRef, durations: Durations, account: Job | None = No
     what comes of it."""
     payer = account or job
     request = payer.ledger.request
-    round_ = job.round(ref.task, ref.round)
-    size = len(round_.candidates(ref.chunk)) if round_ is not None and ref.chunk >= 0 else 1
+    size = steps.candidates_of(job, ref)
     return Ready(
         step=ref.id,
         job=job.id,

@@ -5,6 +5,7 @@ Nothing here is of its own making: all of it can be rebuilt from messages that a
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import cast, get_args
@@ -81,14 +82,31 @@ class Held(Struct, frozen=True):
     message: StepResult
 
 
+class Together(Struct, frozen=True):
+    """What a step of another search of the same task has measured, too."""
+
+    profiled: ProfileDone
+    turns: str
+
+
+def turns_of(message: StepResult) -> str:
+    """A name for what was measured in turns; nothing where it was not. It says nothing of the job, whose
+    tasks others may take over."""
+    if not isinstance(message.result, ProfileDone) or not message.result.in_turns:
+        return ""
+    return hashlib.sha256(message.timing.step.encode()).hexdigest()[:16]
+
+
 class Chunk:
     """A part of a batch on its way through build and profile."""
 
-    __slots__ = ("build", "profile")
+    __slots__ = ("build", "profile", "together")
 
     def __init__(self) -> None:
         self.build: Held | None = None
         self.profile: Held | None = None
+        self.together: Together | None = None
+        """In place of ``profile``: what another search of the task holds the result of."""
 
     @property
     def built(self) -> BuildDone | None:
@@ -97,8 +115,17 @@ class Chunk:
 
     @property
     def profiled(self) -> ProfileDone | None:
+        if self.together is not None:
+            return self.together.profiled
         result = self.profile.message.result if self.profile is not None else None
         return result if isinstance(result, ProfileDone) else None
+
+    @property
+    def turns(self) -> str:
+        """What tells its measurement from others; see :attr:`~shared.messages.Confirmed.turns`."""
+        if self.together is not None:
+            return self.together.turns
+        return turns_of(self.profile.message) if self.profile is not None else ""
 
     @property
     def conditions(self) -> str:
@@ -113,13 +140,13 @@ class Round:
     Args:
         number: from 0.
         limit: how many of its chunks are done, where the job was stopped early.
-        first: whether its search is the first one of its task.
+        baseline: whether the untuned workload may be measured with it.
     """
 
-    def __init__(self, number: int, limit: int | None = None, first: bool = True) -> None:
+    def __init__(self, number: int, limit: int | None = None, baseline: bool = True) -> None:
         self.number = number
         self._limit = limit
-        self._first = first
+        self._baseline = baseline
         self._update: Held | None = None
         self._chunks: dict[int, Chunk] = {}
         self._back: set[int] = set()
@@ -170,6 +197,13 @@ class Round:
             self._back.add(message.chunk)
         return free
 
+    def measured_with_others(self, together: Together) -> None:
+        """Another search has measured the candidates of this round, which has a single chunk."""
+        self._trials.pop(0, None)
+        self._chunks.setdefault(0, Chunk()).together = together
+        if self.stage(0) is None:
+            self._back.add(0)
+
     def cut(self, limit: int) -> None:
         """Leave out the chunks from number ``limit`` on."""
         self._limit = limit
@@ -187,7 +221,7 @@ class Round:
 
     def wants_baseline(self, chunk: int) -> bool:
         """The first chunk of a task also measures the untuned workload."""
-        return self.number == 0 and chunk == 0 and self._first
+        return self.number == 0 and chunk == 0 and self._baseline
 
     def held(self) -> Iterator[Held]:
         """Everything of this round that is not yet acknowledged, in the order of the stages."""
@@ -234,12 +268,18 @@ class Task:
     def rounds(self) -> Mapping[int, Round]:
         return self._rounds
 
-    def place(self, held: Held, limit: int | None, first: bool) -> bool:
-        """Put a result in its place; ``limit`` and ``first`` are those of its round. Returns whether that was
-        free."""
+    def place(self, held: Held, limit: int | None, baseline: bool) -> bool:
+        """Put a result in its place; ``limit`` and ``baseline`` are those of its round. Returns whether that
+        was free."""
         number = held.message.round
         self._derived = None
-        return self._rounds.setdefault(number, Round(number, limit, first)).place(held)
+        return self._rounds.setdefault(number, Round(number, limit, baseline)).place(held)
+
+    def measured_with_others(self, number: int, together: Together) -> None:
+        """See :meth:`Round.measured_with_others`."""
+        self._derived = None
+        if number in self._rounds:
+            self._rounds[number].measured_with_others(together)
 
     def drop(self, number: int) -> list[Held]:
         """Forget a round. Returns what was held of it."""
@@ -344,8 +384,19 @@ class Job:
         message = held.message
         ledger = self._index.get(message.task)
         limit = ledger.limits.get(message.round) if ledger is not None else None
-        first = ledger is None or self.searches(ledger)[0] is ledger
-        return self._tasks.setdefault(message.task, Task()).place(held, limit, first)
+        closes = ledger is not None and not ledger.want and message.round == ledger.round
+        baseline = not closes and (ledger is None or self.searches(ledger)[0] is ledger)
+        free = self._tasks.setdefault(message.task, Task()).place(held, limit, baseline)
+        if free and isinstance(message.result, ProfileDone):
+            self._share(message, message.result)
+        return free
+
+    def _share(self, message: StepResult, done: ProfileDone) -> None:
+        """A step has measured what other searches of its task have found, too."""
+        for search, profiled in done.rivals.items():
+            part = ProfileDone(profiled=profiled, drift=done.drift, conditions=done.conditions)
+            together = Together(part, turns_of(message))
+            self.task(search).measured_with_others(self._index[search].round, together)
 
     def drop_task(self, task: str) -> list[Held]:
         """Forget a task. Returns what was held of it."""

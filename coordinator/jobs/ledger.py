@@ -37,6 +37,9 @@ class TaskLedger(Struct, frozen=True, kw_only=True):
     """The last round whose ``model-update`` was decided; -1 before the first."""
     want: Count = 0
     """Trials granted to that round; 0 closes the task."""
+    ending: Count = 0
+    """The revision that decided so: what searches of a task have found that end in the same one is measured
+    together. 0 while more is tried."""
     ahead: bool = False
     """That round was decided before the one before was back."""
     rounds_ahead: Count = 0

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tunemesh.coordinator.jobs.job import Job
-from tunemesh.shared.messages import Request
+from tunemesh.shared.messages import Request, Settings
 
 EVERY = "*"
 
@@ -38,6 +38,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of one job."""
     model_mb: _Rate | None = None
     """Megabytes of a model, with its files."""
+    step_s: _Rate | None = 1800.0
+    """Seconds for which one step may hold a worker, by the timeouts that a request sets: nobody else has that
+    worker meanwhile."""
     requests: _Rate | None = 10.0
     """That may be sent in a second, cancels included."""
     queries: _Rate | None = 20.0
@@ -47,6 +50,11 @@ class Limits(Struct, frozen=True, kw_only=True):
 def limits_of(limits: Mapping[str, Limits], tenant: str) -> Limits:
     """Those that hold for a tenant, or for users of none (empty)."""
     return limits.get(tenant) or limits.get(EVERY) or Limits()
+
+
+def without_rates(limits: Limits) -> Limits:
+    """The same, but for how often something may be sent."""
+    return msgspec.structs.replace(limits, requests=None, queries=None)
 
 
 def whose(tenant: str) -> str:
@@ -64,7 +72,19 @@ def too_large(limits: Limits, request: Request) -> str:
     if limits.model_mb is not None and size > limits.model_mb * MB:
         most = f"{whose(request.tenant)} may have {limits.model_mb:,g} MB"
         return f"its model has {size / MB:,.1f} MB, and {most}"
+    seconds = longest_step(request.settings)
+    if limits.step_s is not None and seconds > limits.step_s:
+        most = f"{whose(request.tenant)} may have {limits.step_s:,g} s"
+        advice = "a smaller --chunk, or shorter timeouts for import, build and profile"
+        return f"one of its steps may take {seconds:,g} s, and {most}: give {advice}"
     return ""
+
+
+def longest_step(settings: Settings) -> float:
+    """Seconds that one step may take by the timeouts of a request: what workers do beside that has limits of
+    its own."""
+    candidate = max(settings.build_timeout, settings.profile_timeout)
+    return max(settings.chunk * candidate, settings.import_timeout)
 
 
 def has_turn(job: Job, jobs: Mapping[str, Job], limits: Mapping[str, Limits]) -> bool:

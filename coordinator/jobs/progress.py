@@ -127,7 +127,7 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
         untuned=searches.untuned(found),
         best=ahead.best if ahead is not None else None,
         engine=ahead.spec.engine if ahead is not None else None,
-        searches=[_search(each) for each in searches.by_engine(found)],
+        searches=[_search(each, ahead) for each in searches.by_engine(found)],
         last_error=next((each.last_error for each in found if each.last_error), ""),
         spread=_spread(ahead) if ahead is not None else None,
         confirmed=sum(len(each.confirmed) for each in found),
@@ -139,9 +139,11 @@ def _task(found: Sequence[TaskLedger]) -> TaskProgress:
     )
 
 
-def _search(regions: Sequence[TaskLedger]) -> SearchProgress:
-    """What an engine has found of a task, in all regions that it searches."""
+def _search(regions: Sequence[TaskLedger], leader: TaskLedger | None) -> SearchProgress:
+    """What an engine has found of a task, in all regions that it searches. The ``leader`` is the search of
+    the task that is ahead."""
     first, ahead = regions[0], searches.ahead(regions)
+    other = leader is not None and leader.spec.engine != first.spec.engine
     open_ = any(not each.ended for each in regions)
     return SearchProgress(
         engine=str(first.spec.engine),
@@ -149,6 +151,7 @@ def _search(regions: Sequence[TaskLedger]) -> SearchProgress:
         trials=sum(each.trials for each in regions),
         best=ahead.best if ahead is not None else None,
         confirmed=sum(len(each.confirmed) for each in regions),
+        behind=searches.behind(leader, regions) if leader is not None and other else None,
         ended="" if open_ else (ahead or first).ended,
     )
 

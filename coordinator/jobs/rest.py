@@ -9,6 +9,7 @@ for."""
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -238,7 +239,12 @@ class _Estimate:
         built = [
             size * building(self._job, task, self._mesh) for task, size, stage in chunks if stage == "build"
         ]
-        measured = [size * measuring(self._job, task, self._durations) for task, size, _ in chunks]
+        by_task: defaultdict[str, float] = defaultdict(
+            float
+        )  # one step measures what all searches of a task have found
+        for task, size, _ in chunks:
+            by_task[task.spec.key] += size * measuring(self._job, task, self._durations)
+        measured = by_task.values()
         first = self._spread("build", built)
         return max(first + max(measured, default=0.0), self._spread("profile", measured))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
 from tunemesh.coordinator.jobs import searches
-from tunemesh.coordinator.jobs.job import Job, Round, StepRef, Task
+from tunemesh.coordinator.jobs.job import Job, Round, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.coordinator.scheduling.durations import seconds_of
 from tunemesh.shared.messages import Confirmed, Timing, Trial, Usage
@@ -66,23 +66,14 @@ def confirm(task: TaskLedger, round_: Round) -> TaskLedger:
             latencies=trial.latencies,
             objects=objects.get(trial.candidate.index),
             conditions=trial.conditions,
+            turns=chunk.turns,
         )
-        for trial in trials_of(round_)
+        for number, chunk in sorted(round_.chunks.items())
+        for trial in round_.trials(number)
         if trial.outcome == "measured"
     ]
     best = min((statistics.median(each.latencies) for each in confirmed), default=task.best)
     return msgspec.structs.replace(task, confirmed=confirmed, best=best)
-
-
-def confirms_in_vain(task: TaskLedger, round_: Round | None, running: Collection[StepRef]) -> bool:
-    """Whether a search could be closed at once, though not all that is to be confirmed is: what it has
-    learned is written down, and no device is at it."""
-    return (
-        round_ is not None
-        and closes(task, round_.number)
-        and round_.update is not None
-        and not any(ref.task == task.spec.id and ref.stage == "profile" for ref in running)
-    )
 
 
 def closes(task: TaskLedger, number: int) -> bool:

@@ -9,13 +9,14 @@ counts for the task, like what several engines have found.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from tunemesh.coordinator.jobs.ledger import TaskLedger
-from tunemesh.shared.messages import Region
+from tunemesh.shared.messages import Confirmed, Region
 
 LEAST_TRIALS = 16
 """Of a job for each search that a split makes: with fewer none of them gets far."""
@@ -59,6 +60,25 @@ def ahead(searches: Sequence[TaskLedger]) -> TaskLedger | None:
     confirmed = [each for each in searches if each.confirmed]
     found = [each for each in confirmed or searches if each.best is not None]
     return min(found, key=lambda each: each.best if each.best is not None else math.inf, default=None)
+
+
+def behind(ahead: TaskLedger, regions: Iterable[TaskLedger]) -> float | None:
+    """How many times as long the fastest kernel of some searches takes as that of the search ahead, by the
+    median over the turns that both took; ``None`` where they took none together."""
+    best = min(ahead.confirmed, key=_median, default=None)
+    if best is None or not best.turns:
+        return None
+    same = [each for search in regions for each in search.confirmed if each.turns == best.turns]
+    rival = min(same, key=_median, default=None)
+    if rival is None or len(rival.latencies) != len(best.latencies):
+        return None
+    return statistics.median(
+        one / other for one, other in zip(rival.latencies, best.latencies, strict=True) if other > 0
+    )
+
+
+def _median(confirmed: Confirmed) -> float:
+    return statistics.median(confirmed.latencies)
 
 
 def untuned(searches: Iterable[TaskLedger]) -> float | None:

@@ -1,8 +1,9 @@
 """Tasks that several jobs have at the same time: who tunes one, who waits for it, and what is taken over.
 
-1. **The same** are tasks of equal workload, target, engine, region, options of that engine, seed, and
-   settings but for those that only say how much is tried and in which portions (:data:`OWN`). A job that is
-   not ``shared`` has no task in common with any other.
+1. **The same** are tasks of one tenant, of equal workload, target, engine, region, options of that engine,
+   seed, and settings but for those that only say how much is tried and in which portions (:data:`OWN`). A job
+   that is not ``shared`` has no task in common with any other. What one tenant finds is another's only by the
+   records, where it was measured for all.
 2. **Who begins, tunes.** A job that has not begun a task waits for the one that has, as long as that has not
    closed it. Who waits holds nothing up: his other tasks are tuned, and closed, all the same. So a task that
    was begun is always closed, whoever waits for whom, and no two jobs can wait for each other for ever.
@@ -55,7 +56,8 @@ def same_of(request: Request, spec: TaskSpec) -> Same | None:
         return None
     settings = [getattr(request.settings, name) for name in Settings.__struct_fields__ if name not in OWN]
     options = sorted(request.options.get(spec.engine, {}).items())
-    how = request.target, spec.engine, options, request.seed, settings, request.level.effort, spec.region
+    search = spec.engine, options, request.seed, settings, request.level.effort, spec.region
+    how = request.tenant, request.target, *search
     return Same(spec.key, msgspec.msgpack.encode(how))
 
 
@@ -173,7 +175,7 @@ def take(job: Job, task: TaskLedger, found: Found) -> TaskLedger:
     before = its.taken
     rounds = its.folded + 1 + (before.rounds if before is not None else 0)
     taken = Taken(
-        job=other.id if other.ledger.request.tenant == job.ledger.request.tenant else "",
+        job=other.id,
         trials=total(its),
         rounds=max(rounds, 1),
         seconds=total(its) * its.pace.get("profile", 0.0),

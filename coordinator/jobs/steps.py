@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from tunemesh.coordinator.jobs import nonces, searches
+from tunemesh.coordinator.jobs import closing, nonces, searches
 from tunemesh.coordinator.jobs import rounds as job_rounds
 from tunemesh.coordinator.jobs.job import Chunk, Held, Job, Round, StepRef, Task
 from tunemesh.coordinator.jobs.ledger import TaskLedger
@@ -15,6 +15,7 @@ from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.shared.messages import (
     AssembleWork,
     BuildWork,
+    Built,
     Conditions,
     Device,
     ImportWork,
@@ -130,14 +131,41 @@ def task_steps(job: Job, task: TaskLedger) -> list[StepRef]:
 
 
 def chunk_steps(job: Job, task: TaskLedger, round_: Round, chunk: int) -> list[StepRef]:
-    """The same for one chunk."""
+    """The same for one chunk. What closes a search is measured with what closes others of its task, in the
+    step of one of them."""
     stage = round_.stage(chunk)
+    if stage == "profile" and job_rounds.closes(task, round_.number):
+        step = closing.step_of(job, task)
+        return [step] if step is not None and step.task == task.spec.id else []
     return [StepRef(job.id, stage, task.spec.id, round_.number, chunk)] if stage is not None else []
+
+
+def to_measure(job: Job, ref: StepRef) -> dict[str, list[Built]]:
+    """The artifacts that a ``profile`` step is about, by search. Nothing where they are not built."""
+    task = job.task_ledger(ref.task)
+    if task is not None and job_rounds.closes(task, ref.round):
+        found = dict(closing.measured_with(job, task))
+        return found if ref.task in found else {}
+    round_ = job.round(ref.task, ref.round)
+    chunk = round_.chunks.get(ref.chunk) if round_ is not None else None
+    if chunk is None or chunk.built is None:
+        return {}
+    return {ref.task: [each for each in chunk.built.built if each.artifact is not None]}
+
+
+def candidates_of(job: Job, ref: StepRef) -> int:
+    """How many candidates a step of a chunk is about; 1 for other steps."""
+    if ref.stage == "profile":
+        return sum(map(len, to_measure(job, ref).values()))
+    round_ = job.round(ref.task, ref.round)
+    return len(round_.candidates(ref.chunk)) if round_ is not None and ref.chunk >= 0 else 1
 
 
 def steps_after(job: Job, task: TaskLedger, result: StepResult) -> list[StepRef]:
     """The steps of a task that may have become due by a result of it."""
     round_ = job.task(task.spec.id).rounds.get(result.round)
+    if not task.want:
+        return [ref for each in closing.together(job, task) for ref in task_steps(job, each)]
     if isinstance(result.result, UpdateDone) or round_ is None:
         return task_steps(job, task)
     return chunk_steps(job, task, round_, result.chunk)
@@ -292,11 +320,11 @@ def _work(job: Job, ref: StepRef, chunk_size: int, devices: Sequence[Device]) ->
         # One that is not confirmed goes into the model as it is.
         keep = job_rounds.closes(task, ref.round) or not CONFIRMED[job.ledger.request.level.effort]
         return BuildWork(task=task.spec, candidates=round_.candidates(ref.chunk), keep=keep)
-    built = round_.chunks[ref.chunk].built
-    assert built is not None
+    built = to_measure(job, ref)
     return ProfileWork(
         task=task.spec,
-        artifacts=[b for b in built.built if b.artifact is not None],
+        artifacts=built.pop(ref.task),
+        rivals=built,
         baseline=round_.wants_baseline(ref.chunk),
         confirm=job_rounds.closes(task, ref.round),
         best=job_rounds.lead(job, task),

@@ -209,7 +209,7 @@ def is_known(task: TaskLedger) -> bool:
 def _reason(job: Job, task: TaskLedger, model: float, patience: float) -> str:
     """Why a task gets no more trials. ``model`` is the latency of the model in seconds."""
     if task.taken is not None and task.round < 0:
-        return f"{f'job {task.taken.job}' if task.taken.job else 'another job'} has tuned it"
+        return f"job {task.taken.job} has tuned it"
     if job.ledger.stopped:
         return job.ledger.enough or "the job was stopped early"
     return allocation.reason(standing(job, task), model, patience)
@@ -309,7 +309,9 @@ def _next_round(
     if task.round >= 0:
         # The first update has put it into a history.
         now = msgspec.structs.replace(now, rest=[], rest_of=None)
-    return msgspec.structs.replace(now, round=task.round + 1, want=want, ahead=False, pace=pace), usage
+    ending = 0 if want else job.ledger.revision + 1
+    changes = {"round": task.round + 1, "want": want, "ending": ending, "ahead": False, "pace": pace}
+    return msgspec.structs.replace(now, **changes), usage
 
 
 def cut(job: Job, task: TaskLedger, running: Collection[StepRef]) -> TaskLedger:
@@ -327,24 +329,29 @@ def cut(job: Job, task: TaskLedger, running: Collection[StepRef]) -> TaskLedger:
     return msgspec.structs.replace(task, limits=limits)
 
 
-def close(job: Job, task: TaskLedger) -> Ledger:
-    """The revision that closes ``task``: with the history in the state that its last update returned, and
-    with what was confirmed."""
-    round_ = job.task(task.spec.id).rounds[task.round]
-    assert round_.proposal is not None
-    timings = [held.message.timing for held in round_.held()]
-    closed = msgspec.structs.replace(
-        job_rounds.confirm(task, round_),
-        closed=True,
-        history=round_.proposal.state.history,
-        rest=[],
-        rest_of=None,
-    )
+def close(job: Job, names: Collection[str]) -> Ledger:
+    """The revision that closes some searches: each with the history in the state that its last update
+    returned, and with what was confirmed."""
     ledger = job.ledger
+    tasks: list[TaskLedger] = []
+    timings: list[Timing] = []
+    for task in ledger.tasks:
+        if task.spec.id in names:
+            round_ = job.task(task.spec.id).rounds[task.round]
+            assert round_.proposal is not None
+            timings += (held.message.timing for held in round_.held())
+            task = msgspec.structs.replace(
+                job_rounds.confirm(task, round_),
+                closed=True,
+                history=round_.proposal.state.history,
+                rest=[],
+                rest_of=None,
+            )
+        tasks.append(task)
     return msgspec.structs.replace(
         ledger,
         revision=ledger.revision + 1,
-        tasks=[closed if t.spec.id == task.spec.id else t for t in ledger.tasks],
+        tasks=tasks,
         usage=job_rounds.add_usage(ledger.usage, timings),
         timings=kept_timings(ledger.timings, timings),
     )

@@ -72,7 +72,7 @@ class Queue:
     name: str
     first_seen: float
     empty_since: float | None
-    """Since when it has had no worker."""
+    """Since when it has had no worker that takes steps."""
     workers: dict[str, Worker] = field(default_factory=dict)
     flights: dict[str, Flight] = field(default_factory=dict)
     serves: tuple[str, ...] = ()
@@ -115,6 +115,11 @@ class Queue:
     def engines(self) -> frozenset[str]:
         """Those that it serves; none for devices, where it is the same which engine made a kernel."""
         return frozenset() if self.name.startswith(DEVICE) else frozenset(self.serves)
+
+    @property
+    def faults(self) -> list[str]:
+        """Why its devices do not work."""
+        return sorted({worker.status.fault for worker in self.workers.values()} - {""})
 
     @property
     def at_work(self) -> Counter[Class]:

@@ -74,7 +74,9 @@ class Resources:
         queue.checked, queue.ready = time, ready
         queue.foreign = max(ready - len(queue.flights), 0)
         if consumers == 0:
-            self._drop(queue, [w for w in queue.workers.values() if time - w.seen > 1.0], time)
+            # One whose device does not work says so, and consumes nothing.
+            gone = [w for w in queue.workers.values() if time - w.seen > 1.0 and not w.status.fault]
+            self._drop(queue, gone, time)
         self._sort(queue)
 
     def deleted(self, name: str, now: float) -> None:
@@ -102,6 +104,18 @@ class Resources:
         """The workers that were lost since this was last asked."""
         lost, self._lost = self._lost, []
         return lost
+
+    def fault_of(self, worker: str, queue: str) -> str:
+        """Why the device of a worker did not work when it was heard of last; empty where it did."""
+        found = self.queues.get(queue)
+        known = found.workers.get(worker) if found is not None else None
+        return known.status.fault if known is not None else ""
+
+    def faults(self, kind: str) -> list[str]:
+        """Why devices of a kind of resource do not work, each with its queue."""
+        pools = self._pools.get(kind, ())
+        queues = sorted((queue for pool in pools for queue in pool.queues.values()), key=lambda q: q.name)
+        return [f"{queue.name}: {fault}" for queue in queues for fault in queue.faults]
 
     def knows(self, worker: str, queue: str) -> bool:
         """Whether a worker of that queue is alive."""
@@ -132,7 +146,7 @@ class Resources:
             return
         slots, served = queue.slots, queue.serves
         queue.heard(before, after)
-        if queue.workers:
+        if queue.slots:
             queue.empty_since = None
         elif queue.empty_since is None:
             queue.empty_since = time
@@ -332,6 +346,17 @@ class Resources:
         """Targets of all devices that are known, lost ones too, by their canonical names."""
         return sorted({queue.targets[0] for queue in self.queues.values() if queue.targets})
 
+    def live_targets(self) -> list[tuple[list[str], int]]:
+        """All names of each target that live devices serve, the canonical one first, and how many of these
+        there are."""
+        found: dict[str, tuple[dict[str, None], int]] = {}
+        for queue in self.queues.values():
+            if queue.targets and queue.slots:
+                names, count = found.get(queue.targets[0], ({}, 0))
+                names.update(dict.fromkeys(queue.targets))
+                found[queue.targets[0]] = names, count + 1
+        return [(list(names), count) for _, (names, count) in sorted(found.items())]
+
     def devices_of(self, target: str) -> list[Device]:
         """What the live devices of a target are, each kind once."""
         pools = self._pools.get(f"profile:{target}", ())
@@ -388,6 +413,7 @@ class Resources:
                 hosts=sorted({worker.status.host for worker in queue.workers.values()}),
                 drift=max((w.status.drift for w in queue.workers.values()), default=0.0),
                 cages=sorted({worker.status.cage for worker in queue.workers.values()} - {""}),
+                faults=queue.faults,
             )
             for queue in sorted(self.queues.values(), key=lambda q: q.name)
         ]

@@ -73,6 +73,10 @@ class HeldDeliveries:
         self._take(handle, delivery, kind, now)
         return handle
 
+    def about(self, job: str) -> list[Delivery]:
+        """All that is held of a job: its ledger, and results of its steps, name it."""
+        return [held.delivery for held in self._held.values() if held.delivery.correlation_id == job]
+
     def forget(self, delivery: Delivery) -> None:
         """It is settled by somebody else."""
         for handle in [handle for handle, held in self._held.items() if held.delivery is delivery]:
@@ -104,7 +108,7 @@ class HeldDeliveries:
             most = max(LOG, PART * sum(len(held.delivery.body) for held in self._held.values()))
         bytes_left = AT_ONCE
         for handle, held in self._held.items():
-            if held.delivery.queue != topology.COORDINATOR:
+            if held.delivery.queue != self._outbox.own_queue:
                 continue  # what clients ask is held for seconds, and comes again from where it was
             if held.refreshing or (now - held.since < REFRESH and self._passed - held.passed < most):
                 continue
@@ -116,7 +120,7 @@ class HeldDeliveries:
             self._copies[name] = handle
             copy = Outgoing(
                 exchange=topology.LEDGER,
-                key=topology.LEDGER_KEY,
+                key=self._outbox.own_key,
                 body=held.delivery.body,
                 message_id=name,
                 type=held.kind,

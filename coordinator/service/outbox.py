@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from tunemesh.broker_config import topology
+from tunemesh.coordinator.cells.messages import CellStatus
 from tunemesh.coordinator.events import DispatchFailed, QueueMissing, SaveFailed, Unreadable
 from tunemesh.coordinator.jobs.ledger import Ledger
 from tunemesh.shared import codec
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 CENSUS_LIFE = 300.0
 """Seconds after which a later one has told which artifacts are needed."""
 
+STATUS_LIFE = 10.0
+"""Seconds after which a later status of the cell has come."""
+
 LIFE = 60.0
 """Seconds after which nobody needs what was told to people."""
 
@@ -29,7 +33,12 @@ LIFE = 60.0
 class Outbox:
     """Publishes over a link. What fails comes back as an event of the core, among those of the link."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, cell: str = "") -> None:
+        self.cell = cell
+        """Whose coordinator it is, where a mesh has several."""
+        self.own_queue = topology.coordinator_queue(cell).name
+        self.own_key = topology.in_cell(topology.LEDGER_KEY, cell)
+        """Of what goes there, on the exchange of ledgers."""
         self.epoch = 0
         """The connection over which to publish. What was decided about deliveries of one connection must not
         go out over the next: by then another coordinator may have them."""
@@ -40,14 +49,15 @@ class Outbox:
     def dispatch(self, queue: str, step: Step) -> None:
         """Send a step to a stage queue."""
         try:
-            self._send(step, topology.STEPS, queue, correlation_id=step.job)
+            place = topology.in_cell(queue, self.cell)
+            self._send(step, topology.STEPS, place, correlation_id=step.job)
         except BadMessage as error:
             self._link.events.put(DispatchFailed(step.id, str(error)))
 
     def to_itself(self, message: Message, job: str | None = None) -> None:
         """Send a ledger or a marker to the coordinator's own queue."""
         try:
-            self._send(message, topology.LEDGER, topology.LEDGER_KEY, correlation_id=job)
+            self._send(message, topology.LEDGER, self.own_key, correlation_id=job)
         except BadMessage as error:
             if not isinstance(message, Ledger):
                 raise
@@ -64,6 +74,10 @@ class Outbox:
     def count(self, census: Census) -> None:
         """Tell those who keep the history which artifacts are needed. It may be lost."""
         self._send(census, topology.STEPS, topology.HISTORY_KEY, correlation_id=None, expires=CENSUS_LIFE)
+
+    def report(self, status: CellStatus) -> None:
+        """Tell the desk how the cell is. It may be lost."""
+        self._send(status, topology.LEDGER, topology.CELLS_KEY, correlation_id=None, expires=STATUS_LIFE)
 
     def answer(self, message: JobEvent | Snapshot, reply_to: str, correlation_id: str | None) -> None:
         """Tell only the one who asked. It may be lost."""
@@ -88,8 +102,8 @@ class Outbox:
 
     def declare(self, queue: str) -> None:
         """Create a stage queue."""
-        wanted = topology.stage_queue(queue)
-        binding = topology.stage_binding(queue)
+        wanted = topology.stage_queue(queue, self.cell)
+        binding = topology.stage_binding(queue, self.cell)
 
         def refused(done: Future[None]) -> None:
             error = done.exception()
@@ -102,7 +116,8 @@ class Outbox:
 
     def purge(self, queue: str) -> None:
         """Empty a stage queue."""
-        self._link.purge(queue).add_done_callback(partial(_report, f"cannot purge {queue}"))
+        place = topology.in_cell(queue, self.cell)
+        self._link.purge(place).add_done_callback(partial(_report, f"cannot purge {queue}"))
 
     def _tell(
         self,

@@ -2,6 +2,9 @@
 
 The shell holds deliveries by handle and keeps no other state. It consumes from the coordinator's queue as
 *single active consumer*: a second coordinator connects, waits, and takes over when the first is gone.
+
+On a mesh with cells it is the coordinator of one: it hears workers of its cell alone, and of clients what the
+desk hands on. Only names on the broker tell one cell from another, and they are known to the shell alone.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tunemesh.broker_config import topology
-from tunemesh.broker_config.declare import ensure_topology
+from tunemesh.broker_config.declare import ensure_cell, ensure_topology
+from tunemesh.coordinator.cells.load import loads
+from tunemesh.coordinator.cells.messages import CellStatus, Forget, Handed, Placed
 from tunemesh.coordinator.core import Core
 from tunemesh.coordinator.events import (
     CHECK,
@@ -54,8 +59,9 @@ from tunemesh.coordinator.events import (
     WorkerSeen,
 )
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
-from tunemesh.coordinator.jobs.limits import Limits
+from tunemesh.coordinator.jobs.limits import EVERY, Limits, without_rates
 from tunemesh.coordinator.journal.records import Journal
+from tunemesh.coordinator.service.adopted import Adopted
 from tunemesh.coordinator.service.desks import Desks
 from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
@@ -92,7 +98,7 @@ PREFETCH = 65_535
 (``lifecycle.MOST_HELD``), since what it could not be given would never be answered."""
 
 LOOK = 2.0
-"""Seconds between two looks at the state, for Prometheus."""
+"""Seconds between two looks at the state, for Prometheus and for the desk."""
 
 AT_ONCE = 32
 """Events that are dealt with before what follows from them is sent: some milliseconds of work."""
@@ -107,7 +113,7 @@ STATUS_PREFETCH = 1_000
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
     topology.CLIENTS: (Request, Cancel, Query, SetStrategy, Learn),
     topology.RESULTS: (StepResult,),
-    topology.LEDGER: (Ledger, StepResult, SetStrategy, Learn, Tenants, Marker),
+    topology.LEDGER: (Ledger, StepResult, SetStrategy, Learn, Tenants, Marker, Handed, Forget, Placed),
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
 
@@ -133,6 +139,7 @@ class Service:
         limits: of tenants; by default what every tenant has.
         metrics: what is told to Prometheus; by default nothing.
         traces: what is told to OpenTelemetry; by default nothing.
+        cell: whose coordinator it is, where the mesh has several.
 
     Raises:
         BadInput: there is no such strategy, or the journal cannot be written.
@@ -149,7 +156,11 @@ class Service:
         limits: Mapping[str, Limits] | None = None,
         metrics: Metrics | None = None,
         traces: Traces | None = None,
+        cell: str = "",
     ) -> None:
+        if cell:
+            # How much is asked is for the desk to limit.
+            limits = {name: without_rates(each) for name, each in {EVERY: Limits(), **(limits or {})}.items()}
         self._core = Core(strategy, prices=prices, reserved=reserved, learn_after=learn_after, limits=limits)
         self._journal = (
             Journal(
@@ -169,16 +180,24 @@ class Service:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "strategy": strategy,
+                "cell": cell or "-",
             },
             subscriptions=[
-                Subscription(STATUS_QUEUE, STATUS_PREFETCH, bindings=((topology.STATUS, ""),)),
-                Subscription(topology.COORDINATOR, PREFETCH),
+                Subscription(STATUS_QUEUE, STATUS_PREFETCH, bindings=(topology.status_route(cell),)),
+                Subscription(topology.coordinator_queue(cell).name, PREFETCH),
             ],
         )
         self._alive = Alive()
         self._metrics = metrics
         self._traces = traces
-        self._outbox = Outbox(self._link)
+        self._cell = cell
+        self._next: dict[str, float] = {}
+        """When what is due from time to time is due again."""
+        self._desk_missed = False
+        self._adopted = Adopted()
+        self._deaf = False
+        """Whether it is about to start afresh: what comes until then comes again."""
+        self._outbox = Outbox(self._link, cell)
         self._held = HeldDeliveries(self._outbox, self._link.user)
         self._desks = Desks(self._link, self._outbox, self._held)
         self._url = url
@@ -191,37 +210,51 @@ class Service:
         Raises:
             BrokerRefused: the broker refuses this user, or has other things under our names.
         """
-        self._set_up()
+        self.connect()
         gc.freeze()
         gc.set_threshold(GARBAGE, *gc.get_threshold()[1:])
-        self._link.start(timeout=None)
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._signalled)
         log.info("coordinator is up")
-        next_tick = next_check = next_look = 0.0
-        while True:
-            if not self.take_those_there():
-                break
-            now = time.monotonic()
-            if now >= next_tick:
-                next_tick = now + TICK
-                self._alive.beat()
-                self.take(Tick())
-                self._held.refresh(now)
-            if self._metrics is not None and now >= next_look:
-                next_look = now + LOOK
-                resources = self._core.resources.progress(now)
-                self._metrics.look(self._core.jobs.values(), resources, len(self._held), self._active)
-            if now >= next_check:
-                next_check = now + CHECK
-                self._check_queues()
-        self._link.close()
+        while self.take_those_there():
+            self.look_around()
+        self.leave()
         if self._journal is not None:
             self._journal.close()
         if self._traces is not None:
             self._traces.close()
         log.info("coordinator has left; everything it held is back in its queue")
         return 0
+
+    def connect(self) -> None:
+        """Wait for the broker, and for what has to be there."""
+        self._set_up()
+        self._link.start(timeout=None)
+
+    def leave(self) -> None:
+        """Give everything back."""
+        self._link.close()
+
+    def look_around(self) -> None:
+        """Do what is due from time to time."""
+        now = time.monotonic()
+        if self._is_due("tick", TICK, now):
+            self._alive.beat()
+            self.take(Tick())
+            self._held.refresh(now)
+        if self._metrics is not None and self._is_due("look", LOOK, now):
+            resources = self._core.resources.progress(now)
+            self._metrics.look(self._core.jobs.values(), resources, len(self._held), self._active)
+        if self._cell and self._is_due("report", LOOK, now):
+            self._report()
+        if self._is_due("check", CHECK, now):
+            self._check_queues()
+
+    def _is_due(self, what: str, every: float, now: float) -> bool:
+        if now < self._next.get(what, 0.0):
+            return False
+        self._next[what] = now + every
+        return True
 
     def take_those_there(self) -> bool:
         """Deal with the events of the link that are there, or with the next one; with none after a while.
@@ -241,8 +274,9 @@ class Service:
         """Deal with an event of the link, or a :class:`Tick`. Whatever it is, the coordinator goes on."""
         match event:
             case Up(epoch) as up:
-                self._outbox.epoch, self._active = epoch, False
+                self._outbox.epoch, self._active, self._deaf = epoch, False, False
                 self._held.clear()
+                self._adopted.connected()
                 self._desks.connected(up)
                 self._begin()
             case Down(reason):
@@ -252,6 +286,13 @@ class Service:
             case QueueSeen() | QueueMissing() | Unreadable() | DispatchFailed() | SaveFailed() | Tick():
                 self._give_guarded(event)
 
+    def _report(self) -> None:
+        """Tell the desk how the cell is, once it is at work."""
+        if self._active and self._core.settled:
+            state = self._core.state
+            active = sum(not job.ended for job in self._core.jobs.values())
+            self._outbox.report(CellStatus(cell=self._cell, jobs=active, served=loads(state)))
+
     def _set_up(self) -> None:
         """Declare what this user may, once the broker is there; else wait until somebody else has."""
         retry = Retry(log)
@@ -259,6 +300,8 @@ class Service:
             try:
                 with Declarations(self._url, process_name("coordinator set-up"), None) as declarations:
                     self._outbox.kind = ensure_topology(declarations)
+                    if self._cell:
+                        ensure_cell(declarations, self._cell, self._outbox.kind)
                 return
             except (BrokerUnavailable, LinkDown) as error:
                 time.sleep(retry.failed(str(error)))
@@ -312,6 +355,8 @@ class Service:
             self._journal = None
 
     def _delivered(self, delivery: Delivery) -> None:
+        if self._deaf:
+            return
         if delivery.queue == STATUS_QUEUE:
             self._link.ack(delivery)
             try:
@@ -325,7 +370,8 @@ class Service:
             # Until now another coordinator may have been the active one. It then took the marker.
             self._active = True
             self._begin()
-            self._desks.open()
+            if not self._cell:
+                self._desks.open()
         if self._metrics is not None:
             self._metrics.delivered(delivery.redelivered)
         if self._held.takes(delivery, time.monotonic()):
@@ -333,7 +379,7 @@ class Service:
         account = account_of(delivery.user, self._link.user)
         asked = delivery.exchange == topology.CLIENTS
         if asked and (account is None or not account.may_ask):
-            self._garbled(delivery, _no_account(delivery.user), topology.tenant_in(delivery.key))
+            self._garbled(delivery, no_account(delivery.user), topology.tenant_in(delivery.key))
             return
         tenant = account.bound_to if asked and account is not None else None
         if tenant is not None:
@@ -351,11 +397,44 @@ class Service:
         if isinstance(message, Marker):
             self._link.ack(delivery)
             if message == self._marker:  # not that of an earlier connection, or of another coordinator
+                for kept, result in self._adopted.caught_up():
+                    self._arrived(kept, result)
                 self._give(CaughtUp())
             return
+        if isinstance(message, Forget):
+            for each in (*self._held.about(message.job), *self._adopted.about(message.job), delivery):
+                self._link.ack(each)
+            self._start_over(f"job {message.job} is in another cell")
+            return
+        if self._adopted.takes(delivery, message, self._core.jobs):
+            return
+        if self._adopted.completes(delivery, message, self._core.jobs):
+            self._start_over("it has got jobs of another cell")
+            return
+        self._arrived(delivery, message, tenant)
+
+    def _start_over(self, why: str) -> None:
+        """Start afresh, as after a lost connection: all that is held comes again."""
+        log.info("starts afresh: %s", why)
+        self._deaf = True
+        self._link.start_over(why)
+
+    def _arrived(self, delivery: Delivery, message: Message, tenant: str | None = None) -> None:
+        """Hold a delivery, and give its message to whom it is for."""
         handle = self._held.hold(delivery, message.type_name, time.monotonic())
         if isinstance(message, Tenants):
             self._desks.remembered(handle, message)
+            return
+        if isinstance(message, Placed):
+            text = "this mesh has cells, and clients are heard at its desk: start one, with tunemesh desk"
+            if not self._desk_missed:
+                log.warning("%s", text)
+            self._desk_missed = True
+            return
+        if isinstance(message, Handed):
+            asked = message
+            given = asked.message, asked.reply_to, asked.correlation_id, asked.user, asked.tenant
+            self._give(Arrived(handle, *given))
             return
         assert isinstance(message, Request | Cancel | Query | SetStrategy | Learn | StepResult | Ledger)
         if self._metrics is not None and isinstance(message, StepResult):
@@ -383,7 +462,8 @@ class Service:
 
     def _check_queues(self) -> None:
         for name in list(self._core.resources.queues):
-            self._link.depth(name).add_done_callback(partial(self._checked, name))
+            place = topology.in_cell(name, self._cell)
+            self._link.depth(place).add_done_callback(partial(self._checked, name))
 
     def _checked(self, name: str, depth: Future[QueueDepth]) -> None:
         error = depth.exception()
@@ -428,7 +508,9 @@ class Service:
                     self._metrics.put_aside()
                 self._held.put_aside(handle, reason)
             case Count(census):
-                outbox.count(census)
+                # What is needed by all cells the desk finds out.
+                if not self._cell:
+                    outbox.count(census)
             case Log(level, text, job, step, worker):
                 named = next((name for name in (step, job, worker) if name), "mesh")
                 fields = {"job": job, "step": step, "worker": worker}
@@ -441,7 +523,7 @@ class Service:
                 outbox.answer(snapshot, reply_to, correlation_id)
 
 
-def _no_account(user: str) -> str:
+def no_account(user: str) -> str:
     """Why what a client sends is not taken."""
     if not user:
         return "it does not say who sends it: set its property user_id to the user that is logged in"

@@ -55,23 +55,33 @@ def result(step: Step, scenario: Scenario, durations: Durations) -> Result:
             )
         case ProfileWork() as work:
             draw = random.Random(step.id)
-            each = durations.candidates(step)
-            profiled = [
-                Profiled(
-                    index=built.index,
-                    seconds=each[built.index],
-                    outcome="measured",
-                    latencies=[UNTUNED / 10 * draw.lognormvariate(1.0, 0.7)],
-                )
-                for built in work.artifacts
-            ]
-            return ProfileDone(profiled=profiled, untuned=UNTUNED if work.baseline else None)
+            return ProfileDone(
+                profiled=_profiled(work.artifacts, durations.candidates(step), draw),
+                rivals={
+                    rival: _profiled(built, durations.candidates(step, rival), draw)
+                    for rival, built in work.rivals.items()
+                },
+                in_turns=work.confirm,
+                untuned=UNTUNED if work.baseline else None,
+            )
         case AssembleWork():
             return AssembleDone(tuned=NOTHING, untuned=NOTHING, signature=NOTHING, files={}, records=NOTHING)
         case LearnWork():
             return LearnDone()
         case ValidateWork():
             return ValidateDone(latency_before=1.0, latency_after=0.1, largest_difference=0.0, equal=True)
+
+
+def _profiled(built: list[Built], seconds: dict[int, float], draw: random.Random) -> list[Profiled]:
+    return [
+        Profiled(
+            index=each.index,
+            seconds=seconds[each.index],
+            outcome="measured",
+            latencies=[UNTUNED / 10 * draw.lognormvariate(1.0, 0.7)],
+        )
+        for each in built
+    ]
 
 
 def _spec(job: str, number: int, durations: Durations) -> TaskSpec:

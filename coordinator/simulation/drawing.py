@@ -47,8 +47,11 @@ class Durations:
         match step.work:
             case UpdateWork(want=want):
                 return fixed + self._complexity(step.job) * self._update(step, draw, closing=not want)
-            case BuildWork() | ProfileWork():
+            case BuildWork():
                 return fixed + sum(self.candidates(step).values())
+            case ProfileWork(rivals=rivals):
+                found = (self.candidates(step), *(self.candidates(step, each) for each in rivals))
+                return fixed + sum(sum(each.values()) for each in found)
         like = self._jobs[step.job]
         recorded = {"import": like.import_, "assemble": like.assemble, "validate": like.validate}
         stage = str(step.work.__struct_config__.tag)
@@ -59,20 +62,25 @@ class Durations:
         recorded = task.closing if closing else task.update[min(step.round, len(task.update) - 1)]
         return self._spread("model-update", draw, recorded) * (self._scenario.closing if closing else 1.0)
 
-    def candidates(self, step: Step) -> dict[int, float]:
+    def candidates(self, step: Step, rival: str = "") -> dict[int, float]:
         """How long each candidate of a ``build`` or ``profile`` takes, by index. Each is drawn by itself, so
-        that it takes as long in whatever chunk it is."""
+        that it takes as long in whatever chunk it is.
+
+        Args:
+            rival: another search, of which a ``profile`` measures candidates, too.
+        """
         task, complexity = self._task(step), self._complexity(step.job)
         match step.work:
             case BuildWork(candidates=candidates):
                 stage, pool, indices = "build", task.build, [each.index for each in candidates]
-            case ProfileWork(artifacts=artifacts):
-                stage, pool, indices = "profile", task.profile, [each.index for each in artifacts]
+            case ProfileWork(artifacts=artifacts, rivals=rivals):
+                built = rivals[rival] if rival else artifacts
+                stage, pool, indices = "profile", task.profile, [each.index for each in built]
             case _:
                 return {}
         found = {}
         for index in indices:
-            draw = self._draw(f"{step.job}/{step.task}/{step.round}/{index}/{stage}")
+            draw = self._draw(f"{step.job}/{rival or step.task}/{step.round}/{index}/{stage}")
             found[index] = complexity * self._spread(stage, draw, draw.choice(pool))
         return found
 

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from tunemesh.coordinator.scheduling import strategies
 from tunemesh.coordinator.simulation.trace import SHIPPED
+from tunemesh.shared import files
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Class
 from tunemesh.shared.messages.basics import MOST_REGIONS
@@ -107,9 +108,7 @@ def load_scenario(path: str | Path) -> Scenario:
         BadInput: it cannot be read, or something in it makes no sense; in one line.
     """
     try:
-        scenario = msgspec.yaml.decode(Path(path).read_bytes(), type=Scenario)
-    except OSError as error:
-        raise BadInput(f"cannot read scenario {path}: {error.strerror or error}") from None
+        scenario = msgspec.yaml.decode(files.read(Path(path), "scenario"), type=Scenario)
     except msgspec.ValidationError as error:
         raise BadInput(f"scenario {path}: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

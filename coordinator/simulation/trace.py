@@ -16,6 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from tunemesh.shared import files
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Timing
 
@@ -70,9 +71,7 @@ def load_trace(name: str | Path) -> Trace:
     if str(name) == SHIPPED:
         return _shipped()
     try:
-        return msgspec.json.decode(Path(name).read_bytes(), type=Trace)
-    except OSError as error:
-        raise BadInput(f"cannot read trace {name}: {error.strerror or error}") from None
+        return msgspec.json.decode(files.read(Path(name), "trace"), type=Trace)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{name} is no trace: {error}; make one with: tunemesh record-trace") from None
 
@@ -109,9 +108,7 @@ def record(paths: Sequence[Path], source: str) -> Trace:
     jobs = []
     for path in paths:
         try:
-            report = msgspec.json.decode(path.read_bytes(), type=_Report)
-        except OSError as error:
-            raise BadInput(f"cannot read report {path}: {error.strerror or error}") from None
+            report = msgspec.json.decode(files.read(path, "report"), type=_Report)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{path} is no report.json of a job: {error}") from None
         jobs.append(_job(path, report))

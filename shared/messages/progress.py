@@ -69,6 +69,9 @@ class SearchProgress(Struct, frozen=True, kw_only=True):
     """Its lowest latency in seconds; of those that were confirmed, if some were."""
     confirmed: Count = 0
     """Candidates that were measured again at the end."""
+    behind: Annotated[float, Meta(gt=0)] | None = None
+    """How many times as long its fastest kernel takes as that of the engine that is ahead, where both took
+    turns: the median over the turns. ``None`` where they did not, and for the one that is ahead."""
     ended: str = ""
     """Why it got no more trials; empty while it may get more."""
 
@@ -174,6 +177,8 @@ class ResourceProgress(Struct, frozen=True, kw_only=True):
     """Of its live workers."""
     cages: list[str] = []
     """What holds engines, models and kernels on them, in words."""
+    faults: list[str] = []
+    """Why devices do not work, whose workers take no steps for that."""
 
 
 MOST_WAITING = 20
@@ -202,6 +207,16 @@ class Census(Message, frozen=True, kw_only=True, tag="census"):
         return super().headers() | {"artifacts": len(self.named)}
 
 
+class CellProgress(Struct, frozen=True, kw_only=True):
+    """One cell of a mesh that has several."""
+
+    cell: str
+    jobs: Count
+    """That have not ended, by the last word of its coordinator."""
+    silent: Seconds | None = None
+    """Since when it has had no coordinator; ``None``: it has one."""
+
+
 class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """The answer to a :class:`Query`."""
 
@@ -223,6 +238,9 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     """Why the request for the one job that was asked for was rejected lately, if it was."""
     census: Census | None = None
     """Where that was asked for."""
+    cells: list[CellProgress] = []
+    """Of a mesh that has several. ``resources``, as many as fit, and ``waiting`` then have their names in
+    front: ``b/build-cpu``."""
 
 
 EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]
@@ -236,6 +254,8 @@ class JobEvent(Message, frozen=True, kw_only=True, tag="job-event"):
     at: Instant
     text: str = ""
     """One line for people."""
+    again_in: Seconds = 0.0
+    """Of a request or query that came too early: seconds after which the same message is taken. 0: never."""
     progress: JobProgress | None = None
     resources: list[ResourceProgress] = []
     assembled: AssembleDone | None = None

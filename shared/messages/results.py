@@ -7,7 +7,7 @@ every kind of result has: ``problem`` says in one line why it is no answer, or n
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -112,9 +112,9 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     """Inputs, and what the model should make of them, in the format of the target's platform: ``validate``
     compares with it."""
     judged: list[Judgement] = []
-    """The untuned model, for each set of shapes, beside the framework that it comes from."""
+    """The model without tuning, for each set of shapes, beside the framework that it comes from."""
     objects: Blob | None = None
-    """Machine code of the untuned model's functions: ``assemble`` does not compile them again."""
+    """Machine code of the functions that were compiled: ``assemble`` does not compile them again."""
     known: dict[TaskId, Known] = {}
     """By task: what an earlier job has measured of it, so that it is not tuned again."""
 
@@ -183,6 +183,8 @@ class UpdateDone(Struct, frozen=True, kw_only=True, tag="model-update"):
             return f"it has a history of {len(self.state.history)} rounds after {round_ + recalled}"
         if self.chunk_size > largest:
             return f"it wants chunks of {self.chunk_size}, the largest allowed is {largest}"
+        if not want and count > self.chunk_size:
+            return f"it wants {count} candidates that are to take turns in chunks of {self.chunk_size}"
         return ""
 
 
@@ -203,6 +205,11 @@ class BuildDone(Struct, frozen=True, kw_only=True, tag="build"):
 
 class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
+    rivals: dict[TaskId, list[Profiled]] = {}
+    """The same of ``rivals`` of the step."""
+    in_turns: bool = False
+    """Whether all of them that were measured took turns, so that their latencies can be compared one by
+    one."""
     untuned: Seconds | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
     untuned_error: ErrorText = ""
@@ -211,20 +218,23 @@ class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     """The largest that was left after measuring again."""
     conditions: Conditions | None = None
 
-    def problem(self, asked: Collection[int], baseline: bool) -> str:
+    def problem(
+        self, asked: Collection[int], baseline: bool, rivals: Mapping[TaskId, Collection[int]] | None = None
+    ) -> str:
         """Why this is no answer to a ``profile`` of the candidates with these indices.
 
         Args:
             baseline: whether the untuned workload was to be measured, too.
+            rivals: candidates of other searches that were to be measured with them.
         """
-        if why := _not_those([each.index for each in self.profiled], asked):
-            return why
-        for each in self.profiled:
-            measured = each.outcome == "measured"
-            if measured != bool(each.latencies):
-                return f"candidate {each.index} is {each.outcome}, with {len(each.latencies)} latencies"
-            if not all(latency > 0 for latency in each.latencies):
-                return f"candidate {each.index} has a latency that is not above 0"
+        others = rivals or {}
+        if self.rivals.keys() != others.keys():
+            named = [", ".join(sorted(each)) or "none" for each in (self.rivals, others)]
+            return f"it answers for the searches {clip(named[0], 200)} besides, asked were {named[1]}"
+        pairs = [(self.profiled, asked), *((self.rivals[each], others[each]) for each in others)]
+        for profiled, those in pairs:
+            if why := _not_those([each.index for each in profiled], those) or _not_measured(profiled):
+                return why
         if self.untuned is not None and (not baseline or self.untuned <= 0):
             return "it has a latency of the untuned workload that was not asked for, or is not above 0"
         return ""
@@ -378,6 +388,17 @@ def _too_large(blobs: Iterable[Blob]) -> str:
     """Why the ledger of a job could not hold these."""
     if any(len(blob.data or b"") > INLINE_LIMIT for blob in blobs):
         return f"it has more than {INLINE_LIMIT:,} bytes in the message that belong into the artifact store"
+    return ""
+
+
+def _not_measured(profiled: Iterable[Profiled]) -> str:
+    """Why these cannot be what became of candidates."""
+    for each in profiled:
+        measured = each.outcome == "measured"
+        if measured != bool(each.latencies):
+            return f"candidate {each.index} is {each.outcome}, with {len(each.latencies)} latencies"
+        if not all(latency > 0 for latency in each.latencies):
+            return f"candidate {each.index} has a latency that is not above 0"
     return ""
 
 

@@ -38,7 +38,7 @@ class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
     queue: QueueName
     host: Name
     slots: Annotated[int, Meta(ge=0, le=1024)]
-    """Steps that it does at once; 0 when it is leaving."""
+    """Steps that it does at once; 0 when it is leaving, or its device does not work."""
     serves: Serves = Serves()
     step: StepId | None = None
     """What it is doing now."""
@@ -49,6 +49,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
     """How much slower than usual the device's reference kernel ran last."""
     cage: Annotated[str, Meta(max_length=200)] = ""
     """What holds engines, models and kernels in there, in words; ``bare``: nothing."""
+    fault: Annotated[str, Meta(max_length=2000)] = ""
+    """Why its device does not work, which it tries again and again; empty where it works."""
 
     def problem(self) -> str:
         """Why it makes no sense, in one line; nothing if it does."""
@@ -56,6 +58,8 @@ class WorkerStatus(Message, frozen=True, kw_only=True, tag="worker-status"):
         if device != bool(self.serves.targets):
             count = len(self.serves.targets)
             return f"a worker on {self.queue} serves {count} targets; it is devices that serve some"
+        if self.fault and (self.slots or not device):
+            return f"a worker on {self.queue} with {self.slots} slots has a device that does not work"
         return ""
 
     def message_id(self) -> str:

@@ -95,6 +95,8 @@ class ProfileWork(Struct, frozen=True, kw_only=True, tag="profile"):
 
     task: TaskSpec
     artifacts: list[Built]
+    rivals: dict[TaskId, list[Built]] = {}
+    """What other searches of the same task have found, by search: it takes turns with ``artifacts``."""
     baseline: bool = False
     confirm: bool = False
     best: Seconds | None = None

@@ -211,10 +211,14 @@ class Confirmed(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     hash: str
     latencies: list[Seconds]
+    """One for each turn."""
     objects: Blob | None = None
     """Its machine code, where it was kept."""
     conditions: ConditionsId = ""
     """As in :class:`Trial`."""
+    turns: Annotated[str, Meta(max_length=16)] = ""
+    """What tells the measurement from others: what has the same took the same turns, whichever search found
+    it. Empty where that is not known."""
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -277,7 +281,7 @@ class Taken(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a job was saved by another one that tuned the same task at the same time."""
 
     job: Name
-    """Which one; nothing where it is another tenant's."""
+    """Which one, of the same tenant."""
     trials: Count
     """That were tried of it, by that job and by those which that one had it from."""
     rounds: Positive

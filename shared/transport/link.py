@@ -78,6 +78,8 @@ class Link:
         self.url = url
         self.name = name
         self.events: queue.SimpleQueue[Event | Any] = queue.SimpleQueue()
+        self.refusing = ""
+        """Why the broker, though it is there, takes no messages: it is low on memory or disk."""
         self._hosts = parameters_for(url, name, properties or {})
         self._host = random.randrange(len(self._hosts))
         """The one to which it is connected, or which is tried next."""
@@ -111,6 +113,11 @@ class Link:
     def user(self) -> str:
         """Who is logged in."""
         return str(getattr(self._hosts[0].credentials, "username", ""))
+
+    @property
+    def has_others(self) -> bool:
+        """Whether there are several hosts: :meth:`start_over` takes the next one."""
+        return len(self._hosts) > 1
 
     # -- For the owner, from any thread ---------------------------------------------------------------------
 
@@ -211,14 +218,21 @@ class Link:
 
         self._call(begin)
 
+    def start_over(self, reason: str) -> None:
+        """Connect anew: all that is held goes back to its queue, and comes again after the next
+        :class:`Up`."""
+        self._call(lambda: self._start_over(reason))
+
     def stop_consuming(self) -> None:
-        """Take nothing new; deliveries that have arrived can still be settled."""
+        """Take nothing new until :meth:`consume` is called again; deliveries that have arrived can still be
+        settled."""
 
         def cancel() -> None:
             self._subscriptions.clear()
             if self._main is not None and self._main.is_open:
                 for tag in list(self._main.consumer_tags):
-                    self._main.basic_cancel(tag)
+                    # With an answer: pika never uses the tag again of one that is not waited for.
+                    self._main.basic_cancel(tag, lambda _: None)
 
         self._call(cancel)
 
@@ -348,6 +362,8 @@ class Link:
 
     def _opened(self, connection: Any) -> None:
         self._epoch += 1
+        connection.add_on_connection_blocked_callback(self._blocked)
+        connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self._unblocked())
         connection.channel(on_open_callback=self._main_opened)
 
     def _main_opened(self, channel: Channel) -> None:
@@ -503,6 +519,18 @@ class Link:
         log.warning("%s: somebody has deleted queue %s, which it consumed from", self.name, name)
         self._start_over(f"queue {name} was deleted")
 
+    def _blocked(self, _connection: Any, frame: Any) -> None:
+        self.refusing = (
+            f"the broker takes no messages: it is {frame.method.reason};"
+            " `rabbitmq-diagnostics alarms` says where"
+        )
+        log.warning("%s: %s", self.name, self.refusing)
+
+    def _unblocked(self) -> None:
+        if self.refusing:
+            log.info("%s: the broker takes messages again", self.name)
+        self.refusing = ""
+
     def _start_over(self, reason: str) -> None:
         """Connect anew."""
         self._last_error = reason
@@ -513,6 +541,7 @@ class Link:
     def _lost(self, connection: Any, error: Any) -> None:
         was_up = self._up.is_set()
         self._up.clear()
+        self.refusing = ""
         if not (isinstance(error, pika.exceptions.ConnectionClosedByClient) and self._last_error):
             self._last_error = text_of(error)
             if len(self._hosts) > 1:

@@ -9,6 +9,7 @@ softmax whose shares are used otherwise, fewer heads of keys than of queries) st
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,24 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tunemesh.stage_workers.graph import attention_kernel, fusing, models, projections, targets, workloads
+from tunemesh.stage_workers.graph import (
+    attention_kernel,
+    attention_pairs,
+    fusing,
+    models,
+    projections,
+    targets,
+    workloads,
+)
 from tunemesh.stage_workers.graph.attention_kernel import Attention, Layout
-from tunemesh.stage_workers.graph.rewriting import axes_of, is_constant, number_of, operator_of, sizes_of
+from tunemesh.stage_workers.graph.rewriting import (
+    axes_of,
+    is_constant,
+    number_of,
+    operator_of,
+    sizes_of,
+    variables_of,
+)
 
 PRODUCT, SOFTMAX, TRANSPOSITION = "relax.matmul", "relax.nn.softmax", "relax.permute_dims"
 OPERATORS = ("relax.nn.attention", "relax.nn.attention_bias")
@@ -86,8 +102,12 @@ def gains(module: Any, target: str) -> bool:
     return any(_Finder(function, target).found for function in functions)
 
 
-def put_together(module: Any, target: str) -> Any:
-    """``module`` with one call of a function of TIR for each attention."""
+def put_together(module: Any, target: str, *, narrow: bool = False) -> Any:
+    """``module`` with one call of a function of TIR for each attention.
+
+    Args:
+        narrow: whether numbers are rounded to bfloat16 where the target multiplies these faster.
+    """
     from tvm import relax
 
     found: dict[Any, Found] = {}
@@ -105,8 +125,9 @@ def put_together(module: Any, target: str) -> Any:
                 whole = projections.emit(known.joined, source, self.builder_)
                 for member in known.joined.members:
                     operands[member] = whole
+            what = attention_pairs.narrowed(known.what, target) if narrow else known.what
             made = self.builder_.call_te(
-                _attend(known.what),
+                functools.partial(attention_kernel.attend, what, attention_pairs.kernel_of(what)),
                 *map(self.visit_expr, operands),
                 primfunc_name_hint="attention",
                 # It has its schedule, and is fused with nothing.
@@ -123,13 +144,6 @@ def put_together(module: Any, target: str) -> Any:
             if found:
                 composer.builder_.update_func(name, composer.visit_expr(function))
     return relax.transform.DeadCodeElimination()(composer.builder_.get())
-
-
-def _attend(what: Attention) -> Any:
-    def attend(*tensors: Any) -> Any:
-        return attention_kernel.attend(what, *tensors)
-
-    return attend
 
 
 class _Finder:
@@ -152,9 +166,9 @@ class _Finder:
         bindings = [each for block in blocks for each in block.bindings if isinstance(each, relax.VarBinding)]
         for binding in bindings:
             self._values[binding.var] = binding.value
-            self._uses.update(_read(binding.value))
+            self._uses.update(variables_of(binding.value))
         self._constants = projections.constants_of([each.value for each in bindings])
-        readers = {v: each for each in bindings for v in _read(each.value) if self._uses[v] == 1}
+        readers = {v: each for each in bindings for v in variables_of(each.value) if self._uses[v] == 1}
         for binding in bindings:
             known = self._composed(binding.value) or self._operator(binding.value)
             if known is not None:
@@ -346,16 +360,6 @@ class _Finder:
 
         inside = isinstance(expression, relax.DataflowVar)
         return self._values.get(expression) if inside and self._uses[expression] == 1 else None
-
-
-def _read(value: Any) -> list[Any]:
-    """The variables that an expression reads, once for each time."""
-    import tvm_ffi
-    from tvm import relax
-
-    found: list[Any] = []
-    tvm_ffi.structural_walk(value, [(relax.Var, found.append)])
-    return found
 
 
 def _factor(value: Any) -> tuple[Any, float] | None:

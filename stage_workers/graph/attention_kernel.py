@@ -67,6 +67,7 @@ class Attention(Struct, frozen=True, kw_only=True):
         causal: how many columns behind its own number a row may look; ``None`` for all.
         lanes: of a vector.
         registers: that hold vectors.
+        narrow: whether both products multiply numbers that are rounded to bfloat16, two at a time.
     """
 
     batch: tuple[int, ...]
@@ -83,6 +84,7 @@ class Attention(Struct, frozen=True, kw_only=True):
     causal: int | None = None
     lanes: int
     registers: int
+    narrow: bool = False
 
     def block(self) -> int:
         """Rows of a block: those that compute the fewest rows twice."""
@@ -90,11 +92,12 @@ class Attention(Struct, frozen=True, kw_only=True):
         return min(self.rows, min(sizes, key=lambda size: (-(-self.rows // size) * size, -size)))
 
 
-def attend(what: Attention, *tensors: Any) -> Any:
+def attend(what: Attention, kernel: type[Kernel], *tensors: Any) -> Any:
     """The result, as TE, with a fixed schedule.
 
     Args:
         what: is computed.
+        kernel: that computes it.
         tensors: queries, keys, values, and masks.
     """
     from tvm.script.ir_builder import IRBuilder
@@ -104,13 +107,13 @@ def attend(what: Attention, *tensors: Any) -> Any:
 
     def generate(*buffers: Any) -> Any:
         with IRBuilder() as builder:
-            _Kernel(what, buffers).write()
+            kernel(what, buffers).write()
             return builder.get()
 
     return legalising.written_by_hand("attention", tensors, shape, generate)
 
 
-class _Kernel:
+class Kernel:
     """Writes the statements of TIR.
 
     Args:
@@ -133,15 +136,19 @@ class _Kernel:
         block = what.block()
         with t.parallel(0, math.prod(what.batch)) as number:
             place = self._places(number)
-            keys = self._alloc(self._vectors * what.depth * self._lanes)
-            scores = self._alloc(block * self._vectors * self._lanes)
-            inverse = self._alloc(block)
-            self._pack(place, keys)
+            self._reserve(block)
+            self._pack(place)
             with t.serial(0, -(-what.rows // block)) as part:
                 first = t.min(part * block, what.rows - block) if what.rows % block else part * block
-                self._score(place, first, block, keys, scores)
-                self._weigh(place, first, block, scores, inverse)
-                self._mix(place, first, block, scores, inverse)
+                self._score(place, first, block)
+                self._weigh(place, first, block)
+                self._mix(place, first, block)
+
+    def _reserve(self, block: int) -> None:
+        """Room for what lies between the steps, for so many rows."""
+        self._keys = self._alloc(self._vectors * self._what.depth * self._lanes)
+        self._scores = self._alloc(block * self._vectors * self._lanes)
+        self._inverse = self._alloc(block)
 
     def _places(self, number: Any) -> tuple[Any, ...]:
         """Where the ``number``-th of all matrices is in the batch."""
@@ -159,33 +166,43 @@ class _Kernel:
 
         return tirx.const(value, self._dtype)
 
-    def _pack(self, place: tuple[Any, ...], packed: Any) -> None:
+    def _pack(self, place: tuple[Any, ...]) -> None:
         """Keys times scale, by vectors of columns; zeros where there are none."""
-        t, what, lanes = self._t, self._what, self._lanes
-        keys = self._buffers[1]
+        what, lanes = self._what, self._lanes
 
         def copy(vector: Any, deep: Any, lane: Any) -> None:
-            value = keys[what.keys.at(*place, deep, vector * lanes + lane)]
-            packed[(vector * what.depth + deep) * lanes + lane] = value * self._const(what.scale)
+            at = (vector * what.depth + deep) * lanes + lane
+            self._keys[at] = self._scaled_key(place, deep, vector * lanes + lane)
 
+        def clear(vector: Any, deep: Any, lane: Any) -> None:
+            self._keys[(vector * what.depth + deep) * lanes + lane] = self._const(0.0)
+
+        self._pack_columns(what.depth, copy, clear)
+
+    def _scaled_key(self, place: tuple[Any, ...], deep: Any, column: Any) -> Any:
+        return self._buffers[1][self._what.keys.at(*place, deep, column)] * self._const(self._what.scale)
+
+    def _pack_columns(self, depth: int, copy: Any, clear: Any) -> None:
+        """``copy`` for so many places of all columns, by vectors of these; ``clear`` where there are none."""
+        t, what, lanes = self._t, self._what, self._lanes
         whole, left = divmod(what.columns, lanes)
-        across = what.depth % lanes == 0 and what.keys.order[-1] == len(what.batch)
+        across = depth % lanes == 0 and what.keys.order[-1] == len(what.batch)
         with t.serial(0, whole) as vector:
             if across:  # a column lies in memory as a vector
                 blocks, rows, columns = (
-                    t.serial(0, what.depth // lanes),
+                    t.serial(0, depth // lanes),
                     t.unroll(0, lanes),
                     t.vectorized(0, lanes),
                 )
                 with blocks as deep, rows as lane, columns as inner:
                     copy(vector, deep * lanes + inner, lane)
             else:
-                with t.serial(0, what.depth) as deep, t.vectorized(0, lanes) as lane:
+                with t.serial(0, depth) as deep, t.vectorized(0, lanes) as lane:
                     copy(vector, deep, lane)
         if left:
-            with t.serial(0, what.depth) as deep, t.vectorized(0, lanes) as lane:
-                packed[(whole * what.depth + deep) * lanes + lane] = self._const(0.0)
-            with t.serial(0, left) as lane, t.serial(0, what.depth) as deep:
+            with t.serial(0, depth) as deep, t.vectorized(0, lanes) as lane:
+                clear(whole, deep, lane)
+            with t.serial(0, left) as lane, t.serial(0, depth) as deep:
                 copy(whole, deep, lane)
 
     def _product(self, rows: int, vectors: int, depth: int, left: Any, right: Any, store: Any) -> None:
@@ -199,6 +216,18 @@ class _Kernel:
             right: that of a place, a vector and a lane.
             store: what is done with the result, by row, vector and lane.
         """
+
+        def add(sums: Any, each: Any, deep: Any) -> None:
+            def one(row: int, vector: int, lane: Any, at: Any) -> None:
+                sums[at] = sums[at] + left(row, deep) * right(deep, vector, lane)
+
+            each(one)
+
+        self._summed(rows, vectors, depth, add, store)
+
+    def _summed(self, rows: int, vectors: int, depth: int, add: Any, store: Any) -> None:
+        """Sums in registers: ``add`` is what a step of ``depth`` does, given the sums, what goes through
+        all of them, and the number of the step."""
         t, lanes = self._t, self._lanes
         sums = self._alloc(rows * vectors * lanes, scope="local")
 
@@ -213,11 +242,7 @@ class _Kernel:
 
         each(clear)
         with t.serial(0, depth) as deep:
-
-            def add(row: int, vector: int, lane: Any, at: Any) -> None:
-                sums[at] = sums[at] + left(row, deep) * right(deep, vector, lane)
-
-            each(add)
+            add(sums, each, deep)
         each(lambda row, vector, lane, at: store(row, vector, lane, sums[at]))
 
     def _in_vectors(self, count: int, write: Any) -> None:
@@ -229,8 +254,8 @@ class _Kernel:
         if left:
             write(whole * VECTORS, left)
 
-    def _score(self, place: tuple[Any, ...], first: Any, block: int, keys: Any, scores: Any) -> None:
-        what, lanes = self._what, self._lanes
+    def _score(self, place: tuple[Any, ...], first: Any, block: int) -> None:
+        what, lanes, keys = self._what, self._lanes, self._keys
         queries = self._buffers[0]
 
         def write(start: Any, vectors: int) -> None:
@@ -240,31 +265,29 @@ class _Kernel:
                 what.depth,
                 lambda row, deep: queries[what.queries.at(*place, first + row, deep)],
                 lambda deep, vector, lane: keys[((start + vector) * what.depth + deep) * lanes + lane],
-                store=lambda row, vector, lane, value: self._keep(scores, row, start + vector, lane, value),
+                store=lambda row, vector, lane, value: self._keep(row, start + vector, lane, value),
             )
 
         self._in_vectors(self._vectors, write)
 
-    def _keep(self, scores: Any, row: Any, vector: Any, lane: Any, value: Any) -> None:
-        scores[(row * self._vectors + vector) * self._lanes + lane] = value
+    def _keep(self, row: Any, vector: Any, lane: Any, value: Any) -> None:
+        self._scores[(row * self._vectors + vector) * self._lanes + lane] = value
 
-    def _weigh(self, place: tuple[Any, ...], first: Any, block: int, scores: Any, inverse: Any) -> None:
+    def _weigh(self, place: tuple[Any, ...], first: Any, block: int) -> None:
         """Scores of each row become their exponentials, less the largest; one over their sum."""
         whole, left = divmod(block, TOGETHER)
         if whole:
             with self._t.serial(0, whole) as part:
-                self._weigh_some(place, first, part * TOGETHER, TOGETHER, scores, inverse)
+                self._weigh_some(place, first, part * TOGETHER, TOGETHER)
         if left:
-            self._weigh_some(place, first, whole * TOGETHER, left, scores, inverse)
+            self._weigh_some(place, first, whole * TOGETHER, left)
 
-    def _weigh_some(
-        self, place: tuple[Any, ...], first: Any, start: Any, count: int, scores: Any, inverse: Any
-    ) -> None:
+    def _weigh_some(self, place: tuple[Any, ...], first: Any, start: Any, count: int) -> None:
         """So many rows, from ``start`` on."""
-        t, lanes = self._t, self._lanes
+        t, lanes, scores = self._t, self._lanes, self._scores
         bases = [(start + row) * self._vectors * lanes for row in range(count)]
         for row, base in enumerate(bases):
-            self._mask(place, first + start + row, base, scores)
+            self._mask(place, first + start + row, base)
         most, total = self._alloc(count * lanes, "local"), self._alloc(count * lanes, "local")
         with t.vectorized(0, count * lanes) as lane:
             most[lane] = self._const(-math.inf)
@@ -285,7 +308,7 @@ class _Kernel:
                     total[row * lanes + lane] = total[row * lanes + lane] + scores[at]
         for row in range(count):
             self._folded(total, row * lanes, lambda one, other: one + other)
-            inverse[start + row] = self._const(1.0) / total[row * lanes]
+            self._inverse[start + row] = self._const(1.0) / total[row * lanes]
 
     def _folded(self, vectors: Any, first: int, joined: Any) -> None:
         """Each number of a vector becomes all of them joined."""
@@ -299,11 +322,11 @@ class _Kernel:
             vectors[whole] = joined(vectors[whole], tirx.Shuffle([vectors[whole]], turned))
             half //= 2
 
-    def _mask(self, place: tuple[Any, ...], row: Any, base: Any, scores: Any) -> None:
+    def _mask(self, place: tuple[Any, ...], row: Any, base: Any) -> None:
         """What is added to the scores of a row, and minus infinity where there is no column to see."""
-        t, what, lanes = self._t, self._what, self._lanes
+        t, what, lanes, scores = self._t, self._what, self._lanes, self._scores
         for number, lengths in enumerate(what.masks, 3):
-            self._add_mask(self._buffers[number], lengths, (*place, row), base, scores)
+            self._add_mask(self._buffers[number], lengths, (*place, row), base)
         whole, left = divmod(what.columns, lanes)
         if what.causal is not None:
             last = t.min(row + what.causal, what.columns - 1)
@@ -315,10 +338,8 @@ class _Kernel:
                 at = base + whole * lanes + lane
                 scores[at] = t.Select(lane < left, scores[at], self._const(-math.inf))
 
-    def _add_mask(
-        self, mask: Any, lengths: tuple[int, ...], row: tuple[Any, ...], base: Any, scores: Any
-    ) -> None:
-        t, what, lanes = self._t, self._what, self._lanes
+    def _add_mask(self, mask: Any, lengths: tuple[int, ...], row: tuple[Any, ...], base: Any) -> None:
+        t, what, lanes, scores = self._t, self._what, self._lanes, self._scores
 
         def add(column: Any) -> None:
             index = (*row, column)
@@ -333,24 +354,29 @@ class _Kernel:
             with t.serial(0, left) as lane:
                 add(whole * lanes + lane)
 
-    def _mix(self, place: tuple[Any, ...], first: Any, block: int, scores: Any, inverse: Any) -> None:
+    def _mix(self, place: tuple[Any, ...], first: Any, block: int) -> None:
         what, lanes = self._what, self._lanes
-        values, result = self._buffers[2], self._buffers[-1]
+        values = self._buffers[2]
 
         def write(start: Any, vectors: int) -> None:
-            def store(row: int, vector: int, lane: Any, value: Any) -> None:
-                at = what.result.at(*place, first + row, (start + vector) * lanes + lane)
-                result[at] = value * inverse[row]
-
             self._product(
                 block,
                 vectors,
                 what.columns,
-                lambda row, deep: scores[row * self._vectors * lanes + deep],
+                lambda row, deep: self._scores[row * self._vectors * lanes + deep],
                 lambda deep, vector, lane: values[
                     what.values.at(*place, deep, (start + vector) * lanes + lane)
                 ],
-                store,
+                self._storing(place, first, start),
             )
 
         self._in_vectors(what.width // lanes, write)
+
+    def _storing(self, place: tuple[Any, ...], first: Any, start: Any) -> Any:
+        """What writes a row's sums, of vectors from ``start`` on, over the sum of its shares."""
+
+        def store(row: int, vector: int, lane: Any, value: Any) -> None:
+            column = (start + vector) * self._lanes + lane
+            self._buffers[-1][self._what.result.at(*place, first + row, column)] = value * self._inverse[row]
+
+        return store

@@ -1,4 +1,4 @@
-"""Fold the simplest operators of constants, with NumPy.
+"""Constants: those without elements, and the simplest operators of others, which are folded with NumPy.
 
 TVM's ``FoldConstant`` compiles every call that it folds, 0.1 s each: 5 s for the biases and limits of a
 MobileNetV2. NumPy does those that are nearly all of them in no time.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunemesh.stage_workers.graph.rewriting import is_static, operator_of, rewritten
+from tunemesh.stage_workers.graph.rewriting import is_constant, is_static, operator_of, rewritten, sizes_of
 from tunemesh.stage_workers.measuring.comparison import Array, numpy_dtype
 
 Fold = Callable[..., Array]
@@ -49,6 +49,26 @@ def fold(module: Any) -> Any:
             return values
 
     return rewritten(module, Folder(module).visit_expr)
+
+
+def without_empty(module: Any) -> Any:
+    """``module`` with calls that make tensors without elements in place of constants that have none: TVM
+    writes those into a library, and cannot read them back."""
+    from tvm import relax
+
+    made = False
+
+    @relax.expr_functor.mutator
+    class Maker(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_generic_const_(self, constant: Any) -> Any:
+            nonlocal made
+            if not is_constant(constant) or 0 not in (sizes_of(constant.ty) or ()):
+                return constant
+            made = True
+            return self.builder_.emit(relax.op.zeros(constant.ty.shape, str(constant.ty.dtype)))
+
+    changed = rewritten(module, Maker(module).visit_expr)
+    return relax.transform.LegalizeOps()(changed) if made else module
 
 
 def _same(_: Any, values: Array) -> Array:

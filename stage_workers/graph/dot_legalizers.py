@@ -7,11 +7,13 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tunemesh.stage_workers.graph import dots
+from tunemesh.stage_workers.graph import dot_planes, dots
 from tunemesh.stage_workers.graph.dots import Dot
 from tunemesh.stage_workers.graph.legalising import Legalize
 
 Emit = Callable[[Any, Any, Dot], Any]
+"""From a block builder, a call and an instruction to what takes the call's place; ``None`` where the
+instruction does not compute it as it is."""
 
 
 def before(rules: Mapping[str, Legalize], target: str) -> dict[str, Legalize]:
@@ -28,8 +30,11 @@ def _first(there: list[Dot], emit: Emit, otherwise: Legalize) -> Legalize:
     """The first of some instructions that takes a call, or else what is done otherwise."""
 
     def legalize(builder: Any, call: Any) -> Any:
-        dot = next((each for each in there if dots.takes(each, call)), None)
-        return otherwise(builder, call) if dot is None else emit(builder, call, dot)
+        for dot in there:
+            made = emit(builder, call, dot) if dots.has_types(dot, call) else None
+            if made is not None:
+                return made
+        return otherwise(builder, call)
 
     return legalize
 
@@ -41,7 +46,14 @@ def _packed(call: Any, dot: Dot) -> Any:
     return relax.const(dot.packed(call.args[1].value.numpy()), dot.weights)
 
 
+def _fits(call: Any, dot: Dot) -> bool:
+    sizes = dots.sizes(call)
+    return sizes is not None and dot.fits(*sizes)
+
+
 def _product(builder: Any, call: Any, dot: Dot) -> Any:
+    if not _fits(call, dot):
+        return None
     return builder.call_te(
         functools.partial(dots.product, dot=dot),
         call.args[0],
@@ -51,6 +63,8 @@ def _product(builder: Any, call: Any, dot: Dot) -> Any:
 
 
 def _convolution(builder: Any, call: Any, dot: Dot) -> Any:
+    if not _fits(call, dot):
+        return _of_planes(builder, call, dot)
     attributes = call.attrs
     return builder.call_te(
         functools.partial(dots.convolution, dot=dot),
@@ -59,6 +73,21 @@ def _convolution(builder: Any, call: Any, dot: Dot) -> Any:
         [int(each) for each in attributes.strides],
         [int(each) for each in attributes.padding],
         [int(each) for each in attributes.dilation],
+        primfunc_name_hint=f"conv2d_{dot.short}",
+    )
+
+
+def _of_planes(builder: Any, call: Any, dot: Dot) -> Any:
+    from tvm import relax
+
+    planes = dot_planes.of(call, dot)
+    if planes is None:
+        return None
+    weights = dot_planes.packed(call.args[1].value.numpy(), planes, dot)
+    return builder.call_te(
+        functools.partial(dot_planes.convolution, planes=planes, dot=dot),
+        call.args[0],
+        relax.const(weights, dot.weights),
         primfunc_name_hint=f"conv2d_{dot.short}",
     )
 

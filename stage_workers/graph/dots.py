@@ -142,14 +142,12 @@ def sizes(call: Any) -> tuple[int, int] | None:
     return shape[2], shape[3]
 
 
-def takes(dot: Dot, call: Any) -> bool:
-    """Whether an instruction computes a call of an operator, whose weights are constant, as it is."""
+def has_types(dot: Dot, call: Any) -> bool:
+    """Whether an instruction has the dtypes of a call of an operator, whose weights are constant."""
     data, weights = call.args
     if not is_constant(weights) or not is_static(data.ty) or not is_static(call.ty):
         return False
-    found = sizes(call)
-    dtypes = tuple(str(each.ty.dtype) for each in (data, weights, call))
-    return dtypes == (dot.data, dot.weights, dot.total) and found is not None and dot.fits(*found)
+    return tuple(str(each.ty.dtype) for each in (data, weights, call)) == (dot.data, dot.weights, dot.total)
 
 
 def product(data: Any, weights: Any, dot: Dot) -> Any:
@@ -192,7 +190,7 @@ def convolution(
 
     top, left, bottom, right = padding
     if any(padding):
-        plain = _bits(image)
+        plain = bits(image)
         around = tirx.const(pad_value, str(plain.dtype))
         image = topi.nn.pad(plain, (0, top, left, 0), (0, bottom, right, 0), around, name="padded")
     images, high, wide, inputs = (int(length) for length in image.shape)
@@ -205,7 +203,7 @@ def convolution(
     def compute(number: Any, y: Any, x: Any, n: Any) -> Any:
         value = image[number, y * strides[0] + ry * dilation[0], x * strides[1] + rx * dilation[1], rc]
         factor = weights[n // dot.lanes, ry, rx, rc // dot.group, n % dot.lanes, rc % dot.group]
-        return te.sum(_wide(value, dot) * factor.astype(dot.total), axis=[ry, rx, rc])
+        return te.sum(widened(value, dot) * factor.astype(dot.total), axis=[ry, rx, rc])
 
     shape = (images, height, width, blocks * dot.lanes)
     name = intrinsic(dot, str(image.dtype))
@@ -223,7 +221,7 @@ def named(name: str) -> tuple[Dot, str]:
     return dot, dot.data if name == dot.name else BITS
 
 
-def _bits(data: Any) -> Any:
+def bits(data: Any) -> Any:
     """Floats of 16 bits as :data:`BITS`, and others as they are."""
     from tvm import te, tirx
 
@@ -232,12 +230,17 @@ def _bits(data: Any) -> Any:
     return te.compute(data.shape, lambda *at: tirx.reinterpret(BITS, data[at]), name="bits")
 
 
-def _wide(value: Any, dot: Dot) -> Any:
+def widened(value: Any, dot: Dot) -> Any:
     """One number, which may be :data:`BITS`, as it is summed."""
     from tvm import tirx
 
     exact = tirx.reinterpret(dot.data, value) if str(value.dtype) == BITS else value
     return exact.astype(dot.total)
+
+
+def uses(function: Any) -> bool:
+    """Whether a function of TIR can use an instruction, or calls one."""
+    return bool(marks(function)) or bool(called(function))
 
 
 def marks(function: Any) -> list[str]:
@@ -258,11 +261,10 @@ def marks(function: Any) -> list[str]:
 # -- Code ----------------------------------------------------------------------------------------------------
 
 
-def with_code(function: Any) -> Any:
-    """A lowered function with the functions of LLVM that it calls."""
+def called(function: Any) -> dict[str, Dot]:
+    """The instructions that a function of TIR calls, by name."""
     import tvm
     import tvm_ffi
-    from tvm import tirx
 
     used: dict[str, Dot] = {}
 
@@ -273,6 +275,15 @@ def with_code(function: Any) -> Any:
                 used[dot.name] = dot
 
     tvm_ffi.structural_walk(function.body, (tvm.ir.Call, call))
+    return used
+
+
+def with_code(function: Any) -> Any:
+    """A lowered function with the functions of LLVM that it calls."""
+    import tvm
+    from tvm import tirx
+
+    used = called(function)
     if not used:
         return function
     text = "\n".join(map(code, used.values()))

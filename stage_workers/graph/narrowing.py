@@ -2,7 +2,9 @@
 
 Both factors are rounded to it, and multiplied and summed by an instruction of the CPU, in single precision:
 what comes out is single precision again. Weights are rounded once, and take half of the memory. What stands
-between is as it was, so the rounding of what a product reads goes into the function that computes it.
+between is as it was, so the rounding of what a product reads goes into the function that computes it. Where
+only element by element is something else computed of that, as where a residual is added, it is read rounded
+there, too: so it is written once, in half of the memory.
 
 Only products whose second factor is constant are changed, of sizes that the instruction takes.
 """
@@ -16,8 +18,14 @@ import numpy as np
 
 from tunemesh.shared.errors import BadTarget
 from tunemesh.shared.messages import Precision
-from tunemesh.stage_workers.graph import dots, targets
-from tunemesh.stage_workers.graph.rewriting import is_constant, is_static, operator_of, rewritten
+from tunemesh.stage_workers.graph import dot_planes, dots, layout_rules, targets
+from tunemesh.stage_workers.graph.rewriting import (
+    is_constant,
+    is_static,
+    operator_of,
+    rewritten,
+    variables_of,
+)
 from tunemesh.stage_workers.measuring import comparison
 from tunemesh.stage_workers.measuring.comparison import Array
 
@@ -58,24 +66,58 @@ def narrowed(module: Any) -> Any:
     class Narrower(relax.PyExprMutator):  # type: ignore[misc]
         rounded: dict[Any, Any] | None = None
         """What products read, by what it was before, in this block: it is not known outside of it."""
+        only: frozenset[Any] = frozenset()
+        """Of that, as it is in the module, what is to be read rounded everywhere."""
 
         def visit_dataflow_block_(self, block: Any) -> Any:
-            self.rounded = {}
+            self.rounded, self.only = {}, _read_as_elements(block)
             made = super().visit_dataflow_block_(block)
-            self.rounded = None
+            self.rounded, self.only = None, frozenset()
             return made
 
         def visit_call_(self, call: Any) -> Any:
-            call = self.visit_expr_post_order(call)
+            given, call = call, self.visit_expr_post_order(call)
             make = MAKERS.get(operator_of(call))
-            if make is None or self.rounded is None or not _fits(call):
+            if self.rounded is None:
                 return call
-            data, weights = call.args
+            if make is not None and _fits(call):
+                data, weights = call.args
+                return make(call, self.round(data), relax.const(_rounded(weights.value.numpy()), NARROW))
+            if self.only.isdisjoint(given.args):
+                return call
+            read = [
+                relax.op.astype(self.round(data), WIDE) if old in self.only else data
+                for old, data in zip(given.args, call.args, strict=True)
+            ]
+            made = relax.Call(call.op, read, attrs=call.attrs, ty_args=call.ty_args, span=call.span)
+            return self.builder_.normalize(made)
+
+        def round(self, data: Any) -> Any:
+            assert self.rounded is not None
             if data not in self.rounded:
                 self.rounded[data] = self.builder_.emit(relax.op.astype(data, NARROW))
-            return make(call, self.rounded[data], relax.const(_rounded(weights.value.numpy()), NARROW))
+            return self.rounded[data]
 
     return rewritten(module, Narrower(module).visit_expr)
+
+
+def _read_as_elements(block: Any) -> frozenset[Any]:
+    """What products of a block read, and besides only what computes element by element, and is computed in
+    this block itself."""
+    import tvm
+    from tvm import relax
+
+    bound, read, other = set[Any](), set[Any](), set[Any]()
+    for binding in block.bindings:
+        value = binding.value
+        if isinstance(binding, relax.VarBinding) and isinstance(binding.var, relax.DataflowVar):
+            bound.add(binding.var)
+        narrow = operator_of(value) in MAKERS and _fits(value)
+        if narrow:
+            read.add(value.args[0])
+        elif not isinstance(value, tvm.ir.Call) or operator_of(value) not in layout_rules.ELEMENTWISE:
+            other.update(variables_of(value))
+    return frozenset((bound & read) - other)
 
 
 def _product(call: Any, data: Any, weights: Any) -> Any:
@@ -114,7 +156,7 @@ def _fits(call: Any) -> bool:
     if {str(each.ty.dtype) for each in (data, weights, call)} != {WIDE}:
         return False
     sizes = dots.sizes(call)
-    return sizes is not None and any(each.fits(*sizes) for each in dots.BFLOAT16)
+    return any(dot_planes.of(call, each) if sizes is None else each.fits(*sizes) for each in dots.BFLOAT16)
 
 
 def _rounded(weights: Array) -> Array:

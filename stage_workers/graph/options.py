@@ -18,8 +18,8 @@ class GraphOptions(Struct, frozen=True, kw_only=True):
 
     Attributes:
         layout: on a CPU, ``channels-last`` computes convolutions, and what stands around them, with channels
-            last, transposes no tensor twice, and what it must in blocks; ``given`` leaves every tensor as it
-            lies.
+            last, transposes no tensor twice, and what it must in blocks. A model all of whose convolutions
+            are of 1x1 stays as it is, as it has nothing to gain. ``given`` leaves every tensor as it lies.
         convolutions: on a CPU, ``measured`` lets the tasks of 3x3 convolutions with channels last try
             Winograd's algorithm, too, where the model bears its rounding; what is faster on the device stays.
             ``direct`` computes all as they are defined.

@@ -22,6 +22,16 @@ def operator_of(expression: Any) -> str:
     return str(getattr(getattr(expression, "op", None), "name", ""))
 
 
+def variables_of(expression: Any) -> list[Any]:
+    """The variables of Relax that an expression reads, once for each time."""
+    import tvm_ffi
+    from tvm import relax
+
+    found: list[Any] = []
+    tvm_ffi.structural_walk(expression, [(relax.Var, found.append)])
+    return found
+
+
 def is_call_of_tir(expression: Any) -> bool:
     """Whether it is a call of a function of TIR."""
     return operator_of(expression) == "relax.call_tir"

@@ -44,8 +44,27 @@ def _axes(call: Any) -> list[int] | None:
     if shape is None or str(call.ty.dtype) != "float32":
         return None
     axes = axes_of(call)
-    inner, read = axes[-1], len(shape) - 1
-    return axes if inner != read and min(shape[inner], shape[read]) >= BLOCK else None
+    runs = _runs(axes)
+    sizes = [math.prod(shape[axis] for axis in run) for run in runs]
+    written, read = _innermost(runs, axes)
+    return axes if written != read and min(sizes[written], sizes[read]) >= BLOCK else None
+
+
+def _runs(axes: Sequence[int]) -> list[list[int]]:
+    """Axes that stay next to each other, in one order: they are moved as one. In the order of what is
+    read."""
+    runs: list[list[int]] = []
+    for axis in axes:
+        if runs and axis == runs[-1][-1] + 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    return sorted(runs)
+
+
+def _innermost(runs: Sequence[list[int]], axes: Sequence[int]) -> tuple[int, int]:
+    """Which run is the innermost of what is written, and which of what is read."""
+    return next(number for number, run in enumerate(runs) if run[-1] == axes[-1]), len(runs) - 1
 
 
 def _legalize(builder: Any, call: Any) -> Any:
@@ -67,18 +86,23 @@ def turn(data: Any, axes: Sequence[int]) -> Any:
     from tvm.script.ir_builder import IRBuilder
     from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-    shape = [int(size) for size in data.shape]
-    result = [shape[axis] for axis in axes]
-    read, written = len(shape) - 1, axes[-1]  # the innermost of what is read, and of what is written
-    outer = [axis for axis in range(len(shape)) if axis not in (read, written)]
+    lengths = [int(size) for size in data.shape]
+    result = [lengths[axis] for axis in axes]
+    runs = _runs(axes)
+    shape = [math.prod(lengths[axis] for axis in run) for run in runs]
+    written, read = _innermost(runs, axes)
+    outer = [run for run in range(len(runs)) if run not in (read, written)]
 
     def generate(given: Any, made: Any) -> Any:
         with IRBuilder() as builder:
             source, target = T.buffer_proxy(given), T.buffer_proxy(made)
 
             def move(places: dict[int, Any]) -> None:
-                value = source[tuple(places[axis] for axis in range(len(shape)))]
-                target[tuple(places[axis] for axis in axes)] = value
+                at: dict[int, Any] = {}
+                for number, run in enumerate(runs):
+                    at |= _places(places[number], run, lengths)
+                value = source[tuple(at[axis] for axis in range(len(lengths)))]
+                target[tuple(at[axis] for axis in axes)] = value
 
             with T.parallel(0, math.prod(shape[axis] for axis in outer)) as number:
                 places = _places(number, outer, shape)

@@ -18,7 +18,7 @@ from tunemesh.stage_workers.measuring import comparison
 from tunemesh.stage_workers.measuring.comparison import Array
 
 LEAST = 1024
-"""Bytes of a constant that is worth it."""
+"""Bytes of a constant that is worth it. One without any is taken out too: TVM cannot read those back."""
 
 
 class Weight(Struct, frozen=True):
@@ -39,7 +39,7 @@ def take_out(module: Any) -> tuple[Any, list[Weight]]:
 
     def out(constant: Any) -> Any:
         value = constant.value
-        if not isinstance(value, tvm.runtime.Tensor) or size(value) < LEAST:
+        if not isinstance(value, tvm.runtime.Tensor) or 0 < size(value) < LEAST:
             return constant
         if value not in numbers:
             numbers[value] = len(taken)

@@ -27,11 +27,13 @@ class Work:
         inputs: channels of the image.
         columns: channels of the result.
         tiles: of the result.
+        group: channels of the image that are multiplied at once.
     """
 
     inputs: int
     columns: int
     tiles: int
+    group: int = 1
 
 
 def cycles(work: Work, knobs: Knobs, cores: int) -> float:
@@ -43,10 +45,11 @@ def cycles(work: Work, knobs: Knobs, cores: int) -> float:
     term = max(held / 2, (knobs.rows + knobs.vectors) / 2, LEAST_HELD / 2)
     pieces = blocks * planes * (knobs.tiles // knobs.rows) * -(-work.columns // knobs.columns)
     transforms = blocks * knobs.tiles * planes * channels / lanes * STEPS
-    weights, between = 4 * planes * work.inputs * work.columns, 4 * planes * knobs.tiles * channels
+    steps = work.inputs / work.group
+    weights, between = 4 * planes * steps * work.columns, 4 * planes * knobs.tiles * (steps + work.columns)
     speed = NEARBY if weights + between <= LEVEL else BEYOND
     moved = blocks * (weights + between) / speed + weights / BEYOND
     # Of the weights or the tiles, whatever the inner loop reads, one part has to stay near.
-    inner = work.inputs * (knobs.rows if knobs.by_rows else knobs.columns) * 4
-    multiplying = pieces * (work.inputs * term + BEGIN + held) * (1.0 if inner <= LEVEL / 32 else 1.1)
+    inner = steps * (knobs.rows if knobs.by_rows else knobs.columns) * 4
+    multiplying = pieces * (steps * term + BEGIN + held) * (1.0 if inner <= LEVEL / 32 else 1.1)
     return (multiplying + transforms + moved) * -(-blocks // cores) / blocks

@@ -95,8 +95,11 @@ BOUNDED = frozenset(
     {"Tanh", "Sigmoid", "Erf", "Softmax", "HardSigmoid", "Sin", "Cos", "LSTM", "GRU", "RNN", "Softsign"}
 )
 """Those whose values are right to a rounding error of one, not of themselves."""
+TRANSFORMS = frozenset({"DFT", "STFT"})
+"""Those whose values are right to a rounding error of the largest: every step mixes all of them, and the
+sines and cosines of each implementation are rounded in its own way, those that are zero among them."""
 PART_OF_ONE = 1 / 16
-"""Of the noise, that the values of such functions are changed by in any case."""
+"""Of the noise, that the values of both are changed by in any case."""
 PARAMETERS = {
     "Resize": (1, 2, 3),
     "Upsample": (1,),
@@ -188,7 +191,9 @@ def _change(graph: Any, kinds: dict[str, int], seed: int, first: Sequence[Any], 
         for number, name in enumerate(node.output):
             if name in kinds:
                 node.output[number] = RAW + name
-                nodes += _changing(name, kinds[name], seed, node.op_type in BOUNDED, keeps_one=moves)
+                bounded = node.op_type in BOUNDED
+                mixed = node.op_type in TRANSFORMS
+                nodes += _changing(name, kinds[name], seed, bounded, keeps_one=moves, mixed=mixed)
         changed.update(names)
     nodes = [_copied(node) for node in nodes]
     del graph.node[:]
@@ -258,7 +263,13 @@ def _parameters(graph: Any) -> set[str]:
 
 
 def _changing(
-    name: str, kind: int, seed: int, bounded: bool, keeps_one: bool = False, raw: str = ""
+    name: str,
+    kind: int,
+    seed: int,
+    bounded: bool,
+    keeps_one: bool = False,
+    raw: str = "",
+    mixed: bool = False,
 ) -> list[Any]:
     """Operators that make the value ``name`` of the raw one.
 
@@ -267,6 +278,7 @@ def _changing(
         bounded: it is that of a function whose values are right to a rounding error of one.
         keeps_one: elements of one stay so, as those of zero do: they are switches. Otherwise a mask that is
             subtracted from one and multiplied by a billion would switch on what is off.
+        mixed: its values are right to a rounding error of the largest.
     """
     import onnx
 
@@ -298,10 +310,18 @@ def _changing(
             make("Mul", [f"{own}_sign", f"{own}_by"], [f"{own}_kept"]),
             make("Add", [f"{own}_kept", ONE + suffix], [factor]),
         ]
-    last = name if wide == kind and not bounded else f"{own}_changed"
+    last = name if wide == kind and not (bounded or mixed) else f"{own}_changed"
     nodes.append(make("Mul", [raw, f"{own}_factor"], [last]))
-    if bounded:
-        nodes.append(make("Mul", [f"{own}_by", PART + suffix], [f"{own}_part"]))
+    part = PART + suffix
+    if mixed:
+        part = f"{own}_share"
+        nodes += [
+            make("Abs", [raw], [f"{own}_size"]),
+            make("ReduceMax", [f"{own}_size"], [f"{own}_largest"], keepdims=0),
+            make("Mul", [f"{own}_largest", PART + suffix], [part]),
+        ]
+    if bounded or mixed:
+        nodes.append(make("Mul", [f"{own}_by", part], [f"{own}_part"]))
         nodes.append(make("Add", [last, f"{own}_part"], [name if wide == kind else f"{own}_moved"]))
         last = f"{own}_moved"
     if wide != kind:

@@ -57,6 +57,7 @@ class MockPlatform:
 
     def resolve_target(self, call: TargetCall) -> Target:
         """The target itself."""
+        landscape.broken(call.target)
         return Target(canonical=call.target)
 
     def import_model(self, call: ImportCall) -> Imported:
@@ -73,11 +74,13 @@ class MockPlatform:
         return Compiled(artifact=call.workload)
 
     def reference(self, call: ReferenceCall) -> ReferenceOutcome:
-        """A device that is always the same."""
+        """A device that is always the same, where it works."""
+        landscape.need_device(call.target)
         return ReferenceOutcome(latencies=[1e-3] * 5)
 
     def profile(self, call: ProfileCall) -> ProfileOutcome:
         """Sleeps; the latency is that of the landscape."""
+        landscape.need_device(call.target)
         work, chosen = landscape.read_candidate(call.workload, call.artifact)
         landscape.spend(work.task.durations, "profile", chosen.point)
         landscape.suffer(landscape.trouble_of(work, chosen, PROFILE_TROUBLES))
@@ -94,6 +97,7 @@ class MockPlatform:
 
     def profile_untuned(self, call: UntunedCall) -> ProfileOutcome:
         """The latency that the model states."""
+        landscape.need_device(call.target)
         work = msgspec.msgpack.decode(call.workload, type=Workload)
         landscape.spend(work.task.durations, "profile", -1)
         return ProfileOutcome(outcome="measured", latencies=[work.task.untuned] * call.settings.repeats)
@@ -131,6 +135,7 @@ class MockPlatform:
 
     def validate(self, call: ValidateCall) -> Validated:
         """What :meth:`assemble` computed."""
+        landscape.need_device(call.target)
         after = msgspec.msgpack.decode(call.tuned, type=MockProgram)
         before = msgspec.msgpack.decode(call.untuned, type=MockProgram)
         landscape.suffer(after.model.stages.get("validate"))

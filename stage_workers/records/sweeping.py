@@ -69,7 +69,8 @@ def sweep(
     """
     if not census.complete:
         raise Unavailable("there are too many jobs to know what they need: nothing is removed now")
-    now = time.time()
+    # The earlier of two clocks: one that has jumped ahead must not make results old.
+    now = min(time.time(), census.at)
     before = now - retention * DAY - MARGIN
     if census.oldest is not None:
         before = min(before, census.oldest - BEFORE_JOBS)
@@ -79,12 +80,13 @@ def sweep(
             needed.update(blob.sha256 for blob in named_by(event, store))
         forgotten = history.endings_before(connection, before)
     removed = freed = kept = 0
-    for name, size in store.older(before):
-        if name in needed:
-            kept += 1
-        elif dry_run or store.remove(name, before):
-            removed += 1
-            freed += size
+    for own in (store, *map(store.of, store.tenants())):
+        for name, size in own.older(before):
+            if name in needed:
+                kept += 1
+            elif dry_run or own.remove(name, before):
+                removed += 1
+                freed += size
     if not dry_run and forgotten:
         with database.writing() as connection:
             forgotten = history.forget_endings(connection, before)
@@ -95,8 +97,9 @@ def named_by(event: JobEvent, store: ArtifactStore) -> Iterator[Blob]:
     """The artifacts of a job that has ended."""
     if event.assembled is not None:
         yield from _results(event.assembled)
+        own = store.of(event.progress.tenant if event.progress is not None else "")
         try:
-            records = msgspec.msgpack.decode(store.get(event.assembled.records), type=list[TaskRecords])
+            records = msgspec.msgpack.decode(own.get(event.assembled.records), type=list[TaskRecords])
         except (ArtifactError, msgspec.DecodeError):
             records = []  # gone already; what is left of it is of no use
         for each in records:

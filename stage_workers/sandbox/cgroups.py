@@ -1,19 +1,23 @@
 """Limits for all processes of a sandbox together, where this process may make control groups.
 
-Version 1 is written by root. In version 2 a group that has processes of its own cannot pass controllers on,
-so that only a delegated parent helps: in a unit of systemd, ``Delegate=yes`` and ``DelegateSubgroup=worker``.
+Version 1 is written by root. In version 2 only the root of all groups may have processes of its own and be
+divided, so that a delegated group helps: in a unit of systemd, ``Delegate=yes``. Its processes then move into
+a group below, unless systemd has started them there (``DelegateSubgroup=worker``, from version 254 on).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "tunemesh-"
+BELOW = "worker"
+"""Where the processes of a delegated group move to."""
 PATIENCE = 2.0
 """Seconds until the last process of a group is gone."""
 CONTROLLERS = ("memory", "pids")
@@ -56,7 +60,7 @@ def make(memory: int, processes: int, root: Path = Path("/")) -> Groups:
         except OSError:
             continue
         done = [name for name in controllers if _limited(folder, name, memory, processes)]
-        if done:
+        if done and _takes_processes(folder):
             folders.append(folder)
             limits += done
         else:
@@ -78,13 +82,27 @@ def _parents(root: Path) -> Mapping[Path, list[str]]:
                 found.setdefault(_below(root, place, own[name]), []).append(name)
         elif kind == "cgroup2" and "" in own:
             group = _below(root, place, own[""])
-            for candidate in (group, group.parent):
-                if candidate == group or _delegated(candidate):
-                    passed = _passed_on(candidate)
-                    if passed:
-                        found[candidate] = passed
-                        break
+            parent = group.parent if _delegated(group.parent) else _freed(group)
+            if passed := _passed_on(parent):
+                found[parent] = passed
     return found
+
+
+def _freed(group: Path) -> Path:
+    """A group, from which its processes have moved down if it is delegated."""
+    if _delegated(group) and _processes(group):
+        below = group / BELOW
+        with contextlib.suppress(OSError):
+            below.mkdir(exist_ok=True)
+            for process in _processes(group):
+                (below / "cgroup.procs").write_text(process)
+    return group
+
+
+def _processes(group: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return (group / "cgroup.procs").read_text().split()
+    return []
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, str, list[str]]]:
@@ -99,7 +117,12 @@ def _below(root: Path, place: str, path: str) -> Path:
 
 
 def _passed_on(group: Path) -> list[str]:
-    """Controllers of version 2 that a new group below ``group`` has."""
+    """Controllers of version 2 that a new group below ``group`` has.
+
+    A group with processes, other than the root of all, is left alone: some controllers could be passed on,
+    but then no group below takes processes any more, whoever made it."""
+    if (group / "cgroup.type").exists() and _processes(group):
+        return []
     switch = group / "cgroup.subtree_control"
     with contextlib.suppress(OSError):
         for name in CONTROLLERS:
@@ -126,6 +149,15 @@ def _limited(folder: Path, controller: str, memory: int, processes: int) -> bool
     done = _written(folder / "memory.limit_in_bytes", memory)
     _written(folder / "memory.memsw.limit_in_bytes", memory)
     return done
+
+
+def _takes_processes(folder: Path) -> bool:
+    """Whether a process can enter a group: one that is to be in it goes on outside where it cannot."""
+    enter = ["/bin/sh", "-c", 'echo $$ >"$1/cgroup.procs"', "sh", str(folder)]
+    return (
+        subprocess.run(enter, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
+        == 0
+    )
 
 
 def _written(file: Path, value: int) -> bool:

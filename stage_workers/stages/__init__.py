@@ -18,7 +18,7 @@ from tunemesh.shared.messages import (
 from tunemesh.shared.text import clip
 from tunemesh.stage_workers.stages.assembling import assemble
 from tunemesh.stage_workers.stages.building import build
-from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.context import Context, DeviceFault
 from tunemesh.stage_workers.stages.importing import import_model
 from tunemesh.stage_workers.stages.learning import learn
 from tunemesh.stage_workers.stages.model_update import update_model
@@ -31,6 +31,7 @@ def run_stage(step: Step, context: Context) -> Result:
 
     Raises:
         Abandoned: the sandbox was aborted; the step should be handed back.
+        DeviceFault: the device does not work; likewise.
     """
     try:
         match step.work:
@@ -52,4 +53,4 @@ def run_stage(step: Step, context: Context) -> Result:
         return Failure(error=clip(" ".join(str(error).split())))
 
 
-__all__ = ["Context", "run_stage"]
+__all__ = ["Context", "DeviceFault", "run_stage"]

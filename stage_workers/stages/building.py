@@ -33,8 +33,8 @@ def _build(
 ) -> Built:
     started = time.monotonic()
     call = BuildCall(workload=workload, target=step.target, schedule=candidate.schedule)
-    limit, patience = step.settings.build_timeout, context.patience.limit(key)
-    answer = context.sandbox.call(engine, Engine.build, call, limit, patience)
+    limit = context.patience.clock(key, step.settings.build_timeout)
+    answer = context.sandbox.call(engine, Engine.build, call, limit, context.patience.limit(key))
     seconds = time.monotonic() - started
     context.patience.took(key, seconds)
     if isinstance(answer, CallFailure):
@@ -58,7 +58,7 @@ def _build(
     return Built(
         index=candidate.index,
         seconds=seconds,
-        artifact=context.store.put(answer.artifact),
-        # Not inline: it goes into the ledger.
+        # Not inline: the best few of all searches of a task go into one message, and objects into the ledger.
+        artifact=context.store.put(answer.artifact, inline=not keep),
         objects=context.store.put(answer.objects, inline=False) if keep and answer.objects else None,
     )

@@ -156,6 +156,11 @@ class Context:
         return self.device
 
 
+class DeviceFault(Exception):
+    """The device does not work, so that nothing can be said of what was to run on it. The step is for later,
+    or for another device."""
+
+
 class StageFailed(TunemeshError):
     """The step as a whole cannot be done; the text goes into its :class:`~shared.messages.Failure`."""
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tunemesh.broker_config.topology import OWN_ENGINES
+from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import (
     Blob,
@@ -150,6 +151,8 @@ def _read(key: str, step: Step, work: ImportWork, context: Context) -> Read:
         TunemeshError: it cannot be imported, or the store fails.
     """
     store = context.store
+    if store.tenant:
+        _require(work, store)
     before = context.imported.get(key)
     if before is not None and all(map(store.kept, filter(None, before[1:]))):
         return before
@@ -169,6 +172,17 @@ def _read(key: str, step: Step, work: ImportWork, context: Context) -> Read:
     if read.size <= context.imported.maxsize:
         context.imported[key] = read
     return read
+
+
+def _require(work: ImportWork, store: ArtifactStore) -> None:
+    """What is remembered of a model may come of another tenant's: to name a model is not to have it.
+
+    Raises:
+        ArtifactError: it is not in the store.
+    """
+    for blob in (work.model, *filter(None, [work.samples]), *work.files.values()):
+        if blob.data is None and not store.kept(blob):
+            store.get(blob, limit=MODEL_BYTES)
 
 
 def _imported(step: Step, work: ImportWork, context: Context) -> Imported:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 
 import msgspec
@@ -32,6 +33,7 @@ from tunemesh.stage_workers.platforms.protocol import (
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages.context import Binary, Context, insist, told
+from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable, spread
 
 BASELINE_ALLOWANCE = 10.0
@@ -82,27 +84,39 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
 
     Raises:
         TunemeshError: the target is refused, the store fails, or this worker has no device.
+        DeviceFault: the device does not work.
     """
     kernels = _Kernels(step, work, context.require_device(step), context)
     watch = Watch(step, kernels.device, context)
     untuned = kernels.untuned_latency() if work.baseline else None
+    if kernels.untuned_error:
+        reference(context.sandbox, step.target, kernels.device)
+    rivals: dict[str, list[Profiled]] = {}
     if work.confirm:
-        together = Measured(partial(kernels.take_turns, work.artifacts))
-        watch.measure([together])
-        profiled = [
-            _profiled(built, together, number, len(work.artifacts))
-            for number, built in enumerate(work.artifacts)
-        ]
+        profiled, *others = _measure_together([work.artifacts, *work.rivals.values()], kernels, watch)
+        rivals = dict(zip(work.rivals, others, strict=True))
     else:
         profiled = _measure_apart(step, work.artifacts, kernels, watch, context.measured)
-    drift = max((one.drift for one in profiled if one.outcome == "measured"), default=0.0)
+    everything = itertools.chain(profiled, *rivals.values())
+    drift = max((one.drift for one in everything if one.outcome == "measured"), default=0.0)
     return ProfileDone(
         profiled=profiled,
+        rivals=rivals,
+        in_turns=work.confirm and kernels.in_turns,
         untuned=untuned,
         untuned_error=clip(kernels.untuned_error),
         drift=drift,
         conditions=kernels.conditions,
     )
+
+
+def _measure_together(searches: list[list[Built]], kernels: _Kernels, watch: Watch) -> list[list[Profiled]]:
+    """Measure all that some searches have found, in turns."""
+    artifacts = list(itertools.chain(*searches))
+    together = Measured(partial(kernels.take_turns, artifacts))
+    watch.measure([together])
+    profiled = (_profiled(built, together, number, len(artifacts)) for number, built in enumerate(artifacts))
+    return [list(itertools.islice(profiled, len(found))) for found in searches]
 
 
 def _measure_apart(
@@ -145,6 +159,8 @@ class _Kernels:
         self.device = device
         self.untuned_error = ""
         """Why the untuned workload could not be measured."""
+        self.in_turns = True
+        """Whether all that could be measured took turns, whenever that was asked for."""
         self._step = step
         self._platform = platforms.name_of(step.target)
         self._settings = as_measured(step.settings, work.task, context.cache)
@@ -231,23 +247,38 @@ class _Kernels:
         return min(limit, settings.profile_timeout)
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
-        """Measure all candidates in one call, or each alone if that call fails."""
+        """Measure all candidates in one call. If that fails, each alone, and those together again that could
+        be measured: one of the others may have ended the call."""
         programs = [self._program(built) for built in artifacts]
+        together = self._together(programs)
+        if together is None:
+            together = [self._measure(built, None) for built in artifacts]
+            good = [number for number, each in enumerate(together) if each.outcome == "measured"]
+            few = 1 < len(good) < len(artifacts)
+            again = self._together([programs[number] for number in good]) if few else None
+            self.in_turns = self.in_turns and again is not None
+            for number, outcome in zip(good, again or (), strict=False):
+                together[number] = outcome
+        return together
+
+    def _together(self, programs: Sequence[bytes | ProfileOutcome]) -> list[ProfileOutcome] | None:
+        """Outcomes of one call; ``None`` where it fails, or there is nothing to call with."""
         sound = [program for program in programs if isinstance(program, bytes)]
-        if len(sound) == len(programs):
-            call = ConfirmCall(
-                workload=self._workload,
-                target=self._step.target,
-                artifacts=sound,
-                untuned=self._untuned,
-                device=self.device,
-                settings=self._settings,
-            )
-            limit = self._step.settings.profile_timeout * max(len(sound), 1)
-            answer = self._sandbox.call(self._platform, Platform.confirm, call, limit)
-            if not isinstance(answer, CallFailure) and len(answer.outcomes) == len(artifacts):
-                return [_sound(each) for each in answer.outcomes]
-        return [self._measure(built, None) for built in artifacts]
+        if len(sound) < len(programs):
+            return None
+        call = ConfirmCall(
+            workload=self._workload,
+            target=self._step.target,
+            artifacts=sound,
+            untuned=self._untuned,
+            device=self.device,
+            settings=self._settings,
+        )
+        limit = self._step.settings.profile_timeout * max(len(sound), 1)
+        answer = self._sandbox.call(self._platform, Platform.confirm, call, limit)
+        if isinstance(answer, CallFailure) or len(answer.outcomes) != len(sound):
+            return None
+        return [_sound(each) for each in answer.outcomes]
 
     def _program(self, built: Built) -> bytes | ProfileOutcome:
         if built.artifact is None:

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from tunemesh.shared.messages import Step
-from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.devices.drift import THRESHOLD
-from tunemesh.stage_workers.platforms.protocol import WAITED, Platform, ProfileOutcome, ReferenceCall
-from tunemesh.stage_workers.sandbox.sandbox import CallFailure
+from tunemesh.stage_workers.platforms.protocol import WAITED, ProfileOutcome
 from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.device_test import reference
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +42,6 @@ PAUSES = (0.2, 0.5)
 
 LESS = 0.02
 """Drift by which the device must be calmer than it was for measuring again to be worth the time."""
-
-REFERENCE_LIMIT = 60.0
-"""Seconds for a look at the reference: the first one compiles it."""
 
 
 def comparable(latencies: Sequence[float]) -> bool:
@@ -150,7 +146,11 @@ class Watch:
         self._drift = context.drift
 
     def measure(self, candidates: Sequence[Measured]) -> None:
-        """Measure all, in order; then again what was disturbed."""
+        """Measure all, in order; then again what was disturbed.
+
+        Raises:
+            DeviceFault: the device does not work, before them or after them.
+        """
         group: list[Measured] = []
         for number, candidate in enumerate(candidates):
             if not group:
@@ -212,11 +212,4 @@ class Watch:
         return self._drift.seen(latencies, time.monotonic()) if latencies else 0.0
 
     def _reference(self) -> list[float]:
-        """Latencies of the reference kernel; none when it cannot be measured, which is no reason to stop."""
-        platform = platforms.name_of(self._step.target)
-        call = ReferenceCall(target=self._step.target, device=self._device)
-        answer = self._sandbox.call(platform, Platform.reference, call, REFERENCE_LIMIT)
-        if isinstance(answer, CallFailure):
-            log.warning("no reference on %s: %s: %s", self._device, answer.kind, answer.text)
-            return []
-        return [each for each in answer.latencies if each > 0]
+        return reference(self._sandbox, self._step.target, self._device)

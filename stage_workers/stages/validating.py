@@ -12,6 +12,7 @@ from tunemesh.stage_workers import platforms
 from tunemesh.stage_workers.platforms.protocol import Platform, ProfileOutcome, ValidateCall, Validated
 from tunemesh.stage_workers.stages import recording
 from tunemesh.stage_workers.stages.context import VALIDATE_LIMIT, Context, StageFailed, whole
+from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.stages.trust import Measured, Watch, comparable
 
 
@@ -20,6 +21,7 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
 
     Raises:
         TunemeshError: the platform failed or refused, the store fails, or this worker has no device.
+        DeviceFault: the device does not work.
     """
     device = context.require_device(step)
     platform = platforms.name_of(step.target)
@@ -41,7 +43,11 @@ def validate(step: Step, work: ValidateWork, context: Context) -> ValidateDone:
         def measure() -> list[ProfileOutcome]:
             # A person's program has run no kernels either, and TVM starts no threads before the first.
             context.sandbox.renew()
-            answer = whole(context, platform, Platform.validate, one, VALIDATE_LIMIT)
+            try:
+                answer = whole(context, platform, Platform.validate, one, VALIDATE_LIMIT)
+            except StageFailed:
+                reference(context.sandbox, step.target, device)
+                raise
             if not (comparable(answer.before) and comparable(answer.after)):
                 raise StageFailed(f"platform {platform}, validate: gave no latencies above 0")
             found[variant] = answer

@@ -13,7 +13,7 @@ from tests.cases.case import Case, case, weights
 from tests.onnx_models import expected
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import attention, compilation, models, optimisation
+from tunemesh.stage_workers.graph import attention, compilation, dots, models, optimisation
 from tunemesh.stage_workers.graph.changes import NONE, Changes
 from tunemesh.stage_workers.graph.rewriting import is_call_of_tir
 from tunemesh.stage_workers.measuring import loading
@@ -122,6 +122,21 @@ def test_attention_is_one_kernel(case: Case, target: str) -> None:
     np.testing.assert_allclose(
         computed(changed, target, inputs), expected(made, inputs)[0], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("case", ONE_KERNEL[::2] + ONE_KERNEL[5:6], ids=lambda each: each.name)
+def test_in_bfloat16_both_of_its_products_are_of_pairs(case: Case, target: str) -> None:
+    if not dots.BFLOAT16[0].runs_on(target):
+        pytest.skip("this CPU has no avx512_bf16")
+    made = case.make()
+    changes = Changes(attention=True, fast_math=True, narrow=True)
+    changed = optimisation.optimise(module_of(made), target, changes).module
+    (kernel,) = (function for name, function in changed.functions_items() if "attention" in name.name_hint)
+    assert len(dots.called(kernel)) == 1
+    inputs = inputs_of(made)
+    wanted = expected(made, inputs)[0]
+    off = np.square(computed(changed, target, inputs) - wanted).mean() / np.square(wanted).mean()
+    assert 2**-14 < off**0.5 < 2**-5
 
 
 @pytest.mark.parametrize("cpu", ["x86-64", "haswell"])

@@ -42,6 +42,10 @@ SUBMIT = ["submit", "{model}", "--engine", "mock", "--target", "mock", *NOWHERE]
         ([*TUNE, "--strategy", "best"], "unknown strategy 'best'"),
         ([*TUNE, "--strategy", "fair:gold"], "bad share 'gold'; expected TENANT=WEIGHT"),
         ([*TUNE, "--strategy", "predictive:x"], "predictive takes nothing behind a colon"),
+        ([*TUNE, "--inputs", "/dev/null"], "cannot read the inputs /dev/null: it is no file"),
+        (["simulate", "/dev/null"], "cannot read scenario /dev/null: it is no file"),
+        (["records", "import", "/dev/null"], "cannot read records /dev/null: it is no file"),
+        (["tasks", "{onnx}", "--target", "a\udcff"], "is not UTF-8, as texts have to be"),
         ([*TUNE, "--tenant", "no spaces"], "a tenant must be letters"),
         ([*TUNE, "--priority", "0"], "the priority must be between 1 and 100"),
         ([*TUNE, "--lookahead", "2"], "--lookahead must be 0 to 1, not '2'"),
@@ -151,6 +155,20 @@ def test_nobody_who_reads_on_is_no_error(tunemesh: Run) -> None:
         ended = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=60)
     assert ended.stderr == ""
     assert ended.returncode in (0, 1)
+
+
+def test_an_output_that_cannot_be_written_is_one_line() -> None:
+    command = [sys.executable, "-m", "tunemesh", "--version"]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert complaint(ended.stderr) == "error: cannot write the output: No space left on device"
+    assert ended.returncode == 75
+
+
+def test_a_closed_output_is_nothing_to_complain_about() -> None:
+    command = ["sh", "-c", 'exec "$0" -m tunemesh --version >&-', sys.executable]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_no_command_is_answered_by_the_help(tunemesh: Run) -> None:

@@ -103,7 +103,7 @@ def test_what_is_beside_a_convolution_keeps_its_meaning_in_another_layout(
     )
 
 
-@of(layout_products.NETWORKS + operators.CHECKS)
+@of(layout_products.NETWORKS + operators.CHECKS + model_files.WITHOUT_KERNELS)
 def test_the_model_that_comes_out_is_valid(case: Case, target: str, tmp_path: Path) -> None:
     found = right(case, target, tmp_path)
     made = assemble(found.model, target)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.acceptance.direct import import_model
 from tests.onnx_models import expected, floats, model, node, value
 from tunemesh.stage_workers import frontends
 from tunemesh.stage_workers.frontends import Source, Variant
-from tunemesh.stage_workers.graph import compilation, layouts, optimisation
+from tunemesh.stage_workers.graph import compilation, layouts, optimisation, workloads
 from tunemesh.stage_workers.graph.changes import NONE, Changes
 from tunemesh.stage_workers.measuring import loading
 
@@ -168,6 +169,46 @@ def test_nothing_is_transposed_that_need_not_be(target: str, made: Any, before: 
     (got,) = loading.flatten(compilation.main_of(changed, target)(tvm.runtime.tensor(image)))
     (wanted,) = expected(made, {name: image})
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(np.abs(wanted).max()))
+
+
+def pointwise(*size: int, stride: int = 1) -> Network:
+    net = Network(1, 32, *size)
+    net.op("Relu", net.conv("x", 32, 48, size=1, stride=stride))
+    return net
+
+
+def mixed() -> Network:
+    net = pointwise(56, 56)
+    net.conv("t1", 48, 16)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "gains", "narrow"),
+    [
+        (pointwise(56, 56), False, True),
+        (pointwise(14, 14), False, True),
+        # A quarter of the lanes would be idle.
+        (pointwise(7, 7), True, True),
+        (pointwise(56, 56, stride=2), True, True),
+        (mixed(), True, True),
+    ],
+)
+def test_a_product_of_matrices_gains_nothing_from_another_layout(
+    net: Network, gains: bool, narrow: bool
+) -> None:
+    proto = net.made(f"t{len(net.nodes) - 1}").SerializeToString()
+    module, _ = frontends.read(Source(proto, {}), Variant(shapes={}))
+    assert layouts.gains(module) == gains
+    assert layouts.gains(module, narrow=True) == narrow
+
+
+def test_a_convolution_of_1x1_alone_is_imported_without_transpositions(target: str) -> None:
+    proto = pointwise(16, 16).made("t1").SerializeToString()
+    (task,) = import_model(proto, target, {}).tasks
+    shapes = [each.shape for each in workloads.arguments(workloads.load(task.workload)["main"])]
+    assert shapes[0] == (1, 32, 16, 16)
+    assert shapes[-1] == (1, 48, 16, 16)
 
 
 def test_tokens_are_added_where_their_product_is(target: str) -> None:

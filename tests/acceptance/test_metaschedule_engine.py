@@ -331,13 +331,13 @@ def test_the_search_becomes_more_thorough_when_enough_is_known(product: Extracte
 def test_the_state_of_a_search_takes_at_most_a_quarter_of_a_kilobyte_for_each_trial(
     product: ExtractedTask, target: str
 ) -> None:
-    proposal = update(product.workload, target, None, [], 300)
-    assert len({key for key, _ in proposal.schedules}) == 300
+    proposal = update(product.workload, target, None, [], 120)
+    assert len({key for key, _ in proposal.schedules}) == 120
     search = proposal.search
-    for start in range(0, 300, 100):
-        trials = pretend(proposal.schedules[start : start + 100])
+    for start in range(0, 120, 40):
+        trials = pretend(proposal.schedules[start : start + 40])
         search = update(product.workload, target, search, trials, 0).search
-    assert len(search) <= 300 * 256
+    assert len(search) <= 120 * 256
     after = update(product.workload, target, search, [], 8)
     assert {key for key, _ in after.schedules}.isdisjoint(key for key, _ in proposal.schedules)
 

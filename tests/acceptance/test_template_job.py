@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,7 +15,20 @@ from tests.acceptance.conftest import Run
 from tests.acceptance.test_toy_engine import Job, assert_computes_the_same, expect, two_products
 from tests.unit.stage_calls import FakeSandbox
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import AssembleDone, AssembleWork, ImportDone, ImportWork
+from tunemesh.shared.messages import (
+    AssembleDone,
+    AssembleWork,
+    BuildDone,
+    BuildWork,
+    Built,
+    ImportDone,
+    ImportWork,
+    ProfileDone,
+    ProfileWork,
+    TaskSpec,
+    UpdateDone,
+    UpdateWork,
+)
 from tunemesh.stage_workers.engines.metaschedule import MetaScheduleEngine
 from tunemesh.stage_workers.engines.protocol import BuildCall, ObjectPart, TirPart
 from tunemesh.stage_workers.engines.template import TemplateEngine, tuning
@@ -77,3 +91,41 @@ def test_both_engines_search_a_task_and_a_wrong_template_never_wins(
     expect(AssembleDone, job.do(work))
     (call,) = [each for each in sandbox.records if isinstance(each, AssembleCall)]
     assert [type(task.part) for task in call.tasks] == [TirPart if wrong else ObjectPart]
+
+
+def test_kernels_of_several_engines_take_turns_and_are_linked_into_one_model(tmp_path: Path) -> None:
+    makers = ["metaschedule", "template"] + ["halide"] * (importlib.util.find_spec("halide") is not None)
+    target = direct.resolve_target("native")
+    store = ArtifactStore(str(tmp_path))
+    sandbox = FakeSandbox()
+    job = Job(Context(sandbox, store, "cpu"), target, {}, tuple(makers))
+    model = expect(ImportDone, job.do(ImportWork(model=store.put(two_products().SerializeToString()))))
+    by_name: dict[str, dict[str | None, TaskSpec]] = {}
+    for task in model.tasks:
+        by_name.setdefault(task.name, {})[task.engine] = task
+    # Every task gets a kernel of another engine, as if that had won.
+    winners = dict(zip(by_name, makers, strict=False))
+    found = [job.tune(by_name[name][engine], 1)[0] for name, engine in winners.items()]
+
+    built: dict[str, list[Built]] = {}
+    for engine in makers:
+        task = by_name["matmul"][engine]
+        proposed = expect(UpdateDone, job.do(UpdateWork(task=task, want=1))).candidates
+        built[task.id] = expect(BuildDone, job.do(BuildWork(task=task, candidates=proposed, keep=True))).built
+    (first, own), *others = built.items()
+    work = ProfileWork(task=by_name["matmul"][makers[0]], artifacts=own, rivals=dict(others), confirm=True)
+    done = expect(ProfileDone, job.do(work))
+    profiled = [*done.profiled, *(each for rival in done.rivals.values() for each in rival)]
+    assert [each.outcome for each in profiled] == ["measured"] * len(makers), first
+    assert done.in_turns
+    assert len({len(each.latencies) for each in profiled}) == 1  # one for each turn
+
+    tuned = expect(AssembleDone, job.do(AssembleWork(model=model.model, tasks=found))).tuned
+    (call,) = [each for each in sandbox.records if isinstance(each, AssembleCall)]
+    kinds = [type(task.part) for task in call.tasks]
+    assert kinds == [TirPart, *[ObjectPart] * (len(winners) - 1)]
+    library = tmp_path / "model.so"
+    store.save(tuned, library)
+    for task_key in (records.task.key for records in found[1:]):
+        assert f"__tvm_ffi_tunemesh_{task_key}".encode() in library.read_bytes()
+    assert_computes_the_same(two_products(), library, tmp_path)

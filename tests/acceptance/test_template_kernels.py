@@ -323,11 +323,13 @@ def task_of(tensors: list[Any], weights: list[int], fast: bool, target: str, til
     return ExtractedTask(name="task", key="0" * 64, weight=1, workload=workload, untuned=untuned)
 
 
-def drawn(space: Any, chance: random.Random, outputs: int | None = None) -> Any:
-    """A random valid genome, whose first knob has this value; ``None`` where none is found."""
+def drawn(space: Any, chance: random.Random, outputs: int | None = None, narrow: bool | None = None) -> Any:
+    """A random valid genome, whose first knob and last one have these values; ``None`` where none is
+    found."""
     for _ in range(5000):
         genome = space.genome(chance.randrange(space.size))
-        if outputs in (None, space.values(genome)[0]) and space.is_valid(genome):
+        first, *_, last = space.values(genome)
+        if outputs in (None, first) and narrow in (None, last) and space.is_valid(genome):
             return genome
     return None
 
@@ -446,14 +448,36 @@ def small(dtype: str, lanes: int, image: tuple[int, ...], out: int, after: Any, 
         made = dots.convolution(a, b, dilation=(1, 1), dot=dot, **given)
     else:
         made = dots.product(a, b, dot)
-    total, other = te.placeholder((out,), dot.total), placeholder(*(int(each) for each in made.shape))
-    return [
-        a,
-        b,
-        total,
-        other,
-        te.compute(made.shape, lambda *at: after(made(*at), total[at[-1]], other(*at))),
-    ]
+    return followed(a, b, made, after)
+
+
+def of_planes(inputs: int, lanes: int, size: int, stride: int, padding: int) -> list[Any]:
+    """A convolution of an image with channels first."""
+    from tvm import te
+
+    from tunemesh.stage_workers.graph import dot_planes, dots
+
+    dot = next(each for each in dots.BFLOAT16 if each.lanes == lanes)
+    height, width = 11, 22
+    result = tuple((each + 2 * padding - size) // stride + 1 for each in (height, width))
+    shift = padding % 2
+    length = size + shift + (size + shift) % 2
+    planes = dot_planes.Planes(
+        (stride, stride), padding, padding, padding + shift, shift, length, 2 * lanes, result
+    )
+    a = te.placeholder((1, inputs, height, width), dot.data, name="x")
+    b = te.placeholder((2, inputs, size, length // 2, lanes, 2), dot.weights, name="w")
+    return followed(a, b, dot_planes.convolution(a, b, planes, dot), halved)
+
+
+def followed(a: Any, b: Any, made: Any, after: Any) -> list[Any]:
+    """Products of two tensors, and what is computed of them, a bias, and a tensor as large."""
+    from tvm import te
+
+    total = te.placeholder((int(made.shape[-1]),), made.dtype)
+    other = placeholder(*(int(each) for each in made.shape))
+    last = te.compute(made.shape, lambda *at: after(made(*at), total[at[-1]], other(*at)))
+    return [a, b, total, other, last]
 
 
 def requantised(value: Any, total: Any, other: Any) -> Any:
@@ -488,6 +512,8 @@ SMALL: dict[str, Callable[[], list[Any]]] = {
     "bf16, Winograd": lambda: small(
         "bfloat16", 16, (1, 23, 20, 16), 32, halved, strides=(1, 1), padding=(1, 1, 1, 1)
     ),
+    "bf16 of planes": lambda: of_planes(3, 16, 7, 2, 3),
+    "bf16 of planes without padding": lambda: of_planes(1, 8, 4, 4, 0),
     "int8, from 8 bits to 8 bits": lambda: small(
         "uint8", 16, (1, 9, 9, 16), 32, requantised, strides=(2, 2), padding=(1, 1, 1, 1), pad_value=100
     ),
@@ -495,6 +521,38 @@ SMALL: dict[str, Callable[[], list[Any]]] = {
         "uint8", 8, (2, 5, 64), 40, lambda value, total, other: value - total
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "out", "pads", "after"),
+    [
+        ((1, 23, 20, 16), 32, (1, 1, 1, 1), halved),
+        # Channels of which vectors hold not all, neither those of the image nor those of the result.
+        ((2, 9, 8, 20), 24, (2, 0, 1, 2), lambda value, bias, other: rectified(value + bias, other)),
+    ],
+)
+def test_winograds_algorithm_may_multiply_bfloat16(
+    size: tuple[int, ...], out: int, pads: tuple[int, ...], after: Any, target: str
+) -> None:
+    from tunemesh.stage_workers.engines.template import schedules, tuning
+    from tunemesh.stage_workers.graph import dots
+
+    if not dots.BFLOAT16[0].runs_on(target):
+        pytest.skip("this CPU has no avx512_bf16")
+    lanes = 16 if out % 16 == 0 else 8
+    made = small("bfloat16", lanes, size, out, after, strides=(1, 1), padding=pads)
+    task = task_of(made, [1], True, target, tiles=2)
+    taken, chance = tuning.taken(task.workload, target), random.Random(out)
+    for _ in range(2):
+        genome = drawn(taken.space, chance, outputs=2, narrow=True)
+        assert genome is not None
+        _, schedule = schedules.packed(taken.template.name, taken.space, genome)
+        built = ENGINE.build(BuildCall(workload=task.workload, target=target, schedule=schedule))
+        assert built.artifact is not None, built.error
+        profiled = direct.profile(task, target, built.artifact)
+        assert profiled.outcome == "measured", (schedule, profiled.error)
+    # What tiles of 4x4 take and give is too large a sum for so few digits.
+    assert drawn(taken.space, chance, outputs=4, narrow=True) is None
 
 
 @pytest.mark.parametrize("weights", [[1], []], ids=["weights", "none"])

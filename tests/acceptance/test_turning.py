@@ -36,6 +36,9 @@ def permuted(shape: tuple[int, ...], axes: list[int]) -> Any:
         ((2, 33, 3, 20), [0, 2, 3, 1]),
         ((3, 16, 19), [2, 0, 1]),
         ((1, 20, 5, 16), [0, 3, 2, 1]),
+        # Axes that stay next to each other are moved as one: here 7x7 and 5x5 of them.
+        ((1, 32, 7, 7), [0, 2, 3, 1]),
+        ((2, 5, 5, 19), [0, 3, 1, 2]),
     ],
 )
 def test_every_element_arrives(target: str, shape: tuple[int, ...], axes: list[int]) -> None:
@@ -51,7 +54,7 @@ def test_every_element_arrives(target: str, shape: tuple[int, ...], axes: list[i
 
 
 def test_small_and_contiguous_ones_are_left_to_tuning(target: str) -> None:
-    for shape, axes in (((3, 64), [1, 0]), ((8, 32, 64), [1, 0, 2])):
+    for shape, axes in (((3, 64), [1, 0]), ((8, 32, 64), [1, 0, 2]), ((32, 3, 5), [1, 2, 0])):
         module = permuted(shape, axes)
         assert not turning.gains(module)
         blocked = optimisation.optimise(module, target, Changes(blocked=True)).module

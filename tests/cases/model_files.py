@@ -4,6 +4,7 @@ outputs."""
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from tests.cases.case import Case, case, model, renamed, weights
 
@@ -225,6 +226,45 @@ ENDS = [
     case("empty_batch", "(float[0,32] x) => (float[0,32] y) {y = MatMul (x, W)}", W=SQUARE, untunable=True),
 ]
 
+# Of these the library was one that no loader takes.
+WITHOUT_KERNELS = [
+    case("copy_of_the_input_only", "(float[4,8] x) => (float[4,8] y) {y = Identity (x)}", untunable=True),
+    case("constants_only", "() => (float[32,32] y) {y = Relu (W)}", W=SQUARE, untunable=True),
+    case(
+        "empty_weights",
+        "(float[4,8] x) => (float[4,8] y, float[4,0] E) {a = MatMul (x, W)  y = Concat <axis = 1> (E, a)}",
+        W=weights(8, 8),
+        E=np.zeros((4, 0), np.float32),
+    ),
+]
+
+
+def twice_a_weight() -> onnx.ModelProto:
+    made = model(PRODUCT, {"W": SQUARE})
+    made.graph.initializer.append(made.graph.initializer[0])
+    return made
+
+
+def without_outputs() -> onnx.ModelProto:
+    made = model(PRODUCT, {"W": SQUARE})
+    del made.graph.output[:]
+    return made
+
+
+def optional_input() -> onnx.ModelProto:
+    made = model("(float[2] x) => (bool y) {y = OptionalHasElement (x)}", {}, opset=18)
+    kind = onnx.helper.make_optional_type_proto(made.graph.input[0].type)
+    made.graph.input[0].CopyFrom(onnx.helper.make_value_info("x", kind))
+    return made
+
+
+DAMAGED = [
+    Case("weight_twice", twice_a_weight, refused="two weights are called W"),
+    Case("no_outputs", without_outputs, refused="names no output"),
+    Case("optional_input", optional_input, refused="x is no tensor, but a value of the kind optional"),
+    case("no_operators", "(float[8] x) => (float[8] x) {}", refused="has no operators"),
+]
+
 DATA_DEPENDENT = [
     case(
         "non_max_suppression",
@@ -244,6 +284,12 @@ DATA_DEPENDENT = [
     ),
     case("non_zero", "(float[8,32] x) => (int64[2,n] y) {a = MatMul (x, W)  y = NonZero (a)}", W=SQUARE),
     case(
+        "rows_of_places",
+        "(float[8,32] x) => (int64[n] y) {i = NonZero (x)  y = Gather (i, zero)}",
+        zero=0,
+        refused="the Gather node y: the shape of i depends on the data; end the model before it",
+    ),
+    case(
         "top_k_of_a_computed_count",
         """(float[8,32] x) => (float[8,32] v, int64[8,32] j) {
             a = MatMul (x, W)
@@ -256,4 +302,4 @@ DATA_DEPENDENT = [
     ),
 ]
 
-CASES = [*FILES, *DYNAMIC_SHAPES, *DEEP, *CONTROL_FLOW, *ENDS, *DATA_DEPENDENT]
+CASES = [*FILES, *DYNAMIC_SHAPES, *DEEP, *CONTROL_FLOW, *ENDS, *DAMAGED, *DATA_DEPENDENT]

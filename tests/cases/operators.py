@@ -4,8 +4,9 @@ rounding."""
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
-from tests.cases.case import Case, case, weights
+from tests.cases.case import Case, case, model, weights
 
 HALF = np.float16
 
@@ -132,6 +133,42 @@ QUANTISED = [
         zero=np.int8(0),
     ),
 ]
+
+
+def narrow_weights() -> onnx.ModelProto:
+    """As those who make large models small leave them: of 4 bits in blocks of 16, and floats of 8 bits."""
+    made = model(
+        """(float[8,64] x) => (float[8,64] y) {
+            w = DequantizeLinear <axis = 0, block_size = 16> (W, steps, zeros)
+            v = DequantizeLinear <axis = 1> (V, scales)
+            a = MatMul (x, w)
+            y = MatMul (a, v)
+        }""",
+        {"steps": weights(4, 64), "scales": weights(64)},
+        opset=21,
+    )
+    types = onnx.TensorProto
+    made.graph.initializer.extend(
+        [
+            onnx.helper.make_tensor("W", types.UINT4, [64, 64], [each * 7 % 16 for each in range(4096)]),
+            onnx.helper.make_tensor("zeros", types.UINT4, [4, 64], [each % 16 for each in range(256)]),
+            onnx.helper.make_tensor(
+                "V", types.FLOAT8E4M3FN, [64, 64], [each % 9 - 4 for each in range(4096)]
+            ),
+        ]
+    )
+    return made
+
+
+# The sines of its last row are zero in one implementation, and rounding errors in the other.
+TRANSFORMED = [
+    case(
+        "spectrum_of_a_real_signal",
+        "(float[1,16,1] x) => (float[1,9,2] y) {y = DFT <axis = 1, onesided = 1> (x)}",
+    )
+]
+
+QUANTISED += [Case("weights_of_four_and_eight_bits", narrow_weights)]
 
 # Once compared with a tolerance that hides what is wrong, or not at all.
 CHECKS = [
@@ -318,4 +355,4 @@ ALIKE = [
     case("half_local_response_norm", "(float16[1,8,5,5] x) => (float16[1,8,5,5] y) {y = LRN <size = 3> (x)}"),
 ]
 
-CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED, *ALIKE]
+CASES = [*RECURRENT, *INTEGERS, *ATTRIBUTES, *QUANTISED, *TRANSFORMED, *ALIKE]

@@ -14,11 +14,12 @@ from tunemesh.broker_config.topology import QUEUES, VHOST
 pytestmark = pytest.mark.skipif(not installed(), reason="needs rabbitmq-server")
 
 
-def test_no_job_is_lost_or_doubled_when_nodes_lose_their_disks(tmp_path: Path) -> None:
-    found = chaos.run(tmp_path, kills=4, jobs=6, nodes=3, losses=3)
-    assert found["wrong"] == {}
-    assert sum(count for name, count in found["by process"].items() if "with its disk" in name) == 3
-    assert found["jobs"] >= 7
+def test_no_job_is_lost_or_doubled_when_nodes_lose_their_disks_or_each_other(tmp_path: Path) -> None:
+    found = chaos.run(tmp_path, 6, chaos.Storm(kills=4, losses=3, cuts=3), nodes=3)
+    assert found.wrong == {}
+    assert found.times("lost with its disk") == 3
+    assert sum(count for (whom, _), count in found.done.items() if whom == "cluster") == 3
+    assert found.figures["jobs"] >= 7
 
 
 def test_a_node_that_replaces_another_has_a_copy_of_everything() -> None:

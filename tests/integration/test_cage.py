@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from tests.integration.test_sandbox import ROOT
+from tunemesh import doctor
 from tunemesh.shared.errors import BadInput
+from tunemesh.stage_workers.devices.devices import Device
 from tunemesh.stage_workers.engines.protocol import Engine
 from tunemesh.stage_workers.sandbox import cage, landlock
 from tunemesh.stage_workers.sandbox.confinement import Mode
@@ -31,6 +33,7 @@ MOST = 60
 DONE = "done"
 
 ENGINE = '''
+from tunemesh import doctor
 from tunemesh.shared.errors import BadInput
 
 class Hostile:
@@ -332,3 +335,16 @@ def test_a_cage_that_is_not_there_is_said_in_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setenv(cage.WANTED, "iron")
     with pytest.raises(BadInput, match="TUNEMESH_CAGE is 'iron'; known: auto, namespaces, landlock, bare"):
         Sandbox(["mock"], memory=MEMORY)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_doctor_says_whether_a_device_works_in_its_cage(broken: bool) -> None:
+    device = Device("cpu:0", "cpu", ("doctor-of-the-tests",))
+    target = "mock broken=0-9999999999" if broken else "mock"
+    finding = doctor.device_works(device, target)
+    assert (finding.what, finding.ok) == ("device cpu:0", not broken)
+    if broken:
+        assert "mock device: error 304" in finding.found
+        assert "TUNEMESH_CAGE=bare" in finding.advice
+    else:
+        assert finding.found == "works: its reference kernel takes 1000 us"

@@ -6,9 +6,10 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ import pytest
 
 from tests.conftest import Broker
 from tunemesh.broker_config import topology
+from tunemesh.broker_config.node import PrivateNode
+from tunemesh.broker_config.tools import run_tool
 from tunemesh.coordinator.service.service import PREFETCH
 from tunemesh.shared.errors import BadInput, BrokerRefused, LinkDown
 from tunemesh.shared.transport import link as link_module
@@ -65,6 +68,36 @@ def test_what_belongs_to_another_connection_is_not_sent(link: Link) -> None:
     link.publish(message, up.epoch).result(10)
     assert link.depth(QUEUE).result(10).ready == 1
     link.purge(QUEUE).result(10)
+
+
+def test_a_broker_that_is_low_on_memory_says_so_and_takes_what_waits_when_it_is_not_any_more(
+    node: Broker, link: Link
+) -> None:
+    if not isinstance(node, PrivateNode):
+        pytest.skip("needs rabbitmqctl")
+    await_event(link, Up)
+    link.declare_queue(QUEUE).result(10)
+    limit = partial(run_tool, node.environment(), "rabbitmqctl", "set_vm_memory_high_watermark")
+    limit("0.00001")
+    try:
+        sent = link.publish(Outgoing("", QUEUE, b"?", "id", "ledger"))
+        with pytest.raises(TimeoutError):
+            sent.result(1.0)
+        assert "low on memory" in link.refusing
+    finally:
+        limit("0.4")
+    sent.result(10)
+    assert within(5.0, lambda: not link.refusing)
+    link.purge(QUEUE).result(10)
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def test_a_message_that_the_broker_refuses_is_a_lost_connection(link: Link) -> None:

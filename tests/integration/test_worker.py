@@ -593,6 +593,31 @@ def test_a_second_worker_on_the_queue_of_a_device_stands_by(mesh: Mesh) -> None:
 
 
 @pytest.mark.alone
+def test_a_device_that_stops_working_for_a_while_loses_no_candidate(mesh: Mesh) -> None:
+    queue = topology.stage_queue("profile-cpu-4")
+    mesh.declare(queue.name)
+    with mesh.worker(name="builder"):
+        task = mesh.task(QUICK)
+    work = ProfileWork(task=task, artifacts=[], baseline=True)
+    target = f"mock broken={time.time() + 3:.3f}-{time.time() + 4:.3f}"
+    options = {"device": f"cpu:{min(os.sched_getaffinity(0))}", "targets": [target], "name": "four"}
+    sent = 0
+    with mesh.worker(queue.name, **options):
+        mesh.await_status(worker="four")
+        while not any(status.fault for status in mesh.statuses):
+            mesh.send(make_step(work, sent, target=target), queue.name)
+            sent += 1
+            mesh.look(0.1)
+        (broken,) = {(status.slots, status.fault) for status in mesh.statuses if status.fault}
+        assert broken[0] == 0
+        assert "the device does not work: its reference kernel raised: RuntimeError: mock device" in broken[1]
+        results = [expect(ProfileDone, each.result) for each in mesh.await_results(sent)]
+        assert [each.untuned for each in results] == [0.01] * sent
+        mesh.await_status(worker="four", fault="", slots=1)
+    mesh.link.purge(queue.name).result(10)
+
+
+@pytest.mark.alone
 def test_a_device_whose_target_is_unknown_is_refused(mesh: Mesh) -> None:
     options = {"device": f"cpu:{min(os.sched_getaffinity(0))}", "targets": ["abacus"]}
     with mesh.worker("profile-cpu-8", **options) as process:

@@ -10,6 +10,8 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ from tunemesh.shared.messages import Blob
 
 LARGE = bytes(range(256)) * 300
 assert len(LARGE) > INLINE_LIMIT
+LARGE_FOLDER = hashlib.sha256(LARGE).hexdigest()[:2]
 
 
 @pytest.fixture(autouse=True)
@@ -311,21 +314,31 @@ def test_an_unknown_protocol_is_refused_at_once(url: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def as_somebody(do: Callable[[], None]) -> None:
-    """Do it without the rights of root, in a process of its own."""
+def in_a_child(do: Callable[[], None]) -> None:
     child = os.fork()
     if not child:
         code = 1
         try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(65534)
-                os.setuid(65534)
             do()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def as_somebody(do: Callable[[], None]) -> None:
+    """Do it without the rights of root, in a process of its own."""
+
+    def inside() -> None:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        do()
+
+    in_a_child(inside)
 
 
 def test_who_may_not_list_a_store_can_use_it_all_the_same() -> None:
@@ -350,4 +363,79 @@ def test_who_may_not_list_a_store_can_use_it_all_the_same() -> None:
     finally:
         root.chmod(0o700)
         folder.chmod(0o700)
+        shutil.rmtree(root)
+
+
+# -- Tenants -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_an_address_of_another_tenant_is_worth_nothing(tmp_path: Path, kind: str) -> None:
+    store = ArtifactStore(str(tmp_path) if kind == "folder" else f"memory://{tmp_path}")
+    assert store.tenants() == []
+    acme, zeta = store.of("acme"), store.of("zeta")
+    blob, common = acme.put(LARGE), store.put(LARGE + b"2")
+    assert acme.of("zeta").of("acme").get(blob) == LARGE
+    for other in (zeta, store):
+        assert not other.kept(blob)
+        with pytest.raises(ArtifactError, match="is not in"):
+            other.get(blob)
+    with pytest.raises(ArtifactError, match=r"of tenant acme is not in .*; do client and workers share"):
+        acme.get(common)
+    zeta.put(b"own", inline=False)
+    assert store.tenants() == ["acme", "zeta"]
+    later = time.time() + 60
+    found = {own.tenant: [name for name, _ in own.older(later)] for own in (store, acme)}
+    assert found == {"": [common.sha256], "acme": [blob.sha256]}
+    assert acme.remove(blob.sha256, later)
+    assert not acme.kept(blob)
+
+
+@pytest.mark.parametrize("name", ["..", "../zeta", "a/b", "-", ".", "a" * 65, "a\n"])
+def test_what_is_no_name_of_a_tenant_has_no_artifacts(store: ArtifactStore, name: str) -> None:
+    with pytest.raises(ArtifactError, match="is no name of a tenant"):
+        store.of(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+def test_folders_of_a_group_each_keep_tenants_apart() -> None:
+    """As docs/security.md has them."""
+    worker, acme, zeta = 61001, 61002, 61003
+    root = Path(tempfile.mkdtemp())
+
+    def as_user(user: int, group: int, do: Callable[[ArtifactStore], None]) -> None:
+        def inside() -> None:
+            os.setgroups([])
+            os.setgid(group)
+            os.setuid(user)
+            do(ArtifactStore(str(root), "acme"))
+
+        in_a_child(inside)
+
+    def stores(store: ArtifactStore) -> None:
+        assert store.get(store.put(LARGE)) == LARGE
+
+    def reads(store: ArtifactStore) -> None:
+        assert store.get(Blob(hashlib.sha256(LARGE).hexdigest(), len(LARGE))) == LARGE
+        with pytest.raises(PermissionError):
+            os.listdir(root / "tenants" / "acme")
+
+    def is_kept_out(store: ArtifactStore) -> None:
+        with pytest.raises(ArtifactError, match="Permission denied"):
+            reads(store)
+        with pytest.raises(ArtifactError, match="Permission denied"):
+            store.put(b"x" * 70_000)
+
+    try:
+        root.chmod(0o711)
+        for folder in (root / "tenants", own := root / "tenants" / "acme", own / LARGE_FOLDER):
+            folder.mkdir()
+            os.chown(folder, worker, worker if folder.name == "tenants" else acme)
+            folder.chmod(0o711 if folder.name == "tenants" else 0o730)
+        as_user(acme, acme, stores)
+        as_user(worker, worker, stores)
+        as_user(acme, acme, reads)
+        as_user(zeta, zeta, is_kept_out)
+        assert ArtifactStore(str(root)).tenants() == ["acme"]
+    finally:
         shutil.rmtree(root)

@@ -37,7 +37,7 @@ def files_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def mkdir(path: Path, *rest: int, **more: bool) -> None:
         real(path, *rest, **more)
         if path.name.startswith(cgroups.NAME):
-            for name in ("memory.max", "memory.swap.max", "pids.max"):
+            for name in ("memory.max", "memory.swap.max", "pids.max", "cgroup.procs"):
                 (path / name).write_text("max")
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
@@ -51,8 +51,70 @@ def test_a_group_of_the_second_version_limits_all_processes(
     assert made.limits == ("memory", "pids")
     (folder,) = made.folders
     assert folder.parent == group
-    limits = {file.name: file.read_text() for file in folder.iterdir()}
+    limits = {file.name: file.read_text() for file in folder.glob("*.max")}
     assert limits == {"memory.max": "5000000", "memory.swap.max": "0", "pids.max": "77"}
+
+
+def test_a_group_with_processes_is_not_divided_even_where_the_kernel_lets_it(
+    tmp_path: Path, files_of_the_kernel: None
+) -> None:
+    """Passing on ``pids`` alone, which it takes, would keep all groups below from taking processes."""
+    group = second_version(tmp_path, "")
+    (group / "cgroup.type").write_text("domain")
+    (group / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    assert cgroups.make(5_000_000, 77, tmp_path) == cgroups.Groups()
+    assert (group / "cgroup.subtree_control").read_text() == ""
+
+
+def test_a_delegated_group_is_divided_once_its_processes_have_moved_down(
+    tmp_path: Path, files_of_the_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = second_version(tmp_path, "memory pids")
+    (group / "cgroup.procs").write_text("17\n")
+    monkeypatch.setattr(cgroups, "_delegated", lambda asked: asked == group)
+    (group / cgroups.BELOW).mkdir()
+
+    def moved(*_: object) -> list[str]:
+        there = (group / cgroups.BELOW / "cgroup.procs").exists()
+        return [] if there else ["17"]
+
+    (group / "cgroup.type").write_text("domain")
+    monkeypatch.setattr(cgroups, "_processes", moved)
+    made = cgroups.make(5_000_000, 77, tmp_path)
+    assert (group / cgroups.BELOW / "cgroup.procs").read_text() == "17"
+    assert made.limits == ("memory", "pids")
+    assert made.folders[0].parent == group
+
+
+def test_a_worker_below_a_delegated_group_makes_its_groups_beside_itself(
+    tmp_path: Path, files_of_the_kernel: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = second_version(tmp_path, "memory pids")
+    (tmp_path / "proc/self/cgroup").write_text(f"0::/unit/{cgroups.BELOW}\n")
+    own = unit / cgroups.BELOW
+    own.mkdir()
+    (own / "cgroup.subtree_control").write_text("")
+    (own / "cgroup.type").write_text("domain")
+    (own / "cgroup.procs").write_text("17\n")
+    monkeypatch.setattr(cgroups, "_delegated", lambda asked: asked == unit)
+    (folder,) = cgroups.make(5_000_000, 77, tmp_path).folders
+    assert folder.parent == unit
+    assert (own / "cgroup.subtree_control").read_text() == ""
+
+
+def test_a_group_that_takes_no_process_limits_nothing(tmp_path: Path, files_of_the_kernel: None) -> None:
+    group = second_version(tmp_path, "memory pids")
+    made = Path.mkdir
+
+    def mkdir(path: Path, *rest: int, **more: bool) -> None:
+        made(path, *rest, **more)
+        (path / "cgroup.procs").unlink()
+        (path / "cgroup.procs").mkdir()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir)
+        assert cgroups.make(5_000_000, 77, tmp_path) == cgroups.Groups()
+    assert group.exists()
 
 
 def test_a_group_that_cannot_be_divided_is_left_alone(tmp_path: Path, files_of_the_kernel: None) -> None:

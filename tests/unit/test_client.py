@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 
+from tests.unit.world import request
 from tunemesh import client as client_module
 from tunemesh.client import Client
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadInput
+from tunemesh.shared.errors import BadInput, BrokerUnavailable
 from tunemesh.shared.messages import JobEvent, JobProgress, Message, Query, Snapshot
 from tunemesh.shared.transport.link import Delivery, Outgoing
 
@@ -24,17 +28,30 @@ class FakeLink:
         self.waiting: list[Sent] = []
         self.answer: Callable[[Outgoing], list[Sent]] = lambda _: []
         self.asked: list[float] = []
+        self.pause = 0.0
+        """Seconds for which it waits in vain."""
+        self.refusing = ""
+        self.has_others = False
+        self.left: list[str] = []
 
     def next(self, timeout: float) -> Delivery | None:
         self.asked.append(timeout)
         if not self.waiting:
+            time.sleep(self.pause)
             return None
         message, correlation_id = self.waiting.pop(0)
         body = codec.encode(message)
         return Delivery(1, 1, "client.own", "", "", body, "id", None, correlation_id, None)
 
-    def publish(self, outgoing: Outgoing) -> None:
+    def publish(self, outgoing: Outgoing) -> Future[None]:
         self.waiting += self.answer(outgoing)
+        sent: Future[None] = Future()
+        if not self.refusing:
+            sent.set_result(None)
+        return sent
+
+    def start_over(self, reason: str) -> None:
+        self.left.append(reason)
 
     def ack(self, delivery: Delivery) -> None: ...
 
@@ -66,6 +83,59 @@ def test_first_answers_are_told_apart(link: FakeLink) -> None:
         "a": ("accepted", ""),
         "b": ("rejected", "request is invalid"),
     }
+
+
+def early(job: str, seconds: float) -> JobEvent:
+    text = "try again in 1 s: tenant acme may send 1 requests a second"
+    return JobEvent(job=job, kind="rejected", at=1.0, text=text, again_in=seconds)
+
+
+@pytest.mark.parametrize("how", ["answers", "follow"])
+def test_a_request_that_came_too_early_is_sent_again_in_time(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    monkeypatch.setattr(client_module, "AGAIN_MARGIN", 0.0)
+    sent: list[float] = []
+    link.pause = 0.01
+
+    def answer(outgoing: Outgoing) -> list[Sent]:
+        if outgoing.type != "request":
+            return []
+        sent.append(time.monotonic())
+        ends = [(event("a", "accepted"), "a"), (event("a", "cancelled"), "a")]
+        return [(early("a", 0.1), "a")] if len(sent) < 3 else ends
+
+    link.answer = answer
+    client = Client("amqp://x", ["a"])
+    client.submit(request("a"))
+    if how == "answers":
+        assert client.answers(["a"], timeout=0.05)["a"].kind == "accepted"
+    else:
+        told = [each.kind for each in client.follow(["a"], idle=0.01) if each is not None]
+        assert told == ["accepted", "cancelled"]
+    assert [later - earlier >= 0.1 for earlier, later in pairwise(sent)] == [True, True]
+    assert caplog.text.count("try again in 1 s: tenant acme may send 1 requests a second; waiting") == 1
+
+
+def test_a_request_that_comes_too_early_for_long_is_rejected(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "AGAIN_LIMIT", 0.2)
+    link.pause = 0.01
+    link.answer = lambda outgoing: [(early("a", 0.05), "a")] if outgoing.type == "request" else []
+    client = Client("amqp://x", ["a"])
+    client.submit(request("a"))
+    (last,) = [each for each in client.follow(["a"], idle=0.01) if each is not None]
+    assert (last.kind, last.again_in) == ("rejected", 0.05)
+
+
+def test_a_query_that_came_too_early_is_asked_again(link: FakeLink) -> None:
+    answers = [early("unknown", 0.01), Snapshot(strategy="s", jobs=[], resources=[])]
+    link.answer = lambda outgoing: [(answers.pop(0), outgoing.correlation_id)]
+    assert Client("amqp://x").snapshot().strategy == "s"
+    answers = [early("unknown", 60.0)]
+    with pytest.raises(BadInput, match="try again in 1 s"):
+        Client("amqp://x").snapshot(timeout=1.0)
 
 
 def test_nobody_waits_longer_than_it_takes(link: FakeLink) -> None:
@@ -108,6 +178,38 @@ def test_a_job_that_has_ended_meanwhile_is_asked_for(link: FakeLink) -> None:
     ]
     heard = [each for each in Client("amqp://x", ["a"]).follow(["a"]) if each is not None]
     assert [each.kind for each in heard] == ["done"]
+
+
+def test_a_broker_that_takes_no_messages_is_what_is_told_not_a_missing_coordinator(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PUBLISH_LIMIT", 0.01)
+    client = Client("amqp://x", [])
+    with pytest.raises(BrokerUnavailable, match="no coordinator answers"):
+        client.census(timeout=0.01)
+    link.refusing = "the broker takes no messages: it is low on disk"
+    for ask in (
+        lambda: client.census(timeout=0.01),
+        lambda: client.cancel("job"),
+        lambda: client.learn("mock", 0),
+    ):
+        with pytest.raises(BrokerUnavailable, match="low on disk"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("others", "refusing", "leaves"), [(True, "", True), (False, "", False), (True, "low on disk", False)]
+)
+def test_whoever_is_not_answered_tries_another_node_of_the_broker(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch, others: bool, refusing: str, leaves: bool
+) -> None:
+    monkeypatch.setattr(client_module, "UNANSWERED", 0.0)
+    link.has_others, link.refusing = others, refusing
+    events = Client("amqp://x", ["a"]).follow(["a"], idle=0.0)
+    assert [next(events) for _ in range(3)] == [None] * 3
+    assert len(link.left) == (3 if leaves else 0)
+    link.waiting = [(event("a", "failed", "ended"), "a")]
+    assert [each.text for each in events if each is not None] == ["ended"]
 
 
 def test_a_mistyped_id_is_refused_before_anything_is_sent(link: FakeLink) -> None:

@@ -9,10 +9,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.world import World, request
-from tunemesh.coordinator.events import Acknowledge, Arrived, Dispatch, Save, Tick, WorkerSeen
-from tunemesh.coordinator.jobs import searches
-from tunemesh.shared.messages import ProfileWork, Request, Serves, UpdateWork
+from tests.unit.world import BLOB, World, objects_of, request
+from tunemesh.coordinator.events import (
+    Acknowledge,
+    Arrived,
+    Dispatch,
+    Log,
+    Save,
+    Tell,
+    Tick,
+    WorkerSeen,
+)
+from tunemesh.coordinator.jobs import progress, searches
+from tunemesh.shared.messages import (
+    Built,
+    Candidate,
+    Profiled,
+    ProfileDone,
+    ProfileWork,
+    Request,
+    Serves,
+    Step,
+    TaskState,
+    UpdateDone,
+    UpdateWork,
+)
 
 STRATEGIES = ["sequential", "uncontrolled", "interleaved", "fair:a=3", "predictive"]
 MIXED = ("model-update", "model-update.toy", "build-cpu", "build-cpu.toy", "profile-cpu-0")
@@ -57,6 +78,9 @@ def test_every_job_ends_and_its_steps_went_only_to_workers_of_their_engines(
     ledger = world.ledger("c")
     assert sum(task.trials for task in ledger.tasks) == ledger.request.level.trials
     assert [len(each) for each in searches.by_task(ledger.tasks)] == [2] * tasks
+    for found in searches.by_task(ledger.tasks):
+        # However often the coordinator was killed meanwhile.
+        assert len({each.turns for search in found for each in search.confirmed}) == 1
 
 
 def test_the_best_of_a_task_is_what_was_confirmed_whichever_engine_made_it() -> None:
@@ -87,6 +111,119 @@ def test_the_best_of_a_task_is_what_was_confirmed_whichever_engine_made_it() -> 
     assert sorted(baselines) == ["t00", "t01", "t02"]
     assert world.assembled_from is not None
     assert [each.untuned for each in world.assembled_from.tasks] == [100.0] * 6
+
+
+def confirming(world: World) -> list[Step]:
+    """Steps that were sent to measure what searches have found."""
+    sent = [each.step for each in world.log if isinstance(each, Dispatch)]
+    return [step for step in sent if isinstance(step.work, ProfileWork) and step.work.confirm]
+
+
+def until(world: World, *queues: str) -> list[Step]:
+    """Let everything happen but what workers on these queues do. Returns the steps that wait for them."""
+    waiting = [worker for worker in world.workers if worker.queue in queues]
+    while any([world.deliver(), *(world.work(each) for each in world.workers if each not in waiting)]):
+        pass
+    return [each.step for each in world.log if isinstance(each, Dispatch) and each.queue in queues]
+
+
+def test_what_all_searches_of_a_task_have_found_is_measured_in_one_step() -> None:
+    world = World(tasks=2, queues=MIXED, rng=random.Random(4))
+    world.publish(with_engines(request(trials=32, batch=4), "mock", "toy"))
+    world.run("job")
+    first, second = confirming(world)
+    for step, own in ((first, "t00"), (second, "t01")):
+        work = step.work
+        assert isinstance(work, ProfileWork)
+        assert (step.task, [*work.rivals]) == (own, [f"{own}.toy"])
+        assert [len(each) for each in (work.artifacts, *work.rivals.values())] == [2, 2]
+    saved = [each.ledger for each in world.log if isinstance(each, Save)]
+    for mock, toy in searches.by_task(world.ledger("job").tasks):
+        assert {len(each.confirmed) for each in (mock, toy)} == {2}
+        assert len({each.turns for each in (*mock.confirmed, *toy.confirmed)}) == 1
+        closed = [{mock.spec.id, toy.spec.id} & {t.spec.id for t in each.tasks if t.closed} for each in saved]
+        assert {len(each) for each in closed} == {0, 2}  # in one revision
+
+
+def test_a_search_that_has_built_its_best_waits_for_the_others_of_its_task() -> None:
+    world = World(tasks=1, queues=MIXED)
+    world.publish(with_engines(request(trials=8, batch=4), "mock", "toy"))
+    device = "profile-cpu-0"
+    while not any(task.ending for task in (world.ledger("job").tasks if world.core.jobs else [])):
+        world.turn()
+    before = len(world.log)
+    (held,) = [worker for worker in world.workers if worker.queue == "build-cpu.toy"]
+    until(world, device, held.queue)
+    since = [each for each in world.log[before:] if isinstance(each, Dispatch)]
+    assert {each.step.id.rpartition("/")[2] for each in since} == {"model-update", "build"}
+    assert {each.queue for each in since if each.step.id.endswith("/build")} == {"build-cpu", held.queue}
+    ledger = world.ledger("job")
+    before = len(world.log)
+    assert world.work(held)
+    until(world, device)
+    acts = [each for each in world.log[before:] if not isinstance(each, Log | Tell)]
+    key = ledger.tasks[0].spec.key[-4:]
+    built = [Built(index=n, seconds=0.1, artifact=BLOB, objects=objects_of(f"{key}/{n}")) for n in range(2)]
+    (sent,) = acts
+    assert isinstance(sent, Dispatch)
+    assert isinstance(sent.step.work, ProfileWork)
+    assert sent.step.work == ProfileWork(
+        task=ledger.tasks[0].spec,
+        artifacts=built,
+        rivals={"t00.toy": built},
+        confirm=True,
+        best=sent.step.work.best,
+        untuned=100.0,
+    )
+    assert (sent.queue, sent.step.id) == (device, f"job/t00/{ledger.tasks[0].round}/0/profile")
+
+
+def test_what_took_turns_says_who_is_ahead_and_by_how_much() -> None:
+    world = World(tasks=1, queues=MIXED, slowness={"mock": 1.05}, rng=random.Random(9))
+    world.publish(with_engines(request(trials=64, batch=8), "mock", "toy"))
+    world.run("job")
+    found = progress.progress(world.core.jobs["job"]).tasks[0]
+    mock, toy = world.ledger("job").tasks
+    best = {each.spec.engine: min(c.latencies[0] for c in each.confirmed) for each in (mock, toy)}
+    other = next(engine for engine in best if engine != found.engine)
+    behind = {each.engine: each.behind for each in found.searches}
+    assert behind == {found.engine: None, other: pytest.approx(best[other] / best[found.engine or ""])}
+
+
+def test_a_search_without_anything_near_the_best_is_not_waited_for() -> None:
+    world = World(tasks=1, queues=MIXED, names={"mock": 0}, rng=random.Random(1))
+    world.publish(with_engines(request(trials=32, batch=8), "mock", "toy"))
+    world.run("job")
+    (step,) = confirming(world)
+    assert isinstance(step.work, ProfileWork)
+    assert (step.task, step.work.rivals) == ("t00.toy", {})
+    assert world.ledger("job").phase == "done"
+
+
+def test_an_answer_for_other_searches_than_were_asked_makes_no_sense() -> None:
+    one = Profiled(index=0, seconds=0.1, outcome="measured", latencies=[1.0])
+    asked = {"t00.toy": [0]}
+    right = ProfileDone(profiled=[one], rivals={"t00.toy": [one]})
+    assert right.problem([0], False, asked) == ""
+    missing = ProfileDone(profiled=[one])
+    assert missing.problem([0], False, asked) == (
+        "it answers for the searches none besides, asked were t00.toy"
+    )
+    assert "asked were none" in right.problem([0], False)
+    worse = msgspec.structs.replace(one, latencies=[0.0])
+    assert "is not above 0" in ProfileDone(profiled=[one], rivals={"t00.toy": [worse]}).problem(
+        [0], False, asked
+    )
+    assert "asked were" in ProfileDone(profiled=[one], rivals={"t00.toy": []}).problem([0], False, asked)
+
+
+def test_the_best_few_of_a_search_are_named_in_one_chunk() -> None:
+    """What is measured in several steps takes no turns."""
+    best = [Candidate(number, f"h{number}", b"") for number in range(2)]
+    named = UpdateDone(state=TaskState(search=BLOB), candidates=best, chunk_size=2)
+    assert named.problem(0, 3, 2, 8) == ""
+    cut = msgspec.structs.replace(named, chunk_size=1)
+    assert cut.problem(0, 3, 2, 8) == "it wants 2 candidates that are to take turns in chunks of 1"
 
 
 def test_the_searches_of_a_task_know_of_each_other() -> None:

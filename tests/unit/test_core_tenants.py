@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
 
 from tests.unit.world import World, request
-from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Garbled, Instruction, Tell, Tick
+from tunemesh.coordinator.events import Acknowledge, Answer, Arrived, Garbled, Instruction, Save, Tell, Tick
 from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.journal.replay import replay
 from tunemesh.shared.messages import (
@@ -20,6 +21,7 @@ from tunemesh.shared.messages import (
     Message,
     Query,
     SetStrategy,
+    Settings,
     Snapshot,
 )
 
@@ -308,3 +310,49 @@ def test_a_job_whose_trials_are_left_to_the_model_gets_no_more_than_its_tenant_m
     world.run("a")
     world.run("z")
     assert (world.ledger("a").request.level.trials, world.ledger("z").request.level.trials > 7) == (7, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        ({"build_timeout": 300.0}, "2,400"),
+        ({"profile_timeout": 300.0, "chunk": 7}, "2,100"),
+        ({"import_timeout": 3600.0}, "3,600"),
+        ({"build_timeout": 300.0, "chunk": 6}, ""),
+        ({}, ""),
+    ],
+)
+def test_no_step_of_a_tenant_holds_a_worker_for_longer_than_it_may(
+    settings: dict[str, Any], seconds: str
+) -> None:
+    world = settled({})
+    wanted = msgspec.structs.replace(request("job"), settings=Settings(**settings))
+    told = asks(world, wanted, "acme")
+    texts = [each.event.text for each in told if isinstance(each, Tell) and each.event.kind == "rejected"]
+    most = "and tenant acme may have 1,800 s: give a smaller --chunk"
+    assert [text.partition(", or shorter")[0] for text in texts] == (
+        [f"one of its steps may take {seconds} s, {most}"] if seconds else []
+    )
+    assert isinstance(asks(world, msgspec.structs.replace(wanted, job="own"), OPERATOR)[0], Save)
+
+
+def test_a_request_that_came_too_early_has_its_place_whoever_else_comes() -> None:
+    world = settled({"acme": Limits(requests=1.0)})
+    early: dict[str, float] = {}
+    for number in range(16):
+        for out in asks(world, request(f"job{number}"), "acme"):
+            if isinstance(out, Tell) and out.event.again_in:
+                early[out.event.job] = world.now + out.event.again_in
+    assert len(early) == 6
+    first = min(early, key=lambda job: early[job])
+    (told,) = asks(world, request(first), "acme")  # too early once more
+    assert isinstance(told, Tell)
+    assert told.event.again_in > 0
+    for job, due in early.items():
+        world.now = due
+        # Somebody of the same tenant uses up whatever there is.
+        for number in range(3):
+            asks(world, request(f"{job}-{number}"), "acme")
+        asks(world, request(job), "acme")
+        assert job in world.core.jobs
+    assert len(world.core.jobs) <= 10 + len(early) + 6

@@ -357,3 +357,44 @@ def test_a_status_of_a_worker_that_waits_for_its_device_is_no_loss() -> None:
     assert [each.text for each in out if isinstance(each, Log)] == ["worker has left profile-cpu-0"]
     world.now += 20.0
     assert not any("lost" in each.text for each in world.give(Tick()) if isinstance(each, Log))
+
+
+FAULT = "the device does not work: CUDA error 304"
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_job_whose_only_device_does_not_work_waits_and_loses_no_candidate(from_the_start: bool) -> None:
+    world = World(tasks=1, queues=("model-update", "build-cpu"))
+    device = FakeWorker("profile-cpu-0", "w", fault=FAULT if from_the_start else "")
+    world.workers.append(device)
+    world.report()
+    world.publish(request(trials=8))
+    while not from_the_start and device.doing is None:
+        world.turn()
+    if device.doing is not None:  # it goes back
+        world.stage[device.queue].insert(0, device.doing)
+        device.doing, device.fault = None, FAULT
+    for _ in range(300):
+        world.turn()
+    world.pass_time(90.0)
+    world.pass_time(1.0)
+    job = world.core.jobs["job"]
+    assert job.waiting == f"waiting for a device that works: profile-cpu-0: {FAULT}"
+    assert (job.ledger.phase, dict(world.profiled)) == ("tuning", {})
+    (shown,) = [each for each in world.core.resources.progress(world.now) if each.queue == "profile-cpu-0"]
+    assert (shown.slots, shown.faults, shown.targets) == (0, [FAULT], ["mock"])
+    device.fault = ""
+    world.run("job")
+    assert (world.ledger("job").phase, learned(world.ledger("job"))) == ("done", 8)
+
+
+def test_the_steps_of_a_device_that_stops_working_go_to_another_one() -> None:
+    world = World(tasks=1, queues=TWO_DEVICES)
+    broken = world.workers[2]
+    world.publish(request(trials=8))
+    while broken.doing is None:
+        world.turn()
+    world.stage[broken.queue].insert(0, broken.doing)
+    broken.doing, broken.fault = None, FAULT
+    world.run("job")
+    assert (world.ledger("job").phase, learned(world.ledger("job"))) == ("done", 8)

@@ -103,6 +103,17 @@ def test_a_page_of_a_thousand_jobs_is_small_and_complete_without_a_script(served
     assert "net-0008" in served.page("/?text=net-0008")
 
 
+def test_why_a_device_does_not_work_is_on_the_page(quick: None) -> None:
+    mesh = mesh_of(3)
+    mesh.resources[1] = msgspec.structs.replace(mesh.resources[1], running=[], faults=["error <304>"])
+    made = Served(mesh)
+    try:
+        assert until(lambda: "error &lt;304&gt;" in made.page("/"))
+        assert "broken" in Read(made.page("/")).text
+    finally:
+        made.stop()
+
+
 def test_who_has_no_token_sees_nothing(served: Served) -> None:
     for path in ("/", "/events", "/jobs/net-0002", "/files/page.js", "/no-such"):
         answer = served.ask(path, Cookie=None)

@@ -135,7 +135,8 @@ def put(store: ArtifactStore, text: str, days: float) -> Blob:
 
 
 def place(store: ArtifactStore, blob: Blob) -> Path:
-    return Path(store.url) / blob.sha256[:2] / blob.sha256
+    own = Path(store.url, *(["tenants", store.tenant] if store.tenant else []))
+    return own / blob.sha256[:2] / blob.sha256
 
 
 def age(store: ArtifactStore, blob: Blob, days: float) -> None:
@@ -181,6 +182,19 @@ def test_what_is_past_its_time_and_not_named_is_removed(store: ArtifactStore, da
     assert there(store, young)
 
 
+def test_what_tenants_have_stored_is_swept_as_well(store: ArtifactStore, database: Database) -> None:
+    acme = store.of("acme")
+    kept, of_kept = finished_job(acme, "kept", 89)
+    assert kept.progress is not None
+    own = msgspec.structs.replace(kept.progress, tenant="acme")
+    history.keep(database, msgspec.structs.replace(kept, progress=own))
+    old = put(acme, "old", 91)
+    done = sweep(store, database, census())
+    assert done.freed == len("old")
+    assert not there(acme, old)
+    assert all(there(acme, blob) for blob in of_kept)
+
+
 def test_a_dry_run_says_the_same_and_removes_nothing(store: ArtifactStore, database: Database) -> None:
     old = put(store, "old", 91)
     history.keep(database, ended("long-ago", at=NOW - 100 * DAY))
@@ -189,6 +203,19 @@ def test_a_dry_run_says_the_same_and_removes_nothing(store: ArtifactStore, datab
     assert asked(database, job="long-ago").ended is not None
     done = sweep(store, database, census())
     assert (done.removed, done.freed, done.jobs) == (tried.removed, tried.freed, tried.jobs) == (1, 3, 1)
+
+
+@pytest.mark.parametrize("ahead", [{"ours": 365.0}, {"coordinator": 365.0}])
+def test_a_clock_that_is_a_year_ahead_makes_nothing_old(
+    store: ArtifactStore, database: Database, monkeypatch: pytest.MonkeyPatch, ahead: dict[str, float]
+) -> None:
+    old, young = put(store, "old", 91), put(store, "young", 89)
+    told = msgspec.structs.replace(census(), at=time.time() + ahead.get("coordinator", 0.0) * DAY)
+    ours = time.time() + ahead.get("ours", 0.0) * DAY
+    monkeypatch.setattr(time, "time", lambda: ours)
+    assert sweep(store, database, told).removed == 1
+    assert there(store, young)
+    assert not there(store, old)
 
 
 def test_results_stay_as_long_as_they_are_kept_and_not_longer(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.unit.stage_calls import MODEL, FakeSandbox, expect, step
 from tunemesh import mesh_address
 from tunemesh.shared.artifacts import ArtifactStore
-from tunemesh.shared.messages import ImportDone, ImportWork
+from tunemesh.shared.messages import Failure, ImportDone, ImportWork
 from tunemesh.stage_workers.platforms.protocol import Imported
 from tunemesh.stage_workers.stages import Context, kept_imports, run_stage
 from tunemesh.stage_workers.stages.kept_imports import KeptImports
@@ -37,6 +39,26 @@ def test_the_next_mesh_does_not_import_a_model_again(sandbox: FakeSandbox, tmp_p
     for number, kept in enumerate((KeptImports(folder, "elsewhere"), None), start=2):
         imported("third", kept)
         assert sum(name == "import_model" for name, _ in sandbox.calls) == number
+
+
+def test_who_knows_the_name_of_another_tenants_model_gets_nothing_of_it(
+    sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    """Neither what its worker remembers, nor what is kept on its machine."""
+    store = ArtifactStore(str(tmp_path / "store"))
+    context = Context(sandbox, store.of("acme"), kept=KeptImports(tmp_path / "imports"))
+    model, file = (context.store.put(each, inline=False) for each in (MODEL, b"weights"))
+    work = step(ImportWork(model=model, files={"w.bin": file}))
+    done = expect(ImportDone, run_stage(work, context))
+    for again in (context, Context(sandbox, store, kept=context.kept)):
+        theirs = replace(again, store=store.of("zeta"))
+        assert "is not in" in expect(Failure, run_stage(work, theirs)).error
+        theirs.store.put(MODEL, inline=False)
+        assert "is not in" in expect(Failure, run_stage(work, theirs)).error  # the weights are missing
+        theirs.store.put(b"weights", inline=False)
+        assert expect(ImportDone, run_stage(work, theirs)) == done
+        assert theirs.store.kept(done.model)
+        shutil.rmtree(tmp_path / "store" / "tenants" / "zeta")
 
 
 def test_what_is_damaged_is_not_used(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import time
@@ -13,11 +14,13 @@ import pytest
 
 from tunemesh.shared import codec
 from tunemesh.shared.artifacts import ArtifactStore
+from tunemesh.shared.errors import Unavailable
 from tunemesh.shared.messages import (
     Blob,
     Failure,
     ImportDone,
     ImportWork,
+    Origin,
     Serves,
     Settings,
     Step,
@@ -28,9 +31,10 @@ from tunemesh.shared.messages import (
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing, QueueDepth, Up
 from tunemesh.stage_workers import loop
 from tunemesh.stage_workers.loop import Worker, waited
-from tunemesh.stage_workers.sandbox.sandbox import Sandbox
+from tunemesh.stage_workers.platforms.protocol import Platform, ReferenceOutcome
+from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
-from tunemesh.stage_workers.stages import Context
+from tunemesh.stage_workers.stages import Context, DeviceFault
 from tunemesh.stage_workers.stages.context import Learning
 from tunemesh.stage_workers.status import StatusSender
 
@@ -84,8 +88,24 @@ class FakeLink:
 
 
 class ReadySandbox:
+    """Measures the reference kernel; before that come ``answers``."""
+
+    renewed = 0
+
+    cage = "namespaces"
+
+    def __init__(self, *answers: CallFailure) -> None:
+        self.answers = list(answers)
+
     def ready(self, _timeout: float) -> bool:
         return True
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+    def call(self, _callee: str, method: Any, _record: object, _limit: float) -> Any:
+        assert method is Platform.reference
+        return self.answers.pop(0) if self.answers else ReferenceOutcome(latencies=[1e-3] * 5)
 
 
 def _done(value: Any) -> Future[Any]:
@@ -225,3 +245,131 @@ def test_a_queue_that_cannot_be_looked_at_is_looked_at_again(
     monkeypatch.setattr(FakeLink, "depth", depth)
     assert run(ArtifactStore(str(tmp_path)), ["mock"]).settled == ["acknowledged"]
     assert f"{refusal}; trying again" in caplog.text
+
+
+# -- A device that does not work -----------------------------------------------------------------------------
+
+ERROR = CallFailure("raised", "CUDA error 304")
+FAULT = (
+    "the device does not work: its reference kernel raised: CUDA error 304"
+    "; TUNEMESH_CAGE=bare shows whether it is the cage"
+)
+
+
+class Profiling:
+    """A worker of a device, on a fake link, which leaves after its first answer."""
+
+    def __init__(self, store: ArtifactStore, sandbox: ReadySandbox, by_hand: bool = False) -> None:
+        self.link = FakeLink(codec.encode(STEP))
+        self.shutdown = Shutdown(1.0)
+        serves = Serves(targets=["mock"])
+        status = StatusSender(cast(Link, self.link), "w", "profile-cpu-0", serves, 60.0)
+        context = Context(cast(Sandbox, sandbox), store, device="cpu")
+        self.worker = Worker(
+            "profile-cpu-0",
+            ["mock"],
+            cast(Link, self.link),
+            cast(Sandbox, sandbox),
+            context,
+            status,
+            self.shutdown,
+            by_hand=by_hand,
+        )
+        self.link.stop_consuming = lambda: self.link.settled.append("stopped")  # type: ignore[method-assign]
+        self.link.ack = self._ack  # type: ignore[method-assign]
+
+    def _ack(self, _delivery: Delivery) -> None:
+        self.link.settled.append("acknowledged")
+        self.shutdown.asked = True
+
+    @property
+    def said(self) -> list[tuple[int, str]]:
+        """Slots and fault, whenever they change."""
+        statuses = [each for each in self.link.published if each.type == "worker-status"]
+        found = [codec.decode(each.body, WorkerStatus) for each in statuses]
+        assert not any(status.problem() for status in found)
+        return [said for said, _ in itertools.groupby((status.slots, status.fault) for status in found)]
+
+    @property
+    def results(self) -> list[Any]:
+        answers = [each for each in self.link.published if each.type == "step-result"]
+        return [codec.decode(each.body, StepResult).result for each in answers]
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "DEVICE_PAUSES", (0.01,))
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_worker_takes_no_steps_until_its_device_works_and_says_why(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop, "run_stage", lambda *_: Failure(error="done"))
+    sandbox = ReadySandbox(*[ERROR] * 6)
+    profiling = Profiling(ArtifactStore(str(tmp_path)), sandbox)
+    profiling.worker.run()
+    assert profiling.said == [(0, FAULT), (1, ""), (0, "")]
+    assert not sandbox.answers
+    assert profiling.link.settled[0] == "acknowledged"
+    assert f"w: {FAULT}; trying again" in caplog.text
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_step_goes_back_when_the_device_stops_working_and_is_done_later(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = [DeviceFault("the device does not work: x")]
+
+    def do(*_: object) -> Failure:
+        if faults:
+            raise faults.pop()
+        return Failure(error="done")
+
+    monkeypatch.setattr(loop, "run_stage", do)
+    profiling = Profiling(ArtifactStore(str(tmp_path)), ReadySandbox())
+    profiling.worker.run()
+    assert profiling.link.settled[:3] == ["stopped", "handed back", "acknowledged"]
+    assert [slots for slots, _ in profiling.said] == [1, 0, 1, 0]
+    assert profiling.results == [Failure(error="done")]
+
+
+@pytest.mark.usefixtures("_soon")
+def test_a_step_that_stops_a_working_device_again_and_again_fails(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise DeviceFault("the device does not work: x")
+
+    monkeypatch.setattr(loop, "run_stage", breaks)
+    profiling = Profiling(ArtifactStore(str(tmp_path)), ReadySandbox())
+    profiling.worker.run()
+    assert profiling.link.settled.count("handed back") == loop.MOST_FAULTS - 1
+    (failure,) = profiling.results
+    assert "3 times the device worked before this and not after it" in failure.error
+
+
+def test_whoever_starts_a_worker_by_hand_is_told_at_once_that_its_device_does_not_work(tmp_path: Any) -> None:
+    profiling = Profiling(ArtifactStore(str(tmp_path)), ReadySandbox(ERROR, ERROR), by_hand=True)
+    with pytest.raises(Unavailable, match="CUDA error 304"):
+        profiling.worker.run()
+
+
+def test_a_step_runs_in_a_process_of_its_tenant_and_sees_its_artifacts(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str, int]] = []
+    sandbox = ReadySandbox()
+
+    def look(step: Step, context: Context) -> Failure:
+        seen.append((step.job, context.store.tenant, sandbox.renewed))
+        return Failure(error="it only looked")
+
+    monkeypatch.setattr(loop, "run_stage", look)
+    worker = Profiling(ArtifactStore(str(tmp_path)), sandbox).worker
+    for job, tenant in (("a", "acme"), ("b", "acme"), ("c", ""), ("d", ""), ("e", "zeta"), ("a", "acme")):
+        origin = Origin(job=job, accepted=1.0, tenant=tenant, model="m")
+        worker._run(msgspec.structs.replace(STEP, job=job, origin=origin))
+    assert seen == [
+        ("a", "acme", 0), ("b", "acme", 0), ("c", "", 1), ("d", "", 1), ("e", "zeta", 2), ("a", "acme", 3),
+    ]  # fmt: skip

@@ -129,8 +129,11 @@ def test_it_is_said_whose_kernel_won_and_what_others_found() -> None:
     ]
     tasks = [task(engine="template", ahead=1.5, searches=searches, way="direct"), task(1)]
     text = Read(page_of(full(tasks=tasks))).text
+    turns = [msgspec.structs.replace(searches[0]), msgspec.structs.replace(searches[1], behind=1.25)]
+    near = [task(engine="template", ahead=1.25, searches=turns, way="direct")]
+    assert "template, 1.25 times ahead: direct" in Read(page_of(full(tasks=near))).text
     for said in (
-        "template, 1.50 times ahead: direct",
+        "template, about 1.50 times ahead: direct",
         "template 1.00 ms in 4 trials, metaschedule 1.50 ms in 4 trials",
         "1 template (by 1.50 times), 1 untuned",
     ):

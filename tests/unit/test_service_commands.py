@@ -75,7 +75,7 @@ def test_a_coordinator_is_told_prices_and_what_is_reserved(monkeypatch: pytest.M
     given += ["--learn-after", "70", "--limit", "jobs=4", "--limit", "acme:queries=none"]
     assert CliRunner().invoke(cli.app, ["coordinator", *given], catch_exceptions=False).exit_code == 0
     limits = {"*": Limits(jobs=4), "acme": Limits(jobs=4, queries=None)}
-    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, 70, limits, None, None]
+    assert told == ["interleaved", None, {"profile": 2.5}, 0.25, 70, limits, None, None, ""]
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ from tunemesh.shared.messages import (
     Settings,
 )
 from tunemesh.stage_workers.platforms.protocol import (
+    ConfirmCall,
     ProfileOutcome,
 )
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
-from tunemesh.stage_workers.stages import Context, run_stage, trust
+from tunemesh.stage_workers.stages import Context, DeviceFault, run_stage, trust
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +90,52 @@ def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
     assert [each.median for each in together] == [statistics.median(each.latencies) for each in together]
     assert ("confirm", 30.0) in sandbox.calls
     sandbox.answers["confirm"] = [CallFailure("crashed", "killed by SIGSEGV")]
-    alone = expect(ProfileDone, run_stage(work, context)).profiled
-    assert [each.latencies for each in alone] == [each.latencies for each in together]
+    alone = expect(ProfileDone, run_stage(work, context))
+    assert [each.latencies for each in alone.profiled] == [each.latencies for each in together]
+    assert not alone.in_turns
+
+
+def test_a_candidate_that_ends_the_call_does_not_keep_the_others_from_taking_turns(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    built = compiled(context, task, 3)
+    work = ProfileWork(task=task, artifacts=built[:1], rivals={"t00.b": built[1:]}, confirm=True)
+    crash = CallFailure("crashed", "killed by SIGSEGV")
+    sandbox.answers["confirm"], sandbox.answers["profile"] = [crash], [crash]
+    done = expect(ProfileDone, run_stage(step(work), context))
+    assert [each.outcome for each in done.profiled] == ["run-failed"]
+    assert [each.outcome for each in done.rivals["t00.b"]] == ["measured"] * 2
+    assert done.in_turns
+    calls = [each for each in sandbox.records if isinstance(each, ConfirmCall)]
+    assert [len(each.artifacts) for each in calls] == [3, 2]
+
+
+def test_what_several_searches_have_found_takes_turns_in_one_measurement(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    built = compiled(context, task, 4)
+    alone = expect(ProfileDone, run_stage(step(ProfileWork(task=task, artifacts=built)), context)).profiled
+    work = ProfileWork(
+        task=task,
+        artifacts=built[:1],
+        rivals={"t00.b": built[1:3], "t00.c": built[3:]},
+        confirm=True,
+    )
+    done = expect(ProfileDone, run_stage(step(work), context))
+    found = {"": done.profiled, **done.rivals}
+    assert {name: [each.index for each in profiled] for name, profiled in found.items()} == {
+        "": [0],
+        "t00.b": [1, 2],
+        "t00.c": [3],
+    }
+    assert [each.median for profiled in found.values() for each in profiled] == [
+        each.median for each in alone
+    ]
+    assert done.in_turns
+    (call,) = [each for each in sandbox.records if isinstance(each, ConfirmCall)]
+    assert len(call.artifacts) == 4
 
 
 @pytest.mark.parametrize(("cut_short", "repeats"), [(2.0, 1), (1000.0, 3), (None, 3)])
@@ -241,3 +286,32 @@ def test_a_baseline_that_was_killed_is_measured_again(context: Context, sandbox:
     sandbox.answers["profile_untuned"] = [CallFailure("crashed", "killed by SIGKILL")]
     result = run_stage(step(ProfileWork(task=task, artifacts=[], baseline=True)), context)
     assert expect(ProfileDone, result).untuned == pytest.approx(0.9)
+
+
+ERROR = CallFailure("raised", "CUDA error 304")
+
+
+@pytest.mark.parametrize("failing", ["profile", "profile_untuned", "confirm"])
+def test_no_candidate_is_blamed_where_the_device_does_not_work(
+    context: Context, sandbox: FakeSandbox, failing: str
+) -> None:
+    task = imported(context).tasks[0]
+    artifacts = compiled(context, task, 2) if failing != "profile_untuned" else []
+    baseline, confirm = failing == "profile_untuned", failing == "confirm"
+    work = step(ProfileWork(task=task, artifacts=artifacts, baseline=baseline, confirm=confirm))
+    sandbox.answers = {failing: [ERROR] * 4, "reference": [ERROR] * 2}
+    with pytest.raises(DeviceFault, match="CUDA error 304"):
+        run_stage(work, context)
+    # The second time in a process in which nothing has run.
+    assert sandbox.renewed_before == ["reference"]
+
+
+def test_a_kernel_that_spoils_its_own_process_is_no_fault_of_the_device(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    work = step(ProfileWork(task=task, artifacts=compiled(context, task, 1)))
+    sandbox.answers = {"profile": [CallFailure("raised", "illegal address")], "reference": [CALM, ERROR]}
+    (found,) = expect(ProfileDone, run_stage(work, context)).profiled
+    assert (found.outcome, found.error) == ("run-failed", "illegal address")
+    assert sandbox.renewed_before == ["reference"]

@@ -168,3 +168,13 @@ def test_a_bar_shows_the_trials_of_a_job_that_is_tuned_and_the_phase_of_another(
     assert [line.split()[0] for line in lines] == ["first", "second"]
     assert lines[0].rstrip().endswith("25%")
     assert lines[1].rstrip().endswith("importing")
+
+
+def test_why_a_device_takes_no_steps_is_said_below_the_table() -> None:
+    builds, device = resources()
+    fault = "the device does not work: CUDA error 304"
+    broken = msgspec.structs.replace(device, slots=0, faults=[fault])
+    lines = printed(status_tables.resources_table([builds, broken]), 200).splitlines()
+    assert lines[-1] == f"profile-cpu-0: {fault}"
+    assert "broken" in lines[-2]
+    assert "idle" not in lines[-2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 from tests.unit.past import progress
 from tunemesh import following, places, tune_commands, tuning
 from tunemesh.client import Client
+from tunemesh.mesh_address import MeshAddress
 from tunemesh.report import check_empty, write_file
 from tunemesh.shared.errors import BadInput, LinkDown, TunemeshError
 from tunemesh.shared.messages import JobEvent, Quote, Request
@@ -233,3 +235,23 @@ def test_before_anything_starts_it_is_seen_that_a_result_is_there(
     plan = tuning.Plan(target="mock", out=tmp_path / "out", engines=("mock",))
     with pytest.raises(BadInput, match="holds a result already"):
         tuning.tune([model], plan, following.Watcher())
+
+
+@pytest.mark.parametrize(
+    ("user", "named", "tenant"),
+    [
+        ("client.acme.ann", "", "acme"),
+        ("client.acme.ann", "zeta", "acme"),  # which the coordinator rejects
+        ("client", "", ""),
+        ("operator.max", "zeta", "zeta"),
+        ("somebody", "zeta", "zeta"),
+    ],
+)
+def test_models_are_stored_where_those_of_their_tenant_are(user: str, named: str, tenant: str) -> None:
+    address = MeshAddress(broker=f"amqp://{user}:secret@host/tunemesh", artifacts="memory://models")
+    plan = tuning.Plan(target="mock", out=Path("out"), engines=("mock",), tenant=named)
+    assert tuning._store(address, plan).tenant == tenant
+    if not named:  # as the client without any code of Tunemesh has it
+        example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "publish_request.py"))
+        own = Path("s", "tenants", tenant) if tenant else Path("s")
+        assert example["own_store"](Path("s"), address.broker) == own

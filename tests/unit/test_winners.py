@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tunemesh import tables
+from tunemesh.coordinator.jobs import searches
+from tunemesh.coordinator.jobs.ledger import TaskLedger
 from tunemesh.report import make_job_report
 from tunemesh.shared.messages import (
     Blob,
@@ -176,6 +178,46 @@ def test_the_report_says_who_won_and_by_how_much() -> None:
     _, header, _, *rows = console.file.getvalue().splitlines()
     assert header.split()[-4:] == ["one", "two", "winner", "by"]
     assert len(rows) == 5
+
+
+def test_what_took_turns_with_the_winner_says_how_far_that_is_ahead() -> None:
+    found = task("t00", "one", {"one": 2.0, "two": 2.4, "three": 2.1, "four": 5.0})
+    behind = {"two": 1.25, "three": 1.1}
+    near = msgspec.structs.replace(
+        found,
+        searches=[msgspec.structs.replace(each, behind=behind.get(each.engine)) for each in found.searches],
+    )
+    report = make_job_report(progress(near, task("t01", "one", {"one": 2.0, "two": 3.0})), [])
+    assert [each.ahead for each in report.tasks] == [1.1, 1.5]
+    assert [each.behind for each in report.tasks[0].searches] == [None, 1.25, 1.1, None]
+    console = Console(width=120, file=io.StringIO())
+    console.print(tables.winners_table(report))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert " 1.10x" in text
+    assert " ~1.50x" in text  # none was near enough to take turns
+
+
+def turn_ledger(engine: str, *confirmed: tuple[str, list[float]]) -> TaskLedger:
+    return TaskLedger(
+        spec=spec(engine),
+        best=1.0,
+        confirmed=[
+            Confirmed(hash=f"h{n}", latencies=each, turns=turns) for n, (turns, each) in enumerate(confirmed)
+        ],
+    )
+
+
+def test_ratios_are_those_within_a_turn() -> None:
+    """In the second turn something else had the core: both took twice as long."""
+    ahead = turn_ledger("one", ("a", [1.0, 2.0, 1.0]), ("a", [1.5, 3.0, 1.5]))
+    near = turn_ledger("two", ("a", [1.2, 2.2, 1.2]), ("a", [1.3, 2.6, 1.3]))
+    assert searches.behind(ahead, [near]) == pytest.approx(1.2)
+    # Measured at another time, or it is not known when.
+    assert searches.behind(ahead, [turn_ledger("two", ("b", [1.2, 2.2, 1.2]))]) is None
+    assert searches.behind(turn_ledger("one", ("", [1.0])), [turn_ledger("two", ("", [1.2]))]) is None
+    assert searches.behind(turn_ledger("one"), [near]) is None
+    assert searches.behind(ahead, [turn_ledger("two")]) is None
 
 
 def test_where_one_engine_searches_alone_nobody_wins() -> None:

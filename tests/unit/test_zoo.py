@@ -63,6 +63,8 @@ def test_a_list_and_other_models_can_be_given_together(tmp_path: Path) -> None:
         ("models: [{name: a, file: b, shapes: {x: [0]}}]", ">= 1"),
         ("models: [{name: a, file: b}, {name: a, file: c}]", "two models called a"),
         ("models: [{name: a, file: missing.onnx}]", r"cannot read model .*missing\.onnx"),
+        ('models: [{name: a, file: "b\\0c"}]', "cannot read model .*: embedded null byte"),
+        ('models: [{name: a, file: b, wheel: "c\\0d"}]', "cannot read b in .*: embedded null byte"),
         ("models: [{name: a, file: b, wheel: missing.whl}]", r"cannot read b in .*missing\.whl"),
         ("models: [{name: a, file: b, package: no-such-package}]", "pip install --no-deps no-such-package"),
     ],
@@ -81,7 +83,9 @@ def test_settings_that_fit_no_job_are_refused_with_the_name_of_the_model(tmp_pat
         tuning.read_models([path], plan)
 
 
-@pytest.mark.parametrize("content", [b"tasks: 7", b"\xff\xfe", b": : :", b"- models"])
+@pytest.mark.parametrize(
+    "content", [b"tasks: 7", b"\xff\xfe", b": : :", b"- models", b"[" * 20_000, b"2020-99-99"]
+)
 def test_other_yaml_is_no_list(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.yaml").write_bytes(content)
     assert zoo.entries(tmp_path / "m.yaml") is None

@@ -106,6 +106,8 @@ class FakeWorker:
     queue: str
     name: str
     alive: bool = True
+    fault: str = ""
+    """Why its device does not work."""
     doing: tuple[int, Step] | None = None
 
     @property
@@ -119,10 +121,11 @@ class FakeWorker:
             worker=self.name,
             queue=self.queue,
             host="host",
-            slots=0 if leaving else 1,
+            slots=0 if leaving or self.fault else 1,
             serves=Serves(targets=targets) if targets else Serves(engines=self.engines),
             step=self.doing[1].id if self.doing else None,
             leaving=leaving,
+            fault=self.fault,
         )
 
 
@@ -154,6 +157,8 @@ class World:
     """By job: which tasks its model has; by default the first ``tasks``. Each engine of a job takes all."""
     slowness: Mapping[str, float] = field(default_factory=dict)
     """By engine: how many times as long as others' its kernels take."""
+    names: Mapping[str, int] = field(default_factory=dict)
+    """By engine: how many candidates are named at the end of a search, by default 2."""
 
     def __post_init__(self) -> None:
         self.now = 1000.0
@@ -263,7 +268,7 @@ class World:
 
     def check(self) -> None:
         for queue in dict.fromkeys([*self.queues, *self.core.resources.queues]):
-            consumers = sum(w.alive for w in self.workers if w.queue == queue)
+            consumers = sum(w.alive and not w.fault for w in self.workers if w.queue == queue)
             self.give(QueueSeen(queue, len(self.stage[queue]), consumers))
 
     def pass_time(self, seconds: float) -> None:
@@ -300,7 +305,7 @@ class World:
 
     def work(self, worker: FakeWorker) -> bool:
         """Take a step, or finish the one in hand."""
-        if not worker.alive:
+        if not worker.alive or worker.fault:
             return False
         if worker.doing is None:
             if not self.stage[worker.queue]:
@@ -360,16 +365,19 @@ class World:
                     ]
                 )
             case ProfileWork():
-                profiled = []
-                for built in work.artifacts:
-                    if not work.confirm:
-                        self.profiled[f"{step.job}/{step.task}"].append((step.round, built.index))
-                    latency = 1.0 + _number(step.id, built.index) % 1000 / 100
-                    latency *= self.slowness.get(str(work.task.engine), 1.0)
-                    profiled.append(
-                        Profiled(index=built.index, seconds=0.1, outcome="measured", latencies=[latency])
-                    )
-                done = ProfileDone(profiled=profiled, untuned=100.0 if work.baseline else None)
+                if not work.confirm:
+                    self.profiled[f"{step.job}/{step.task}"] += [
+                        (step.round, each.index) for each in work.artifacts
+                    ]
+                done = ProfileDone(
+                    profiled=self.measured(step.id, str(work.task.engine), work.artifacts),
+                    rivals={
+                        rival: self.measured(f"{step.id} {rival}", _engine_of(rival, work), built)
+                        for rival, built in work.rivals.items()
+                    },
+                    in_turns=work.confirm,
+                    untuned=100.0 if work.baseline else None,
+                )
             case AssembleWork():
                 self.assembled_from = work
                 done = AssembleDone(tuned=TUNED, untuned=BLOB, signature=BLOB, files={}, records=BLOB)
@@ -379,6 +387,17 @@ class World:
                 self.compared_with = work.sample
                 done = self.validated
         return StepResult.of(step, timing, done)
+
+    def measured(self, name: str, engine: str, artifacts: list[Built]) -> list[Profiled]:
+        return [
+            Profiled(
+                index=built.index,
+                seconds=0.1,
+                outcome="measured",
+                latencies=[(1.0 + _number(name, built.index) % 1000 / 100) * self.slowness.get(engine, 1.0)],
+            )
+            for built in artifacts
+        ]
 
     def update(self, step: Step, work: UpdateWork) -> UpdateDone:
         """Like an engine: numbers the schedules, knows from its state how many there were. Of several
@@ -398,7 +417,7 @@ class World:
         state = TaskState(search=Blob(hashlib.sha256(data).hexdigest(), len(data), data), history=history)
         first = known if work.want else 0
         if not work.want:
-            count = min(2, known, work.names)  # to be confirmed
+            count = min(2, known, work.names, self.names.get(str(work.task.engine), 2))  # to be confirmed
         return UpdateDone(
             state=state,
             candidates=[
@@ -441,6 +460,12 @@ class World:
 def objects_of(candidate: str) -> Blob:
     """The machine code that was kept of a candidate with this hash."""
     return Blob(hashlib.sha256(candidate.encode()).hexdigest(), 100)
+
+
+def _engine_of(rival: str, work: ProfileWork) -> str:
+    """Of a search, by its name: those of the first engine of a task do not have it in theirs."""
+    named = [part for part in rival.split(".")[1:] if not part.isdigit()]
+    return named[0] if named else str(work.task.engine)
 
 
 def _number(*parts: object) -> int:

@@ -84,7 +84,7 @@ class Reports:
             progress = msgspec.structs.replace(progress, finished=max(time.time(), progress.accepted))
         if self._store is None:
             return make_job_report(progress, [])
-        store = self._store
+        store = self._store.of(progress.tenant)
         if detail.assembled is not None and detail.validated is not None:
             signatures = unpack_signatures(store.get(detail.assembled.signature))
             measured = list(histories(store, detail.assembled))

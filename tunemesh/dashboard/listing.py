@@ -105,6 +105,8 @@ class ResourceRow:
     drift: str
     serves: str
     hosts: str
+    faults: str
+    """Why its devices do not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,7 @@ def _resource(resource: ResourceProgress, view: View) -> ResourceRow:
         serves=target_text(resource.targets[0]) if device else ", ".join(resource.engines),
         hosts=", ".join(resource.hosts[:3])
         + (f" and {len(resource.hosts) - 3} more" * (len(resource.hosts) > 3)),
+        faults="; ".join(resource.faults),
     )
 
 

@@ -170,7 +170,7 @@ def _row(task: TaskReport, time: float | None, total: float, most: float | None)
     measured = task.outcomes.get("measured", 0)
     taken = ""
     if task.taken is not None:
-        taken = f"tuned at the same time by {task.taken.job or 'a job of another tenant'}"
+        taken = f"tuned at the same time by {task.taken.job}"
     return TaskRow(
         task=task,
         share=task.weight * time / total if time is not None and total > 0 else None,
@@ -197,7 +197,9 @@ def _kernel(task: TaskReport, better: bool) -> str:
     """Who made the kernel that is in the result, how far it is ahead, and how it computes the task."""
     made = task.engine or ("tuned" if better else "untuned")
     if task.engine and task.ahead is not None:
-        made += f", {task.ahead:.2f} times ahead"
+        made += (
+            f", {task.ahead:.2f} times ahead" if task.took_turns else f", about {task.ahead:.2f} times ahead"
+        )
     return f"{made}: {task.way}" if task.way else made
 
 

@@ -30,6 +30,9 @@ A model is a YAML text::
 Kinds of candidate failures: ``build-error``, ``build-crash`` (segmentation fault), ``build-hang`` (waits for
 a process that never ends), ``build-memory`` (allocates without end), ``profile-error``, ``profile-crash``,
 ``profile-hang``, ``profile-memory``, ``wrong-result``.
+
+The target ``mock broken=1764288000-1764288060`` is a device that does not work, whatever is to run on it,
+between two moments in Unix time.
 """
 
 from __future__ import annotations
@@ -44,9 +47,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from tunemesh.shared.errors import BadModel
+from tunemesh.shared.errors import BadModel, BadTarget
 from tunemesh.shared.messages import Stage
 
+BROKEN = " broken="
+"""In a target: when its device does not work."""
 Trouble = Literal["crash", "hang", "memory", "error"]
 FailureKind = Literal[
     "build-error", "build-crash", "build-hang", "build-memory",
@@ -180,6 +185,27 @@ def spend(durations: Mapping[Stage, Duration], stage: Stage, key: int) -> None:
         low, high = duration
         duration = low + (high - low) * fraction(stage, key)
     time.sleep(duration)
+
+
+def broken(target: str) -> tuple[float, float]:
+    """From when until when the device of a target does not work, in Unix time.
+
+    Raises:
+        BadTarget: these are no two numbers.
+    """
+    _, found, text = target.partition(BROKEN)
+    try:
+        since, until = map(float, text.split("-")) if found else (0.0, 0.0)
+    except ValueError:
+        raise BadTarget(f"{text!r} in the target {target!r} is not FROM-UNTIL in Unix time") from None
+    return since, until
+
+
+def need_device(target: str) -> None:
+    """Fail as a driver does, while the device of ``target`` does not work."""
+    since, until = broken(target)
+    if since <= time.time() < until:
+        raise RuntimeError("mock device: error 304, it does not work now")
 
 
 def suffer(trouble: Trouble | None) -> None:

@@ -33,7 +33,7 @@ class TemplateEngine:
     """Implements :class:`~stage_workers.engines.protocol.Engine`; what the methods promise is there."""
 
     name = options.NAME
-    format = 3
+    format = 4
     """Templates and values of their knobs."""
 
     def preload(self) -> None:

@@ -95,9 +95,11 @@ def in_words(operand: Operand, depth: int, group: int) -> Operand:
         return Form(tuple(strides), each.offset // group)
 
     def window(each: Window) -> Window:
-        if each.form.uses(depth):
-            raise Unknown("its channels are padded")
-        return replace(each, place=form(each.place), end=each.end // group)
+        if not each.form.uses(depth):
+            return replace(each, place=form(each.place), end=each.end // group)
+        if each.length % group:
+            raise Unknown("what is multiplied at once is padded in part")
+        return Window(form(each.form), each.length // group, form(each.place), each.end // group)
 
     return replace(
         operand,

@@ -68,6 +68,17 @@ def is_long(steps: Sequence[Step]) -> bool:
     return fast or own > LONG
 
 
+def needed(steps: Sequence[Step], last: int, given: Sequence[int] = ()) -> list[int]:
+    """Numbers of the steps that one is computed of, and its own, where some are given."""
+    found, open_ = set[int](), [last]
+    while open_:
+        number = open_.pop()
+        if number not in found:
+            found.add(number)
+            open_ += [] if number in given else steps[number].arguments
+    return sorted(found)
+
+
 def library(steps: Sequence[Step]) -> str:
     """The functions that go through the lanes."""
     lines = []

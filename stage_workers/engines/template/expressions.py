@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 from tunemesh.stage_workers.engines.template import elements, epilogues
@@ -34,6 +35,15 @@ class Expressions(ABC):
         if step not in self.steps:
             self.steps.append(step)
         return self.steps.index(step)
+
+    def until(self, last: int) -> tuple[Step, ...]:
+        """The steps that the value of one needs, which is the last of them: what was simplified leaves
+        others, which would cost a compiler as much as these."""
+        kept = epilogues.needed(self.steps, last)
+        return tuple(
+            replace(step, arguments=tuple(map(kept.index, step.arguments)))
+            for step in (self.steps[number] for number in kept)
+        )
 
     def value(self, expression: Any) -> int:
         """The number of the step that has the value of an expression."""

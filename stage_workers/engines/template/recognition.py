@@ -276,7 +276,7 @@ class _Products:
             self.axes[axis] = variable, tail.axes[at][1], sums
         steps = [
             replace(step, form=self._placed(step.form, tail.places)) if step.kind == "load" else step
-            for step in tail.steps[: value + 1]
+            for step in tail.until(value)
         ]
         return self._placed(form, tail.places), tuple(steps)
 

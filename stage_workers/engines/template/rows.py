@@ -103,7 +103,7 @@ class _Reader:
         """The number of a pass."""
         expressions = _Values(self)
         last = expressions.value(value)
-        self.passes.append(Pass(kind, tuple(expressions.steps[: last + 1]), start))
+        self.passes.append(Pass(kind, expressions.until(last), start))
         return len(self.passes) - 1
 
     def is_shared(self, stage: Stage) -> bool:

@@ -105,20 +105,10 @@ class Rowwise:
         last = len(self.task.passes[at].steps) - 1
         return "\n".join([*texts, self._function(f"value_{at}", at, last, once)])
 
-    def _needed_steps(self, at: int, last: int, given: list[int]) -> list[int]:
-        """The steps that one is computed of, where others are given."""
-        steps, found, open_ = self.task.passes[at].steps, set[int](), [last]
-        while open_:
-            step = open_.pop()
-            if step not in found:
-                found.add(step)
-                open_ += [] if step in given else steps[step].arguments
-        return sorted(found)
-
     def _function(self, name: str, at: int, last: int, given: list[int]) -> str:
         """The function that computes a step, of what is read and of steps that are given."""
         steps = self.task.passes[at].steps
-        numbers = self._needed_steps(at, last, given)
+        numbers = epilogues.needed(steps, last, given)
         read = [i for i in numbers if i in given or steps[i].kind in ("load", "acc")]
         taken = [
             replace(steps[i], kind="load", arguments=())
@@ -234,9 +224,9 @@ class Rowwise:
 
     def _given(self, at: int, last: int, once: list[int], row: int, place: str, rest: int) -> str:
         """What the function of a step is given."""
-        given = []
-        for i in self._needed_steps(at, last, once):
-            step = self.task.passes[at].steps[i]
+        given, steps = [], self.task.passes[at].steps
+        for i in epilogues.needed(steps, last, once):
+            step = steps[i]
             if i in once:
                 given.append(f"o{at}_{row}_{i}")
             elif step.kind == "acc":

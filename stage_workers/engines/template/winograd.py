@@ -24,6 +24,10 @@ from tunemesh.stage_workers.measuring import loading
 
 ROOM = 2**23
 """Bytes of what lies between the steps, at most."""
+NARROW = 2
+"""Outputs of a tile in each direction whose products may be in bfloat16."""
+PAIR = 2
+"""Numbers in bfloat16 that are multiplied at once."""
 LINE = 16
 """Floats of a line of a cache: one more between planes, since those whose distance is a power of two share
 few lines."""
@@ -57,19 +61,25 @@ class Convolved:
         self.at_a_time = shape.vectors * shape.lanes
         self.blocks = -(-self.columns // self.at_a_time)
         """Of columns, the last of which may be filled with zeros."""
-        self.input_row = -(-self.inputs // shape.lanes) * shape.lanes
+        self.pair = PAIR if shape.narrow else 1
+        """Channels of the image in an element of a product, of 32 bits."""
+        self.steps = self.inputs // self.pair
+        """Terms of a product."""
+        self.held = "unsigned short" if shape.narrow else "float"
+        """Type of a transformed input."""
+        self.input_row = -(-self.inputs // shape.lanes) * shape.lanes // self.pair
         self.product_row = self.at_a_time * (1 if shape.order == FUSED else self.blocks)
         self.input_plane = self.block * self.input_row + LINE
         self.product_plane = self.block * self.product_row + LINE
 
     @property
     def work(self) -> Work:
-        return Work(self.inputs, self.columns, self.tiles)
+        return Work(self.inputs, self.columns, self.tiles, self.pair)
 
     @property
     def packed(self) -> int:
         """Numbers of single precision that the weights become."""
-        return self.planes * self.blocks * self.inputs * self.at_a_time
+        return self.planes * self.blocks * self.steps * self.at_a_time
 
     @property
     def room(self) -> int:
@@ -91,8 +101,10 @@ class Convolved:
             return "the order makes no difference"
         if self.packed > loading.MOST_GROWTH * self.roles.weights.size:
             return "the weights become too many"
-        if self.inputs % shape.unroll:
+        if self.steps % shape.unroll:
             return "unrolled steps do not fit"
+        if shape.narrow and (self.operator.dot is None or shape.outputs != NARROW):
+            return "its products are in single precision"
         return ""
 
     # -- Text ------------------------------------------------------------------------------------------------
@@ -103,7 +115,9 @@ class Convolved:
         dtypes = {self.dtype, operator.dtype, *(step.dtype for step in operator.epilogue)}
         parts = [
             "#include <stdlib.h>\n#define APART static __attribute__((noinline))",
-            vectors(self.shape.lanes), elements.text(dtypes, ""), epilogues.library(operator.epilogue),
+            vectors(self.shape.lanes),
+            elements.text(dtypes, operator.dot.name if operator.dot and self.shape.narrow else ""),
+            epilogues.library(operator.epilogue),
             self._patch("patch", FLOAT),
             self._patch(self.of_image, self.dtype) if operator.dot else "",
             self._inputs(), self._multiply(), self._finish(False),
@@ -117,6 +131,7 @@ class Convolved:
         """The function that transforms the inputs of one tile and one vector of channels: their columns, and
         then their rows."""
         size, matrix = self.size, winograd.of_inputs(self.shape.outputs)
+        store, plane = "store_halves" if self.shape.narrow else "store", self.input_plane * self.pair
         lines = [
             f"vec h[{self.planes}];",
             *_loop("j", size, self._transformed(
@@ -127,11 +142,11 @@ class Convolved:
             *_loop("i", size, self._transformed(
                 lambda values: winograd.transformed(matrix, values),
                 [f"h[i * {size} + {j}]" for j in range(size)],
-                [f"store(to + (i * {size} + {j}) * {self.input_plane}, {{}});" for j in range(size)],
+                [f"{store}(to + (i * {size} + {j}) * {plane}, {{}});" for j in range(size)],
             )),
         ]  # fmt: skip
         of = elements.TYPES[dtype]
-        return _text(f"APART void {name}(const {of} *q, long down, long across, float *to)", lines)
+        return _text(f"APART void {name}(const {of} *q, long down, long across, {self.held} *to)", lines)
 
     def _inputs(self) -> str:
         """The function that transforms all inputs of the tile at ``y`` and ``x``."""
@@ -162,7 +177,7 @@ class Convolved:
             "}",
         ]
         of = elements.TYPES[self.dtype]
-        return _text(f"APART void inputs(const {of} *q, float *to, long y, long x)", lines)
+        return _text(f"APART void inputs(const {of} *q, {self.held} *to, long y, long x)", lines)
 
     def _inside(self, axis: str, at: str) -> str:
         """Whether there is an input ``at`` lines or pixels behind the first one of a tile: only there may it
@@ -182,13 +197,16 @@ class Convolved:
         shape = self.shape
         places = list(product(range(shape.rows), range(shape.vectors)))
         lines = [f"vec a{row}_{j} = {{}};" for row, j in places]
-        lines.append(f"for (long k = 0; k < {self.inputs}; k += {shape.unroll}) {{")
+        lines.append(f"for (long k = 0; k < {self.steps}; k += {shape.unroll}) {{")
+        value, added = ("float x = {};", "a{0}_{1} += x * {2};")
+        if shape.narrow:
+            value, added = ("vec x = all({});", "DOT(a{0}_{1}, x, {2});")
         for u in range(shape.unroll):
             for j in range(shape.vectors):
                 lines.append(f"const vec u{u}_{j} = load(u + {u * self.at_a_time + j * shape.lanes});")
             for row in range(shape.rows):
-                lines.append(f"{{ const float x = v[{u + row * self.input_row}];")
-                lines += [f"a{row}_{j} += x * u{u}_{j};" for j in range(shape.vectors)]
+                lines.append("{ const " + value.format(f"v[{u + row * self.input_row}]"))
+                lines += [added.format(row, j, f"u{u}_{j}") for j in range(shape.vectors)]
                 lines.append("}")
         lines += [f"u += {shape.unroll * self.at_a_time};", f"v += {shape.unroll};", "}"]
         lines += [f"store(m + {row * self.product_row + j * shape.lanes}, a{row}_{j});" for row, j in places]
@@ -272,7 +290,7 @@ class Convolved:
         image, form = roles.image.parameter, roles.image.form
         corner = [(form.strides[axis], f"o{axis}") for axis in roles.images]
         corner += [(form.strides[axis], name) for axis, name in ((roles.down, "y"), (roles.across, "x"))]
-        panel = self.inputs * self.at_a_time
+        panel = self.steps * self.at_a_time
         v = f"v + plane * {self.input_plane} + t * {self.input_row}"
         u = f"u + (plane * {self.blocks} + b) * {panel}"
         fused = shape.order == FUSED
@@ -305,7 +323,7 @@ class Convolved:
             f"for (long t = 0; t < (count + {shape.rows - 1}) / {shape.rows} * {shape.rows}; ++t) {{",
             *self._corner(f"(t < count ? first + t : {self.tiles - 1})"),
             f"inputs((const void *)(p[{image}] + {total(corner, form.offset)}), "
-            f"v + t * {self.input_row}, y, x);",
+            f"(void *)(v + t * {self.input_row}), y, x);",
             "}",
         ]
         if fused:
@@ -334,7 +352,7 @@ class Convolved:
         shape, roles, form = self.shape, self.roles, self.roles.weights.form
         matrix, taps = winograd.of_weights(shape.outputs), range(winograd.TAPS)
         strides = [form.strides[axis] for axis in roles.taps]
-        plane = self.blocks * self.inputs * self.at_a_time
+        plane = self.blocks * self.steps * self.at_a_time
         number = "(n + j * LANES + l)"
         lane = f"{number} * {form.strides[roles.lane]}"
         if roles.weights.blocks:
@@ -345,12 +363,20 @@ class Convolved:
         value = f"weight[{at}]"
         if self.operator.dot:
             value = f"single_bfloat16(weight[({at}) * {self.group} + k % {self.group}])"
+        stored = "store({}, {{}});"
+        if shape.narrow:
+            stored = (
+                f"{{{{ const some_bfloat16 r = halves({{{{}}}}); for (int l = 0; l < LANES; ++l) "
+                f"((unsigned short *)({{}}))[l * {PAIR} + k % {PAIR}] = r[l]; }}}}"
+            )
         lines = [
             f"const {elements.TYPES[self.dtype]} *const weight = (const void *)data(&given[0]);",
             "float *to = data(&given[1]);",
             f"for (long n = 0; n < {self.blocks * self.at_a_time}; n += {self.at_a_time})",
             f"for (long k = 0; k < {self.inputs}; ++k)",
-            f"for (long j = 0; j < {shape.vectors}; ++j, to += LANES) {{",
+            f"for (long j = 0; j < {shape.vectors}; ++j) {{",
+            f"const long step = n / {self.at_a_time} * {self.steps} + k / {self.pair};",
+            f"float *const at = to + (step * {shape.vectors} + j) * LANES;",
             f"vec g[{winograd.TAPS**2}] = {{}}, h[{self.size * winograd.TAPS}];",
             f"for (int l = 0; l < LANES; ++l) if (n + j * LANES + l < {self.columns})",
             "  for (int y = 0; y < 3; ++y) for (int x = 0; x < 3; ++x)",
@@ -363,7 +389,7 @@ class Convolved:
             *_loop("y", self.size, self._transformed(
                 lambda values: winograd.transformed(matrix, values),
                 [f"h[y * {winograd.TAPS} + {x}]" for x in taps],
-                [f"store(to + (y * {self.size} + {x}) * {plane}, {{}});" for x in range(self.size)],
+                [stored.format(f"at + (y * {self.size} + {x}) * {plane}") for x in range(self.size)],
             )),
             "}",
         ]  # fmt: skip

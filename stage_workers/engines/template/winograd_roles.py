@@ -57,6 +57,8 @@ class Shape:
         groups: of so many rows, that go through all steps together.
         order: see :data:`BY_COLUMNS`.
         unroll: terms of a product that stand one after the other.
+        narrow: whether both factors of a product are rounded to bfloat16, and multiplied two channels at a
+            time.
     """
 
     outputs: int
@@ -66,6 +68,7 @@ class Shape:
     groups: int
     order: int
     unroll: int
+    narrow: int = 0
 
     @property
     def knobs(self) -> Knobs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunemesh.shared.errors import BadModel
-from tunemesh.stage_workers.frontends.onnx import checks, conversion, normalise, tensors
+from tunemesh.stage_workers.frontends.onnx import checks, conversion, inference, normalise, tensors
 from tunemesh.stage_workers.frontends.shapes import Dim, Variant, fix_shapes
 from tunemesh.stage_workers.frontends.source import Source
 from tunemesh.stage_workers.graph.errors import reraise_memory_error
@@ -30,6 +30,10 @@ def read(source: Source, variant: Variant) -> tuple[Any, Signature]:
     parsed = _parse(source.model)
     checks.check(parsed, source.files)
     inputs, outputs = _names(parsed)
+    for value in inputs:
+        inference.from_type_proto(value.type, value.name, "the model's input")
+    if not outputs:
+        raise BadModel("the ONNX file names no output: there is nothing to compute")
     fixed = fix_shapes({value.name: _declared_shape(value) for value in inputs}, variant)
     graph = normalise.Normaliser(parsed, fixed, tensors.Files(source.files)).run()
     del parsed
@@ -55,6 +59,8 @@ def _parse(model: bytes) -> Any:
         parsed = None
     if parsed is not None and parsed.graph.node:
         return parsed
+    if parsed is not None and parsed.graph.output:
+        raise BadModel("the ONNX file has no operators: there is nothing to tune")
     if model.startswith(ONNX_FIRST_BYTE):
         raise BadModel("the ONNX file is truncated or damaged")
     raise BadModel("the model is neither ONNX, nor TFLite, nor TVM's JSON (of tvm.ir.save_json)")

@@ -64,7 +64,7 @@ def from_type_proto(proto: Any, name: str, of: object) -> Type:
     """
     kind = proto.WhichOneof("value")
     if kind not in ("tensor_type", None):
-        raise BadModel(f"{of}: {shown(name)} is a {str(kind).removesuffix('_type')}, not a tensor")
+        raise BadModel(f"{of}: {shown(name)} is no tensor, but a value of the kind {kind[:-5]}")
     tensor = proto.tensor_type
     if not tensor.HasField("shape"):
         return Type(tensor.elem_type, None)

@@ -25,7 +25,15 @@ import onnx
 from tunemesh.shared.errors import BadModel
 from tunemesh.stage_workers.frontends import limits
 from tunemesh.stage_workers.frontends.onnx import folding, inference, legacy, scope, steps, tensors
-from tunemesh.stage_workers.frontends.onnx.graph import DIALECT, Graph, Node, Type, shown
+from tunemesh.stage_workers.frontends.onnx.graph import (
+    DIALECT,
+    Graph,
+    Node,
+    Type,
+    Unknown,
+    shown,
+    unsupported,
+)
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 
 PLAIN = (int, float, str, list)
@@ -84,6 +92,9 @@ class Normaliser:
             node.outputs = list(node.outputs)
             try:
                 replaced = self._replaced(node)
+            except Unknown as error:
+                todo = "end the model before it, and do what follows in a program of your own"
+                raise unsupported(node, str(error), todo) from None
             except BadModel:
                 raise
             except Exception as error:  # a step finds too few inputs, or an attribute of another type
@@ -96,6 +107,8 @@ class Normaliser:
     def _take_weights(self) -> None:
         graph = self._model.graph
         for weight in graph.initializer:
+            if weight.name in self.graph.constants:
+                raise BadModel(f"the ONNX file is damaged: two weights are called {shown(weight.name)}")
             self.graph.add_constant(tensors.load(weight, self._files), weight.name)
         for sparse in graph.sparse_initializer:
             self.graph.add_constant(scope.dense(sparse, self._files), sparse.values.name)

@@ -4,6 +4,7 @@ rounding, and it does less than computing them as they are defined."""
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
 from tunemesh.stage_workers.engines.template.space import Knob, Space, tiles_worth
 from tunemesh.stage_workers.engines.template.templates.registers import LANES, up_to
-from tunemesh.stage_workers.engines.template.winograd import Convolved
+from tunemesh.stage_workers.engines.template.winograd import NARROW, PAIR, Convolved
 from tunemesh.stage_workers.engines.template.winograd_roles import (
     BY_COLUMNS,
     BY_ROWS,
@@ -31,8 +32,9 @@ PER_CYCLE = 32.0
 """Products that a core computes in a cycle, at most."""
 LOADED = 0.5
 """Cycles that a weight takes, which is read once."""
-GAIN = 0.9
-"""Of the time of a convolution as it is defined, Winograd's algorithm must promise to take less."""
+GAIN, NARROW_GAIN = 0.9, 0.7
+"""Of the time of a convolution as it is defined, Winograd's algorithm must promise to take less; and where
+both multiply in bfloat16: its transforms weigh more then."""
 WORTH = 0.6
 """Of what the best cut promises, others must to be a choice."""
 
@@ -50,12 +52,14 @@ class Winograd:
         pixels = [operator.axes[axis].extent for axis in roles.spatial]
         group = operator.dot.group if operator.dot else 1
         usual = winograd.TAPS**2 * (math.prod(pixels) / PER_CYCLE + LOADED) / group
-        best = min(
-            winograd.inputs_of(outputs) ** 2
-            * (Convolved(operator, roles, Shape(outputs, 4, 1, 1, 1, 0, 1)).tiles / PER_CYCLE + LOADED)
-            for outputs in _sizes(operator)
-        )
-        return "" if best < GAIN * usual else "Winograd's algorithm has too few pixels to pay"
+
+        def time(outputs: int) -> float:
+            tiles = Convolved(operator, roles, Shape(outputs, 4, 1, 1, 1, 0, 1)).tiles
+            return winograd.inputs_of(outputs) ** 2 * (tiles / PER_CYCLE + LOADED)
+
+        pays = min(map(time, _sizes(operator))) < GAIN * usual
+        pays |= operator.dot is not None and time(NARROW) / PAIR < NARROW_GAIN * usual
+        return "" if pays else "Winograd's algorithm has too few pixels to pay"
 
     def space(self, operator: Operator, machine: Machine) -> Space:
         operator, roles = _known(operator)
@@ -72,8 +76,11 @@ class Winograd:
                 return 0.0
             return 1e6 / winograd_costs.cycles(made.work, made.shape.knobs, machine.cores)
 
+        narrow = (0, 1) if operator.dot else (0,)
+
         def of_tile(tile: tuple[int, ...]) -> float:
-            return max(promised((*tile, groups, BY_COLUMNS, 1)) for groups in GROUPS)
+            ways = itertools.product(GROUPS, narrow)
+            return max(promised((*tile, groups, BY_COLUMNS, 1, which)) for groups, which in ways)
 
         tile: tuple[Knob, ...] = (
             Knob("outputs", _sizes(operator)),
@@ -83,7 +90,13 @@ class Winograd:
         )
         tile, worth = tiles_worth(tile, of_tile, WORTH)
         least = WORTH * max(map(of_tile, worth), default=0.0)
-        knobs = (*tile, Knob("groups", GROUPS), Knob("order", ORDERS), Knob("unroll", UNROLL))
+        knobs = (
+            *tile,
+            Knob("groups", GROUPS),
+            Knob("order", ORDERS),
+            Knob("unroll", UNROLL),
+            Knob("narrow", narrow),
+        )
 
         def valid(values: Sequence[int]) -> bool:
             return tuple(values[:4]) in worth and promised(tuple(values)) > least

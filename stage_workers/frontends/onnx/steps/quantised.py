@@ -19,6 +19,13 @@ New = list[Node] | None
 EXACT = 2**24
 """Up to here single precision has every integer."""
 
+WIDER = {
+    **dict.fromkeys(("int2", "int4"), np.int8),
+    **dict.fromkeys(("uint2", "uint4"), np.uint8),
+    **dict.fromkeys(("float8_e4m3", "float8_e5m2", "float4_e2m1"), np.float32),
+}
+"""Of weights, what holds all their values; float8 has forms with names of their own, of the same end."""
+
 
 def centred(new: Expansion, value: str, zero: str, axis: int | None = None) -> tuple[str, Array]:
     """A quantised tensor less its zero point, as int32, and the largest amount of it: one number, or of a
@@ -201,18 +208,29 @@ def quantize_linear(node: Node, graph: Graph) -> New:
 
 
 def dequantize_linear(node: Node, graph: Graph) -> New:
-    """``DequantizeLinear``. The difference is taken in int32, where it cannot overflow."""
-    x, scale, zero = node.input(0), node.input(1), node.input(2)
-    _require_plain(node, graph.dtype(x))
-    new = Expansion(graph, node)
+    """``DequantizeLinear``. The difference is taken in int32, where it cannot overflow. Weights may have
+    fewer than 8 bits, or be floats of 8."""
+    scale = node.input(1)
     wanted = node.attributes.get("output_dtype") or graph.types[scale].dtype
+    new = Expansion(graph, node)
+    x, zero = (_widened(new, name) for name in (node.input(0), node.input(2)))
+    exact = "float32" if graph.dtype(x).kind == "f" else "int32"
+    if x == node.input(0):
+        _require_plain(node, graph.dtype(x))
     scale, zero = _spread(new, node, x, scale, zero)
-    wide = new.cast(x, "int32")
+    wide = new.cast(x, exact)
     if zero:
-        wide = new("Sub", wide, new.cast(zero, "int32"))
+        wide = new("Sub", wide, new.cast(zero, exact))
     result = new("Mul", new.cast(wide, "float32"), new.cast(scale, "float32"))
     new.several("Cast", [result], node.outputs, to=wanted)
     return new.nodes
+
+
+def _widened(new: Expansion, name: str) -> str:
+    """A constant of a type that only quantised weights have, in the nearest one that can be computed with."""
+    value = new.graph.value(name) if name else None
+    wide = None if value is None else WIDER.get(value.dtype.name.rstrip("fnuz"))
+    return name if wide is None else new.constant(value, wide)
 
 
 def _require_plain(node: Node, dtype: np.dtype[Any]) -> None:
