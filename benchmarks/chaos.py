@@ -168,16 +168,24 @@ def run(folder: Path, jobs: int, storm: Storm, records: str = "", nodes: int = 1
     end, calm = threading.Event(), threading.Event()
     of_nodes = -(-storm.kills // OF_NODES) if mesh.cluster is not None else 0
     given = rng, storm.kills - of_nodes, storm.away, storm.pace, found.done, end
-    killers = [threading.Thread(target=chaos_kills.kill_them, args=(mesh, *given), daemon=True)]
+
+    def thread(what: Callable[..., None], *arguments: object) -> threading.Thread:
+        def safely() -> None:
+            try:
+                what(*arguments)
+            except Exception as error:  # fewer troubles than were asked for must not pass for a success
+                found.wrong[what.__name__] = f"{type(error).__name__}: {error}"
+
+        return threading.Thread(target=safely, daemon=True)
+
+    killers = [thread(chaos_kills.kill_them, mesh, *given)]
     if mesh.cluster is not None:
         them = chaos_nodes.Nodes(mesh.cluster, random.Random(storm.seed), found.done, end)
-        what = storm.losses, of_nodes, storm.cuts, found.wrong
-        killers.append(threading.Thread(target=them.trouble, args=what, daemon=True))
-    around = mesh, random.Random(storm.seed), found.done, calm
-    troubling = threading.Thread(target=chaos_troubles.trouble, args=around, daemon=True)
+        killers.append(thread(them.trouble, storm.losses, of_nodes, storm.cuts, found.wrong))
+    troubling = thread(chaos_troubles.trouble, mesh, random.Random(storm.seed), found.done, calm)
     # The mesh is still starting.
-    for thread in (*killers, troubling):
-        thread.start()
+    for each in (*killers, troubling):
+        each.start()
 
     def calmed() -> None:
         calm.set()

@@ -24,8 +24,10 @@ LENGTHS = (1.0, TICK / 2, 3.0 * TICK)
 """Seconds that nodes stand still or do not see each other; the last is noticed in any case."""
 TRIES = 3
 """Attempts at replacing one: the others may be busy with what it has left."""
-WHOLE = 120.0
+WHOLE = 240.0
 """Seconds within which a cluster is whole again."""
+PATIENCE = 20.0
+"""Seconds until it is looked for the reason why it is not."""
 
 
 class Nodes:
@@ -110,7 +112,27 @@ class Nodes:
         return self._cluster.network
 
     def _whole_again(self) -> None:
-        """Raises BrokerUnavailable: it is not, in time."""
-        for node in self._cluster.nodes:
-            node.start()  # one that has ended by itself; the machine's own supervisor would do that
-        self._cluster.wait_whole(WHOLE)
+        """Do what somebody has to do who runs a cluster (``docs/operations.md``), until it is whole.
+
+        Raises:
+            BrokerUnavailable: it is not, in time.
+        """
+        deadline = time.monotonic() + WHOLE
+        while True:
+            for node in self._cluster.nodes:
+                node.start()  # one that has ended by itself; the machine's own supervisor would do that
+            try:
+                return self._cluster.wait_whole(PATIENCE)
+            except BrokerUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            for number, node in enumerate(self._cluster.nodes):
+                if self._stays_apart(number):
+                    self._done[f"node {number}", "started again, as it stayed apart"] += 1
+                    node.kill()
+
+    def _stays_apart(self, number: int) -> bool:
+        try:
+            return self._cluster.stays_apart(number)
+        except BrokerUnavailable:  # it waits for the others
+            return False

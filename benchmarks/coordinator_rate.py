@@ -288,7 +288,7 @@ def measure(width: int, jobs: int, peers: int, seconds: float, broker_apart: boo
             names = [f"job{number}" for number in range(jobs)]
             with Client(node.url("operator"), names) as client:
                 for job in names:
-                    client.submit(_request(job, round(FASTEST * (seconds + STARTING)) // jobs))
+                    client.submit(request_for(job, round(FASTEST * (seconds + STARTING)) // jobs))
                 _wait(client, players, lambda: min(counts) > 0, STARTING, "a peer has got nothing to do")
                 # Until all jobs are under way and their tasks have begun.
                 enough = sum(counts) + 100 * peers
@@ -358,7 +358,8 @@ def main() -> None:
     print(f"{rate.text()}; {where}")
 
 
-def _request(job: str, trials: int) -> Request:
+def request_for(job: str, trials: int) -> Request:
+    """A job of so many trials, one in each step."""
     return Request(
         job=job,
         model=BLOB,

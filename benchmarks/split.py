@@ -125,6 +125,7 @@ class Kernels:
                         rival: self._profiled(built, durations.candidates(step, rival))
                         for rival, built in work.rivals.items()
                     },
+                    in_turns=work.confirm,
                     untuned=doing.UNTUNED if work.baseline else None,
                 )
             case BuildWork() as work:

@@ -32,6 +32,9 @@ from tunemesh.shared.errors import BrokerUnavailable
 
 TICK = 8
 """Seconds without a word after which nodes of a cluster that can be cut count each other as gone."""
+SEEN = "[catch length(rpc:call(N, rabbit_nodes, all_running, [])) || N <- rabbit_nodes:all_running()]."
+"""How many nodes each of those sees that a node sees."""
+APART = "2 * length(rabbit_node_monitor:partitions()) >= length(rabbit_nodes:all())."
 CALM = 1.0
 """Seconds between two looks whether a cluster is whole."""
 
@@ -159,14 +162,21 @@ class PrivateCluster:
 
     def _wait_whole(self, count: int, deadline: float) -> None:
         running = next(number for number, node in enumerate(self.nodes) if node.pid is not None)
-        expression = "length(rabbit_nodes:all_running())."
+        wanted = f"[{','.join([str(count)] * count)}]"
         while True:
-            seen = self.tool(running, "rabbitmqctl", "eval", expression).strip()
-            if seen == str(count):
+            seen = "".join(self.tool(running, "rabbitmqctl", "eval", SEEN).split())
+            if seen == wanted:
                 return
             if time.monotonic() > deadline:
-                raise BrokerUnavailable(f"of {count} nodes, {seen} see each other")
+                raise BrokerUnavailable(f"of {count} nodes each sees as many: {seen}")
             time.sleep(CALM)
+
+    def stays_apart(self, number: int) -> bool:
+        """Whether a node has gone on without most of the others, and does not come back to them by itself, as
+        after it has stood still: it must be started again."""
+        return (
+            self.nodes[number].pid is not None and self.tool(number, "rabbitmqctl", "eval", APART) == "true\n"
+        )
 
     def close(self) -> None:
         """Stop all nodes, and remove a temporary folder."""

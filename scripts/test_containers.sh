@@ -7,9 +7,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The names that Dockerfile and compose file ask for. They exist in the private engine only.
-PYTHON_IMAGE=$(sed -n 's/^FROM \(.*\) AS base$/\1/p' docker/Dockerfile)
+DEBIAN_IMAGE=$(sed -n 's/^ARG BASE=//p' docker/Dockerfile)
 RABBITMQ_IMAGE=$(sed -n 's/^ *image: \(rabbitmq:.*\)$/\1/p' docker/compose.yaml)
-readonly PYTHON_IMAGE RABBITMQ_IMAGE
+readonly DEBIAN_IMAGE RABBITMQ_IMAGE
 readonly DATA=$PWD/build/containers
 readonly CA=${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}
 
@@ -53,20 +53,23 @@ start_engine() {
     fail "the Docker engine does not answer after 60 s, see $DATA/dockerd.log"
 }
 
-# import_debian IMAGE SUITE PACKAGES: a minimal Debian with what it takes to install more behind this host's proxy.
+# import_debian IMAGE SUITE: a minimal Debian with what it takes to install more behind this host's proxy. Without
+# what Debian's own slim images leave out.
 import_debian() {
-    local image=$1 suite=$2 packages=$3 root
+    local image=$1 suite=$2 root
     say "making $image with debootstrap"
     root=$(mktemp -d)
-    timeout 600 debootstrap --variant=minbase --include="ca-certificates,$packages" "$suite" "$root" \
+    timeout 600 debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" \
         ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$DATA/debootstrap-$suite.log" 2>&1 ||
         { rm -rf "$root"; fail "debootstrap failed, see $DATA/debootstrap-$suite.log"; }
     cp "$CA" "$root/etc/ssl/certs/ca-certificates.crt"
     apt-config dump --no-empty --format '%F "%v";%n' Acquire >"$root/etc/apt/apt.conf.d/90host"
-    # Installing a service does not start it; pip may install for all users, as in the image that this stands for.
+    rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
+    printf 'path-exclude /usr/share/%s/*\n' doc info locale man lintian >"$root/etc/dpkg/dpkg.cfg.d/slim"
+    for folder in doc info locale man lintian; do rm -rf "$root/usr/share/$folder"/*; done
+    # Installing a service does not start it.
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod 755 "$root/usr/sbin/policy-rc.d"
-    rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
     tar -C "$root" -c . | docker import \
         --change "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt" \
         ${PIP_INDEX_URL:+--change "ENV PIP_INDEX_URL=$PIP_INDEX_URL"} - "$image" >/dev/null
@@ -76,13 +79,13 @@ import_debian() {
 exists() { docker image inspect "$1" >/dev/null 2>&1; }
 
 make_base_images() {
-    exists "$PYTHON_IMAGE" || import_debian "$PYTHON_IMAGE" bookworm python3-pip,python-is-python3
+    exists "$DEBIAN_IMAGE" || import_debian "$DEBIAN_IMAGE" bookworm
     exists "$RABBITMQ_IMAGE" && return
-    exists trixie || import_debian trixie trixie adduser
+    exists trixie || import_debian trixie trixie
     # Runs as its user from the start; Debian's wrapper in /usr/sbin would call su.
     timeout 900 docker build --quiet --network host --tag "$RABBITMQ_IMAGE" - <<'DOCKERFILE'
 FROM trixie
-RUN apt-get update && apt-get install --yes --no-install-recommends rabbitmq-server
+RUN apt-get update && apt-get install --yes --no-install-recommends adduser rabbitmq-server
 RUN rabbitmq-plugins enable --offline rabbitmq_management
 USER rabbitmq
 ENV PATH=/usr/lib/rabbitmq/bin:/usr/local/bin:/usr/bin:/bin RABBITMQ_LOGS=-

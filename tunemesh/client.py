@@ -326,9 +326,7 @@ class Client:
             if message is not None:
                 answered = time.monotonic()
             elif time.monotonic() - answered > UNANSWERED:
-                why = self._link.refusing or "waiting for one"
-                log.warning("no coordinator has answered for %.0f s; %s", UNANSWERED, why)
-                answered = math.inf
+                answered = self._unanswered()
             match message:
                 case JobEvent():
                     event = _named(message, correlation_id, heard)
@@ -353,6 +351,17 @@ class Client:
                 asked[self.ask(job)] = job
             if message is None:
                 yield None
+
+    def _unanswered(self) -> float:
+        """No coordinator answers. The node of the broker may be one that others do not see: another one is
+        tried. Returns since when to wait again."""
+        elsewhere = self._link.has_others and not self._link.refusing
+        why = self._link.refusing or ("trying another node of the broker" if elsewhere else "waiting for one")
+        log.warning("no coordinator has answered for %.0f s; %s", UNANSWERED, why)
+        if not elsewhere:
+            return math.inf
+        self._link.start_over(f"no coordinator answers through it for {UNANSWERED:.0f} s")
+        return time.monotonic()
 
     def poll(self) -> JobEvent | None:
         """The next event of any job, if one is here already."""

@@ -44,6 +44,7 @@ def status(
                 "left_out": snapshot.left_out,
                 "resources": snapshot.resources,
                 "waiting": snapshot.waiting,
+                "cells": snapshot.cells,
             }
         )
         return
@@ -54,6 +55,8 @@ def status(
     if snapshot.left_out:
         say(console, f"{snapshot.left_out} more jobs, not listed; ask for one: tunemesh status JOB")
     console.print(status_tables.resources_table(snapshot.resources, snapshot.waiting))
+    if snapshot.cells and job is None:
+        console.print(status_tables.cells_table(snapshot.cells))
 
 
 def strategy(

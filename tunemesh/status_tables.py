@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from tunemesh.shared.messages import OTHERS, JobProgress, ResourceProgress
+from tunemesh.shared.messages.progress import CellProgress
 from tunemesh.shared.text import clip, one_line
 from tunemesh.tables import latency, seconds, target_text
 from tunemesh.terminal import Column, Fitted, plain
@@ -218,15 +219,32 @@ def resources_table(
     return Fitted("resources, busy in the last 5 minutes", RESOURCE_COLUMNS, rows, notes)
 
 
+CELL_COLUMNS = (Column("cell", 0), Column("jobs", 1), Column("coordinator", 2))
+
+
+def cells_table(cells: Sequence[CellProgress]) -> Fitted:
+    """One row per cell of a mesh that has several."""
+    rows = [
+        [
+            each.cell,
+            str(each.jobs),
+            "at work" if each.silent is None else f"none for {seconds(each.silent)}",
+        ]
+        for each in cells
+    ]
+    return Fitted("cells", CELL_COLUMNS, rows)
+
+
 def waiting_for(resource: ResourceProgress, waiting: Mapping[str, Mapping[str, int]]) -> Counter[str]:
     """Jobs that wait for a resource, or for one like it, by how many of their steps do.
 
     Args:
         waiting: as a snapshot has it.
     """
-    profiles = [f"profile:{name}" for name in resource.targets]
+    cell, slash, queue = resource.queue.rpartition("/")
     waits: Counter[str] = Counter()
-    for kind in profiles or [resource.queue.partition(".")[0]]:
+    kinds = [f"profile:{name}" for name in resource.targets] or [queue.partition(".")[0]]
+    for kind in (f"{cell}{slash}{kind}" for kind in kinds):
         waits.update(waiting.get(kind, {}))
     return waits
 

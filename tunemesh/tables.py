@@ -42,6 +42,11 @@ def latency(value: float | None) -> str:
     return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
 
 
+def ratio(value: float) -> str:
+    """How many times, for people: three digits, and none behind the point from a thousand on."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
 def target_text(target: str) -> str:
     """A target in a few words: ``llvm znver5, 1 core``."""
     try:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from tunemesh.broker_config import topology
+from tunemesh.coordinator.cells.messages import CellStatus, Forget, Handed, Placed
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.shared.codec import CONTENT_TYPE
 from tunemesh.shared.messages import (
@@ -124,8 +125,17 @@ _CHANNELS = {
     "ledgers": _Channel(
         topology.LEDGER,
         topology.LEDGER_KEY,
-        (Ledger, Marker, StepResult, SetStrategy, Learn, Tenants),
-        "What a coordinator tells its successor, and deliveries that it has held for long.",
+        (Ledger, Marker, StepResult, SetStrategy, Learn, Tenants, Placed),
+        "What a coordinator tells its successor, or a desk, and deliveries that it has held for long.",
+    ),
+    "cells": _Channel(
+        topology.LEDGER, topology.CELLS_KEY, (CellStatus,), "What coordinators of cells say of these."
+    ),
+    "handed": _Channel(
+        topology.LEDGER,
+        topology.in_cell(topology.LEDGER_KEY, "{cell}"),
+        (Handed, Forget),
+        "What a desk hands on to a cell, beside what the coordinator of a cell tells its successor.",
     ),
 }
 

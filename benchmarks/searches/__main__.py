@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.searches import comparing, operators, simulating, summary, table, tabulating, woodpecker
+from benchmarks.peers.networks import NETWORKS
+from benchmarks.searches import (
+    comparing,
+    operators,
+    simulating,
+    summary,
+    table,
+    tabulating,
+    tasks,
+    woodpecker,
+)
 from tunemesh.comparing.racing import TURNS
 from tunemesh.stage_workers.engines.template import searches
 
@@ -57,6 +67,17 @@ def main() -> None:
     figure.add_argument("--out", type=Path, help="a file of JSON")
     figure.set_defaults(call=_woodpecker)
 
+    both = commands.add_parser(
+        "tasks",
+        help="tasks of the networks of benchmarks.peers, by template and MetaSchedule in equal seconds",
+    )
+    both.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    both.add_argument("--count", type=int, default=30, help="of tasks")
+    both.add_argument("--seconds", type=float, default=4.0, help="of a core, for each engine and task")
+    both.add_argument("--precision", choices=("f32", "bf16"), default="f32")
+    both.add_argument("--out", type=Path, required=True, help="a file that lines are added to")
+    both.set_defaults(call=_tasks)
+
     report = commands.add_parser("report", help="tables and plots of what `run` and `simulate` have kept")
     report.add_argument("--real", type=Path, help="a file of `run`")
     report.add_argument("--simulated", type=Path, help="a file of `simulate`")
@@ -98,6 +119,11 @@ def _woodpecker(given: argparse.Namespace) -> None:
     if given.out is not None:
         woodpecker.save(figure, given.out)
     print("\n".join(woodpecker.text(figure)))
+
+
+def _tasks(given: argparse.Namespace) -> None:
+    found = tasks.run(given.networks, given.count, given.seconds, given.precision, given.out)
+    print("\n".join(tasks.text(found)))
 
 
 def _report(given: argparse.Namespace) -> None:

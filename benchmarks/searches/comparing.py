@@ -88,7 +88,7 @@ def run(plan: Plan, out: Path, limit: float) -> int:
         if started + longest > began + limit:
             return len(left) - number
         if operator not in benches:
-            benches[operator] = Bench(operator)
+            benches[operator] = Bench.of_operator(operator)
         engine = maker if maker in OTHERS else TEMPLATE
         options: Options = {"search": maker} if engine == TEMPLATE else {}
         tried = list(benches[operator].run(engine, options, seed, plan.trials, plan.seconds))

@@ -18,6 +18,7 @@ from tunemesh.stage_workers.graph import workloads
 from tunemesh.stage_workers.platforms.protocol import (
     ExtractedTask,
     ImportCall,
+    Platform,
     ProfileCall,
     TargetCall,
 )
@@ -52,25 +53,32 @@ class Tried(Struct, frozen=True, kw_only=True):
 
 
 class Bench:
-    """An operator on this machine.
+    """A task on this machine.
 
     Attributes:
+        platform: that has imported and measures it.
         target: canonical.
-        model: as the platform has imported it.
+        model: that it is of, as the platform has imported it.
         task: what is tuned.
         schedules: that were tried, by their hashes.
     """
 
-    def __init__(self, name: str) -> None:
-        self.platform = platforms.load(platforms.TVM)
-        self.platform.preload()
-        self.target = self.platform.resolve_target(TargetCall(target="native")).canonical
-        options = {} if name in operators.CHANNELS_LAST else AS_GIVEN
-        call = ImportCall(model=operators.model(name), target=self.target, options=options)
-        imported = self.platform.import_model(call)
-        self.model = imported.model
-        self.task: ExtractedTask = max(imported.tasks, key=lambda task: len(task.workload))
+    def __init__(self, platform: Platform, target: str, model: bytes, task: ExtractedTask) -> None:
+        self.platform, self.target, self.model, self.task = platform, target, model, task
         self.schedules: dict[str, bytes] = {}
+
+    @classmethod
+    def of_operator(cls, name: str) -> Bench:
+        """The one task of an operator of :mod:`.operators`."""
+        platform = platforms.load(platforms.TVM)
+        platform.preload()
+        target = platform.resolve_target(TargetCall(target="native")).canonical
+        options = {} if name in operators.CHANNELS_LAST else AS_GIVEN
+        imported = platform.import_model(
+            ImportCall(model=operators.model(name), target=target, options=options)
+        )
+        task = max(imported.tasks, key=lambda task: len(task.workload))
+        return cls(platform, target, imported.model, task)
 
     @property
     def operations(self) -> float:

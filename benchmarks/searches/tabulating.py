@@ -61,7 +61,7 @@ class Tabulation:
 
     def __init__(self, operator: str, folder: Path) -> None:
         self.operator = operator
-        self.bench = Bench(operator)
+        self.bench = Bench.of_operator(operator)
         self.engine = engines.load("template")
         self.taken = tuning.taken(self.bench.task.workload, self.bench.target)
         self.space = part(self.taken.space, PARTS[operator])

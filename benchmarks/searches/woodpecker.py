@@ -78,7 +78,7 @@ def run(trials: dict[str, int], turns: int) -> Figure:
     """
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
-    bench = Bench(operators.WOODPECKER)
+    bench = Bench.of_operator(operators.WOODPECKER)
     flops = limits.flops_of_core(core)
     found = []
     with tempfile.TemporaryDirectory(prefix="tunemesh-woodpecker-") as folder:

@@ -25,20 +25,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from msgspec import Struct
-
-from tunemesh.coordinator.cells import merging
 from tunemesh.coordinator.cells.choice import Cells
-from tunemesh.coordinator.cells.messages import CellStatus, Handed, Placed
+from tunemesh.coordinator.cells.events import (
+    CellAnswered,
+    CellSeen,
+    DeskEvent,
+    DeskInstruction,
+    Found,
+    Hand,
+    Move,
+    Moved,
+    NotHanded,
+    Place,
+    PlaceSaved,
+    Search,
+    SearchEnded,
+    TellForget,
+)
+from tunemesh.coordinator.cells.gathering import Questions, Whereabouts
+from tunemesh.coordinator.cells.messages import Handed, Placed
 from tunemesh.coordinator.events import (
     Acknowledge,
     Answer,
     Arrived,
     CaughtUp,
     Connected,
-    Count,
     Garbled,
-    Instruction,
     Tick,
 )
 from tunemesh.coordinator.gate import Gate
@@ -50,7 +62,6 @@ from tunemesh.coordinator.scheduling.resources import Resources
 from tunemesh.coordinator.scheduling.strategies import by_name
 from tunemesh.coordinator.state import State
 from tunemesh.shared.messages import Cancel, Learn, Query, Request, SetStrategy, Snapshot
-from tunemesh.shared.messages.progress import CellProgress
 
 GIVE_UP_AFTER = 60.0
 """Seconds without a word of a cell's coordinator after which its jobs go to other cells, by default."""
@@ -61,137 +72,11 @@ SETTLE = 3.0
 LOOK_AGAIN = 15.0
 """Seconds between two looks whether a dead cell has jobs that another one can have."""
 
-ANSWER_LIMIT = 3.0
-"""Seconds that cells are given to answer what was asked of all."""
-
 COUNT_EVERY = 600.0
 """Seconds between two messages that say which artifacts are needed."""
 
 MOST_PLACED = 40_000
 """Jobs of which it is kept which cell has them; the oldest go first."""
-
-JOBS_OF_NOBODY = ""
-"""The cell of a mesh without cells: a coordinator that was there before there were any has left its jobs."""
-
-
-# -- What can happen, beside what is in coordinator.events ---------------------------------------------------
-
-
-class PlaceSaved(Struct, frozen=True, tag=True):
-    """A :class:`Placed` came back, and is held."""
-
-    handle: Handle
-    placed: Placed
-
-
-class CellSeen(Struct, frozen=True, tag=True):
-    """A cell told how it is."""
-
-    status: CellStatus
-
-
-class CellAnswered(Struct, frozen=True, tag=True):
-    """A cell answered a query of the desk."""
-
-    correlation_id: str
-    snapshot: Snapshot
-
-
-class NotHanded(Struct, frozen=True, tag=True):
-    """The broker has no queue of that cell, or refuses a message for it."""
-
-    hand: Hand
-
-
-class Found(Struct, frozen=True, tag=True):
-    """A job lies in the queue of a dead cell."""
-
-    cell: str
-    job: str
-    request: Request | None
-    """``None``: only results of it are there."""
-    ended: bool = False
-    """It is there to be asked about."""
-
-
-class SearchEnded(Struct, frozen=True, tag=True):
-    """The queue of a dead cell is not read any more: what was found there and not moved is there for its
-    coordinator, should it come back."""
-
-    cell: str
-    complete: bool
-    """All that is there was found."""
-
-
-class Moved(Struct, frozen=True, tag=True):
-    """All that was there of a job is in the queue of another cell."""
-
-    job: str
-
-
-DeskEvent = (
-    Arrived
-    | Garbled
-    | CaughtUp
-    | Connected
-    | Tick
-    | PlaceSaved
-    | CellSeen
-    | CellAnswered
-    | NotHanded
-    | Found
-    | SearchEnded
-    | Moved
-)
-
-
-# -- What can be done about it -------------------------------------------------------------------------------
-
-
-class Place(Struct, frozen=True, tag=True):
-    """Publish to the desk's own queue which cell has a job. Its arrival there is the confirmation."""
-
-    placed: Placed
-
-
-class Hand(Struct, frozen=True, tag=True):
-    """Publish to the queue of a cell what a client has asked; when that is confirmed, settle it."""
-
-    cell: str
-    handed: Handed
-    handle: Handle | None = None
-
-
-class AskCell(Struct, frozen=True, tag=True):
-    """Publish to the queue of a cell a query of the desk's own."""
-
-    cell: str
-    asked: Handed
-    correlation_id: str
-
-
-class TellForget(Struct, frozen=True, tag=True):
-    """Publish to the queue of a cell that it is not to go on with a job."""
-
-    cell: str
-    job: str
-
-
-class Search(Struct, frozen=True, tag=True):
-    """Look which jobs are in the queue of a dead cell, if nobody reads it."""
-
-    cell: str
-
-
-class Move(Struct, frozen=True, tag=True):
-    """Move all that was found of a job to another cell, or drop it where that is ``None``."""
-
-    job: str
-    source: str
-    cell: str | None
-
-
-DeskInstruction = Instruction | Place | Hand | AskCell | TellForget | Search | Move
 
 
 @dataclass(slots=True)
@@ -202,33 +87,6 @@ class _Waiting:
     asked: list[Arrived] = field(default_factory=list)
     source: str | None = None
     """The dead cell that has it."""
-
-
-@dataclass(slots=True)
-class _Doubt:
-    """Which of two cells have a job."""
-
-    since: float
-    asked: dict[str, str] = field(default_factory=dict)
-    """Cell by correlation id."""
-    has: dict[str, bool] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Gathering:
-    """A question to all cells."""
-
-    since: float
-    event: Arrived | None
-    """What a client has asked; ``None``: the desk itself wants a census."""
-    census: bool
-    skip: int
-    asked: dict[str, str] = field(default_factory=dict)
-    """Cell by correlation id."""
-    answers: dict[str, Snapshot] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-    again: bool = False
-    """Whether the part of the list was asked for that the client wants."""
 
 
 class Desk:
@@ -273,16 +131,14 @@ class Desk:
         self._gate = Gate(self._state)
         self._cells = Cells()
         self._out.clear()
-        self._doubts: dict[str, _Doubt] = {}
+        self._questions = Questions(self._cells)
         self._placed: dict[str, tuple[Placed, Handle]] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._stash: list[Arrived] = []
         self._failed: list[Hand] = []
-        self._gathering: list[_Gathering] = []
         self._searched: dict[str, float] = {}
         self._searching: str | None = None
         self._found: dict[str, Found] = {}
-        self._numbers = 0
         self._caught_up = self._settled = False
         self._since = self._counted_at = self._now
 
@@ -298,7 +154,8 @@ class Desk:
             case CellSeen(status):
                 self._cells.heard(status, self._now)
             case CellAnswered(correlation_id, snapshot):
-                self._answered(correlation_id, snapshot)
+                self._out.extend(self._questions.answered(correlation_id, snapshot, self._now))
+                self._certain_by(self._questions.whereabouts(correlation_id, snapshot))
             case Garbled():
                 self._gate.garbled(event)
             case Arrived():
@@ -337,7 +194,9 @@ class Desk:
             case Request() as request:
                 self._place(event, request)
             case Query(job=None):
-                self._gather(event)
+                self._out.append(Acknowledge(event.handle))
+                if event.reply_to is not None:
+                    self._out.extend(self._questions.gather(event, self._now))
             case Query(job=str(job)) | Cancel(job=job):
                 self._about(event, job)
             case SetStrategy():
@@ -378,7 +237,9 @@ class Desk:
         else:
             self._out.append(Acknowledge(event.handle))
             if isinstance(event.message, Query) and event.reply_to is not None:
-                nothing = Snapshot(strategy="", jobs=[], resources=[], cells=self._progress())
+                nothing = Snapshot(
+                    strategy="", jobs=[], resources=[], cells=self._questions.progress(self._now)
+                )
                 self._out.append(Answer(event.reply_to, event.correlation_id, nothing))
 
     def _hand(self, cell: str, event: Arrived) -> None:
@@ -404,7 +265,7 @@ class Desk:
             del self._placed[placed.job]
         self._placed[placed.job] = placed, handle
         for cell in (placed.cell, placed.source):
-            if cell is not None:
+            if cell:
                 self._cells.known(cell, self._now)
         if len(self._placed) > MOST_PLACED:
             self._out.append(Acknowledge(self._placed.pop(next(iter(self._placed)))[1]))
@@ -426,7 +287,8 @@ class Desk:
             for job in [job for job, (each, _) in self._placed.items() if each.source == cell]:
                 if job not in left and job not in self._waiting:
                     self._certain(job)
-        self._found = {job: each for job, each in self._found.items() if each.cell != cell}
+        if cell:
+            self._found = {job: each for job, each in self._found.items() if each.cell != cell}
         stash, self._stash = (self._stash, []) if complete else ([], self._stash)
         for event in stash:
             request = event.message
@@ -489,43 +351,24 @@ class Desk:
         """All of a job is where it was moved to."""
         if self._in_doubt(job):
             known = self._placed[job][0]
-            self._doubts.pop(job, None)
             self._out.append(Place(Placed(job=job, cell=known.cell, move=known.move)))
 
     def _resolve(self) -> None:
-        """Ask where the jobs are whose former cell is back."""
-        for job, (placed, _) in self._placed.items():
-            source = placed.source
-            if source is None or job in self._found or not self._cells.is_alive(source, self._now):
-                continue
-            doubt = self._doubts.get(job)
-            if doubt is not None and self._now - doubt.since < 2 * ANSWER_LIMIT:
-                continue
-            doubt = self._doubts[job] = _Doubt(self._now)
-            for cell in (source, placed.cell):
-                if self._cells.is_alive(cell, self._now):
-                    self._numbers += 1
-                    doubt.asked[f"desk-{self._numbers}"] = cell
-                    query = Handed(message=Query(job=job))
-                    self._out.append(AskCell(cell, query, f"desk-{self._numbers}"))
+        doubts = {job: placed for job, (placed, _) in self._placed.items() if placed.source is not None}
+        self._out.extend(self._questions.resolve(doubts, self._found, self._now))
 
-    def _heard_where(self, correlation_id: str, snapshot: Snapshot) -> None:
-        for job, doubt in self._doubts.items():
-            cell = doubt.asked.pop(correlation_id, None)
-            if cell is None:
-                continue
-            doubt.has[cell] = bool(snapshot.jobs)
-            placed = self._placed[job][0]
-            if doubt.asked or placed.source is None:
-                return
-            if doubt.has.get(placed.source) and doubt.has.get(placed.cell):
-                self._out.append(TellForget(placed.source, job))
-            elif doubt.has.get(placed.source):
-                del self._doubts[job]
-                self._out.append(Place(Placed(job=job, cell=placed.source, move=placed.move + 1)))
-                return
-            self._certain(job)
+    def _certain_by(self, where: Whereabouts | None) -> None:
+        """Cells have said which of them has a job."""
+        if where is None or not self._in_doubt(where.job):
             return
+        placed = self._placed[where.job][0]
+        if placed.source in where.cells and placed.cell not in where.cells:
+            assert placed.source is not None
+            self._out.append(Place(Placed(job=where.job, cell=placed.source, move=placed.move + 1)))
+            return
+        if placed.source is not None and placed.source in where.cells:
+            self._out.append(TellForget(placed.source, where.job))
+        self._certain(where.job)
 
     # -- Time -----------------------------------------------------------------------------------------------
 
@@ -549,9 +392,7 @@ class Desk:
                 self._out.append(Hand(cell, hand.handed, hand.handle))
             else:
                 self._failed.append(hand)
-        for gathering in list(self._gathering):
-            if self._now - gathering.since > ANSWER_LIMIT:
-                self._gathered(gathering)
+        self._out.extend(self._questions.late(self._now))
         self._resolve()
         self._search()
         self._count()
@@ -571,87 +412,10 @@ class Desk:
 
     def _count(self) -> None:
         """Find out for those who keep the history which artifacts are needed, every now and then."""
-        if self._now - self._counted_at >= COUNT_EVERY and self._has_cells():
+        due = self._now - self._counted_at >= COUNT_EVERY
+        if due and self._has_cells() and not any(not each.cell for each in self._found.values()):
             self._counted_at = self._now
-            self._gather(None)
-
-    # -- What is asked of all cells -------------------------------------------------------------------------
-
-    def _gather(self, event: Arrived | None) -> None:
-        query = event.message if event is not None else None
-        skip = query.skip if isinstance(query, Query) else 0
-        census = query.census if isinstance(query, Query) else True
-        if event is not None:
-            self._out.append(Acknowledge(event.handle))
-            if event.reply_to is None:
-                return
-        gathering = _Gathering(self._now, event, census, skip)
-        self._gathering.append(gathering)
-        for cell in self._cells.alive(self._now):
-            self._ask(gathering, cell, 0)
-
-    def _ask(self, gathering: _Gathering, cell: str, skip: int) -> None:
-        self._numbers += 1
-        name = f"desk-{self._numbers}"
-        gathering.asked[name] = cell
-        gathering.skipped[cell] = skip
-        query = Query(skip=skip, census=gathering.census)
-        if gathering.event is not None and gathering.event.tenant is not None:
-            asked = Handed(message=query, user=gathering.event.user, tenant=gathering.event.tenant)
-        else:
-            asked = Handed(message=query)
-        self._out.append(AskCell(cell, asked, name))
-
-    def _answered(self, correlation_id: str, snapshot: Snapshot) -> None:
-        for gathering in self._gathering:
-            cell = gathering.asked.pop(correlation_id, None)
-            if cell is not None:
-                gathering.answers[cell] = snapshot
-                if not gathering.asked:
-                    self._gathered(gathering)
-                return
-        self._heard_where(correlation_id, snapshot)
-
-    def _gathered(self, gathering: _Gathering) -> None:
-        """All have answered, or those who have not will not."""
-        event, answers = gathering.event, dict(sorted(gathering.answers.items()))
-        if gathering.skip and not gathering.again and answers:
-            gathering.again, gathering.since = True, self._now
-            totals = {cell: merging.total(answer, 0) for cell, answer in answers.items()}
-            left = merging.skips(totals, gathering.skip)
-            gathering.asked.clear()
-            for cell, skip in left.items():
-                if skip:
-                    self._ask(gathering, cell, skip)
-            if gathering.asked:
-                return
-        self._gathering.remove(gathering)
-        if gathering.census:
-            censuses = [each.census for each in answers.values() if each.census is not None]
-            # What a cell without a coordinator needs, nobody can say.
-            all_of_them = set(self._cells.names()) <= set(answers)
-            if not censuses:
-                return
-            census = merging.merged_census(censuses, all_have_answered=all_of_them)
-            if event is None:
-                if census.complete:
-                    self._out.append(Count(census))
-                return
-            snapshot = Snapshot(strategy="", jobs=[], resources=[], census=census)
-        else:
-            snapshot = merging.merged(answers, self._progress())
-        if event is not None and event.reply_to is not None:
-            self._out.append(Answer(event.reply_to, event.correlation_id, snapshot))
-
-    def _progress(self) -> list[CellProgress]:
-        """How all cells are."""
-        found = []
-        for name in self._cells.names():
-            cell = self._cells[name]
-            jobs = cell.status.jobs if cell.status is not None else 0
-            silent = None if self._cells.is_alive(name, self._now) else cell.silent(self._now)
-            found.append(CellProgress(cell=name, jobs=jobs, silent=silent))
-        return found
+            self._out.extend(self._questions.gather(None, self._now))
 
 
 def _handed(event: Arrived, silent: bool = False) -> Handed:

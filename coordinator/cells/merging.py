@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from tunemesh.shared.messages import MOST_NAMED, Census, JobProgress, ResourceProgress, Snapshot
-from tunemesh.shared.messages.progress import MOST_WAITING, CellProgress
+from tunemesh.shared.messages.progress import CellProgress
 
 ROOM = 900_000
 """Bytes of a merged snapshot, at most: a message may have 1 MiB."""
@@ -42,21 +41,21 @@ def merged(answers: Mapping[str, Snapshot], cells: Sequence[CellProgress]) -> Sn
         cells: how all cells are, those too that have not answered.
     """
     resources = [
-        msgspec.structs.replace(each, queue=f"{cell}.{each.queue}" if cell else each.queue)
+        msgspec.structs.replace(each, queue=f"{cell}/{each.queue}")
         for cell, answer in answers.items()
         for each in answer.resources
     ]
-    waiting: dict[str, Counter[str]] = {}
-    for answer in answers.values():
-        for kind, jobs in answer.waiting.items():
-            waiting.setdefault(kind, Counter()).update(jobs)
     resources, size = _fitting(resources)
     listed, left_out = _listed(answers, ROOM - size)
     return Snapshot(
         strategy=", ".join(dict.fromkeys(answer.strategy for answer in answers.values())),
         jobs=listed,
         resources=resources,
-        waiting={kind: dict(jobs.most_common(MOST_WAITING)) for kind, jobs in sorted(waiting.items())},
+        waiting={
+            f"{cell}/{kind}": jobs
+            for cell, answer in answers.items()
+            for kind, jobs in answer.waiting.items()
+        },
         left_out=left_out,
         cells=list(cells),
     )

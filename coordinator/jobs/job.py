@@ -90,7 +90,10 @@ class Together(Struct, frozen=True):
 
 
 def turns_of(message: StepResult) -> str:
-    """A name for what was measured in turns. It says nothing of the job, whose tasks others may take over."""
+    """A name for what was measured in turns; nothing where it was not. It says nothing of the job, whose
+    tasks others may take over."""
+    if not isinstance(message.result, ProfileDone) or not message.result.in_turns:
+        return ""
     return hashlib.sha256(message.timing.step.encode()).hexdigest()[:16]
 
 

@@ -51,6 +51,8 @@ class Dispatcher:
 
     def __init__(self, strategy: Strategy, resources: Resources, reserved: float = 0.0) -> None:
         self._reserved = reserved
+        self.now = 0.0
+        """When queues were filled last; see :class:`~coordinator.scheduling.strategies.Load`."""
         self.strategy = strategy
         self.resources = resources
         self._ready: dict[str, tuple[Ready, ...]] = {}
@@ -165,6 +167,7 @@ class Dispatcher:
 
     def fill(self, now: float) -> Iterator[Send]:
         """Steps for every idle queue, until all are busy or nothing is left for them."""
+        self.now = now
         yield from self._fill_others(now)
         yield from self._fill_urgent(now)
         for need in sorted(self._waiting):

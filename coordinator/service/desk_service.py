@@ -22,12 +22,11 @@ from types import FrameType
 
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.declare import ensure_topology
-from tunemesh.coordinator.cells.desk import (
-    GIVE_UP_AFTER,
+from tunemesh.coordinator.cells.desk import GIVE_UP_AFTER, Desk
+from tunemesh.coordinator.cells.events import (
     AskCell,
     CellAnswered,
     CellSeen,
-    Desk,
     DeskEvent,
     DeskInstruction,
     Found,
@@ -303,6 +302,7 @@ class DeskService:
                     self._give(CaughtUp())
                     for each in self._pile.found():
                         self._give(each)
+                    self._give(SearchEnded("", complete=True))
             case Placed():
                 self._give(PlaceSaved(self._hold(delivery, message), message))
             case Tenants():

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tunemesh.broker_config import topology
-from tunemesh.coordinator.cells.desk import Found
+from tunemesh.coordinator.cells.events import Found
 from tunemesh.coordinator.cells.messages import Forget, Handed, Placed
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.coordinator.service.adopted import MOVED

@@ -61,6 +61,7 @@ def result(step: Step, scenario: Scenario, durations: Durations) -> Result:
                     rival: _profiled(built, durations.candidates(step, rival), draw)
                     for rival, built in work.rivals.items()
                 },
+                in_turns=work.confirm,
                 untuned=UNTUNED if work.baseline else None,
             )
         case AssembleWork():

@@ -80,9 +80,10 @@ class World:
     """Wall time spent in the core."""
     lost: int = 0
     """Steps whose worker died."""
+    env: simpy.Environment = field(default_factory=simpy.Environment)
+    """Its time, which several worlds may share."""
 
     def __post_init__(self) -> None:
-        self.env = simpy.Environment()
         self.durations = Durations(self.scenario)
         self.strategies: list[TimedStrategy] = []
         self._ids = itertools.count(1)
@@ -102,6 +103,18 @@ class World:
             TunemeshError: a job failed, or they take longer than the scenario's limit.
         """
         scenario = self.scenario
+        self.begin()
+        for number in range(scenario.jobs):
+            self._at(number * scenario.every, self._arrive, number)
+        while len(self.ends) < scenario.jobs:
+            if self.env.peek() > scenario.limit:
+                left = scenario.jobs - len(self.ends)
+                raise TunemeshError(f"{left} jobs have not ended after {scenario.limit:g} virtual seconds")
+            self.env.step()
+
+    def begin(self) -> None:
+        """Let everything be at work, but for jobs."""
+        scenario = self.scenario
         for worker in self.workers:
             self._idle[worker.queue].append(worker)
             if scenario.failures_every:
@@ -114,17 +127,10 @@ class World:
         self._connect()
         for moment in scenario.restarts:
             self._at(moment, self._restart)
-        for number in range(scenario.jobs):
-            self._at(number * scenario.every, self._arrive, number)
         self._every(TICK, self._tick)
         self._every(STATUS, self._report)
         if scenario.failures_every or scenario.away or scenario.restarts:
             self._every(CHECK, self._check)
-        while len(self.ends) < scenario.jobs:
-            if self.env.peek() > scenario.limit:
-                left = scenario.jobs - len(self.ends)
-                raise TunemeshError(f"{left} jobs have not ended after {scenario.limit:g} virtual seconds")
-            self.env.step()
 
     # -- Time -----------------------------------------------------------------------------------------------
 
@@ -211,21 +217,26 @@ class World:
             self._give(QueueSeen(queue, len(self._queues[queue]), count))
 
     def _arrive(self, number: int) -> None:
+        self.accept(number, self.request(number))
+
+    def accept(self, number: int, request: Request) -> None:
+        """The coordinator is sent a request, that of the job with this number."""
+        self.arrivals[request.job] = self.env.now
+        self.durations.job(request.job, number)
+        self._send(request)
+
+    def request(self, number: int) -> Request:
+        """Of the job with this number."""
         scenario = self.scenario
-        job = f"job{number:04}"
-        self.arrivals[job] = self.env.now
-        self.durations.job(job, number)
-        self._send(
-            Request(
-                job=job,
-                model=Blob(f"{number:064x}", 0, b""),
-                target=scenario.targets[number % len(scenario.targets)],
-                level=self.level(number),
-                tenant=scenario.tenants[number % len(scenario.tenants)],
-                priority=scenario.priorities[number % len(scenario.priorities)],
-                engines=["mock"],
-                settings=Settings(batch=scenario.batch, chunk=scenario.chunk, lookahead=scenario.lookahead),
-            )
+        return Request(
+            job=f"job{number:04}",
+            model=Blob(f"{number:064x}", 0, b""),
+            target=scenario.targets[number % len(scenario.targets)],
+            level=self.level(number),
+            tenant=scenario.tenants[number % len(scenario.tenants)],
+            priority=scenario.priorities[number % len(scenario.priorities)],
+            engines=["mock"],
+            settings=Settings(batch=scenario.batch, chunk=scenario.chunk, lookahead=scenario.lookahead),
         )
 
     def level(self, number: int) -> Level:

@@ -239,7 +239,8 @@ class Snapshot(Message, frozen=True, kw_only=True, tag="snapshot"):
     census: Census | None = None
     """Where that was asked for."""
     cells: list[CellProgress] = []
-    """Of a mesh that has several. ``resources`` then have their names in front: ``b.build-cpu``."""
+    """Of a mesh that has several. ``resources``, as many as fit, and ``waiting`` then have their names in
+    front: ``b/build-cpu``."""
 
 
 EventKind = Literal["accepted", "rejected", "progress", "done", "failed", "cancelled"]

@@ -112,9 +112,9 @@ class ImportDone(Struct, frozen=True, kw_only=True, tag="import"):
     """Inputs, and what the model should make of them, in the format of the target's platform: ``validate``
     compares with it."""
     judged: list[Judgement] = []
-    """The untuned model, for each set of shapes, beside the framework that it comes from."""
+    """The model without tuning, for each set of shapes, beside the framework that it comes from."""
     objects: Blob | None = None
-    """Machine code of the untuned model's functions: ``assemble`` does not compile them again."""
+    """Machine code of the functions that were compiled: ``assemble`` does not compile them again."""
     known: dict[TaskId, Known] = {}
     """By task: what an earlier job has measured of it, so that it is not tuned again."""
 
@@ -207,6 +207,9 @@ class ProfileDone(Struct, frozen=True, kw_only=True, tag="profile"):
     profiled: list[Profiled]
     rivals: dict[TaskId, list[Profiled]] = {}
     """The same of ``rivals`` of the step."""
+    in_turns: bool = False
+    """Whether all of them that were measured took turns, so that their latencies can be compared one by
+    one."""
     untuned: Seconds | None = None
     """Median latency of the untuned workload in seconds, where asked for."""
     untuned_error: ErrorText = ""

@@ -114,6 +114,11 @@ class Link:
         """Who is logged in."""
         return str(getattr(self._hosts[0].credentials, "username", ""))
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are several hosts: :meth:`start_over` takes the next one."""
+        return len(self._hosts) > 1
+
     # -- For the owner, from any thread ---------------------------------------------------------------------
 
     def begin(self) -> None:

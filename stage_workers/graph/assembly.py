@@ -22,11 +22,16 @@ from tunemesh.stage_workers.graph import (
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import NONE
+from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
 from tunemesh.stage_workers.graph.rewriting import is_call_of_tir, rewritten
 from tunemesh.stage_workers.graph.signatures import pack_signatures
 from tunemesh.stage_workers.platforms.protocol import AssembleCall, Assembled, TunedTask
 
 log = logging.getLogger(__name__)
+
+NOT_AS_GIVEN = (
+    "TVM cannot compile the model as it is given: the model before tuning has the changes of its graph"
+)
 
 
 def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assembled:
@@ -50,17 +55,24 @@ def assemble(call: AssembleCall, left_out: Sequence[str] | None = None) -> Assem
         compiled = compilation.compile_model(
             tuned, target, compilation.left_out(target) if left_out is None else left_out
         )
-    untuned = call.untuned
+    untuned, notes = call.untuned, packed.notes
     if not untuned:
         # What there would be without Tunemesh.
         same = packed.changes == plain
-        as_given = optimised if same else optimisation.optimise_all(modules, target, plain)
-        untuned = compilation.compile_model(as_given, target)
+        try:
+            as_given = optimised if same else optimisation.optimise_all(modules, target, plain)
+            untuned = compilation.compile_model(as_given, target)
+        except Exception as error:  # whatever TVM or LLVM raise
+            reraise_memory_error(error)
+            if same:
+                raise
+            notes = [*notes, f"{NOT_AS_GIVEN}: {first_line(error)}"]
+            untuned = compilation.compile_model(optimised, target)
     return Assembled(
         tuned=compiled,
         untuned=untuned,
         signature=pack_signatures(packed.signatures),
-        notes=packed.notes,
+        notes=notes,
     )
 
 

@@ -22,6 +22,7 @@ from tunemesh.stage_workers.frontends import Source
 from tunemesh.stage_workers.graph import compilation, fast_math, models, optimisation, targets, workloads
 from tunemesh.stage_workers.graph.changes import NONE
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+from tunemesh.stage_workers.graph.optimisation import Simplified
 from tunemesh.stage_workers.graph.signatures import Signature
 from tunemesh.stage_workers.measuring import comparison, inputs, judges, loading, ranges
 from tunemesh.stage_workers.measuring.comparison import Array, Expected, Found
@@ -58,7 +59,7 @@ class Sample(Struct, frozen=True, kw_only=True):
         inputs: in the order of the model.
         values: the outputs.
         tolerances: of their elements.
-        judgement: by whom, and how the untuned model compares.
+        judgement: by whom, and how the first model of TVM's that was right compares.
     """
 
     inputs: list[_Stored]
@@ -83,6 +84,11 @@ class Sample(Struct, frozen=True, kw_only=True):
             for values, tolerance in zip(self.values, self.tolerances, strict=True)
         ]
         return msgspec.structs.replace(self, tolerances=wider)
+
+    def compared(self, outputs: list[OutputCheck]) -> Sample:
+        """The same once a model's outputs were found to agree; nothing is said of them without a judge."""
+        judged = msgspec.structs.replace(self.judgement, outputs=outputs if self.judgement.judge else [])
+        return msgspec.structs.replace(self, judgement=judged)
 
     def expected(self) -> list[Expected]:
         """The outputs, with their tolerances."""
@@ -119,42 +125,58 @@ def _loaded(stored: _Stored) -> Array:
     return np.frombuffer(stored.data, comparison.numpy_dtype(stored.dtype)).reshape(stored.shape)
 
 
-def sample(source: Source, module: Any, signature: Signature, call: ImportCall, number: int = 0) -> Sample:
-    """Compare a model as it was read with its own framework.
+class Sampled(NamedTuple):
+    """A sample, and the comparison with it of the model as it was read.
+
+    Attributes:
+        sample: its judgement has no outputs yet.
+        unchanged: compiles and runs the model as it was read, without any tuning, and says how its outputs
+            compare. With a framework as the judge nothing else needs it: a model that was changed and agrees
+            was read right, too. It raises :class:`BadModel` where TVM cannot compile the model, or they do
+            not agree.
+    """
+
+    sample: Sample
+    unchanged: Callable[[], list[OutputCheck]]
+
+
+def sample(source: Source, model: Simplified, call: ImportCall, number: int = 0) -> Sampled:
+    """What a model should compute: its own framework says so, or else the model as it was read.
 
     Args:
         source: the model as it came.
-        module: as it was read, its batch norms folded at most.
-        signature: of it.
+        model: as it was read, its batch norms folded at most.
         call: says what the inputs may be.
         number: of its set of shapes.
 
     Raises:
-        BadModel: they do not agree, or nothing could be compared.
+        BadModel: nothing could be compared.
         BadInput: the inputs that the person gave do not fit.
     """
+    signature = model.signature
     for each in (*signature.inputs, *signature.outputs):
         if each.dtype in PACKED:
             raise BadModel(
                 f"the tensor {each.name} is {each.dtype}, which models cannot take or give: cast it"
             )
     tensors = [(each.name, tuple(each.shape), each.dtype) for each in signature.inputs]
-    here = targets.resolve("native")
-    lowered = optimisation.optimise(module, here, NONE).module
+    here = targets.here(call.target)
+    lowered = optimisation.optimise(model.module, here, NONE, model.for_target(here)).module
     brought = inputs.of_set(inputs.read(call.inputs), number) if call.inputs is not None else None
     choices = _choices(lowered, tensors, call, brought)
     terms = workloads.longest_sum(models.functions(lowered))
     by, given = _given(signature, brought)
+    untuned: _Untuned | None = None
     try:
         if given:
             raise NoJudge("its outputs came with the inputs")
         judge = judges.judge(source)
         reference = _by_judge(judge, tensors, choices, terms)
     except NoJudge as error:
-        model = _Untuned(lowered, here, with_constants=True)
+        untuned = compiled = _Untuned(lowered, here, with_constants=True)
         made_up = brought is None
         reference = _reference(
-            model.run, lambda arrays, pairs: model.moved(arrays, pairs, made_up), choices, terms
+            compiled.run, lambda arrays, pairs: compiled.moved(arrays, pairs, made_up), choices, terms
         )
         who, reason = "the model", str(error)
         if given:
@@ -163,23 +185,26 @@ def sample(source: Source, module: Any, signature: Signature, call: ImportCall, 
             reference = reference._replace(expected=[Expected(one, own.tolerance) for one, own in pairs])
             who, reason = by, ""
     else:
-        model = _Untuned(lowered, here, with_constants=False)
         who, reason = judge.name, ""
-    names = [each.name for each in signature.outputs]
-    found = agreements(names, model.run(reference.arrays), reference.expected, who)
-    if wrong := first_wrong(found):
-        advice = "; give others with --inputs or --range" if comparison.NOTHING in wrong else ""
-        raise BadModel(f"{wrong if advice else f'TVM does not compute what the model says: {wrong}'}{advice}")
-    return Sample(
-        inputs=[_store(each) for each in reference.arrays],
-        values=[_store(each.values) for each in reference.expected],
-        tolerances=[_store(each.tolerance.astype(_compact(each.values))) for each in reference.expected],
-        judgement=Judgement(
-            judge="" if reason else who,
-            reason=reason,
-            inputs=reference.inputs,
-            outputs=[] if reason else told(found),
+
+    def unchanged() -> list[OutputCheck]:
+        run = (untuned or _Untuned(lowered, here, with_constants=False)).run
+        names = [each.name for each in signature.outputs]
+        found = agreements(names, run(reference.arrays), reference.expected, who)
+        if wrong := first_wrong(found):
+            advice = "; give others with --inputs or --range" if comparison.NOTHING in wrong else ""
+            said = wrong if advice else f"TVM does not compute what the model says: {wrong}"
+            raise BadModel(f"{said}{advice}")
+        return told(found)
+
+    return Sampled(
+        Sample(
+            inputs=[_store(each) for each in reference.arrays],
+            values=[_store(each.values) for each in reference.expected],
+            tolerances=[_store(each.tolerance.astype(_compact(each.values))) for each in reference.expected],
+            judgement=Judgement(judge="" if reason else who, reason=reason, inputs=reference.inputs),
         ),
+        unchanged,
     )
 
 

@@ -117,18 +117,27 @@ def compile_model(module: Any, target: str, left_out: Sequence[str] = ()) -> byt
 
 
 def main_of(module: Any, target: str) -> Any:
-    """The function ``main`` of a model, compiled in this process to be called here: its constants, of which
-    there may be gigabytes, go through no file. It takes and gives tensors on the CPU."""
+    """The function ``main`` of a model, compiled in this process to be called here once or twice: its
+    constants, of which there may be gigabytes, go through no file. It takes and gives tensors on the CPU.
+
+    Functions that have a schedule are fast enough as they are written, and LLVM does not look for more."""
     import tvm
 
-    executable, parts = _executable(module, target)
+    executable, parts = _executable(module, target, left_out(target), optimised=False)
     if parts:
         executable.mod.import_module(loading.load(linking.link_objects(list(parts.values()))))
     return tvm.relax.VirtualMachine(executable.mod, tvm.cpu())["main"]
 
 
-def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple[Any, dict[str, bytes]]:
-    """A model for TVM's virtual machine, and the objects by symbol that it has to be linked with."""
+def _executable(
+    module: Any, target: str, left_out: Sequence[str] = (), *, optimised: bool = True
+) -> tuple[Any, dict[str, bytes]]:
+    """A model for TVM's virtual machine, and the objects by symbol that it has to be linked with.
+
+    Args:
+        left_out: names of passes that do not run on functions that have a schedule.
+        optimised: whether LLVM is to make these fast.
+    """
     import tvm
     from tvm.relax import pipeline
 
@@ -151,8 +160,10 @@ def _executable(module: Any, target: str, left_out: Sequence[str] = ()) -> tuple
                 del module[name]
         for name, function in ((name, function) for name, function in functions if name in used):
             if name not in called and objects.is_plain(function, target):
-                without = left_out if workloads.is_scheduled(function) else ()
-                found[name], code = objects.compiled(function, target, without)
+                scheduled = workloads.is_scheduled(function)
+                found[name], code = objects.compiled(
+                    function, target, left_out if scheduled else (), optimised=optimised or not scheduled
+                )
                 parts[found[name]] = code
         return _calling_outside(module, found)
 

@@ -19,6 +19,7 @@ from tunemesh.stage_workers.graph import (
     models,
     narrowing,
     objects,
+    optimisation,
     options,
     packing,
     proving,
@@ -47,19 +48,16 @@ def _import_model(call: ImportCall) -> Imported:
     found = [frontends.read(source, variant) for variant in call.variants]
     signatures = signatures_of([signature for _, signature in found])
     folded = [batch_norm.fold_batch_norms(module) for module, _ in found]
-    samples = [
-        checking.sample(source, module, signature, call, number)
-        for number, (module, signature) in enumerate(zip(folded, signatures.variants, strict=True))
-    ]
     wished = Changes(fast_math=call.math == "fast", narrow=call.precision == "bf16")
-    proven = [
-        proving.prove(module, signature, sample, target, given, wished)
-        for module, signature, sample in zip(folded, signatures.variants, samples, strict=True)
-    ]
+    samples, proven = [], []
+    for number, (module, signature) in enumerate(zip(folded, signatures.variants, strict=True)):
+        model = optimisation.Simplified(module, signature, target)
+        sampled = checking.sample(source, model, call, number)
+        made = proving.prove(model, sampled, given, wished)
+        tolerated = narrowing.tolerated(made.changes.narrow)
+        samples.append(sampled.sample.widened(tolerated).compared(made.outputs))
+        proven.append(made)
     changes = [each.changes for each in proven]
-    samples = [
-        each.widened(narrowing.tolerated(made.narrow)) for each, made in zip(samples, changes, strict=True)
-    ]
     optimised = packing.mark(variants.join([each.module for each in proven]), target, given.weights)
     log.info("the model transposes %d tensors", layouts.transpositions(optimised))
     extracted, untuned = tasks.extract(optimised, target)

@@ -79,6 +79,8 @@ def compiled(
         target = _unoptimised(target)
     elif left_out:
         target = targets.for_schedules(target)
+    elif workloads.is_of_small_image(module["main"]):
+        target = targets.for_small_images(target)
     parts = [workloads.structural_hash(module), _description(target), *left_out]
     symbol = f"tunemesh_{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
     code = _known.get(symbol)

@@ -34,6 +34,7 @@ from tunemesh.stage_workers.graph import (
 )
 from tunemesh.stage_workers.graph.changes import Changes
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
+from tunemesh.stage_workers.graph.signatures import Signature
 
 
 class Optimised(Struct, frozen=True):
@@ -119,6 +120,34 @@ def simplified(module: Any, target: str) -> Any:
         raise
     except Exception as error:  # passes raise whatever their operators raise
         raise _cannot_lower(error) from None
+
+
+class Simplified:
+    """A model as it was read, and what :func:`simplified` makes of it. A large one takes
+    seconds, and no change has a say in it.
+
+    Args:
+        module: ``main`` takes the inputs.
+        signature: of ``main``.
+        target: canonical.
+    """
+
+    def __init__(self, module: Any, signature: Signature, target: str) -> None:
+        self.module = module
+        self.signature = signature
+        self.target = target
+        self._made: dict[str, Any] = {}
+
+    def for_target(self, target: str) -> Any:
+        """The simplified module, made when it is asked for.
+
+        Raises:
+            BadModel: when TVM fails at it.
+        """
+        described = str(targets.load(target))  # one target may be written in several ways
+        if described not in self._made:
+            self._made[described] = simplified(self.module, target)
+        return self._made[described]
 
 
 def _cannot_lower(error: Exception) -> BadModel:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tunemesh.shared.messages import Settings
+from tunemesh.shared.messages import OutputCheck, Settings
 from tunemesh.stage_workers.engines.metaschedule import probing
 from tunemesh.stage_workers.graph import (
     apart,
@@ -39,10 +39,9 @@ from tunemesh.stage_workers.graph import (
     workloads,
 )
 from tunemesh.stage_workers.graph.changes import Changes
-from tunemesh.stage_workers.graph.checking import Sample
+from tunemesh.stage_workers.graph.checking import Sample, Sampled
 from tunemesh.stage_workers.graph.fusing import Group
 from tunemesh.stage_workers.graph.options import GraphOptions
-from tunemesh.stage_workers.graph.signatures import Signature
 from tunemesh.stage_workers.measuring import kernels, loading
 from tunemesh.stage_workers.platforms.protocol import ProfileCall
 
@@ -65,65 +64,58 @@ class Proven(Struct, frozen=True):
         changes: all of them together.
         notes: what was not done and why, one sentence each.
         module: optimised with them.
+        outputs: how those of the model, with the changes of the graph or without any, compare with what they
+            should be.
     """
 
     changes: Changes
     notes: list[str]
     module: Any
+    outputs: list[OutputCheck] = []
 
 
-def prove(
-    module: Any,
-    signature: Signature,
-    sample: Sample,
-    target: str,
-    options: GraphOptions,
-    wished: Changes,
-) -> Proven:
-    """Which changes of ``module`` are right.
+def prove(model: optimisation.Simplified, sampled: Sampled, options: GraphOptions, wished: Changes) -> Proven:
+    """Which changes of a model are right. The model without any is compiled and run only where the changed
+    one does not show that it was read right.
 
     Args:
-        module: as it was read; ``main`` takes the inputs.
-        signature: of ``main``.
-        sample: what the unchanged model gives, and for which inputs.
-        target: canonical; the proof runs on this machine's CPU, whatever the target's.
+        model: ``main`` takes the inputs. The proof runs on this machine's CPU, whatever the target's.
+        sampled: what the unchanged model gives, and for which inputs.
         options: what the person asks for.
         wished: what the settings of the job say of it. Of these, ``fast_math`` is no change of the graph and
             needs no proof of its own: each kernel is compared with one that has the C library's.
 
     Raises:
-        BadModel: TVM cannot lower the module as it is.
+        BadModel: TVM cannot lower the module as it is, or does not compute what it says.
     """
     plain = msgspec.structs.replace(wished, narrow=False)
-    read = _Read(module, signature, sample, target)
+    read = _Read(model, sampled.sample)
     wanted = _wanted(read, options, wished)
     changes, notes = wanted, list[str]()
-    if wanted != plain and (why := _refuted(read, wanted)):
-        changes, notes = _one_by_one(read, plain, wanted, why)
+    attempted = _attempted(read, wanted) if wanted != plain else None
+    if attempted is not None and not attempted.wrong:
+        outputs = attempted.outputs
+    else:
+        outputs = sampled.unchanged()
+        if attempted is not None:
+            changes, notes = _one_by_one(read, plain, wanted, attempted.wrong)
     settled = _settled(read, changes)
     changes = settled.changes
     if changes.narrow and not any(map(dots.uses, models.functions(settled.module))):
         changes = msgspec.structs.replace(changes, narrow=False)
         notes.append(f"{UNDONE['narrow']}: none has constant weights of a size that the instruction takes")
-    return Proven(changes, notes + settled.notes, settled.module)
+    return Proven(changes, notes + settled.notes, settled.module, outputs)
 
 
 class _Read:
-    """A model as it was read; see :func:`prove`."""
+    """A model and its sample; see :func:`prove`."""
 
-    def __init__(self, module: Any, signature: Signature, sample: Sample, target: str) -> None:
-        self.module = module
-        self.signature = signature
+    def __init__(self, model: optimisation.Simplified, sample: Sample) -> None:
+        self.module = model.module
+        self.signature = model.signature
+        self.target = model.target
         self.sample = sample
-        self.target = target
-        self._simplified: dict[str, Any] = {}
-
-    def simplified(self, target: str) -> Any:
-        """Without what no change has a say in. A large model takes seconds."""
-        described = str(targets.load(target))  # one target may be written in several ways
-        if described not in self._simplified:
-            self._simplified[described] = optimisation.simplified(self.module, target)
-        return self._simplified[described]
+        self.simplified = model.for_target
 
     def optimised(self, target: str, changes: Changes) -> optimisation.Optimised:
         """With some changes."""
@@ -180,7 +172,7 @@ def _one_by_one(read: _Read, plain: Changes, wanted: Changes, why: str) -> tuple
     for name in (each for each in UNDONE if getattr(wanted, each)):
         for value in _values(name, wanted):
             more = msgspec.structs.replace(changes, **{name: value})
-            refuted = why if more == wanted else _refuted(read, more)
+            refuted = why if more == wanted else _attempted(read, more).wrong
             if not refuted:
                 changes = more
                 break
@@ -199,8 +191,8 @@ def _values(name: str, wanted: Changes) -> list[int]:
     )
 
 
-def _refuted(read: _Read, changes: Changes) -> str:
-    """Why a changed model is not what the unchanged one is, empty where it is."""
+def _attempted(read: _Read, changes: Changes) -> _Attempt:
+    """What comes of a changed model: whether it is what the unchanged one is."""
     here = targets.here(read.target)
     read.simplified(here)  # it is the same for all attempts, and as safe as the unchanged model
 
@@ -214,24 +206,26 @@ def _refuted(read: _Read, changes: Changes) -> str:
         names = [each.name for each in read.signature.outputs]
         wanted = read.sample.widened(narrowing.tolerated(changes.narrow)).expected()
         found = checking.agreements(names, got, wanted, "the model as given")
-        return msgspec.msgpack.encode(_Attempt(checking.first_wrong(found), made))
+        return msgspec.msgpack.encode(_Attempt(checking.first_wrong(found), checking.told(found), made))
 
     import tvm
 
     try:
         attempted = msgspec.msgpack.decode(apart.run(attempt, ATTEMPT_LIMIT), type=_Attempt)
     except apart.Died as error:
-        return str(error)
+        return _Attempt(str(error))
     # The process that made them is gone.
     objects.remember(attempted.made)
-    return attempted.wrong
+    return attempted
 
 
 class _Attempt(Struct, frozen=True):
-    """What is wrong with a changed model, and the objects that were compiled for it."""
+    """What is wrong with a changed model, how its outputs compare, and the objects that were compiled for
+    it."""
 
     wrong: str
-    made: dict[str, bytes]
+    outputs: list[OutputCheck] = []
+    made: dict[str, bytes] = {}
 
 
 # -- Functions that were fused -------------------------------------------------------------------------------

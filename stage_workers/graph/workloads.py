@@ -117,6 +117,35 @@ def longest_sum(functions: Iterable[Any]) -> int:
     return max(found)
 
 
+LONG_SUM = 32
+"""Terms from which it is the innermost loop of a sum that takes the time."""
+SMALL_IMAGE = range(2, 9)
+"""Rows or columns of an image that LLVM writes out."""
+
+
+def is_of_small_image(function: Any) -> bool:
+    """Whether a function without a schedule has a sum whose innermost loop is long, for each pixel of a small
+    image, channels last."""
+    import tvm_ffi
+    from tvm import tirx
+    from tvm.s_tir import SBlock
+
+    found: list[bool] = []
+
+    def visit(block: Any) -> None:
+        lengths = [
+            int(each.dom.extent.value) if isinstance(each.dom.extent, tirx.IntImm) else 0
+            for each in block.iter_vars
+        ]
+        summed = [each.iter_type == tirx.IterVar.CommReduce for each in block.iter_vars]
+        pixels = [length for length, sums in zip(lengths, summed, strict=True) if not sums][1:-1]
+        if summed and summed[-1] and lengths[-1] >= LONG_SUM:
+            found.append(any(length in SMALL_IMAGE for length in pixels))
+
+    tvm_ffi.structural_walk(function.body, (SBlock, visit))
+    return any(found)
+
+
 def operations(module: Any) -> float:
     """Operations on floats of one run, as TVM counts them in the definition: ``exp`` is one, a multiply-add
     two. 0 where they depend on data."""

@@ -5,6 +5,9 @@ unroll. Those that the search finds good take longer than the others, too, so pa
 the candidates of six kernels (two seeds, 96 each) six times the median gave up 3 %, none a winner, and
 saved a tenth of the build time; four times the median gave up 7 %, once with the winner, and saved 15 %.
 
+That is CPU time, which a build that waits for what never comes does not use: such a one is given up by the
+clock, much later, for other things may have the core.
+
 Pure. What it knows is lost with its worker, which then is patient until it has seen a few builds.
 """
 
@@ -19,6 +22,13 @@ FACTOR = 6.0
 """Times the median of a task's builds that one of them may take."""
 LEAST = 0.5
 """Seconds that any build may take: less is not worth a new sandbox."""
+CLOCK = 4.0
+"""Times the limit of CPU time that a build may take on the clock."""
+LEAST_CLOCK = 5.0
+"""Seconds on the clock that any build may take."""
+ENOUGH_CLOCK = 2
+"""Builds that must be known before one is given up by the clock: sooner than by CPU time, as one that hangs
+keeps its worker from all others for as long as it may."""
 ENOUGH = 4
 """Builds that must be known before any is given up."""
 BUILDS_KEPT = 64
@@ -36,6 +46,13 @@ class Patience:
         ``None`` while too little is known."""
         took = self._took.get(task, ())
         return max(FACTOR * statistics.median(took), LEAST) if len(took) >= ENOUGH else None
+
+    def clock(self, task: str, most: float) -> float:
+        """Seconds on the clock for the next build of ``task``, and no more than ``most``."""
+        took = self._took.get(task, ())
+        if len(took) < ENOUGH_CLOCK:
+            return most
+        return min(most, max(CLOCK * FACTOR * statistics.median(took), LEAST_CLOCK))
 
     def took(self, task: str, seconds: float) -> None:
         """Note a build, or for how long it was tried."""

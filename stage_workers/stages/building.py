@@ -33,8 +33,8 @@ def _build(
 ) -> Built:
     started = time.monotonic()
     call = BuildCall(workload=workload, target=step.target, schedule=candidate.schedule)
-    limit, patience = step.settings.build_timeout, context.patience.limit(key)
-    answer = context.sandbox.call(engine, Engine.build, call, limit, patience)
+    limit = context.patience.clock(key, step.settings.build_timeout)
+    answer = context.sandbox.call(engine, Engine.build, call, limit, context.patience.limit(key))
     seconds = time.monotonic() - started
     context.patience.took(key, seconds)
     if isinstance(answer, CallFailure):

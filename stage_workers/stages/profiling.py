@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 
 import msgspec
@@ -102,6 +102,7 @@ def profile(step: Step, work: ProfileWork, context: Context) -> ProfileDone:
     return ProfileDone(
         profiled=profiled,
         rivals=rivals,
+        in_turns=work.confirm and kernels.in_turns,
         untuned=untuned,
         untuned_error=clip(kernels.untuned_error),
         drift=drift,
@@ -158,6 +159,8 @@ class _Kernels:
         self.device = device
         self.untuned_error = ""
         """Why the untuned workload could not be measured."""
+        self.in_turns = True
+        """Whether all that could be measured took turns, whenever that was asked for."""
         self._step = step
         self._platform = platforms.name_of(step.target)
         self._settings = as_measured(step.settings, work.task, context.cache)
@@ -244,23 +247,38 @@ class _Kernels:
         return min(limit, settings.profile_timeout)
 
     def take_turns(self, artifacts: list[Built]) -> list[ProfileOutcome]:
-        """Measure all candidates in one call, or each alone if that call fails."""
+        """Measure all candidates in one call. If that fails, each alone, and those together again that could
+        be measured: one of the others may have ended the call."""
         programs = [self._program(built) for built in artifacts]
+        together = self._together(programs)
+        if together is None:
+            together = [self._measure(built, None) for built in artifacts]
+            good = [number for number, each in enumerate(together) if each.outcome == "measured"]
+            few = 1 < len(good) < len(artifacts)
+            again = self._together([programs[number] for number in good]) if few else None
+            self.in_turns = self.in_turns and again is not None
+            for number, outcome in zip(good, again or (), strict=False):
+                together[number] = outcome
+        return together
+
+    def _together(self, programs: Sequence[bytes | ProfileOutcome]) -> list[ProfileOutcome] | None:
+        """Outcomes of one call; ``None`` where it fails, or there is nothing to call with."""
         sound = [program for program in programs if isinstance(program, bytes)]
-        if len(sound) == len(programs):
-            call = ConfirmCall(
-                workload=self._workload,
-                target=self._step.target,
-                artifacts=sound,
-                untuned=self._untuned,
-                device=self.device,
-                settings=self._settings,
-            )
-            limit = self._step.settings.profile_timeout * max(len(sound), 1)
-            answer = self._sandbox.call(self._platform, Platform.confirm, call, limit)
-            if not isinstance(answer, CallFailure) and len(answer.outcomes) == len(artifacts):
-                return [_sound(each) for each in answer.outcomes]
-        return [self._measure(built, None) for built in artifacts]
+        if len(sound) < len(programs):
+            return None
+        call = ConfirmCall(
+            workload=self._workload,
+            target=self._step.target,
+            artifacts=sound,
+            untuned=self._untuned,
+            device=self.device,
+            settings=self._settings,
+        )
+        limit = self._step.settings.profile_timeout * max(len(sound), 1)
+        answer = self._sandbox.call(self._platform, Platform.confirm, call, limit)
+        if isinstance(answer, CallFailure) or len(answer.outcomes) != len(sound):
+            return None
+        return [_sound(each) for each in answer.outcomes]
 
     def _program(self, built: Built) -> bytes | ProfileOutcome:
         if built.artifact is None:

@@ -134,11 +134,11 @@ def test_a_model_that_is_imported_wrong_is_refused_with_the_element(
     from tvm import relax
 
     instead = {"relax.multiply": relax.op.add, "relax.sin": relax.op.cos, "relax.add": relax.op.subtract}
-    optimise = optimisation.optimise
+    simplified = optimisation.simplified
     monkeypatch.setattr(
         optimisation,
-        "optimise",
-        lambda module, *rest: optimise(wrongly(module, operator, instead[operator]), *rest),
+        "simplified",
+        lambda module, *rest: simplified(wrongly(module, operator, instead[operator]), *rest),
     )
     said = (
         rf"TVM does not compute what the model says: output {output}\[\d+(,\d+)*\] is \S+,"

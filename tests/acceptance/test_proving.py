@@ -13,17 +13,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.acceptance.direct import ENGINE, assemble, import_model, run
+from tests.acceptance.direct import ENGINE, assemble, import_model, run, validate
 from tunemesh.shared.messages import Options, Settings
 from tunemesh.stage_workers.engines.metaschedule import probing
 from tunemesh.stage_workers.engines.protocol import TaskRef
 from tunemesh.stage_workers.graph import (
+    checking,
     compilation,
     constants,
     layouts,
     legalising,
     loops,
     models,
+    objects,
     optimisation,
     proving,
     targets,
@@ -164,7 +166,7 @@ def test_a_change_that_is_not_right_is_taken_back(
 def test_what_is_the_same_for_all_changes_is_computed_once(
     target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In all processes that try changes together: a large model takes seconds."""
+    """In all processes that try changes, and for what the judge is asked: a large model takes seconds."""
     simplified, written = optimisation.simplified, tmp_path / "calls"
 
     def count(module: Any, target: str) -> Any:
@@ -174,7 +176,62 @@ def test_what_is_the_same_for_all_changes_is_computed_once(
 
     monkeypatch.setattr(optimisation, "simplified", count)
     import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
-    assert written.read_text().splitlines() == ["simplified"] * 2  # the first one for the unchanged model
+    assert written.read_text().splitlines() == ["simplified"]
+
+
+def test_a_changed_model_that_agrees_with_the_judge_is_proof_enough(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model without its changes takes as long again to compile, and far longer to run."""
+    compiled = []
+    untuned = checking._Untuned
+
+    def counted(*given: Any, **named: Any) -> Any:
+        compiled.append(1)
+        return untuned(*given, **named)
+
+    monkeypatch.setattr(checking, "_Untuned", counted)
+    given = behind_a_convolution(node("Relu", ["a"], ["y"]))
+    imported = import_model(given, target, MEASURED)
+    assert compiled == []
+    assert imported.judged[0].outputs[0].name == "y"
+    # Nobody else would say that TVM has read it right.
+    unchanged = import_model(given, target)
+    assert unchanged.judged[0].judge == imported.judged[0].judge
+    assert compiled == [1]
+
+
+def test_what_tvm_gets_wrong_but_for_a_change_counts_by_the_judge(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
+    optimise = optimisation.optimise
+
+    def wrong_as_given(module: Any, target: str, changes: Any, *rest: Any) -> Any:
+        return optimise(wrong(module) if changes == NONE else module, target, changes, *rest)
+
+    monkeypatch.setattr(optimisation, "optimise", wrong_as_given)
+    made = assemble(imported.model, target)
+    right = validate(made.tuned, made.untuned, made.signature, target, imported.sample)
+    assert (right.wrong, right.judged.judge) == ("", imported.judged[0].judge)
+    other = validate(made.untuned, made.tuned, made.signature, target, imported.sample)
+    assert "y[" in other.wrong
+
+
+def test_a_model_that_cannot_be_compiled_as_it_is_given_is_compiled_with_its_changes(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = import_model(behind_a_convolution(node("Relu", ["a"], ["y"])), target, MEASURED)
+    optimise = optimisation.optimise
+
+    def refused_as_given(module: Any, target: str, changes: Any, *rest: Any) -> Any:
+        return refuse(module) if changes == NONE else optimise(module, target, changes, *rest)
+
+    monkeypatch.setattr(optimisation, "optimise", refused_as_given)
+    made = assemble(imported.model, target)
+    (note,) = made.notes
+    assert note.startswith("TVM cannot compile the model as it is given")
+    assert validate(made.tuned, made.untuned, made.signature, target, imported.sample).wrong == ""
 
 
 # -- Fused functions -----------------------------------------------------------------------------------------
@@ -496,3 +553,28 @@ def test_every_kind_of_call_is_lowered_once(target: str) -> None:
         once = transform.LegalizeOps({**rules, "relax.add": legalising.remembered(count)})(module)
     assert tvm_ffi.structural_equal(once, plain)
     assert asked == ["add"]
+
+
+def test_a_small_image_around_a_long_sum_is_not_written_out(target: str) -> None:
+    """LLVM takes four times as long to write out its 49 pixels, for code that is no faster."""
+    import tvm
+    from tvm import te, topi
+
+    def convolution(pixels: int, channels: int, outputs: int = 8) -> Any:
+        image = te.placeholder((1, pixels, pixels, channels), name="image")
+        kernel = te.placeholder((3, 3, channels, outputs), name="kernel")
+        result = topi.nn.relu(topi.nn.conv2d_nhwc(image, kernel, 1, 1, 1))
+        return te.create_prim_func([image, kernel, result]).with_attr(objects.NOALIAS, True)
+
+    found = [workloads.is_of_small_image(convolution(*sizes)) for sizes in ((7, 64), (14, 64), (7, 8))]
+    assert found == [True, False, False]
+    small, usual = (len(objects.compiled(convolution(size, 512, 512), target)[1]) for size in (7, 14))
+    assert small < 1.2 * usual
+    image, kernel = random(1, 7, 7, 64), random(3, 3, 64, 8)
+    code = compilation.build_untuned(tvm.IRModule({"main": convolution(7, 64)}), target)
+    got = tvm.runtime.tensor(np.zeros((1, 7, 7, 8), np.float32))
+    loading.load(code)["main"](tvm.runtime.tensor(image), tvm.runtime.tensor(kernel), got)
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    wanted = np.maximum(np.einsum("nyxcij,ijco->nyxo", windows, kernel), 0)
+    assert np.allclose(got.numpy(), wanted, atol=1e-4)

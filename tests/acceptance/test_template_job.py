@@ -117,6 +117,7 @@ def test_kernels_of_several_engines_take_turns_and_are_linked_into_one_model(tmp
     done = expect(ProfileDone, job.do(work))
     profiled = [*done.profiled, *(each for rival in done.rivals.values() for each in rival)]
     assert [each.outcome for each in profiled] == ["measured"] * len(makers), first
+    assert done.in_turns
     assert len({len(each.latencies) for each in profiled}) == 1  # one for each turn
 
     tuned = expect(AssembleDone, job.do(AssembleWork(model=model.model, tasks=found))).tuned

@@ -17,7 +17,7 @@ from tunemesh.broker_config.definitions import definitions_json
 from tunemesh.shared.accounts import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = ("client", "worker", "builder")
+IMAGES = ("client", "worker", "builder", "cuda")
 """Targets of the Dockerfile; an image is called after its own."""
 SECRET = "planted-in-the-checkout"
 """Stands in files of the checkout that must not get into the image."""
@@ -57,11 +57,16 @@ class Compose:
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The images by target, built from a checkout as it looks beside a mesh that runs: with passwords and
-    history."""
+def engine() -> None:
+    """A Docker engine of the script's own, with the base images."""
     if "DOCKER_HOST" not in os.environ:
         pytest.skip("run it with make test-containers")
+
+
+@pytest.fixture(scope="session")
+def images(engine: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The images by target, built from a checkout as it looks beside a mesh that runs: with passwords and
+    history."""
     checkout = tmp_path_factory.mktemp("checkout")
     unwanted = shutil.ignore_patterns("__pycache__", ".git", ".venv", "build", "*.egg-info", ".*_cache")
     shutil.copytree(ROOT, checkout, symlinks=True, ignore=unwanted, dirs_exist_ok=True)
@@ -76,7 +81,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return names
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compose(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     """Up, with the broker's health check passed. Gone afterwards, volumes included."""
     folder = tmp_path_factory.mktemp("mesh") / "docker"

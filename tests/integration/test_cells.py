@@ -125,8 +125,8 @@ def test_two_cells(node: Broker, cells: dict[str, Running]) -> None:
         until(lambda: set(listed(client)) == {"one", "two"})
         snapshot = client.snapshot()
         queues = {each.queue for each in snapshot.resources}
-        assert queues == {f"{cell}.{name}" for cell in CELLS for name in ("build-cpu", "model-update")} | {
-            f"{cell}.profile-cpu-{number}" for cell in CELLS for number in range(DEVICES)
+        assert queues == {f"{cell}/{name}" for cell in CELLS for name in ("build-cpu", "model-update")} | {
+            f"{cell}/profile-cpu-{number}" for cell in CELLS for number in range(DEVICES)
         }
         assert [(each.cell, each.silent) for each in snapshot.cells] == [("a", None), ("b", None)]
         assert {event.kind for event in ends_of(client, jobs[:2]).values()} == {"done"}

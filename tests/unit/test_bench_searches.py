@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.searches import operators, simulating, table, tabulating, woodpecker
+from benchmarks.searches import operators, simulating, table, tabulating, tasks, woodpecker
 from tunemesh.stage_workers.engines.template.space import Knob, Space
 
 
@@ -94,3 +94,15 @@ def test_woodpeckers_figure_says_the_share_of_the_peak_and_who_is_first() -> Non
     assert "| template | 1600 | 2 | 101 | 99 | 50 | 4 | 100.0 | 0.960 |" in lines
     assert [line.split()[1] for line in lines[-3:-1]] == ["template", "openvino"]
     assert lines[-1] == "x could not run: absent"
+
+
+def test_tasks_are_counted_by_who_is_faster_and_both_are_beside_metaschedule() -> None:
+    def compared(name: str, own: float | None, other: float | None) -> tasks.Compared:
+        found = {tasks.OWN: (9, own), tasks.OTHER: (7, other)}
+        made = {engine: tasks.Engine(trials=count, seconds=s) for engine, (count, s) in found.items()}
+        return tasks.Compared(network="bert", task=name, operations=1e6, engines=made)
+
+    lines = tasks.text([compared("a", 50e-6, 100e-6), compared("b", 30e-6, 20e-6), compared("c", None, 1e-6)])
+    assert lines[2] == "| bert | a | 50.0 (9) | 100.0 (7) | 0.50 |"
+    assert lines[4] == "| bert | c |  (9) | 1.0 (7) | 1.00 |"
+    assert lines[-1] == "template wins 1 of 3; the best of both takes 0.794 of metaschedule's"

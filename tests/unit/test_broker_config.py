@@ -249,6 +249,31 @@ def test_every_queue_for_engines_is_one_that_all_roles_know(resource: str, engin
     assert may("coordinator", "read", queue)
 
 
+@pytest.mark.parametrize(
+    "name", ["model-update", "build-cpu", "build-cpu.toy+x", "profile-gpu-0", "coordinator"]
+)
+def test_what_belongs_to_a_cell_has_its_name_in_front_and_is_known_to_its_roles(name: str) -> None:
+    queue = topology.in_cell(name, "b-2")
+    assert queue == f"cell.b-2.{name}"
+    assert all(may("coordinator", right, queue) for right in ("configure", "write", "read"))
+    assert may("worker", "read", queue) is (name != "coordinator")
+    assert not any(may("worker", right, queue) for right in ("configure", "write"))
+    for role in ("client", "operator", "monitor"):
+        assert not any(may(role, right, queue) for right in ("configure", "write", "read"))
+    # No tenant, no user, and no engine has such a queue.
+    assert not re.fullmatch(topology.STAGE_QUEUE_PATTERN, queue)
+
+
+def test_a_mesh_without_cells_calls_everything_by_its_plain_name() -> None:
+    assert topology.in_cell("build-cpu", "") == "build-cpu"
+    assert topology.coordinator_queue() in topology.QUEUES
+    assert topology.result_key("build") == "result.build"
+    assert topology.status_route() == (topology.STATUS, "")
+    assert topology.result_key("build", "b") == "cell.b.result.build"
+    assert topology.status_route("b") == (topology.RESULTS, "cell.b.status")
+    assert topology.stage_queue("profile-x", "b").exclusive
+
+
 @given(st.lists(st.sets(ENGINES, max_size=5), min_size=2, max_size=2))
 def test_workers_share_a_queue_if_and_only_if_they_serve_the_same_engines(engines: list[set[str]]) -> None:
     one, other = (topology.work_queue("build-cpu", each) for each in engines)

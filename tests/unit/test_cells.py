@@ -6,8 +6,10 @@ Over 400 lines: all of them are about one desk.
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,20 +17,18 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from tests.unit.world import TARGET, World, request
 from tunemesh.broker_config import topology
 from tunemesh.coordinator.cells import desk as desk_module
 from tunemesh.coordinator.cells import merging
 from tunemesh.coordinator.cells.choice import SILENT, Cells
-from tunemesh.coordinator.cells.desk import (
-    ANSWER_LIMIT,
-    GIVE_UP_AFTER,
-    SETTLE,
+from tunemesh.coordinator.cells.desk import GIVE_UP_AFTER, SETTLE, Desk
+from tunemesh.coordinator.cells.events import (
     AskCell,
     CellAnswered,
     CellSeen,
-    Desk,
     DeskEvent,
     DeskInstruction,
     Found,
@@ -42,6 +42,7 @@ from tunemesh.coordinator.cells.desk import (
     SearchEnded,
     TellForget,
 )
+from tunemesh.coordinator.cells.gathering import ANSWER_LIMIT
 from tunemesh.coordinator.cells.load import loads
 from tunemesh.coordinator.cells.messages import CellStatus, Handed, Placed, Served
 from tunemesh.coordinator.events import (
@@ -57,6 +58,8 @@ from tunemesh.coordinator.events import (
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.coordinator.service.adopted import Adopted
 from tunemesh.coordinator.service.moving import Pile
+from tunemesh.coordinator.simulation.many_cells import simulate_cells
+from tunemesh.coordinator.simulation.scenario import STAGES, Scenario, Spread
 from tunemesh.shared import codec
 from tunemesh.shared.messages import (
     Cancel,
@@ -69,7 +72,9 @@ from tunemesh.shared.messages import (
     Snapshot,
     StepResult,
 )
+from tunemesh.shared.messages.progress import CellProgress
 from tunemesh.shared.transport.link import Delivery, Outgoing
+from tunemesh.status_tables import cells_table, waiting_for
 
 
 def status(cell: str, seconds: float = 0.0, targets: Sequence[str] = (TARGET,), jobs: int = 0) -> CellStatus:
@@ -678,6 +683,34 @@ def test_resources_have_the_name_of_their_cell_in_front() -> None:
     one = Snapshot(strategy="fair", jobs=[], resources=resources, waiting={"build-cpu": {"job": 2}})
     other = Snapshot(strategy="fair", jobs=[], resources=resources, waiting={"build-cpu": {"other": 5}})
     both = merging.merged({"a": one, "b": other}, [])
-    assert {each.queue for each in both.resources} >= {"a.build-cpu", "b.build-cpu", "b.profile-cpu-0"}
-    assert both.waiting == {"build-cpu": {"other": 5, "job": 2}}
+    assert {each.queue for each in both.resources} >= {"a/build-cpu", "b/build-cpu", "b/profile-cpu-0"}
+    assert both.waiting == {"a/build-cpu": {"job": 2}, "b/build-cpu": {"other": 5}}
+    waits = [waiting_for(each, both.waiting) for each in both.resources if each.queue == "b/build-cpu"]
+    assert waits == [{"other": 5}]
     assert both.strategy == "fair"
+
+
+def test_cells_are_shown_with_those_that_have_no_coordinator() -> None:
+    cells = [CellProgress(cell="a", jobs=3), CellProgress(cell="b", jobs=1, silent=75.0)]
+    console = Console(width=80, file=io.StringIO())
+    console.print(cells_table(cells))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert re.search(r"a +3 +at work", shown)
+    assert re.search(r"b +1 +none for 1 min 15 s", shown)
+
+
+def test_cells_in_virtual_time_share_all_jobs() -> None:
+    scenario = Scenario(
+        devices=4,
+        builders=6,
+        updaters=4,
+        jobs=6,
+        tasks=2,
+        rounds=4,
+        durations={stage: Spread(median=1.0, sigma=0.2) for stage in STAGES},
+    )
+    outcome = simulate_cells(scenario, 3)
+    assert sorted(outcome.jobs.values()) == [2, 2, 2]
+    assert outcome.least > 0.7
+    assert min(outcome.ends.values()) > 0.8

@@ -31,6 +31,8 @@ class FakeLink:
         self.pause = 0.0
         """Seconds for which it waits in vain."""
         self.refusing = ""
+        self.has_others = False
+        self.left: list[str] = []
 
     def next(self, timeout: float) -> Delivery | None:
         self.asked.append(timeout)
@@ -47,6 +49,9 @@ class FakeLink:
         if not self.refusing:
             sent.set_result(None)
         return sent
+
+    def start_over(self, reason: str) -> None:
+        self.left.append(reason)
 
     def ack(self, delivery: Delivery) -> None: ...
 
@@ -190,6 +195,21 @@ def test_a_broker_that_takes_no_messages_is_what_is_told_not_a_missing_coordinat
     ):
         with pytest.raises(BrokerUnavailable, match="low on disk"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("others", "refusing", "leaves"), [(True, "", True), (False, "", False), (True, "low on disk", False)]
+)
+def test_whoever_is_not_answered_tries_another_node_of_the_broker(
+    link: FakeLink, monkeypatch: pytest.MonkeyPatch, others: bool, refusing: str, leaves: bool
+) -> None:
+    monkeypatch.setattr(client_module, "UNANSWERED", 0.0)
+    link.has_others, link.refusing = others, refusing
+    events = Client("amqp://x", ["a"]).follow(["a"], idle=0.0)
+    assert [next(events) for _ in range(3)] == [None] * 3
+    assert len(link.left) == (3 if leaves else 0)
+    link.waiting = [(event("a", "failed", "ended"), "a")]
+    assert [each.text for each in events if each is not None] == ["ended"]
 
 
 def test_a_mistyped_id_is_refused_before_anything_is_sent(link: FakeLink) -> None:

@@ -87,10 +87,11 @@ def test_it_shows_what_was_measured_so_far_and_reads_each_round_once(
 ) -> None:
     monkeypatch.setattr(growing, "PAUSE", 0.0)
     monkeypatch.setattr(growing, "SHARE", 0)
-    store = ArtifactStore(str(tmp_path))
+    told = progress()
+    store = ArtifactStore(str(tmp_path)).of(told.tenant)
     reports = Reports(MeshAddress(broker="amqp://x", artifacts=str(tmp_path)))
     first = round_(store, 0, 3e-3)
-    page = reports.of(Detail(progress(), measured=records(first)))
+    page = reports.of(Detail(told, measured=records(first)))
     assert "went from 4.00 ms to 3.00 ms in 2 trials" in page
     assert "Who worked when" in page
     with mock.patch.object(growing, "read_histories", side_effect=growing.read_histories) as read:

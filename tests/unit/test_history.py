@@ -195,6 +195,16 @@ def test_what_tenants_have_stored_is_swept_as_well(store: ArtifactStore, databas
     assert all(there(acme, blob) for blob in of_kept)
 
 
+def test_a_dry_run_says_the_same_and_removes_nothing(store: ArtifactStore, database: Database) -> None:
+    old = put(store, "old", 91)
+    history.keep(database, ended("long-ago", at=NOW - 100 * DAY))
+    tried = sweep(store, database, census(), dry_run=True)
+    assert there(store, old)
+    assert asked(database, job="long-ago").ended is not None
+    done = sweep(store, database, census())
+    assert (done.removed, done.freed, done.jobs) == (tried.removed, tried.freed, tried.jobs) == (1, 3, 1)
+
+
 @pytest.mark.parametrize("ahead", [{"ours": 365.0}, {"coordinator": 365.0}])
 def test_a_clock_that_is_a_year_ahead_makes_nothing_old(
     store: ArtifactStore, database: Database, monkeypatch: pytest.MonkeyPatch, ahead: dict[str, float]
@@ -206,16 +216,6 @@ def test_a_clock_that_is_a_year_ahead_makes_nothing_old(
     assert sweep(store, database, told).removed == 1
     assert there(store, young)
     assert not there(store, old)
-
-
-def test_a_dry_run_says_the_same_and_removes_nothing(store: ArtifactStore, database: Database) -> None:
-    old = put(store, "old", 91)
-    history.keep(database, ended("long-ago", at=NOW - 100 * DAY))
-    tried = sweep(store, database, census(), dry_run=True)
-    assert there(store, old)
-    assert asked(database, job="long-ago").ended is not None
-    done = sweep(store, database, census())
-    assert (done.removed, done.freed, done.jobs) == (tried.removed, tried.freed, tried.jobs) == (1, 3, 1)
 
 
 def test_results_stay_as_long_as_they_are_kept_and_not_longer(

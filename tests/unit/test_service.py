@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from tests.unit.world import request
 from tunemesh.broker_config import topology
+from tunemesh.coordinator.cells.messages import CellStatus, Forget, Handed, Placed
 from tunemesh.coordinator.core import Core
 from tunemesh.coordinator.events import Acknowledge, Instruction, Save, SaveFailed, Tick
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
@@ -40,6 +42,7 @@ class FakeLink:
         self.user = "coordinator"
         self.refuses = "nothing"
         self.consumed: list[str] = []
+        self.started_over = 0
         self.declared: list[str] = []
         self.bound: list[tuple[str, str, str]] = []
         self.sent_together: list[int] = []
@@ -68,6 +71,12 @@ class FakeLink:
             self.published.append(message)
             done.set_result(None)
         return done
+
+    def start_over(self, _reason: str) -> None:
+        self.started_over += 1
+
+    def depth(self, _queue: str) -> Future[None]:
+        return Future()
 
     def consume(self, _up: Up, subscription: Subscription) -> None:
         self.consumed.append(subscription.queue)
@@ -452,3 +461,87 @@ def test_what_waits_at_a_desk_is_not_published_anew() -> None:
     held.hold(delivery(tag=2, body=codec.encode(request()), queue="requests.acme"), "request", now=0.0)
     held.refresh(REFRESH + 1)
     assert link.published == []
+
+
+# -- The coordinator of a cell -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_a_cell(link: FakeLink) -> Service:
+    """Connected, and at work."""
+    service = Service("amqp://a:b@127.0.0.1:1/x", cell="b")
+    service.take(Up(1))
+    service.take(handed(0, Query()))
+    assert {each.key for each in link.published} == {"cell.b.ledger"}
+    service.take(handed(1, link.of_type(Marker)[-1]))
+    return service
+
+
+def handed(tag: int, message: Message, name: str = "") -> Delivery:
+    """From the desk, or from itself."""
+    return delivery(
+        tag=tag,
+        queue="cell.b.coordinator",
+        exchange=topology.LEDGER,
+        key="cell.b.ledger",
+        user="",
+        reply_to=None,
+        body=codec.encode(Handed(message=message) if isinstance(message, Query) else message),
+        message_id=name or message.message_id(),
+        correlation_id=getattr(message, "job", None),
+    )
+
+
+def test_the_coordinator_of_a_cell_hears_clients_at_the_desk_alone(
+    of_a_cell: Service, link: FakeLink
+) -> None:
+    assert link.consumed == []
+    asked = Handed(message=request(), user="client.acme.ann", tenant="acme", correlation_id="job")
+    of_a_cell.take(dataclasses.replace(handed(2, LEDGER), body=codec.encode(asked)))
+    settle(of_a_cell)
+    (saved,) = link.of_type(Ledger)
+    assert (saved.request.tenant, saved.asked_by) == ("acme", "client.acme.ann")
+
+
+def settle(service: Service) -> None:
+    for _ in range(8):
+        service._core._settling_since = -1e9  # time has passed
+        service.take(Tick())
+
+
+def test_a_cell_starts_afresh_when_it_has_all_of_a_job_of_another_one(
+    of_a_cell: Service, link: FakeLink
+) -> None:
+    settle(of_a_cell)
+    of_a_cell.take(handed(5, LEDGER, name="moved/job/ledger/0"))
+    assert link.started_over == 1
+    # What comes until then comes again.
+    of_a_cell.take(handed(6, LEDGER))
+    assert 5 not in link.acknowledged
+    assert 6 not in link.acknowledged
+
+
+def test_a_cell_forgets_a_job_that_another_one_has(of_a_cell: Service, link: FakeLink) -> None:
+    of_a_cell.take(dataclasses.replace(handed(5, LEDGER), correlation_id="job"))
+    other = Ledger(request=request("other"), revision=0, phase="importing", accepted=0.0)
+    of_a_cell.take(dataclasses.replace(handed(6, other), correlation_id="other"))
+    of_a_cell.take(handed(7, Forget(job="job")))
+    assert {5, 7} <= set(link.acknowledged)
+    assert 6 not in link.acknowledged
+    assert link.started_over == 1
+
+
+def test_a_cell_says_how_it_is_once_it_is_at_work(of_a_cell: Service, link: FakeLink) -> None:
+    of_a_cell.look_around()
+    assert link.of_type(CellStatus) == []
+    settle(of_a_cell)
+    of_a_cell._next.clear()
+    of_a_cell.look_around()
+    assert link.of_type(CellStatus)[0].cell == "b"
+
+
+def test_where_jobs_are_is_kept_for_the_desk(service: Service, link: FakeLink) -> None:
+    placed = Placed(job="job", cell="b")
+    service.take(dataclasses.replace(handed(3, placed), queue=topology.COORDINATOR))
+    assert link.acknowledged == []
+    assert link.of_type(Ledger) == []

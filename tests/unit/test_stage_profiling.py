@@ -90,8 +90,25 @@ def test_the_best_few_take_turns_and_each_is_measured_alone_if_that_fails(
     assert [each.median for each in together] == [statistics.median(each.latencies) for each in together]
     assert ("confirm", 30.0) in sandbox.calls
     sandbox.answers["confirm"] = [CallFailure("crashed", "killed by SIGSEGV")]
-    alone = expect(ProfileDone, run_stage(work, context)).profiled
-    assert [each.latencies for each in alone] == [each.latencies for each in together]
+    alone = expect(ProfileDone, run_stage(work, context))
+    assert [each.latencies for each in alone.profiled] == [each.latencies for each in together]
+    assert not alone.in_turns
+
+
+def test_a_candidate_that_ends_the_call_does_not_keep_the_others_from_taking_turns(
+    context: Context, sandbox: FakeSandbox
+) -> None:
+    task = imported(context).tasks[0]
+    built = compiled(context, task, 3)
+    work = ProfileWork(task=task, artifacts=built[:1], rivals={"t00.b": built[1:]}, confirm=True)
+    crash = CallFailure("crashed", "killed by SIGSEGV")
+    sandbox.answers["confirm"], sandbox.answers["profile"] = [crash], [crash]
+    done = expect(ProfileDone, run_stage(step(work), context))
+    assert [each.outcome for each in done.profiled] == ["run-failed"]
+    assert [each.outcome for each in done.rivals["t00.b"]] == ["measured"] * 2
+    assert done.in_turns
+    calls = [each for each in sandbox.records if isinstance(each, ConfirmCall)]
+    assert [len(each.artifacts) for each in calls] == [3, 2]
 
 
 def test_what_several_searches_have_found_takes_turns_in_one_measurement(
@@ -116,6 +133,7 @@ def test_what_several_searches_have_found_takes_turns_in_one_measurement(
     assert [each.median for profiled in found.values() for each in profiled] == [
         each.median for each in alone
     ]
+    assert done.in_turns
     (call,) = [each for each in sandbox.records if isinstance(each, ConfirmCall)]
     assert len(call.artifacts) == 4
 

@@ -425,7 +425,7 @@ def test_a_failed_build_costs_one_candidate(context: Context, sandbox: FakeSandb
     assert len(built[2].error) <= 2000
     assert built[3].artifact is not None
     assert [each.index for each in built] == [0, 1, 2, 3]
-    assert sandbox.calls[-4:] == [("build", 7)] * 4
+    assert sandbox.calls[-4:] == [("build", 7)] * 2 + [("build", build_limits.LEAST_CLOCK)] * 2
 
 
 def test_builds_of_a_task_get_a_limit_once_it_is_known_how_long_they_take(
@@ -447,6 +447,11 @@ def test_patience_is_some_times_the_median_of_the_same_task() -> None:
     known.took("a", 90.0)
     assert known.limit("a") == build_limits.FACTOR * 2.5
     assert known.limit("b") is None
+    assert [known.clock("a", most) for most in (20.0, 600.0)] == [20.0, build_limits.CLOCK * 15.0]
+    assert known.clock("b", 600.0) == 600.0
+    for limit in (600.0, 600.0, build_limits.LEAST_CLOCK):
+        assert known.clock("c", 600.0) == limit
+        known.took("c", 0.01)
     for number in range(build_limits.TASKS_KEPT):
         known.took(f"other {number}", 1.0)
     assert known.limit("a") is None

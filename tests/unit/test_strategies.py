@@ -28,6 +28,7 @@ class FakeLoad:
     supplies: dict[Need, float] = field(default_factory=dict)
     shared: bool = False
     competing: tuple[tuple[Need, Need], ...] = ()
+    now: float = 0.0
 
     def slots(self, need: Need) -> int:
         return self.slots_of.get(need, 1)
@@ -184,6 +185,47 @@ def test_fair_divides_a_tenants_share_by_priority_and_starves_nobody() -> None:
     used = shares(by_name("fair"), {"a": ("x", 20), "b": ("x", 10), "c": ("x", 1)}, 6000)
     assert used["a"] / used["b"] == pytest.approx(2, rel=0.02)
     assert used["b"] / used["c"] == pytest.approx(10, rel=0.05)
+
+
+def test_fair_keeps_long_steps_out_of_the_moments_between_short_ones() -> None:
+    """Of a tenant whose candidates hang, beside a job of short steps."""
+    strategy, load = by_name("fair"), FakeLoad()
+    strategy.add(step("e", tenant="eve"))
+    strategy.add(step("a", tenant="ann"))
+
+    def do(seconds: float) -> str:
+        taken = strategy.take(BUILD, load, 1.0)
+        if taken is None:
+            return ""
+        strategy.started(taken)
+        load.now += seconds
+        strategy.ended(taken, seconds)
+        return taken.tenant
+
+    assert do(20.0) == "eve"
+    for _ in range(10):
+        strategy.add(step("e", tenant="eve"))
+        assert do(0.1) == "ann"
+        assert do(20.0) == ""  # it is ready, and the worker is free
+        load.now += 0.4
+        strategy.add(step("a", tenant="ann"))
+    assert do(0.1) == "ann"
+    assert do(20.0) == ""
+    load.now += 0.5  # nobody knows whether ann comes again
+    assert do(20.0) == "eve"
+
+
+@pytest.mark.parametrize(("ann", "eve"), [(0.1, 1.9), (100.0, 20.0)], ids=["short", "used less"])
+def test_fair_leaves_no_worker_idle_for_short_steps_or_for_who_has_used_more(ann: float, eve: float) -> None:
+    strategy = by_name("fair")
+    for name in ("ann", "eve"):
+        strategy.add(step(name[0], tenant=name))
+    for _ in range(2):
+        taken = take(strategy)
+        strategy.started(taken)
+        strategy.ended(taken, ann if taken.tenant == "ann" else eve)
+    strategy.add(step("e", tenant="eve"))
+    assert take(strategy).tenant == "eve"
 
 
 def test_fair_lets_nobody_save_up_for_later() -> None:

@@ -48,3 +48,13 @@ def test_tasks_are_counted_by_the_way_in_which_they_are_computed() -> None:
 
 def test_where_there_is_one_way_only_nothing_is_told() -> None:
     assert tables.ways(report("", "")) == ""
+
+
+def test_large_ratios_have_no_exponent() -> None:
+    assert [tables.ratio(each) for each in (0.987654, 1.5, 368.2, 999.4, 1611.0)] == [
+        "0.988",
+        "1.5",
+        "368",
+        "999",
+        "1,611",
+    ]

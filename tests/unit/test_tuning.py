@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -265,3 +266,7 @@ def test_models_are_stored_where_those_of_their_tenant_are(user: str, named: str
     address = MeshAddress(broker=f"amqp://{user}:secret@host/tunemesh", artifacts="memory://models")
     plan = tuning.Plan(target="mock", out=Path("out"), engines=("mock",), tenant=named)
     assert tuning._store(address, plan).tenant == tenant
+    if not named:  # as the client without any code of Tunemesh has it
+        example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "publish_request.py"))
+        own = Path("s", "tenants", tenant) if tenant else Path("s")
+        assert example["own_store"](Path("s"), address.broker) == own

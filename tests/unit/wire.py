@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from tunemesh.coordinator.cells.messages import CellStatus, Forget, Handed, Placed
 from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
@@ -48,6 +49,10 @@ KINDS: tuple[type[Message], ...] = (
     AskHistory,
     PastJobs,
     Census,
+    CellStatus,
+    Placed,
+    Handed,
+    Forget,
 )
 KIND_BY_TYPE: dict[str, type[Message]] = {str(kind.__struct_config__.tag): kind for kind in KINDS}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "wire-format.md"

@@ -375,6 +375,7 @@ class World:
                         rival: self.measured(f"{step.id} {rival}", _engine_of(rival, work), built)
                         for rival, built in work.rivals.items()
                     },
+                    in_turns=work.confirm,
                     untuned=100.0 if work.baseline else None,
                 )
             case AssembleWork():

@@ -15,7 +15,7 @@ from tunemesh.option_names import arguments
 from tunemesh.report import Compared, JobReport, Report, ResourceReport, TaskReport
 from tunemesh.stage_workers.devices.drift import THRESHOLD
 from tunemesh.stage_workers.graph.signatures import shapes_text
-from tunemesh.tables import latency, seconds
+from tunemesh.tables import latency, ratio, seconds
 
 Fact = tuple[str, str]
 """What it is called, and what it is."""
@@ -45,7 +45,7 @@ def headline(report: JobReport) -> str:
         )
     return (
         f"{latency(report.latency_before_s)} untuned, {latency(report.latency_after_s)} tuned:"
-        f" {report.speedup:.3g} times as fast"
+        f" {ratio(report.speedup)} times as fast"
     )
 
 
@@ -89,7 +89,7 @@ def came_out(report: JobReport) -> list[Fact]:
     if isinstance(report, Report):
         for each in report.variants:
             times = f"{latency(each.latency_before_s)} to {latency(each.latency_after_s)}"
-            found.append((shapes_text(each.shapes), f"{times}: {each.speedup:.3g} times as fast"))
+            found.append((shapes_text(each.shapes), f"{times}: {ratio(each.speedup)} times as fast"))
     return found
 
 
@@ -176,7 +176,9 @@ def _row(task: TaskReport, time: float | None, total: float, most: float | None)
         share=task.weight * time / total if time is not None and total > 0 else None,
         best=latency(task.best_s),
         untuned=latency(task.untuned_s),
-        speedup=f"{task.untuned_s / task.best_s:.3g}x" if better and task.best_s and task.untuned_s else "-",
+        speedup=f"{ratio(task.untuned_s / task.best_s)}x"
+        if better and task.best_s and task.untuned_s
+        else "-",
         rate=_rate(task, time, most),
         kernel=_kernel(task, better),
         outcomes=", ".join([*([f"{measured} measured"] if measured else []), *failed]) or "-",

@@ -77,6 +77,9 @@ CLASSES: frozenset[Class] = frozenset({"gold", "standard", "spare"})
 class Load(Protocol):
     """What a strategy may know of the resources, by need."""
 
+    now: float
+    """Seconds of a clock of which only differences count."""
+
     def slots(self, need: Need) -> int:
         """Steps that the live workers can do at once."""
 

@@ -3,17 +3,44 @@
 For each need, the tenant that has used least for its weight goes first, and within it the job that has used
 least for its priority (stride scheduling, Waldspurger and Weihl, 1995, in two levels). Who comes anew starts
 level with the least served, so that nobody saves up for later and nobody starves.
+
+A step that has begun is finished, however long it takes. So a tenant whose steps have been long
+(:data:`LONG`), and who has used more than another one, does not get the worker in the moment between two
+steps of that other one (:data:`MOMENT`): candidates that hang would otherwise hold up a job of short steps
+after each of them.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from tunemesh.coordinator.scheduling.heap import ChangingHeap
 from tunemesh.coordinator.scheduling.needs import Need
 from tunemesh.coordinator.scheduling.strategies import CLASSES, Load, Ready
 from tunemesh.shared.messages import Class
+
+LONG = 2.0
+"""Seconds of a tenant's steps, lately, from which others are not kept waiting for one of them: four times
+what a worker may be left idle for that."""
+
+MOMENT = 0.5
+"""Seconds after a step of a tenant in which the next one may be expected."""
+
+FADING = 0.7
+"""What is left of a long step by the next one of its tenant."""
+
+
+@dataclass(slots=True)
+class _Habit:
+    """How a tenant uses the workers for one need."""
+
+    seconds: float = 0.0
+    """Of its longest step lately."""
+    seen: float = -math.inf
+    """When it had ended a step, the last time that somebody looked."""
 
 
 class _Shares:
@@ -29,6 +56,9 @@ class _Shares:
             least = self._used.least()
             self._weights[name] = weight
             self._used.put(name, self._used.key(least) if least is not None else 0.0)
+
+    def used(self, name: str) -> float:
+        return float(self._used.key(name))
 
     def leave(self, name: str) -> None:
         self._weights.pop(name, None)
@@ -66,6 +96,36 @@ class _Account:
         self.tenants = _Shares()
         self.jobs: dict[str, _Shares] = {}
         self.steps: dict[str, list[tuple[int, Ready]]] = {}
+        self._habits: dict[str, _Habit] = {}
+        self._back: set[str] = set()
+        """Tenants of which a step has ended since somebody looked."""
+
+    def note(self, tenant: str, seconds: float) -> None:
+        """A step of a tenant has ended after so many seconds."""
+        habit = self._habits.setdefault(tenant, _Habit())
+        habit.seconds = max(seconds, FADING * habit.seconds)
+        self._back.add(tenant)
+
+    def leave(self, tenant: str) -> None:
+        self.tenants.leave(tenant)
+        self._habits.pop(tenant, None)
+        self._back.discard(tenant)
+
+    def _is_to_wait(self, tenant: str, now: float) -> bool:
+        """Whether a tenant's next step would keep somebody waiting who has used less and was here a moment
+        ago."""
+        for each in self._back:
+            self._habits[each].seen = now
+        self._back.clear()
+        own = self._habits.get(tenant)
+        if own is None or own.seconds < LONG:
+            return False
+        ahead = self.tenants.used(tenant)
+        return any(
+            self.tenants.used(other) < ahead and now - habit.seen < MOMENT
+            for other, habit in self._habits.items()
+            if other != tenant
+        )
 
     def enter(self, step: Ready, weight: float) -> _Shares:
         self.tenants.enter(step.tenant, weight)
@@ -73,8 +133,10 @@ class _Account:
         jobs.enter(step.account, step.priority)
         return jobs
 
-    def pop(self, classes: Collection[Class]) -> Ready | None:
+    def pop(self, classes: Collection[Class], now: float) -> Ready | None:
         tenant = self.tenants.next(classes)
+        if tenant is not None and self._is_to_wait(tenant, now):
+            return None
         job = self.jobs[tenant].next(classes) if tenant is not None else None
         if tenant is None or job is None:
             return None
@@ -93,7 +155,7 @@ class _Account:
 
 
 class Fair:
-    """O(log n) per decision."""
+    """O(log n) per decision; where steps are long all tenants are looked at."""
 
     name = "fair"
     controlled = True
@@ -116,7 +178,7 @@ class Fair:
         self, need: Need, load: Load, slowness: float, classes: Collection[Class] = CLASSES
     ) -> Ready | None:
         known = self._needs.get(need)
-        return known.pop(classes) if known is not None else None
+        return known.pop(classes, load.now) if known is not None else None
 
     def started(self, step: Ready) -> None:
         # Charged in advance, so that a tenant does not get all of many idle devices at once.
@@ -125,6 +187,9 @@ class Fair:
 
     def ended(self, step: Ready, seconds: float | None) -> None:
         self._charge(step, (seconds or 0.0) - step.seconds)
+        account = self._needs.get(step.need)
+        if account is not None and step.tenant in account.jobs and seconds is not None:
+            account.note(step.tenant, seconds)
 
     def forget(self, job: str) -> None:
         for need, account in list(self._needs.items()):
@@ -132,7 +197,7 @@ class Fair:
                 account.clear(tenant, job)
                 jobs.leave(job)
                 if not len(jobs):
-                    account.tenants.leave(tenant)
+                    account.leave(tenant)
                     del account.jobs[tenant]
             if not account.jobs:
                 del self._needs[need]

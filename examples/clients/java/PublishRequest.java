@@ -1,3 +1,4 @@
+import com.rabbitmq.client.ConnectionFactory;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -73,7 +74,9 @@ public final class PublishRequest {
 
   private static void run(Map<String, String> chosen, CountDownLatch ended) throws InterruptedException {
     Path model = Path.of(chosen.get("model"));
-    Path store = chosen.get("artifacts") == null ? null : Path.of(chosen.get("artifacts"));
+    ConnectionFactory factory = Link.factory(chosen.get("broker"));
+    Path all = chosen.get("artifacts") == null ? null : Path.of(chosen.get("artifacts"));
+    Path store = Store.own(all, factory.getUsername());
     byte[] data;
     try {
       data = Files.readAllBytes(model);
@@ -92,7 +95,7 @@ public final class PublishRequest {
             "level", Map.of("trials", Integer.valueOf(chosen.get("trials"))),
             "engines", List.of(chosen.get("engine")),
             "name", file.substring(0, Math.min(200, file.length())));
-    Job job = new Job(Link.factory(chosen.get("broker")), request, Long.parseLong(chosen.get("timeout")));
+    Job job = new Job(factory, request, Long.parseLong(chosen.get("timeout")));
     Runtime.getRuntime().addShutdownHook(new Thread(() -> interrupted(job, ended)));
     Job.Event last = job.finish();
     if (!last.kind().equals("done")) {

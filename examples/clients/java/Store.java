@@ -19,6 +19,13 @@ final class Store {
 
   private Store() {}
 
+  /** The part of the store that belongs to the tenant of a user. */
+  static Path own(Path store, String user) {
+    String[] parts = user.split("\\.", -1);
+    boolean ofTenant = parts.length == 3 && parts[0].equals("client");
+    return store != null && ofTenant ? store.resolve("tenants").resolve(parts[1]) : store;
+  }
+
   /** Inline while small, else written into the store: whole, under another name, then renamed. */
   static Map<String, Object> toBlob(byte[] data, Path store) {
     Map<String, Object> blob = new LinkedHashMap<>(Map.of("sha256", sha256(data), "size", data.length));

@@ -14,7 +14,7 @@ import { parseArgs } from "node:util";
 import { Job } from "./job.mjs";
 import { VERSION } from "./link.mjs";
 import { cause, printable, Problem } from "./problem.mjs";
-import { fromBlob, toBlob } from "./store.mjs";
+import { fromBlob, ownStore, toBlob } from "./store.mjs";
 
 const USAGE = `usage: node publish-request.mjs MODEL [options]
 
@@ -70,11 +70,12 @@ async function run(chosen) {
     throw new Problem(2, `cannot read ${chosen.model}: ${cause(error)}`);
   });
   const stem = basename(chosen.model, extname(chosen.model)).replace(/[^A-Za-z0-9]+/g, "-");
+  const store = ownStore(chosen.artifacts, chosen.broker);
   const request = {
     type: "request",
     version: VERSION,
     job: `${stem.replace(/^-|-$/g, "").slice(0, 40) || "model"}-${randomUUID().slice(0, 8)}`,
-    model: await toBlob(data, chosen.artifacts),
+    model: await toBlob(data, store),
     target: chosen.target,
     level: { trials: chosen.trials },
     engines: [chosen.engine],
@@ -97,7 +98,7 @@ async function run(chosen) {
     const code = final.kind === "cancelled" && process.exitCode === 130 ? 130 : 1;
     throw new Problem(code, `job ${job.name} ${final.kind}: ${final.text || "no reason given"}`);
   }
-  const tuned = await fromBlob(final.assembled?.tuned ?? {}, chosen.artifacts);
+  const tuned = await fromBlob(final.assembled?.tuned ?? {}, store);
   await writeFile(chosen.out, tuned).catch((error) => {
     throw new Problem(1, `cannot write ${chosen.out}: ${cause(error)}`);
   });

@@ -14,6 +14,13 @@ function sha256Of(data) {
   return createHash("sha256").update(data).digest("hex");
 }
 
+/** The part of the store that belongs to the tenant of the user who logs in with a broker's URL. */
+export function ownStore(store, broker) {
+  const user = URL.canParse(broker) ? decodeURIComponent(new URL(broker).username) : "";
+  const tenant = /^client\.([^.]+)\.[^.]+$/.exec(user)?.[1];
+  return store && tenant ? join(store, "tenants", tenant) : store;
+}
+
 /** Inline while small, else written into the store: whole, under another name, then renamed. */
 export async function toBlob(data, store) {
   const blob = { sha256: sha256Of(data), size: data.length };
