@@ -48,7 +48,7 @@ ALIKE = 3
 CANCELLED = 0.1
 """Share of the jobs that are cancelled at some moment."""
 OF_NODES = 40
-KILLED = ("killed", "lost with its disk", "away")
+KILLED = ("killed", "lost with its disk", chaos_kills.AWAY)
 """What counts as a kill."""
 
 

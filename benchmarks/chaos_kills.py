@@ -23,6 +23,7 @@ PAUSES, CUTS = 0.2, 0.15
 LENGTHS = (0.5, 3.0, 25.0)
 """Seconds that a pause or a cut lasts: less than a heartbeat, more than a look at a queue, and so long that
 the broker gives the connection up, with all that it held, before the process goes on."""
+AWAY = "killed, and away"
 HOW = {"kill": "killed", "pause": "stood still", "cut": "cut off"}
 
 
@@ -50,7 +51,7 @@ def kill_them(
             mesh.away_until = time.monotonic() + away
             mesh.node.kill()
             killed += 1
-            done["broker", "away"] += 1
+            done["broker", AWAY] += 1
             # Others die meanwhile, too: a worker has to start without a broker.
             while time.monotonic() < mesh.away_until and not end.wait(rng.uniform(2.0, 8.0)):
                 killed += _harm_one(mesh, rng, done)

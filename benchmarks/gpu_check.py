@@ -144,7 +144,7 @@ def doctor(limit: float) -> Part:
         [sys.executable, "-P", "-m", "tunemesh", "doctor"],
         capture_output=True,
         text=True,
-        timeout=min(limit, 60.0),
+        timeout=min(limit, 120.0),  # it imports TVM to run a kernel
         check=False,
     )
     return {"exit": done.returncode, "said": (done.stdout + done.stderr).strip().splitlines()}

@@ -93,11 +93,15 @@ wanted=$(fingerprint "$python")
 if [ "$(cat "$STAMP" 2>/dev/null || true)" = "$wanted" ] && "$VENV/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
-# Not needed: an allocator with which workers compile and propose faster (stage_workers/sandbox/allocator.py).
-compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || (install_packages libjemalloc2) ||
-    say "going on without it, a little slower"
-# Not needed either: what holds in models, compilers and kernels (stage_workers/sandbox/cage.py). Landlock does, too.
-command -v bwrap >/dev/null || (install_packages bubblewrap) || say "going on without it, with Landlock where there is"
+# Not needed: an allocator with which workers compile and propose faster (stage_workers/sandbox/allocator.py); what
+# holds in models, compilers and kernels, where Landlock alone would (stage_workers/sandbox/cage.py); and a compiler,
+# with which kernels of C are tuned beside MetaSchedule's, and often win (docs/engines.md).
+optional=()
+compgen -G '/usr/lib/*/libjemalloc.so.2' >/dev/null || optional+=(libjemalloc2)
+command -v bwrap >/dev/null || optional+=(bubblewrap)
+command -v gcc >/dev/null || command -v clang >/dev/null || optional+=(gcc libc6-dev)
+[ "${#optional[@]}" -eq 0 ] || (install_packages "${optional[@]}") ||
+    say "going on without ${optional[*]}: slower, with Landlock where there is, or with one engine"
 # Not needed either: what the clients in other languages are tested with. Without it those tests are skipped.
 if [ -n "${CI:-}" ]; then
     # The browser that looks at the dashboard.

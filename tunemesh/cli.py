@@ -129,8 +129,6 @@ def main() -> NoReturn:
     _open_standard_streams()
     if os.environ.get("COLUMNS") == "0":  # of a terminal that does not know its size: nothing would be shown
         del os.environ["COLUMNS"]
-    # Also where SIGINT is ignored, as it is for what a script has put into the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, terminated)
     try:
         code = run()

@@ -24,7 +24,7 @@ from tunemesh.client import Client, check_job_id
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.progress_bar import Callback, ProgressBar
 from tunemesh.report import check_empty
-from tunemesh.session import Model, model
+from tunemesh.session import Model, check_texts, folder_of, model
 from tunemesh.shared.errors import BadInput, JobFailed
 from tunemesh.shared.messages import FINAL_KINDS, JobProgress, Snapshot
 from tunemesh.tuned import Tuned
@@ -186,7 +186,7 @@ class Job:
         raise TimeoutError(f"job {self.id} has not ended after {timeout or 0.0:g} s")
 
     def _folder(self, out: str | os.PathLike[str] | None, overwrite: bool) -> Path:
-        made = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
+        made = folder_of(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         if not overwrite:
             check_empty(made / self.id)
         return made / self.id
@@ -207,6 +207,7 @@ def connect(broker: str | None = None, artifacts: str | None = None) -> Mesh:
         BrokerUnavailable: its broker does not answer.
         BrokerRefused: it does not take this login.
     """
+    check_texts("a broker and an artifact store", *(each for each in (broker, artifacts) if each is not None))
     mesh = Mesh(mesh_address.find(broker, artifacts))
     with Client(mesh.address.broker):  # it answers
         return mesh

@@ -9,7 +9,7 @@ Every step returns a new value, so a prefix can be kept and used several times.
 
 from __future__ import annotations
 
-import io
+import math
 import operator
 import os
 import sys
@@ -48,8 +48,8 @@ class Model:
 
     def on(self, target: str, device: str | None = None) -> Model:
         """For this target; ``device`` is ``cpu:<cores>`` or ``cuda:<n>``, by default the last core."""
-        _check_texts("a target", target)
-        _check_texts("a device", *([device] if device is not None else []))
+        check_texts("a target", target)
+        check_texts("a device", *([device] if device is not None else []))
         return replace(self, plan=replace(self.plan, target=target, device=device))
 
     def trials(self, count: int | None) -> Model:
@@ -84,6 +84,7 @@ class Model:
         Raises:
             BadInput: it cannot be the name of a tenant.
         """
+        check_texts("a tenant", name)
         return replace(self, plan=replace(self.plan, tenant=name))
 
     def engines(self, *names: str) -> Model:
@@ -93,7 +94,7 @@ class Model:
         Raises:
             BadInput: one cannot be the name of an engine.
         """
-        _check_texts("an engine", *names)
+        check_texts("an engine", *names)
         return replace(self, plan=replace(self.plan, engines=tuple(map(checks.check_engine_name, names))))
 
     def options(self, component: str, **options: bool | int | float | str) -> Model:
@@ -126,11 +127,11 @@ class Model:
 
     def inputs(self, arrays: Mapping[str, NDArray[Any]]) -> Model:
         """Compare and measure the model with these instead of random ones: an array for each input."""
-        import numpy as np
+        if not isinstance(arrays, Mapping):
+            raise BadInput(f"inputs are arrays by name, not {arrays!r}")
+        from tunemesh.stage_workers.measuring import inputs
 
-        file = io.BytesIO()
-        np.savez(file, **dict[str, Any](arrays))
-        return replace(self, plan=replace(self.plan, samples=file.getvalue()))
+        return replace(self, plan=replace(self.plan, samples=inputs.write(arrays)))
 
     def settings(self, **changes: Any) -> Model:
         """Change fields of :class:`~shared.messages.Settings` by name.
@@ -143,13 +144,14 @@ class Model:
 
     def memory(self, gibibytes: float) -> Model:
         """What reading the model, building or measuring may take, in each worker of a mesh of our own."""
-        if isinstance(gibibytes, bool) or not isinstance(gibibytes, int | float) or not gibibytes > 0:
+        number = isinstance(gibibytes, int | float) and not isinstance(gibibytes, bool)
+        if not number or not 0 < gibibytes < math.inf:
             raise BadInput(f"memory is a number of GiB above 0, not {gibibytes!r}")
         return replace(self, plan=replace(self.plan, memory=gibibytes))
 
     def through(self, broker: str, artifacts: str) -> Model:
         """Use a running mesh instead of one of our own."""
-        _check_texts("a broker and an artifact store", broker, artifacts)
+        check_texts("a broker and an artifact store", broker, artifacts)
         address = mesh_address.MeshAddress(broker=broker, artifacts=artifacts)
         return replace(self, plan=replace(self.plan, address=address))
 
@@ -174,7 +176,7 @@ class Model:
             BadInput: something cannot be used; nothing was started.
             JobFailed: the job ended without a tuned model.
         """
-        folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
+        folder = folder_of(out) if out is not None else Path(tempfile.mkdtemp(prefix="tunemesh-tuned-"))
         records = mesh_address.records_in(mesh_address.data_folder()) if self.plan.address is None else ""
         imports = mesh_address.imports() if self.plan.address is None else ""
         target = checks.usual_target(self.plan.target, self.plan.engines)
@@ -189,7 +191,7 @@ class Model:
         return Tuned(folder / ending.job, ending.report)
 
 
-def _check_texts(what: str, *given: object) -> None:
+def check_texts(what: str, *given: object) -> None:
     """Raises:
     BadInput: one of them is no text.
     """
@@ -283,4 +285,15 @@ def load(folder: str | os.PathLike[str]) -> Tuned:
     Raises:
         BadInput: there is none.
     """
-    return Tuned(Path(folder), read_report(Path(folder)))
+    found = folder_of(folder)
+    return Tuned(found, read_report(found))
+
+
+def folder_of(given: str | os.PathLike[str]) -> Path:
+    """Raises:
+    BadInput: it is no path.
+    """
+    try:
+        return Path(given)
+    except TypeError:
+        raise BadInput(f"a folder is a path, not {given!r}") from None

@@ -40,6 +40,16 @@ def tried(job: str, histories: Iterable[History]) -> list[Tried]:
     return sorted(found, key=lambda each: each.at)
 
 
+def unlearned(search: str, trials: Iterable[Trial], moments: Iterable[float]) -> list[Tried]:
+    """Trials of a search that are in no history yet, as no update has learned from them.
+
+    Args:
+        moments: when each was known: Unix time.
+    """
+    task = search.partition(".")[0]
+    return [_tried(task, trial, at) for trial, at in zip(trials, moments, strict=True)]
+
+
 def timings(job: str, histories: Iterable[History]) -> list[Timing]:
     """Steps of one job. What was known before was measured by steps of other jobs."""
     every = (timing for history in histories for timing in history.timings)

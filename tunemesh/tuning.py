@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,8 +21,8 @@ from tunemesh.layout import plan as lay_out
 from tunemesh.mesh import LocalMesh
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.model_files import Given, ModelFile
+from tunemesh.out_folders import reserved
 from tunemesh.places import Place, describe, of_mesh
-from tunemesh.report import check_empty
 from tunemesh.shared.accounts import account_of
 from tunemesh.shared.artifacts import ArtifactStore
 from tunemesh.shared.errors import BadInput, TunemeshError
@@ -337,11 +336,9 @@ def tune(
     """
     models = read_models(given, plan, watcher.note)
     ids = job_ids([model.name for model in models], unique=plan.address is not None)
-    _check_writable(plan.out, ids)
-    if not plan.overwrite:
-        for job in ids:
-            check_empty(plan.out / job)
     with ExitStack() as stack:
+        for job in ids:
+            stack.enter_context(reserved(plan.out / job, plan.overwrite))
         place = _place(plan, watcher, stack)
         mesh, store = place.mesh, _store(place.address, plan)
         client = stack.enter_context(place.client(ids))
@@ -395,17 +392,6 @@ def write_now(client: Client, store: ArtifactStore, records: str) -> str:
     if lost := [each for each in synced if each.error]:
         return f"what job {lost[0].job} measured is not in the records: {lost[0].error}"
     return f"what workers could not write is in the records now: {sum(each.new for each in synced):,} rows"
-
-
-def _check_writable(out: Path, ids: Sequence[str]) -> None:
-    """Better now than after hours of tuning."""
-    for folder in (out, *(out / job for job in ids if (out / job).exists())):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise BadInput(f"cannot write to {folder}: {error.strerror or error}") from None
 
 
 def _ignore(text: str) -> None:

@@ -18,12 +18,17 @@ Rules, in prose:
    about all jobs is asked of all cells, and answered with one answer.
 
 No clock, no chance, no IO: ``now`` is an argument, in seconds of a clock that never jumps.
+
+Longer than other files: it is one state machine.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from tunemesh.coordinator.cells.choice import Cells
 from tunemesh.coordinator.cells.events import (
@@ -76,7 +81,8 @@ COUNT_EVERY = 600.0
 """Seconds between two messages that say which artifacts are needed."""
 
 MOST_PLACED = 40_000
-"""Jobs of which it is kept which cell has them; the oldest go first."""
+"""Jobs of which it is kept which cell has them. Of more, the oldest of the tenant goes that has most of them:
+so whoever asks for job after job drops none but its own."""
 
 
 @dataclass(slots=True)
@@ -139,7 +145,7 @@ class Desk:
         self._searched: dict[str, float] = {}
         self._searching: str | None = None
         self._found: dict[str, Found] = {}
-        self._caught_up = self._settled = False
+        self._caught_up = self._settled = self._said = False
         self._since = self._counted_at = self._now
 
     def _route(self, event: DeskEvent) -> None:
@@ -179,7 +185,7 @@ class Desk:
     def _arrived(self, event: Arrived) -> None:
         if self._gate.refuses(event):
             return
-        if self._settled and self._has_cells():
+        if self._settled and (self._has_cells() or isinstance(event.message, Query)):
             self._deal_with(event)
         else:
             self._stash.append(event)
@@ -222,7 +228,8 @@ class Desk:
                 self._stash.append(event)
                 return
             self._cells.give(cell, request, self._now)
-            placed = Placed(job=request.job, cell=cell)
+            tenant = request.tenant if event.tenant is None else event.tenant
+            placed = Placed(job=request.job, tenant=tenant, cell=cell)
             self._waiting[request.job] = _Waiting(placed, [event])
             self._out.append(Place(placed))
             self._state.log("info", f"given to cell {cell}", job=request.job)
@@ -268,7 +275,10 @@ class Desk:
             if cell:
                 self._cells.known(cell, self._now)
         if len(self._placed) > MOST_PLACED:
-            self._out.append(Acknowledge(self._placed.pop(next(iter(self._placed)))[1]))
+            counts = Counter(each.tenant for each, _ in self._placed.values())
+            most = max(counts, key=lambda each: (counts[each], each))
+            oldest = next(job for job, (each, _) in self._placed.items() if each.tenant == most)
+            self._out.append(Acknowledge(self._placed.pop(oldest)[1]))
         waiting = self._waiting.pop(placed.job, None)
         if waiting is None:
             return
@@ -310,7 +320,7 @@ class Desk:
             self._stash.append(event)
             return
         self._cells.give(cell, request, self._now)
-        placed = Placed(job=request.job, cell=cell, move=known.move + 1)
+        placed = msgspec.structs.replace(known, cell=cell, move=known.move + 1)
         self._waiting[request.job] = _Waiting(placed, [event])
         self._out.append(Place(placed))
 
@@ -330,7 +340,8 @@ class Desk:
             if not found.ended:
                 self._cells.give(cell, found.request, self._now)
             move = known[0].move + 1 if known is not None else 1
-            placed = Placed(job=found.job, cell=cell, move=move, source=found.cell)
+            tenant = known[0].tenant if known is not None else found.request.tenant
+            placed = Placed(job=found.job, tenant=tenant, cell=cell, move=move, source=found.cell)
             self._waiting[found.job] = _Waiting(placed, source=found.cell)
             self._out.append(Place(placed))
             dead = f"cell {found.cell}" if found.cell else "the coordinator that was here before"
@@ -351,7 +362,7 @@ class Desk:
         """All of a job is where it was moved to."""
         if self._in_doubt(job):
             known = self._placed[job][0]
-            self._out.append(Place(Placed(job=job, cell=known.cell, move=known.move)))
+            self._out.append(Place(msgspec.structs.replace(known, source=None)))
 
     def _resolve(self) -> None:
         doubts = {job: placed for job, (placed, _) in self._placed.items() if placed.source is not None}
@@ -364,7 +375,13 @@ class Desk:
         placed = self._placed[where.job][0]
         if placed.source in where.cells and placed.cell not in where.cells:
             assert placed.source is not None
-            self._out.append(Place(Placed(job=where.job, cell=placed.source, move=placed.move + 1)))
+            # The other one, where it is not there to say so, may have it too.
+            doubt = placed.cell if placed.cell not in where.asked else None
+            move = placed.move + 1
+            back = msgspec.structs.replace(placed, cell=placed.source, move=move, source=doubt)
+            self._out.append(Place(back))
+            if doubt is None:
+                self._out.append(TellForget(placed.cell, where.job))  # results without their ledger, perhaps
             return
         if placed.source is not None and placed.source in where.cells:
             self._out.append(TellForget(placed.source, where.job))
@@ -378,7 +395,12 @@ class Desk:
             if not self._caught_up or self._now - self._since < SETTLE:
                 return
             self._settled = True
+        if self._stash and not self._has_cells() and not self._said:
+            self._said = True
+            text = "what is asked waits for a cell; start one with: tunemesh coordinator --cell NAME"
+            self._state.log("warning", text)
         if self._has_cells() and self._stash:
+            self._said = False
             stash, self._stash = self._stash, []
             for event in stash:
                 self._deal_with(event)

@@ -1,4 +1,4 @@
-"""What is asked of all cells, and what of two of them: questions on their way, and what answers make."""
+"""What is asked of all cells, and what of two of them, and what is made of the answers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,10 @@ class Whereabouts:
     """Of a job in doubt."""
 
     job: str
+    asked: frozenset[str]
+    """Those that were there to answer."""
     cells: frozenset[str]
-    """Those that have it, of all that are there."""
+    """Those of them that have it."""
 
 
 class Questions:
@@ -131,7 +133,8 @@ class Questions:
                 doubt.has[cell] = bool(snapshot.jobs)
                 if doubt.asked:
                     return None
-                return Whereabouts(job, frozenset(name for name, has in doubt.has.items() if has))
+                having = frozenset(name for name, has in doubt.has.items() if has)
+                return Whereabouts(job, frozenset(doubt.has), having)
         return None
 
     # -- What was asked of all ------------------------------------------------------------------------------

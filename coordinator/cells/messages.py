@@ -53,6 +53,8 @@ class Placed(Message, frozen=True, kw_only=True, tag="placed"):
     keeps the newest unacknowledged, so that a successor hands the same job on to the same cell."""
 
     job: JobId
+    tenant: Annotated[str, Meta(max_length=64)] = ""
+    """Whose it is."""
     cell: CellName
     move: Count = 0
     """How often it was given to another cell; of two the larger one holds."""

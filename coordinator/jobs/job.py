@@ -1,6 +1,8 @@
 """What the coordinator remembers of a job between two events: its ledger, and the deliveries it holds.
 
 Nothing here is of its own making: all of it can be rebuilt from messages that are not yet acknowledged.
+
+Over 400 lines: a job, its rounds and their chunks are put together, and given up, as one.
 """
 
 from __future__ import annotations

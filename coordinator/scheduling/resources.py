@@ -96,7 +96,8 @@ class Resources:
         for queue in list(self.queues.values()):
             self._drop(queue, [w for w in queue.workers.values() if time - w.seen > WORKER_SILENT], time)
             empty_since = queue.empty_since
-            if empty_since is not None and not queue.flights and time - empty_since > FORGET_AFTER:
+            unused = not (queue.workers or queue.flights)
+            if unused and empty_since is not None and time - empty_since > FORGET_AFTER:
                 self._leave_pool(queue)
                 del self.queues[queue.name]
 

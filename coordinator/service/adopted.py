@@ -55,9 +55,9 @@ class Adopted:
             return False
         return isinstance(message, Ledger) and message.request.job not in known
 
-    def about(self, job: str) -> list[Delivery]:
-        """What waits for the ledger of a job."""
-        return [delivery for delivery, _ in self._results.get(job, ())]
+    def forget(self, job: str) -> list[Delivery]:
+        """What waited for the ledger of a job, which does not come."""
+        return [delivery for delivery, _ in self._results.pop(job, ())]
 
     def caught_up(self) -> Iterator[Kept]:
         """All that was there has arrived: results whose ledger is among it."""

@@ -3,6 +3,8 @@
 It reads the queue ``coordinator``, where the coordinator of a mesh without cells would be, as single active
 consumer: a second desk stands by. So there is never more than one at work, nor one beside a coordinator
 without a cell.
+
+Longer than other files: all of it is one loop, and belongs to one thread.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ The shell holds deliveries by handle and keeps no other state. It consumes from 
 
 On a mesh with cells it is the coordinator of one: it hears workers of its cell alone, and of clients what the
 desk hands on. Only names on the broker tell one cell from another, and they are known to the shell alone.
+
+Longer than other files: all of it is one loop, and belongs to one thread.
 """
 
 from __future__ import annotations
@@ -402,9 +404,11 @@ class Service:
                 self._give(CaughtUp())
             return
         if isinstance(message, Forget):
-            for each in (*self._held.about(message.job), *self._adopted.about(message.job), delivery):
+            known = self._held.about(message.job)
+            for each in (*known, *self._adopted.forget(message.job), delivery):
                 self._link.ack(each)
-            self._start_over(f"job {message.job} is in another cell")
+            if known:
+                self._start_over(f"job {message.job} is in another cell")
             return
         if self._adopted.takes(delivery, message, self._core.jobs):
             return

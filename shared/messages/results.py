@@ -2,6 +2,8 @@
 
 Decoding checks the form of a result. Whether it makes sense as the answer to a step is a second check, which
 every kind of result has: ``problem`` says in one line why it is no answer, or nothing.
+
+Over 400 lines: one kind of result after the other.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy as np
 from tunemesh.shared.errors import BadInput, BadModel
 from tunemesh.stage_workers.frontends import promotion
 from tunemesh.stage_workers.graph.errors import first_line, reraise_memory_error
-from tunemesh.stage_workers.measuring.inputs import EXPECTED, EXPECTED_BY
+from tunemesh.stage_workers.measuring.inputs import EXPECTED, EXPECTED_BY, write
 
 
 def require() -> Any:
@@ -209,9 +209,7 @@ def samples(program: Any, shapes: Sequence[Mapping[str, Sequence[int]]] = ()) ->
         for place, tensor in enumerate(_run(program, arguments, keywords)):
             arrays[f"{mark}{EXPECTED}output{place}"] = _array(tensor)
     arrays[EXPECTED_BY] = np.array(f"PyTorch {torch.__version__}")
-    written = io.BytesIO()
-    np.savez(written, allow_pickle=False, **arrays)
-    return written.getvalue()
+    return write(arrays)
 
 
 def _run(program: Any, arguments: Any, keywords: Any) -> list[Any]:

@@ -106,6 +106,26 @@ def read(data: bytes, name: str = "the file of inputs") -> dict[str, Array]:
         raise BadInput(f"{name} is no npz file of arrays, as numpy.savez writes it: {error}") from None
 
 
+def write(arrays: Mapping[str, Any]) -> bytes:
+    """An ``npz`` file of arrays, by name; the same for the same ones. ``numpy.savez`` cannot write those of
+    the names of its own parameters, such as ``file``.
+
+    Raises:
+        BadInput: something is no array of numbers, or a name is no text.
+    """
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        for name, array in arrays.items():
+            if not isinstance(name, str):
+                raise BadInput(f"the name of an input must be text, not {name!r}")
+            try:
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+            except ValueError as error:
+                raise BadInput(f"the input {name} is no array of numbers: {error}") from None
+    return written.getvalue()
+
+
 def sets(given: Mapping[str, Array]) -> dict[int, dict[str, Array]]:
     """The arrays of a file for each set of shapes that some are marked for, by its number; those without a
     mark are for all. Empty where none has one."""

@@ -24,7 +24,7 @@ LEAST = 0.5
 """Seconds that any build may take: less is not worth a new sandbox."""
 CLOCK = 4.0
 """Times the limit of CPU time that a build may take on the clock."""
-LEAST_CLOCK = 5.0
+LEAST_CLOCK = 10.0
 """Seconds on the clock that any build may take."""
 ENOUGH_CLOCK = 2
 """Builds that must be known before one is given up by the clock: sooner than by CPU time, as one that hangs

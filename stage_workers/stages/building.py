@@ -36,7 +36,9 @@ def _build(
     limit = context.patience.clock(key, step.settings.build_timeout)
     answer = context.sandbox.call(engine, Engine.build, call, limit, context.patience.limit(key))
     seconds = time.monotonic() - started
-    context.patience.took(key, seconds)
+    if answer.kind == "timed-out" if isinstance(answer, CallFailure) else answer.artifact is not None:
+        # What fails, fails early, and says nothing of how long the others take.
+        context.patience.took(key, seconds)
     if isinstance(answer, CallFailure):
         return Built(
             index=candidate.index,

@@ -124,7 +124,7 @@ def test_attention_is_one_kernel(case: Case, target: str) -> None:
     )
 
 
-@pytest.mark.parametrize("case", ONE_KERNEL[::2] + ONE_KERNEL[5:6], ids=lambda each: each.name)
+@pytest.mark.parametrize("case", ONE_KERNEL[::3] + ONE_KERNEL[5:6], ids=lambda each: each.name)
 def test_in_bfloat16_both_of_its_products_are_of_pairs(case: Case, target: str) -> None:
     if not dots.BFLOAT16[0].runs_on(target):
         pytest.skip("this CPU has no avx512_bf16")

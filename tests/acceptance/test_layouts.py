@@ -177,6 +177,12 @@ def pointwise(*size: int, stride: int = 1) -> Network:
     return net
 
 
+def along_a_line() -> Network:
+    net = Network(1, 32, 64)
+    net.op("Relu", net.op("Conv", "x", floats(48, 32, 1), floats(48)))
+    return net
+
+
 def mixed() -> Network:
     net = pointwise(56, 56)
     net.conv("t1", 48, 16)
@@ -188,6 +194,7 @@ def mixed() -> Network:
     [
         (pointwise(56, 56), False, True),
         (pointwise(14, 14), False, True),
+        (along_a_line(), False, True),
         # A quarter of the lanes would be idle.
         (pointwise(7, 7), True, True),
         (pointwise(56, 56, stride=2), True, True),

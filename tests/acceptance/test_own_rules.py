@@ -74,7 +74,7 @@ def lines() -> Any:
 
 
 MODELS = {
-    "pointwise": convolution((1, 24, 14, 14), (48, 24, 1, 1)),
+    "pointwise": convolution((1, 24, 14, 14), (48, 24, 1, 1), stride=2),
     "columns of half a vector": convolution((1, 48, 7, 7), (24, 48, 1, 1)),
     "depthwise": convolution((1, 32, 14, 14), (32, 1, 3, 3), group=32, pad=1),
     "depthwise with strides, odd": convolution((1, 48, 15, 15), (48, 1, 5, 5), group=48, stride=2, pad=2),

@@ -63,7 +63,7 @@ def a_coordinator(node: Broker, cell: str) -> Running:
 
 
 def a_desk(node: Broker) -> Running:
-    made = DeskService(node.url("coordinator"), give_up_after=2.5)
+    made = DeskService(node.url("coordinator"), give_up_after=2.0)
     made.connect()
     return Running(made.turn, made.leave)
 
@@ -74,8 +74,8 @@ def cells(node: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, R
     for module, name, seconds in (
         (core, "SETTLE", 1.0),
         (desk, "SETTLE", 1.0),
-        (desk, "LOOK_AGAIN", 1.0),
-        (choice, "SILENT", 2.0),
+        (desk, "LOOK_AGAIN", 0.5),
+        (choice, "SILENT", 1.5),
         (service_module, "LOOK", 0.3),
     ):
         monkeypatch.setattr(module, name, seconds)
@@ -141,7 +141,7 @@ def test_two_cells(node: Broker, cells: dict[str, Running]) -> None:
         until(lambda: [each.jobs for each in client.snapshot().cells] == [1, 1])
         cells["a"].kill()
         # So is the desk, about when it moves the job.
-        time.sleep(3.5)
+        time.sleep(3.0)
         cells["desk"].kill()
         cells["desk"] = a_desk(node)
         until(lambda: [each.jobs for each in client.snapshot().cells if each.silent is None] == [2], 30.0)

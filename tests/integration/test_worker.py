@@ -38,6 +38,7 @@ from tunemesh.shared.messages import (
     Failure,
     ImportDone,
     ImportWork,
+    Origin,
     ProfileDone,
     ProfileWork,
     Result,
@@ -357,6 +358,19 @@ def test_whole_steps_fail_with_one_line(mesh: Mesh) -> None:
             "needs a device"
             in mesh.do(make_step(ProfileWork(task=mesh.task(QUICK), artifacts=[])), Failure).error
         )
+
+
+def test_a_step_finds_the_artifacts_of_its_tenant_alone(mesh: Mesh) -> None:
+    acme = mesh.store.of("acme")
+    work = ImportWork(model=acme.put(QUICK.encode(), inline=False))
+    with mesh.worker():
+        for number, tenant in enumerate(["zeta", ""]):
+            step = make_step(work, number, origin=Origin(job=JOB, accepted=1.0, model="m", tenant=tenant))
+            assert "is not in" in mesh.do(step, Failure).error
+        step = make_step(work, 2, origin=Origin(job=JOB, accepted=1.0, model="m", tenant="acme"))
+        done = mesh.do(step, ImportDone)
+    assert acme.kept(done.model)
+    assert not mesh.store.kept(done.model)
 
 
 def test_a_step_for_an_engine_that_is_not_served_is_put_aside_and_fails_nothing(mesh: Mesh) -> None:

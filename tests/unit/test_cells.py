@@ -52,6 +52,7 @@ from tunemesh.coordinator.events import (
     CaughtUp,
     Connected,
     Count,
+    Log,
     Tell,
     Tick,
 )
@@ -212,6 +213,7 @@ class Mesh:
         self.answers: list[Answer] = []
         self.told: list[Tell] = []
         self.counts: list[Count] = []
+        self.logged: list[Log] = []
         self.start()
 
     def start(self) -> None:
@@ -292,6 +294,8 @@ class Mesh:
                 self.answers.append(instruction)
             case Tell():
                 self.told.append(instruction)
+            case Log():
+                self.logged.append(instruction)
             case Count():
                 self.counts.append(instruction)
 
@@ -343,6 +347,12 @@ def test_what_comes_before_cells_are_known_waits_for_them() -> None:
     mesh.ask(request())
     mesh.pass_time(30.0)
     assert mesh.asked
+    assert [each for each in mesh.logged if "waits for a cell" in each.text] == mesh.logged
+    assert len(mesh.logged) == 1
+    # How things are is told all the same.
+    mesh.ask(Query())
+    mesh.pass_time(ANSWER_LIMIT + 1)
+    assert mesh.answers[0].snapshot.jobs == []
     mesh.alive = {"b"}
     mesh.pass_time(1.0)
     assert mesh.cells_of("job") == ["b"]
@@ -415,6 +425,28 @@ def test_the_jobs_of_a_cell_that_dies_go_to_the_other(dead: str) -> None:
     mesh.ask(Cancel(job="job0"))
     mesh.do()
     assert mesh.queues[other][-1].message == Cancel(job="job0")
+
+
+def test_what_a_coordinator_without_a_cell_has_left_goes_to_cells() -> None:
+    desk = Desk()
+    for event in (Connected(wall=1e6), CaughtUp(), Found("", "job", request()), CellSeen(status("a"))):
+        desk.handle(event, 0.0)
+    (placed,) = [each.placed for each in desk.handle(Tick(), SETTLE) if isinstance(each, Place)]
+    assert (placed.cell, placed.source, placed.move) == ("a", "", 1)
+    assert Move("job", "", "a") in desk.handle(PlaceSaved(1, placed), SETTLE)
+    # A desk that dies here finds the job once more, or sees that nothing is left of it.
+    for left in (True, False):
+        desk.handle(Connected(wall=1e6), 10.0)
+        for event in (PlaceSaved(1, placed), CaughtUp(), CellSeen(status("a"))):
+            desk.handle(event, 10.0)
+        if left:
+            desk.handle(Found("", "job", request()), 10.0)
+        ended = desk.handle(SearchEnded("", complete=True), 10.0)
+        out = desk.handle(Tick(), 10.0 + SETTLE)
+        certain = Place(Placed(job="job", cell="a", move=1))
+        assert (certain in ended) is not left
+        assert (Move("job", "", "a") in out) is left
+    assert [each for each in out if isinstance(each, Search)] == []
 
 
 def test_a_job_that_no_other_cell_serves_stays() -> None:
@@ -490,6 +522,13 @@ def test_where_jobs_are_is_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) ->
     assert len(mesh.desk.placed) == 100
     assert "job0" not in mesh.desk.placed
     assert [each for each in mesh.out if isinstance(each, Acknowledge)] == [Acknowledge(n) for n in range(5)]
+    # A tenant that asks for many drops none of others.
+    for number in range(200, 250):
+        mesh.give(PlaceSaved(number, Placed(job=f"job{number}", tenant="few", cell="a")))
+    for number in range(300, 500):
+        mesh.give(PlaceSaved(number, Placed(job=f"job{number}", tenant="acme", cell="a")))
+    kept = [placed.tenant for placed, _ in mesh.desk._placed.values()]
+    assert (kept.count("few"), kept.count("")) >= (33, 33)
 
 
 # -- What a cell does with jobs of another one ---------------------------------------------------------------
@@ -622,7 +661,8 @@ def test_a_coordinator_that_starts_before_all_of_a_job_is_there_leaves_it() -> N
     adopted, result = Adopted(), a_result("job")
     assert adopted.takes(moved(result), result, {})
     assert list(adopted.caught_up()) == []
-    assert [each.message_id for each in adopted.about("job")] == [f"moved/{result.message_id()}"]
+    assert [each.message_id for each in adopted.forget("job")] == [f"moved/{result.message_id()}"]
+    assert adopted.forget("job") == []
 
 
 # -- What is asked of all cells ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 import benchmarks.command
 import tunemesh
 from tests.unit.past import progress
-from tunemesh import cli, completion, usage
+from tunemesh import __main__, cli, completion, usage
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Snapshot
 
@@ -38,6 +39,19 @@ def test_the_arguments_of_bench_are_those_of_the_benchmarks(monkeypatch: pytest.
     arguments = ["x.yaml", "--only", "a", "--retry", "--out", "o", "--help"]
     assert CliRunner().invoke(cli.app, ["bench", *arguments]).exit_code == 7
     assert told == [arguments]
+
+
+def test_an_interruption_while_it_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "main", interrupted)  # as an import would
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert (ended.value.code, capsys.readouterr().err) == (cli.INTERRUPTED, "error: interrupted\n")
 
 
 @pytest.mark.parametrize(

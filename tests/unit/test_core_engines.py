@@ -20,7 +20,7 @@ from tunemesh.coordinator.events import (
     Tick,
     WorkerSeen,
 )
-from tunemesh.coordinator.jobs import progress, searches
+from tunemesh.coordinator.jobs import closing, progress, searches
 from tunemesh.shared.messages import (
     Built,
     Candidate,
@@ -188,6 +188,42 @@ def test_what_took_turns_says_who_is_ahead_and_by_how_much() -> None:
     other = next(engine for engine in best if engine != found.engine)
     behind = {each.engine: each.behind for each in found.searches}
     assert behind == {found.engine: None, other: pytest.approx(best[other] / best[found.engine or ""])}
+
+
+@pytest.mark.parametrize("strikes", range(6))
+def test_whatever_is_killed_while_searches_end_all_take_the_same_turns(strikes: int) -> None:
+    """Of every kind of strike, one at each of the turns from the first search that ends to the last."""
+    for turns in range(0, 60, 10):
+        world = World(tasks=2, queues=MIXED, rng=random.Random(turns))
+        world.publish(with_engines(request(trials=16, batch=4), "mock", "toy"))
+        while not any(task.ending for task in (world.ledger("job").tasks if world.core.jobs else [])):
+            world.turn()
+        for _ in range(turns):
+            world.turn()
+        world.strike(strikes)
+        world.run("job")
+        ledger = world.ledger("job")
+        assert ledger.phase == "done"
+        assert sum(task.trials for task in ledger.tasks) == 16
+        for found in searches.by_task(ledger.tasks):
+            assert [len(search.confirmed) for search in found] == [2, 2]
+            assert len({each.turns for search in found for each in search.confirmed}) == 1
+
+
+@pytest.mark.parametrize(("most", "each"), [(3, [2, 1]), (2, [1, 1]), (1, [1, 0])])
+def test_of_too_many_the_best_of_each_search_take_turns(
+    most: int, each: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closing, "MOST", most)
+    world = World(tasks=1, queues=MIXED, rng=random.Random(2))
+    world.publish(with_engines(request(trials=16, batch=4), "mock", "toy"))
+    world.run("job")
+    (step,) = confirming(world)
+    assert isinstance(step.work, ProfileWork)
+    assert [len(step.work.artifacts), len(step.work.rivals["t00.toy"])] == each
+    assert [built.index for built in step.work.artifacts] == [*range(each[0])]
+    assert [len(task.confirmed) for task in world.ledger("job").tasks] == each
+    assert world.ledger("job").phase == "done"
 
 
 def test_a_search_without_anything_near_the_best_is_not_waited_for() -> None:

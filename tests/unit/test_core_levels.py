@@ -492,20 +492,23 @@ def test_what_confirming_takes_is_learned_and_what_is_tried_is_not_mixed_with_it
     assert 1 <= durations.confirmed <= 4
 
 
-def test_a_job_that_has_no_time_left_to_confirm_is_not_late() -> None:
+@pytest.mark.parametrize(("engines", "tasks"), [(["mock"], 24), (["mock", "toy"], 12)])
+def test_a_job_that_has_no_time_left_to_confirm_is_not_late(engines: list[str], tasks: int) -> None:
     """Nobody knows that the mesh takes so long for it until it does."""
-    world = SlowToConfirm(tasks=24)
+    world = SlowToConfirm(
+        tasks=tasks, queues=("model-update.toy", "build-cpu.toy", "profile-cpu-0"), rng=random.Random(1)
+    )
     world.settle()
     # In this world models are run in no time.
     world.core.state.durations.learn_again("validate", 0.0, 1e6)
-    world.publish(request(trials=96, batch=4, chunk=2, deadline=15.0))
+    asked = request(trials=96, batch=4, chunk=2, deadline=15.0)
+    world.publish(msgspec.structs.replace(asked, engines=engines))
     world.run("job")
     ledger = world.ledger("job")
     assert ledger.standing is not None
     assert ledger.standing.verdict == "met"
-    tasks = ledger.tasks
-    assert all(task.history for task in tasks if task.trials)
-    assert any(not task.confirmed and task.best is not None for task in tasks)
+    assert all(task.history for task in ledger.tasks if task.trials)
+    assert any(not task.confirmed and task.best is not None for task in ledger.tasks)
 
 
 KINDS = ("deadline", "tight", "impossible", "device", "cost", "speedup", "far", "both")

@@ -26,6 +26,7 @@ from tunemesh.shared.messages import (
     Candidate,
     History,
     JobProgress,
+    Origin,
     PastJobs,
     Stage,
     TaskRecords,
@@ -98,6 +99,23 @@ def test_it_shows_what_was_measured_so_far_and_reads_each_round_once(
         again = reports.of(Detail(progress(trials=4), measured=records(first, round_(store, 1, 2e-3))))
     assert "to 2.00 ms in 4 trials" in again
     assert read.call_count == 1
+
+
+def test_trials_that_no_update_has_learned_from_are_shown_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(growing, "PAUSE", 0.0)
+    monkeypatch.setattr(growing, "SHARE", 0)
+    told = progress()
+    store = ArtifactStore(str(tmp_path)).of(told.tenant)
+    reports = Reports(MeshAddress(broker="amqp://x", artifacts=str(tmp_path)))
+    measured = records(round_(store, 0, 3e-3))["t00"]
+    late = Trial(candidate=Candidate(9, "99", b"schedule"), outcome="measured", latencies=[1e-3])
+    measured = msgspec.structs.replace(measured, trials=[late])
+    page = reports.of(Detail(told, measured={"t00": measured}))
+    assert "went from 4.00 ms to 1.00 ms in 3 trials" in page
+    other = msgspec.structs.replace(measured, origin=Origin(job="other", accepted=1.0))
+    assert "in 2 trials" in reports.of(Detail(progress(trials=4), measured={"t00": other}))
 
 
 def test_it_is_not_made_again_for_every_event_but_at_the_end() -> None:

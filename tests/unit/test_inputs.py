@@ -94,6 +94,16 @@ def test_each_set_of_shapes_may_have_arrays_of_its_own() -> None:
     assert inputs.of_set({"x": np.ones(3)}, 7)["x"].shape == (3,)
 
 
+def test_an_input_may_have_any_name() -> None:
+    """Those of parameters of ``numpy.savez`` among them."""
+    names = ["file", "allow_pickle", "self", "arr_0", "a.npy", "a/b:0", "ü", " "]
+    arrays = {name: np.arange(number, dtype=np.float32) for number, name in enumerate(names)}
+    written = inputs.write(arrays)
+    read = inputs.read(written)
+    assert {name: array.size for name, array in read.items()} == dict(zip(names, range(8), strict=True))
+    assert inputs.write(arrays) == written
+
+
 def test_what_is_no_file_of_arrays_is_refused() -> None:
     objects = npz(x=np.array([{}], dtype=object))
     truncated = npz(x=np.ones(1000))[:500]

@@ -327,3 +327,18 @@ def test_cores_are_shared_where_two_needs_have_fewer_than_slots() -> None:
     assert not resources.share_cores(build("toy"), update)
     resources.seen(status("model-update", "u", cpus=[1]), 1.0)
     assert not resources.share_cores(build("mock"), update)
+
+
+def test_a_device_that_does_not_work_is_not_forgotten_and_not_counted_on() -> None:
+    resources = Resources()
+    broken = status("profile-a", targets=("cpu",), slots=0, fault="error 304")
+    assert resources.seen(broken, 0.0)
+    for number in range(1, int(2 * FORGET_AFTER / 5)):
+        assert not resources.seen(broken, 5.0 * number)
+        resources.checked("profile-a", 0, 0, 5.0 * number)
+        resources.expire(5.0 * number)
+    assert (resources.canonical("cpu"), resources.slots(DEVICE)) == ("cpu", 0)
+    assert resources.faults("profile:cpu") == ["profile-a: error 304"]
+    assert resources.take_lost() == []
+    resources.seen(status("profile-a", targets=("cpu",)), 5.0 * number)
+    assert (resources.faults("profile:cpu"), name(resources, DEVICE)) == ([], "profile-a")

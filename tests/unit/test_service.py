@@ -531,6 +531,14 @@ def test_a_cell_forgets_a_job_that_another_one_has(of_a_cell: Service, link: Fak
     assert link.started_over == 1
 
 
+def test_a_cell_that_has_nothing_of_a_job_does_not_start_afresh_to_forget_it(
+    of_a_cell: Service, link: FakeLink
+) -> None:
+    of_a_cell.take(handed(7, Forget(job="job")))
+    assert 7 in link.acknowledged
+    assert link.started_over == 0
+
+
 def test_a_cell_says_how_it_is_once_it_is_at_work(of_a_cell: Service, link: FakeLink) -> None:
     of_a_cell.look_around()
     assert link.of_type(CellStatus) == []

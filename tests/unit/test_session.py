@@ -136,6 +136,14 @@ def test_all_that_the_interface_has_can_be_imported() -> None:
         (lambda m: m.settings(chnk=9), "there is no setting 'chnk'.*did you mean chunk"),
         (lambda m: m.level(speedup="fast"), "^speedup must be a number above 0"),
         (lambda m: m.through(None, "x"), "must be text, not None"),
+        (lambda m: m.memory(float("inf")), "memory is a number of GiB above 0, not inf"),
+        (lambda m: m.tenant(None), "^a tenant must be text, not None$"),
+        (lambda m: m.inputs([1]), r"^inputs are arrays by name, not \[1\]$"),
+        (lambda m: m.inputs({3: 4}), "^the name of an input must be text, not 3$"),
+        (lambda m: m.inputs({"x": object()}), "^the input x is no array of numbers: "),
+        (lambda m: m.tune(out=3), "^a folder is a path, not 3$"),
+        (lambda _: tunemesh.load(3), "^a folder is a path, not 3$"),  # type: ignore[arg-type]
+        (lambda _: tunemesh.connect(3, "x"), "must be text, not 3"),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_type_gets_one_clear_line(path: Path, wrong: Callable[[Any], Any], said: str) -> None:

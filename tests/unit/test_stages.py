@@ -425,7 +425,7 @@ def test_a_failed_build_costs_one_candidate(context: Context, sandbox: FakeSandb
     assert len(built[2].error) <= 2000
     assert built[3].artifact is not None
     assert [each.index for each in built] == [0, 1, 2, 3]
-    assert sandbox.calls[-4:] == [("build", 7)] * 2 + [("build", build_limits.LEAST_CLOCK)] * 2
+    assert sandbox.calls[-4:] == [("build", 7)] * 4
 
 
 def test_builds_of_a_task_get_a_limit_once_it_is_known_how_long_they_take(
@@ -437,6 +437,18 @@ def test_builds_of_a_task_get_a_limit_once_it_is_known_how_long_they_take(
     limits = sandbox.cpu_limits[-8:]
     assert limits[:4] == [None] * 4
     assert limits[4:] == [build_limits.LEAST] * 4
+
+
+def test_a_build_that_fails_says_nothing_of_how_long_others_take(
+    context: Context, sandbox: FakeSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = imported(context).tasks[0]
+    candidates = proposed(context, task, 8).candidates
+    monkeypatch.setattr(sandbox, "call", lambda *_: CallFailure("crashed", "gone"))
+    run_stage(step(BuildWork(task=task, candidates=candidates)), context)
+    key = f"mock {task.workload.sha256}"
+    assert context.patience.limit(key) is None
+    assert context.patience.clock(key, 600.0) == 600.0
 
 
 def test_patience_is_some_times_the_median_of_the_same_task() -> None:

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from tests.unit.past import progress
-from tunemesh import following, places, tune_commands, tuning
+from tunemesh import following, out_folders, places, tune_commands, tuning
 from tunemesh.client import Client
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.report import check_empty, write_file
@@ -222,6 +222,21 @@ def test_a_result_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "model.so").write_bytes(b"so")
     with pytest.raises(BadInput, match="holds a result already: give another --out, or --overwrite"):
         check_empty(tmp_path)
+
+
+def test_two_that_would_write_to_the_same_folder_are_told_apart(tmp_path: Path) -> None:
+    with out_folders.reserved(tmp_path / "a", overwrite=False):
+        with (
+            pytest.raises(BadInput, match=r"another tunemesh is at work on results for .*/a: give another"),
+            out_folders.reserved(tmp_path / "a", overwrite=True),
+        ):
+            pass
+        with out_folders.reserved(tmp_path / "b", overwrite=False):
+            (tmp_path / "b" / "model.so").write_bytes(b"so")
+        assert (tmp_path / "a").is_dir()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["b"]
+    with out_folders.reserved(tmp_path / "a", overwrite=False):
+        pass
 
 
 def test_before_anything_starts_it_is_seen_that_a_result_is_there(

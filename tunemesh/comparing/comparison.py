@@ -248,8 +248,8 @@ def save_inputs(model: ModelFile, settings: Settings, signature: Signature, path
                 arrays = inputs.fitting(given, tensors)
     if arrays is None:
         arrays = inputs.random(tensors, SEED, settings.ranges)
-    named: dict[str, Any] = {name: array for (name, _, _), array in zip(tensors, arrays, strict=True)}
-    np.savez(path, **named)
+    named = {name: array for (name, _, _), array in zip(tensors, arrays, strict=True)}
+    path.write_bytes(inputs.write(named))
 
 
 def read_outputs(work: Work) -> list[Array]:

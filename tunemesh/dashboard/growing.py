@@ -21,10 +21,12 @@ from tunemesh.shared.messages import Blob, History
 from tunemesh.shared.messages.requests import MOST_ROUNDS
 from tunemesh.stage_workers.graph.signatures import unpack_signatures
 from tunemesh.stage_workers.stages.histories import read_histories
+from tunemesh.tried import Tried, unlearned
 
 MOST_HISTORIES = 2 * MOST_ROUNDS
 """Rounds that are kept decoded, without their schedules: one of a job that grows is read once."""
 MOST_PARTS = 20
+MOST_HEARD = 10_000
 PAUSE = 3.0
 """Seconds for which the report of a job that goes on is not made again."""
 SHARE = 10
@@ -45,6 +47,9 @@ class Reports:
         self._rounds: LRUCache[str, History] = LRUCache(MOST_HISTORIES)
         self._parts: LRUCache[str, tuple[Detail, str, float]] = LRUCache(MOST_PARTS)
         """By job: what it was made of, the part of the page, and when it may be made again."""
+        self._heard: LRUCache[str, float] = LRUCache(MOST_HEARD)
+        """When trials were heard of whose steps nobody has told about yet: they are told with the update that
+        learns from them."""
 
     def of(self, detail: Detail) -> str:
         """The report of a job as a part of a page; that of a moment ago where it would be made too often.
@@ -90,9 +95,16 @@ class Reports:
             measured = list(histories(store, detail.assembled))
             return make_report(progress, detail.validated, signatures, measured, detail.assembled)
         found: list[History] = []
+        late: list[Tried] = []
         for each in detail.measured.values():
             found += self._read(each.history, store)
-        return make_job_report(progress, found)
+            if each.origin is None:
+                hashes = [f"{progress.job} {each.task.id} {trial.candidate.hash}" for trial in each.trials]
+                moments = [self._heard.setdefault(known, time.time()) for known in hashes]
+                late += unlearned(each.task.id, each.trials, moments)
+        report = make_job_report(progress, found)
+        tried = sorted([*report.tried, *late], key=lambda each: each.at)
+        return msgspec.structs.replace(report, tried=tried)
 
     def _read(self, blobs: Sequence[Blob], store: ArtifactStore) -> list[History]:
         for blob in blobs:

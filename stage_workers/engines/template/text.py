@@ -4,7 +4,7 @@ that gcc and clang have for every CPU."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tunemesh.stage_workers.graph.vector_code import INTEGER, SINGLE, TRUTH, Code, Value, single
@@ -111,6 +111,24 @@ class CCode(Code):
         if isinstance(value, Value):
             return value.name
         return f"all({number(value)})" if kind == SINGLE else str(int(value))
+
+
+def transformed(
+    transform: Callable[[Sequence[Value]], Sequence[Value]], loads: Sequence[str], stores: Sequence[str]
+) -> list[str]:
+    """The lines that load a vector of values, transform it, and store what comes of it."""
+    code = CCode()
+    values = [code.emit(SINGLE, load) for load in loads]
+    results = transform(values)
+    return [
+        *code.lines,
+        *(to.replace("{}", each.name) for to, each in zip(stores, results, strict=True)),
+    ]
+
+
+def loop(variable: str, count: int, lines: Sequence[str]) -> list[str]:
+    """Lines so many times, with the number of the time."""
+    return [f"for (long {variable} = 0; {variable} < {count}; ++{variable}) {{", *lines, "}"]
 
 
 def number(value: float) -> str:

@@ -5,109 +5,26 @@ transformed, multiplied with the weights, which were transformed when the model 
 products transformed to outputs, which go through the epilogue at once. That may be done for all channels of
 the result, or for some of them at a time. Where a tile hangs over the image, its inputs are copied first,
 with zeros around them.
+
+Of a convolution in bfloat16, what is transformed may be rounded to bfloat16 once more, for tiles of 2x2
+outputs: their transforms only add and halve, so little is lost. Larger ones multiply in single precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
-from tunemesh.stage_workers.engines.protocol import elements_name, prepack_name
-from tunemesh.stage_workers.engines.template import elements, epilogues
-from tunemesh.stage_workers.engines.template.operators import FLOAT, Form, Operator
-from tunemesh.stage_workers.engines.template.text import CCode, function, shared, total, vectors
-from tunemesh.stage_workers.engines.template.winograd_roles import BY_ROWS, FUSED, Roles, Shape
+from tunemesh.stage_workers.engines.template import elements, epilogues, winograd_weights
+from tunemesh.stage_workers.engines.template.operators import FLOAT, Form
+from tunemesh.stage_workers.engines.template.text import loop, shared, total, transformed, vectors
+from tunemesh.stage_workers.engines.template.winograd_cut import Cut
+from tunemesh.stage_workers.engines.template.winograd_roles import BY_ROWS, FUSED
 from tunemesh.stage_workers.graph import winograd
-from tunemesh.stage_workers.graph.vector_code import SINGLE, Value
-from tunemesh.stage_workers.graph.winograd_costs import Work
-from tunemesh.stage_workers.measuring import loading
-
-ROOM = 2**23
-"""Bytes of what lies between the steps, at most."""
-NARROW = 2
-"""Outputs of a tile in each direction whose products may be in bfloat16."""
-PAIR = 2
-"""Numbers in bfloat16 that are multiplied at once."""
-LINE = 16
-"""Floats of a line of a cache: one more between planes, since those whose distance is a power of two share
-few lines."""
 
 
-class Convolved:
-    """One kernel.
-
-    Args:
-        operator: with axes as :func:`.winograd_roles.known` gives them.
-    """
-
-    def __init__(self, operator: Operator, roles: Roles, shape: Shape) -> None:
-        self.operator, self.roles, self.shape = operator, roles, shape
-        self.size = winograd.inputs_of(shape.outputs)
-        self.planes = self.size**2
-        extents = [axis.extent for axis in operator.axes]
-        self.height, self.width = extents[roles.down], extents[roles.across]
-        self.group = operator.dot.group if operator.dot else 1
-        """Channels of an element as the operator counts them."""
-        self.dtype = "bfloat16" if operator.dot else FLOAT
-        """Of the image and the weights."""
-        self.of_image = "patch_image" if operator.dot else "patch"
-        """The function that transforms a patch where it lies."""
-        self.inputs, self.columns = extents[roles.depth] * self.group, extents[roles.lane]
-        self.images = extents[roles.images[0]] if roles.images else 1
-        self.down, self.across = (-(-each // shape.outputs) for each in (self.height, self.width))
-        self.tiles = self.images * self.down * self.across
-        self.block = shape.groups * shape.rows
-        """Tiles that go through all steps together."""
-        self.at_a_time = shape.vectors * shape.lanes
-        self.blocks = -(-self.columns // self.at_a_time)
-        """Of columns, the last of which may be filled with zeros."""
-        self.pair = PAIR if shape.narrow else 1
-        """Channels of the image in an element of a product, of 32 bits."""
-        self.steps = self.inputs // self.pair
-        """Terms of a product."""
-        self.held = "unsigned short" if shape.narrow else "float"
-        """Type of a transformed input."""
-        self.input_row = -(-self.inputs // shape.lanes) * shape.lanes // self.pair
-        self.product_row = self.at_a_time * (1 if shape.order == FUSED else self.blocks)
-        self.input_plane = self.block * self.input_row + LINE
-        self.product_plane = self.block * self.product_row + LINE
-
-    @property
-    def work(self) -> Work:
-        return Work(self.inputs, self.columns, self.tiles, self.pair)
-
-    @property
-    def packed(self) -> int:
-        """Numbers of single precision that the weights become."""
-        return self.planes * self.blocks * self.steps * self.at_a_time
-
-    @property
-    def room(self) -> int:
-        """Bytes of what lies between the steps."""
-        return 4 * self.planes * (self.input_plane + self.product_plane)
-
-    def objection(self) -> str:
-        """Why this shape makes no kernel; empty where it does."""
-        shape = self.shape
-        if (shape.vectors - 1) * shape.lanes >= self.columns:
-            return "a product has more vectors than there are"
-        if (shape.groups - 1) * shape.rows >= self.tiles:
-            return "more tiles go together than there are"
-        if shape.groups > 1 and self.room > ROOM:
-            return "what lies between the steps is too large"
-        if shape.order == BY_ROWS and (shape.groups == 1 or self.blocks == 1):
-            return "the order makes no difference"
-        if shape.order == FUSED and self.blocks == 1:
-            return "the order makes no difference"
-        if self.packed > loading.MOST_GROWTH * self.roles.weights.size:
-            return "the weights become too many"
-        if self.steps % shape.unroll:
-            return "unrolled steps do not fit"
-        if shape.narrow and (self.operator.dot is None or shape.outputs != NARROW):
-            return "its products are in single precision"
-        return ""
-
-    # -- Text ------------------------------------------------------------------------------------------------
+class Convolved(Cut):
+    """The text of one kernel."""
 
     def source(self, symbol: str) -> str:
         """The program whose function is called ``symbol``."""
@@ -124,7 +41,7 @@ class Convolved:
         ]  # fmt: skip
         if self.columns % self.shape.lanes:
             parts.append(self._finish(True))
-        parts += [self._outputs(), self._main(symbol), *self._prepack(symbol)]
+        parts += [self._outputs(), self._main(symbol), *winograd_weights.prepack(self, symbol)]
         return "\n".join(parts)
 
     def _patch(self, name: str, dtype: str) -> str:
@@ -134,12 +51,12 @@ class Convolved:
         store, plane = "store_halves" if self.shape.narrow else "store", self.input_plane * self.pair
         lines = [
             f"vec h[{self.planes}];",
-            *_loop("j", size, self._transformed(
+            *loop("j", size, transformed(
                 lambda values: winograd.transformed(matrix, values),
                 [elements.single(dtype, f"q + {i} * down + j * across") for i in range(size)],
                 [f"h[{i * size} + j] = {{}};" for i in range(size)],
             )),
-            *_loop("i", size, self._transformed(
+            *loop("i", size, transformed(
                 lambda values: winograd.transformed(matrix, values),
                 [f"h[i * {size} + {j}]" for j in range(size)],
                 [f"{store}(to + (i * {size} + {j}) * {plane}, {{}});" for j in range(size)],
@@ -259,14 +176,14 @@ class Convolved:
         lines = [
             "for (long n = n0; n < n1; n += LANES, m += LANES) {",
             f"vec h[{outputs * size}];",
-            *_loop("j", size, self._transformed(
+            *loop("j", size, transformed(
                 lambda values: winograd.transformed_by_columns(matrix, values),
                 [f"load(m + ({i * size} + j) * {self.product_plane})" for i in range(size)],
                 [f"h[{i * size} + j] = {{}};" for i in range(outputs)],
             )),
             f"for (long i = 0; i < {outputs}; ++i) {bottom}{{",
             f"vec f[{outputs}];",
-            *self._transformed(
+            *transformed(
                 lambda values: winograd.transformed_by_columns(matrix, values),
                 [f"h[i * {size} + {j}]" for j in range(size)],
                 [f"f[{j}] = {{}};" for j in range(outputs)],
@@ -346,78 +263,6 @@ class Convolved:
         return lines + [
             f"const long o{axis} = tile / {self.across * self.down};" for axis in self.roles.images
         ]
-
-    def _prepack(self, symbol: str) -> list[str]:
-        """The functions that transform the weights, and say how many there are then."""
-        shape, roles, form = self.shape, self.roles, self.roles.weights.form
-        matrix, taps = winograd.of_weights(shape.outputs), range(winograd.TAPS)
-        strides = [form.strides[axis] for axis in roles.taps]
-        plane = self.blocks * self.steps * self.at_a_time
-        number = "(n + j * LANES + l)"
-        lane = f"{number} * {form.strides[roles.lane]}"
-        if roles.weights.blocks:
-            lanes = roles.weights.blocks.lanes
-            lane = f"{number} / {lanes} * {roles.weights.blocks.apart} + {number} % {lanes}"
-        at = f"{form.offset} + k / {self.group} * {form.strides[roles.depth]} + {lane}"
-        at += f" + y * {strides[0]} + x * {strides[1]}"
-        value = f"weight[{at}]"
-        if self.operator.dot:
-            value = f"single_bfloat16(weight[({at}) * {self.group} + k % {self.group}])"
-        stored = "store({}, {{}});"
-        if shape.narrow:
-            stored = (
-                f"{{{{ const some_bfloat16 r = halves({{{{}}}}); for (int l = 0; l < LANES; ++l) "
-                f"((unsigned short *)({{}}))[l * {PAIR} + k % {PAIR}] = r[l]; }}}}"
-            )
-        lines = [
-            f"const {elements.TYPES[self.dtype]} *const weight = (const void *)data(&given[0]);",
-            "float *to = data(&given[1]);",
-            f"for (long n = 0; n < {self.blocks * self.at_a_time}; n += {self.at_a_time})",
-            f"for (long k = 0; k < {self.inputs}; ++k)",
-            f"for (long j = 0; j < {shape.vectors}; ++j) {{",
-            f"const long step = n / {self.at_a_time} * {self.steps} + k / {self.pair};",
-            f"float *const at = to + (step * {shape.vectors} + j) * LANES;",
-            f"vec g[{winograd.TAPS**2}] = {{}}, h[{self.size * winograd.TAPS}];",
-            f"for (int l = 0; l < LANES; ++l) if (n + j * LANES + l < {self.columns})",
-            "  for (int y = 0; y < 3; ++y) for (int x = 0; x < 3; ++x)",
-            f"    g[y * 3 + x][l] = {value};",
-            *_loop("x", winograd.TAPS, self._transformed(
-                lambda values: winograd.transformed(matrix, values),
-                [f"g[{y * winograd.TAPS} + x]" for y in taps],
-                [f"h[{y * winograd.TAPS} + x] = {{}};" for y in range(self.size)],
-            )),
-            *_loop("y", self.size, self._transformed(
-                lambda values: winograd.transformed(matrix, values),
-                [f"h[y * {winograd.TAPS} + {x}]" for x in taps],
-                [stored.format(f"at + (y * {self.size} + {x}) * {plane}") for x in range(self.size)],
-            )),
-            "}",
-        ]  # fmt: skip
-        prefix = "" if symbol == "main" else f"{symbol}_"
-        # What is written is in single precision, whatever the weights are.
-        count = [f"result->type_index = kTVMFFIInt; result->v_int64 = {self.packed * self.group};"]
-        parameter = roles.weights.parameter
-        return [
-            function(prefix + prepack_name(parameter), lines),
-            function(prefix + elements_name(parameter), count),
-        ]
-
-    @staticmethod
-    def _transformed(
-        transform: Callable[[Sequence[Value]], Sequence[Value]], loads: Sequence[str], stores: Sequence[str]
-    ) -> list[str]:
-        """The lines that load a vector of values, transform it, and store what comes of it."""
-        code = CCode()
-        values = [code.emit(SINGLE, load) for load in loads]
-        results = transform(values)
-        return [
-            *code.lines,
-            *(to.replace("{}", each.name) for to, each in zip(stores, results, strict=True)),
-        ]
-
-
-def _loop(variable: str, count: int, lines: Sequence[str]) -> list[str]:
-    return [f"for (long {variable} = 0; {variable} < {count}; ++{variable}) {{", *lines, "}"]
 
 
 def _text(head: str, lines: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from tunemesh.stage_workers.graph.winograd_kernels import Knobs
 BY_COLUMNS, BY_ROWS, FUSED = 0, 1, 2
 """How the products of a plane are gone through: all rows for some columns, or all columns for some rows; or
 all planes for some columns, whose products are transformed at once."""
+PAIR = 2
+"""Numbers in bfloat16 that are multiplied at once."""
 
 
 @dataclass(frozen=True)

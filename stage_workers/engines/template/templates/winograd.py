@@ -12,11 +12,13 @@ from tunemesh.stage_workers.engines.template.machine import Machine
 from tunemesh.stage_workers.engines.template.operators import Operator
 from tunemesh.stage_workers.engines.template.space import Knob, Space, tiles_worth
 from tunemesh.stage_workers.engines.template.templates.registers import LANES, up_to
-from tunemesh.stage_workers.engines.template.winograd import NARROW, PAIR, Convolved
+from tunemesh.stage_workers.engines.template.winograd import Convolved
+from tunemesh.stage_workers.engines.template.winograd_cut import NARROW, Cut
 from tunemesh.stage_workers.engines.template.winograd_roles import (
     BY_COLUMNS,
     BY_ROWS,
     FUSED,
+    PAIR,
     Roles,
     Shape,
     known,
@@ -54,7 +56,7 @@ class Winograd:
         usual = winograd.TAPS**2 * (math.prod(pixels) / PER_CYCLE + LOADED) / group
 
         def time(outputs: int) -> float:
-            tiles = Convolved(operator, roles, Shape(outputs, 4, 1, 1, 1, 0, 1)).tiles
+            tiles = Cut(operator, roles, Shape(outputs, 4, 1, 1, 1, 0, 1)).tiles
             return winograd.inputs_of(outputs) ** 2 * (tiles / PER_CYCLE + LOADED)
 
         pays = min(map(time, _sizes(operator))) < GAIN * usual
@@ -64,8 +66,8 @@ class Winograd:
     def space(self, operator: Operator, machine: Machine) -> Space:
         operator, roles = _known(operator)
 
-        def kernel(values: Sequence[int]) -> Convolved:
-            return Convolved(operator, roles, Shape(*values))
+        def kernel(values: Sequence[int]) -> Cut:
+            return Cut(operator, roles, Shape(*values))
 
         @functools.cache
         def promised(values: tuple[int, ...]) -> float:
