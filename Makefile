@@ -13,7 +13,7 @@ test: setup            ## every test, in three runs; skipped ones are listed wit
 	@status=0; \
 	$(VENV)/python -m pytest -m parallel -n logical --maxprocesses 8 --dist worksteal || status=1; \
 	$(VENV)/python -m pytest -m waiting tests/integration tests/acceptance/test_bad_usage.py -n 2 --dist worksteal || status=1; \
-	$(VENV)/python -m pytest -m alone --durations=20 tests/integration tests/acceptance || status=1; \
+	$(VENV)/python -m pytest -m alone --durations=20 || status=1; \
 	exit $$status
 
 test-containers: setup ## image, compose file and RabbitMQ 4 in a Docker engine of its own; needs root

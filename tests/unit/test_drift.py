@@ -19,7 +19,7 @@ from tunemesh.stage_workers.devices.drift import AT_FIRST, THRESHOLD, WINDOW, Dr
 from tunemesh.stage_workers.platforms.protocol import Platform, ProfileOutcome, ReferenceOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure
 from tunemesh.stage_workers.stages import trust
-from tunemesh.stage_workers.stages.context import Context
+from tunemesh.stage_workers.stages.context import Context, DeviceFault
 from tunemesh.stage_workers.stages.trust import Measured, Watch
 
 USUAL = 1.4e-3
@@ -256,11 +256,17 @@ def test_a_failed_candidate_is_not_tried_again(tmp_path: Path) -> None:
     assert failed.attempts == 1
 
 
-def test_without_a_reference_the_work_goes_on(tmp_path: Path) -> None:
+def test_a_device_whose_reference_fails_in_a_fresh_process_too_does_not_work(tmp_path: Path) -> None:
     class Broken:
+        renewed = 0
+
+        def renew(self) -> None:
+            self.renewed += 1
+
         def call(self, *_: object) -> CallFailure:
             return CallFailure("crashed", "killed by SIGSEGV")
 
-    candidate, _ = measured([1.0, 1.0, 1.0])
-    watch(Broken(), tmp_path).measure([candidate])
-    assert (candidate.attempts, candidate.drift) == (1, 0.0)
+    broken, (candidate, _) = Broken(), measured([1.0, 1.0, 1.0])
+    with pytest.raises(DeviceFault, match="its reference kernel crashed: killed by SIGSEGV"):
+        watch(broken, tmp_path).measure([candidate])
+    assert broken.renewed == 1

@@ -41,7 +41,7 @@ def test_who_measures_or_needs_all_cores_runs_alone_and_who_waits_beside_others_
 
 def test_each_test_is_in_one_of_the_three_runs(request: pytest.FixtureRequest) -> None:
     commands = re.findall(r"python -m pytest (.*?)(?: \|\||$)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert [re.sub(r" -n .*", "", each) for each in commands] == [
+    assert [re.sub(r" (-n|--durations).*", "", each) for each in commands] == [
         "-m parallel",
         f"-m waiting {' '.join(WAITING)}",
         "-m alone",
