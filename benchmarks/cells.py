@@ -1,6 +1,7 @@
 """Several coordinators on one mesh: what each more of them brings, and how well the desk deals out jobs.
 
     python -m benchmarks.cells                                 # 1 and 3 coordinators, a real broker
+    python -m benchmarks.cells --share 1                       # the same, not held back
     python -m benchmarks.cells --simulate                      # 10 cells of 1,000 devices in virtual time
     python -m benchmarks.cells --simulate --cells 4 --devices 50 --jobs 20
     python -m benchmarks.cells --kill                          # a cell's coordinator is killed for good
@@ -9,10 +10,12 @@ With real processes: a broker, a desk, coordinators, and for each cell a process
 and answers every step at once with a result of the usual size. Jobs are asked of the desk. Steps are counted
 for a while, from when all cells have some, beside the CPU time that each process took meanwhile.
 
-Where there are not enough cores for all of them, one process waits for another, and the rate says nothing of
-cells. So the CPU time of a step is told for each kind of process. From it follows what so many coordinators
-can do with a core each: one over the CPU time of a step, for each of them, as long as the broker can do as
-much, which is its cores over the CPU time that it takes for a step.
+On few cores coordinators, broker and workers wait for each other, and the rate says nothing of cells: broker
+and workers take more CPU time for a step than a coordinator does. So each coordinator is held to a share of a
+core (stopped whenever it has had more), so small that the broker keeps up with all of them: the rate then
+is what coordinators make it. ``--share 1`` holds nobody back. The CPU time of a step is told for each kind of
+process. From it follows what one coordinator could do with a core of its own, and what the broker's limit is:
+its cores over what it takes for a step.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,8 +45,61 @@ from tunemesh.shared.messages import Snapshot
 
 SCENARIO = Path(__file__).parent / "scenarios" / "ten_cells.yaml"
 
+LOOK = 0.005
+"""Seconds between two looks whether a process has had its share."""
+
+SOON = 2.0
+"""Seconds after which coordinators that are held back have what they are given."""
+
 GONE = 20.0
 """Seconds after which the jobs of a dead cell are moved, here."""
+
+
+class Throttle:
+    """Lets processes have no more than a share of a core each.
+
+    Args:
+        share: seconds of CPU time in a second.
+    """
+
+    def __init__(self, pids: Sequence[int], share: float) -> None:
+        self._pids = pids
+        self._share = share
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Throttle:
+        if self._share < 1:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._share < 1:
+            self._thread.join()
+        for pid in self._pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def _run(self) -> None:
+        since = time.monotonic()
+        allowed = {pid: _cpu_of(pid) for pid in self._pids}
+        while not self._ended.wait(LOOK):
+            now = time.monotonic()
+            for pid in self._pids:
+                used = _cpu_of(pid)
+                # What it did not want a while ago it does not get later.
+                allowed[pid] = min(allowed[pid] + self._share * (now - since), used + LOOK)
+                os.kill(pid, signal.SIGSTOP if used > allowed[pid] else signal.SIGCONT)
+            since = now
+
+
+def _cpu_of(pid: int) -> float:
+    """Seconds of CPU time that all threads of a process have had, to the nanosecond."""
+    found = 0
+    for each in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # a thread may have ended
+            found += int(each.read_text().split()[0])
+    return found / 1e9
 
 
 @dataclass(frozen=True)
@@ -49,6 +107,8 @@ class Measured:
     """What so many coordinators did. CPU time in seconds of a step."""
 
     cells: int
+    share: float
+    """Of a core, that each coordinator could have."""
     rate: float
     """Steps a second, of all cells."""
     coordinator: float
@@ -61,15 +121,15 @@ class Measured:
 
     def text(self, broker_cores: int) -> str:
         """For people."""
-        alone = self.cells / self.coordinator
+        held = f", held to {self.share:.0%} of a core each" if self.share < 1 else ""
         each = f"coordinator {1e3 * self.coordinator:.3f} ms, broker {1e3 * self.broker:.3f} ms"
         limit = f"the broker's limit with {broker_cores} cores: {broker_cores / self.broker:,.0f}"
         part = f"workers' part {1e3 * self.peers:.3f} ms; desk {self.desk:.1%} of a core"
         return "\n".join(
             [
-                f"{self.cells} coordinator(s): {self.rate:,.0f} results/s here, idle {self.idle:.0%}",
+                f"{self.cells} coordinator(s){held}: {self.rate:,.0f} results/s; cores idle {self.idle:.0%}",
                 f"  CPU of a step: {each}, {part}",
-                f"  with a core for each coordinator: {alone:,.0f} results/s; {limit}",
+                f"  one coordinator with a core of its own: {1 / self.coordinator:,.0f} results/s; {limit}",
             ]
         )
 
@@ -137,7 +197,7 @@ def _until(client: Client, enough: object, limit: float, what: str) -> Snapshot:
         time.sleep(0.5)
 
 
-def measure(cells: int, width: int, jobs: int, seconds: float) -> Measured:
+def measure(cells: int, width: int, jobs: int, seconds: float, share: float) -> Measured:
     """Steps that so many coordinators do, with ``jobs`` for each."""
     with _mesh(cells, width) as (node, mesh), Client(node.url("operator")) as client:
         _until(
@@ -158,19 +218,22 @@ def measure(cells: int, width: int, jobs: int, seconds: float) -> Measured:
             [player.pid for player in mesh.players if player.pid is not None],
             [mesh.children.pids["desk"]],
         ]
-        before, since, idle = _cpu(groups), time.monotonic(), _idle()
-        steps = sum(mesh.counts)
-        time.sleep(seconds)
-        after, took = _cpu(groups), time.monotonic() - since
-        steps = sum(mesh.counts) - steps
+        with Throttle(groups[0], share):
+            time.sleep(SOON)
+            before, since, idle = _cpu(groups), time.monotonic(), _idle()
+            steps = sum(mesh.counts)
+            time.sleep(seconds)
+            after, took = _cpu(groups), time.monotonic() - since
+            steps = sum(mesh.counts) - steps
+            idle_for = _idle() - idle
         coordinator, broker, peers, desk = (b - a for a, b in zip(before, after, strict=True))
-        share = (_idle() - idle) / took / (os.cpu_count() or 1)
+        free = idle_for / took / (os.cpu_count() or 1)
     each = (coordinator / steps, broker / steps, peers / steps)
-    return Measured(cells, steps / took, *each, desk / took, share)
+    return Measured(cells, share, steps / took, *each, desk / took, free)
 
 
 def _cpu(groups: Sequence[Sequence[int]]) -> list[float]:
-    return [sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids) for pids in groups]
+    return [sum(_cpu_of(pid) for pid in pids) for pids in groups]
 
 
 def _idle() -> float:
@@ -240,6 +303,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16, help="devices of a cell, real (16)")
     parser.add_argument("--jobs", type=int, help="for each cell, real (8); of all of them, simulated")
     parser.add_argument("--seconds", type=float, default=10.0, help="for which steps are counted (10)")
+    parser.add_argument("--share", type=float, default=0.1, help="of a core, for each coordinator (0.1)")
     parser.add_argument("--simulate", action="store_true", help="in virtual time")
     parser.add_argument(
         "--devices", type=int, help="of a cell, simulated; other workers in proportion (1,000)"
@@ -264,13 +328,12 @@ def main() -> None:
     found = []
     cores = os.cpu_count() or 1
     for cells in map(int, (given.cells or "1,3").split(",")):
-        found.append(measure(cells, given.width, given.jobs or 8, given.seconds))
+        found.append(measure(cells, given.width, given.jobs or 8, given.seconds, given.share))
         print(found[-1].text(cores), flush=True)
     if len(found) > 1:
         first, last = found[0], found[-1]
-        alone = (last.cells / last.coordinator) / (first.cells / first.coordinator)
-        here = f"{last.rate / first.rate:.2f} times as many results on these {cores} cores"
-        print(f"{last.cells} coordinators against {first.cells}: {here}; {alone:.2f} times with a core each")
+        times = last.rate / first.rate
+        print(f"{last.cells} coordinators against {first.cells}: {times:.2f} times as many results")
 
 
 if __name__ == "__main__":

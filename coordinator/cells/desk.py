@@ -303,13 +303,9 @@ class Desk:
         for event in stash:
             request = event.message
             known = self._placed.get(request.job) if isinstance(request, Request) else None
-            lost = known is not None and known[0].cell == cell and known[0].job not in left
-            if (
-                isinstance(request, Request)
-                and known is not None
-                and lost
-                and request.job not in self._waiting
-            ):
+            here = known is not None and known[0].cell == cell and known[0].source is None
+            lost = here and known is not None and known[0].job not in left | self._waiting.keys()
+            if isinstance(request, Request) and known is not None and lost:
                 self._place_anew(event, request, known[0])
             else:
                 self._stash.append(event)

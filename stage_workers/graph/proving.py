@@ -93,11 +93,11 @@ def prove(model: optimisation.Simplified, sampled: Sampled, options: GraphOption
     wanted = _wanted(read, options, wished)
     changes, notes = wanted, list[str]()
     attempted = _attempted(read, wanted) if wanted != plain else None
-    if attempted is not None and not attempted.wrong:
+    if attempted is not None and not attempted.wrong and not wanted.narrow:
         outputs = attempted.outputs
-    else:
+    else:  # what is narrow may be off by so much more that it says little of how the model was read
         outputs = sampled.unchanged()
-        if attempted is not None:
+        if attempted is not None and attempted.wrong:
             changes, notes = _one_by_one(read, plain, wanted, attempted.wrong)
     settled = _settled(read, changes)
     changes = settled.changes
