@@ -262,6 +262,11 @@ DAMAGED = [
     Case("weight_twice", twice_a_weight, refused="two weights are called W"),
     Case("no_outputs", without_outputs, refused="names no output"),
     Case("optional_input", optional_input, refused="x is no tensor, but a value of the kind optional"),
+    case(
+        "copy_of_itself",
+        "(float[8] x) => (float[8] y) {a = Relu (x)  b = Identity (a)  a = Identity (b)  y = Frob (a)}",
+        refused="no such operator",
+    ),
     case("no_operators", "(float[8] x) => (float[8] x) {}", refused="has no operators"),
 ]
 

@@ -143,7 +143,7 @@ class Normaliser:
                 return list(new)
             node.version = DIALECT
         if node.op == "Identity" and not node.domain:
-            self._aliases[node.outputs[0]] = node.inputs[0]
+            self._alias(node.outputs[0], node.inputs[0])
             return None
         if (step := steps.find(node)) is not None and (new := step(node, graph)) is not None:
             return list(new)
@@ -167,8 +167,16 @@ class Normaliser:
         before = self._computed.setdefault(key, node.outputs)
         if before == node.outputs or any(a and not b for a, b in zip(node.outputs, before, strict=True)):
             return False
-        self._aliases |= {a: b for a, b in zip(node.outputs, before, strict=True) if a}
+        for new, old in zip(node.outputs, before, strict=True):
+            self._alias(new, old)
         return True
+
+    def _alias(self, name: str, of: str) -> None:
+        """Where a damaged model makes a name twice, it may be one for itself, which would never end."""
+        while of in self._aliases:
+            of = self._aliases[of]
+        if name and name != of:
+            self._aliases[name] = of
 
 
 def _drop_unused(graph: Graph) -> None:
