@@ -16,7 +16,7 @@ import msgspec
 from tunemesh import formats
 from tunemesh.broker_config.topology import MOCK
 from tunemesh.shared.errors import BadInput, BadModel, BadTarget
-from tunemesh.shared.messages import EngineName
+from tunemesh.shared.messages import EngineName, JobId
 from tunemesh.shared.text import nearest
 from tunemesh.stage_workers import engines
 
@@ -34,6 +34,20 @@ LOOKED_AT = 4096
 
 WORKER_MODULES = ("tvm", "tvm_ffi", "numpy", "onnx", "onnxruntime", "psutil", "sqlalchemy", "xgboost")
 """What workers import, and clients and coordinators do without: the extra ``worker``."""
+
+
+def check_job_id(text: str) -> None:
+    """Refuse what cannot be the id of a job.
+
+    Raises:
+        BadInput: ``text`` is none.
+    """
+    try:
+        msgspec.convert(text, JobId)
+    except msgspec.ValidationError:
+        raise BadInput(
+            f"{text!r} is no id of a job: those are letters, digits, - and _, at most 64"
+        ) from None
 
 
 def installed(module: str) -> bool:

@@ -13,7 +13,10 @@ from typing import Literal
 
 import msgspec
 
+from tunemesh import snapshots
 from tunemesh.broker_config import topology
+from tunemesh.checks import check_job_id
+from tunemesh.early_requests import EarlyRequests
 from tunemesh.shared import codec
 from tunemesh.shared.accounts import Account, account_of
 from tunemesh.shared.errors import (
@@ -29,10 +32,7 @@ from tunemesh.shared.messages import (
     AskHistory,
     Cancel,
     Census,
-    EventKind,
     JobEvent,
-    JobId,
-    JobProgress,
     Learn,
     Message,
     PastJobs,
@@ -73,28 +73,10 @@ UNKNOWN = 12
 """Answers in a row that do not know a job, after which it counts as rejected. A coordinator that has just
 started may not have heard of it yet."""
 
-AGAIN_LIMIT = 600.0
-"""Seconds for which a request is sent again and again that came too early for its tenant."""
-
-AGAIN_MARGIN = 0.1
-"""Seconds that it is sent later than it may be."""
-
 log = logging.getLogger(__name__)
 
 
 Role = Literal["client", "monitor"]
-
-
-def check_job_id(text: str) -> None:
-    """Raises:
-    BadInput: ``text`` cannot be the id of a job.
-    """
-    try:
-        msgspec.convert(text, JobId)
-    except msgspec.ValidationError:
-        raise BadInput(
-            f"{text!r} is no id of a job: those are letters, digits, - and _, at most 64"
-        ) from None
 
 
 class Client:
@@ -132,9 +114,7 @@ class Client:
         if history:
             bindings = (*bindings, (topology.ANSWERS, topology.answer_key(self._answer_key)))
         self._queue = "monitor.own" if role == "monitor" else self._account.own_queues
-        self._sent: dict[str, Request] = {}
-        self._early: dict[str, tuple[float, float]] = {}
-        """Of requests that came too early: until when they are sent again, and when next (monotonic)."""
+        self._early = EarlyRequests()
         self.away = ""
         """Why there is no connection at this moment, as far as :meth:`hear` knows; empty while there is."""
         self._link = Link(
@@ -155,42 +135,20 @@ class Client:
 
     def submit(self, request: Request) -> None:
         """Publish a request and wait until the broker has it. Where the coordinator says that it came too
-        early for its tenant, :meth:`answers` and :meth:`follow` send it again in time, for
-        :data:`AGAIN_LIMIT` seconds.
+        early for its tenant, :meth:`answers` and :meth:`follow` send it again in time
+        (:mod:`tunemesh.early_requests`).
 
         Raises:
             BadMessage: it is too large; its model belongs into the artifact store.
             BrokerUnavailable: the broker has no place for it.
         """
-        self._sent[request.job] = request
+        self._early.sent(request)
         self._confirmed(self._publish(request, self._key(topology.REQUEST), request.job))
 
-    def _waits(self, event: JobEvent) -> bool:
-        """Whether ``event`` says that a request came too early, which is sent again then."""
-        request = self._sent.get(event.job)
-        if event.kind != "rejected" or not event.again_in or request is None:
-            return False
-        now = time.monotonic()
-        if event.job not in self._early:
-            log.warning("job %s: %s; waiting for that", event.job, event.text)
-        until, _ = self._early.get(event.job, (now + AGAIN_LIMIT, 0.0))
-        again = now + event.again_in + AGAIN_MARGIN
-        goes_on = again < until
-        self._early[event.job] = until, again if goes_on else math.inf
-        return goes_on
-
-    def _send_again(self) -> None:
+    def _send_early(self) -> None:
         """Requests that came too early, and may come now."""
-        now = time.monotonic()
-        for job, (until, again) in self._early.items():
-            if again <= now:
-                self._early[job] = until, math.inf
-                self.submit(self._sent[job])
-
-    @property
-    def _next_again(self) -> float:
-        """When a request is to be sent again (monotonic)."""
-        return min((again for _, again in self._early.values()), default=math.inf)
+        for request in self._early.take():
+            self.submit(request)
 
     def answers(self, jobs: Collection[str], timeout: float = ANSWER_LIMIT) -> dict[str, JobEvent]:
         """What the coordinator said first of ``jobs``, whose requests were published: that they are accepted,
@@ -199,12 +157,12 @@ class Client:
         deadline = time.monotonic() + timeout
         heard: dict[str, JobEvent] = {}
         while set(jobs) - set(heard) and time.monotonic() < deadline:
-            self._send_again()
-            message, correlation_id = self._next(min(deadline, self._next_again) - time.monotonic())
+            self._send_early()
+            message, correlation_id = self._next(min(deadline, self._early.next) - time.monotonic())
             if isinstance(message, JobEvent):
                 event = _named(message, correlation_id, jobs)
-                if self._waits(event):
-                    deadline = max(deadline, self._early[event.job][1] + timeout)
+                if self._early.waits(event):
+                    deadline = max(deadline, self._early.due(event.job) + timeout)
                 else:
                     heard.setdefault(event.job, event)
         return heard
@@ -321,8 +279,8 @@ class Client:
         answered = time.monotonic()
         while heard:
             event: JobEvent | None = None
-            self._send_again()
-            message, correlation_id = self._next(min(idle, max(self._next_again - time.monotonic(), 0.0)))
+            self._send_early()
+            message, correlation_id = self._next(min(idle, max(self._early.next - time.monotonic(), 0.0)))
             if message is not None:
                 answered = time.monotonic()
             elif time.monotonic() - answered > UNANSWERED:
@@ -332,14 +290,14 @@ class Client:
                     event = _named(message, correlation_id, heard)
                 case Snapshot() if correlation_id in asked:
                     job = asked.pop(correlation_id)
-                    event = _answered(message, job)
+                    event = snapshots.of_job(message, job)
                     if event is None and job in heard:
                         unknown[job] += 1
                         if unknown[job] == UNKNOWN:
-                            event = _rejected(job)
+                            event = snapshots.unknown(job)
             now = time.monotonic()
-            if event is not None and self._waits(event):
-                heard[event.job], unknown[event.job] = self._early[event.job][1] + FIRST_SILENCE, 0
+            if event is not None and self._early.waits(event):
+                heard[event.job], unknown[event.job] = self._early.due(event.job) + FIRST_SILENCE, 0
             elif event is not None and event.job in heard:
                 heard[event.job], unknown[event.job] = now, 0
                 if event.kind in FINAL_KINDS:
@@ -436,36 +394,3 @@ def _named(event: JobEvent, correlation_id: str | None, jobs: Collection[str]) -
     if correlation_id is None or correlation_id not in jobs:
         return event
     return msgspec.structs.replace(event, job=correlation_id)
-
-
-def _answered(snapshot: Snapshot, job: str) -> JobEvent | None:
-    """What the newest event of the job that was asked for would have said; ``None`` if it is not known."""
-    if not snapshot.jobs and snapshot.rejected:
-        return JobEvent(job=job, kind="rejected", at=time.time(), text=snapshot.rejected)
-    return as_event(snapshot) if snapshot.jobs else None
-
-
-def as_event(snapshot: Snapshot) -> JobEvent:
-    """What the newest event of the one job in a snapshot would have said."""
-    progress = snapshot.jobs[0]
-    return JobEvent(
-        job=progress.job,
-        kind=_final(progress) or "progress",
-        at=progress.finished or time.time(),
-        text=progress.error or progress.waiting,
-        progress=progress,
-        resources=snapshot.resources,
-        assembled=snapshot.assembled,
-        validated=snapshot.validated,
-        measured=snapshot.measured,
-    )
-
-
-def _rejected(job: str) -> JobEvent:
-    text = f"the coordinator does not know job {job}: its request was refused, or it ended long ago"
-    return JobEvent(job=job, kind="rejected", at=time.time(), text=text)
-
-
-def _final(progress: JobProgress) -> EventKind | None:
-    phase = progress.phase
-    return phase if phase in ("done", "failed", "cancelled") else None

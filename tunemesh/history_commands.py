@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from tunemesh import mesh_address, options, past_jobs, status_tables, tables
-from tunemesh.client import Client, check_job_id
+from tunemesh.checks import check_job_id
+from tunemesh.client import Client
 from tunemesh.completion import job_argument
 from tunemesh.record_times import time_of
 from tunemesh.shared.artifacts import ArtifactStore

@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 
 from tunemesh import exporting, live, measured_files, mesh_address, options, past_jobs, status_tables, tables
-from tunemesh.client import Client, check_job_id
+from tunemesh.checks import check_job_id
+from tunemesh.client import Client
 from tunemesh.completion import job_argument
 from tunemesh.report import check_empty, read_report
 from tunemesh.shared.errors import BadInput, JobFailed

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from tunemesh.client import Client, as_event, check_job_id
+from tunemesh import snapshots
+from tunemesh.checks import check_job_id
+from tunemesh.client import Client
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.report import Report
 from tunemesh.report_page import writing
@@ -155,7 +157,7 @@ def last_told(job: str, address: MeshAddress) -> JobEvent:
             why = "" if snapshot.jobs or snapshot.rejected else client.nobody_answers()
             if snapshot.jobs or snapshot.rejected or why:
                 check_known(snapshot, job, f"; {why}" if why else "")
-                return as_event(snapshot)
+                return snapshots.as_event(snapshot)
     except BrokerUnavailable as error:
         # The coordinator is away; workers may be there.
         try:

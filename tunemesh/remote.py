@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tunemesh import checks, mesh_address, past_jobs, tuning
-from tunemesh.client import Client, check_job_id
+from tunemesh.checks import check_job_id
+from tunemesh.client import Client
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.progress_bar import Callback, ProgressBar
 from tunemesh.report import check_empty

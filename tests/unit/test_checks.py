@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tunemesh import checks, tuning
-from tunemesh.client import check_job_id
+from tunemesh.checks import check_job_id
 from tunemesh.mesh_address import MeshAddress
 from tunemesh.shared.errors import BadInput
 from tunemesh.shared.messages import Level, Settings

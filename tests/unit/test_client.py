@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.world import request
 from tunemesh import client as client_module
+from tunemesh import early_requests
 from tunemesh.client import Client
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadInput, BrokerUnavailable
@@ -94,7 +95,7 @@ def early(job: str, seconds: float) -> JobEvent:
 def test_a_request_that_came_too_early_is_sent_again_in_time(
     link: FakeLink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    monkeypatch.setattr(client_module, "AGAIN_MARGIN", 0.0)
+    monkeypatch.setattr(early_requests, "MARGIN", 0.0)
     sent: list[float] = []
     link.pause = 0.01
 
@@ -120,7 +121,7 @@ def test_a_request_that_came_too_early_is_sent_again_in_time(
 def test_a_request_that_comes_too_early_for_long_is_rejected(
     link: FakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "AGAIN_LIMIT", 0.2)
+    monkeypatch.setattr(early_requests, "LIMIT", 0.2)
     link.pause = 0.01
     link.answer = lambda outgoing: [(early("a", 0.05), "a")] if outgoing.type == "request" else []
     client = Client("amqp://x", ["a"])

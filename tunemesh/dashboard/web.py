@@ -17,7 +17,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 import tunemesh
-from tunemesh.client import Client, check_job_id
+from tunemesh.checks import check_job_id
+from tunemesh.client import Client
 from tunemesh.dashboard.board import Board, Detail, View
 from tunemesh.dashboard.feed import Feed
 from tunemesh.dashboard.growing import Reports
