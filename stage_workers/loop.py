@@ -14,11 +14,9 @@ from concurrent import futures
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from cachetools import LRUCache
-
 from tunemesh.broker_config import topology
 from tunemesh.shared import codec
-from tunemesh.shared.errors import BadMessage, LinkDown, Unavailable, Unroutable
+from tunemesh.shared.errors import BadMessage, LinkDown, Unroutable
 from tunemesh.shared.messages import (
     BuildWork,
     Failure,
@@ -35,11 +33,12 @@ from tunemesh.shared.retry import Retry
 from tunemesh.shared.text import clip
 from tunemesh.shared.transport.letters import dead_letter
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
+from tunemesh.stage_workers.device_guard import DeviceGuard
+from tunemesh.stage_workers.done_before import Memory
 from tunemesh.stage_workers.sandbox.sandbox import Abandoned, Sandbox
 from tunemesh.stage_workers.shutdown import Shutdown
 from tunemesh.stage_workers.stages import Context, DeviceFault, run_stage
 from tunemesh.stage_workers.stages.context import Learning
-from tunemesh.stage_workers.stages.device_test import reference
 from tunemesh.stage_workers.status import StatusSender
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 8
-"""Results kept for steps that come again."""
 LOOK_AGAIN = 1.0
 """Seconds between two looks whether the queue is there, and before a result is offered again."""
 MOST_WAITED = 1e6
@@ -57,19 +54,12 @@ WARM_LOOK = 0.05
 """Seconds between two looks whether the sandbox is warm."""
 LONG: frozenset[Stage] = frozenset({"import", "assemble", "validate", "learn"})
 """Stages of a whole model: few steps, in which most that can go wrong with a model does."""
-FAULT_LENGTH = 1000
-"""Characters of what is wrong with a device."""
 TURN = 0.5
 """Seconds that the loop waits at most for an event."""
 LOOK_SOON = 0.05
 """The same for the first look after a queue was not there; each further one comes twice as late."""
 MANY_MISSES = 6
 """Looks in vain after which that is worth a warning."""
-DEVICE_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Seconds between two tests of a device that does not work; the last one repeats."""
-MOST_FAULTS = 3
-"""Times that a device may stop working during one step, with a test that it passes before each: then it is
-the step that does that."""
 ANSWER_LIMIT = 10.0
 """Seconds that the broker may take to answer whether a queue is there."""
 
@@ -124,12 +114,7 @@ class Worker:
         self._ran_for: str | None = None
         """The tenant, or nobody (empty), whose steps the sandbox's present process has run; ``None``: it has
         run none."""
-        self._works = context.device is None
-        """Whether the device has passed its test, and has not failed since."""
-        self._has_worked = not by_hand
-        self._device_retry = Retry(log, DEVICE_PAUSES)
-        self._faults: LRUCache[str, int] = LRUCache(REMEMBERED)
-        """Times that the device stopped working during a step, by its id."""
+        self._device = DeviceGuard(sandbox, context, status, by_hand)
 
     def _learning(self, learning: Learning | None) -> Learning | None:
         """What ``learn`` works with, here: it is to notice what waits for this worker."""
@@ -188,7 +173,8 @@ class Worker:
         if not self._sandbox.ready(0.0):
             self._look_at = time.monotonic() + WARM_LOOK
             return
-        if not self._works and not self._test_device():
+        if pause := self._device.test():
+            self._look_at = time.monotonic() + pause
             return
         try:
             depth = self._link.depth(self._queue).result(ANSWER_LIMIT)
@@ -211,37 +197,6 @@ class Worker:
         self._standing_by, self._misses = False, 0
         self._status.serve()
         log.info("%s: waiting for steps", self._name, extra={"worker": self._name})
-
-    def _test_device(self) -> bool:
-        """Whether the device works. What its reference kernel takes is the first that is known of its
-        speed."""
-        device, drift = self._context.device, self._context.drift
-        assert device is not None
-        try:
-            latencies = reference(self._sandbox, self._status.serves.targets[0], device)
-        except DeviceFault as fault:
-            text = self._in_full(fault)
-            if not self._has_worked:
-                raise Unavailable(text) from None
-            self._pause_for(text)
-            return False
-        if latencies:
-            drift.seen(latencies, time.monotonic())
-        self._works = self._has_worked = True
-        self._device_retry.succeeded(f"{self._name}: the device works")
-        return True
-
-    def _pause_for(self, fault: str) -> None:
-        """Take no steps until the device works, and say why."""
-        self._works = False
-        self._status.broken(fault)
-        self._look_at = time.monotonic() + self._device_retry.failed(f"{self._name}: {fault}")
-
-    def _in_full(self, fault: DeviceFault) -> str:
-        """What is wrong with the device, and how to find out more."""
-        caged = self._sandbox.cage != "bare"
-        advice = "; TUNEMESH_CAGE=bare shows whether it is the cage" if caged else ""
-        return f"{clip(str(fault), FAULT_LENGTH)}{advice}"
 
     def _announce_without_queue(self) -> None:
         """The coordinator declares the queue of a worker that it hears of."""
@@ -307,18 +262,15 @@ class Worker:
         """The device has stopped working during ``step``: that goes back, for later or for another device,
         unless it is what stops it."""
         self._link.stop_consuming()
-        text, count = self._in_full(fault), self._faults.get(step.id, 0) + 1
-        self._faults[step.id] = count
-        if count < MOST_FAULTS:
-            self._link.hand_back(delivery)
-        else:
-            error = f"{count} times the device worked before this and not after it: {text}"
+        pause, blame = self._device.failed(step.id, fault)
+        if blame:
             now = time.time()
             timing = self._timing(step, delivery.sent_at, now, now, 1)
-            self._settle(
-                delivery, _outgoing(StepResult.of(step, timing, Failure(error=error)), step, self._cell)
-            )
-        self._pause_for(text)
+            failed = StepResult.of(step, timing, Failure(error=blame))
+            self._settle(delivery, _outgoing(failed, step, self._cell))
+        else:
+            self._link.hand_back(delivery)
+        self._look_at = time.monotonic() + pause
 
     def _do(self, step: Step, sent_at: float | None, received: float) -> StepResult:
         started = time.monotonic()
@@ -400,23 +352,6 @@ class Worker:
         log.warning("dead-lettered %s from %s: %s", delivery.message_id[:200], delivery.queue, reason)
         letter = dead_letter(delivery, topology.DEAD, reason, kind)
         self._settle(delivery, letter)
-
-
-class Memory:
-    """The last results by step. A failure is not kept: when its step comes again, it may have passed."""
-
-    def __init__(self) -> None:
-        self._done: LRUCache[str, tuple[Step, StepResult]] = LRUCache(REMEMBERED)
-
-    def keep(self, step: Step, done: StepResult) -> None:
-        if not isinstance(done.result, Failure):
-            self._done[step.id] = step, done
-
-    def recall(self, step: Step) -> StepResult | None:
-        """The result of ``step``; not that of another one with its id, as an earlier job may have left, and
-        not that of an earlier attempt, which may have been what was wrong."""
-        known, done = self._done.get(step.id, (None, None))
-        return done if known == step else None
 
 
 def waited(sent_at: float | None, received: float) -> float:

@@ -29,7 +29,8 @@ from tunemesh.shared.messages import (
     WorkerStatus,
 )
 from tunemesh.shared.transport.link import Delivery, Link, Outgoing, QueueDepth, Up
-from tunemesh.stage_workers import loop
+from tunemesh.stage_workers import device_guard, loop
+from tunemesh.stage_workers.done_before import Memory
 from tunemesh.stage_workers.loop import Worker, waited
 from tunemesh.stage_workers.platforms.protocol import Platform, ReferenceOutcome
 from tunemesh.stage_workers.sandbox.sandbox import CallFailure, Sandbox
@@ -196,7 +197,7 @@ def test_a_step_for_another_engine_is_put_aside_with_the_reason(tmp_path: Any) -
 
 def test_a_step_that_comes_again_is_answered_and_a_further_attempt_is_done_anew() -> None:
     """The coordinator sends a further attempt where it could make nothing of the first result."""
-    memory = loop.Memory()
+    memory = Memory()
     timing = Timing(step=STEP.id, stage="import", resource="q", worker="w", started=0.0, finished=1.0)
     done = StepResult(job="j", timing=timing, result=ImportDone(model=Blob("0" * 64, 0), tasks=[]))
     memory.keep(STEP, done)
@@ -298,7 +299,7 @@ class Profiling:
 
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "DEVICE_PAUSES", (0.01,))
+    monkeypatch.setattr(device_guard, "PAUSES", (0.01,))
 
 
 @pytest.mark.usefixtures("_soon")
@@ -344,7 +345,7 @@ def test_a_step_that_stops_a_working_device_again_and_again_fails(
     monkeypatch.setattr(loop, "run_stage", breaks)
     profiling = Profiling(ArtifactStore(str(tmp_path)), ReadySandbox())
     profiling.worker.run()
-    assert profiling.link.settled.count("handed back") == loop.MOST_FAULTS - 1
+    assert profiling.link.settled.count("handed back") == device_guard.MOST_FAULTS - 1
     (failure,) = profiling.results
     assert "3 times the device worked before this and not after it" in failure.error
 
