@@ -11,8 +11,8 @@ demo: setup            ## tune two small models at once and check the results
 # tests/conftest.py.
 test: setup            ## every test, in three runs; skipped ones are listed with the reason
 	@status=0; \
-	$(VENV)/python -m pytest -m parallel -n logical --maxprocesses 8 --dist worksteal || status=1; \
-	$(VENV)/python -m pytest -m waiting tests/integration tests/acceptance/test_bad_usage.py -n 2 --dist worksteal || status=1; \
+	$(VENV)/python -m pytest -m parallel -n logical --maxprocesses 8 --dist worksteal --durations=15 || status=1; \
+	$(VENV)/python -m pytest -m waiting tests/integration tests/acceptance/test_bad_usage.py -n 2 --dist worksteal --durations=10 || status=1; \
 	$(VENV)/python -m pytest -m alone --durations=20 || status=1; \
 	exit $$status
 
