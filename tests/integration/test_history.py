@@ -65,7 +65,7 @@ def until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10.0
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.2)  # no more questions than one may ask
 
 
 def test_the_end_of_a_job_is_written_down_and_can_be_asked_for(
