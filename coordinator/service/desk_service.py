@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
+import msgspec
+
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.declare import ensure_topology
 from tunemesh.coordinator.cells.desk import GIVE_UP_AFTER, Desk
@@ -60,8 +62,8 @@ from tunemesh.coordinator.events import (
 from tunemesh.coordinator.jobs.ledger import Marker, Tenants
 from tunemesh.coordinator.jobs.limits import Limits
 from tunemesh.coordinator.service.desks import Desks
-from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
-from tunemesh.coordinator.service.moving import HELD, PREFETCH, Mover, Pile
+from tunemesh.coordinator.service.held import HELD, PREFETCH, HeldDeliveries, answers_to
+from tunemesh.coordinator.service.moving import Mover, Pile
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.coordinator.service.service import ACCEPTED, LEVELS, STATUS_PREFETCH, no_account
 from tunemesh.shared import codec
@@ -338,7 +340,7 @@ class DeskService:
                 self._hand(instruction)
             case AskCell(cell, asked, correlation_id):
                 reply_to = self._link.own_queue(ANSWERS_QUEUE)
-                query = _addressed(asked, reply_to, correlation_id)
+                query = msgspec.structs.replace(asked, reply_to=reply_to, correlation_id=correlation_id)
                 outbox.publish(_to_cell(cell, query, correlation_id))
             case TellForget(cell, job):
                 outbox.publish(_to_cell(cell, Forget(job=job), job))
@@ -417,16 +419,6 @@ class DeskService:
             mover, self._mover = self._mover, None
             mover.close()
             self._give(SearchEnded(mover.cell, mover.complete))
-
-
-def _addressed(asked: Handed, reply_to: str, correlation_id: str) -> Handed:
-    return Handed(
-        message=asked.message,
-        user=asked.user,
-        tenant=asked.tenant,
-        reply_to=reply_to,
-        correlation_id=correlation_id,
-    )
 
 
 def _to_cell(cell: str, message: Handed | Forget, correlation_id: str | None) -> Outgoing:

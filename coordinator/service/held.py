@@ -10,12 +10,23 @@ from dataclasses import dataclass
 from functools import partial
 
 from tunemesh.broker_config import topology
-from tunemesh.coordinator.jobs.ledger import Handle
+from tunemesh.coordinator.cells.messages import Forget, Handed, Placed
+from tunemesh.coordinator.jobs.ledger import Handle, Ledger, Marker, Tenants
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared.accounts import account_of
+from tunemesh.shared.messages import Learn, Message, SetStrategy, StepResult
 from tunemesh.shared.transport.link import Delivery, Outgoing
 
 log = logging.getLogger(__name__)
+
+PREFETCH = 65_535
+"""Deliveries that the coordinator can hold: the most that AMQP knows. It stops beginning new work long before
+(``lifecycle.MOST_HELD``), since what it could not be given would never be answered."""
+
+HELD: tuple[type[Message], ...] = (
+    Ledger, StepResult, SetStrategy, Learn, Tenants, Marker, Handed, Forget, Placed,
+)  # fmt: skip
+"""What a coordinator sends to itself, or has from the desk or from workers: what its queue may hold."""
 
 REFRESH = 600.0
 """Seconds after which a held delivery is published anew. Brokers close the channel of a consumer that holds

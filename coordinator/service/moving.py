@@ -14,27 +14,22 @@ from functools import partial
 
 from tunemesh.broker_config import topology
 from tunemesh.coordinator.cells.events import Found
-from tunemesh.coordinator.cells.messages import Forget, Handed, Placed
-from tunemesh.coordinator.jobs.ledger import Ledger, Marker, Tenants
+from tunemesh.coordinator.cells.messages import Handed
+from tunemesh.coordinator.jobs.ledger import Ledger, Marker
 from tunemesh.coordinator.service.adopted import MOVED
+from tunemesh.coordinator.service.held import HELD, PREFETCH
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
 from tunemesh.shared.errors import BadMessage
-from tunemesh.shared.messages import Cancel, Learn, Message, Request, SetStrategy, StepResult
+from tunemesh.shared.messages import Cancel, Message, Request, StepResult
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
 from tunemesh.shared.transport.names import process_name
-
-PREFETCH = 65_535
-"""As much as a coordinator can hold."""
 
 PATIENCE = 20.0
 """Seconds in which all that is there has to arrive; longer means that somebody else reads the queue."""
 
 IDLE = 5.0
 """Seconds after which what could not be moved is left for later."""
-
-HELD = (Ledger, StepResult, SetStrategy, Learn, Tenants, Marker, Handed, Forget, Placed)
-"""What may be in the queue of a coordinator."""
 
 Kept = tuple[Delivery, Ledger | StepResult | Handed]
 

@@ -65,7 +65,7 @@ from tunemesh.coordinator.jobs.limits import EVERY, Limits, without_rates
 from tunemesh.coordinator.journal.records import Journal
 from tunemesh.coordinator.service.adopted import Adopted
 from tunemesh.coordinator.service.desks import Desks
-from tunemesh.coordinator.service.held import HeldDeliveries, answers_to
+from tunemesh.coordinator.service.held import HELD, PREFETCH, HeldDeliveries, answers_to
 from tunemesh.coordinator.service.outbox import Outbox
 from tunemesh.shared import codec
 from tunemesh.shared.accounts import account_of
@@ -95,10 +95,6 @@ log = logging.getLogger(__name__)
 
 STATUS_QUEUE = "coordinator.status"
 
-PREFETCH = 65_535
-"""Deliveries that the coordinator can hold: the most that AMQP knows. It stops beginning new work long before
-(``lifecycle.MOST_HELD``), since what it could not be given would never be answered."""
-
 LOOK = 2.0
 """Seconds between two looks at the state, for Prometheus and for the desk."""
 
@@ -115,7 +111,7 @@ STATUS_PREFETCH = 1_000
 ACCEPTED: dict[str, tuple[type[Message], ...]] = {
     topology.CLIENTS: (Request, Cancel, Query, SetStrategy, Learn),
     topology.RESULTS: (StepResult,),
-    topology.LEDGER: (Ledger, StepResult, SetStrategy, Learn, Tenants, Marker, Handed, Forget, Placed),
+    topology.LEDGER: HELD,
 }
 """Which messages may come through which exchange. Only the coordinator itself may write to the last."""
 

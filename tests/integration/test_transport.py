@@ -20,7 +20,7 @@ from tests.conftest import Broker
 from tunemesh.broker_config import topology
 from tunemesh.broker_config.node import PrivateNode
 from tunemesh.broker_config.tools import run_tool
-from tunemesh.coordinator.service.service import PREFETCH
+from tunemesh.coordinator.service.held import PREFETCH
 from tunemesh.shared.errors import BadInput, BrokerRefused, LinkDown
 from tunemesh.shared.transport import link as link_module
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, Subscription, Up
