@@ -65,11 +65,18 @@ from tunemesh.coordinator.service.desks import Desks
 from tunemesh.coordinator.service.held import HELD, PREFETCH, HeldDeliveries, answers_to
 from tunemesh.coordinator.service.moving import Mover, Pile
 from tunemesh.coordinator.service.outbox import Outbox
-from tunemesh.coordinator.service.service import ACCEPTED, LEVELS, STATUS_PREFETCH, no_account
+from tunemesh.coordinator.service.service import (
+    ACCEPTED,
+    LEVELS,
+    STATUS_PREFETCH,
+    Leave,
+    declared,
+    no_account,
+)
 from tunemesh.shared import codec
 from tunemesh.shared.accounts import account_of
 from tunemesh.shared.alive import Alive
-from tunemesh.shared.errors import BadMessage, BrokerUnavailable, LinkDown
+from tunemesh.shared.errors import BadMessage
 from tunemesh.shared.messages import (
     Cancel,
     JobEvent,
@@ -80,8 +87,6 @@ from tunemesh.shared.messages import (
     SetStrategy,
     Snapshot,
 )
-from tunemesh.shared.retry import Retry
-from tunemesh.shared.transport.declarations import Declarations
 from tunemesh.shared.transport.link import Delivery, Down, Link, Outgoing, QueueDepth, Subscription, Up
 from tunemesh.shared.transport.names import process_name
 
@@ -92,10 +97,6 @@ ANSWERS_QUEUE = "coordinator.answers"
 
 QUERY_LIFE = 60.0
 """Seconds after which nobody waits for an answer."""
-
-
-class _Leave:
-    """SIGTERM or SIGINT came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +160,14 @@ class DeskService:
 
     def connect(self) -> None:
         """Wait for the broker, and for what has to be there."""
-        self._set_up()
+        self._outbox.kind = declared(self._url, "desk set-up", ensure_topology)
         self._link.start(timeout=None)
 
     def turn(self) -> bool:
         """Deal with the next event, and with what is due. Returns whether to go on: not when asked to
         leave."""
         event = self._link.next(TICK / 5)
-        if isinstance(event, _Leave):
+        if isinstance(event, Leave):
             return False
         self.take(event)
         now = time.monotonic()
@@ -218,18 +219,8 @@ class DeskService:
         self._marker = Marker(start=uuid.uuid4().hex)
         self._outbox.to_itself(self._marker)
 
-    def _set_up(self) -> None:
-        retry = Retry(log)
-        while True:
-            try:
-                with Declarations(self._url, process_name("desk set-up"), None) as declarations:
-                    self._outbox.kind = ensure_topology(declarations)
-                return
-            except (BrokerUnavailable, LinkDown) as error:
-                time.sleep(retry.failed(str(error)))
-
     def _signalled(self, _signum: int, _frame: FrameType | None) -> None:
-        self._link.events.put(_Leave())
+        self._link.events.put(Leave())
 
     # -- In -------------------------------------------------------------------------------------------------
 

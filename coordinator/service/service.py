@@ -20,7 +20,7 @@ import socket
 import time
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -120,7 +120,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
+class Leave:
     """SIGTERM or SIGINT came."""
 
 
@@ -260,7 +260,7 @@ class Service:
         event = self._link.next(TICK)
         with self._link.together():
             for number in range(AT_ONCE):
-                if isinstance(event, _Leave):
+                if isinstance(event, Leave):
                     return False
                 self.take(event)
                 event = self._link.next(0.0) if number + 1 < AT_ONCE else None
@@ -292,20 +292,16 @@ class Service:
             self._outbox.report(CellStatus(cell=self._cell, jobs=active, served=loads(state)))
 
     def _set_up(self) -> None:
-        """Declare what this user may, once the broker is there; else wait until somebody else has."""
-        retry = Retry(log)
-        while True:
-            try:
-                with Declarations(self._url, process_name("coordinator set-up"), None) as declarations:
-                    self._outbox.kind = ensure_topology(declarations)
-                    if self._cell:
-                        ensure_cell(declarations, self._cell, self._outbox.kind)
-                return
-            except (BrokerUnavailable, LinkDown) as error:
-                time.sleep(retry.failed(str(error)))
+        def declare(declarations: Declarations) -> topology.QueueType:
+            kind = ensure_topology(declarations)
+            if self._cell:
+                ensure_cell(declarations, self._cell, kind)
+            return kind
+
+        self._outbox.kind = declared(self._url, "coordinator set-up", declare)
 
     def _signalled(self, _signum: int, _frame: FrameType | None) -> None:
-        self._link.events.put(_Leave())
+        self._link.events.put(Leave())
 
     # -- In -------------------------------------------------------------------------------------------------
 
@@ -521,6 +517,19 @@ class Service:
                 outbox.answer(event, reply_to, correlation_id or event.job)
             case Answer(reply_to, correlation_id, snapshot):
                 outbox.answer(snapshot, reply_to, correlation_id)
+
+
+def declared(
+    url: str, role: str, declare: Callable[[Declarations], topology.QueueType]
+) -> topology.QueueType:
+    """Declare what this user may, once the broker is there; else wait until somebody else has."""
+    retry = Retry(log)
+    while True:
+        try:
+            with Declarations(url, process_name(role), None) as declarations:
+                return declare(declarations)
+        except (BrokerUnavailable, LinkDown) as error:
+            time.sleep(retry.failed(str(error)))
 
 
 def no_account(user: str) -> str:
